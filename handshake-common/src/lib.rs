@@ -1,0 +1,1 @@
+#![cfg_attr(not(feature = "user"), no_std)]

@@ -1,1 +1,17 @@
-#![cfg_attr(not(feature = "user"), no_std)]
+//! What the kernel side and the user side of `handshake` agree on.
+//!
+//! The way of a connection through this crate: a tracepoint fires, [`tcp::state`] advances the
+//! [`Connection`] with what [`tcp::Sock`] reads from the kernel's socket, and when a stage ends the
+//! same bytes go through the ring buffer to user space, where [`tcp::open`] and [`tcp::close`] say what
+//! they mean. The kernel side calls the same functions for its [`totals`], so both can never disagree.
+#![cfg_attr(not(test), no_std)]
+
+pub mod class;
+pub mod connection;
+pub mod layout;
+pub mod tcp;
+pub mod totals;
+
+pub use class::{Family, FinalAck, FastOpen, Initiator, Outcome, Role, Stage, Style};
+pub use connection::{Connection, Facts, Phase};
+pub use layout::Layout;

@@ -1,0 +1,131 @@
+//! The closed lists of words that records and metrics use. A value that cannot be known is `None`.
+
+/// Defines an enum whose codes start at 1, so that 0 is "unknown" in raw records and in array indices.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$variant_doc])* $variant),+ }
+
+        impl $name {
+            /// Every value, in the order of its codes.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+            /// How many array slots the codes need, with slot 0 for unknown.
+            pub const SLOTS: usize = Self::ALL.len() + 1;
+
+            /// The word that records and metric labels carry.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+
+            /// The raw code: 1 and up.
+            #[must_use]
+            #[inline(always)]
+            pub const fn code(self) -> u8 {
+                self as u8 + 1
+            }
+
+            /// The raw code of a value that may be unknown (0).
+            #[must_use]
+            #[inline(always)]
+            pub const fn code_of(value: Option<Self>) -> u8 {
+                match value { Some(value) => value.code(), None => 0 }
+            }
+
+            /// Reads a raw code; anything that is no code is unknown.
+            #[must_use]
+            #[inline(always)]
+            pub const fn from_code(code: u8) -> Option<Self> {
+                $(if code == Self::$variant.code() { return Some(Self::$variant); })+
+                None
+            }
+        }
+
+        impl core::fmt::Display for $name {
+            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+    };
+}
+
+words!(
+    /// Which end of the connection this host (or this socket of it) is.
+    Role { Client = "client", Server = "server" }
+);
+
+words!(
+    /// The address family on the wire: a v4-mapped IPv6 socket speaks IPv4.
+    Family { Ipv4 = "ipv4", Ipv6 = "ipv6" }
+);
+
+words!(
+    /// What just ended.
+    Stage { Open = "open", Close = "close" }
+);
+
+words!(
+    /// How an opening ended.
+    Outcome {
+        Established = "established",
+        Refused = "refused",
+        TimedOut = "timed_out",
+        Unreachable = "unreachable",
+        Reset = "reset",
+        Aborted = "aborted",
+    }
+);
+
+words!(
+    /// What the segment that completed the three-way handshake carried.
+    FinalAck { Bare = "bare", Data = "data" }
+);
+
+words!(
+    /// What became of TCP Fast Open (RFC 7413) on this connection, seen from this end.
+    FastOpen {
+        None = "none",
+        CookieRequested = "cookie_requested",
+        DataAccepted = "data_accepted",
+        DataRejected = "data_rejected",
+    }
+);
+
+words!(
+    /// Why data in the SYN was rejected: the kernel's `fastopen_client_fail`.
+    FastOpenReason { DataNotAcked = "data_not_acked", SynRetransmitted = "syn_retransmitted" }
+);
+
+words!(
+    /// Who began the closing: the end whose FIN or RST came first.
+    Initiator { Local = "local", Remote = "remote", Both = "both" }
+);
+
+words!(
+    /// How a connection closed (RFC 9293 §3.6, and the ways around it).
+    Style {
+        FourSegments = "four_segments",
+        ThreeSegments = "three_segments",
+        Simultaneous = "simultaneous",
+        ResetSent = "reset_sent",
+        ResetReceived = "reset_received",
+        TimedOut = "timed_out",
+    }
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_survive_the_round_trip_and_strangers_are_unknown() {
+        for &style in Style::ALL {
+            assert_eq!(Style::from_code(style.code()), Some(style));
+        }
+        assert_eq!(Style::from_code(0), None);
+        assert_eq!(Style::from_code(Style::SLOTS as u8), None);
+        assert_eq!(Role::code_of(None), 0);
+    }
+}

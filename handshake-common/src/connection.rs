@@ -1,0 +1,246 @@
+//! The state that the kernel side keeps for one connection; its very bytes are the record that user space reads.
+
+use crate::class::{Family, Initiator, Role, Stage};
+
+/// Yes-or-no facts about a connection, one bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Facts(pub u32);
+
+impl Facts {
+    /// The connection was there before the program: nothing is known of its opening.
+    pub const PREEXISTING: Self = Self(1);
+    /// It reached ESTABLISHED.
+    pub const ESTABLISHED: Self = Self(1 << 1);
+    /// The moment of ESTABLISHED was not seen although it was reached (a Fast Open child closed before it).
+    pub const OPEN_UNTIMED: Self = Self(1 << 2);
+    /// `tcp_sock.syn_fastopen`: our SYN carried the Fast Open option.
+    pub const SYN_FASTOPEN: Self = Self(1 << 3);
+    /// `tcp_sock.syn_data`: our SYN carried data.
+    pub const SYN_DATA: Self = Self(1 << 4);
+    /// Client: the SYN-ACK acknowledged more than the SYN. Server: `syn_data_acked`, data came in the SYN.
+    pub const SYN_DATA_ACKED: Self = Self(1 << 5);
+    /// `tcp_sock.fastopen_connect`: the SYN leaves at the first write, not at `connect()`.
+    pub const DEFERRED_SYN: Self = Self(1 << 6);
+    /// Client: the kernel holds the final ACK back for data. Server: data came with the completing ACK.
+    pub const FINAL_ACK_DATA: Self = Self(1 << 7);
+    /// `tcp_sock.tcp_usec_ts`: time-stamp echoes have microseconds, so they cannot be told from real samples.
+    pub const USEC_TIMESTAMPS: Self = Self(1 << 8);
+    /// A RST came in.
+    pub const RESET_RECEIVED: Self = Self(1 << 9);
+    /// A RST went out.
+    pub const RESET_SENT: Self = Self(1 << 10);
+    /// FIN_WAIT1 → CLOSING was seen.
+    pub const CLOSING: Self = Self(1 << 11);
+    /// Data was still unsent when the program closed, so FIN_WAIT1 or LAST_ACK is not "FIN sent".
+    pub const UNSENT_AT_CLOSE: Self = Self(1 << 12);
+    /// At CLOSE_WAIT → LAST_ACK our ACK of the peer's FIN had not gone out yet.
+    pub const ACK_OWED_AT_CLOSE: Self = Self(1 << 13);
+    /// At CLOSE_WAIT → LAST_ACK that ACK had gone out.
+    pub const ACKED_BEFORE_CLOSE: Self = Self(1 << 14);
+    /// One segment acknowledged our FIN and carried the peer's.
+    pub const FIN_WITH_ACK: Self = Self(1 << 15);
+    /// Our FIN was acknowledged by a segment without a FIN.
+    pub const ACK_WITHOUT_FIN: Self = Self(1 << 16);
+    /// A time-wait minisocket took over in FIN_WAIT2: the peer's FIN cannot be seen from the tracepoints.
+    pub const PEER_FIN_UNSEEN: Self = Self(1 << 17);
+
+    /// Whether all bits of `other` are set.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Sets the bits of `other`.
+    #[inline(always)]
+    pub const fn set(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
+    /// Sets the bits of `other` when `on`.
+    #[inline(always)]
+    pub const fn set_if(&mut self, other: Self, on: bool) {
+        if on {
+            self.0 |= other.0;
+        }
+    }
+}
+
+/// How far a connection has come, as the records are concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// SYN sent or received, nothing published yet.
+    Opening = 0,
+    /// The open record is out.
+    Open = 1,
+    /// The first FIN or RST was seen.
+    Closing = 2,
+    /// CLOSE was reached, but how is not certain before a reset or the end of the socket.
+    Ending = 3,
+    /// All records are out; the entry waits for the end of its socket.
+    Done = 4,
+}
+
+/// One connection. Times are `bpf_ktime_get_ns` (CLOCK_MONOTONIC); 0 means not seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Connection {
+    /// The socket's cookie (what `ss -e` shows as `sk:`), or a number of our own where the kernel gives none.
+    pub id: u64,
+    /// Client: SYN_SENT, or the SYN itself where it is deferred. Server: the first SYN-ACK, known only
+    /// where a retransmission of it was seen.
+    pub syn_ns: u64,
+    /// ESTABLISHED, or the failure of the opening.
+    pub open_ns: u64,
+    /// Our program closed: FIN_WAIT1 or LAST_ACK.
+    pub our_close_ns: u64,
+    /// Our FIN left the host.
+    pub our_fin_ns: u64,
+    /// The ACK of our FIN came.
+    pub fin_acked_ns: u64,
+    /// The peer's FIN came.
+    pub peer_fin_ns: u64,
+    /// The state became CLOSE.
+    pub closed_ns: u64,
+    /// `tcp_clock_cache` while the ACK of our FIN was handled: tells whether a FIN came in the same segment.
+    pub fin_acked_clock_ns: u64,
+    /// cgroup v2 id of the process; 0 = unknown.
+    pub cgroup: u64,
+    /// Addresses in network order; IPv4 in the first four bytes.
+    pub local: [u8; 16],
+    /// See `local`.
+    pub remote: [u8; 16],
+    /// Name of the process (its group leader), NUL-padded.
+    pub comm: [u8; 16],
+    /// Inode of the network namespace.
+    pub netns: u32,
+    /// Process id (tgid) in the initial pid namespace; 0 = unknown.
+    pub pid: u32,
+    /// See [`Facts`].
+    pub facts: Facts,
+    /// `srtt_us >> 3` at ESTABLISHED, microseconds; 0 = no sample.
+    pub srtt_us: u32,
+    /// `total_retrans` when our program closed: tells whether the FIN may have been retransmitted.
+    pub retrans_at_close: u32,
+    /// `data_segs_in` when our program closed: tells a RST from data that comes after the close.
+    pub data_segs_at_close: u32,
+    /// Retransmissions of the SYN (client) or SYN-ACK (server).
+    pub syn_retransmits: u16,
+    /// How many connections this socket has made before (`connect(AF_UNSPEC)` makes it new).
+    pub generation: u16,
+    /// Host order.
+    pub local_port: u16,
+    /// Host order.
+    pub remote_port: u16,
+    /// `sk_err` at the failure or at CLOSE.
+    pub error: u16,
+    /// [`Role`] code.
+    pub role: u8,
+    /// [`Family`] code.
+    pub family: u8,
+    /// [`Stage`] code of this record.
+    pub stage: u8,
+    /// [`Phase`].
+    pub phase: u8,
+    /// [`Initiator`] code.
+    pub initiator: u8,
+    /// Keeps the size a multiple of 8.
+    pub reserved: u8,
+}
+
+/// Size of a raw record, bytes.
+pub const SIZE: usize = size_of::<Connection>();
+
+const _: () = assert!(SIZE == 168, "the raw record has no padding and both sides know its size");
+const _: () = assert!(core::mem::offset_of!(Connection, reserved) == SIZE - 1);
+
+impl Connection {
+    /// Reads a raw record out of bytes from the ring buffer.
+    ///
+    /// # Errors
+    /// `None` when the length is wrong or the record claims to be of no known stage.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != SIZE {
+            return None;
+        }
+        // SAFETY: the length is checked, every bit pattern is a valid Connection (integers only), and
+        // read_unaligned asks nothing of the address.
+        let connection = unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() };
+        connection.stage()?;
+        Some(connection)
+    }
+
+    /// The bytes that [`Connection::from_bytes`] reads.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        // SAFETY: repr(C) without padding (asserted above), so every byte is initialised.
+        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast(), SIZE) }
+    }
+
+    /// Which end this is.
+    #[must_use]
+    #[inline(always)]
+    pub const fn role(&self) -> Option<Role> {
+        Role::from_code(self.role)
+    }
+
+    /// The address family on the wire.
+    #[must_use]
+    #[inline(always)]
+    pub const fn family(&self) -> Option<Family> {
+        Family::from_code(self.family)
+    }
+
+    /// Which stage this record ends.
+    #[must_use]
+    #[inline(always)]
+    pub const fn stage(&self) -> Option<Stage> {
+        Stage::from_code(self.stage)
+    }
+
+    /// Who began the closing.
+    #[must_use]
+    #[inline(always)]
+    pub const fn initiator(&self) -> Option<Initiator> {
+        Initiator::from_code(self.initiator)
+    }
+
+    /// Whether the connection is in this phase.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is(&self, phase: Phase) -> bool {
+        self.phase == phase as u8
+    }
+}
+
+/// Whole microseconds from `start` to `end` (nanoseconds); unknown if either was not seen or they are out of order.
+#[must_use]
+#[inline(always)]
+pub(crate) const fn micros_between(start_ns: u64, end_ns: u64) -> Option<u64> {
+    if start_ns == 0 || end_ns < start_ns { None } else { Some((end_ns - start_ns) / 1000) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_survive_and_wrong_ones_are_refused() {
+        let connection =
+            Connection { id: 7, stage: Stage::Close.code(), local: [1; 16], ..Connection::default() };
+        assert_eq!(Connection::from_bytes(connection.as_bytes()), Some(connection));
+        assert_eq!(Connection::from_bytes(&connection.as_bytes()[1..]), None);
+        assert_eq!(Connection::from_bytes(Connection::default().as_bytes()), None, "no stage");
+    }
+
+    #[test]
+    fn a_time_that_was_not_seen_gives_no_duration() {
+        assert_eq!(micros_between(0, 5000), None);
+        assert_eq!(micros_between(5000, 0), None);
+        assert_eq!(micros_between(5000, 4000), None);
+        assert_eq!(micros_between(5000, 7999), Some(2));
+    }
+}

@@ -1,0 +1,111 @@
+//! What the facts of a closing mean. Pure: the kernel side counts by these functions, user space publishes by them.
+
+use super::open;
+use crate::{
+    class::{Role, Style},
+    connection::{Connection, Facts, micros_between},
+};
+
+/// `errno` of a connection that the kernel gave up.
+pub const ETIMEDOUT: u16 = 110;
+
+/// How the connection closed.
+#[must_use]
+#[inline(always)]
+pub const fn style(connection: &Connection) -> Option<Style> {
+    let facts = connection.facts;
+    if connection.error == ETIMEDOUT {
+        Some(Style::TimedOut)
+    } else if facts.has(Facts::RESET_RECEIVED) {
+        Some(Style::ResetReceived)
+    } else if facts.has(Facts::RESET_SENT) {
+        Some(Style::ResetSent)
+    } else if facts.has(Facts::CLOSING) {
+        Some(Style::Simultaneous)
+    } else if facts.has(Facts::FIN_WITH_ACK) {
+        Some(Style::ThreeSegments)
+    } else if facts.has(Facts::ACK_WITHOUT_FIN) {
+        Some(Style::FourSegments)
+    } else if connection.fin_acked_ns == 0 {
+        // No FIN of ours was acknowledged, and no RST was seen: something we do not know ended it.
+        None
+    } else if facts.has(Facts::ACKED_BEFORE_CLOSE) {
+        Some(Style::FourSegments)
+    } else if facts.has(Facts::ACK_OWED_AT_CLOSE) && !facts.has(Facts::UNSENT_AT_CLOSE) {
+        Some(Style::ThreeSegments)
+    } else {
+        // Data of ours left before the FIN and may or may not have carried the ACK.
+        None
+    }
+}
+
+/// Whether the FINs went their way, so that there are phases to time.
+const fn is_orderly(connection: &Connection) -> bool {
+    !connection.facts.has(Facts::RESET_RECEIVED)
+        && !connection.facts.has(Facts::RESET_SENT)
+        && connection.error != ETIMEDOUT
+}
+
+/// Whether our program closed after the peer's FIN had come.
+const fn is_passive(connection: &Connection) -> bool {
+    connection.facts.has(Facts::ACKED_BEFORE_CLOSE) || connection.facts.has(Facts::ACK_OWED_AT_CLOSE)
+}
+
+/// Active side: our FIN sent → the peer's FIN received. Passive side: the peer's FIN received → our FIN acknowledged.
+#[must_use]
+pub const fn duration_us(connection: &Connection) -> Option<u64> {
+    if !is_orderly(connection) {
+        None
+    } else if is_passive(connection) {
+        micros_between(connection.peer_fin_ns, connection.fin_acked_ns)
+    } else {
+        micros_between(connection.our_fin_ns, connection.peer_fin_ns)
+    }
+}
+
+/// Our FIN → its ACK.
+#[must_use]
+pub const fn ack_wait_us(connection: &Connection) -> Option<u64> {
+    micros_between(connection.our_fin_ns, connection.fin_acked_ns)
+}
+
+/// Active side: the ACK of our FIN → the peer's FIN, the peer's program. Passive side: the peer's FIN → our
+/// `close()`, our own program.
+#[must_use]
+pub const fn app_wait_us(connection: &Connection) -> Option<u64> {
+    if is_passive(connection) {
+        micros_between(connection.peer_fin_ns, connection.our_close_ns)
+    } else if connection.facts.has(Facts::FIN_WITH_ACK) {
+        Some(0)
+    } else {
+        micros_between(connection.fin_acked_ns, connection.peer_fin_ns)
+    }
+}
+
+/// Whether the peer's FIN went to the time-wait minisocket, where no tracepoint sees it.
+#[must_use]
+pub const fn peer_fin_unseen(connection: &Connection) -> bool {
+    connection.facts.has(Facts::PEER_FIN_UNSEEN)
+        && is_orderly(connection)
+        && connection.peer_fin_ns == 0
+}
+
+/// From the beginning of the opening (SYN; on a server the first SYN-ACK) to CLOSE.
+#[must_use]
+pub const fn lifetime_us(connection: &Connection) -> Option<u64> {
+    match connection.role() {
+        Some(Role::Client) if !connection.facts.has(Facts::PREEXISTING) => {
+            micros_between(connection.syn_ns, connection.closed_ns)
+        }
+        Some(Role::Server) => {
+            match (
+                open::duration_us(connection),
+                micros_between(connection.open_ns, connection.closed_ns),
+            ) {
+                (Some(opening), Some(rest)) => Some(opening + rest),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}

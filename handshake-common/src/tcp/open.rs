@@ -1,0 +1,233 @@
+//! What the facts of an opening mean. Pure: the kernel side counts by these functions, user space publishes by them.
+
+use crate::{
+    class::{FastOpen, FastOpenReason, FinalAck, Outcome, Role},
+    connection::{Connection, Facts, micros_between},
+};
+
+mod errno {
+    pub(super) const EACCES: u16 = 13;
+    pub(super) const EPIPE: u16 = 32;
+    pub(super) const ENONET: u16 = 64;
+    pub(super) const ENOPROTOOPT: u16 = 92;
+    pub(super) const ENETUNREACH: u16 = 101;
+    pub(super) const ECONNABORTED: u16 = 103;
+    pub(super) const ECONNRESET: u16 = 104;
+    pub(super) const ETIMEDOUT: u16 = 110;
+    pub(super) const ECONNREFUSED: u16 = 111;
+    pub(super) const EHOSTDOWN: u16 = 112;
+    pub(super) const EHOSTUNREACH: u16 = 113;
+}
+
+/// How the opening ended: `sk_err` at SYN_SENT → CLOSE, 0 being a program that gave up.
+/// The errors of ICMP are those of `icmp_err_convert` and `icmpv6_err_convert`.
+#[must_use]
+#[inline(always)]
+pub const fn outcome(connection: &Connection) -> Option<Outcome> {
+    if connection.facts.has(Facts::ESTABLISHED) {
+        return Some(Outcome::Established);
+    }
+    match connection.error {
+        0 | errno::ECONNABORTED => Some(Outcome::Aborted),
+        errno::ECONNREFUSED => Some(Outcome::Refused),
+        errno::ETIMEDOUT => Some(Outcome::TimedOut),
+        errno::ECONNRESET | errno::EPIPE => Some(Outcome::Reset),
+        errno::EHOSTUNREACH
+        | errno::ENETUNREACH
+        | errno::EHOSTDOWN
+        | errno::ENONET
+        | errno::ENOPROTOOPT
+        | errno::EACCES => Some(Outcome::Unreachable),
+        _ => None,
+    }
+}
+
+/// Whether the kernel took its sample from the SYN-ACK's own time of sending. Samples from time-stamp echoes
+/// (SYN cookies, retransmitted SYN-ACKs) come in whole milliseconds: one true sample in a thousand is given up.
+#[inline(always)]
+const fn is_synack_sample(connection: &Connection) -> bool {
+    connection.srtt_us != 0
+        && connection.syn_retransmits == 0
+        && !connection.srtt_us.is_multiple_of(1000)
+        && !connection.facts.has(Facts::USEC_TIMESTAMPS)
+}
+
+/// The round trip in microseconds, from the kernel's sample where that is a round trip.
+#[must_use]
+pub const fn rtt_us(connection: &Connection) -> Option<u64> {
+    if !connection.facts.has(Facts::ESTABLISHED) {
+        return None;
+    }
+    let valid = match connection.role() {
+        Some(Role::Client) => connection.srtt_us != 0 && connection.syn_retransmits == 0,
+        Some(Role::Server) => {
+            is_synack_sample(connection) && !connection.facts.has(Facts::FINAL_ACK_DATA)
+        }
+        None => false,
+    };
+    if valid { Some(connection.srtt_us as u64) } else { None }
+}
+
+/// Client: SYN_SENT (or the deferred SYN) → ESTABLISHED or failure. Server: first SYN-ACK → ESTABLISHED, which
+/// is the kernel's sample itself while the SYN-ACK went out once, even where that is no round trip.
+#[must_use]
+pub const fn duration_us(connection: &Connection) -> Option<u64> {
+    if connection.facts.has(Facts::PREEXISTING) {
+        return None;
+    }
+    match connection.role() {
+        Some(Role::Client) => micros_between(connection.syn_ns, connection.open_ns),
+        Some(Role::Server) if !connection.facts.has(Facts::ESTABLISHED) => None,
+        Some(Role::Server) if connection.syn_retransmits > 0 => {
+            micros_between(connection.syn_ns, connection.open_ns)
+        }
+        Some(Role::Server) if is_synack_sample(connection) => Some(connection.srtt_us as u64),
+        _ => None,
+    }
+}
+
+/// What the final ACK carried.
+#[must_use]
+pub const fn final_ack(connection: &Connection) -> Option<FinalAck> {
+    let facts = connection.facts;
+    if !facts.has(Facts::ESTABLISHED)
+        || facts.has(Facts::PREEXISTING)
+        || facts.has(Facts::OPEN_UNTIMED)
+    {
+        return None;
+    }
+    // A rejected SYN payload is sent again at once, and that segment carries the ACK (tcp_rcv_fastopen_synack).
+    let resent = matches!(fast_open(connection), Some(FastOpen::DataRejected));
+    Some(if facts.has(Facts::FINAL_ACK_DATA) || resent { FinalAck::Data } else { FinalAck::Bare })
+}
+
+/// What became of Fast Open. On a server, `none` says that this side accepted no data in the SYN; what else the
+/// client's SYN asked for does not reach the socket.
+#[must_use]
+#[inline(always)]
+pub const fn fast_open(connection: &Connection) -> Option<FastOpen> {
+    let facts = connection.facts;
+    match connection.role() {
+        Some(Role::Client) if !facts.has(Facts::SYN_FASTOPEN) => Some(FastOpen::None),
+        Some(Role::Client) if !facts.has(Facts::SYN_DATA) => Some(FastOpen::CookieRequested),
+        Some(Role::Client) if !facts.has(Facts::ESTABLISHED) => None,
+        Some(Role::Client | Role::Server) if facts.has(Facts::SYN_DATA_ACKED) => {
+            Some(FastOpen::DataAccepted)
+        }
+        Some(Role::Client) => Some(FastOpen::DataRejected),
+        Some(Role::Server) if facts.has(Facts::ESTABLISHED) => Some(FastOpen::None),
+        _ => None,
+    }
+}
+
+/// Why the data in the SYN was rejected: the kernel's own rule in `tcp_rcv_fastopen_synack`.
+#[must_use]
+pub const fn fast_open_reason(connection: &Connection) -> Option<FastOpenReason> {
+    match fast_open(connection) {
+        Some(FastOpen::DataRejected) if connection.syn_retransmits > 0 => {
+            Some(FastOpenReason::SynRetransmitted)
+        }
+        Some(FastOpen::DataRejected) => Some(FastOpenReason::DataNotAcked),
+        _ => None,
+    }
+}
+
+/// Whether the server's socket was made from a SYN cookie. Only `false` can be certain without a hook on
+/// `tcp_get_cookie_sock`: a cookie keeps neither the SYN-ACK's time nor its retransmissions.
+#[must_use]
+pub const fn syn_cookie(connection: &Connection) -> Option<bool> {
+    match connection.role() {
+        Some(Role::Server)
+            if connection.facts.has(Facts::ESTABLISHED)
+                && (connection.syn_retransmits > 0 || is_synack_sample(connection)) =>
+        {
+            Some(false)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(srtt_us: u32) -> Connection {
+        Connection {
+            role: Role::Server.code(),
+            open_ns: 1_000_000_000,
+            srtt_us,
+            facts: Facts::ESTABLISHED,
+            ..Connection::default()
+        }
+    }
+
+    #[test]
+    fn a_server_takes_the_kernels_sample_not_the_tracepoint_difference() {
+        let connection = server(51_265);
+        assert_eq!(duration_us(&connection), Some(51_265));
+        assert_eq!(rtt_us(&connection), Some(51_265));
+        assert_eq!(final_ack(&connection), Some(FinalAck::Bare));
+        assert_eq!(syn_cookie(&connection), Some(false));
+    }
+
+    #[test]
+    fn a_lost_final_ack_is_a_duration_but_no_round_trip() {
+        let mut connection = server(340_617);
+        connection.facts.set(Facts::FINAL_ACK_DATA);
+        assert_eq!(duration_us(&connection), Some(340_617));
+        assert_eq!(rtt_us(&connection), None);
+        assert_eq!(final_ack(&connection), Some(FinalAck::Data));
+    }
+
+    #[test]
+    fn a_time_stamp_echo_is_no_sample() {
+        let connection = server(81_000);
+        assert_eq!(rtt_us(&connection), None);
+        assert_eq!(duration_us(&connection), None);
+        assert_eq!(syn_cookie(&connection), None, "may be a cookie, may be chance");
+        let mut precise = server(81_001);
+        precise.facts.set(Facts::USEC_TIMESTAMPS);
+        assert_eq!(rtt_us(&precise), None);
+    }
+
+    #[test]
+    fn a_retransmitted_synack_counts_from_the_first() {
+        let mut connection = server(40_000);
+        connection.syn_retransmits = 1;
+        assert_eq!(duration_us(&connection), None, "the first SYN-ACK was not seen");
+        connection.syn_ns = 1;
+        assert_eq!(duration_us(&connection), Some(999_999));
+        assert_eq!(rtt_us(&connection), None);
+    }
+
+    #[test]
+    fn fast_open_on_a_client() {
+        let client = |facts: u32| Connection {
+            role: Role::Client.code(),
+            facts: Facts(facts | Facts::ESTABLISHED.0),
+            ..Connection::default()
+        };
+        let (option, data, acked) =
+            (Facts::SYN_FASTOPEN.0, Facts::SYN_DATA.0, Facts::SYN_DATA_ACKED.0);
+        assert_eq!(fast_open(&client(0)), Some(FastOpen::None));
+        assert_eq!(fast_open(&client(option)), Some(FastOpen::CookieRequested));
+        assert_eq!(fast_open(&client(option | data | acked)), Some(FastOpen::DataAccepted));
+        let rejected = client(option | data);
+        assert_eq!(fast_open(&rejected), Some(FastOpen::DataRejected));
+        assert_eq!(fast_open_reason(&rejected), Some(FastOpenReason::DataNotAcked));
+        assert_eq!(final_ack(&rejected), Some(FinalAck::Data));
+    }
+
+    #[test]
+    fn failures_by_errno() {
+        let failed = |error| {
+            outcome(&Connection { role: Role::Client.code(), error, ..Connection::default() })
+        };
+        assert_eq!(failed(0), Some(Outcome::Aborted));
+        assert_eq!(failed(111), Some(Outcome::Refused));
+        assert_eq!(failed(110), Some(Outcome::TimedOut));
+        assert_eq!(failed(113), Some(Outcome::Unreachable));
+        assert_eq!(failed(104), Some(Outcome::Reset));
+        assert_eq!(failed(5), None);
+    }
+}

@@ -1,0 +1,372 @@
+//! The state machine: what each tracepoint adds to a [`Connection`], and which record is due.
+//!
+//! The kernel side calls this under the socket's lock; the tests call it with every order of events.
+
+use super::{Sock, states};
+use crate::{
+    class::{Initiator, Role},
+    connection::{Connection, Facts, Phase},
+};
+
+/// What is due after an event; several can be due at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Due(u8);
+
+impl Due {
+    /// Nothing.
+    pub const NOTHING: Self = Self(0);
+    /// The open record.
+    pub const OPEN: Self = Self(1);
+    /// The closing began (for the gauge of connections).
+    pub const CLOSING: Self = Self(2);
+    /// The close record.
+    pub const CLOSE: Self = Self(4);
+
+    /// Whether `other` is among what is due.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    #[inline(always)]
+    const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// CLOSE → SYN_SENT: a client's opening begins; also on a socket that had a connection before.
+#[inline(always)]
+pub fn begin_client(connection: &mut Connection, now: u64) {
+    // The identity and the process stay; everything else belongs to the connection before.
+    let again = connection.role != 0;
+    connection.generation = connection.generation.wrapping_add(u16::from(again));
+    connection.role = Role::Client.code();
+    connection.phase = Phase::Opening as u8;
+    connection.initiator = 0;
+    connection.facts = Facts(0);
+    connection.family = 0;
+    connection.error = 0;
+    connection.srtt_us = 0;
+    connection.syn_retransmits = 0;
+    connection.syn_ns = now;
+    connection.open_ns = 0;
+    connection.our_close_ns = 0;
+    connection.our_fin_ns = 0;
+    connection.fin_acked_ns = 0;
+    connection.peer_fin_ns = 0;
+    connection.closed_ns = 0;
+    connection.fin_acked_clock_ns = 0;
+}
+
+/// A socket of which nothing is known yet goes from `old` to another state. Whether there is a connection to
+/// follow at all: listeners, and server sockets at SYN_RECV (which are followed from ESTABLISHED), are none.
+#[inline(always)]
+#[must_use]
+pub fn adopt(connection: &mut Connection, old: u32) -> bool {
+    match old {
+        states::SYN_RECV => connection.role = Role::Server.code(),
+        states::SYN_SENT => {
+            connection.role = Role::Client.code();
+            connection.facts.set(Facts::PREEXISTING);
+        }
+        states::ESTABLISHED
+        | states::FIN_WAIT1
+        | states::FIN_WAIT2
+        | states::CLOSE_WAIT
+        | states::LAST_ACK
+        | states::CLOSING => {
+            connection.facts.set(Facts::PREEXISTING);
+            connection.phase = Phase::Open as u8;
+            connection.initiator = Initiator::code_of(match old {
+                states::FIN_WAIT1 | states::FIN_WAIT2 => Some(Initiator::Local),
+                states::CLOSE_WAIT | states::LAST_ACK => Some(Initiator::Remote),
+                states::CLOSING => Some(Initiator::Both),
+                _ => None,
+            });
+        }
+        _ => return false,
+    }
+    true
+}
+
+/// `sock:inet_sock_set_state` with `old != new`, for every step but the first of a client.
+#[inline(always)]
+pub fn transition(
+    connection: &mut Connection,
+    sock: &impl Sock,
+    old: u32,
+    new: u32,
+    now: u64,
+) -> Due {
+    if connection.is(Phase::Done) {
+        return Due::NOTHING;
+    }
+    match new {
+        states::ESTABLISHED => {
+            established(connection, sock, now);
+            Due::OPEN
+        }
+        states::FIN_WAIT1 => {
+            our_close(connection, sock, now);
+            begin_closing(connection, Initiator::Local)
+        }
+        states::FIN_WAIT2 => {
+            our_fin_acked(connection, sock, now);
+            open_if_unseen(connection, sock).and(begin_closing(connection, Initiator::Local))
+        }
+        states::CLOSING => {
+            connection.facts.set(Facts::CLOSING);
+            connection.peer_fin_ns = now;
+            connection.initiator = Initiator::Both.code();
+            open_if_unseen(connection, sock).and(begin_closing(connection, Initiator::Both))
+        }
+        states::CLOSE_WAIT => {
+            connection.peer_fin_ns = now;
+            open_if_unseen(connection, sock).and(begin_closing(connection, Initiator::Remote))
+        }
+        states::LAST_ACK => {
+            our_close(connection, sock, now);
+            let owes_ack = sock.owes_ack();
+            connection.facts.set_if(Facts::ACK_OWED_AT_CLOSE, owes_ack);
+            connection.facts.set_if(Facts::ACKED_BEFORE_CLOSE, !owes_ack);
+            begin_closing(connection, Initiator::Remote)
+        }
+        states::CLOSE => closed(connection, sock, old, now),
+        _ => Due::NOTHING,
+    }
+}
+
+/// `tcp:tcp_receive_reset`. The kernel runs the same function when data arrives after `close()`, and then it is
+/// we who send the RST (`tcp_rcv_state_process`, FIN_WAIT1 and FIN_WAIT2).
+#[inline(always)]
+pub fn reset_received(connection: &mut Connection, sock: &impl Sock, state: u32) {
+    let data_after_close = matches!(state, states::FIN_WAIT1 | states::FIN_WAIT2)
+        && sock.receive_shutdown()
+        && sock.data_segs_in() != connection.data_segs_at_close;
+    connection.facts.set(if data_after_close { Facts::RESET_SENT } else { Facts::RESET_RECEIVED });
+}
+
+/// `tcp:tcp_send_reset`, which comes before or after the change to CLOSE. A RST that answers a stray segment while
+/// the opening goes on says nothing of this connection.
+#[inline(always)]
+pub fn reset_sent(connection: &mut Connection) -> Due {
+    if connection.is(Phase::Open) || connection.is(Phase::Closing) {
+        connection.facts.set(Facts::RESET_SENT);
+        Due::NOTHING
+    } else if connection.is(Phase::Ending) {
+        connection.facts.set(Facts::RESET_SENT);
+        finish(connection)
+    } else {
+        Due::NOTHING
+    }
+}
+
+/// The socket is destroyed, or used for another connection: whatever was not published is due now.
+#[inline(always)]
+pub fn destroyed(connection: &mut Connection) -> Due {
+    if connection.is(Phase::Done) {
+        Due::NOTHING
+    } else if connection.is(Phase::Opening) {
+        // The change to CLOSE was missed; no error was seen, so none is told but "gave up".
+        connection.phase = Phase::Done as u8;
+            Due::OPEN
+    } else {
+        let closing = if connection.is(Phase::Open) { Due::CLOSING } else { Due::NOTHING };
+        closing.and(finish(connection))
+    }
+}
+
+#[inline(always)]
+fn established(connection: &mut Connection, sock: &impl Sock, now: u64) {
+    read_sample(connection, sock);
+    connection.open_ns = now;
+    connection.phase = Phase::Open as u8;
+    let facts = &mut connection.facts;
+    facts.set(Facts::ESTABLISHED);
+    if connection.role == Role::Server.code() {
+        let syn_data = sock.syn_data_acked();
+        facts.set_if(Facts::SYN_DATA_ACKED, syn_data);
+        facts.set_if(Facts::FINAL_ACK_DATA, sock.data_segs_in() > u32::from(syn_data));
+        facts.set_if(Facts::USEC_TIMESTAMPS, sock.usec_timestamps());
+    } else {
+        let syn_facts = sock.syn_facts();
+        facts.set(syn_facts);
+        if syn_facts.has(Facts::SYN_DATA) {
+            facts.set_if(Facts::SYN_DATA_ACKED, sock.bytes_acked() > 1);
+        }
+        facts.set_if(Facts::FINAL_ACK_DATA, sock.holds_final_ack());
+        undefer_syn(connection, sock);
+    }
+}
+
+/// Takes the kernel's round-trip sample and what it says of retransmissions.
+#[inline(always)]
+fn read_sample(connection: &mut Connection, sock: &impl Sock) {
+    connection.srtt_us = sock.srtt_us() >> 3;
+    let retransmits = sock.total_retrans();
+    connection.syn_retransmits = if retransmits > 0xffff { 0xffff } else { retransmits as u16 };
+}
+
+/// Under TCP_FASTOPEN_CONNECT the SYN leaves at the first write: its time is that of the last segment sent, as
+/// long as there was one only. After a retransmission `syn_retransmitted` has set it.
+#[inline(always)]
+fn undefer_syn(connection: &mut Connection, sock: &impl Sock) {
+    if connection.facts.has(Facts::DEFERRED_SYN) && connection.syn_retransmits == 0 {
+        let sent = sock.last_sent_ns();
+        connection.syn_ns = if sent >= connection.syn_ns { sent } else { 0 };
+    }
+}
+
+/// `tcp:tcp_retransmit_skb` in SYN_SENT. `retrans_stamp` keeps the first SYN's time, milliseconds of
+/// CLOCK_MONOTONIC cut to 32 bits: the only witness of when a deferred SYN left.
+#[inline(always)]
+pub fn syn_retransmitted(connection: &mut Connection, sock: &impl Sock, retrans_stamp: u32, now: u64) {
+    if connection.is(Phase::Opening) && sock.syn_facts().has(Facts::DEFERRED_SYN) {
+        let now_ms = now / 1_000_000;
+        let age_ms = u64::from((now_ms as u32).wrapping_sub(retrans_stamp));
+        let sent = now.saturating_sub(age_ms * 1_000_000);
+        if sent > connection.syn_ns {
+            connection.syn_ns = sent;
+        }
+    }
+}
+
+/// A Fast Open child that its program closed before the handshake ended never becomes ESTABLISHED: the first
+/// acknowledgment of the peer tells that it opened, but not when.
+#[inline(always)]
+fn open_if_unseen(connection: &mut Connection, sock: &impl Sock) -> Due {
+    if connection.facts.has(Facts::ESTABLISHED) || connection.facts.has(Facts::PREEXISTING) {
+        return Due::NOTHING;
+    }
+    read_sample(connection, sock);
+    let facts = &mut connection.facts;
+    facts.set(Facts::ESTABLISHED);
+    facts.set(Facts::OPEN_UNTIMED);
+    facts.set_if(Facts::SYN_DATA_ACKED, sock.syn_data_acked());
+    facts.set_if(Facts::USEC_TIMESTAMPS, sock.usec_timestamps());
+    Due::OPEN
+}
+
+#[inline(always)]
+fn begin_closing(connection: &mut Connection, initiator: Initiator) -> Due {
+    if connection.initiator == 0 {
+        connection.initiator = initiator.code();
+    }
+    // A Fast Open child may be closing while its opening is still unpublished.
+    if connection.is(Phase::Open) || connection.is(Phase::Opening) {
+        connection.phase = Phase::Closing as u8;
+        Due::CLOSING
+    } else {
+        Due::NOTHING
+    }
+}
+
+/// FIN_WAIT1 or LAST_ACK: the program closed; the FIN itself may wait behind data.
+#[inline(always)]
+fn our_close(connection: &mut Connection, sock: &impl Sock, now: u64) {
+    connection.our_close_ns = now;
+    connection.retrans_at_close = sock.total_retrans();
+    connection.data_segs_at_close = sock.data_segs_in();
+    connection.facts.set_if(Facts::UNSENT_AT_CLOSE, sock.has_unsent());
+}
+
+/// The ACK of our FIN: what it acknowledges says when the FIN had left, unless that was sent more than once.
+#[inline(always)]
+fn our_fin_acked(connection: &mut Connection, sock: &impl Sock, now: u64) {
+    connection.fin_acked_ns = now;
+    connection.fin_acked_clock_ns = sock.segment_clock_ns();
+    let closed = connection.our_close_ns;
+    if closed == 0 {
+        return;
+    }
+    let unsent = connection.facts.has(Facts::UNSENT_AT_CLOSE);
+    let at_close = if unsent { 0 } else { closed };
+    connection.our_fin_ns = if sock.total_retrans() == connection.retrans_at_close {
+        let sent = sock.newest_acked_sent_us() * 1000;
+        // Whole microseconds: a FIN that left at once may seem to lie just before the close.
+        if sent > now || sent + 1000 < closed {
+            at_close
+        } else if sent < closed {
+            closed
+        } else {
+            sent
+        }
+    } else {
+        at_close
+    };
+}
+
+#[inline(always)]
+fn closed(connection: &mut Connection, sock: &impl Sock, old: u32, now: u64) -> Due {
+    let error = sock.err();
+    connection.error = error as u16;
+    if connection.is(Phase::Opening) {
+        return failed(connection, sock, now);
+    }
+    connection.closed_ns = now;
+    let timed_out = connection.error == super::close::ETIMEDOUT;
+    let reset =
+        connection.facts.has(Facts::RESET_RECEIVED) || connection.facts.has(Facts::RESET_SENT);
+    if !timed_out && !reset {
+        match old {
+            states::FIN_WAIT2 if sock.done() => {
+                connection.peer_fin_ns = now;
+                let same = connection.fin_acked_clock_ns == sock.segment_clock_ns();
+                connection.facts.set_if(Facts::FIN_WITH_ACK, same);
+                connection.facts.set_if(Facts::ACK_WITHOUT_FIN, !same);
+            }
+            states::FIN_WAIT2 => {
+                connection.facts.set(Facts::ACK_WITHOUT_FIN);
+                connection.facts.set(Facts::PEER_FIN_UNSEEN);
+                // A RST may still follow (TCP_LINGER2 below zero); the end of the socket is microseconds away.
+                return end(connection);
+            }
+            states::LAST_ACK | states::CLOSING if sock.all_acked() => {
+                our_fin_acked(connection, sock, now);
+            }
+            _ => return end(connection),
+        }
+    }
+    begin_closing(connection, initiator_of_abort(connection)).and(finish(connection))
+}
+
+/// Nobody had sent a FIN: whoever sent the RST began it, and on a time-out it was our own kernel.
+#[inline(always)]
+const fn initiator_of_abort(connection: &Connection) -> Initiator {
+    if connection.facts.has(Facts::RESET_RECEIVED) { Initiator::Remote } else { Initiator::Local }
+}
+
+/// CLOSE without a sign of why: a RST of ours may follow, or the end of the socket.
+#[inline(always)]
+fn end(connection: &mut Connection) -> Due {
+    let closing = if connection.is(Phase::Open) { Due::CLOSING } else { Due::NOTHING };
+    connection.phase = Phase::Ending as u8;
+    closing
+}
+
+#[inline(always)]
+fn finish(connection: &mut Connection) -> Due {
+    if connection.facts.has(Facts::RESET_SENT) && connection.initiator == 0 {
+        connection.initiator = Initiator::Local.code();
+    }
+    connection.phase = Phase::Done as u8;
+    // A Fast Open child that closed and died before its handshake ended: its opening failed, too.
+    let facts = connection.facts;
+    let opened = facts.has(Facts::ESTABLISHED) || facts.has(Facts::PREEXISTING);
+    if opened { Due::CLOSE } else { Due::OPEN.and(Due::CLOSE) }
+}
+
+#[inline(always)]
+fn failed(connection: &mut Connection, sock: &impl Sock, now: u64) -> Due {
+    read_sample(connection, sock);
+    connection.srtt_us = 0;
+    connection.open_ns = now;
+    connection.closed_ns = now;
+    if connection.role == Role::Client.code() {
+        connection.facts.set(sock.syn_facts());
+        undefer_syn(connection, sock);
+    }
+    connection.phase = Phase::Done as u8;
+    Due::OPEN
+}

@@ -1,0 +1,137 @@
+//! Counters that the kernel side keeps per CPU: the truth for totals, also when a record could not be delivered.
+
+use crate::{
+    class::{Family, FastOpen, Initiator, Outcome, Role, Stage, Style},
+    connection::Connection,
+    tcp::{close, open},
+};
+
+/// Why something was not delivered or not followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Loss {
+    /// The ring buffer had no room: user space reads too slowly.
+    RingFull = 0,
+    /// No state could be kept for a connection: the table, or the socket's memory allowance, is full.
+    StateFull = 1,
+}
+
+impl Loss {
+    /// Every reason, in the order of its slot.
+    pub const ALL: &[Self] = &[Self::RingFull, Self::StateFull];
+
+    /// The label value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::RingFull => "ring_full",
+            Self::StateFull => "state_full",
+        }
+    }
+}
+
+const OPENS: usize = 0;
+const FAST_OPENS: usize = OPENS + Role::SLOTS * Family::SLOTS * Outcome::SLOTS;
+const SYN_RETRANSMITS: usize = FAST_OPENS + Role::SLOTS * FastOpen::SLOTS;
+const CLOSES: usize = SYN_RETRANSMITS + Role::SLOTS;
+const BEGUN: usize = CLOSES + Role::SLOTS * Initiator::SLOTS * Style::SLOTS;
+const CLOSING: usize = BEGUN + Role::SLOTS;
+const RECORDS: usize = CLOSING + Role::SLOTS;
+const LOST: usize = RECORDS + Stage::SLOTS;
+
+/// How many counters there are.
+pub const SLOTS: usize = LOST + Loss::ALL.len();
+
+/// Slot of `opens` by role, family and outcome.
+#[must_use]
+#[inline(always)]
+pub const fn opens(role: Option<Role>, family: Option<Family>, outcome: Option<Outcome>) -> usize {
+    let row = Role::code_of(role) as usize * Family::SLOTS + Family::code_of(family) as usize;
+    OPENS + row * Outcome::SLOTS + Outcome::code_of(outcome) as usize
+}
+
+/// Slot of the Fast Open results.
+#[must_use]
+#[inline(always)]
+pub const fn fast_opens(role: Option<Role>, result: Option<FastOpen>) -> usize {
+    FAST_OPENS + Role::code_of(role) as usize * FastOpen::SLOTS + FastOpen::code_of(result) as usize
+}
+
+/// Slot of the SYN (client) and SYN-ACK (server) retransmissions.
+#[must_use]
+#[inline(always)]
+pub const fn syn_retransmits(role: Role) -> usize {
+    SYN_RETRANSMITS + role.code() as usize
+}
+
+/// Slot of `closes` by role, initiator and style.
+#[must_use]
+#[inline(always)]
+pub const fn closes(role: Option<Role>, initiator: Option<Initiator>, style: Option<Style>) -> usize {
+    let row = Role::code_of(role) as usize * Initiator::SLOTS + Initiator::code_of(initiator) as usize;
+    CLOSES + row * Style::SLOTS + Style::code_of(style) as usize
+}
+
+/// Slot of the openings that began.
+#[must_use]
+#[inline(always)]
+pub const fn begun(role: Option<Role>) -> usize {
+    BEGUN + Role::code_of(role) as usize
+}
+
+/// Slot of the closings that began.
+#[must_use]
+#[inline(always)]
+pub const fn closing(role: Option<Role>) -> usize {
+    CLOSING + Role::code_of(role) as usize
+}
+
+/// Slot of the records that were due, by stage: those that arrived and those that were lost.
+#[must_use]
+#[inline(always)]
+pub const fn records(stage: Stage) -> usize {
+    RECORDS + stage.code() as usize
+}
+
+/// Slot of what was lost.
+#[must_use]
+#[inline(always)]
+pub const fn lost(loss: Loss) -> usize {
+    LOST + loss as usize
+}
+
+/// The slot of `opens` that this connection's opening belongs to.
+#[must_use]
+#[inline(always)]
+pub const fn open_slot(connection: &Connection) -> usize {
+    opens(connection.role(), connection.family(), open::outcome(connection))
+}
+
+/// The slot of `closes` that this connection's closing belongs to.
+#[must_use]
+#[inline(always)]
+pub const fn close_slot(connection: &Connection) -> usize {
+    closes(connection.role(), connection.initiator(), close::style(connection))
+}
+
+/// The sum over all CPUs, by slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Totals([u64; SLOTS]);
+
+impl Totals {
+    /// Nothing counted.
+    pub const ZERO: Self = Self([0; SLOTS]);
+
+    /// Adds one CPU's counters.
+    pub fn add(&mut self, cpu: &[u64; SLOTS]) {
+        for (sum, count) in self.0.iter_mut().zip(cpu) {
+            *sum = sum.wrapping_add(*count);
+        }
+    }
+
+    /// The count in a slot that one of this module's functions named.
+    #[must_use]
+    pub fn at(&self, slot: usize) -> u64 {
+        self.0.get(slot).copied().unwrap_or(0)
+    }
+}

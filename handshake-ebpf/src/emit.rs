@@ -1,0 +1,69 @@
+//! What leaves the programs: counters first, then the record.
+
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
+use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ringbuf_output};
+use handshake_common::{
+    Connection, Stage, connection,
+    tcp::{open, state::Due},
+    totals::{self, Loss},
+};
+
+use crate::{
+    kernel::{Access, KernelSock},
+    maps::{RECORDS, TOTALS},
+};
+
+/// Adds one to a counter of this CPU.
+#[inline(always)]
+pub fn count(slot: usize) {
+    let Some(counters) = TOTALS.get_ptr_mut(0) else { return };
+    if slot < totals::SLOTS {
+        // SAFETY: the slot is inside the value. Atomic, because a soft interrupt may count in the middle of this.
+        unsafe {
+            atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counters.cast::<u64>().add(slot), 1);
+        }
+    }
+}
+
+/// Counts and publishes what is due.
+#[inline(always)]
+pub fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<A>, due: Due) {
+    if due == Due::NOTHING {
+        return;
+    }
+    if due.has(Due::CLOSING) {
+        count(totals::closing(connection.role()));
+    }
+    if (due.has(Due::OPEN) || due.has(Due::CLOSE)) && connection.family == 0 {
+        sock.identify(connection);
+    }
+    if due.has(Due::OPEN) {
+        count(totals::open_slot(connection));
+        count(totals::fast_opens(connection.role(), open::fast_open(connection)));
+        record(connection, Stage::Open);
+    }
+    if due.has(Due::CLOSE) {
+        count(totals::close_slot(connection));
+        record(connection, Stage::Close);
+    }
+}
+
+/// Sends the record. User space is not woken: it looks at the ring at its own pace.
+#[inline(always)]
+fn record(connection: &mut Connection, stage: Stage) {
+    connection.stage = stage.code();
+    count(totals::records(stage));
+    // SAFETY: the connection is a map value of exactly this size.
+    let error = unsafe {
+        bpf_ringbuf_output(
+            (&raw const RECORDS).cast_mut().cast(),
+            core::ptr::from_mut(connection).cast(),
+            connection::SIZE as u64,
+            u64::from(BPF_RB_NO_WAKEUP),
+        )
+    };
+    if error != 0 {
+        count(totals::lost(Loss::RingFull));
+    }
+}

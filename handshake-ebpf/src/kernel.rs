@@ -1,0 +1,344 @@
+//! Typed reads of kernel structures, at the offsets that user space resolved from the running kernel's BTF.
+
+use core::{ffi::c_void, marker::PhantomData};
+
+use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_skc_to_tcp_sock}};
+use handshake_common::{
+    Connection, Facts, Family, Layout,
+    layout::ABSENT,
+    tcp::Sock,
+};
+
+use crate::maps::{Endpoints, InTable, OnSocket, Store};
+
+/// Filled in by user space before the load, read-only after it: the verifier takes each member as a constant.
+#[unsafe(no_mangle)]
+pub(crate) static LAYOUT: Layout = Layout::UNRESOLVED;
+
+/// The value that user space put into a global. Volatile, so that the compiler does not fold the one built in.
+#[inline(always)]
+pub fn constant<T: Copy>(global: &'static T) -> T {
+    // SAFETY: a reference is valid to read.
+    unsafe { core::ptr::from_ref(global).read_volatile() }
+}
+
+/// One member of [`LAYOUT`].
+macro_rules! layout {
+    ($($member:ident).+) => {
+        crate::kernel::constant(&crate::kernel::LAYOUT.$($member).+)
+    };
+}
+pub(crate) use layout;
+
+/// How memory of the kernel is read.
+pub trait Memory {
+    /// Reads a `T` at `base + offset`; zero where it cannot be read.
+    ///
+    /// # Safety
+    /// `base` must be a kernel pointer, and a BTF-typed one for [`Direct`].
+    unsafe fn read<T: Copy + Default>(base: *const c_void, offset: u32) -> T;
+    /// `sk` as a `tcp_sock`, null if it is none.
+    fn tcp_sock(sk: *const c_void) -> *const c_void;
+}
+
+/// Loads that the verifier checks by type: a wrong offset fails when the program is loaded.
+pub struct Direct;
+
+/// `bpf_probe_read_kernel`, for pointers without a type.
+pub struct Probed;
+
+impl Memory for Direct {
+    #[inline(always)]
+    unsafe fn read<T: Copy + Default>(base: *const c_void, offset: u32) -> T {
+        // SAFETY: the verifier has checked the type at this offset, and a fault reads as zero.
+        unsafe { base.cast::<u8>().add(offset as usize).cast::<T>().read_volatile() }
+    }
+
+    #[inline(always)]
+    fn tcp_sock(sk: *const c_void) -> *const c_void {
+        // SAFETY: the helper checks state and protocol, and returns null for anything but a full TCP socket.
+        unsafe { bpf_skc_to_tcp_sock(sk.cast_mut()) }.cast()
+    }
+}
+
+impl Memory for Probed {
+    #[inline(always)]
+    unsafe fn read<T: Copy + Default>(base: *const c_void, offset: u32) -> T {
+        // SAFETY: the helper catches any fault.
+        unsafe { bpf_probe_read_kernel(base.cast::<u8>().wrapping_add(offset as usize).cast()) }
+            .unwrap_or_default()
+    }
+
+    #[inline(always)]
+    fn tcp_sock(sk: *const c_void) -> *const c_void {
+        sk
+    }
+}
+
+/// A pair of socket type and the store that fits it.
+pub trait Access {
+    type Memory: Memory;
+    type Store: Store;
+    /// A number for this socket that no other has.
+    fn cookie(sk: *const c_void) -> u64;
+}
+
+/// BTF-typed programs.
+pub struct Typed;
+impl Access for Typed {
+    type Memory = Direct;
+    type Store = OnSocket;
+
+    #[inline(always)]
+    fn cookie(sk: *const c_void) -> u64 {
+        if layout!(has_socket_cookie) == 0 {
+            return own_number(sk);
+        }
+        // SAFETY: a BTF-typed socket.
+        unsafe { bpf_get_socket_cookie(sk.cast_mut()) }
+    }
+}
+
+/// Programs on perf tracepoints.
+pub struct Untyped;
+impl Access for Untyped {
+    type Memory = Probed;
+    type Store = InTable;
+
+    #[inline(always)]
+    fn cookie(sk: *const c_void) -> u64 {
+        own_number(sk)
+    }
+}
+
+/// Where the kernel gives no cookie: no two sockets begin in the same nanosecond at the same address.
+#[inline(always)]
+fn own_number(sk: *const c_void) -> u64 {
+    // SAFETY: no arguments.
+    unsafe { bpf_ktime_get_ns() ^ (sk as u64).rotate_left(32) }
+}
+
+const IPPROTO_TCP: u16 = 6;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+/// Bytes 8 to 11 of ::ffff:a.b.c.d.
+const V4_MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+const SOCK_DONE: u64 = 1 << 1;
+const RCV_SHUTDOWN: u8 = 1;
+
+/// A `struct sock` of a tracepoint.
+pub struct KernelSock<A> {
+    sk: *const c_void,
+    tp: *const c_void,
+    access: PhantomData<A>,
+}
+
+impl<A: Access> KernelSock<A> {
+    /// A full TCP socket; `None` for other protocols, for request sockets and for time-wait minisockets.
+    #[inline(always)]
+    pub fn new(sk: *const c_void) -> Option<Self> {
+        if sk.is_null() {
+            return None;
+        }
+        // SAFETY: the tracepoint's own pointer.
+        let protocol: u16 = unsafe { A::Memory::read(sk, layout!(sk_protocol)) };
+        if protocol != IPPROTO_TCP {
+            return None;
+        }
+        let tp = A::Memory::tcp_sock(sk);
+        if tp.is_null() { None } else { Some(Self { sk, tp, access: PhantomData }) }
+    }
+
+    #[inline(always)]
+    pub fn pointer(&self) -> *const c_void {
+        self.sk
+    }
+
+    #[inline(always)]
+    fn sk<T: Copy + Default>(&self, offset: u32) -> T {
+        // SAFETY: `new` was given the tracepoint's own socket.
+        unsafe { A::Memory::read(self.sk, offset) }
+    }
+
+    #[inline(always)]
+    fn tp<T: Copy + Default>(&self, offset: u32) -> T {
+        // SAFETY: `new` has checked that this is a tcp_sock.
+        unsafe { A::Memory::read(self.tp, offset) }
+    }
+
+    /// A bitfield of one bit; clear where the kernel has none of this name.
+    #[inline(always)]
+    fn bit(&self, offset: u32, mask: u32) -> bool {
+        offset != ABSENT && u32::from(self.tp::<u8>(offset)) & mask != 0
+    }
+
+    /// `skc_state`.
+    #[inline(always)]
+    pub fn state(&self) -> u32 {
+        u32::from(self.sk::<u8>(layout!(skc_state)))
+    }
+
+    /// `retrans_stamp`: the first SYN's time while in SYN_SENT.
+    #[inline(always)]
+    pub fn retrans_stamp(&self) -> u32 {
+        self.tp(layout!(retrans_stamp))
+    }
+
+    /// Writes down who talks to whom. The local port is `inet_sport`: `skc_num` is 0 when CLOSE is reported.
+    #[inline(always)]
+    pub fn identify(&self, connection: &mut Connection) {
+        let mut ends = Endpoints { local: [0; 16], remote: [0; 16], netns: 0, local_port: 0, remote_port: 0 };
+        let family = read_endpoints::<A::Memory>(self.sk, &mut ends);
+        connection.family = Family::code_of(family);
+        connection.local = ends.local;
+        connection.remote = ends.remote;
+        connection.netns = ends.netns;
+        connection.local_port = u16::from_be(self.tp(layout!(inet_sport)));
+        connection.remote_port = ends.remote_port;
+    }
+}
+
+/// Reads the ends out of a `sock_common`, with which `struct sock` and `struct request_sock` both begin. IPv4
+/// addresses, of v4-mapped sockets too, go to the first four bytes.
+#[inline(always)]
+pub fn read_endpoints<M: Memory>(common: *const c_void, ends: &mut Endpoints) -> Option<Family> {
+    // SAFETY: `common` is the pointer of a tracepoint, or one that such a pointer led to.
+    unsafe {
+        ends.remote_port = u16::from_be(M::read(common, layout!(skc_dport)));
+        ends.local_port = M::read(common, layout!(skc_num));
+        let net: usize = M::read(common, layout!(skc_net));
+        ends.netns = M::read(net as *const c_void, layout!(net_inum));
+        let family: u16 = M::read(common, layout!(skc_family));
+        if family == AF_INET6 {
+            let high: u64 = M::read(common, layout!(skc_v6_daddr));
+            let prefix: u32 = M::read(common, layout!(skc_v6_daddr) + 8);
+            if high != 0 || prefix != V4_MAPPED {
+                ends.remote = pair(high, M::read(common, layout!(skc_v6_daddr) + 8));
+                ends.local = pair(
+                    M::read(common, layout!(skc_v6_rcv_saddr)),
+                    M::read(common, layout!(skc_v6_rcv_saddr) + 8),
+                );
+                return Some(Family::Ipv6);
+            }
+        } else if family != AF_INET {
+            return None;
+        }
+        let (remote, local): (u32, u32) =
+            (M::read(common, layout!(skc_daddr)), M::read(common, layout!(skc_rcv_saddr)));
+        ends.remote = pair(u64::from_ne_bytes(front(remote)), 0);
+        ends.local = pair(u64::from_ne_bytes(front(local)), 0);
+        Some(Family::Ipv4)
+    }
+}
+
+#[inline(always)]
+const fn front(address: u32) -> [u8; 8] {
+    let [a, b, c, d] = address.to_ne_bytes();
+    [a, b, c, d, 0, 0, 0, 0]
+}
+
+#[inline(always)]
+fn pair(high: u64, low: u64) -> [u8; 16] {
+    // SAFETY: sixteen bytes either way.
+    unsafe { core::mem::transmute([high, low]) }
+}
+
+impl<A: Access> Sock for KernelSock<A> {
+    #[inline(always)]
+    fn err(&self) -> u32 {
+        self.sk(layout!(sk_err))
+    }
+
+    #[inline(always)]
+    fn done(&self) -> bool {
+        self.sk::<u64>(layout!(sk_flags)) & SOCK_DONE != 0
+    }
+
+    #[inline(always)]
+    fn receive_shutdown(&self) -> bool {
+        self.sk::<u8>(layout!(sk_shutdown)) & RCV_SHUTDOWN != 0
+    }
+
+    #[inline(always)]
+    fn holds_final_ack(&self) -> bool {
+        self.sk::<i32>(layout!(sk_write_pending)) != 0
+            || self.tp::<u8>(layout!(rskq_defer_accept)) != 0
+            || self.tp::<u8>(layout!(pingpong)) != 0
+    }
+
+    #[inline(always)]
+    fn srtt_us(&self) -> u32 {
+        self.tp(layout!(srtt_us))
+    }
+
+    #[inline(always)]
+    fn total_retrans(&self) -> u32 {
+        self.tp(layout!(total_retrans))
+    }
+
+    #[inline(always)]
+    fn data_segs_in(&self) -> u32 {
+        self.tp(layout!(data_segs_in))
+    }
+
+    #[inline(always)]
+    fn bytes_acked(&self) -> u64 {
+        self.tp(layout!(bytes_acked))
+    }
+
+    #[inline(always)]
+    fn has_unsent(&self) -> bool {
+        self.tp::<u32>(layout!(write_seq)) != self.tp::<u32>(layout!(snd_nxt))
+    }
+
+    #[inline(always)]
+    fn all_acked(&self) -> bool {
+        self.tp::<u32>(layout!(write_seq)) == self.tp::<u32>(layout!(snd_una))
+    }
+
+    #[inline(always)]
+    fn owes_ack(&self) -> bool {
+        self.tp::<u32>(layout!(rcv_nxt)) != self.tp::<u32>(layout!(rcv_wup))
+    }
+
+    #[inline(always)]
+    fn last_sent_ns(&self) -> u64 {
+        self.tp(layout!(tcp_wstamp_ns))
+    }
+
+    #[inline(always)]
+    fn segment_clock_ns(&self) -> u64 {
+        self.tp(layout!(tcp_clock_cache))
+    }
+
+    #[inline(always)]
+    fn newest_acked_sent_us(&self) -> u64 {
+        self.tp(layout!(rack_mstamp))
+    }
+
+    #[inline(always)]
+    fn syn_facts(&self) -> Facts {
+        let mut facts = Facts(0);
+        facts.set_if(
+            Facts::SYN_FASTOPEN,
+            self.bit(layout!(syn_fastopen.offset), layout!(syn_fastopen.mask)),
+        );
+        facts.set_if(Facts::SYN_DATA, self.bit(layout!(syn_data.offset), layout!(syn_data.mask)));
+        facts.set_if(
+            Facts::DEFERRED_SYN,
+            self.bit(layout!(fastopen_connect.offset), layout!(fastopen_connect.mask)),
+        );
+        facts
+    }
+
+    #[inline(always)]
+    fn syn_data_acked(&self) -> bool {
+        self.bit(layout!(syn_data_acked.offset), layout!(syn_data_acked.mask))
+    }
+
+    #[inline(always)]
+    fn usec_timestamps(&self) -> bool {
+        self.bit(layout!(tcp_usec_ts.offset), layout!(tcp_usec_ts.mask))
+    }
+}
+

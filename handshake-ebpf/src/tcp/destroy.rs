@@ -1,0 +1,44 @@
+//! `tcp:tcp_destroy_sock`: the end of a socket, and with it of whatever was still open about its connection.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    macros::{btf_tracepoint, tracepoint},
+    programs::{BtfTracePointContext, TracePointContext},
+};
+use handshake_common::tcp::state;
+
+use super::perf_field;
+use crate::{
+    emit,
+    kernel::{Access, KernelSock, Typed, Untyped},
+    maps::Store as _,
+};
+
+// void tcp_destroy_sock(struct sock *sk)
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+pub fn tcp_destroy_sock(ctx: BtfTracePointContext) -> i32 {
+    destroyed::<Typed>(ctx.arg(0));
+    0
+}
+
+#[tracepoint(category = "tcp", name = "tcp_destroy_sock")]
+pub fn tcp_destroy_sock_perf(ctx: TracePointContext) -> u32 {
+    // SAFETY: user space takes the offset from the tracepoint's own format.
+    if let Ok(sk) = unsafe { ctx.read_at::<usize>(perf_field!(DESTROY_SKADDR)) } {
+        destroyed::<Untyped>(sk as *const c_void);
+    }
+    0
+}
+
+#[inline(always)]
+fn destroyed<A: Access>(sk: *const c_void) {
+    let Some(found) = A::Store::find(sk) else { return };
+    // SAFETY: the map's own value, which the kernel keeps while the program runs.
+    let connection = unsafe { &mut *found };
+    let due = state::destroyed(connection);
+    if let Some(sock) = KernelSock::<A>::new(sk) {
+        emit::publish(connection, &sock, due);
+    }
+    A::Store::forget(sk);
+}

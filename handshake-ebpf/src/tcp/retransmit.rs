@@ -1,0 +1,82 @@
+//! `tcp:tcp_retransmit_skb` and `tcp:tcp_retransmit_synack`: SYNs and SYN-ACKs that had to be sent again.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::BPF_ANY,
+    helpers::generated::bpf_ktime_get_ns,
+    macros::{btf_tracepoint, tracepoint},
+    programs::{BtfTracePointContext, TracePointContext},
+};
+use handshake_common::{
+    Role,
+    tcp::{state, states},
+    totals,
+};
+
+use super::perf_field;
+use crate::{
+    emit,
+    kernel::{Access, KernelSock, Memory, Probed, Typed, Untyped, layout, read_endpoints},
+    maps::{Endpoints, SYNACKS, Store as _},
+};
+
+// void tcp_retransmit_skb(const struct sock *sk, const struct sk_buff *skb[, int err])
+#[btf_tracepoint(function = "tcp_retransmit_skb")]
+pub fn tcp_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
+    segment::<Typed>(ctx.arg(0));
+    0
+}
+
+#[tracepoint(category = "tcp", name = "tcp_retransmit_skb")]
+pub fn tcp_retransmit_skb_perf(ctx: TracePointContext) -> u32 {
+    // SAFETY: user space takes the offset from the tracepoint's own format.
+    if let Ok(sk) = unsafe { ctx.read_at::<usize>(perf_field!(RETRANSMIT_SKB_SKADDR)) } {
+        segment::<Untyped>(sk as *const c_void);
+    }
+    0
+}
+
+/// Any segment: on a lossy host this is a busy tracepoint, so all but SYNs leave at once.
+#[inline(always)]
+fn segment<A: Access>(sk: *const c_void) {
+    let Some(sock) = KernelSock::<A>::new(sk) else { return };
+    if sock.state() != states::SYN_SENT {
+        return;
+    }
+    emit::count(totals::syn_retransmits(Role::Client));
+    if let Some(state) = A::Store::find(sk) {
+        // SAFETY: the map's own value, which the kernel keeps while the program runs; `now` has no arguments.
+        unsafe { state::syn_retransmitted(&mut *state, &sock, sock.retrans_stamp(), bpf_ktime_get_ns()) };
+    }
+}
+
+// void tcp_retransmit_synack(const struct sock *sk, const struct request_sock *req)
+#[btf_tracepoint(function = "tcp_retransmit_synack")]
+pub fn tcp_retransmit_synack(ctx: BtfTracePointContext) -> i32 {
+    synack(ctx.arg(1));
+    0
+}
+
+#[tracepoint(category = "tcp", name = "tcp_retransmit_synack")]
+pub fn tcp_retransmit_synack_perf(ctx: TracePointContext) -> u32 {
+    // SAFETY: user space takes the offset from the tracepoint's own format.
+    if let Ok(req) = unsafe { ctx.read_at::<usize>(perf_field!(RETRANSMIT_SYNACK_REQ)) } {
+        synack(req as *const c_void);
+    }
+    0
+}
+
+/// Keeps the time of the first SYN-ACK, which the request socket takes with it when the connection is made.
+#[inline(always)]
+fn synack(req: *const c_void) {
+    emit::count(totals::syn_retransmits(Role::Server));
+    let mut ends = Endpoints { local: [0; 16], remote: [0; 16], netns: 0, local_port: 0, remote_port: 0 };
+    read_endpoints::<Probed>(req, &mut ends);
+    // SAFETY: Probed catches every fault; a request socket of TCP is a tcp_request_sock.
+    let first_us: u64 = unsafe { Probed::read(req, layout!(snt_synack)) };
+    if first_us != 0 {
+        // No room cannot be: the oldest entry gives way.
+        let _ = SYNACKS.insert(ends, first_us * 1000, u64::from(BPF_ANY));
+    }
+}

@@ -1,0 +1,136 @@
+//! `sock:inet_sock_set_state`: the backbone. Runs about six times in the life of a connection.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    helpers::generated::bpf_ktime_get_ns,
+    macros::{btf_tracepoint, tracepoint},
+    programs::{BtfTracePointContext, TracePointContext},
+};
+use handshake_common::{
+    Connection, Role,
+    tcp::{state, states},
+    totals::{self, Loss},
+};
+
+use super::perf_field;
+use crate::{
+    emit,
+    kernel::{Access, KernelSock, Typed, Untyped, read_endpoints},
+    maps::{Endpoints, SYNACKS, Store as _},
+    process,
+};
+
+// void inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
+    set_state::<Typed>(ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    0
+}
+
+#[tracepoint(category = "sock", name = "inet_sock_set_state")]
+pub fn inet_sock_set_state_perf(ctx: TracePointContext) -> u32 {
+    // SAFETY: user space takes the offsets from the tracepoint's own format.
+    unsafe {
+        let (Ok(sk), Ok(old), Ok(new)) = (
+            ctx.read_at::<usize>(perf_field!(SET_STATE_SKADDR)),
+            ctx.read_at::<u32>(perf_field!(SET_STATE_OLDSTATE)),
+            ctx.read_at::<u32>(perf_field!(SET_STATE_NEWSTATE)),
+        ) else {
+            return 0;
+        };
+        set_state::<Untyped>(sk as *const c_void, old, new);
+    }
+    0
+}
+
+#[inline(always)]
+fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
+    // A server's socket is looked at when it is ESTABLISHED: at SYN_RECV not even its addresses are set. With
+    // old == new nothing happened.
+    if old == new || new == states::SYN_RECV || new == states::LISTEN || old == states::LISTEN {
+        return;
+    }
+    let Some(sock) = KernelSock::<A>::new(sk) else { return };
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    if old == states::CLOSE {
+        if new == states::SYN_SENT {
+            connecting(&sock, now);
+        }
+        return;
+    }
+    let connection = match A::Store::find(sk) {
+        // SAFETY: the map's own value, which the kernel keeps while the program runs.
+        Some(found) => unsafe { &mut *found },
+        None => match adopt(&sock, old) {
+            Some(adopted) => adopted,
+            None => return,
+        },
+    };
+    let due = state::transition(connection, &sock, old, new, now);
+    match new {
+        states::FIN_WAIT1 | states::LAST_ACK if connection.pid == 0 => process::note(connection, false),
+        states::ESTABLISHED if connection.syn_retransmits > 0 && connection.role == Role::Server.code() => {
+            connection.syn_ns = first_synack(&sock);
+        }
+        _ => {}
+    }
+    emit::publish(connection, &sock, due);
+}
+
+/// `connect()`: the only place where a client's process is certain from the start.
+#[inline(always)]
+fn connecting<A: Access>(sock: &KernelSock<A>, now: u64) {
+    let Some(state) = make(sock) else { return };
+    // SAFETY: see `set_state`.
+    let connection = unsafe { &mut *state };
+    if connection.role != 0 {
+        // connect(AF_UNSPEC) made this socket new; what the connection before still owes is due now.
+        let due = state::destroyed(connection);
+        emit::publish(connection, sock, due);
+    }
+    state::begin_client(connection, now);
+    process::note(connection, true);
+    emit::count(totals::begun(Some(Role::Client)));
+}
+
+/// A socket of which nothing is known: a server's new connection, or one that was there before the program.
+#[inline(always)]
+pub(super) fn adopt<'a, A: Access>(sock: &KernelSock<A>, old: u32) -> Option<&'a mut Connection> {
+    // SAFETY: see `set_state`.
+    let connection = unsafe { &mut *make(sock)? };
+    if !state::adopt(connection, old) {
+        A::Store::forget(sock.pointer());
+        return None;
+    }
+    if old == states::SYN_SENT {
+        emit::count(totals::begun(Some(Role::Client)));
+    }
+    Some(connection)
+}
+
+/// The state of this socket's connection, with its identity.
+#[inline(always)]
+fn make<A: Access>(sock: &KernelSock<A>) -> Option<*mut Connection> {
+    let Some(state) = A::Store::find_or_make(sock.pointer()) else {
+        emit::count(totals::lost(Loss::StateFull));
+        return None;
+    };
+    // SAFETY: see `set_state`.
+    let connection = unsafe { &mut *state };
+    if connection.id == 0 {
+        // The cookie also names the minisocket that may follow, but only if it was asked for before.
+        connection.id = A::cookie(sock.pointer());
+    }
+    Some(state)
+}
+
+/// When the first SYN-ACK of this connection left, if a later one was seen.
+#[inline(always)]
+fn first_synack<A: Access>(sock: &KernelSock<A>) -> u64 {
+    let mut ends = Endpoints { local: [0; 16], remote: [0; 16], netns: 0, local_port: 0, remote_port: 0 };
+    read_endpoints::<A::Memory>(sock.pointer(), &mut ends);
+    // SAFETY: the value is copied at once; a concurrent eviction could only make it another connection's time.
+    unsafe { SYNACKS.get(ends) }.copied().unwrap_or(0)
+}

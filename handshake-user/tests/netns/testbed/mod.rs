@@ -1,0 +1,156 @@
+//! Two network namespaces joined by a link of a chosen length that loses what it is told to lose.
+
+pub(crate) mod capture;
+pub(crate) mod faults;
+pub(crate) mod forge;
+mod link;
+pub(crate) mod namespace;
+pub(crate) mod packet;
+mod relay;
+mod selftest;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::{self, Command};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use capture::Capture;
+use faults::Verdict;
+use namespace::Namespace;
+use packet::{Packet, Side};
+use relay::Relay;
+
+/// Long enough for everything that is meant to happen on the link, short enough to end a broken test.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+pub(crate) struct Testbed {
+    client: Namespace,
+    server: Namespace,
+    relay: Relay,
+    number: u8,
+}
+
+impl Testbed {
+    /// The link takes half of `rtt` in each direction.
+    pub(crate) fn new(rtt: Duration) -> Self {
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "this test makes network namespaces and needs root: run it through `cargo xtask test`"
+        );
+        static NUMBER: AtomicU8 = AtomicU8::new(1);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let client = Namespace::new(&addresses(number, Side::Client));
+        let server = Namespace::new(&addresses(number, Side::Server));
+        let relay = Relay::start(client.tun(), server.tun(), rtt / 2);
+        Self { client, server, relay, number }
+    }
+
+    pub(crate) fn namespace(&self, side: Side) -> &Namespace {
+        match side {
+            Side::Client => &self.client,
+            Side::Server => &self.server,
+        }
+    }
+
+    pub(crate) fn address(&self, side: Side, family: Family) -> IpAddr {
+        let [v4, v6] = addresses(self.number, side);
+        match family {
+            Family::V4 => v4,
+            Family::V6 => v6,
+        }
+    }
+
+    /// A TCP socket that lives in the namespace of that side, whichever thread uses it.
+    pub(crate) fn socket(&self, side: Side, family: Family) -> Socket {
+        let domain = match family {
+            Family::V4 => Domain::IPV4,
+            Family::V6 => Domain::IPV6,
+        };
+        let socket =
+            self.namespace(side).inside(|| Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).unwrap());
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_write_timeout(Some(PATIENCE)).unwrap();
+        socket
+    }
+
+    /// A listener of the server side on a free port of its own, and where it is.
+    pub(crate) fn listen(&self, family: Family) -> (Socket, SocketAddr) {
+        self.listen_on(Side::Server, family, |_| ())
+    }
+
+    pub(crate) fn listen_on(
+        &self,
+        side: Side,
+        family: Family,
+        prepare: impl FnOnce(&Socket),
+    ) -> (Socket, SocketAddr) {
+        let listener = self.socket(side, family);
+        prepare(&listener);
+        listener.bind(&SocketAddr::new(self.address(side, family), 0).into()).unwrap();
+        listener.listen(16).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        (listener, address)
+    }
+
+    /// A setting below /proc/sys/net of that side, such as `ipv4/tcp_fastopen`.
+    pub(crate) fn sysctl(&self, side: Side, name: &str, value: &str) {
+        self.namespace(side).sysctl(name, value);
+    }
+
+    /// A program that will run in the namespace of that side.
+    pub(crate) fn command(&self, side: Side, program: &str) -> Command {
+        self.namespace(side).command(program)
+    }
+
+    /// Every TCP packet asks the rules in the order in which they were added; the first that does not say
+    /// `Pass` decides.
+    pub(crate) fn fault(&self, rule: impl FnMut(&Packet) -> Verdict + Send + 'static) {
+        self.relay.add_rule(Box::new(rule));
+    }
+
+    pub(crate) fn mend(&self) {
+        self.relay.clear_rules();
+    }
+
+    pub(crate) fn capture(&self) -> Capture {
+        self.relay.capture()
+    }
+}
+
+impl Drop for Testbed {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let capture = self.capture();
+            let name = thread::current().name().unwrap_or("test").replace("::", "-");
+            let path = format!("{}/{name}.pcap", env!("CARGO_TARGET_TMPDIR"));
+            let kept = match capture.write_pcap(path.as_ref()) {
+                Ok(()) => format!("kept as {path}"),
+                Err(error) => format!("not kept in {path}: {error}"),
+            };
+            eprintln!("what the link carried ({kept}):\n{capture}");
+        }
+    }
+}
+
+/// Addresses differ from bed to bed and from run to run, because the tracer sees them all at once.
+fn addresses(number: u8, side: Side) -> [IpAddr; 2] {
+    let [_, _, high, low] = process::id().to_be_bytes();
+    let host = match side {
+        Side::Client => 1,
+        Side::Server => 2,
+    };
+    let run = u16::from_be_bytes([high, low]);
+    [
+        Ipv4Addr::new(10, high ^ low, number, host).into(),
+        Ipv6Addr::new(0xfd77, run, number.into(), 0, 0, 0, 0, host.into()).into(),
+    ]
+}

@@ -1,0 +1,206 @@
+//! Carries packets between the two TUN devices, late and not always, and writes down what it saw.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags};
+use nix::sys::eventfd::EventFd;
+use nix::sys::signal::SigSet;
+use nix::sys::time::TimeSpec;
+
+use super::capture::{Capture, Fate, Seen};
+use super::faults::Verdict;
+use super::packet::{Packet, Side};
+
+pub(super) type Rule = Box<dyn FnMut(&Packet) -> Verdict + Send>;
+
+pub(super) struct Relay {
+    shared: Arc<Shared>,
+    stop: Arc<EventFd>,
+    lanes: Vec<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    rules: Mutex<Vec<Rule>>,
+    seen: Mutex<Vec<Seen>>,
+}
+
+/// One direction.
+struct Lane {
+    from: Side,
+    client: File,
+    server: File,
+    delay: Duration,
+    shared: Arc<Shared>,
+    stop: Arc<EventFd>,
+    queue: VecDeque<Held>,
+}
+
+struct Held {
+    due: Instant,
+    to: Side,
+    bytes: Arc<[u8]>,
+    /// Its line in the capture; what is not TCP has none.
+    line: Option<usize>,
+}
+
+impl Relay {
+    pub(super) fn start(client: File, server: File, delay: Duration) -> Self {
+        let shared = Arc::new(Shared::default());
+        let stop = Arc::new(EventFd::new().unwrap());
+        let lane = |from| Lane {
+            from,
+            client: client.try_clone().unwrap(),
+            server: server.try_clone().unwrap(),
+            delay,
+            shared: Arc::clone(&shared),
+            stop: Arc::clone(&stop),
+            queue: VecDeque::new(),
+        };
+        let lanes = [lane(Side::Client), lane(Side::Server)]
+            .map(|mut lane| {
+                thread::Builder::new().name("relay".into()).spawn(move || lane.run()).unwrap()
+            })
+            .into();
+        Self { shared, stop, lanes }
+    }
+
+    pub(super) fn add_rule(&self, rule: Rule) {
+        lock(&self.shared.rules).push(rule);
+    }
+
+    pub(super) fn clear_rules(&self) {
+        lock(&self.shared.rules).clear();
+    }
+
+    pub(super) fn capture(&self) -> Capture {
+        Capture::new(lock(&self.shared.seen).clone())
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.stop.write(1).unwrap();
+        for lane in self.lanes.drain(..) {
+            let ended = lane.join();
+            assert!(ended.is_ok() || thread::panicking(), "the relay has failed: the link was not what it should be");
+        }
+    }
+}
+
+impl Lane {
+    fn run(&mut self) {
+        hurry();
+        while self.wait() {
+            while let Some(bytes) = self.read() {
+                self.take(&bytes, Instant::now());
+            }
+            self.release();
+        }
+    }
+
+    /// Until a packet has come or must go; false when the relay ends.
+    fn wait(&self) -> bool {
+        let timeout = self.queue.front().map(|held| {
+            TimeSpec::from_duration(held.due.saturating_duration_since(Instant::now()))
+        });
+        let mut files = [
+            PollFd::new(self.end(self.from).as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
+        ];
+        match nix::poll::ppoll(&mut files, timeout, Some(SigSet::empty())) {
+            Ok(_) | Err(Errno::EINTR) => !files[1].any().unwrap_or(false),
+            Err(error) => panic!("ppoll: {error}"),
+        }
+    }
+
+    fn read(&self) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; 65536];
+        match self.end(self.from).read(&mut bytes) {
+            Ok(length) => {
+                bytes.truncate(length);
+                Some(bytes)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            Err(error) => panic!("reading a TUN device: {error}"),
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8], arrived: Instant) {
+        let there = self.from.other();
+        let due = arrived + self.delay;
+        let Some(packet) = Packet::parse(self.from, bytes) else {
+            self.hold(Held { due, to: there, bytes: bytes.into(), line: None });
+            return;
+        };
+        let verdict = lock(&self.shared.rules)
+            .iter_mut()
+            .map(|rule| rule(&packet))
+            .find(|verdict| !matches!(verdict, Verdict::Pass))
+            .unwrap_or(Verdict::Pass);
+        let bytes = Arc::clone(&packet.bytes);
+        let line = self.note(packet, arrived);
+        match verdict {
+            Verdict::Pass => self.hold(Held { due, to: there, bytes, line: Some(line) }),
+            Verdict::Delay(more) => self.hold(Held { due: due + more, to: there, bytes, line: Some(line) }),
+            Verdict::Drop => self.settle(line, Fate::Dropped),
+            Verdict::Answer(answer) => {
+                self.settle(line, Fate::Dropped);
+                let line = Packet::parse(there, &answer).map(|packet| self.note(packet, arrived));
+                self.hold(Held { due: due + self.delay, to: self.from, bytes: answer.into(), line });
+            }
+        }
+    }
+
+    fn hold(&mut self, held: Held) {
+        let place = self.queue.partition_point(|other| other.due <= held.due);
+        self.queue.insert(place, held);
+    }
+
+    fn release(&mut self) {
+        while let Some(held) = self.queue.pop_front_if(|held| held.due <= Instant::now()) {
+            let released = Instant::now();
+            // A namespace may refuse a packet (an address that is being taken away); so do real networks.
+            let _ = self.end(held.to).write(&held.bytes);
+            if let Some(line) = held.line {
+                self.settle(line, Fate::Released(released));
+            }
+        }
+    }
+
+    fn end(&self, side: Side) -> &File {
+        match side {
+            Side::Client => &self.client,
+            Side::Server => &self.server,
+        }
+    }
+
+    fn note(&self, packet: Packet, arrived: Instant) -> usize {
+        let mut seen = lock(&self.shared.seen);
+        seen.push(Seen { packet, arrived, fate: Fate::Held });
+        seen.len() - 1
+    }
+
+    fn settle(&self, line: usize, fate: Fate) {
+        lock(&self.shared.seen)[line].fate = fate;
+    }
+}
+
+/// A relay that waits for a processor would be a longer link than the one asked for.
+fn hurry() {
+    let parameters = libc::sched_param { sched_priority: 10 };
+    // SAFETY: the structure outlives the call. A refusal makes the link less exact, which the self-tests would show.
+    let _ = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -4,13 +4,12 @@ use std::ffi::c_int;
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use socket2::Socket;
-use std::os::fd::AsFd;
 
 /// An integer option of `IPPROTO_TCP`.
 pub(crate) fn set_tcp_option(socket: &Socket, option: c_int, value: c_int) {
@@ -51,18 +50,18 @@ pub(crate) fn kernel_rtt(socket: &Socket) -> Duration {
     Duration::from_micros(tcp_info(socket).tcpi_rtt.into())
 }
 
-/// Takes the connection apart and leaves the socket for another one: connect() to no address.
+/// Takes the connection apart and leaves the socket for another one: `connect()` to no address.
 pub(crate) fn disconnect(socket: &Socket) {
     // SAFETY: sockaddr is plain C data, for which all zeros is a valid value.
     let mut nowhere: libc::sockaddr = unsafe { mem::zeroed() };
-    nowhere.sa_family = libc::AF_UNSPEC as libc::sa_family_t;
+    nowhere.sa_family = libc::sa_family_t::try_from(libc::AF_UNSPEC).unwrap();
     let length = libc::socklen_t::try_from(size_of::<libc::sockaddr>()).unwrap();
     // SAFETY: the pointer and the length describe `nowhere`, which outlives the call.
     let result = unsafe { libc::connect(socket.as_raw_fd(), &raw const nowhere, length) };
     assert_eq!(result, 0, "connect(AF_UNSPEC): {}", io::Error::last_os_error());
 }
 
-/// connect() of a non-blocking socket, which does not wait for the answer.
+/// `connect()` of a non-blocking socket, which does not wait for the answer.
 pub(crate) fn begin_connect(socket: &Socket, to: SocketAddr) {
     socket.set_nonblocking(true).unwrap();
     let error = socket.connect(&to.into()).expect_err("the link is not that short");

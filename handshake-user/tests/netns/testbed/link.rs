@@ -1,5 +1,7 @@
 //! A TUN device with its addresses, made in the network namespace of the calling thread.
 
+#![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "C constants into C fields")]
+
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem;
@@ -8,7 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::errno::Errno;
-use nix::libc::{self, c_char, c_int, c_short, in6_ifreq, ifreq, sockaddr, sockaddr_in};
+use nix::libc::{self, c_char, c_int, c_short, ifreq, in6_ifreq, sockaddr, sockaddr_in};
 use socket2::{Domain, Socket, Type};
 
 const DEVICE: &str = "link0";
@@ -17,7 +19,8 @@ const MTU: c_int = 1500;
 /// Brings up the loopback device and a point-to-point device with these addresses; whoever reads and writes
 /// the returned file is its other end.
 pub(super) fn bring_up(addresses: &[IpAddr]) -> io::Result<File> {
-    let tun = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
+    let tun =
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
     let mut request = request_for(DEVICE);
     request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as c_short;
     ioctl(&tun, libc::TUNSETIFF, &mut request)?;

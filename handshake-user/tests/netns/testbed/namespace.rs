@@ -32,8 +32,8 @@ impl Namespace {
     }
 
     /// The other end of the device of this namespace.
-    pub(super) fn tun(&self) -> File {
-        self.tun.try_clone().unwrap()
+    pub(super) fn tun(&self) -> &File {
+        &self.tun
     }
 
     /// The number by which the kernel, and therefore the records, tell namespaces apart.

@@ -108,7 +108,11 @@ impl Packet {
 
     /// An acknowledgement and nothing else.
     pub(crate) fn is_bare_ack(&self) -> bool {
-        self.flags.has(Flags::ACK) && !self.has_data() && !self.is_syn_ack() && !self.is_fin() && !self.is_rst()
+        self.flags.has(Flags::ACK)
+            && !self.has_data()
+            && !self.is_syn_ack()
+            && !self.is_fin()
+            && !self.is_rst()
     }
 
     /// The sequence number behind everything that this packet carries.

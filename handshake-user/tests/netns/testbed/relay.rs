@@ -53,7 +53,7 @@ struct Held {
 }
 
 impl Relay {
-    pub(super) fn start(client: File, server: File, delay: Duration) -> Self {
+    pub(super) fn start(client: &File, server: &File, delay: Duration) -> Self {
         let shared = Arc::new(Shared::default());
         let stop = Arc::new(EventFd::new().unwrap());
         let lane = |from| Lane {
@@ -66,9 +66,7 @@ impl Relay {
             queue: VecDeque::new(),
         };
         let lanes = [lane(Side::Client), lane(Side::Server)]
-            .map(|mut lane| {
-                thread::Builder::new().name("relay".into()).spawn(move || lane.run()).unwrap()
-            })
+            .map(|mut lane| thread::Builder::new().name("relay".into()).spawn(move || lane.run()).unwrap())
             .into();
         Self { shared, stop, lanes }
     }
@@ -91,7 +89,10 @@ impl Drop for Relay {
         self.stop.write(1).unwrap();
         for lane in self.lanes.drain(..) {
             let ended = lane.join();
-            assert!(ended.is_ok() || thread::panicking(), "the relay has failed: the link was not what it should be");
+            assert!(
+                ended.is_ok() || thread::panicking(),
+                "the relay has failed: the link was not what it should be"
+            );
         }
     }
 }
@@ -109,9 +110,10 @@ impl Lane {
 
     /// Until a packet has come or must go; false when the relay ends.
     fn wait(&self) -> bool {
-        let timeout = self.queue.front().map(|held| {
-            TimeSpec::from_duration(held.due.saturating_duration_since(Instant::now()))
-        });
+        let timeout = self
+            .queue
+            .front()
+            .map(|held| TimeSpec::from_duration(held.due.saturating_duration_since(Instant::now())));
         let mut files = [
             PollFd::new(self.end(self.from).as_fd(), PollFlags::POLLIN),
             PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),

@@ -39,7 +39,8 @@ fn a_connect_takes_one_round_trip() {
         assert_near("TCP_INFO of the client", kernel_rtt(&client), RTT, ms(3));
         assert_near("TCP_INFO of the server", kernel_rtt(&server), RTT, ms(3));
         let capture = bed.capture();
-        let truth = capture.got(Side::Client, Packet::is_syn_ack) - capture.sent(Side::Client, Packet::is_syn);
+        let truth =
+            capture.got(Side::Client, Packet::is_syn_ack) - capture.sent(Side::Client, Packet::is_syn);
         assert_near("the capture", truth, RTT, ms(2));
         assert_near("the capture and the program", truth, taken, ms(2));
         assert_eq!(capture.connections().len(), 1);

@@ -1,5 +1,17 @@
 //! The closed lists of words that records and metrics use. A value that cannot be known is `None`.
 
+/// A word that is in none of the lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unknown;
+
+impl core::fmt::Display for Unknown {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("not one of the known words")
+    }
+}
+
+impl core::error::Error for Unknown {}
+
 /// Defines an enum whose codes start at 1, so that 0 is "unknown" in raw records and in array indices.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
@@ -40,6 +52,41 @@ macro_rules! words {
             pub const fn from_code(code: u8) -> Option<Self> {
                 $(if code == Self::$variant.code() { return Some(Self::$variant); })+
                 None
+            }
+        }
+
+        impl core::str::FromStr for $name {
+            type Err = Unknown;
+
+            fn from_str(word: &str) -> Result<Self, Unknown> {
+                $(if word == $word { return Ok(Self::$variant); })+
+                Err(Unknown)
+            }
+        }
+
+        #[cfg(feature = "user")]
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+
+        #[cfg(feature = "user")]
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Word;
+                impl serde::de::Visitor<'_> for Word {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+                        f.write_str(concat!("one of", $(" ", $word),+))
+                    }
+
+                    fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<$name, E> {
+                        word.parse().map_err(|_| E::invalid_value(serde::de::Unexpected::Str(word), &self))
+                    }
+                }
+                deserializer.deserialize_str(Word)
             }
         }
 

@@ -4,7 +4,7 @@
 //! [`Connection`] with what [`tcp::Sock`] reads from the kernel's socket, and when a stage ends the
 //! same bytes go through the ring buffer to user space, where [`tcp::open`] and [`tcp::close`] say what
 //! they mean. The kernel side calls the same functions for its [`totals`], so both can never disagree.
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, feature = "user")), no_std)]
 
 pub mod class;
 pub mod connection;
@@ -12,6 +12,6 @@ pub mod layout;
 pub mod tcp;
 pub mod totals;
 
-pub use class::{Family, FinalAck, FastOpen, Initiator, Outcome, Role, Stage, Style};
+pub use class::{Family, FastOpen, FastOpenReason, FinalAck, Initiator, Outcome, Role, Stage, Style};
 pub use connection::{Connection, Facts, Phase};
 pub use layout::Layout;

@@ -39,8 +39,10 @@ const CLOSING: usize = BEGUN + Role::SLOTS;
 const RECORDS: usize = CLOSING + Role::SLOTS;
 const LOST: usize = RECORDS + Stage::SLOTS;
 
-/// How many counters there are.
-pub const SLOTS: usize = LOST + Loss::ALL.len();
+/// How many counters there is room for: a power of two, so that a mask keeps every index inside.
+pub const SLOTS: usize = 256;
+
+const _: () = assert!(SLOTS.is_power_of_two() && LOST + Loss::ALL.len() <= SLOTS);
 
 /// Slot of `opens` by role, family and outcome.
 #[must_use]

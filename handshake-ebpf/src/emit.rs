@@ -1,6 +1,9 @@
 //! What leaves the programs: counters first, then the record.
 
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use core::{
+    hint::black_box,
+    intrinsics::{AtomicOrdering, atomic_xadd},
+};
 
 use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ringbuf_output};
 use handshake_common::{
@@ -18,11 +21,11 @@ use crate::{
 #[inline(always)]
 pub fn count(slot: usize) {
     let Some(counters) = TOTALS.get_ptr_mut(0) else { return };
-    if slot < totals::SLOTS {
-        // SAFETY: the slot is inside the value. Atomic, because a soft interrupt may count in the middle of this.
-        unsafe {
-            atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counters.cast::<u64>().add(slot), 1);
-        }
+    // The verifier does not know what the compiler knows of the range, so the mask must not be optimised away.
+    let inside = black_box(slot) & (totals::SLOTS - 1);
+    // SAFETY: the mask keeps the slot inside the value. Atomic, because a soft interrupt may count in between.
+    unsafe {
+        atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counters.cast::<u64>().add(inside), 1);
     }
 }
 

@@ -1,1 +1,47 @@
+//! The user side of `handshake`.
+//!
+//! The way of a connection: [`probe`] attaches the programs, [`ring`] reads what they send, [`record`] says what
+//! it means, and a command ([`trace`]) shows it in one of the shapes of [`sink`].
 
+pub mod btf;
+pub mod cli;
+pub mod filter;
+pub mod host;
+pub mod probe;
+pub mod record;
+pub mod ring;
+pub mod sink;
+pub mod trace;
+
+use std::{io, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command};
+
+/// Runs one command to its end.
+///
+/// # Errors
+/// When the command fails; the text says what to do.
+pub fn run(cli: Cli) -> Result<ExitCode> {
+    log_to_stderr(cli.verbose);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?;
+    match cli.command {
+        Command::Trace(args) => runtime.block_on(trace::run(args)),
+    }
+}
+
+/// Logs go to standard error: standard output belongs to the records.
+fn log_to_stderr(verbose: u8) {
+    let default = match verbose {
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false).init();
+}

@@ -70,6 +70,17 @@ impl Capture {
         Self(self.0.iter().filter(|seen| connection.holds(&seen.packet)).cloned().collect())
     }
 
+    pub(super) fn is_quiet_for(&self, time: Duration) -> bool {
+        self.0.iter().all(|seen| {
+            let last = match seen.fate {
+                Fate::Held => return false,
+                Fate::Dropped => seen.arrived,
+                Fate::Released(at) => at,
+            };
+            last.elapsed() >= time
+        })
+    }
+
     /// What was sent at that moment or later.
     pub(crate) fn since(&self, moment: Instant) -> Self {
         Self(self.0.iter().filter(|seen| seen.arrived >= moment).cloned().collect())

@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::{self, Command};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -119,6 +119,15 @@ impl Testbed {
 
     pub(crate) fn mend(&self) {
         self.relay.clear_rules();
+    }
+
+    /// Until nothing is on the link and nothing more is likely to come: a round trip and a delayed
+    /// acknowledgement after the last packet.
+    pub(crate) fn wait_until_quiet(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.capture().is_quiet_for(Duration::from_millis(150)) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     pub(crate) fn capture(&self) -> Capture {

@@ -1,0 +1,171 @@
+//! The command line.
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use handshake_common::{Role, Stage};
+use ipnet::IpNet;
+
+use crate::{filter::NetNs, probe::plan::Attach};
+
+/// TCP openings and closings of every connection of this host, timed in the kernel.
+#[derive(Debug, Parser)]
+#[command(version, about, long_about = None, arg_required_else_help = true)]
+#[command(after_help = "Examples:
+  handshake trace                       every opening and closing, live
+  handshake trace --port 443 --stage open --slower-than 100ms
+  handshake trace --output json | jq .open.rtt_us
+  handshake daemon --listen 127.0.0.1:9966
+  handshake check                       what this kernel offers")]
+pub struct Cli {
+    /// Say more on standard error (-v: what is attached, -vv: why not); RUST_LOG overrides it.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show connections live, one line per stage, and a summary at the end.
+    Trace(TraceArgs),
+}
+
+/// How to load the kernel side; the same for every command that does.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct ProbeArgs {
+    /// Attach only this way, instead of the cheapest that the kernel allows.
+    #[arg(long, value_enum, value_name = "WAY", help_heading = "Probes")]
+    pub attach: Option<Attach>,
+    /// Room for records that user space has not read yet.
+    #[arg(long, value_name = "KIB", default_value_t = 8192, help_heading = "Probes",
+          value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
+    pub ring_kib: u32,
+    /// Connections followed at once where state cannot live on the sockets (--attach tracepoint).
+    #[arg(long, value_name = "N", default_value_t = 262_144, help_heading = "Probes",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: u32,
+}
+
+impl From<ProbeArgs> for crate::probe::Settings {
+    fn from(args: ProbeArgs) -> Self {
+        let ProbeArgs { attach, ring_kib, max_connections } = args;
+        Self { attach, ring_bytes: ring_kib.saturating_mul(1024), max_connections }
+    }
+}
+
+/// `handshake trace`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  handshake trace --port 443                          one service, both roles
+  handshake trace --remote 10.0.0.0/8 --role client   what this host opens to a network
+  handshake trace --stage close --slower-than 1s      slow closings
+  handshake trace --comm nginx --duration 30s         half a minute of one program, then the summary
+  handshake trace --count 100 --output json > out.jsonl
+
+What is not known does not pass a filter: a server's process, for one, is known only when it closes.")]
+pub struct TraceArgs {
+    /// Local or remote port; may be given more than once.
+    #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Vec<u16>,
+    /// Network of the peer, such as 10.0.0.0/8 or 2001:db8::1; may be given more than once.
+    #[arg(long, value_name = "CIDR", value_parser = parse_network)]
+    pub remote: Vec<IpNet>,
+    /// Process id.
+    #[arg(long)]
+    pub pid: Option<u32>,
+    /// Name of the process, whole.
+    #[arg(long)]
+    pub comm: Option<String>,
+    /// Only this end of the connections.
+    #[arg(long, value_parser = ["client", "server"])]
+    pub role: Option<String>,
+    /// Only this stage.
+    #[arg(long, value_parser = ["open", "close"])]
+    pub stage: Option<String>,
+    /// Only stages that took at least this long, such as 100ms or 1s.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub slower_than: Option<Duration>,
+    /// Network namespace: a name of `ip netns`, a path such as /proc/PID/ns/net, or an inode.
+    #[arg(long, value_name = "NETNS", value_parser = NetNs::parse)]
+    pub netns: Option<NetNs>,
+    /// Default: table on a terminal, json (one object a line) otherwise.
+    #[arg(long, value_enum)]
+    pub output: Option<Output>,
+    /// End after this time, such as 30s.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub duration: Option<Duration>,
+    /// End after this many records.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// See there.
+    #[command(flatten)]
+    pub probes: ProbeArgs,
+}
+
+impl TraceArgs {
+    /// The role asked for.
+    #[must_use]
+    pub fn role(&self) -> Option<Role> {
+        self.role.as_deref()?.parse().ok()
+    }
+
+    /// The stage asked for.
+    #[must_use]
+    pub fn stage(&self) -> Option<Stage> {
+        self.stage.as_deref()?.parse().ok()
+    }
+}
+
+/// Shapes of `trace`'s output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Columns for people.
+    Table,
+    /// One JSON object a line for programs.
+    Json,
+}
+
+/// A network, or an address as a network of one.
+fn parse_network(text: &str) -> Result<IpNet, String> {
+    text.parse::<IpNet>().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from)).map_err(|_| {
+        "not an address or a network; write 10.0.0.0/8, 192.0.2.1, 2001:db8::/32".to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn bad_filters_are_usage_errors() {
+        for bad in [
+            vec!["--remote", "10.0.0.0/33"],
+            vec!["--port", "0"],
+            vec!["--port", "https"],
+            vec!["--slower-than", "fast"],
+            vec!["--role", "peer"],
+            vec!["--count", "0"],
+            vec!["--netns", "no-such-namespace"],
+        ] {
+            let line = ["handshake", "trace"].into_iter().chain(bad.iter().copied());
+            let error = Cli::try_parse_from(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_a_network_of_one() {
+        assert_eq!(parse_network("192.0.2.1").unwrap().prefix_len(), 32);
+        assert_eq!(parse_network("2001:db8::1").unwrap().prefix_len(), 128);
+    }
+}

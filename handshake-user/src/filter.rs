@@ -1,0 +1,146 @@
+//! Which records `trace` shows. Pure, but for looking up a namespace once.
+
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
+
+use handshake_common::{Role, Stage};
+use ipnet::IpNet;
+
+use crate::{cli::TraceArgs, record::Record};
+
+/// A network namespace by its inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetNs(pub u32);
+
+impl NetNs {
+    /// Reads an inode, a path, or a name of `ip netns`.
+    ///
+    /// # Errors
+    /// When there is no such namespace.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Ok(inode) = text.parse() {
+            return Ok(Self(inode));
+        }
+        let path = if text.contains('/') { text.into() } else { Path::new("/run/netns").join(text) };
+        let metadata = fs::metadata(&path).map_err(|error| {
+            format!("no network namespace at {}: {error}; `ip netns list` names them", path.display())
+        })?;
+        u32::try_from(metadata.ino())
+            .map(Self)
+            .map_err(|_| format!("{} is no network namespace", path.display()))
+    }
+}
+
+/// All conditions must hold; what a record does not know, it does not fulfil.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    ports: Vec<u16>,
+    remotes: Vec<IpNet>,
+    pid: Option<u32>,
+    comm: Option<String>,
+    role: Option<Role>,
+    stage: Option<Stage>,
+    slower_than: Option<Duration>,
+    netns: Option<NetNs>,
+}
+
+impl From<&TraceArgs> for Filter {
+    fn from(args: &TraceArgs) -> Self {
+        Self {
+            ports: args.port.clone(),
+            remotes: args.remote.clone(),
+            pid: args.pid,
+            comm: args.comm.clone(),
+            role: args.role(),
+            stage: args.stage(),
+            slower_than: args.slower_than,
+            netns: args.netns,
+        }
+    }
+}
+
+impl Filter {
+    /// Whether to show the record.
+    #[must_use]
+    pub fn passes(&self, record: &Record) -> bool {
+        let Self { ports, remotes, pid, comm, role, stage, slower_than, netns } = self;
+        let process = record.process.as_ref();
+        (ports.is_empty() || ports.contains(&record.local.port) || ports.contains(&record.remote.port))
+            && (remotes.is_empty() || remotes.iter().any(|net| net.contains(&record.remote.addr)))
+            && pid.is_none_or(|pid| process.is_some_and(|process| process.pid == pid))
+            && comm.as_ref().is_none_or(|comm| process.is_some_and(|process| process.comm == *comm))
+            && role.is_none_or(|role| record.role == Some(role))
+            && stage.is_none_or(|stage| record.event == stage)
+            && slower_than.is_none_or(|least| {
+                record.duration_us().is_some_and(|took| Duration::from_micros(took) >= least)
+            })
+            && netns.is_none_or(|netns| record.netns == netns.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::tests::{Still, client};
+
+    fn record() -> Record {
+        Record::new(&client(), &mut Still)
+    }
+
+    #[test]
+    fn no_condition_passes_everything() {
+        assert!(Filter::default().passes(&record()));
+    }
+
+    #[test]
+    fn each_condition_can_hold_and_fail() {
+        let net = |text: &str| vec![text.parse().unwrap()];
+        let both = [
+            (Filter { ports: vec![443], ..Filter::default() }, Filter { ports: vec![80], ..Filter::default() }),
+            (
+                Filter { remotes: net("10.0.0.0/8"), ..Filter::default() },
+                Filter { remotes: net("10.0.0.1/32"), ..Filter::default() },
+            ),
+            (Filter { pid: Some(1234), ..Filter::default() }, Filter { pid: Some(1), ..Filter::default() }),
+            (
+                Filter { comm: Some("curl".into()), ..Filter::default() },
+                Filter { comm: Some("cur".into()), ..Filter::default() },
+            ),
+            (
+                Filter { role: Some(Role::Client), ..Filter::default() },
+                Filter { role: Some(Role::Server), ..Filter::default() },
+            ),
+            (
+                Filter { stage: Some(Stage::Open), ..Filter::default() },
+                Filter { stage: Some(Stage::Close), ..Filter::default() },
+            ),
+            (
+                Filter { slower_than: Some(Duration::from_millis(50)), ..Filter::default() },
+                Filter { slower_than: Some(Duration::from_millis(51)), ..Filter::default() },
+            ),
+            (
+                Filter { netns: Some(NetNs(4_026_531_840)), ..Filter::default() },
+                Filter { netns: Some(NetNs(1)), ..Filter::default() },
+            ),
+        ];
+        for (holds, fails) in both {
+            assert!(holds.passes(&record()), "{holds:?}");
+            assert!(!fails.passes(&record()), "{fails:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_does_not_pass() {
+        let mut unknown = record();
+        unknown.process = None;
+        assert!(!Filter { pid: Some(1234), ..Filter::default() }.passes(&unknown));
+        unknown.open.as_mut().unwrap().duration_us = None;
+        assert!(!Filter { slower_than: Some(Duration::ZERO), ..Filter::default() }.passes(&unknown));
+    }
+
+    #[test]
+    fn namespaces_by_inode_path_and_name() {
+        assert_eq!(NetNs::parse("4026531840"), Ok(NetNs(4_026_531_840)));
+        assert!(NetNs::parse("/proc/self/ns/net").is_ok());
+        assert!(NetNs::parse("no-such-namespace").unwrap_err().contains("ip netns list"));
+    }
+}

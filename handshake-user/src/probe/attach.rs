@@ -1,0 +1,275 @@
+//! Loads the eBPF object into the kernel and attaches its programs.
+
+use std::{fs, io, path::Path};
+
+use aya::{
+    Btf as AyaBtf, Ebpf, EbpfLoader,
+    maps::{MapData, PerCpuArray, RingBuf},
+    programs::{BtfTracePoint, Program, TracePoint},
+};
+use btf_rs::Btf;
+use handshake_common::{
+    Layout, layout,
+    totals::{self, Totals},
+};
+use thiserror::Error;
+
+use super::plan::{Attach, Hook, Offer, Planned, plan};
+use crate::btf::{self, BtfError};
+
+/// The kernel side, compiled.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/handshake-ebpf"));
+
+const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
+/// Where tracefs is mounted: by systemd, or inside debugfs on older systems.
+const TRACEFS: &[&str] = &["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+
+/// Why nothing can be traced. Each says what to do.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// The first of all errors.
+    #[error("loading eBPF programs needs root, or the capabilities CAP_BPF and CAP_PERFMON; run it with sudo")]
+    NotPermitted,
+    /// A kernel without type information.
+    #[error(
+        "this kernel has no type information ({BTF_PATH}: {0}); handshake needs a kernel built with \
+         CONFIG_DEBUG_INFO_BTF=y, 5.8 or newer"
+    )]
+    NoBtf(io::Error),
+    /// A member is not where any known kernel has it.
+    #[error("{0}; this kernel is older or newer than handshake knows (see docs/compatibility.md)")]
+    Layout(#[from] BtfError),
+    /// A hook that nothing works without.
+    #[error("cannot hook {hook}: {reason}")]
+    Hook {
+        /// The tracepoint.
+        hook: &'static str,
+        /// Why not.
+        reason: String,
+    },
+    /// The object itself was refused.
+    #[error("the kernel refused the eBPF object: {0}")]
+    Object(String),
+}
+
+/// What the kernel says of itself, read once.
+pub struct Kernel {
+    btf: Btf,
+    layout: Layout,
+}
+
+impl Kernel {
+    /// Reads the kernel's type information.
+    ///
+    /// # Errors
+    /// When there is none, or it lacks a structure member.
+    pub fn read() -> Result<Self, LoadError> {
+        let bytes = fs::read(BTF_PATH).map_err(LoadError::NoBtf)?;
+        let btf = Btf::from_bytes(&bytes)
+            .map_err(|error| LoadError::Layout(BtfError::Malformed(error.to_string())))?;
+        let layout = btf::layout(&btf)?;
+        Ok(Self { btf, layout })
+    }
+
+    /// What would be attached in this way.
+    #[must_use]
+    pub fn plan(&self, way: Attach) -> Vec<Planned> {
+        plan(way, |hook| Offer {
+            typed: btf::has_tracepoint(&self.btf, hook.name),
+            format: perf_format(hook),
+        })
+    }
+}
+
+fn perf_format(hook: &Hook) -> Option<String> {
+    TRACEFS.iter().find_map(|root| {
+        let format = Path::new(root).join("events").join(hook.category).join(hook.name).join("format");
+        fs::read_to_string(format).ok()
+    })
+}
+
+/// How to load.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Only this way of attaching; otherwise the cheapest that works.
+    pub attach: Option<Attach>,
+    /// Size of the ring buffer, bytes; rounded up to a power of two of at least a page.
+    pub ring_bytes: u32,
+    /// How many connections the table holds when state cannot live on the sockets.
+    pub max_connections: u32,
+}
+
+/// What became of one hook.
+#[derive(Debug)]
+pub struct Attached {
+    /// Which one.
+    pub hook: &'static Hook,
+    /// Why it is not attached.
+    pub missing: Option<String>,
+}
+
+/// The running programs. Dropping it detaches them.
+pub struct Probes {
+    ebpf: Ebpf,
+    /// How they are attached.
+    pub way: Attach,
+    /// Every hook, attached or not.
+    pub hooks: Vec<Attached>,
+    totals: PerCpuArray<MapData, [u64; totals::SLOTS]>,
+}
+
+impl std::fmt::Debug for Probes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Probes").field("way", &self.way).field("hooks", &self.hooks).finish_non_exhaustive()
+    }
+}
+
+impl Probes {
+    /// Loads and attaches everything; returns the ring that the records come from.
+    ///
+    /// # Errors
+    /// When a required hook cannot be had in any way that the settings allow.
+    pub fn attach(kernel: &Kernel, settings: &Settings) -> Result<(Self, RingBuf<MapData>), LoadError> {
+        let aya_btf = AyaBtf::from_sys_fs().map_err(|error| LoadError::Object(error.to_string()))?;
+        let ways: &[(Attach, bool)] = match settings.attach {
+            Some(Attach::TpBtf) => &[(Attach::TpBtf, true), (Attach::TpBtf, false)],
+            Some(Attach::Tracepoint) => &[(Attach::Tracepoint, false)],
+            // bpf_get_socket_cookie is for tracing programs from 5.12 on only.
+            None => &[(Attach::TpBtf, true), (Attach::TpBtf, false), (Attach::Tracepoint, false)],
+        };
+        let mut first_error = None;
+        for &(way, cookies) in ways {
+            match Self::attach_one_way(kernel, settings, &aya_btf, way, cookies) {
+                Ok(attached) => return Ok(attached),
+                Err(LoadError::NotPermitted) => return Err(LoadError::NotPermitted),
+                Err(error) => {
+                    tracing::debug!(way = way.as_str(), cookies, %error, "cannot attach this way");
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        Err(first_error.unwrap_or_else(|| LoadError::Object("no way to attach".to_owned())))
+    }
+
+    fn attach_one_way(
+        kernel: &Kernel,
+        settings: &Settings,
+        aya_btf: &AyaBtf,
+        way: Attach,
+        cookies: bool,
+    ) -> Result<(Self, RingBuf<MapData>), LoadError> {
+        let plan = kernel.plan(way);
+        let layout = Layout { has_socket_cookie: u32::from(cookies), ..kernel.layout };
+        let offsets: Vec<(&'static str, u32)> =
+            plan.iter().filter_map(|planned| planned.attach.as_ref().ok()).flatten().copied().collect();
+        let table = if way == Attach::Tracepoint { settings.max_connections.max(1) } else { 1 };
+        let ring_bytes = settings.ring_bytes.max(4096).next_power_of_two();
+
+        let mut loader = EbpfLoader::new();
+        loader
+            .btf(Some(aya_btf))
+            .override_global(layout::SYMBOL, &layout, true)
+            .map_max_entries("RECORDS", ring_bytes)
+            .map_max_entries("CONNECTIONS", table);
+        for (symbol, offset) in &offsets {
+            loader.override_global(symbol, offset, true);
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(|error| refused(&error))?;
+
+        let mut hooks = Vec::with_capacity(plan.len());
+        for planned in plan {
+            let hook = planned.hook;
+            let missing = match planned.attach {
+                Ok(_) => start(&mut ebpf, hook, way, aya_btf).err(),
+                Err(reason) => Some(reason),
+            };
+            match missing {
+                Some(reason) if hook.required => return Err(LoadError::Hook { hook: hook.name, reason }),
+                missing => hooks.push(Attached { hook, missing }),
+            }
+        }
+        let ring = ebpf.take_map("RECORDS").and_then(|map| RingBuf::try_from(map).ok());
+        let totals = ebpf.take_map("TOTALS").and_then(|map| PerCpuArray::try_from(map).ok());
+        match (ring, totals) {
+            (Some(ring), Some(totals)) => Ok((Self { ebpf, way, hooks, totals }, ring)),
+            _ => Err(LoadError::Object("it lacks its maps".to_owned())),
+        }
+    }
+
+    /// The kernel side's counters, summed over all CPUs.
+    ///
+    /// # Errors
+    /// When the map cannot be read, which no kernel is known to do.
+    pub fn totals(&self) -> anyhow::Result<Totals> {
+        let mut sum = Totals::ZERO;
+        for cpu in self.totals.get(&0, 0)?.iter() {
+            sum.add(cpu);
+        }
+        Ok(sum)
+    }
+
+    /// How many times the kernel left one of the programs out because it was already running on that CPU: state
+    /// changes that nobody saw.
+    #[must_use]
+    pub fn missed_runs(&self) -> u64 {
+        use std::os::fd::{AsFd as _, AsRawFd as _};
+        self.ebpf
+            .programs()
+            .filter_map(|(_, program)| program.fd().ok())
+            .filter_map(|fd| {
+                let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+                let info = fs::read_to_string(path).ok()?;
+                info.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
+            })
+            .sum()
+    }
+}
+
+fn start(ebpf: &mut Ebpf, hook: &Hook, way: Attach, btf: &AyaBtf) -> Result<(), String> {
+    let name = match way {
+        Attach::TpBtf => hook.name.to_owned(),
+        Attach::Tracepoint => format!("{}_perf", hook.name),
+    };
+    let program = ebpf.program_mut(&name).ok_or("the eBPF object lacks the program")?;
+    let told = |error: &dyn std::error::Error| chain(error);
+    match program {
+        Program::BtfTracePoint(program) => load_typed(program, hook, btf).map_err(|error| told(&error)),
+        Program::TracePoint(program) => load_perf(program, hook).map_err(|error| told(&error)),
+        _ => Err("the eBPF object has it as another type of program".to_owned()),
+    }
+}
+
+fn load_typed(
+    program: &mut BtfTracePoint,
+    hook: &Hook,
+    btf: &AyaBtf,
+) -> Result<(), aya::programs::ProgramError> {
+    program.load(hook.name, btf)?;
+    program.attach().map(drop)
+}
+
+fn load_perf(program: &mut TracePoint, hook: &Hook) -> Result<(), aya::programs::ProgramError> {
+    program.load()?;
+    program.attach(hook.category, hook.name).map(drop)
+}
+
+/// An error with all its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+fn refused(error: &aya::EbpfError) -> LoadError {
+    let text = chain(error);
+    let permission = text.contains("Operation not permitted") || text.contains("Permission denied");
+    if permission { LoadError::NotPermitted } else { LoadError::Object(text) }
+}

@@ -1,0 +1,6 @@
+//! From the kernel's facts to running programs: [`plan`] says what to attach, [`attach`] does it.
+
+mod attach;
+pub mod plan;
+
+pub use attach::{Attached, Kernel, LoadError, Probes, Settings};

@@ -1,0 +1,324 @@
+//! The published record: what a raw record means, in the words of docs/json-schema.md.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::SystemTime,
+};
+
+use handshake_common::{
+    Connection, Facts, Family, FastOpen, FastOpenReason, FinalAck, Initiator, Outcome, Role, Stage, Style,
+    tcp::{close, open},
+};
+use serde::{Deserialize, Serialize};
+
+/// Version of the schema; it changes when a field changes its meaning, not when one is added.
+pub const SCHEMA: u32 = 1;
+
+/// One JSON line: a stage of a connection that ended, and all that was known of the connection by then.
+/// What is absent is unknown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The stage that ended.
+    pub event: Stage,
+    /// When it ended: wall time, RFC 3339, UTC, microseconds.
+    pub time: String,
+    /// The same for all records of a connection: the socket's cookie in hexadecimal, as `ss -e` shows it
+    /// (`sk:`), with `.N` for the N-th connection that one socket made after its first.
+    pub id: String,
+    /// Which end of the connection the socket is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// The address family on the wire.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub family: Option<Family>,
+    /// Our end.
+    pub local: Endpoint,
+    /// The peer's end.
+    pub remote: Endpoint,
+    /// Inode of the network namespace.
+    pub netns: u32,
+    /// Whose socket it is, where that is certain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
+    /// The connection was there before the program.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub preexisting: bool,
+    /// The opening.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub open: Option<Open>,
+    /// The closing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub close: Option<Close>,
+    /// From the beginning of the opening to CLOSE.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lifetime_us: Option<u64>,
+}
+
+/// An address and a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// IPv4 or IPv6.
+    pub addr: IpAddr,
+    /// 0 only where an opening failed before it had one.
+    pub port: u16,
+}
+
+/// A process of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// In the initial pid namespace.
+    pub pid: u32,
+    /// Its name, at most 15 bytes.
+    pub comm: String,
+    /// Path in the cgroup v2 hierarchy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+}
+
+/// See docs/metrics.md for what each number is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Open {
+    /// How it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// Client: SYN → ESTABLISHED or failure. Server: first SYN-ACK → ESTABLISHED.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_us: Option<u64>,
+    /// The network's round trip, free of timers and programs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtt_us: Option<u64>,
+    /// Retransmissions of the SYN (client) or SYN-ACK (server).
+    pub syn_retransmits: u16,
+    /// What the final ACK carried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub final_ack: Option<FinalAck>,
+    /// What became of TCP Fast Open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fast_open: Option<FastOpen>,
+    /// Why the data in the SYN was rejected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fast_open_reason: Option<FastOpenReason>,
+    /// Server: whether the connection was made from a SYN cookie.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub syn_cookie: Option<bool>,
+}
+
+/// See docs/metrics.md for what each number is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Close {
+    /// Whose FIN or RST came first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initiator: Option<Initiator>,
+    /// How it went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub style: Option<Style>,
+    /// Active side: our FIN → the peer's FIN. Passive side: the peer's FIN → the ACK of ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_us: Option<u64>,
+    /// Our FIN → its ACK.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ack_wait_us: Option<u64>,
+    /// Active side: that ACK → the peer's FIN. Passive side: the peer's FIN → our `close()`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub app_wait_us: Option<u64>,
+    /// TIME_WAIT → its end. Needs a hook that this version does not have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_wait_us: Option<u64>,
+    /// What happened where nothing could see it: `peer_fin` went to the time-wait minisocket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unseen: Option<Unseen>,
+}
+
+/// What can be out of sight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unseen {
+    /// The peer's FIN, handled by a time-wait minisocket.
+    PeerFin,
+}
+
+/// What user space adds to a raw record.
+pub trait Context {
+    /// The wall time of a moment of CLOCK_MONOTONIC, nanoseconds.
+    fn wall_time(&self, monotonic_ns: u64) -> SystemTime;
+    /// The path of a cgroup v2 id.
+    fn cgroup(&mut self, id: u64) -> Option<String>;
+}
+
+impl Record {
+    /// Says what a raw record means.
+    #[must_use]
+    pub fn new(raw: &Connection, context: &mut impl Context) -> Self {
+        let event = raw.stage().unwrap_or(Stage::Close);
+        let preexisting = raw.facts.has(Facts::PREEXISTING);
+        // Of a connection that was there before, only an opening that ended under our eyes is known.
+        let opened = !preexisting || raw.role == Role::Client.code();
+        let ended_ns = match event {
+            Stage::Open => raw.open_ns,
+            Stage::Close => raw.closed_ns,
+        };
+        let serial = if raw.generation == 0 { String::new() } else { format!(".{}", raw.generation) };
+        Self {
+            schema: SCHEMA,
+            event,
+            time: humantime::format_rfc3339_micros(context.wall_time(ended_ns)).to_string(),
+            id: format!("{:x}{serial}", raw.id),
+            role: raw.role(),
+            family: raw.family(),
+            local: endpoint(raw.family(), raw.local, raw.local_port),
+            remote: endpoint(raw.family(), raw.remote, raw.remote_port),
+            netns: raw.netns,
+            process: process(raw, context),
+            preexisting,
+            open: opened.then(|| Open::new(raw)),
+            close: (event == Stage::Close).then(|| Close::new(raw)),
+            lifetime_us: if event == Stage::Close { close::lifetime_us(raw) } else { None },
+        }
+    }
+
+    /// The duration of the stage that ended, microseconds.
+    #[must_use]
+    pub fn duration_us(&self) -> Option<u64> {
+        match self.event {
+            Stage::Open => self.open.as_ref()?.duration_us,
+            Stage::Close => self.close.as_ref()?.duration_us,
+        }
+    }
+}
+
+impl Open {
+    fn new(raw: &Connection) -> Self {
+        Self {
+            outcome: open::outcome(raw),
+            duration_us: open::duration_us(raw),
+            rtt_us: open::rtt_us(raw),
+            syn_retransmits: raw.syn_retransmits,
+            final_ack: open::final_ack(raw),
+            fast_open: open::fast_open(raw),
+            fast_open_reason: open::fast_open_reason(raw),
+            syn_cookie: open::syn_cookie(raw),
+        }
+    }
+}
+
+impl Close {
+    fn new(raw: &Connection) -> Self {
+        Self {
+            initiator: raw.initiator(),
+            style: close::style(raw),
+            duration_us: close::duration_us(raw),
+            ack_wait_us: close::ack_wait_us(raw),
+            app_wait_us: close::app_wait_us(raw),
+            time_wait_us: None,
+            unseen: close::peer_fin_unseen(raw).then_some(Unseen::PeerFin),
+        }
+    }
+}
+
+fn endpoint(family: Option<Family>, bytes: [u8; 16], port: u16) -> Endpoint {
+    let addr = match family {
+        Some(Family::Ipv6) => IpAddr::V6(Ipv6Addr::from(bytes)),
+        _ => {
+            let [a, b, c, d, ..] = bytes;
+            IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+        }
+    };
+    Endpoint { addr, port }
+}
+
+fn process(raw: &Connection, context: &mut impl Context) -> Option<Process> {
+    if raw.pid == 0 {
+        return None;
+    }
+    let length = raw.comm.iter().position(|&byte| byte == 0).unwrap_or(raw.comm.len());
+    Some(Process {
+        pid: raw.pid,
+        comm: String::from_utf8_lossy(&raw.comm[..length]).into_owned(),
+        cgroup: context.cgroup(raw.cgroup),
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A context without a kernel: time starts at the epoch, every cgroup is the same.
+    pub(crate) struct Still;
+
+    impl Context for Still {
+        fn wall_time(&self, monotonic_ns: u64) -> SystemTime {
+            SystemTime::UNIX_EPOCH + Duration::from_nanos(monotonic_ns)
+        }
+
+        fn cgroup(&mut self, id: u64) -> Option<String> {
+            (id != 0).then(|| "/system.slice/web.service".to_owned())
+        }
+    }
+
+    pub(crate) fn client() -> Connection {
+        Connection {
+            id: 0x1007,
+            role: Role::Client.code(),
+            family: Family::Ipv4.code(),
+            stage: Stage::Open.code(),
+            local: [10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            remote: [10, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            local_port: 51000,
+            remote_port: 443,
+            netns: 4_026_531_840,
+            pid: 1234,
+            comm: *b"curl\0\0\0\0\0\0\0\0\0\0\0\0",
+            cgroup: 7,
+            syn_ns: 1_000_000_000,
+            open_ns: 1_050_646_000,
+            srtt_us: 50_646,
+            facts: Facts::ESTABLISHED,
+            ..Connection::default()
+        }
+    }
+
+    #[test]
+    fn an_open_record_reads_as_documented() {
+        let record = Record::new(&client(), &mut Still);
+        let json = serde_json::to_string(&record).unwrap();
+        assert_eq!(
+            json,
+            r#"{"schema":1,"event":"open","time":"1970-01-01T00:00:01.050646Z","id":"1007","role":"client","family":"ipv4","local":{"addr":"10.0.0.1","port":51000},"remote":{"addr":"10.0.0.2","port":443},"netns":4026531840,"process":{"pid":1234,"comm":"curl","cgroup":"/system.slice/web.service"},"open":{"outcome":"established","duration_us":50646,"rtt_us":50646,"syn_retransmits":0,"final_ack":"bare","fast_open":"none"}}"#
+        );
+        assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record, "what is written can be read");
+    }
+
+    #[test]
+    fn a_close_whose_last_fin_was_out_of_sight_says_so() {
+        let mut raw = client();
+        raw.stage = Stage::Close.code();
+        raw.initiator = Initiator::Local.code();
+        raw.facts.set(Facts::ACK_WITHOUT_FIN);
+        raw.facts.set(Facts::PEER_FIN_UNSEEN);
+        (raw.our_close_ns, raw.our_fin_ns) = (2_000_000_000, 2_000_005_000);
+        (raw.fin_acked_ns, raw.closed_ns) = (2_050_000_000, 2_050_020_000);
+        let json = serde_json::to_value(Record::new(&raw, &mut Still)).unwrap();
+        assert_eq!(
+            json["close"],
+            serde_json::json!({"initiator":"local","style":"four_segments","ack_wait_us":49995,"unseen":"peer_fin"})
+        );
+        assert_eq!(json["lifetime_us"], 1_050_020);
+        assert_eq!(json["open"]["duration_us"], 50_646, "the close record alone tells the whole story");
+    }
+
+    #[test]
+    fn a_connection_from_before_has_no_opening() {
+        let mut raw = client();
+        raw.role = 0;
+        raw.pid = 0;
+        raw.stage = Stage::Close.code();
+        raw.facts = Facts::PREEXISTING;
+        let record = Record::new(&raw, &mut Still);
+        assert!(record.preexisting && record.open.is_none() && record.lifetime_us.is_none());
+        assert_eq!(record.process, None);
+    }
+}

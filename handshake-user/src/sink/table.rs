@@ -1,0 +1,169 @@
+//! Records as lines for people.
+
+use std::fmt::Write as _;
+
+use handshake_common::{FastOpen, FinalAck, Stage};
+
+use crate::record::{Close, Endpoint, Open, Record, Unseen};
+
+/// The heading above the lines.
+#[must_use]
+pub fn heading() -> String {
+    format!(
+        "{:<15} {:<5} {:<6} {:<16} {:<21}   {:<21} {:<14} {:>9} {:>9}  {}",
+        "TIME", "STAGE", "ROLE", "PROCESS", "LOCAL", "REMOTE", "RESULT", "DURATION", "RTT", "DETAILS"
+    )
+}
+
+/// One record, one line. `?` is unknown.
+#[must_use]
+pub fn line(record: &Record) -> String {
+    let time = record.time.split('T').nth(1).map_or("", |time| time.trim_end_matches('Z'));
+    let process = record
+        .process
+        .as_ref()
+        .map_or_else(|| "-".to_owned(), |process| format!("{}/{}", printable(&process.comm), process.pid));
+    let (result, rtt, details) = match (record.event, &record.open, &record.close) {
+        (Stage::Close, open, Some(close)) => (
+            close.style.map_or("?", |style| style.as_str()),
+            open.as_ref().and_then(|open| open.rtt_us),
+            close_details(record, close),
+        ),
+        (_, Some(open), _) => {
+            (open.outcome.map_or("?", |outcome| outcome.as_str()), open.rtt_us, open_details(open))
+        }
+        _ => ("?", None, String::new()),
+    };
+    let line = format!(
+        "{time:<15} {:<5} {:<6} {process:<16} {:<21} {} {:<21} {result:<14} {:>9} {:>9}  {details}",
+        record.event.as_str(),
+        record.role.map_or("?", |role| role.as_str()),
+        endpoint(record.local),
+        '→',
+        endpoint(record.remote),
+        duration(record.duration_us()),
+        duration(rtt),
+    );
+    line.trim_end().to_owned()
+}
+
+/// A duration in the unit that keeps it short.
+#[must_use]
+pub fn duration(micros: Option<u64>) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
+    match micros {
+        None => "?".to_owned(),
+        Some(us) if us < 1_000 => format!("{us} µs"),
+        Some(us) if us < 1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
+        Some(us) => format!("{:.2} s", us as f64 / 1e6),
+    }
+}
+
+fn endpoint(end: Endpoint) -> String {
+    if end.addr.is_ipv6() {
+        format!("[{}]:{}", end.addr, end.port)
+    } else {
+        format!("{}:{}", end.addr, end.port)
+    }
+}
+
+/// A process may call itself anything; control characters do not reach the terminal.
+fn printable(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+fn open_details(open: &Open) -> String {
+    let mut details = Vec::new();
+    if open.final_ack == Some(FinalAck::Data) {
+        details.push("final ACK with data".to_owned());
+    }
+    match open.fast_open {
+        Some(FastOpen::CookieRequested) => details.push("Fast Open: cookie requested".to_owned()),
+        Some(FastOpen::DataAccepted) => details.push("Fast Open: data in the SYN accepted".to_owned()),
+        Some(FastOpen::DataRejected) => {
+            let mut text = "Fast Open: data in the SYN rejected".to_owned();
+            if let Some(reason) = open.fast_open_reason {
+                let _ = write!(text, " ({reason})");
+            }
+            details.push(text);
+        }
+        Some(FastOpen::None) | None => {}
+    }
+    if open.syn_retransmits > 0 {
+        details.push(format!("SYN retransmitted ×{}", open.syn_retransmits));
+    }
+    if open.syn_cookie == Some(true) {
+        details.push("SYN cookie".to_owned());
+    }
+    details.join(", ")
+}
+
+fn close_details(record: &Record, close: &Close) -> String {
+    let mut details = Vec::new();
+    if let Some(initiator) = close.initiator {
+        details.push(format!("by {initiator}"));
+    }
+    if close.ack_wait_us.is_some() {
+        details.push(format!("ACK {}", duration(close.ack_wait_us)));
+    }
+    if close.app_wait_us.is_some() {
+        details.push(format!("app {}", duration(close.app_wait_us)));
+    }
+    if close.unseen == Some(Unseen::PeerFin) {
+        details.push("peer's FIN unseen".to_owned());
+    }
+    if record.lifetime_us.is_some() {
+        details.push(format!("lifetime {}", duration(record.lifetime_us)));
+    }
+    if record.preexisting {
+        details.push("from before the trace".to_owned());
+    }
+    details.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use handshake_common::{Connection, Facts, Initiator};
+
+    use super::*;
+    use crate::record::tests::{Still, client};
+
+    fn shown(raw: &Connection) -> String {
+        format!("{}\n{}", heading(), line(&Record::new(raw, &mut Still)))
+    }
+
+    #[test]
+    fn an_opening() {
+        let mut raw = client();
+        raw.facts.set(Facts::SYN_FASTOPEN);
+        raw.facts.set(Facts::SYN_DATA);
+        insta::assert_snapshot!(shown(&raw), @"");
+    }
+
+    #[test]
+    fn a_closing_whose_end_nobody_saw() {
+        let mut raw = client();
+        raw.stage = Stage::Close.code();
+        raw.initiator = Initiator::Local.code();
+        raw.facts.set(Facts::ACK_WITHOUT_FIN);
+        raw.facts.set(Facts::PEER_FIN_UNSEEN);
+        (raw.our_close_ns, raw.our_fin_ns) = (2_000_000_000, 2_000_005_000);
+        (raw.fin_acked_ns, raw.closed_ns) = (2_050_000_000, 2_050_020_000);
+        insta::assert_snapshot!(shown(&raw), @"");
+    }
+
+    #[test]
+    fn names_cannot_drive_the_terminal() {
+        let mut raw = client();
+        raw.comm = *b"\x1b[31mred\n\0\0\0\0\0\0\0";
+        let line = line(&Record::new(&raw, &mut Still));
+        assert!(!line.chars().any(char::is_control), "{line:?}");
+    }
+
+    #[test]
+    fn durations_keep_short() {
+        let shown = [0, 999, 1_000, 50_646, 999_999, 1_050_646].map(|us| duration(Some(us)));
+        assert_eq!(shown, ["0 µs", "999 µs", "1.0 ms", "50.6 ms", "1000.0 ms", "1.05 s"]);
+        assert_eq!(duration(None), "?");
+    }
+}

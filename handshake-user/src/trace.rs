@@ -1,0 +1,165 @@
+//! `handshake trace`: records as they come, and a summary at the end.
+
+use std::{
+    io::{self, BufWriter, IsTerminal as _, Write},
+    ops::ControlFlow,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use handshake_common::{Connection, totals, totals::Loss};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+
+use crate::{
+    cli::{Output, TraceArgs},
+    filter::Filter,
+    host::Host,
+    probe::{Kernel, Probes},
+    record::Record,
+    ring,
+    sink::{summary::Summary, table},
+};
+
+/// How far ahead "for ever" lies.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// Traces until the duration, the count, a signal or the end of whoever reads.
+///
+/// # Errors
+/// When the probes cannot be attached or the output cannot be written.
+pub async fn run(args: TraceArgs) -> Result<ExitCode> {
+    let mut session = Session::new(&args);
+    let kernel = Kernel::read()?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let (probes, mut ring) = Probes::attach(&kernel, &args.probes.into())?;
+    drop(kernel);
+
+    for hook in probes.hooks.iter().filter(|hook| hook.missing.is_some()) {
+        eprintln!("not attached: {} ({})", hook.hook.name, hook.hook.lost_without);
+    }
+    eprintln!("tracing TCP openings and closings of this host ({}); Ctrl-C ends it", probes.way.as_str());
+    session.begin()?;
+
+    let end = Instant::now() + args.duration.unwrap_or(FOR_EVER).min(FOR_EVER);
+    let mut ticks = interval(ring::LIVE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let last = tokio::select! {
+            _ = ticks.tick() => false,
+            () = sleep_until(end) => true,
+            _ = interrupt.recv() => true,
+            _ = terminate.recv() => true,
+        };
+        session.host.refresh_clock();
+        let mut outcome = Ok(());
+        let malformed = ring::drain(&mut ring, |raw| session.take(raw, &mut outcome));
+        if malformed > 0 {
+            tracing::warn!(malformed, "records of an unknown shape");
+        }
+        let flushed = outcome.and_then(|()| session.out.flush());
+        match flushed {
+            // Whoever read us, head for one, has enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
+            other => other.context("cannot write the records to standard output")?,
+        }
+        if last || session.is_full() {
+            break;
+        }
+    }
+    let lost = probes.totals()?.at(totals::lost(Loss::RingFull));
+    let (unfollowed, missed) = (probes.totals()?.at(totals::lost(Loss::StateFull)), probes.missed_runs());
+    drop(probes);
+    session.finish(lost, unfollowed, missed)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One session's output.
+struct Session {
+    filter: Filter,
+    output: Output,
+    left: Option<u64>,
+    host: Host,
+    summary: Summary,
+    out: BufWriter<io::Stdout>,
+}
+
+impl Session {
+    fn new(args: &TraceArgs) -> Self {
+        let default = if io::stdout().is_terminal() { Output::Table } else { Output::Json };
+        Self {
+            filter: Filter::from(args),
+            output: args.output.unwrap_or(default),
+            left: args.count,
+            host: Host::new(),
+            summary: Summary::default(),
+            out: BufWriter::new(io::stdout()),
+        }
+    }
+
+    fn begin(&mut self) -> io::Result<()> {
+        if self.output == Output::Table {
+            writeln!(self.out, "{}", table::heading())?;
+        }
+        self.out.flush()
+    }
+
+    fn is_full(&self) -> bool {
+        self.left == Some(0)
+    }
+
+    fn take(&mut self, raw: &Connection, outcome: &mut io::Result<()>) -> ControlFlow<()> {
+        if self.is_full() {
+            return ControlFlow::Break(());
+        }
+        let record = Record::new(raw, &mut self.host);
+        if !self.filter.passes(&record) {
+            return ControlFlow::Continue(());
+        }
+        self.summary.add(&record);
+        if let Some(left) = &mut self.left {
+            *left -= 1;
+        }
+        match self.write(&record) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                *outcome = Err(error);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    fn write(&mut self, record: &Record) -> io::Result<()> {
+        match self.output {
+            Output::Table => writeln!(self.out, "{}", table::line(record)),
+            Output::Json => {
+                serde_json::to_writer(&mut self.out, record)?;
+                self.out.write_all(b"\n")
+            }
+        }
+    }
+
+    /// The summary goes with the table; beside JSON it goes to standard error, out of the programs' way.
+    fn finish(mut self, lost: u64, unfollowed: u64, missed: u64) -> io::Result<()> {
+        let mut text = format!("\n{}", self.summary.render());
+        let mut note = |count: u64, what: &str| {
+            if count > 0 {
+                text.push_str(&format!("lost: {count} {what}\n"));
+            }
+        };
+        note(lost, "records, the ring was full (a larger --ring-kib helps)");
+        note(unfollowed, "connections, no room for their state (a larger --max-connections helps)");
+        note(missed, "state changes, the kernel was inside the same program already");
+        match self.output {
+            Output::Table => {
+                self.out.write_all(text.as_bytes())?;
+                self.out.flush()
+            }
+            Output::Json => io::stderr().write_all(text.as_bytes()),
+        }
+    }
+}

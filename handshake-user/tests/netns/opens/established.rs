@@ -1,0 +1,152 @@
+//! Ordinary openings, by ordinary means and by odd ones.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use nix::libc;
+use socket2::Socket;
+
+use crate::case::{Case, Ends, Expect, Pair, ms, pause};
+use crate::socket::{await_connect, begin_connect, drain, kernel_rtt};
+use crate::testbed::Family;
+use crate::testbed::capture::Capture;
+use crate::testbed::packet::{Packet, Side};
+use crate::truth;
+
+for_each_family!(plain, non_blocking, impatient, from_a_chosen_port, within_one_namespace, slow_to_be_accepted);
+
+/// What both ends say about an opening in which nothing went wrong.
+#[track_caller]
+pub(super) fn check_plain(ends: &Ends, flow: &Capture) {
+    let client = ends.open(Side::Client);
+    let server = ends.open(Side::Server);
+    let truths = [(client, truth::client_open(flow)), (server, truth::server_open(flow))];
+    for (open, truth) in truths {
+        open.assert_is("open.outcome", "established");
+        open.assert_near("open.duration_us", truth);
+        open.assert_near("open.rtt_us", truth);
+        open.assert_count("open.syn_retransmits", 0);
+        open.assert_is("open.final_ack", "bare");
+        open.assert_is("open.fast_open", "none");
+        assert!(open.get("open.syn_cookie").is_none_or(|cookie| cookie == false), "{open}");
+    }
+    ends.check_own_process();
+}
+
+fn plain(family: Family) {
+    let case = Case::new();
+    let pair = case.establish(family);
+    let believed = [kernel_rtt(&pair.client), kernel_rtt(&pair.server)];
+    let connection = pair.finish();
+    let flow = case.flow(connection);
+
+    let ends = case.ends(connection, Expect::BOTH);
+    check_plain(&ends, &flow);
+    ends.open(Side::Client).assert_near("open.rtt_us", believed[0]);
+    ends.open(Side::Server).assert_near("open.rtt_us", believed[1]);
+    for (side, netns) in [Side::Client, Side::Server].map(|side| (side, case.bed.namespace(side).inode())) {
+        assert!(ends.open(side).number("netns").is_none_or(|number| number == netns), "{}", ends.open(side));
+    }
+}
+
+fn non_blocking(family: Family) {
+    let case = Case::new();
+    let (listener, address) = case.bed.listen(family);
+    let client = case.bed.socket(Side::Client, family);
+    begin_connect(&client, address);
+    await_connect(&client);
+    client.set_nonblocking(false).unwrap();
+    let connection = Pair::accepted(client, &listener).finish();
+    let flow = case.flow(connection);
+
+    check_plain(&case.ends(connection, Expect::BOTH), &flow);
+}
+
+/// Some event loops call `connect()` again and again until it says that it is done.
+fn impatient(family: Family) {
+    let case = Case::new();
+    let (listener, address) = case.bed.listen(family);
+    let client = case.bed.socket(Side::Client, family);
+    begin_connect(&client, address);
+    for _ in 0..3 {
+        pause(10);
+        let error = client.connect(&address.into()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EALREADY));
+    }
+    await_connect(&client);
+    client.connect(&address.into()).unwrap();
+    let error = client.connect(&address.into()).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EISCONN));
+    client.set_nonblocking(false).unwrap();
+    let connection = Pair::accepted(client, &listener).finish();
+    let flow = case.flow(connection);
+
+    check_plain(&case.ends(connection, Expect::BOTH), &flow);
+}
+
+fn from_a_chosen_port(family: Family) {
+    let case = Case::new();
+    let here = SocketAddr::new(case.bed.address(Side::Client, family), 40_123);
+    let pair = case.establish_with(family, |client| client.bind(&here.into()).unwrap(), |_| ());
+    assert_eq!(pair.connection.client, here);
+    let connection = pair.finish();
+    let flow = case.flow(connection);
+
+    check_plain(&case.ends(connection, Expect::BOTH), &flow);
+}
+
+/// The server program takes its time before `accept()`; the kernel does not wait for it.
+fn slow_to_be_accepted(family: Family) {
+    let case = Case::new();
+    let (listener, address) = case.bed.listen(family);
+    let client = case.bed.socket(Side::Client, family);
+    client.connect(&address.into()).unwrap();
+    pause(200);
+    let connection = Pair::accepted(client, &listener).finish();
+    let flow = case.flow(connection);
+
+    check_plain(&case.ends(connection, Expect::BOTH), &flow);
+}
+
+/// Both ends on one host and no link between them.
+fn within_one_namespace(family: Family) {
+    let case = Case::new();
+    let (listener, address) = case.bed.listen_on(Side::Client, family, |_| ());
+    let client = case.bed.socket(Side::Client, family);
+    client.connect(&address.into()).unwrap();
+    let connection = Pair::accepted(client, &listener).finish();
+
+    let ends = case.ends(connection, Expect::BOTH);
+    for side in [Side::Client, Side::Server] {
+        let open = ends.open(side);
+        open.assert_is("open.outcome", "established");
+        open.assert_near("open.duration_us", Duration::ZERO);
+        open.assert_near_or_unknown("open.rtt_us", Duration::ZERO);
+        open.assert_is("open.final_ack", "bare");
+    }
+    ends.check_own_process();
+}
+
+/// An IPv6 socket that speaks IPv4: the records tell what was on the wire.
+#[test]
+fn to_a_listener_for_both_families() {
+    let case = Case::new();
+    let listener: Socket = case.bed.socket(Side::Server, Family::V6);
+    listener.set_only_v6(false).unwrap();
+    listener.bind(&SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0).into()).unwrap();
+    listener.listen(1).unwrap();
+    let port = listener.local_addr().unwrap().as_socket().unwrap().port();
+    let IpAddr::V4(server) = case.bed.address(Side::Server, Family::V4) else { unreachable!() };
+    let mapped = |address: Ipv4Addr| SocketAddr::new(address.to_ipv6_mapped().into(), port);
+    let client = case.bed.socket(Side::Client, Family::V6);
+    client.connect(&mapped(server).into()).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    drop(client);
+    drain(&accepted);
+    drop(accepted);
+    let connection = case.connection();
+    let flow = case.flow(connection);
+    assert!(flow.sent(Side::Client, Packet::is_syn).elapsed() > ms(50));
+
+    check_plain(&case.ends(connection, Expect::BOTH), &flow);
+}

@@ -1,0 +1,122 @@
+//! Openings that come to nothing.
+
+use std::net::SocketAddr;
+
+use nix::libc;
+use socket2::Socket;
+
+use crate::case::{Case, Expect, RTT, ms, pause};
+use crate::record::Record;
+use crate::socket::{await_connect, begin_connect, set_tcp_option, timed};
+use crate::testbed::packet::{Packet, Side};
+use crate::testbed::{Family, faults};
+use crate::truth;
+
+for_each_family!(refused, refused_later, timed_out, unreachable, aborted, aborted_in_a_blackhole, never_sent);
+
+/// A port on which nobody listens.
+fn nobody(case: &Case, family: Family) -> SocketAddr {
+    SocketAddr::new(case.bed.address(Side::Server, family), 9)
+}
+
+/// One opening of the client and nothing else; there is no round trip without an answer to measure.
+#[track_caller]
+fn check_failed(case: &Case, outcome: &str, retransmits: usize) -> Record {
+    let ends = case.ends(case.connection(), Expect::CLIENT_FAILED);
+    let open = ends.open(Side::Client);
+    open.assert_is("open.outcome", outcome);
+    open.assert_unknown("open.rtt_us");
+    open.assert_unknown("open.final_ack");
+    open.assert_unknown("close");
+    open.assert_count("open.syn_retransmits", retransmits);
+    open.assert_process(std::process::id());
+    open.clone()
+}
+
+fn refused(family: Family) {
+    let case = Case::new();
+    let client = case.bed.socket(Side::Client, family);
+    let (taken, result) = timed(|| client.connect(&nobody(&case, family).into()));
+    assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::ECONNREFUSED));
+
+    check_failed(&case, "refused", 0).assert_near_or_unknown("open.duration_us", taken);
+}
+
+/// The program learns of it long after it has happened.
+fn refused_later(family: Family) {
+    let case = Case::new();
+    let client = case.bed.socket(Side::Client, family);
+    begin_connect(&client, nobody(&case, family));
+    pause(300);
+    await_connect(&client);
+    assert_eq!(client.take_error().unwrap().unwrap().raw_os_error(), Some(libc::ECONNREFUSED));
+    drop(client);
+
+    check_failed(&case, "refused", 0).assert_near_or_unknown("open.duration_us", RTT);
+}
+
+fn timed_out(family: Family) {
+    let case = Case::new();
+    case.bed.fault(faults::drop_all(Packet::is_syn));
+    let client = case.bed.socket(Side::Client, family);
+    set_tcp_option(&client, libc::TCP_SYNCNT, 1);
+    let (taken, result) = timed(|| client.connect(&nobody(&case, family).into()));
+    assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::ETIMEDOUT));
+    assert_eq!(case.bed.capture().count(Side::Client, Packet::is_syn), 2);
+
+    check_failed(&case, "timed_out", 1).assert_near_or_unknown("open.duration_us", taken);
+}
+
+fn unreachable(family: Family) {
+    let case = Case::new();
+    case.bed.fault(faults::host_unreachable());
+    let client = case.bed.socket(Side::Client, family);
+    let (taken, result) = timed(|| client.connect(&nobody(&case, family).into()));
+    assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EHOSTUNREACH));
+
+    check_failed(&case, "unreachable", 0).assert_near_or_unknown("open.duration_us", taken);
+}
+
+fn abort_after_20_ms(case: &Case, client: Socket, address: SocketAddr) {
+    begin_connect(&client, address);
+    pause(20);
+    drop(client);
+    case.bed.wait_until_quiet();
+
+    check_failed(case, "aborted", 0).assert_near_or_unknown("open.duration_us", ms(20));
+}
+
+/// The server answers, but nobody is there any more: what it has is not yet a connection.
+fn aborted(family: Family) {
+    let case = Case::new();
+    let (_listener, address) = case.bed.listen(family);
+    let client = case.bed.socket(Side::Client, family);
+    abort_after_20_ms(&case, client, address);
+}
+
+fn aborted_in_a_blackhole(family: Family) {
+    let case = Case::new();
+    case.bed.fault(faults::blackhole());
+    let client = case.bed.socket(Side::Client, family);
+    abort_after_20_ms(&case, client, nobody(&case, family));
+}
+
+/// The ACK of the handshake is lost and the client resets at once: the server never had a connection.
+fn never_sent(family: Family) {
+    let case = Case::new();
+    case.bed.fault(faults::drop_first(1, Side::Client, Packet::is_bare_ack));
+    let (listener, address) = case.bed.listen(family);
+    let client = case.bed.socket(Side::Client, family);
+    client.connect(&address.into()).unwrap();
+    client.set_linger(Some(ms(0))).unwrap();
+    drop(client);
+    let connection = case.connection();
+    let flow = case.flow(connection);
+    drop(listener);
+
+    let ends = case.ends(connection, Expect { client: (1, 1), server: (0, 0) });
+    let open = ends.open(Side::Client);
+    open.assert_is("open.outcome", "established");
+    open.assert_near("open.duration_us", truth::client_open(&flow));
+    ends.close(Side::Client).assert_is("close.style", "reset_sent");
+}

@@ -1,0 +1,7 @@
+//! How connections begin.
+
+mod established;
+mod failed;
+mod fast_open;
+mod final_ack;
+mod lost;

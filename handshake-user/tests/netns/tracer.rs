@@ -1,0 +1,199 @@
+//! The program under test, running beside the tests.
+
+use std::env;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::sys::prctl;
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
+
+use crate::record::Record;
+
+/// The probes are verified by the kernel first, which takes its time on a small machine.
+const START: Duration = Duration::from_secs(60);
+const END: Duration = Duration::from_secs(15);
+
+pub(crate) struct Tracer {
+    child: Child,
+    log: Arc<Log>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+/// Everything that the program has said.
+#[derive(Default)]
+pub(crate) struct Log {
+    said: Mutex<Said>,
+    news: Condvar,
+}
+
+#[derive(Default)]
+struct Said {
+    records: Vec<Record>,
+    stderr: Vec<String>,
+    /// Lines that are no JSON.
+    garbage: Vec<String>,
+}
+
+impl Tracer {
+    /// One tracer serves all tests: it sees the whole host, and every bed has addresses of its own.
+    pub(crate) fn shared() -> Arc<Log> {
+        static SHARED: OnceLock<Result<Arc<Log>, String>> = OnceLock::new();
+        let started = SHARED.get_or_init(|| {
+            let (send, receive) = mpsc::channel();
+            // The kernel ends the program with the thread that started it: this one lasts as long as the tests.
+            let body = move || match Self::start(&[]) {
+                Ok(tracer) => {
+                    let _ = send.send(Ok(tracer.log()));
+                    loop {
+                        thread::park();
+                    }
+                }
+                Err(reason) => drop(send.send(Err(reason))),
+            };
+            thread::Builder::new().name("tracer".into()).spawn(body).unwrap();
+            receive.recv().unwrap()
+        });
+        started.clone().unwrap_or_else(|reason| panic!("{reason}"))
+    }
+
+    /// Returns when the probes are attached.
+    pub(crate) fn start(arguments: &[&str]) -> Result<Self, String> {
+        let Some(program) = env::var_os("HANDSHAKE_BIN").map(PathBuf::from) else {
+            return Err("HANDSHAKE_BIN does not name the program under test: run through `cargo xtask test`".into());
+        };
+        let mut command = Command::new(&program);
+        command.args(["trace", "--output", "json"]).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // SAFETY: between fork and exec only one system call is made.
+        unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+        let mut child = command.spawn().map_err(|error| format!("{}: {error}", program.display()))?;
+
+        let log = Arc::new(Log::default());
+        let (send, ready) = mpsc::channel();
+        let readers = vec![
+            read_lines(child.stdout.take().unwrap(), Arc::clone(&log), Log::hear),
+            read_lines(child.stderr.take().unwrap(), Arc::clone(&log), move |log, line| {
+                log.hear_stderr(line, &send);
+            }),
+        ];
+        let tracer = Self { child, log, readers };
+        match ready.recv_timeout(START) {
+            Ok(()) => Ok(tracer),
+            Err(RecvTimeoutError::Disconnected) => Err(format!("the tracer has ended:\n{}", tracer.log.stderr())),
+            Err(RecvTimeoutError::Timeout) => {
+                Err(format!("the tracer is not ready after {START:?}:\n{}", tracer.log.stderr()))
+            }
+        }
+    }
+
+    pub(crate) fn log(&self) -> Arc<Log> {
+        Arc::clone(&self.log)
+    }
+
+    /// Ends it as Ctrl-C does; everything it had to say is in the log afterwards.
+    #[track_caller]
+    pub(crate) fn stop(mut self) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
+        signal::kill(pid, Signal::SIGINT).unwrap();
+        let status = self.wait(END);
+        assert!(
+            status.is_some_and(|status| status.success()),
+            "the tracer ended with {status:?} after SIGINT:\n{}",
+            self.log.stderr()
+        );
+        for reader in self.readers.drain(..) {
+            reader.join().unwrap();
+        }
+    }
+
+    fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.child.try_wait().unwrap() {
+                None if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
+                status => return status,
+            }
+        }
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        // It may have ended already; a second end does no harm.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Log {
+    /// The matching records, once there are enough of them or the time is over.
+    pub(crate) fn wait_for(
+        &self,
+        patience: Duration,
+        matches: impl Fn(&Record) -> bool,
+        enough: impl Fn(&[Record]) -> bool,
+    ) -> Vec<Record> {
+        let deadline = Instant::now() + patience;
+        let mut said = self.lock();
+        loop {
+            let found: Vec<_> = said.records.iter().filter(|record| matches(record)).cloned().collect();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || enough(&found) {
+                return found;
+            }
+            said = self.news.wait_timeout(said, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    pub(crate) fn matching(&self, matches: impl Fn(&Record) -> bool) -> Vec<Record> {
+        self.wait_for(Duration::ZERO, matches, |_| true)
+    }
+
+    pub(crate) fn garbage(&self) -> Vec<String> {
+        self.lock().garbage.clone()
+    }
+
+    pub(crate) fn stderr(&self) -> String {
+        self.lock().stderr.join("\n")
+    }
+
+    fn hear(&self, line: String) {
+        let mut said = self.lock();
+        match Record::parse(&line) {
+            Ok(record) => said.records.push(record),
+            Err(_) => said.garbage.push(line),
+        }
+        self.news.notify_all();
+    }
+
+    fn hear_stderr(&self, line: String, ready: &Sender<()>) {
+        if line.starts_with("tracing ") {
+            // Nobody listens any more when it says so twice.
+            let _ = ready.send(());
+        }
+        self.lock().stderr.push(line);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn read_lines(
+    from: impl Read + Send + 'static,
+    log: Arc<Log>,
+    hear: impl Fn(&Log, String) + Send + 'static,
+) -> JoinHandle<()> {
+    thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            hear(&log, line);
+        }
+    })
+}

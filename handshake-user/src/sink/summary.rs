@@ -150,6 +150,6 @@ mod tests {
         untimed.syn_ns = 0;
         untimed.syn_retransmits = 1;
         summary.add(&Record::new(&untimed, &mut Still));
-        insta::assert_snapshot!(summary.render(), @"");
+        insta::assert_snapshot!(summary.render());
     }
 }

@@ -137,7 +137,7 @@ mod tests {
         let mut raw = client();
         raw.facts.set(Facts::SYN_FASTOPEN);
         raw.facts.set(Facts::SYN_DATA);
-        insta::assert_snapshot!(shown(&raw), @"");
+        insta::assert_snapshot!(shown(&raw));
     }
 
     #[test]
@@ -149,7 +149,7 @@ mod tests {
         raw.facts.set(Facts::PEER_FIN_UNSEEN);
         (raw.our_close_ns, raw.our_fin_ns) = (2_000_000_000, 2_000_005_000);
         (raw.fin_acked_ns, raw.closed_ns) = (2_050_000_000, 2_050_020_000);
-        insta::assert_snapshot!(shown(&raw), @"");
+        insta::assert_snapshot!(shown(&raw));
     }
 
     #[test]

@@ -70,11 +70,12 @@ pub(crate) struct Ends {
 
 impl Case {
     pub(crate) fn new() -> Self {
-        Self::heard_by(Tracer::shared())
+        Self { log: Tracer::shared(), bed: Testbed::new(RTT) }
     }
 
-    pub(crate) fn heard_by(log: Arc<Log>) -> Self {
-        Self { bed: Testbed::new(RTT), log }
+    /// The same link, and another tracer.
+    pub(crate) fn listen_to(&mut self, log: Arc<Log>) {
+        self.log = log;
     }
 
     /// An ordinary connection, made by an ordinary blocking `connect()`.
@@ -116,9 +117,8 @@ impl Case {
         let end = |side: Side| {
             let (opens, closes) = expect.of(side);
             let matches = |record: &Record| self.tells_of(record, connection, side);
-            let enough = |records: &[Record]| {
-                count(records, "open") >= opens && count(records, "close") >= closes
-            };
+            let enough =
+                |records: &[Record]| count(records, "open") >= opens && count(records, "close") >= closes;
             self.log.wait_for(PATIENCE, matches, enough)
         };
         end(Side::Client);
@@ -130,7 +130,9 @@ impl Case {
             let records = ends.all(side);
             let found = (count(records, "open"), count(records, "close"));
             assert_eq!(found, expect.of(side), "(open, close) records of the {side:?}");
-            records.iter().for_each(|record| self.check(record, side));
+            for record in records {
+                check(record, side);
+            }
         }
         if let (Some(client), Some(server)) = (ends.client.first(), ends.server.first()) {
             assert_ne!(client.id(), server.id(), "two ends are two records");
@@ -144,26 +146,10 @@ impl Case {
     }
 
     fn tells_of(&self, record: &Record, connection: Connection, side: Side) -> bool {
-        let netns = record.number("netns");
+        let [client, server] = [Side::Client, Side::Server].map(|side| self.bed.namespace(side).inode());
         record.end("local") == Some(connection.end(side))
             && record.end("remote") == Some(connection.end(side.other()))
-            && (netns.is_none() || [Side::Client, Side::Server].map(|side| self.netns(side)).contains(&netns))
-    }
-
-    fn netns(&self, side: Side) -> Option<u64> {
-        Some(self.bed.namespace(side).inode())
-    }
-
-    #[track_caller]
-    fn check(&self, record: &Record, side: Side) {
-        record.assert_well_formed();
-        let role = match side {
-            Side::Client => "client",
-            Side::Server => "server",
-        };
-        record.assert_one_of_or_unknown("role", &[role]);
-        let local = record.end("local").unwrap();
-        record.assert_is("family", if local.is_ipv4() { "ipv4" } else { "ipv6" });
+            && record.number("netns").is_none_or(|netns| netns == client || netns == server)
     }
 }
 
@@ -215,6 +201,12 @@ impl Pair {
                 to.recv(&mut [std::mem::MaybeUninit::uninit(); 64]).unwrap();
             }
         }
+    }
+
+    /// The same after a pause.
+    pub(crate) fn finish_after(self, count: u64) -> Connection {
+        pause(count);
+        self.finish()
     }
 
     /// An ordinary end: the client closes, the server sees it and closes too.
@@ -276,4 +268,16 @@ impl Ends {
 
 fn count(records: &[Record], event: &str) -> usize {
     records.iter().filter(|record| record.is_event(event)).count()
+}
+
+#[track_caller]
+fn check(record: &Record, side: Side) {
+    record.assert_well_formed();
+    let role = match side {
+        Side::Client => "client",
+        Side::Server => "server",
+    };
+    record.assert_one_of_or_unknown("role", &[role]);
+    let local = record.end("local").unwrap();
+    record.assert_is("family", if local.is_ipv4() { "ipv4" } else { "ipv6" });
 }

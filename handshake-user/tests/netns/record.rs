@@ -84,7 +84,10 @@ impl Record {
     #[track_caller]
     pub(crate) fn assert_near_or_unknown(&self, path: &str, truth: Duration) {
         if let Some(actual) = self.micros(path) {
-            assert!(actual.abs_diff(truth) <= TOLERANCE, "{path} is {actual:?}, the truth is {truth:?}, in {self}");
+            assert!(
+                actual.abs_diff(truth) <= TOLERANCE,
+                "{path} is {actual:?}, the truth is {truth:?}, in {self}"
+            );
         }
     }
 

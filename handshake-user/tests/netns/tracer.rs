@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use crate::record::Record;
 
 /// The probes are verified by the kernel first, which takes its time on a small machine.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 const END: Duration = Duration::from_secs(15);
 
 pub(crate) struct Tracer {
@@ -66,7 +66,9 @@ impl Tracer {
     /// Returns when the probes are attached.
     pub(crate) fn start(arguments: &[&str]) -> Result<Self, String> {
         let Some(program) = env::var_os("HANDSHAKE_BIN").map(PathBuf::from) else {
-            return Err("HANDSHAKE_BIN does not name the program under test: run through `cargo xtask test`".into());
+            return Err(
+                "HANDSHAKE_BIN does not name the program under test: run through `cargo xtask test`".into()
+            );
         };
         let mut command = Command::new(&program);
         command.args(["trace", "--output", "json"]).args(arguments);
@@ -86,7 +88,9 @@ impl Tracer {
         let tracer = Self { child, log, readers };
         match ready.recv_timeout(START) {
             Ok(()) => Ok(tracer),
-            Err(RecvTimeoutError::Disconnected) => Err(format!("the tracer has ended:\n{}", tracer.log.stderr())),
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(format!("the tracer has ended:\n{}", tracer.log.stderr()))
+            }
             Err(RecvTimeoutError::Timeout) => {
                 Err(format!("the tracer is not ready after {START:?}:\n{}", tracer.log.stderr()))
             }

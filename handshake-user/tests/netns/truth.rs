@@ -24,8 +24,7 @@ pub(crate) fn server_open_by(flow: &Capture, completes: impl Fn(&Packet) -> bool
     let answer = flow.from(Side::Server, Packet::is_syn_ack);
     let Some(answer) = answer.first() else { panic!("the server has never answered") };
     let end = answer.packet.end();
-    let is_last =
-        |packet: &Packet| !packet.is_syn() && packet.acknowledges(end) && completes(packet);
+    let is_last = |packet: &Packet| !packet.is_syn() && packet.acknowledges(end) && completes(packet);
     flow.got(Side::Server, is_last) - answer.arrived
 }
 

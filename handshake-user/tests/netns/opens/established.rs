@@ -13,7 +13,14 @@ use crate::testbed::capture::Capture;
 use crate::testbed::packet::{Packet, Side};
 use crate::truth;
 
-for_each_family!(plain, non_blocking, impatient, from_a_chosen_port, within_one_namespace, slow_to_be_accepted);
+for_each_family!(
+    plain,
+    non_blocking,
+    impatient,
+    from_a_chosen_port,
+    within_one_namespace,
+    slow_to_be_accepted
+);
 
 /// What both ends say about an opening in which nothing went wrong.
 #[track_caller]

@@ -12,7 +12,15 @@ use crate::testbed::packet::{Packet, Side};
 use crate::testbed::{Family, faults};
 use crate::truth;
 
-for_each_family!(refused, refused_later, timed_out, unreachable, aborted, aborted_in_a_blackhole, never_sent);
+for_each_family!(
+    refused,
+    refused_later,
+    timed_out,
+    unreachable,
+    aborted,
+    aborted_in_a_blackhole,
+    reset_before_the_server_had_it
+);
 
 /// A port on which nobody listens.
 fn nobody(case: &Case, family: Family) -> SocketAddr {
@@ -62,9 +70,11 @@ fn timed_out(family: Family) {
     set_tcp_option(&client, libc::TCP_SYNCNT, 1);
     let (taken, result) = timed(|| client.connect(&nobody(&case, family).into()));
     assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::ETIMEDOUT));
-    assert_eq!(case.bed.capture().count(Side::Client, Packet::is_syn), 2);
+    // How many more tries one more try means is the kernel's business, and differs from version to version.
+    let repeated = case.bed.capture().count(Side::Client, Packet::is_syn) - 1;
+    assert!(repeated > 0);
 
-    check_failed(&case, "timed_out", 1).assert_near_or_unknown("open.duration_us", taken);
+    check_failed(&case, "timed_out", repeated).assert_near_or_unknown("open.duration_us", taken);
 }
 
 fn unreachable(family: Family) {
@@ -102,7 +112,7 @@ fn aborted_in_a_blackhole(family: Family) {
 }
 
 /// The ACK of the handshake is lost and the client resets at once: the server never had a connection.
-fn never_sent(family: Family) {
+fn reset_before_the_server_had_it(family: Family) {
     let case = Case::new();
     case.bed.fault(faults::drop_first(1, Side::Client, Packet::is_bare_ack));
     let (listener, address) = case.bed.listen(family);

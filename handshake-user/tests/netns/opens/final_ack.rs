@@ -149,10 +149,9 @@ fn lost_and_made_good_by_data(family: Family) {
 
 fn ignored_by_deferred_accept(family: Family) {
     let case = Case::new();
-    let (listener, address) =
-        case.bed.listen_on(Side::Server, family, |listener| {
-            set_tcp_option(listener, libc::TCP_DEFER_ACCEPT, 5);
-        });
+    let (listener, address) = case.bed.listen_on(Side::Server, family, |listener| {
+        set_tcp_option(listener, libc::TCP_DEFER_ACCEPT, 5);
+    });
     let mut client = case.bed.socket(Side::Client, family);
     client.connect(&address.into()).unwrap();
     let pair = thread::scope(|scope| {

@@ -81,11 +81,6 @@ impl Capture {
         })
     }
 
-    /// What was sent at that moment or later.
-    pub(crate) fn since(&self, moment: Instant) -> Self {
-        Self(self.0.iter().filter(|seen| seen.arrived >= moment).cloned().collect())
-    }
-
     /// The packets that match, sent by that side.
     pub(crate) fn from(&self, side: Side, matches: impl Fn(&Packet) -> bool) -> Vec<&Seen> {
         self.0.iter().filter(|seen| seen.packet.from == side && matches(&seen.packet)).collect()

@@ -26,6 +26,9 @@ use relay::Relay;
 /// Long enough for everything that is meant to happen on the link, short enough to end a broken test.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// No two beds of a run share an address.
+static NUMBER: AtomicU8 = AtomicU8::new(1);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {
     V4,
@@ -46,7 +49,6 @@ impl Testbed {
             nix::unistd::geteuid().is_root(),
             "this test makes network namespaces and needs root: run it through `cargo xtask test`"
         );
-        static NUMBER: AtomicU8 = AtomicU8::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let client = Namespace::new(&addresses(number, Side::Client));
         let server = Namespace::new(&addresses(number, Side::Server));

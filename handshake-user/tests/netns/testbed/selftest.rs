@@ -54,7 +54,7 @@ fn the_link_holds_each_packet_for_half_a_round_trip_and_keeps_the_order() {
     let mut client = bed.socket(Side::Client, Family::V4);
     client.connect(&address.into()).unwrap();
     let (server, _) = listener.accept().unwrap();
-    client.write_all(&[0; 100_000]).unwrap();
+    client.write_all(&vec![0; 100_000]).unwrap();
     drop(client);
     assert_eq!(crate::socket::drain(&server), 100_000);
 

@@ -1,0 +1,126 @@
+//! Peers that say nothing any more.
+
+use std::io::Write;
+use std::time::Duration;
+
+use nix::libc;
+use socket2::{Socket, TcpKeepalive};
+
+use crate::case::{Case, Expect, pause};
+use crate::socket::await_input;
+use crate::testbed::capture::{Capture, Connection};
+use crate::testbed::packet::{Packet, Side};
+use crate::testbed::{Family, faults};
+use crate::truth;
+
+for_each_family_and_side!(user_timeout, keepalive);
+for_each_family!(fin_never_acknowledged, fin_lost_once, last_ack_lost_once);
+
+/// The link breaks, and one end finds out in its own way.
+fn find_out(family: Family, alert: Side, prepare: impl FnOnce(&Socket), provoke: impl FnOnce(&mut Socket)) {
+    let case = Case::new();
+    let pair = case.establish(family);
+    let connection = pair.connection;
+    let (mut active, passive) = pair.split(alert);
+    prepare(&active);
+    case.bed.fault(faults::blackhole());
+    provoke(&mut active);
+    await_input(&active);
+    let error = active.take_error().unwrap().expect("an error, not data");
+    assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT));
+    drop(active);
+    case.bed.mend();
+    // The other end knows nothing yet; its FIN meets a host that has forgotten the connection.
+    drop(passive);
+    let flow: Capture = case.flow(connection);
+    assert_eq!(flow.count(alert, Packet::is_fin), 0);
+
+    let ends = case.ends(connection, Expect::BOTH);
+    let close = ends.close(alert);
+    close.assert_is("close.style", "timed_out");
+    for path in ["close.duration_us", "close.ack_wait_us", "close.app_wait_us"] {
+        close.assert_unknown(path);
+    }
+    let close = ends.close(alert.other());
+    close.assert_is("close.style", "reset_received");
+    close.assert_is("close.initiator", "local");
+}
+
+fn user_timeout(family: Family, alert: Side) {
+    find_out(
+        family,
+        alert,
+        |socket| socket.set_tcp_user_timeout(Some(Duration::from_millis(500))).unwrap(),
+        |socket| socket.write_all(b"into the void").unwrap(),
+    );
+}
+
+fn keepalive(family: Family, alert: Side) {
+    let second = Duration::from_secs(1);
+    let settings = TcpKeepalive::new().with_time(second).with_interval(second).with_retries(1);
+    find_out(family, alert, |socket| socket.set_tcp_keepalive(&settings).unwrap(), |_| ());
+}
+
+/// Nobody owns the socket any more when the kernel gives up.
+fn fin_never_acknowledged(family: Family) {
+    let case = Case::new();
+    case.bed.sysctl(Side::Client, "ipv4/tcp_orphan_retries", "1");
+    let pair = case.establish(family);
+    let connection: Connection = pair.connection;
+    case.bed.fault(faults::blackhole());
+    drop(pair.client);
+    pause(2000);
+    let fins = case.bed.capture().of(connection).count(Side::Client, Packet::is_fin);
+    assert!(fins >= 2, "{fins} FINs");
+    case.bed.mend();
+    drop(pair.server);
+    case.bed.wait_until_quiet();
+
+    let ends = case.ends(connection, Expect::BOTH);
+    let close = ends.close(Side::Client);
+    close.assert_is("close.style", "timed_out");
+    close.assert_is("close.initiator", "local");
+    close.assert_unknown("close.ack_wait_us");
+    close.assert_unknown("close.duration_us");
+    let close = ends.close(Side::Server);
+    close.assert_is("close.style", "reset_received");
+    close.assert_is("close.initiator", "local");
+}
+
+/// The wait is as long as it really was, repetition included.
+fn fin_lost_once(family: Family) {
+    let case = Case::new();
+    let pair = case.establish(family);
+    let connection = pair.connection;
+    case.bed.fault(faults::drop_first(1, Side::Client, Packet::is_fin));
+    drop(pair.client);
+    await_input(&pair.server);
+    pause(100);
+    drop(pair.server);
+    let flow = case.flow(connection);
+    assert!(flow.count(Side::Client, Packet::is_fin) >= 2);
+
+    let ends = case.ends(connection, Expect::BOTH);
+    super::check_orphan(&ends, &flow, Side::Client);
+    super::check_passive(&ends, &flow, Side::Server, "four_segments");
+}
+
+fn last_ack_lost_once(family: Family) {
+    let case = Case::new();
+    let pair = case.establish(family);
+    let connection = pair.connection;
+    drop(pair.client);
+    await_input(&pair.server);
+    pause(100);
+    case.bed.fault(faults::drop_first(1, Side::Client, Packet::is_bare_ack));
+    drop(pair.server);
+    // Longer than the retransmit timer.
+    pause(500);
+    let flow = case.flow(connection);
+    assert!(flow.count(Side::Server, Packet::is_fin) >= 2);
+    assert!(truth::ack_wait(&flow, Side::Server) > Duration::from_millis(150));
+
+    let ends = case.ends(connection, Expect::BOTH);
+    super::check_orphan(&ends, &flow, Side::Client);
+    super::check_passive(&ends, &flow, Side::Server, "four_segments");
+}

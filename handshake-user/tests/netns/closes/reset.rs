@@ -1,0 +1,179 @@
+//! RST instead of FIN, or after it.
+
+use std::io::{ErrorKind, Write};
+use std::net::Shutdown;
+
+use socket2::Socket;
+
+use crate::case::{Case, Ends, Expect, ms, pause};
+use crate::record::Record;
+use crate::socket::{await_input, disconnect, drain};
+use crate::testbed::packet::{Packet, Side};
+use crate::testbed::{Family, faults};
+use crate::truth;
+
+for_each_family_and_side!(
+    by_linger_zero,
+    by_unread_data,
+    after_the_half_close_of_the_other,
+    for_data_after_the_close,
+    from_a_host_that_has_forgotten,
+);
+for_each_family!(never_accepted, by_disconnecting);
+
+/// What goes with a FIN does not exist here.
+#[track_caller]
+fn check_no_fin(close: &Record) {
+    for path in ["close.ack_wait_us", "close.app_wait_us", "close.time_wait_us"] {
+        close.assert_unknown(path);
+    }
+    close.assert_near_or_unknown("close.duration_us", ms(0));
+}
+
+#[track_caller]
+fn check_reset(ends: &Ends, sender: Side) {
+    let sent = ends.close(sender);
+    sent.assert_is("close.style", "reset_sent");
+    sent.assert_is("close.initiator", "local");
+    check_no_fin(sent);
+    let received = ends.close(sender.other());
+    received.assert_is("close.style", "reset_received");
+    received.assert_is("close.initiator", "remote");
+    check_no_fin(received);
+}
+
+fn resetting(case: &Case, family: Family, sender: Side, provoke: impl FnOnce(&mut Socket, &mut Socket)) {
+    let pair = case.establish(family);
+    let connection = pair.connection;
+    let (mut active, mut passive) = pair.split(sender);
+    provoke(&mut active, &mut passive);
+    drop(active);
+    await_input(&passive);
+    drop(passive);
+    let flow = case.flow(connection);
+    assert_eq!(flow.count(sender, Packet::is_rst), 1);
+    assert_eq!(flow.count(sender.other(), Packet::is_rst), 0);
+    assert_eq!(flow.count(sender, Packet::is_fin), 0);
+
+    let ends = case.ends(connection, Expect::BOTH);
+    check_reset(&ends, sender);
+    // The reset comes from the sender's own system call; at the other end nobody has asked for it.
+    ends.close(sender).assert_process_or_unknown(std::process::id());
+}
+
+fn by_linger_zero(family: Family, sender: Side) {
+    resetting(&Case::new(), family, sender, |active, _| active.set_linger(Some(ms(0))).unwrap());
+}
+
+fn by_unread_data(family: Family, sender: Side) {
+    resetting(&Case::new(), family, sender, |active, passive| {
+        passive.write_all(b"nobody will read this").unwrap();
+        await_input(active);
+    });
+}
+
+/// `connect()` to no address takes an established connection apart by force.
+fn by_disconnecting(family: Family) {
+    resetting(&Case::new(), family, Side::Client, |active, _| disconnect(active));
+}
+
+/// One end waits politely in its half-closed state, and the other slams the door.
+fn after_the_half_close_of_the_other(family: Family, polite: Side) {
+    let case = Case::new();
+    let pair = case.establish(family);
+    let connection = pair.connection;
+    let (active, passive) = pair.split(polite);
+    active.shutdown(Shutdown::Write).unwrap();
+    drain(&passive);
+    pause(100);
+    passive.set_linger(Some(ms(0))).unwrap();
+    drop(passive);
+    await_input(&active);
+    drop(active);
+    let flow = case.flow(connection);
+    assert_eq!(flow.count(polite.other(), Packet::is_rst), 1);
+
+    let ends = case.ends(connection, Expect::BOTH);
+    let close = ends.close(polite);
+    close.assert_is("close.initiator", "local");
+    close.assert_is("close.style", "reset_received");
+    close.assert_near_or_unknown("close.ack_wait_us", truth::ack_wait(&flow, polite));
+    let close = ends.close(polite.other());
+    close.assert_is("close.initiator", "remote");
+    close.assert_is("close.style", "reset_sent");
+    close.assert_unknown("close.ack_wait_us");
+}
+
+/// One end has closed altogether, and the other goes on talking to it.
+fn for_data_after_the_close(family: Family, first: Side) {
+    let case = Case::new();
+    let pair = case.establish(family);
+    let connection = pair.connection;
+    let (active, mut passive) = pair.split(first);
+    drop(active);
+    drain(&passive);
+    pause(100);
+    passive.write_all(b"are you still there?").unwrap();
+    pause(100);
+    assert_eq!(passive.write_all(b"no").unwrap_err().kind(), ErrorKind::BrokenPipe);
+    drop(passive);
+    let flow = case.flow(connection);
+    assert_eq!(flow.count(first.other(), Packet::is_fin), 0);
+
+    let ends = case.ends(connection, Expect::BOTH);
+    // Whether it is told before or after the reset: the socket was gone by then.
+    let close = ends.close(first);
+    close.assert_is("close.initiator", "local");
+    close.assert_one_of_or_unknown("close.style", &["four_segments", "reset_sent"]);
+    close.assert_near("close.ack_wait_us", truth::ack_wait(&flow, first));
+    close.assert_unknown("close.duration_us");
+    let close = ends.close(first.other());
+    close.assert_is("close.initiator", "remote");
+    close.assert_is("close.style", "reset_received");
+    close.assert_unknown("close.ack_wait_us");
+}
+
+/// The far host was restarted, say: it answers data by a reset, and this end learns of it only then.
+fn from_a_host_that_has_forgotten(family: Family, reset: Side) {
+    let case = Case::new();
+    let pair = case.establish(family);
+    let connection = pair.connection;
+    let (mut active, passive) = pair.split(reset);
+    case.bed.fault(faults::reset(reset, Packet::has_data));
+    active.write_all(b"do you remember me?").unwrap();
+    await_input(&active);
+    assert!(active.take_error().unwrap().is_some());
+    drop(active);
+    case.bed.mend();
+    // The other end still believes in the connection, and is told otherwise.
+    drop(passive);
+    let flow = case.flow(connection);
+    assert_eq!(flow.count(reset, Packet::is_rst), 1, "the answer to the FIN");
+
+    let ends = case.ends(connection, Expect::BOTH);
+    let close = ends.close(reset);
+    close.assert_is("close.style", "reset_received");
+    close.assert_is("close.initiator", "remote");
+    check_no_fin(close);
+    let close = ends.close(reset.other());
+    close.assert_is("close.style", "reset_received");
+    close.assert_is("close.initiator", "local");
+    close.assert_unknown("close.ack_wait_us");
+}
+
+/// The server program goes away with connections in its queue that it has never looked at.
+fn never_accepted(family: Family) {
+    let case = Case::new();
+    let (listener, address) = case.bed.listen(family);
+    let client = case.bed.socket(Side::Client, family);
+    client.connect(&address.into()).unwrap();
+    pause(100);
+    drop(listener);
+    await_input(&client);
+    drop(client);
+    let connection = case.connection();
+    let flow = case.flow(connection);
+    assert_eq!(flow.count(Side::Server, Packet::is_rst), 1);
+
+    check_reset(&case.ends(connection, Expect::BOTH), Side::Server);
+}

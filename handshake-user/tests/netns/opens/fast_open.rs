@@ -1,0 +1,273 @@
+//! Data in the SYN (RFC 7413).
+
+use std::io::Write;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::thread;
+
+use nix::libc;
+use socket2::Socket;
+
+use crate::case::{Case, Ends, Expect, Pair, RTT, ms, pause};
+use crate::socket::{await_input, drain, set_tcp_option, tcp_info};
+use crate::testbed::capture::{Capture, Connection};
+use crate::testbed::packet::{Packet, Side};
+use crate::testbed::{Family, faults};
+use crate::truth;
+
+for_each_family!(
+    cookie_requested,
+    cookie_requested_by_connect,
+    data_accepted,
+    data_rejected_after_a_change_of_key,
+    data_rejected_by_a_server_without_fast_open,
+    data_lost_with_the_syn,
+    data_accepted_with_a_late_first_write,
+    closed_by_the_server_before_it_was_established,
+    reset_before_it_was_established,
+);
+
+const EARLY: &[u8] = b"data in the SYN";
+
+/// A server with Fast Open, and a client that has its cookie when it has connected once.
+struct FastOpen {
+    case: Case,
+    listener: Socket,
+    address: SocketAddr,
+    family: Family,
+}
+
+impl FastOpen {
+    fn new(family: Family) -> Self {
+        let case = Case::new();
+        for side in [Side::Client, Side::Server] {
+            case.bed.sysctl(side, "ipv4/tcp_fastopen", "3");
+            // The kernel takes losses for a firewall that hates Fast Open, and stops using it for an hour.
+            case.bed.sysctl(side, "ipv4/tcp_fastopen_blackhole_timeout_sec", "0");
+        }
+        let enable = |listener: &Socket| set_tcp_option(listener, libc::TCP_FASTOPEN, 16);
+        let (listener, address) = case.bed.listen_on(Side::Server, family, enable);
+        Self { case, listener, address, family }
+    }
+
+    fn with_cookie(family: Family) -> Self {
+        let this = Self::new(family);
+        this.connect().finish();
+        this.case.bed.wait_until_quiet();
+        this
+    }
+
+    fn client(&self) -> Socket {
+        self.case.bed.socket(Side::Client, self.family)
+    }
+
+    fn send_with_the_syn(&self, client: &Socket) {
+        let sent = client.send_to_with_flags(EARLY, &self.address.into(), libc::MSG_FASTOPEN);
+        assert_eq!(sent.unwrap(), EARLY.len());
+    }
+
+    /// A connection whose data is in the SYN if the client has a cookie.
+    fn connect(&self) -> Pair {
+        let client = self.client();
+        self.send_with_the_syn(&client);
+        self.accept(client)
+    }
+
+    fn accept(&self, client: Socket) -> Pair {
+        let pair = Pair::accepted(client, &self.listener);
+        await_input(&pair.server);
+        let length = pair.server.recv(&mut [MaybeUninit::uninit(); 64]).unwrap();
+        assert_eq!(length, EARLY.len());
+        pair
+    }
+
+    /// The newest connection, which is the one that the test is about.
+    fn flow(&self) -> (Connection, Capture) {
+        self.case.bed.wait_until_quiet();
+        let connection = *self.case.bed.capture().connections().last().unwrap();
+        (connection, self.case.flow(connection))
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Syn {
+    WithoutData,
+    DataAcknowledged,
+    DataIgnored,
+}
+
+/// What the link saw of the data in the SYN.
+#[track_caller]
+fn fate_of_syn(flow: &Capture) -> Syn {
+    let syn = flow.from(Side::Client, Packet::is_syn);
+    let syn = &syn.first().expect("a SYN").packet;
+    let answer = flow.from(Side::Server, Packet::is_syn_ack);
+    match (syn.has_data(), answer.first().expect("a SYN-ACK").packet.acknowledges(syn.end())) {
+        (false, _) => Syn::WithoutData,
+        (true, true) => Syn::DataAcknowledged,
+        (true, false) => Syn::DataIgnored,
+    }
+}
+
+#[track_caller]
+fn check(ends: &Ends, flow: &Capture, fast_open: &str, seen_by_server: &[&str]) {
+    let (client, server) = (ends.open(Side::Client), ends.open(Side::Server));
+    client.assert_is("open.outcome", "established");
+    client.assert_near("open.duration_us", truth::client_open(flow));
+    client.assert_near("open.rtt_us", truth::client_open(flow));
+    client.assert_is("open.fast_open", fast_open);
+    client.assert_count("open.syn_retransmits", 0);
+    server.assert_is("open.outcome", "established");
+    server.assert_near("open.duration_us", truth::server_open(flow));
+    server.assert_one_of_or_unknown("open.fast_open", seen_by_server);
+    server.assert_count("open.syn_retransmits", 0);
+    ends.check_own_process();
+}
+
+#[track_caller]
+fn check_accepted(ends: &Ends, flow: &Capture) {
+    assert_eq!(fate_of_syn(flow), Syn::DataAcknowledged);
+    check(ends, flow, "data_accepted", &["data_accepted"]);
+    ends.open(Side::Server).assert_is("open.fast_open", "data_accepted");
+}
+
+fn cookie_requested(family: Family) {
+    let scene = FastOpen::new(family);
+    scene.connect().finish();
+    let (connection, flow) = scene.flow();
+    assert_eq!(fate_of_syn(&flow), Syn::WithoutData);
+
+    let ends = scene.case.ends(connection, Expect::BOTH);
+    check(&ends, &flow, "cookie_requested", &["none", "cookie_requested"]);
+}
+
+/// Without a cookie the SYN leaves in `connect()` after all.
+fn cookie_requested_by_connect(family: Family) {
+    let scene = FastOpen::new(family);
+    let mut client = scene.client();
+    set_tcp_option(&client, libc::TCP_FASTOPEN_CONNECT, 1);
+    client.connect(&scene.address.into()).unwrap();
+    client.write_all(EARLY).unwrap();
+    scene.accept(client).finish();
+    let (connection, flow) = scene.flow();
+    assert_eq!(fate_of_syn(&flow), Syn::WithoutData);
+
+    let ends = scene.case.ends(connection, Expect::BOTH);
+    check(&ends, &flow, "cookie_requested", &["none", "cookie_requested"]);
+}
+
+fn data_accepted(family: Family) {
+    let scene = FastOpen::with_cookie(family);
+    let pair = scene.connect();
+    assert_ne!(tcp_info(&pair.client).tcpi_options & 32, 0, "TCPI_OPT_SYN_DATA");
+    pair.finish_after(300);
+    let (connection, flow) = scene.flow();
+
+    check_accepted(&scene.case.ends(connection, Expect::BOTH), &flow);
+}
+
+/// `connect()` says yes at once and sends nothing; the first write, much later, is the opening.
+fn data_accepted_with_a_late_first_write(family: Family) {
+    let scene = FastOpen::with_cookie(family);
+    let mut client = scene.client();
+    set_tcp_option(&client, libc::TCP_FASTOPEN_CONNECT, 1);
+    client.connect(&scene.address.into()).unwrap();
+    pause(300);
+    client.write_all(EARLY).unwrap();
+    scene.accept(client).finish_after(300);
+    let (connection, flow) = scene.flow();
+    assert!(truth::client_open(&flow) < RTT + ms(10));
+
+    check_accepted(&scene.case.ends(connection, Expect::BOTH), &flow);
+}
+
+fn data_rejected_after_a_change_of_key(family: Family) {
+    data_rejected(family, |scene| {
+        scene.case.bed.sysctl(Side::Server, "ipv4/tcp_fastopen_key", "00000001-00000002-00000003-00000004");
+    });
+}
+
+fn data_rejected_by_a_server_without_fast_open(family: Family) {
+    data_rejected(family, |scene| scene.case.bed.sysctl(Side::Server, "ipv4/tcp_fastopen", "0"));
+}
+
+fn data_rejected(family: Family, spoil: impl FnOnce(&FastOpen)) {
+    let scene = FastOpen::with_cookie(family);
+    spoil(&scene);
+    scene.connect().finish();
+    let (connection, flow) = scene.flow();
+    assert_eq!(fate_of_syn(&flow), Syn::DataIgnored);
+
+    let ends = scene.case.ends(connection, Expect::BOTH);
+    check(&ends, &flow, "data_rejected", &["none", "cookie_requested", "data_rejected"]);
+}
+
+/// The SYN is repeated without its data.
+fn data_lost_with_the_syn(family: Family) {
+    let scene = FastOpen::with_cookie(family);
+    scene.case.bed.fault(faults::drop_first(1, Side::Client, Packet::is_syn));
+    scene.connect().finish();
+    let (connection, flow) = scene.flow();
+    assert_eq!(fate_of_syn(&flow), Syn::DataIgnored);
+
+    let ends = scene.case.ends(connection, Expect::BOTH);
+    let (client, server) = (ends.open(Side::Client), ends.open(Side::Server));
+    client.assert_is("open.fast_open", "data_rejected");
+    client.assert_near("open.duration_us", truth::client_open(&flow));
+    client.assert_near_or_unknown("open.rtt_us", RTT);
+    client.assert_count("open.syn_retransmits", 1);
+    server.assert_near("open.duration_us", truth::server_open(&flow));
+    server.assert_one_of_or_unknown("open.fast_open", &["none", "cookie_requested"]);
+    server.assert_count("open.syn_retransmits", 0);
+}
+
+/// The server has read its request and closes before the handshake is complete.
+fn closed_by_the_server_before_it_was_established(family: Family) {
+    let scene = FastOpen::with_cookie(family);
+    let client = scene.client();
+    thread::scope(|scope| {
+        scope.spawn(|| scene.send_with_the_syn(&client));
+        await_input(&scene.listener);
+        let (server, _) = scene.listener.accept().unwrap();
+        server.recv(&mut [MaybeUninit::uninit(); 64]).unwrap();
+        drop(server);
+    });
+    drain(&client);
+    pause(50);
+    drop(client);
+    let (connection, flow) = scene.flow();
+    assert_eq!(fate_of_syn(&flow), Syn::DataAcknowledged);
+    assert!(flow.sent(Side::Server, Packet::is_fin) < flow.got(Side::Server, Packet::is_bare_ack));
+
+    let ends = scene.case.ends(connection, Expect::BOTH);
+    let (client, server) = (ends.open(Side::Client), ends.open(Side::Server));
+    client.assert_is("open.fast_open", "data_accepted");
+    client.assert_near("open.duration_us", truth::client_open(&flow));
+    server.assert_is("open.fast_open", "data_accepted");
+    server.assert_near_or_unknown("open.duration_us", truth::server_open(&flow));
+    let close = ends.close(Side::Server);
+    close.assert_is("close.initiator", "local");
+    close.assert_near_or_unknown("close.ack_wait_us", truth::ack_wait(&flow, Side::Server));
+    ends.close(Side::Client).assert_is("close.initiator", "remote");
+}
+
+/// The client has gone when the answer comes: the server's half-made connection gets a reset.
+fn reset_before_it_was_established(family: Family) {
+    let scene = FastOpen::with_cookie(family);
+    let client = scene.client();
+    client.set_nonblocking(true).unwrap();
+    let sent = client.send_to_with_flags(EARLY, &scene.address.into(), libc::MSG_FASTOPEN);
+    assert!(sent.is_ok() || sent.is_err_and(|error| error.raw_os_error() == Some(libc::EINPROGRESS)));
+    pause(10);
+    drop(client);
+    let (connection, flow) = scene.flow();
+    assert_eq!(fate_of_syn(&flow), Syn::DataAcknowledged);
+    assert_eq!(flow.count(Side::Client, Packet::is_rst), 1);
+
+    let ends = scene.case.ends(connection, Expect { client: (1, 0), server: (1, 0) });
+    ends.open(Side::Client).assert_is("open.outcome", "aborted");
+    let server = ends.open(Side::Server);
+    server.assert_is("open.outcome", "reset");
+    server.assert_near_or_unknown("open.duration_us", RTT);
+    server.assert_unknown("open.rtt_us");
+}

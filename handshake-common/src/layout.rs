@@ -33,7 +33,7 @@ macro_rules! layout {
         pub struct Layout {
             $(#[doc = concat!("`", $type_name, ".", $path, "`")] pub $field: u32,)+
             $(#[doc = concat!("`", $bit_type, ".", $bit_path, "`")] pub $bit: Bit,)+
-            $(#[doc = "See the loader."] pub $value: u32,)+
+            $(#[doc = "1: the kernel gives tracing programs the socket cookie and the typed current task (5.12 and newer)."] pub $value: u32,)+
         }
 
         impl Layout {
@@ -105,7 +105,7 @@ layout! {
         fastopen_connect: "tcp_sock" "fastopen_connect",
         tcp_usec_ts: "tcp_sock" "tcp_usec_ts",
     }
-    values { has_socket_cookie }
+    values { has_tracing_helpers }
 }
 
 // SAFETY: integers only, repr(C), and no padding (all u32).

@@ -2,14 +2,16 @@
 
 use core::{ffi::c_void, marker::PhantomData};
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_skc_to_tcp_sock}};
+use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::{
+    bpf_get_current_task, bpf_get_current_task_btf, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_skc_to_tcp_sock,
+}};
 use handshake_common::{
     Connection, Facts, Family, Layout,
     layout::ABSENT,
     tcp::Sock,
 };
 
-use crate::maps::{Endpoints, InTable, OnSocket, Store};
+use crate::{maps::Endpoints, process::Process};
 
 /// Filled in by user space before the load, read-only after it: the verifier takes each member as a constant.
 #[unsafe(no_mangle)]
@@ -75,27 +77,36 @@ impl Memory for Probed {
     }
 }
 
-/// A pair of socket type and the store that fits it.
+/// What a program may do with the pointers that its tracepoint gives it.
 pub trait Access {
     type Memory: Memory;
-    type Store: Store;
     /// A number for this socket that no other has.
     fn cookie(sk: *const c_void) -> u64;
+    /// The current task.
+    fn process() -> Process;
 }
 
 /// BTF-typed programs.
 pub struct Typed;
 impl Access for Typed {
     type Memory = Direct;
-    type Store = OnSocket;
 
     #[inline(always)]
     fn cookie(sk: *const c_void) -> u64 {
-        if layout!(has_socket_cookie) == 0 {
+        if layout!(has_tracing_helpers) == 0 {
             return own_number(sk);
         }
         // SAFETY: a BTF-typed socket.
         unsafe { bpf_get_socket_cookie(sk.cast_mut()) }
+    }
+
+    #[inline(always)]
+    fn process() -> Process {
+        if layout!(has_tracing_helpers) == 0 {
+            return Untyped::process();
+        }
+        // SAFETY: the helper returns the current task, BTF-typed.
+        unsafe { Process::read::<Direct>(bpf_get_current_task_btf() as *const c_void) }
     }
 }
 
@@ -103,11 +114,16 @@ impl Access for Typed {
 pub struct Untyped;
 impl Access for Untyped {
     type Memory = Probed;
-    type Store = InTable;
 
     #[inline(always)]
     fn cookie(sk: *const c_void) -> u64 {
         own_number(sk)
+    }
+
+    #[inline(always)]
+    fn process() -> Process {
+        // SAFETY: the helper returns the current task.
+        unsafe { Process::read::<Probed>(bpf_get_current_task() as *const c_void) }
     }
 }
 

@@ -1,11 +1,11 @@
-//! The maps, and the two ways of keeping a connection's state.
+//! The maps, and where a connection's state is kept.
 
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{BPF_ANY, BPF_SK_STORAGE_GET_F_CREATE},
-    btf_maps::{HashMap, LruHashMap, PerCpuArray, RingBuf, SkStorage},
-    helpers::generated::{bpf_map_update_elem, bpf_sk_storage_get},
+    bindings::BPF_ANY,
+    btf_maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
+    helpers::generated::bpf_map_update_elem,
     macros::btf_map,
 };
 use handshake_common::{Connection, totals};
@@ -14,11 +14,9 @@ use handshake_common::{Connection, totals};
 #[btf_map]
 pub static RECORDS: RingBuf<Connection, 4096> = RingBuf::new();
 
-/// State kept on the socket itself: it dies with the socket, whatever happens.
-#[btf_map]
-static SOCKETS: SkStorage<Connection> = SkStorage::new();
-
-/// State by socket address, for programs whose socket pointer the verifier does not know. The loader sets the size.
+/// State by the address of the socket. Cheaper than storage on the socket, measured (docs/overhead.md). The entry
+/// goes when the socket is destroyed; if that was missed, when the next socket takes the same address. The loader
+/// sets the size.
 #[btf_map]
 static CONNECTIONS: HashMap<u64, Connection, 1> = HashMap::new();
 
@@ -41,81 +39,34 @@ pub struct Endpoints {
 #[btf_map]
 pub static SYNACKS: LruHashMap<Endpoints, u64, 8192> = LruHashMap::new();
 
-/// Where the state of a connection is kept.
-pub trait Store {
-    /// The state of this socket's connection, if it is followed.
-    fn find(sk: *const c_void) -> Option<*mut Connection>;
-    /// The same, made (all zero) if it is not there; `None` when there is no room.
-    fn find_or_make(sk: *const c_void) -> Option<*mut Connection>;
-    /// The socket goes away.
-    fn forget(sk: *const c_void);
+/// The state of this socket's connection, if it is followed.
+#[inline(always)]
+pub fn find<'a>(sk: *const c_void) -> Option<&'a mut Connection> {
+    // SAFETY: the map's own value, which the kernel keeps while the program runs; the events of one socket come
+    // under its lock.
+    CONNECTIONS.get_ptr_mut(sk as u64).map(|state| unsafe { &mut *state })
 }
 
-/// State on the socket: for BTF-typed socket pointers.
-pub struct OnSocket;
-
-/// State in a table by address: for all others.
-pub struct InTable;
-
-impl OnSocket {
-    #[inline(always)]
-    fn get(sk: *const c_void, flags: u64) -> Option<*mut Connection> {
-        // SAFETY: the verifier checks that sk is a socket; the helper itself refuses all but full sockets.
-        let state = unsafe {
-            bpf_sk_storage_get(
-                (&raw const SOCKETS).cast_mut().cast(),
-                sk.cast_mut(),
-                core::ptr::null_mut(),
-                flags,
-            )
-        };
-        if state.is_null() { None } else { Some(state.cast()) }
-    }
+/// Makes an entry for this socket, all zero; `None` when there is no room.
+#[inline(always)]
+pub fn make<'a>(sk: *const c_void) -> Option<&'a mut Connection> {
+    let (key, fresh) = (sk as u64, Connection::default());
+    // SAFETY: key and value have the sizes of the map's definition. The plain helper spares a second copy of the
+    // value on the stack.
+    unsafe {
+        bpf_map_update_elem(
+            (&raw const CONNECTIONS).cast_mut().cast(),
+            (&raw const key).cast_mut().cast(),
+            (&raw const fresh).cast_mut().cast(),
+            u64::from(BPF_ANY),
+        )
+    };
+    find(sk)
 }
 
-impl Store for OnSocket {
-    #[inline(always)]
-    fn find(sk: *const c_void) -> Option<*mut Connection> {
-        Self::get(sk, 0)
-    }
-
-    #[inline(always)]
-    fn find_or_make(sk: *const c_void) -> Option<*mut Connection> {
-        Self::get(sk, u64::from(BPF_SK_STORAGE_GET_F_CREATE))
-    }
-
-    #[inline(always)]
-    fn forget(_sk: *const c_void) {}
-}
-
-impl Store for InTable {
-    #[inline(always)]
-    fn find(sk: *const c_void) -> Option<*mut Connection> {
-        CONNECTIONS.get_ptr_mut(sk as u64)
-    }
-
-    #[inline(always)]
-    fn find_or_make(sk: *const c_void) -> Option<*mut Connection> {
-        if let Some(state) = Self::find(sk) {
-            return Some(state);
-        }
-        let (key, fresh) = (sk as u64, Connection::default());
-        // SAFETY: key and value have the sizes of the map's definition. The plain helper spares a second copy
-        // of the value on the stack.
-        unsafe {
-            bpf_map_update_elem(
-                (&raw const CONNECTIONS).cast_mut().cast(),
-                (&raw const key).cast_mut().cast(),
-                (&raw const fresh).cast_mut().cast(),
-                u64::from(BPF_ANY),
-            )
-        };
-        Self::find(sk)
-    }
-
-    #[inline(always)]
-    fn forget(sk: *const c_void) {
-        // Most sockets that end were never followed (listeners, and those of other protocols): no error.
-        let _ = CONNECTIONS.remove(sk as u64);
-    }
+/// The socket goes away.
+#[inline(always)]
+pub fn forget(sk: *const c_void) {
+    // Most sockets that end were never followed (listeners, for one): no error.
+    let _ = CONNECTIONS.remove(sk as u64);
 }

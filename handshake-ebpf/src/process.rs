@@ -2,29 +2,53 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_task};
+use aya_ebpf::helpers::generated::bpf_get_current_cgroup_id;
 use handshake_common::Connection;
 
-use crate::kernel::{Memory, Probed, layout};
+use crate::kernel::{Access, Memory, layout};
 
 /// A kernel thread, `include/linux/sched.h`.
 const PF_KTHREAD: u32 = 0x0020_0000;
 
-/// Writes down the current process (its group leader). Call only where a task acts on its own socket: `connect()`,
-/// `close()`, `shutdown()`. A kernel thread is taken only `with_kernel`: it may connect on its own, but it may
-/// also close what a process had left to it.
-#[inline(always)]
-pub fn note(connection: &mut Connection, with_kernel: bool) {
-    // SAFETY: the helper returns the current task_struct, and Probed catches every fault.
-    unsafe {
-        let task = bpf_get_current_task() as *const c_void;
-        let flags: u32 = Probed::read(task, layout!(task_flags));
-        if flags & PF_KTHREAD != 0 && !with_kernel {
-            return;
+/// What is read of a task.
+pub struct Process {
+    flags: u32,
+    tgid: u32,
+    /// Of the group leader: threads often have names of their own.
+    comm: [u64; 2],
+}
+
+impl Process {
+    /// Reads a `task_struct`.
+    ///
+    /// # Safety
+    /// `task` must be the current task, BTF-typed for [`crate::kernel::Direct`].
+    #[inline(always)]
+    pub unsafe fn read<M: Memory>(task: *const c_void) -> Self {
+        // SAFETY: the caller's promise; the leader of the current task lives as long as the task.
+        unsafe {
+            let leader = M::read::<usize>(task, layout!(task_group_leader)) as *const c_void;
+            Self {
+                flags: M::read(task, layout!(task_flags)),
+                tgid: M::read(task, layout!(task_tgid)),
+                comm: [M::read(leader, layout!(task_comm)), M::read(leader, layout!(task_comm) + 8)],
+            }
         }
-        let leader: usize = Probed::read(task, layout!(task_group_leader));
-        connection.pid = Probed::read(task, layout!(task_tgid));
-        connection.comm = Probed::read(leader as *const c_void, layout!(task_comm));
-        connection.cgroup = bpf_get_current_cgroup_id();
     }
+}
+
+/// Writes down the current process. Call only where a task acts on its own socket: `connect()`, `close()`,
+/// `shutdown()`. A kernel thread is taken only `with_kernel`: it may connect on its own, but it may also close
+/// what a process had left to it.
+#[inline(always)]
+pub fn note<A: Access>(connection: &mut Connection, with_kernel: bool) {
+    let process = A::process();
+    if process.flags & PF_KTHREAD != 0 && !with_kernel {
+        return;
+    }
+    connection.pid = process.tgid;
+    // SAFETY: sixteen bytes either way.
+    connection.comm = unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>(process.comm) };
+    // SAFETY: no arguments.
+    connection.cgroup = unsafe { bpf_get_current_cgroup_id() };
 }

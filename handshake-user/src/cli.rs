@@ -43,7 +43,7 @@ pub struct ProbeArgs {
     #[arg(long, value_name = "KIB", default_value_t = 8192, help_heading = "Probes",
           value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
     pub ring_kib: u32,
-    /// Connections followed at once where state cannot live on the sockets (--attach tracepoint).
+    /// Connections followed at once; each takes about 250 bytes of kernel memory.
     #[arg(long, value_name = "N", default_value_t = 262_144, help_heading = "Probes",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: u32,

@@ -59,35 +59,43 @@ pub fn begin_client(connection: &mut Connection, now: u64) {
     connection.fin_acked_clock_ns = 0;
 }
 
-/// A socket of which nothing is known yet goes from `old` to another state. Whether there is a connection to
-/// follow at all: listeners, and server sockets at SYN_RECV (which are followed from ESTABLISHED), are none.
+/// Whether a socket that leaves this state has a connection to follow. Listeners have none; a server's socket is
+/// followed from the step that leaves SYN_RECV.
 #[inline(always)]
 #[must_use]
-pub fn adopt(connection: &mut Connection, old: u32) -> bool {
-    match old {
-        states::SYN_RECV => connection.role = Role::Server.code(),
-        states::SYN_SENT => {
-            connection.role = Role::Client.code();
-            connection.facts.set(Facts::PREEXISTING);
-        }
-        states::ESTABLISHED
-        | states::FIN_WAIT1
-        | states::FIN_WAIT2
-        | states::CLOSE_WAIT
-        | states::LAST_ACK
-        | states::CLOSING => {
-            connection.facts.set(Facts::PREEXISTING);
-            connection.phase = Phase::Open as u8;
-            connection.initiator = Initiator::code_of(match old {
-                states::FIN_WAIT1 | states::FIN_WAIT2 => Some(Initiator::Local),
-                states::CLOSE_WAIT | states::LAST_ACK => Some(Initiator::Remote),
-                states::CLOSING => Some(Initiator::Both),
-                _ => None,
-            });
-        }
-        _ => return false,
+pub const fn is_followed(old: u32) -> bool {
+    matches!(
+        old,
+        states::SYN_SENT
+            | states::SYN_RECV
+            | states::ESTABLISHED
+            | states::FIN_WAIT1
+            | states::FIN_WAIT2
+            | states::CLOSE_WAIT
+            | states::LAST_ACK
+            | states::CLOSING
+    )
+}
+
+/// A socket of which nothing is known yet leaves `old`, which is a state that [`is_followed`].
+#[inline(always)]
+pub fn adopt(connection: &mut Connection, old: u32) {
+    if old == states::SYN_RECV {
+        connection.role = Role::Server.code();
+        return;
     }
-    true
+    connection.facts.set(Facts::PREEXISTING);
+    if old == states::SYN_SENT {
+        connection.role = Role::Client.code();
+        return;
+    }
+    connection.phase = Phase::Open as u8;
+    connection.initiator = Initiator::code_of(match old {
+        states::FIN_WAIT1 | states::FIN_WAIT2 => Some(Initiator::Local),
+        states::CLOSE_WAIT | states::LAST_ACK => Some(Initiator::Remote),
+        states::CLOSING => Some(Initiator::Both),
+        _ => None,
+    });
 }
 
 /// `sock:inet_sock_set_state` with `old != new`, for every step but the first of a client.

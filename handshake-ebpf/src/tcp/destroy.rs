@@ -12,7 +12,7 @@ use super::perf_field;
 use crate::{
     emit,
     kernel::{Access, KernelSock, Typed, Untyped},
-    maps::Store as _,
+    maps,
 };
 
 // void tcp_destroy_sock(struct sock *sk)
@@ -33,12 +33,10 @@ pub fn tcp_destroy_sock_perf(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn destroyed<A: Access>(sk: *const c_void) {
-    let Some(found) = A::Store::find(sk) else { return };
-    // SAFETY: the map's own value, which the kernel keeps while the program runs.
-    let connection = unsafe { &mut *found };
+    let Some(connection) = maps::find(sk) else { return };
     let due = state::destroyed(connection);
     if let Some(sock) = KernelSock::<A>::new(sk) {
         emit::publish(connection, &sock, due);
     }
-    A::Store::forget(sk);
+    maps::forget(sk);
 }

@@ -12,7 +12,7 @@ use super::perf_field;
 use crate::{
     emit,
     kernel::{Access, KernelSock, Typed, Untyped},
-    maps::Store as _,
+    maps,
     process,
 };
 
@@ -42,11 +42,9 @@ pub fn tcp_send_reset_perf(ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn sent<A: Access>(sk: *const c_void, active: bool) {
     let Some(sock) = KernelSock::<A>::new(sk) else { return };
-    let Some(found) = A::Store::find(sk) else { return };
-    // SAFETY: the map's own value, which the kernel keeps while the program runs.
-    let connection = unsafe { &mut *found };
+    let Some(connection) = maps::find(sk) else { return };
     if active && connection.is(Phase::Ending) && connection.pid == 0 {
-        process::note(connection, false);
+        process::note::<A>(connection, false);
     }
     let due = state::reset_sent(connection);
     emit::publish(connection, &sock, due);
@@ -72,14 +70,13 @@ pub fn tcp_receive_reset_perf(ctx: TracePointContext) -> u32 {
 fn received<A: Access>(sk: *const c_void) {
     let Some(sock) = KernelSock::<A>::new(sk) else { return };
     let state = sock.state();
-    let found = match A::Store::find(sk) {
-        // SAFETY: see `sent`.
-        Some(found) => unsafe { &mut *found },
+    let connection = match maps::find(sk) {
+        Some(found) => found,
         // There before the program: without this the reset could not be told from other ends.
         None => match super::state::adopt(&sock, state) {
             Some(adopted) => adopted,
             None => return,
         },
     };
-    state::reset_received(found, &sock, state);
+    state::reset_received(connection, &sock, state);
 }

@@ -18,7 +18,7 @@ use super::perf_field;
 use crate::{
     emit,
     kernel::{Access, KernelSock, Memory, Probed, Typed, Untyped, layout, read_endpoints},
-    maps::{Endpoints, SYNACKS, Store as _},
+    maps::{self, Endpoints, SYNACKS},
 };
 
 // void tcp_retransmit_skb(const struct sock *sk, const struct sk_buff *skb[, int err])
@@ -45,9 +45,10 @@ fn segment<A: Access>(sk: *const c_void) {
         return;
     }
     emit::count(totals::syn_retransmits(Role::Client));
-    if let Some(state) = A::Store::find(sk) {
-        // SAFETY: the map's own value, which the kernel keeps while the program runs; `now` has no arguments.
-        unsafe { state::syn_retransmitted(&mut *state, &sock, sock.retrans_stamp(), bpf_ktime_get_ns()) };
+    if let Some(connection) = maps::find(sk) {
+        // SAFETY: no arguments.
+        let now = unsafe { bpf_ktime_get_ns() };
+        state::syn_retransmitted(connection, &sock, sock.retrans_stamp(), now);
     }
 }
 

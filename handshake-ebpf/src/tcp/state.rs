@@ -17,7 +17,7 @@ use super::perf_field;
 use crate::{
     emit,
     kernel::{Access, KernelSock, Typed, Untyped, read_endpoints},
-    maps::{Endpoints, SYNACKS, Store as _},
+    maps::{self, Endpoints, SYNACKS},
     process,
 };
 
@@ -60,9 +60,15 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
         }
         return;
     }
-    let connection = match A::Store::find(sk) {
-        // SAFETY: the map's own value, which the kernel keeps while the program runs.
-        Some(found) => unsafe { &mut *found },
+    let connection = match maps::find(sk) {
+        // A new socket at the address of one whose end was missed. Only a client passes SYN_RECV with an entry,
+        // when both ends open at once.
+        Some(found) if old == states::SYN_RECV && found.role != Role::Client.code() => {
+            renew(found, &sock);
+            state::adopt(found, old);
+            found
+        }
+        Some(found) => found,
         None => match adopt(&sock, old) {
             Some(adopted) => adopted,
             None => return,
@@ -70,7 +76,7 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
     };
     let due = state::transition(connection, &sock, old, new, now);
     match new {
-        states::FIN_WAIT1 | states::LAST_ACK if connection.pid == 0 => process::note(connection, false),
+        states::FIN_WAIT1 | states::LAST_ACK if connection.pid == 0 => process::note::<A>(connection, false),
         states::ESTABLISHED if connection.syn_retransmits > 0 && connection.role == Role::Server.code() => {
             connection.syn_ns = first_synack(&sock);
         }
@@ -82,48 +88,57 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
 /// `connect()`: the only place where a client's process is certain from the start.
 #[inline(always)]
 fn connecting<A: Access>(sock: &KernelSock<A>, now: u64) {
-    let Some(state) = make(sock) else { return };
-    // SAFETY: see `set_state`.
-    let connection = unsafe { &mut *state };
-    if connection.role != 0 {
-        // connect(AF_UNSPEC) made this socket new; what the connection before still owes is due now.
-        let due = state::destroyed(connection);
-        emit::publish(connection, sock, due);
-    }
+    let connection = match maps::find(sock.pointer()) {
+        Some(found) => {
+            renew(found, sock);
+            found
+        }
+        None => match make(sock) {
+            Some(made) => made,
+            None => return,
+        },
+    };
     state::begin_client(connection, now);
-    process::note(connection, true);
+    process::note::<A>(connection, true);
     emit::count(totals::begun(Some(Role::Client)));
 }
 
 /// A socket of which nothing is known: a server's new connection, or one that was there before the program.
 #[inline(always)]
 pub(super) fn adopt<'a, A: Access>(sock: &KernelSock<A>, old: u32) -> Option<&'a mut Connection> {
-    // SAFETY: see `set_state`.
-    let connection = unsafe { &mut *make(sock)? };
-    if !state::adopt(connection, old) {
-        A::Store::forget(sock.pointer());
+    if !state::is_followed(old) {
         return None;
     }
+    let connection = make(sock)?;
+    state::adopt(connection, old);
     if old == states::SYN_SENT {
         emit::count(totals::begun(Some(Role::Client)));
     }
     Some(connection)
 }
 
-/// The state of this socket's connection, with its identity.
+/// An entry for this socket, with its identity.
 #[inline(always)]
-fn make<A: Access>(sock: &KernelSock<A>) -> Option<*mut Connection> {
-    let Some(state) = A::Store::find_or_make(sock.pointer()) else {
+fn make<'a, A: Access>(sock: &KernelSock<A>) -> Option<&'a mut Connection> {
+    let Some(connection) = maps::make(sock.pointer()) else {
         emit::count(totals::lost(Loss::StateFull));
         return None;
     };
-    // SAFETY: see `set_state`.
-    let connection = unsafe { &mut *state };
-    if connection.id == 0 {
-        // The cookie also names the minisocket that may follow, but only if it was asked for before.
-        connection.id = A::cookie(sock.pointer());
+    // The cookie also names the minisocket that may follow, but only if it was asked for before.
+    connection.id = A::cookie(sock.pointer());
+    Some(connection)
+}
+
+/// The entry's connection is over: `connect(AF_UNSPEC)` made its socket new, or the end of its socket was missed
+/// and another socket has its address. What it still owes is due now.
+#[inline(always)]
+fn renew<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
+    let due = state::destroyed(connection);
+    emit::publish(connection, sock, due);
+    let id = A::cookie(sock.pointer());
+    if connection.id != id {
+        *connection = Connection { id, ..Connection::default() };
     }
-    Some(state)
 }
 
 /// When the first SYN-ACK of this connection left, if a later one was seen.

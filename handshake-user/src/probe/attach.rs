@@ -95,7 +95,7 @@ pub struct Settings {
     pub attach: Option<Attach>,
     /// Size of the ring buffer, bytes; rounded up to a power of two of at least a page.
     pub ring_bytes: u32,
-    /// How many connections the table holds when state cannot live on the sockets.
+    /// How many connections can be followed at once.
     pub max_connections: u32,
 }
 
@@ -134,16 +134,16 @@ impl Probes {
         let ways: &[(Attach, bool)] = match settings.attach {
             Some(Attach::TpBtf) => &[(Attach::TpBtf, true), (Attach::TpBtf, false)],
             Some(Attach::Tracepoint) => &[(Attach::Tracepoint, false)],
-            // bpf_get_socket_cookie is for tracing programs from 5.12 on only.
+            // bpf_get_socket_cookie and bpf_get_current_task_btf are for tracing programs from 5.12 on only.
             None => &[(Attach::TpBtf, true), (Attach::TpBtf, false), (Attach::Tracepoint, false)],
         };
         let mut first_error = None;
-        for &(way, cookies) in ways {
-            match Self::attach_one_way(kernel, settings, &aya_btf, way, cookies) {
+        for &(way, helpers) in ways {
+            match Self::attach_one_way(kernel, settings, &aya_btf, way, helpers) {
                 Ok(attached) => return Ok(attached),
                 Err(LoadError::NotPermitted) => return Err(LoadError::NotPermitted),
                 Err(error) => {
-                    tracing::debug!(way = way.as_str(), cookies, %error, "cannot attach this way");
+                    tracing::debug!(way = way.as_str(), helpers, %error, "cannot attach this way");
                     first_error.get_or_insert(error);
                 }
             }
@@ -156,13 +156,12 @@ impl Probes {
         settings: &Settings,
         aya_btf: &AyaBtf,
         way: Attach,
-        cookies: bool,
+        helpers: bool,
     ) -> Result<(Self, RingBuf<MapData>), LoadError> {
         let plan = kernel.plan(way);
-        let layout = Layout { has_socket_cookie: u32::from(cookies), ..kernel.layout };
+        let layout = Layout { has_tracing_helpers: u32::from(helpers), ..kernel.layout };
         let offsets: Vec<(&'static str, u32)> =
             plan.iter().filter_map(|planned| planned.attach.as_ref().ok()).flatten().copied().collect();
-        let table = if way == Attach::Tracepoint { settings.max_connections.max(1) } else { 1 };
         let ring_bytes = settings.ring_bytes.max(4096).next_power_of_two();
 
         let mut loader = EbpfLoader::new();
@@ -170,7 +169,7 @@ impl Probes {
             .btf(Some(aya_btf))
             .override_global(layout::SYMBOL, &layout, true)
             .map_max_entries("RECORDS", ring_bytes)
-            .map_max_entries("CONNECTIONS", table);
+            .map_max_entries("CONNECTIONS", settings.max_connections.max(1));
         for (symbol, offset) in &offsets {
             loader.override_global(symbol, offset, true);
         }

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Attach {
-    /// BTF-typed raw tracepoints; state lives on the socket. The cheapest.
+    /// BTF-typed raw tracepoints. The cheapest.
     TpBtf,
-    /// Perf tracepoints; state lives in a table. For kernels that refuse the former.
+    /// Perf tracepoints, for kernels that refuse the former.
     Tracepoint,
 }
 
@@ -120,7 +120,7 @@ pub struct Planned {
     pub attach: Result<Vec<(&'static str, u32)>, String>,
 }
 
-/// Plans one way of attaching for every hook: the ways keep their state in different places, so they do not mix.
+/// Plans one way of attaching for every hook: whoever refuses one typed program refuses them all.
 #[must_use]
 pub fn plan(way: Attach, offer: impl Fn(&Hook) -> Offer) -> Vec<Planned> {
     HOOKS

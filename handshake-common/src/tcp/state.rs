@@ -111,7 +111,7 @@ pub fn transition(
         return Due::NOTHING;
     }
     match new {
-        states::ESTABLISHED => {
+        states::ESTABLISHED if connection.is(Phase::Opening) => {
             established(connection, sock, now);
             Due::OPEN
         }
@@ -291,9 +291,9 @@ fn our_fin_acked(connection: &mut Connection, sock: &impl Sock, now: u64) {
     let unsent = connection.facts.has(Facts::UNSENT_AT_CLOSE);
     let at_close = if unsent { 0 } else { closed };
     connection.our_fin_ns = if sock.total_retrans() == connection.retrans_at_close {
-        let sent = sock.newest_acked_sent_us() * 1000;
+        let sent = sock.newest_acked_sent_us().wrapping_mul(1000);
         // Whole microseconds: a FIN that left at once may seem to lie just before the close.
-        if sent > now || sent + 1000 < closed {
+        if sent > now || sent < closed.saturating_sub(1000) {
             at_close
         } else if sent < closed {
             closed

@@ -248,11 +248,12 @@ fn open_if_unseen(connection: &mut Connection, sock: &impl Sock) -> Due {
         return Due::NOTHING;
     }
     read_sample(connection, sock);
+    // By now the kernel's sample may be the FIN's.
+    connection.srtt_us = 0;
     let facts = &mut connection.facts;
     facts.set(Facts::ESTABLISHED);
     facts.set(Facts::OPEN_UNTIMED);
     facts.set_if(Facts::SYN_DATA_ACKED, sock.syn_data_acked());
-    facts.set_if(Facts::USEC_TIMESTAMPS, sock.usec_timestamps());
     Due::OPEN
 }
 

@@ -8,7 +8,7 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, TracePointContext},
 };
 use handshake_common::{
-    Connection, Role,
+    Connection, Phase, Role,
     tcp::{state, states},
     totals::{self, Loss},
 };
@@ -61,9 +61,8 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
         return;
     }
     let connection = match maps::find(sk) {
-        // A new socket at the address of one whose end was missed. Only a client passes SYN_RECV with an entry,
-        // when both ends open at once.
-        Some(found) if old == states::SYN_RECV && found.role != Role::Client.code() => {
+        // A new socket at the address of one whose end was missed: a connection that passes SYN_RECV is opening.
+        Some(found) if old == states::SYN_RECV && !found.is(Phase::Opening) => {
             renew(found, &sock);
             state::adopt(found, old);
             found

@@ -1,1 +1,60 @@
-fn main() {}
+//! `cargo xtask`: everything that is done with this workspace, one file a command.
+
+mod apt;
+mod build;
+mod linker;
+mod lint;
+mod packages;
+mod process;
+mod run;
+mod setup;
+mod test;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Build, run and test handshake.
+///
+/// Every command first installs what it misses: Rust's library sources into the active toolchain, and
+/// bpf-linker into target/tools. Nothing here needs root, except the last step of `run` and of `test`.
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    arg_required_else_help = true,
+    after_help = "Start here:  cargo xtask run\nBefore a commit:  cargo xtask test\nWhat is installed where, and why:  docs/toolchain.md"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Setup(setup::Args),
+    Build(build::Args),
+    Run(run::Args),
+    Lint(lint::Args),
+    Test(test::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Setup(args) => setup::main(&args),
+        Command::Build(args) => build::main(&args),
+        Command::Run(args) => run::main(args),
+        Command::Lint(args) => lint::main(&args),
+        Command::Test(args) => test::main(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // One line of causes: a backtrace of this program would help nobody.
+        Err(err) => {
+            eprintln!("xtask: {err:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! `cargo xtask run`: from a fresh clone to a live trace.
+
+use std::{env, ffi::OsString, os::unix::process::CommandExt as _};
+
+use anyhow::{Result, anyhow, bail};
+
+use crate::{
+    build,
+    process::{Root, step},
+    setup,
+    workspace::{Profile, Workspace},
+};
+
+/// Build everything that is missing and start `handshake trace`, or any other command of it
+///
+/// Only the last step runs as root (through sudo, doas or pkexec): loading eBPF programs needs it.
+/// Ctrl-C goes straight to the program.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    cargo xtask run                                  # handshake trace\n  \
+    cargo xtask run -- --port 443 --duration 30s     # handshake trace with these flags\n  \
+    cargo xtask run -- daemon --listen 127.0.0.1:9966\n  \
+    cargo xtask run -- check\n  \
+    cargo xtask run -- --help                        # the help of handshake itself")]
+pub(crate) struct Args {
+    /// A command of handshake with its flags; flags alone are those of `trace`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
+    arguments: Vec<OsString>,
+}
+
+pub(crate) fn main(args: Args) -> Result<()> {
+    let workspace = Workspace::locate()?;
+    let ready = setup::ensure(&workspace)?;
+    let binary = build::both(&workspace, &ready, Profile::Release)?;
+
+    let arguments = resolve(args.arguments);
+    let root = if needs_root(&arguments) { Root::interactive() } else { Root::Already };
+    let variables: Vec<_> =
+        env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_for_handshake)).collect();
+    let Some(mut command) = root.command(&binary, &variables, &workspace) else {
+        bail!(
+            "loading eBPF programs needs root, and there is no sudo, doas or pkexec here: as root, start {}",
+            binary.display()
+        );
+    };
+    command.args(&arguments);
+    if let Root::Through(tool) = &root {
+        step(format!(
+            "starting handshake as root through {}",
+            tool.first().unwrap_or(&OsString::new()).display()
+        ));
+    }
+    // exec, and not a child: signals and the terminal belong to the program.
+    let err = command.exec();
+    Err(anyhow!(err).context(format!("`{}` cannot be started", command.get_program().display())))
+}
+
+/// Flags alone are those of `trace`, the command that one wants most; handshake's own flags stay its own.
+fn resolve(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let of_handshake = |first: &OsString| {
+        !first.as_encoded_bytes().starts_with(b"-")
+            || ["-h", "--help", "-V", "--version"].iter().any(|flag| first == flag)
+    };
+    if !arguments.first().is_some_and(of_handshake) {
+        arguments.insert(0, "trace".into());
+    }
+    arguments
+}
+
+/// Reading records and help needs no privileges.
+fn needs_root(arguments: &[OsString]) -> bool {
+    let unprivileged = ["explain", "help", "-h", "--help", "-V", "--version"];
+    let is_help = |argument: &OsString| argument == "-h" || argument == "--help";
+    !arguments.first().is_some_and(|first| unprivileged.iter().any(|name| first == name))
+        && !arguments.iter().any(is_help)
+}
+
+/// What the program reads from the environment, and sudo would take away.
+fn is_for_handshake(variable: &str) -> bool {
+    (variable.starts_with("HANDSHAKE_") && variable != "HANDSHAKE_EBPF_OBJECT")
+        || ["RUST_LOG", "RUST_BACKTRACE", "NO_COLOR"].contains(&variable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        run: Args,
+    }
+
+    fn resolved(line: &str) -> String {
+        let cli = Cli::try_parse_from(["run"].into_iter().chain(line.split_whitespace())).unwrap();
+        resolve(cli.run.arguments).join(std::ffi::OsStr::new(" ")).into_string().unwrap()
+    }
+
+    #[test]
+    fn every_way_to_write_it() {
+        assert_eq!(resolved(""), "trace");
+        assert_eq!(resolved("--"), "trace");
+        assert_eq!(resolved("--port 443"), "trace --port 443");
+        assert_eq!(resolved("-- --port 443"), "trace --port 443");
+        assert_eq!(resolved("-- trace --port 443"), "trace --port 443");
+        assert_eq!(resolved("trace --port 443"), "trace --port 443");
+        assert_eq!(resolved("-- daemon --listen 127.0.0.1:9966"), "daemon --listen 127.0.0.1:9966");
+        assert_eq!(resolved("-- --help"), "--help");
+        assert_eq!(resolved("-- trace --help"), "trace --help");
+    }
+
+    #[test]
+    fn root_only_where_the_kernel_is_asked() {
+        let needs = |line: &str| needs_root(&line.split_whitespace().map(OsString::from).collect::<Vec<_>>());
+        assert!(needs("trace --port 443"));
+        assert!(needs("daemon"));
+        assert!(needs("check"));
+        assert!(!needs("explain records.json"));
+        assert!(!needs("trace --help"));
+        assert!(!needs("--version"));
+    }
+
+    #[test]
+    fn settings_reach_the_program() {
+        assert!(is_for_handshake("HANDSHAKE_LISTEN"));
+        assert!(is_for_handshake("RUST_LOG"));
+        assert!(!is_for_handshake("HANDSHAKE_EBPF_OBJECT"));
+        assert!(!is_for_handshake("HOME"));
+    }
+}

@@ -1,0 +1,305 @@
+//! `cargo xtask test`: everything that must hold before a commit.
+
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::{
+    build, lint, packages, process,
+    process::{Root, step},
+    setup,
+    workspace::{Profile, Workspace},
+};
+
+/// The package whose integration tests may need root.
+const PACKAGE: &str = "handshake-user";
+
+/// Integration tests with this name, or one that begins with it and `_`, run as root.
+const ROOT: &str = "netns";
+
+/// Run all tests: lints, tests without root, then the tests on real networks as root
+///
+/// As a user it builds everything as that user, and runs only the finished tests on real networks
+/// through sudo. Without a way to root it runs the rest and says what it left out; with CI=true
+/// in the environment leaving something out is a failure.
+///
+/// With a FILTER, lints are skipped. `HANDSHAKE_TEST_THREADS` sets how many tests on real networks run at
+/// once (default 1: they share one kernel).
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    cargo xtask test\n  \
+    cargo xtask test half_close    # only tests whose name contains it\n  \
+    cargo xtask test --no-root")]
+pub(crate) struct Args {
+    /// Only tests whose name contains this
+    filter: Option<String>,
+    /// Leave out the tests that need root
+    #[arg(long)]
+    no_root: bool,
+}
+
+pub(crate) fn main(args: &Args) -> Result<()> {
+    let workspace = Workspace::locate()?;
+    let ready = setup::ensure(&workspace)?;
+    let mut failures: Vec<String> = Vec::new();
+
+    if args.filter.is_none() {
+        failures.extend(lint::all(&workspace, &ready)?.into_iter().map(str::to_owned));
+    }
+
+    let object = build::ebpf(&workspace, &ready)?;
+    let binary = build::both(&workspace, &ready, Profile::Release)?;
+    let tests = Tests { workspace: &workspace, object, binary, filter: args.filter.as_deref() };
+    let Split { plain, root } = split(&tests.metadata()?)?;
+
+    step("test: without root");
+    if let Err(err) = tests.without_root(&plain) {
+        step(format!("{err:#}"));
+        failures.push("tests without root".to_owned());
+    }
+
+    let left_out = if root.is_empty() {
+        None
+    } else if args.no_root {
+        Some("--no-root")
+    } else {
+        match Root::for_tests() {
+            Root::Impossible => Some("this is not root, and sudo would need a password or is not there"),
+            way => {
+                step("test: on real networks, as root");
+                if let Err(err) = packages::ensure().and_then(|()| tests.as_root(&root, &way)) {
+                    step(format!("{err:#}"));
+                    failures.push("tests with root".to_owned());
+                }
+                None
+            }
+        }
+    };
+
+    let (line, passed) = verdict(&failures, &root, left_out, process::is_ci());
+    if !passed {
+        bail!("{line}");
+    }
+    step(line);
+    Ok(())
+}
+
+/// The closing line, and whether all is well.
+fn verdict(failures: &[String], root: &[String], left_out: Option<&str>, ci: bool) -> (String, bool) {
+    let mut parts = Vec::new();
+    if !failures.is_empty() {
+        parts.push(format!("test: FAILED: {}", failures.join(", ")));
+    }
+    if let Some(why) = left_out {
+        let advice =
+            if ci { "with CI=true that is a failure" } else { "run `cargo xtask test` with sudo at hand" };
+        parts.push(format!("test: LEFT OUT what needs root ({}): {why}; {advice}", root.join(", ")));
+    }
+    let passed = failures.is_empty() && (left_out.is_none() || !ci);
+    if parts.is_empty() {
+        parts.push("test: all passed".to_owned());
+    } else if passed {
+        parts.insert(0, "test: the rest passed".to_owned());
+    }
+    (parts.join("; "), passed)
+}
+
+/// The integration tests of the user side, by who must run them.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Split {
+    plain: Vec<String>,
+    root: Vec<String>,
+}
+
+/// Reads `cargo metadata`.
+fn split(metadata: &str) -> Result<Split> {
+    let metadata: Value = serde_json::from_str(metadata).context(
+        "`cargo metadata` did not answer in JSON: is a wrapper of cargo writing to standard output?",
+    )?;
+    let array = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let mut split = Split::default();
+    for package in array(&metadata["packages"]).iter().filter(|package| package["name"] == PACKAGE) {
+        for target in array(&package["targets"]) {
+            if !array(&target["kind"]).iter().any(|kind| kind == "test") {
+                continue;
+            }
+            let name = target["name"].as_str().unwrap_or_default().to_owned();
+            if needs_root(&name) { split.root.push(name) } else { split.plain.push(name) }
+        }
+    }
+    Ok(split)
+}
+
+fn needs_root(test: &str) -> bool {
+    test.strip_prefix(ROOT).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+}
+
+/// The test executables that `cargo test --no-run --message-format=json` reports.
+fn executables(messages: &str) -> Vec<PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["reason"] == "compiler-artifact" && message["profile"]["test"] == true)
+        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .collect()
+}
+
+struct Tests<'a> {
+    workspace: &'a Workspace,
+    object: PathBuf,
+    binary: PathBuf,
+    filter: Option<&'a str>,
+}
+
+impl Tests<'_> {
+    fn metadata(&self) -> Result<String> {
+        process::read(
+            process::cargo(self.workspace).args(["metadata", "--no-deps", "--format-version", "1"]),
+            "`cargo metadata`",
+            "is a Cargo.toml broken?",
+        )
+    }
+
+    fn cargo_test(&self) -> Command {
+        let mut cargo = process::cargo(self.workspace);
+        cargo.arg("test").env("HANDSHAKE_EBPF_OBJECT", &self.object).env("HANDSHAKE_BIN", &self.binary);
+        cargo
+    }
+
+    fn without_root(&self, plain: &[String]) -> Result<()> {
+        const HINT: &str = "see its output above";
+        let workspace = ["--workspace", "--exclude", "handshake-ebpf", "--no-fail-fast"];
+        let mut units = self.cargo_test();
+        units.args(workspace).args(["--lib", "--bins"]);
+        for test in plain {
+            units.args(["--test", test]);
+        }
+        let units = process::run(units.args(self.filter), "cargo test", HINT);
+        let examples = process::run(
+            self.cargo_test().args(workspace).arg("--doc").args(self.filter),
+            "cargo test --doc",
+            HINT,
+        );
+        units.and(examples)
+    }
+
+    /// Built as the user who calls, run as root.
+    fn as_root(&self, tests: &[String], way: &Root) -> Result<()> {
+        let mut build = self.cargo_test();
+        build.args(["--package", PACKAGE, "--no-run", "--message-format=json-render-diagnostics"]);
+        for test in tests {
+            build.args(["--test", test]);
+        }
+        let output = build
+            .stdin(Stdio::null())
+            .stderr(Stdio::inherit())
+            .output()
+            .context("`cargo test --no-run` cannot be started: is cargo on PATH?")?;
+        if !output.status.success() {
+            bail!(
+                "building the tests with root failed ({}): see the compiler's messages above",
+                output.status
+            );
+        }
+        let found = executables(&String::from_utf8_lossy(&output.stdout));
+        if found.len() != tests.len() {
+            bail!(
+                "cargo built {} of the {} tests with root ({})",
+                found.len(),
+                tests.len(),
+                tests.join(", ")
+            );
+        }
+        let mut failed = Vec::new();
+        for executable in found {
+            step(format!("running {}", executable.display()));
+            if let Err(err) = self.run_as_root(&executable, way) {
+                step(format!("{err:#}"));
+                failed.push(executable.file_name().unwrap_or_default().display().to_string());
+            }
+        }
+        if !failed.is_empty() {
+            bail!("failed as root: {}", failed.join(", "));
+        }
+        Ok(())
+    }
+
+    fn run_as_root(&self, executable: &Path, way: &Root) -> Result<()> {
+        let threads = env::var_os("HANDSHAKE_TEST_THREADS").unwrap_or_else(|| "1".into());
+        let passed_on = env::vars_os().filter(|(name, _)| {
+            name.to_str().is_some_and(|name| {
+                ["CI", "RUST_BACKTRACE", "RUST_LOG"].contains(&name)
+                    || (name.starts_with("HANDSHAKE_")
+                        && name != "HANDSHAKE_BIN"
+                        && name != "HANDSHAKE_EBPF_OBJECT")
+            })
+        });
+        let variables: Vec<(OsString, OsString)> =
+            passed_on.chain([("HANDSHAKE_BIN".into(), self.binary.clone().into())]).collect();
+        let mut command = way
+            .command(executable, &variables, self.workspace)
+            .context("there is no way to root from here")?;
+        command.args(self.filter).arg("--test-threads").arg(threads);
+        // Where cargo would run it.
+        command.current_dir(self.workspace.root.join(PACKAGE));
+        process::run(&mut command, "the tests with root", "see their output above")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn netns_tests_need_root_and_others_do_not() {
+        assert!(needs_root("netns"));
+        assert!(needs_root("netns_tls"));
+        assert!(!needs_root("netnsish"));
+        assert!(!needs_root("cli"));
+    }
+
+    #[test]
+    fn metadata_is_split_by_who_must_run_it() {
+        let metadata = r#"{"packages":[
+            {"name":"handshake-common","targets":[{"kind":["test"],"name":"netns"}]},
+            {"name":"handshake-user","targets":[
+                {"kind":["lib"],"name":"handshake"},{"kind":["test"],"name":"netns"},{"kind":["test"],"name":"cli"}]}]}"#;
+        assert_eq!(split(metadata).unwrap(), Split { plain: vec!["cli".into()], root: vec!["netns".into()] });
+        assert_eq!(split("{}").unwrap(), Split::default());
+        assert!(split("warning: oops").is_err());
+    }
+
+    #[test]
+    fn only_test_executables_are_run() {
+        let messages = concat!(
+            r#"{"reason":"compiler-artifact","profile":{"test":true},"executable":"/t/netns-1"}"#,
+            "\n",
+            r#"{"reason":"compiler-artifact","profile":{"test":false},"executable":"/t/handshake"}"#,
+            "\n",
+            r#"{"reason":"compiler-artifact","profile":{"test":true},"executable":null}"#,
+            "\nnot json\n",
+            r#"{"reason":"build-finished","success":true}"#,
+        );
+        assert_eq!(executables(messages), [PathBuf::from("/t/netns-1")]);
+    }
+
+    #[test]
+    fn leaving_out_is_said_and_under_ci_a_failure() {
+        let root = ["netns".to_owned()];
+        assert_eq!(verdict(&[], &root, None, true), ("test: all passed".to_owned(), true));
+        let (line, passed) = verdict(&[], &root, Some("no sudo"), false);
+        assert!(
+            passed && line.contains("the rest passed") && line.contains("LEFT OUT") && line.contains("netns"),
+            "{line}"
+        );
+        assert!(!verdict(&[], &root, Some("no sudo"), true).1);
+        let (line, passed) = verdict(&["formatting".to_owned()], &root, None, false);
+        assert!(!passed && line.contains("FAILED: formatting"), "{line}");
+    }
+}

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
 use crate::record::Record;
+use crate::testbed;
 
 /// The probes are verified by the kernel first, which takes its time on a small machine.
 const START: Duration = Duration::from_mins(1);
@@ -169,6 +170,12 @@ impl Log {
     }
 
     fn hear(&self, line: String) {
+        // The rest of the host has connections too, maybe very many of them.
+        static OURS: LazyLock<[String; 2]> =
+            LazyLock::new(|| testbed::address_prefixes().map(|prefix| format!("\"{prefix}")));
+        if line.starts_with('{') && !OURS.iter().any(|prefix| line.contains(prefix)) {
+            return;
+        }
         let mut said = self.lock();
         match Record::parse(&line) {
             Ok(record) => said.records.push(record),

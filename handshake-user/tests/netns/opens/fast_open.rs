@@ -11,6 +11,7 @@ use socket2::Socket;
 use crate::case::{Case, Ends, Expect, Pair, RTT, ms, pause};
 use crate::socket::{await_input, drain, set_tcp_option, tcp_info};
 use crate::testbed::capture::{Capture, Connection};
+use crate::testbed::faults::Verdict;
 use crate::testbed::packet::{Packet, Side};
 use crate::testbed::{Family, faults};
 use crate::truth;
@@ -23,7 +24,8 @@ for_each_family!(
     data_rejected_by_a_server_without_fast_open,
     data_lost_with_the_syn,
     data_accepted_with_a_late_first_write,
-    closed_by_the_server_before_it_was_established,
+    closed_by_the_server_at_once,
+    closed_by_the_server_and_acknowledged_late,
     reset_before_it_was_established,
 );
 
@@ -221,9 +223,27 @@ fn data_lost_with_the_syn(family: Family) {
     server.assert_count("open.syn_retransmits", 0);
 }
 
-/// The server has read its request and closes before the handshake is complete.
-fn closed_by_the_server_before_it_was_established(family: Family) {
+fn closed_by_the_server_at_once(family: Family) {
+    closed_by_the_server(&FastOpen::with_cookie(family));
+}
+
+/// The round trip of its FIN is the first that the kernel measures, and is not the one of the handshake.
+fn closed_by_the_server_and_acknowledged_late(family: Family) {
     let scene = FastOpen::with_cookie(family);
+    let mut fin = None;
+    scene.case.bed.fault(move |packet| {
+        if packet.from == Side::Server && packet.is_fin() {
+            fin = Some(packet.end());
+        }
+        let late = packet.from == Side::Client && fin.is_some_and(|end| packet.acknowledges(end));
+        if late { Verdict::Delay(ms(40)) } else { Verdict::Pass }
+    });
+    closed_by_the_server(&scene);
+}
+
+/// The server has read its request and closes before the handshake is complete: the connection goes from
+/// SYN-RECEIVED to FIN-WAIT-1, and the kernel does not tell when the handshake was complete.
+fn closed_by_the_server(scene: &FastOpen) {
     let client = scene.client();
     thread::scope(|scope| {
         scope.spawn(|| scene.send_with_the_syn(&client));
@@ -245,6 +265,7 @@ fn closed_by_the_server_before_it_was_established(family: Family) {
     client.assert_near("open.duration_us", truth::client_open(&flow));
     server.assert_is("open.fast_open", "data_accepted");
     server.assert_near_or_unknown("open.duration_us", truth::server_open(&flow));
+    server.assert_near_or_unknown("open.rtt_us", truth::server_open(&flow));
     let close = ends.close(Side::Server);
     close.assert_is("close.initiator", "local");
     close.assert_near_or_unknown("close.ack_wait_us", truth::ack_wait(&flow, Side::Server));

@@ -2,12 +2,14 @@
 
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "C constants into C fields")]
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::mem;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc::{self, c_char, c_int, c_short, ifreq, in6_ifreq, sockaddr, sockaddr_in};
@@ -33,7 +35,24 @@ pub(super) fn bring_up(addresses: &[IpAddr]) -> io::Result<File> {
     for address in addresses {
         add_address(&inet, *address)?;
     }
+    await_addresses()?;
     Ok(tun)
+}
+
+/// A new IPv6 address is usable only when the kernel's worker has looked at it.
+fn await_addresses() -> io::Result<()> {
+    const TENTATIVE: u32 = 0x40;
+    let is_tentative = |line: &str| {
+        let flags = line.split_whitespace().nth(4).and_then(|word| u32::from_str_radix(word, 16).ok());
+        flags.is_none_or(|flags| flags & TENTATIVE != 0)
+    };
+    for _ in 0..1000 {
+        if !fs::read_to_string("/proc/thread-self/net/if_inet6")?.lines().any(is_tentative) {
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, "the IPv6 addresses are still not usable"))
 }
 
 fn set_up(inet: &OwnedFd, device: &str) -> io::Result<()> {

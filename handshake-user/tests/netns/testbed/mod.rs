@@ -36,9 +36,10 @@ pub(crate) enum Family {
 }
 
 pub(crate) struct Testbed {
+    /// First, because it goes first: it holds the other ends of the devices.
+    relay: Relay,
     client: Namespace,
     server: Namespace,
-    relay: Relay,
     number: u8,
 }
 
@@ -53,7 +54,7 @@ impl Testbed {
         let client = Namespace::new(&addresses(number, Side::Client));
         let server = Namespace::new(&addresses(number, Side::Server));
         let relay = Relay::start(client.tun(), server.tun(), rtt / 2);
-        Self { client, server, relay, number }
+        Self { relay, client, server, number }
     }
 
     pub(crate) fn namespace(&self, side: Side) -> &Namespace {
@@ -124,10 +125,12 @@ impl Testbed {
     }
 
     /// Until nothing is on the link and nothing more is likely to come: a round trip and a delayed
-    /// acknowledgement after the last packet.
+    /// acknowledgement after the last packet, and after what the test has just done.
     pub(crate) fn wait_until_quiet(&self) {
+        const QUIET: Duration = Duration::from_millis(150);
         let deadline = Instant::now() + PATIENCE;
-        while !self.capture().is_quiet_for(Duration::from_millis(150)) && Instant::now() < deadline {
+        thread::sleep(QUIET);
+        while !self.capture().is_quiet_for(QUIET) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -152,16 +155,29 @@ impl Drop for Testbed {
     }
 }
 
-/// Addresses differ from bed to bed and from run to run, because the tracer sees them all at once.
+/// What every address of this run begins with, in each family: the tracer sees all runs at once.
+pub(crate) fn address_prefixes() -> [String; 2] {
+    let run = run();
+    let [high, low] = run.to_be_bytes();
+    [format!("10.{}.", high ^ low), format!("fd77:{run:x}:")]
+}
+
+/// And they differ from bed to bed.
 fn addresses(number: u8, side: Side) -> [IpAddr; 2] {
-    let [_, _, high, low] = process::id().to_be_bytes();
     let host = match side {
         Side::Client => 1,
         Side::Server => 2,
     };
-    let run = u16::from_be_bytes([high, low]);
+    let run = run();
+    let [high, low] = run.to_be_bytes();
     [
         Ipv4Addr::new(10, high ^ low, number, host).into(),
         Ipv6Addr::new(0xfd77, run, number.into(), 0, 0, 0, 0, host.into()).into(),
     ]
+}
+
+/// Never zero, which an IPv6 address would be written without.
+fn run() -> u16 {
+    let [_, _, high, low] = process::id().to_be_bytes();
+    u16::from_be_bytes([high, low]).max(1)
 }

@@ -119,7 +119,12 @@ impl Lane {
             PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
         ];
         match nix::poll::ppoll(&mut files, timeout, Some(SigSet::empty())) {
-            Ok(_) | Err(Errno::EINTR) => !files[1].any().unwrap_or(false),
+            Ok(_) => {
+                // A device that is no more says so for ever, and must not keep a processor busy with it.
+                let gone = files[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR));
+                !gone && !files[1].any().unwrap_or(false)
+            }
+            Err(Errno::EINTR) => true,
             Err(error) => panic!("ppoll: {error}"),
         }
     }

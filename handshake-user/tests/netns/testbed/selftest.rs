@@ -62,12 +62,17 @@ fn the_link_holds_each_packet_for_half_a_round_trip_and_keeps_the_order() {
     let data = capture.from(Side::Client, Packet::has_data);
     assert!(data.len() > 50, "100 kB in {} packets", data.len());
     let mut last = None;
+    let mut late = Vec::new();
     for seen in data {
         let super::capture::Fate::Released(at) = seen.fate else { panic!("lost: {seen:?}") };
-        assert_near("time on the link", at - seen.arrived, RTT / 2, ms(1));
+        // One packet may meet a busy machine; the middle one shows what the link is.
+        assert_near("time on the link", at - seen.arrived, RTT / 2, ms(10));
+        late.push(at - seen.arrived);
         assert!(last < Some(at), "overtaken");
         last = Some(at);
     }
+    late.sort();
+    assert_near("usual time on the link", late[late.len() / 2], RTT / 2, ms(1));
 }
 
 #[test]
@@ -78,7 +83,8 @@ fn a_dropped_syn_is_really_lost() {
     let client = bed.socket(Side::Client, Family::V4);
     let (taken, result) = timed(|| client.connect(&address.into()));
     result.unwrap();
-    assert_near("one second of the retransmit timer and a round trip", taken, ms(1050), ms(20));
+    // The kernel's timers of that length tick every 32 ms, and a little more in slow kernels.
+    assert_near("one second of the retransmit timer and a round trip", taken, ms(1050), ms(60));
     assert_eq!(tcp_info(&client).tcpi_total_retrans, 1);
     assert_eq!(bed.capture().count(Side::Client, Packet::is_syn), 2);
 }

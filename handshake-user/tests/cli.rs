@@ -1,0 +1,138 @@
+//! The command line from outside: exit statuses, and one sentence for what is wrong. Needs no root; what is asked of
+//! an ordinary user is asked as one, also when root runs the tests.
+
+use std::{
+    io::Read as _,
+    os::unix::process::CommandExt as _,
+    process::{Command, Output, Stdio},
+};
+
+/// `nobody`.
+const NOBODY: u32 = 65_534;
+
+fn handshake(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_handshake"));
+    command.args(arguments).stdin(Stdio::null()).env_remove("RUST_LOG");
+    command
+}
+
+/// As somebody who may not load programs into the kernel. The binary may lie where only root can look: a copy does
+/// not.
+fn unprivileged(arguments: &[&str]) -> Output {
+    if !nix::unistd::geteuid().is_root() {
+        return handshake(arguments).output().unwrap();
+    }
+    let copy = tempfile::Builder::new().prefix("handshake-cli").tempdir().unwrap();
+    let binary = copy.path().join("handshake");
+    std::fs::copy(env!("CARGO_BIN_EXE_handshake"), &binary).unwrap();
+    for path in [copy.path(), &binary] {
+        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(path, everybody).unwrap();
+    }
+    let mut command = Command::new(binary);
+    command.args(arguments).stdin(Stdio::null()).env_remove("RUST_LOG").current_dir("/");
+    command.uid(NOBODY).gid(NOBODY);
+    command.output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn help_names_the_commands_and_gives_examples() {
+    let help = handshake(&["--help"]).output().unwrap();
+    assert_eq!(help.status.code(), Some(0));
+    for word in ["trace", "check", "Examples:", "--verbose"] {
+        assert!(text(&help.stdout).contains(word), "{word}");
+    }
+    for command in ["trace", "check"] {
+        let help = handshake(&[command, "--help"]).output().unwrap();
+        assert_eq!(help.status.code(), Some(0), "{command}");
+        assert!(text(&help.stdout).contains("Examples:"), "{command}");
+        assert!(help.stderr.is_empty(), "{command}");
+    }
+}
+
+#[test]
+fn the_version_is_told() {
+    let version = handshake(&["--version"]).output().unwrap();
+    assert_eq!(version.status.code(), Some(0));
+    assert!(text(&version.stdout).contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn usage_errors_are_status_2_and_name_what_is_wrong() {
+    for (arguments, named) in [
+        (&[][..], "Usage"),
+        (&["unknown"], "unknown"),
+        (&["trace", "--port", "0"], "--port"),
+        (&["trace", "--port", "99999"], "99999"),
+        (&["trace", "--remote", "10.0.0.0/33"], "10.0.0.0/8"),
+        (&["trace", "--slower-than", "fast"], "--slower-than"),
+        (&["trace", "--role", "peer"], "server"),
+        (&["trace", "--stage", "middle"], "close"),
+        (&["trace", "--netns", "no-such-namespace"], "no-such-namespace"),
+        (&["trace", "--duration", "-1s"], "-1"),
+        (&["trace", "--count", "0"], "--count"),
+        (&["trace", "--output", "xml"], "json"),
+        (&["trace", "--attach", "magic"], "tp-btf"),
+        (&["trace", "--ring-kib", "1"], "--ring-kib"),
+        (&["check", "--yaml"], "--yaml"),
+    ] {
+        let output = handshake(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+        assert!(text(&output.stderr).contains(named), "{arguments:?}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn without_root_tracing_says_so_in_one_sentence() {
+    let output = unprivileged(&["trace", "--duration", "1s"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
+    let said = text(&output.stderr);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.starts_with("handshake: ") && said.contains("root"), "{said}");
+}
+
+#[test]
+fn without_root_the_check_still_reports() {
+    let output = unprivileged(&["check"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report = text(&output.stdout);
+    for word in ["tracing does not work", "root", "Kernel", "Privileges", "Probes", "net.ipv4.tcp_fastopen"] {
+        assert!(report.contains(word), "{word}: {report}");
+    }
+    assert!(output.stderr.is_empty(), "{}", text(&output.stderr));
+}
+
+#[test]
+fn without_root_the_check_guesses_nothing() {
+    let output = unprivileged(&["check", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["schema"], 1);
+    assert_eq!(report["works"], false);
+    assert!(report["reason"].as_str().unwrap().contains("root"));
+    assert!(report["probes"].get("way").is_none());
+    let hooks = report["probes"]["hooks"].as_array().unwrap();
+    let tiers = report["tiers"].as_array().unwrap();
+    let states = hooks.iter().flat_map(|hook| hook["ways"].as_array().unwrap()).chain(tiers);
+    for finding in states {
+        assert_ne!(finding["state"], "available", "{finding}");
+    }
+    assert!(report["sysctls"].as_array().unwrap().iter().any(|it| it["name"] == "net.core.somaxconn"));
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let mut child = handshake(&["check"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    // 0 or 1: whether tracing would work here.
+    assert!(child.wait().unwrap().code().is_some_and(|code| code < 2), "{said}");
+    assert_eq!(said, "");
+}

@@ -1,7 +1,7 @@
 //! Counters that the kernel side keeps per CPU: the truth for totals, also when a record could not be delivered.
 
 use crate::{
-    class::{Family, FastOpen, Initiator, Outcome, Role, Stage, Style},
+    class::{Family, FastOpen, Initiator, Outcome, Role, Style},
     connection::Connection,
     tcp::{close, open},
 };
@@ -36,8 +36,7 @@ const SYN_RETRANSMITS: usize = FAST_OPENS + Role::SLOTS * FastOpen::SLOTS;
 const CLOSES: usize = SYN_RETRANSMITS + Role::SLOTS;
 const BEGUN: usize = CLOSES + Role::SLOTS * Initiator::SLOTS * Style::SLOTS;
 const CLOSING: usize = BEGUN + Role::SLOTS;
-const RECORDS: usize = CLOSING + Role::SLOTS;
-const LOST: usize = RECORDS + Stage::SLOTS;
+const LOST: usize = CLOSING + Role::SLOTS;
 
 /// How many counters there is room for: a power of two, so that a mask keeps every index inside.
 pub const SLOTS: usize = 256;
@@ -52,7 +51,7 @@ pub const fn opens(role: Option<Role>, family: Option<Family>, outcome: Option<O
     OPENS + row * Outcome::SLOTS + Outcome::code_of(outcome) as usize
 }
 
-/// Slot of the Fast Open results.
+/// Slot of the Fast Open results; `none` is not counted, it is the rest of the opens.
 #[must_use]
 #[inline(always)]
 pub const fn fast_opens(role: Option<Role>, result: Option<FastOpen>) -> usize {
@@ -86,13 +85,6 @@ pub const fn begun(role: Option<Role>) -> usize {
 #[inline(always)]
 pub const fn closing(role: Option<Role>) -> usize {
     CLOSING + Role::code_of(role) as usize
-}
-
-/// Slot of the records that were due, by stage: those that arrived and those that were lost.
-#[must_use]
-#[inline(always)]
-pub const fn records(stage: Stage) -> usize {
-    RECORDS + stage.code() as usize
 }
 
 /// Slot of what was lost.

@@ -7,7 +7,7 @@ use core::{
 
 use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ringbuf_output};
 use handshake_common::{
-    Connection, Stage, connection,
+    Connection, FastOpen, Stage, connection,
     tcp::{open, state::Due},
     totals::{self, Loss},
 };
@@ -43,7 +43,10 @@ pub fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<A>, due
     }
     if due.has(Due::OPEN) {
         count(totals::open_slot(connection));
-        count(totals::fast_opens(connection.role(), open::fast_open(connection)));
+        let fast_open = open::fast_open(connection);
+        if fast_open != Some(FastOpen::None) {
+            count(totals::fast_opens(connection.role(), fast_open));
+        }
         record(connection, Stage::Open);
     }
     if due.has(Due::CLOSE) {
@@ -56,7 +59,6 @@ pub fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<A>, due
 #[inline(always)]
 fn record(connection: &mut Connection, stage: Stage) {
     connection.stage = stage.code();
-    count(totals::records(stage));
     // SAFETY: the connection is a map value of exactly this size.
     let error = unsafe {
         bpf_ringbuf_output(

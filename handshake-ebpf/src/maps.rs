@@ -47,21 +47,21 @@ pub fn find<'a>(sk: *const c_void) -> Option<&'a mut Connection> {
     CONNECTIONS.get_ptr_mut(sk as u64).map(|state| unsafe { &mut *state })
 }
 
-/// Makes an entry for this socket, all zero; `None` when there is no room.
+/// Keeps the state of this socket's connection; false when there is no room.
 #[inline(always)]
-pub fn make<'a>(sk: *const c_void) -> Option<&'a mut Connection> {
-    let (key, fresh) = (sk as u64, Connection::default());
+pub fn keep(sk: *const c_void, connection: &Connection) -> bool {
+    let key = sk as u64;
     // SAFETY: key and value have the sizes of the map's definition. The plain helper spares a second copy of the
     // value on the stack.
-    unsafe {
+    let error = unsafe {
         bpf_map_update_elem(
             (&raw const CONNECTIONS).cast_mut().cast(),
             (&raw const key).cast_mut().cast(),
-            (&raw const fresh).cast_mut().cast(),
+            core::ptr::from_ref(connection).cast_mut().cast(),
             u64::from(BPF_ANY),
         )
     };
-    find(sk)
+    error == 0
 }
 
 /// The socket goes away.

@@ -48,18 +48,24 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
     let end = Instant::now() + args.duration.unwrap_or(FOR_EVER).min(FOR_EVER);
     let mut ticks = interval(ring::LIVE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut more = false;
     loop {
         let last = tokio::select! {
-            _ = ticks.tick() => false,
-            () = sleep_until(end) => true,
+            biased;
             _ = interrupt.recv() => true,
             _ = terminate.recv() => true,
+            () = sleep_until(end) => true,
+            () = std::future::ready(()), if more => false,
+            _ = ticks.tick() => false,
         };
-        session.host.refresh_clock();
+        if !more {
+            session.host.refresh_clock();
+        }
         let mut outcome = Ok(());
-        let malformed = ring::drain(&mut ring, |raw| session.take(raw, &mut outcome));
-        if malformed > 0 {
-            tracing::warn!(malformed, "records of an unknown shape");
+        let turn = ring::drain(&mut ring, |raw| session.take(raw, &mut outcome));
+        more = turn.more;
+        if turn.malformed > 0 {
+            tracing::warn!(turn.malformed, "records of an unknown shape");
         }
         let flushed = outcome.and_then(|()| session.out.flush());
         match flushed {
@@ -70,6 +76,8 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         if last || session.is_full() {
             break;
         }
+        // With more to come the select above never waits, and signals would not be noticed.
+        tokio::task::yield_now().await;
     }
     let lost = probes.totals()?.at(totals::lost(Loss::RingFull));
     let (unfollowed, missed) = (probes.totals()?.at(totals::lost(Loss::StateFull)), probes.missed_runs());

@@ -68,6 +68,7 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
             found
         }
         Some(found) => found,
+        None if old == states::SYN_RECV && new == states::ESTABLISHED => return accepted(&sock, now),
         None => match adopt(&sock, old) {
             Some(adopted) => adopted,
             None => return,
@@ -87,45 +88,53 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
 /// `connect()`: the only place where a client's process is certain from the start.
 #[inline(always)]
 fn connecting<A: Access>(sock: &KernelSock<A>, now: u64) {
-    let connection = match maps::find(sock.pointer()) {
-        Some(found) => {
-            renew(found, sock);
-            found
-        }
-        None => match make(sock) {
-            Some(made) => made,
-            None => return,
-        },
-    };
-    state::begin_client(connection, now);
-    process::note::<A>(connection, true);
     emit::count(totals::begun(Some(Role::Client)));
+    if let Some(found) = maps::find(sock.pointer()) {
+        renew(found, sock);
+        state::begin_client(found, now);
+        process::note::<A>(found, true);
+        return;
+    }
+    let mut connection = Connection { id: A::cookie(sock.pointer()), ..Connection::default() };
+    state::begin_client(&mut connection, now);
+    process::note::<A>(&mut connection, true);
+    keep(sock, &connection);
 }
 
-/// A socket of which nothing is known: a server's new connection, or one that was there before the program.
+/// A server's new connection. The entry is written once, after its record has gone: cheaper than in place.
+#[inline(always)]
+fn accepted<A: Access>(sock: &KernelSock<A>, now: u64) {
+    let mut connection = Connection { id: A::cookie(sock.pointer()), ..Connection::default() };
+    state::adopt(&mut connection, states::SYN_RECV);
+    let due = state::transition(&mut connection, sock, states::SYN_RECV, states::ESTABLISHED, now);
+    if connection.syn_retransmits > 0 {
+        connection.syn_ns = first_synack(sock);
+    }
+    emit::publish(&mut connection, sock, due);
+    keep(sock, &connection);
+}
+
+/// A socket of which nothing is known: most were there before the program.
 #[inline(always)]
 pub(super) fn adopt<'a, A: Access>(sock: &KernelSock<A>, old: u32) -> Option<&'a mut Connection> {
     if !state::is_followed(old) {
         return None;
     }
-    let connection = make(sock)?;
-    state::adopt(connection, old);
+    // The cookie also names the minisocket that may follow, but only if it was asked for before.
+    let mut connection = Connection { id: A::cookie(sock.pointer()), ..Connection::default() };
+    state::adopt(&mut connection, old);
     if old == states::SYN_SENT {
         emit::count(totals::begun(Some(Role::Client)));
     }
-    Some(connection)
+    keep(sock, &connection);
+    maps::find(sock.pointer())
 }
 
-/// An entry for this socket, with its identity.
 #[inline(always)]
-fn make<'a, A: Access>(sock: &KernelSock<A>) -> Option<&'a mut Connection> {
-    let Some(connection) = maps::make(sock.pointer()) else {
+fn keep<A: Access>(sock: &KernelSock<A>, connection: &Connection) {
+    if !maps::keep(sock.pointer(), connection) {
         emit::count(totals::lost(Loss::StateFull));
-        return None;
-    };
-    // The cookie also names the minisocket that may follow, but only if it was asked for before.
-    connection.id = A::cookie(sock.pointer());
-    Some(connection)
+    }
 }
 
 /// The entry's connection is over: `connect(AF_UNSPEC)` made its socket new, or the end of its socket was missed

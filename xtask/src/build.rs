@@ -71,6 +71,8 @@ pub(crate) fn ebpf_cargo(workspace: &Workspace, ready: &Ready, subcommand: &str)
         format!("--cfg=bpf_target_arch=\"{}\"", version.bpf_target_arch()),
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
+        // 32-bit registers and all jumps: shorter programs. Every kernel with a BPF ring buffer runs it.
+        "-Ctarget-cpu=v3".to_owned(),
         format!("-Clinker={}", ready.linker.display()),
     ];
     let mut cargo = process::cargo(workspace);

@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything that is done with this workspace, one file a command.
 
 mod apt;
+mod bench;
 mod build;
 mod linker;
 mod lint;
@@ -19,7 +20,8 @@ use clap::{Parser, Subcommand};
 /// Build, run and test handshake.
 ///
 /// Every command first installs what it misses: Rust's library sources into the active toolchain, and
-/// bpf-linker into target/tools. Nothing here needs root, except the last step of `run` and of `test`.
+/// bpf-linker into target/tools. Nothing here needs root, except the last step of `run` and of `test`,
+/// and `bench`.
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",
@@ -39,6 +41,7 @@ enum Command {
     Run(run::Args),
     Lint(lint::Args),
     Test(test::Args),
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::main(args),
         Command::Lint(args) => lint::main(&args),
         Command::Test(args) => test::main(&args),
+        Command::Bench(args) => bench::main(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

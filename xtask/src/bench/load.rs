@@ -1,0 +1,132 @@
+//! Connection churn on loopback: request, response, close, as fast as the machine can.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// Pairs of one client and one server thread.
+const PAIRS: u8 = 2;
+
+/// The load, in a network namespace of its own. Ends when dropped.
+pub(super) struct Load {
+    stop: Arc<AtomicBool>,
+    connections: Arc<AtomicU64>,
+    workers: Vec<JoinHandle<Result<()>>>,
+}
+
+impl Load {
+    /// Makes the namespace and starts the churn in it.
+    pub(super) fn start() -> Result<Self> {
+        let (ready, started) = mpsc::channel();
+        let mut load = Self {
+            stop: Arc::new(AtomicBool::new(false)),
+            connections: Arc::new(AtomicU64::new(0)),
+            workers: Vec::new(),
+        };
+        // The namespace belongs to the threads that are in it, and goes with them.
+        let (stop, connections) = (load.stop.clone(), load.connections.clone());
+        load.workers.push(thread::spawn(move || {
+            let made = make_namespace();
+            let ok = made.is_ok();
+            ready.send(made).ok();
+            if !ok {
+                return Ok(());
+            }
+            let pairs: Vec<_> = (1..=PAIRS)
+                .map(|pair| {
+                    let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, pair), 0))?;
+                    let address = listener.local_addr()?;
+                    // The server outlives its client: a connection that nobody accepts would hold the client for ever.
+                    let alone = Arc::new(AtomicBool::new(false));
+                    let told = alone.clone();
+                    let server = thread::spawn(move || serve(&listener, &told));
+                    let (stop, connections) = (stop.clone(), connections.clone());
+                    let client = thread::spawn(move || request(address, &stop, &connections));
+                    Ok((address, alone, server, client))
+                })
+                .collect::<Result<_>>()?;
+            for (address, alone, server, client) in pairs {
+                let asked = client.join().unwrap_or_else(|_| bail!("a client thread panicked"));
+                // A last connection wakes the server out of accept().
+                alone.store(true, Ordering::Relaxed);
+                TcpStream::connect(address).ok();
+                server.join().unwrap_or_else(|_| bail!("a server thread panicked"))?;
+                asked?;
+            }
+            Ok(())
+        }));
+        started.recv().context("the load's thread died")??;
+        Ok(load)
+    }
+
+    /// Lets the churn run for `time`; returns connections per second.
+    pub(super) fn rate_over(&self, time: Duration) -> Result<(u64, f64)> {
+        let (before, begin) = (self.connections.load(Ordering::Relaxed), Instant::now());
+        thread::sleep(time);
+        let made = self.connections.load(Ordering::Relaxed) - before;
+        let elapsed = begin.elapsed().as_secs_f64();
+        ensure!(made > 0, "the load made no connection in {time:?}");
+        #[expect(clippy::cast_precision_loss, reason = "a count of seconds' worth of connections")]
+        Ok((made, made as f64 / elapsed))
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for worker in self.workers.drain(..) {
+            if let Ok(Err(error)) = worker.join() {
+                eprintln!("xtask: the load failed: {error:#}");
+            }
+        }
+    }
+}
+
+/// Moves this thread, and those that it will start, into a new network namespace.
+fn make_namespace() -> Result<()> {
+    // SAFETY: unshare(2) of the network namespace changes only this thread; it touches no memory of ours.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
+        .context("cannot make a network namespace; the benchmark needs root")?;
+    let up = Command::new("ip")
+        .args(["link", "set", "lo", "up"])
+        .status()
+        .context("cannot run `ip` (iproute2)")?;
+    ensure!(up.success(), "`ip link set lo up` failed");
+    // TIME_WAIT of a minute would use up the ports; past this many, the kernel lets the oldest go.
+    std::fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", "1000")
+        .context("cannot set net.ipv4.tcp_max_tw_buckets in the benchmark's namespace")
+}
+
+fn serve(listener: &TcpListener, alone: &AtomicBool) -> Result<()> {
+    let mut request = [0; 64];
+    while !alone.load(Ordering::Relaxed) {
+        let (mut stream, _) = listener.accept()?;
+        // A client that stops in the middle is the end of the load, not an error.
+        if stream.read(&mut request).is_ok() {
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").ok();
+        }
+    }
+    Ok(())
+}
+
+fn request(address: SocketAddr, stop: &AtomicBool, connections: &AtomicU64) -> Result<()> {
+    let mut response = [0; 64];
+    while !stop.load(Ordering::Relaxed) {
+        let mut stream = TcpStream::connect(address).context("the load cannot connect")?;
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
+        while stream.read(&mut response)? > 0 {}
+        connections.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}

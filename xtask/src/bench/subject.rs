@@ -1,0 +1,121 @@
+//! The program under measurement, and what the kernel says of it.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// How long attaching may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running `handshake`.
+pub(super) struct Subject {
+    child: Child,
+    errors: thread::JoinHandle<Vec<String>>,
+}
+
+/// Run time of one eBPF program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ProgramTime {
+    pub(super) id: u64,
+    pub(super) hits: u64,
+    pub(super) nanoseconds: u64,
+}
+
+impl Subject {
+    /// Starts the program and waits for the line on standard error that says it is attached.
+    pub(super) fn start(binary: &Path, arguments: &[&str], ready: &'static str) -> Result<Self> {
+        let mut child = Command::new(binary)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {}", binary.display()))?;
+        let stderr = child.stderr.take().context("no standard error")?;
+        let (say, said) = mpsc::channel();
+        let errors = thread::spawn(move || {
+            let mut lines = Vec::new();
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if line.contains(ready) {
+                    say.send(()).ok();
+                }
+                lines.push(line);
+            }
+            lines
+        });
+        let subject = Self { child, errors };
+        if said.recv_timeout(PATIENCE).is_err() {
+            let lines = subject.stop()?;
+            bail!("`handshake {}` did not get ready: {}", arguments.join(" "), lines.join("; "));
+        }
+        Ok(subject)
+    }
+
+    /// User CPU time so far, seconds (`utime` of /proc/PID/stat).
+    pub(super) fn user_seconds(&self) -> Result<f64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        let ticks = user_ticks(&stat).context("cannot read /proc/PID/stat")?;
+        #[expect(clippy::cast_precision_loss, reason = "clock ticks of a benchmark's length")]
+        Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+    }
+
+    /// The run times of its eBPF programs, which the kernel keeps while `kernel.bpf_stats_enabled` is 1.
+    pub(super) fn program_times(&self) -> Result<Vec<ProgramTime>> {
+        let folder = format!("/proc/{}/fdinfo", self.child.id());
+        let mut times: Vec<ProgramTime> = fs::read_dir(&folder)
+            .with_context(|| format!("cannot read {folder}"))?
+            .flatten()
+            .filter_map(|entry| program_time(&fs::read_to_string(entry.path()).ok()?))
+            .collect();
+        times.sort_by_key(|time| time.id);
+        times.dedup_by_key(|time| time.id);
+        Ok(times)
+    }
+
+    /// Ends it as an operator would; returns what it said on standard error.
+    pub(super) fn stop(mut self) -> Result<Vec<String>> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).ok();
+        self.child.wait().context("cannot wait for handshake")?;
+        Ok(self.errors.join().unwrap_or_default())
+    }
+}
+
+/// Field 14 of /proc/PID/stat; the name before it may hold anything, so count from its closing parenthesis.
+fn user_ticks(stat: &str) -> Option<u64> {
+    stat.rsplit_once(')')?.1.split_whitespace().nth(11)?.parse().ok()
+}
+
+fn program_time(fdinfo: &str) -> Option<ProgramTime> {
+    let field = |name: &str| {
+        fdinfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse::<u64>().ok())
+    };
+    Some(ProgramTime { id: field("prog_id")?, hits: field("run_cnt")?, nanoseconds: field("run_time_ns")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_time_is_found_behind_any_name() {
+        let stat = "7 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 42 43 0";
+        assert_eq!(user_ticks(stat), Some(42));
+        assert_eq!(user_ticks("nothing"), None);
+    }
+
+    #[test]
+    fn programs_are_told_from_other_descriptors() {
+        let text = "pos:\t0\nprog_type:\t26\nprog_id:\t12\nrun_time_ns:\t900\nrun_cnt:\t3\n";
+        assert_eq!(program_time(text), Some(ProgramTime { id: 12, hits: 3, nanoseconds: 900 }));
+        assert_eq!(program_time("pos:\t0\nmap_id:\t4\n"), None);
+    }
+}

@@ -1,5 +1,7 @@
 //! Finds the kernel's structure members: `/sys/kernel/btf/vmlinux` in, [`Layout`] out.
 
+use std::{cell::RefCell, convert::Infallible};
+
 use btf_rs::{Btf, Type};
 use handshake_common::layout::{Bit, Layout};
 use thiserror::Error;
@@ -39,6 +41,34 @@ pub fn layout(btf: &Btf) -> Result<Layout, BtfError> {
             Err(error) => Err(error),
         },
     )
+}
+
+/// What [`layout`] looks for, and what of it is not there.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// How many members are looked for.
+    pub members: usize,
+    /// Those that cannot be found, as `structure.member`.
+    pub missing: Vec<String>,
+}
+
+/// Looks for every member that the eBPF programs read, where [`layout`] ends at the first that is missing.
+#[must_use]
+pub fn audit(btf: &Btf) -> Audit {
+    let audit = RefCell::new(Audit::default());
+    let look = |name: &str, structure, path| -> Result<(), Infallible> {
+        let mut audit = audit.borrow_mut();
+        audit.members += 1;
+        if member_bits(btf, structure, path).is_err() && !OPTIONAL.contains(&name) {
+            audit.missing.push(format!("{structure}.{path}"));
+        }
+        Ok(())
+    };
+    let Ok(_) = Layout::resolve_with(
+        |name, structure, path| look(name, structure, path).map(|()| 0),
+        |name, structure, path| look(name, structure, path).map(|()| Bit::ABSENT),
+    );
+    audit.into_inner()
 }
 
 /// Whether the kernel offers a raw tracepoint with typed arguments of this name.
@@ -134,6 +164,7 @@ mod tests {
         };
         let btf = Btf::from_bytes(&bytes).expect("the kernel's own BTF");
         let layout = layout(&btf).expect("every member");
+        assert_eq!(audit(&btf).missing, Vec::<String>::new());
         assert_eq!(layout.syn_data.mask.count_ones(), 1);
         assert!(layout.snd_nxt > layout.inet_sport, "tcp_sock begins with the inet_sock");
         assert!(has_tracepoint(&btf, "inet_sock_set_state"));

@@ -31,6 +31,8 @@ pub struct Cli {
 pub enum Command {
     /// Show connections live, one line per stage, and a summary at the end.
     Trace(TraceArgs),
+    /// Say what this kernel and this host offer; the exit status says whether tracing would work.
+    Check(CheckArgs),
 }
 
 /// How to load the kernel side; the same for every command that does.
@@ -117,6 +119,19 @@ impl TraceArgs {
     pub fn stage(&self) -> Option<Stage> {
         self.stage.as_deref()?.parse().ok()
     }
+}
+
+/// `handshake check`.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(after_help = "Examples:
+  sudo handshake check                  tries everything out, and leaves nothing behind
+  handshake check --json | jq '.sysctls[] | {name, value}'
+
+Exit status: 0 when tracing would work, 1 when not.")]
+pub struct CheckArgs {
+    /// One JSON object, for programs (docs/json-schema.md).
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Shapes of `trace`'s output.

@@ -4,6 +4,7 @@
 //! it means, and a command ([`trace`]) shows it in one of the shapes of [`sink`].
 
 pub mod btf;
+pub mod check;
 pub mod cli;
 pub mod filter;
 pub mod host;
@@ -32,6 +33,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         .context("cannot start the event loop")?;
     match cli.command {
         Command::Trace(args) => runtime.block_on(trace::run(args)),
+        Command::Check(args) => check::run(&args),
     }
 }
 

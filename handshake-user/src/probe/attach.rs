@@ -20,7 +20,8 @@ use crate::btf::{self, BtfError};
 /// The kernel side, compiled.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/handshake-ebpf"));
 
-const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
+/// Where the kernel describes its types.
+pub const BTF_PATH: &str = "/sys/kernel/btf/vmlinux";
 /// Where tracefs is mounted: by systemd, or inside debugfs on older systems.
 const TRACEFS: &[&str] = &["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 

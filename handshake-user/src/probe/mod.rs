@@ -3,4 +3,4 @@
 mod attach;
 pub mod plan;
 
-pub use attach::{Attached, Kernel, LoadError, Probes, Settings};
+pub use attach::{Attached, BTF_PATH, Kernel, LoadError, Probes, Settings};

@@ -1,0 +1,69 @@
+//! What the user may do.
+
+use std::fs;
+
+use rustix::thread::CapabilitySet;
+
+use super::report::{Capability, Privileges};
+
+/// What loading needs, by capabilities(7). `CAP_SYS_ADMIN` holds `CAP_BPF` and `CAP_PERFMON` in it.
+const CAPABILITIES: &[(&str, CapabilitySet, &str)] = &[
+    ("CAP_BPF", CapabilitySet::BPF, "loading eBPF programs"),
+    ("CAP_PERFMON", CapabilitySet::PERFMON, "tracing with them"),
+    ("CAP_SYS_ADMIN", CapabilitySet::SYS_ADMIN, "holds the two above in it"),
+    ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN, "programs on packets (cgroup_skb)"),
+    ("CAP_DAC_READ_SEARCH", CapabilitySet::DAC_READ_SEARCH, "reading tracefs as another user than root"),
+];
+
+/// Looks at this process and at what the host restricts.
+pub fn look() -> Privileges {
+    let effective = rustix::thread::capabilities(None).ok().map(|sets| sets.effective);
+    Privileges {
+        uid: rustix::process::geteuid().as_raw(),
+        initial_user_namespace: fs::read_to_string("/proc/self/uid_map").ok().map(|map| is_initial(&map)),
+        capabilities: effective.map(|effective| {
+            CAPABILITIES
+                .iter()
+                .map(|&(name, bit, needed_for)| Capability {
+                    name,
+                    held: effective.contains(bit),
+                    needed_for,
+                })
+                .collect()
+        }),
+        unprivileged_bpf_disabled: fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled")
+            .ok()
+            .and_then(|value| value.trim().parse().ok()),
+        lockdown: fs::read_to_string("/sys/kernel/security/lockdown")
+            .ok()
+            .and_then(|modes| chosen(&modes).map(str::to_owned)),
+    }
+}
+
+/// The initial user namespace maps every id to itself.
+fn is_initial(uid_map: &str) -> bool {
+    uid_map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// The mode in brackets: `[none] integrity confidentiality`.
+fn chosen(modes: &str) -> Option<&str> {
+    modes.split_whitespace().find_map(|mode| mode.strip_prefix('[')?.strip_suffix(']'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chosen_mode_is_in_brackets() {
+        assert_eq!(chosen("[none] integrity confidentiality\n"), Some("none"));
+        assert_eq!(chosen("none integrity [confidentiality]\n"), Some("confidentiality"));
+        assert_eq!(chosen(""), None);
+    }
+
+    #[test]
+    fn a_container_of_its_own_users_is_told_apart() {
+        assert!(is_initial("         0          0 4294967295\n"));
+        assert!(!is_initial("         0     100000      65536\n"));
+    }
+}

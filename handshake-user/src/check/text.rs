@@ -1,0 +1,297 @@
+//! The report as text for people.
+
+use super::report::{Finding, Hook, Kernel, Privileges, Probes, Report, State, Sysctl, Tier};
+use crate::probe;
+
+/// A line: a mark, a name, what there is to say, and what follows from it on a line of its own.
+struct Line {
+    mark: &'static str,
+    name: String,
+    text: String,
+    more: Option<String>,
+}
+
+const YES: &str = "ok";
+const NO: &str = "no";
+const UNKNOWN: &str = "?";
+/// Neither good nor bad.
+const PLAIN: &str = "";
+
+fn line(mark: &'static str, name: impl Into<String>, text: impl Into<String>) -> Line {
+    Line { mark, name: name.into(), text: text.into(), more: None }
+}
+
+/// The whole report.
+pub fn render(report: &Report) -> String {
+    let Report { schema: _, version, works, reason, kernel, privileges, probes, tiers, netns, sysctls } =
+        report;
+    let way = probes.way.map_or("", |way| way.as_str());
+    let verdict = match reason {
+        Some(reason) => format!("tracing does not work: {reason}"),
+        None if *works => format!("tracing works, by {way}"),
+        None => "tracing does not work".to_owned(),
+    };
+    let namespace = netns.map_or_else(String::new, |inode| format!(" (of network namespace {inode})"));
+    [
+        format!("handshake {version} on Linux {}, {}\n{verdict}\n", kernel.release, kernel.arch),
+        section("Kernel", &kernel_lines(kernel)),
+        section("Privileges", &privilege_lines(privileges)),
+        section(
+            if probes.way.is_some() { "Probes (attached, and detached again)" } else { "Probes" },
+            &probe_lines(probes),
+        ),
+        section(
+            "Not used by this version (what only these can tell is unknown)",
+            &tiers.iter().map(tier_line).collect::<Vec<_>>(),
+        ),
+        section(
+            &format!("Settings that decide handshakes{namespace}"),
+            &sysctls.iter().map(sysctl_line).collect::<Vec<_>>(),
+        ),
+    ]
+    .join("\n")
+}
+
+fn section(title: &str, lines: &[Line]) -> String {
+    let width = lines.iter().map(|line| line.name.chars().count()).max().unwrap_or(0);
+    let mut text = format!("{title}\n");
+    for Line { mark, name, text: said, more } in lines {
+        text.push_str(format!("  {mark:<2}  {name:<width$}  {said}").trim_end());
+        text.push('\n');
+        if let Some(more) = more {
+            text.extend(["          ", more, "\n"]);
+        }
+    }
+    text
+}
+
+fn kernel_lines(kernel: &Kernel) -> Vec<Line> {
+    let Kernel { release: _, arch: _, btf, members, missing_members, tracefs, cgroup2 } = kernel;
+    let types = match (&btf.reason, members) {
+        (Some(reason), _) => line(NO, "type information", reason),
+        (None, Some(count)) if missing_members.is_empty() => line(
+            YES,
+            "type information",
+            format!("{}, with all {count} members that are read", probe::BTF_PATH),
+        ),
+        (None, _) => line(NO, "type information", format!("it lacks {}", missing_members.join(", "))),
+    };
+    let tracefs = match (&tracefs.mount, tracefs.readable) {
+        (Some(mount), true) => line(YES, "tracefs", mount),
+        (Some(mount), false) => line(UNKNOWN, "tracefs", format!("{mount}, which this user cannot read")),
+        (None, _) => Line {
+            more: Some("perf tracepoints need it: mount -t tracefs tracefs /sys/kernel/tracing".to_owned()),
+            ..line(NO, "tracefs", "not mounted")
+        },
+    };
+    let cgroup2 = match cgroup2 {
+        Some(mount) => line(YES, "cgroup v2", mount),
+        None => Line {
+            more: Some("without it: the cgroup of a process is unknown".to_owned()),
+            ..line(NO, "cgroup v2", "not mounted")
+        },
+    };
+    vec![types, tracefs, cgroup2]
+}
+
+fn privilege_lines(privileges: &Privileges) -> Vec<Line> {
+    let Privileges { uid, initial_user_namespace, capabilities, unprivileged_bpf_disabled, lockdown } =
+        privileges;
+    let mut lines = vec![line(PLAIN, "user id", uid.to_string())];
+    if *initial_user_namespace == Some(false) {
+        lines.push(line(NO, "user namespace", "not the host's own: its root is not the host's root"));
+    }
+    match capabilities {
+        Some(capabilities) => lines.extend(
+            capabilities.iter().map(|it| line(if it.held { YES } else { NO }, it.name, it.needed_for)),
+        ),
+        None => lines.push(line(UNKNOWN, "capabilities", "the kernel does not tell")),
+    }
+    lines.push(match unprivileged_bpf_disabled {
+        Some(value) => {
+            let means = match value {
+                0 => "other users may load simple programs, but none that trace",
+                1 => "eBPF is for privileged users, until the next boot",
+                _ => "eBPF is for privileged users",
+            };
+            line(PLAIN, "unprivileged_bpf_disabled", format!("{value}: {means}"))
+        }
+        None => line(PLAIN, "unprivileged_bpf_disabled", "absent"),
+    });
+    lines.push(match lockdown.as_deref() {
+        Some("confidentiality") => {
+            line(NO, "lockdown", "confidentiality: eBPF may not read the kernel's memory")
+        }
+        Some(mode) => line(PLAIN, "lockdown", mode),
+        None => line(PLAIN, "lockdown", "cannot be read: not built in, or securityfs is not mounted"),
+    });
+    lines
+}
+
+fn mark(finding: &Finding) -> &'static str {
+    match finding.state {
+        State::Available => YES,
+        State::Refused => NO,
+        State::NotTested => UNKNOWN,
+    }
+}
+
+fn said(finding: &Finding) -> String {
+    let state = match finding.state {
+        State::Available => "available",
+        State::Refused => "refused",
+        State::NotTested => "not tested",
+    };
+    match &finding.reason {
+        Some(reason) => format!("{state}: {reason}"),
+        None => state.to_owned(),
+    }
+}
+
+fn probe_lines(probes: &Probes) -> Vec<Line> {
+    let ways = probes.ways.iter().map(|way| line(mark(&way.finding), way.way.as_str(), said(&way.finding)));
+    ways.chain(probes.hooks.iter().map(|hook| hook_line(probes, hook))).collect()
+}
+
+/// A hook stands for the way that would be taken, or else for the first.
+fn hook_line(probes: &Probes, hook: &Hook) -> Line {
+    let chosen = hook.ways.iter().find(|way| Some(way.way) == probes.way).or(hook.ways.first());
+    let Some(chosen) = chosen else { return line(UNKNOWN, &hook.tracepoint, "not tested") };
+    let state = chosen.finding.state;
+    let text = match state {
+        State::Available => format!("by {}", chosen.way.as_str()),
+        State::Refused | State::NotTested => format!("{} {}", chosen.way.as_str(), said(&chosen.finding)),
+    };
+    let lost = (state != State::Available).then(|| format!("without it: {}", hook.lost_without));
+    Line { more: lost, ..line(mark(&chosen.finding), &hook.tracepoint, text) }
+}
+
+fn tier_line(tier: &Tier) -> Line {
+    Line {
+        more: Some(format!("adds: {}", tier.adds)),
+        ..line(mark(&tier.finding), tier.name, said(&tier.finding))
+    }
+}
+
+fn sysctl_line(sysctl: &Sysctl) -> Line {
+    let text = match (&sysctl.value, &sysctl.flags) {
+        (None, _) => "absent".to_owned(),
+        (Some(value), Some(flags)) if !flags.is_empty() => format!("{value} ({})", flags.join(", ")),
+        (Some(value), _) => value.clone(),
+    };
+    Line { more: sysctl.means.clone(), ..line(PLAIN, sysctl.name, text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        check::report::{Capability, Tracefs, Way},
+        probe::plan::{Attach, HOOKS},
+    };
+
+    fn report(findings: impl Fn(&str, Attach) -> Finding) -> Report {
+        let ways = [Attach::TpBtf, Attach::Tracepoint];
+        let way = |name, way| Way { way, finding: findings(name, way) };
+        Report {
+            schema: 1,
+            version: "0.1.0",
+            works: true,
+            reason: None,
+            kernel: Kernel {
+                release: "6.12.0".to_owned(),
+                arch: "x86_64".to_owned(),
+                btf: Finding::AVAILABLE,
+                members: Some(41),
+                missing_members: Vec::new(),
+                tracefs: Tracefs { mount: Some("/sys/kernel/tracing".to_owned()), readable: true },
+                cgroup2: Some("/sys/fs/cgroup".to_owned()),
+            },
+            privileges: Privileges {
+                uid: 0,
+                initial_user_namespace: Some(true),
+                capabilities: Some(vec![Capability {
+                    name: "CAP_BPF",
+                    held: true,
+                    needed_for: "loading eBPF programs",
+                }]),
+                unprivileged_bpf_disabled: Some(2),
+                lockdown: Some("none".to_owned()),
+            },
+            probes: Probes {
+                way: Some(Attach::TpBtf),
+                ways: ways.map(|it| way("", it)).into(),
+                hooks: HOOKS
+                    .iter()
+                    .map(|hook| Hook {
+                        tracepoint: format!("{}/{}", hook.category, hook.name),
+                        required: hook.required,
+                        lost_without: hook.lost_without,
+                        ways: ways.map(|it| way(hook.name, it)).into(),
+                    })
+                    .collect(),
+            },
+            tiers: vec![
+                Tier {
+                    name: "fentry",
+                    finding: Finding::refused("Operation not permitted"),
+                    adds: "TIME_WAIT",
+                },
+                Tier { name: "cgroup_skb", finding: Finding::AVAILABLE, adds: "the peer's FIN" },
+            ],
+            netns: Some(4_026_531_840),
+            sysctls: vec![
+                Sysctl {
+                    name: "net.ipv4.tcp_fastopen",
+                    value: Some("1".to_owned()),
+                    flags: Some(vec!["client"]),
+                    means: Some("clients may".to_owned()),
+                },
+                Sysctl { name: "net.ipv4.tcp_ecn", value: None, flags: None, means: None },
+            ],
+        }
+    }
+
+    #[test]
+    fn a_host_that_can_be_traced() {
+        let report = report(|hook, way| match (hook, way) {
+            ("tcp_send_reset", Attach::TpBtf) => Finding::refused("the kernel's BTF does not know it"),
+            _ => Finding::AVAILABLE,
+        });
+        insta::assert_snapshot!(render(&report));
+    }
+
+    #[test]
+    fn a_user_who_may_not() {
+        let mut report = report(|_, _| Finding::not_tested("trying it needs root"));
+        let reason = probe::LoadError::NotPermitted.to_string();
+        (report.works, report.reason, report.probes.way) = (false, Some(reason), None);
+        report.kernel.tracefs.readable = false;
+        report.privileges.uid = 1000;
+        report.privileges.lockdown = None;
+        for capability in report.privileges.capabilities.iter_mut().flatten() {
+            capability.held = false;
+        }
+        insta::assert_snapshot!(render(&report));
+    }
+
+    #[test]
+    fn a_kernel_without_type_information() {
+        let mut report = report(|_, _| Finding::not_tested("nothing can be loaded into this kernel"));
+        (report.works, report.reason, report.probes.way) = (false, Some("no types".to_owned()), None);
+        report.kernel.btf = Finding::refused("/sys/kernel/btf/vmlinux: No such file or directory");
+        report.kernel.members = None;
+        report.kernel.tracefs = Tracefs { mount: None, readable: false };
+        report.kernel.cgroup2 = None;
+        insta::assert_snapshot!(render(&report));
+    }
+
+    #[test]
+    fn keys_of_the_json_stay() {
+        let report = report(|_, way| match way {
+            Attach::TpBtf => Finding::AVAILABLE,
+            Attach::Tracepoint => Finding::refused("why"),
+        });
+        insta::assert_snapshot!(serde_json::to_string_pretty(&report).unwrap());
+    }
+}

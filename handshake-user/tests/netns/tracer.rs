@@ -10,6 +10,8 @@ use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{self, CloneFlags};
 use nix::sys::prctl;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
@@ -40,6 +42,16 @@ struct Said {
     stderr: Vec<String>,
     /// Lines that are no JSON.
     garbage: Vec<String>,
+}
+
+/// Perf tracepoints are found in tracefs, which not every host has mounted: the program gets one of its own, in
+/// a mount namespace that ends with it.
+fn see_tracefs() -> std::io::Result<()> {
+    const NONE: Option<&str> = None;
+    sched::unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
+    mount(Some("tracefs"), "/sys/kernel/tracing", Some("tracefs"), MsFlags::empty(), NONE)?;
+    Ok(())
 }
 
 impl Tracer {
@@ -73,6 +85,11 @@ impl Tracer {
         };
         let mut command = Command::new(&program);
         command.args(["trace", "--output", "json"]).args(arguments);
+        if let Some(way) = env::var_os("HANDSHAKE_TEST_ATTACH") {
+            command.arg("--attach").arg(way);
+            // SAFETY: between fork and exec only system calls are made.
+            unsafe { command.pre_exec(see_tracefs) };
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // SAFETY: between fork and exec only one system call is made.
         unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };

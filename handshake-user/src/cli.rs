@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use handshake_common::{Role, Stage};
 use ipnet::IpNet;
 
-use crate::{filter::NetNs, probe::plan::Attach};
+use crate::{config::DaemonArgs, filter::NetNs, probe::plan::Attach};
 
 /// TCP openings and closings of every connection of this host, timed in the kernel.
 #[derive(Debug, Parser)]
@@ -31,9 +31,16 @@ pub struct Cli {
 pub enum Command {
     /// Show connections live, one line per stage, and a summary at the end.
     Trace(TraceArgs),
+    /// Export metrics to Prometheus, until SIGTERM or SIGINT.
+    Daemon(DaemonArgs),
     /// Say what this kernel and this host offer; the exit status says whether tracing would work.
     Check(CheckArgs),
 }
+
+/// Room for records that user space has not read yet, KiB.
+pub const RING_KIB: u32 = 8192;
+/// Connections followed at once.
+pub const MAX_CONNECTIONS: u32 = 262_144;
 
 /// How to load the kernel side; the same for every command that does.
 #[derive(Clone, Copy, Debug, Args)]
@@ -42,11 +49,11 @@ pub struct ProbeArgs {
     #[arg(long, value_enum, value_name = "WAY", help_heading = "Probes")]
     pub attach: Option<Attach>,
     /// Room for records that user space has not read yet.
-    #[arg(long, value_name = "KIB", default_value_t = 8192, help_heading = "Probes",
+    #[arg(long, value_name = "KIB", default_value_t = RING_KIB, help_heading = "Probes",
           value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
     pub ring_kib: u32,
     /// Connections followed at once; each takes about 250 bytes of kernel memory.
-    #[arg(long, value_name = "N", default_value_t = 262_144, help_heading = "Probes",
+    #[arg(long, value_name = "N", default_value_t = MAX_CONNECTIONS, help_heading = "Probes",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: u32,
 }

@@ -6,6 +6,8 @@
 pub mod btf;
 pub mod check;
 pub mod cli;
+pub mod config;
+pub mod daemon;
 pub mod filter;
 pub mod host;
 pub mod probe;
@@ -33,6 +35,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         .context("cannot start the event loop")?;
     match cli.command {
         Command::Trace(args) => runtime.block_on(trace::run(args)),
+        Command::Daemon(args) => runtime.block_on(daemon::run(args)),
         Command::Check(args) => check::run(&args),
     }
 }

@@ -29,8 +29,9 @@ const ROOT: &str = "netns";
 /// through sudo. Without a way to root it runs the rest and says what it left out; with CI=true
 /// in the environment leaving something out is a failure.
 ///
-/// With a FILTER, lints are skipped. `HANDSHAKE_TEST_THREADS` sets how many tests on real networks run at
-/// once (default 1: they share one kernel).
+/// With a FILTER, lints are skipped, and so is the second pass on real networks, over perf tracepoints.
+/// `HANDSHAKE_TEST_THREADS` sets how many tests on real networks run at once (default 3: each has a network of
+/// its own and mostly waits).
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask test\n  \
@@ -110,7 +111,31 @@ fn verdict(failures: &[String], root: &[String], left_out: Option<&str>, ci: boo
     (parts.join("; "), passed)
 }
 
-/// The integration tests of the user side, by who must run them.
+/// One run over the tests with root.
+struct Pass {
+    /// How the program is to attach; `None` is its own choice.
+    attach: Option<&'static str>,
+    /// Names of tests, or parts of them; none is all.
+    filters: &'static [&'static str],
+}
+
+/// The kernel side has a twin on perf tracepoints: one test of each kind of opening and closing runs over it.
+const TWIN: Pass = Pass {
+    attach: Some("tracepoint"),
+    filters: &[
+        "opens::established::plain",
+        "opens::failed::refused",
+        "opens::failed::timed_out",
+        "opens::fast_open::data_accepted",
+        "opens::lost::syn",
+        "closes::orderly",
+        "closes::reset::by_linger_zero",
+        "closes::reset::by_unread_data",
+        "closes::traps::fin_behind_unsent_data",
+    ],
+};
+
+/// The integration tests, by who must run them.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Split {
     plain: Vec<String>,
@@ -124,13 +149,14 @@ fn split(metadata: &str) -> Result<Split> {
     )?;
     let array = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let mut split = Split::default();
-    for package in array(&metadata["packages"]).iter().filter(|package| package["name"] == PACKAGE) {
+    for package in array(&metadata["packages"]) {
         for target in array(&package["targets"]) {
             if !array(&target["kind"]).iter().any(|kind| kind == "test") {
                 continue;
             }
             let name = target["name"].as_str().unwrap_or_default().to_owned();
-            if needs_root(&name) { split.root.push(name) } else { split.plain.push(name) }
+            let as_root = package["name"] == PACKAGE && needs_root(&name);
+            if as_root { split.root.push(name) } else { split.plain.push(name) }
         }
     }
     Ok(split)
@@ -216,12 +242,21 @@ impl Tests<'_> {
                 tests.join(", ")
             );
         }
+        let own = Pass { attach: None, filters: &[] };
+        let passes = if self.filter.is_none() { vec![own, TWIN] } else { vec![own] };
         let mut failed = Vec::new();
-        for executable in found {
-            step(format!("running {}", executable.display()));
-            if let Err(err) = self.run_as_root(&executable, way) {
+        for (pass, executable) in passes.iter().flat_map(|pass| found.iter().map(move |found| (pass, found)))
+        {
+            let name = executable.file_name().unwrap_or_default().display().to_string();
+            // What has tests of the network has both ways to attach to it.
+            if pass.attach.is_some() && !name.starts_with(&format!("{ROOT}-")) {
+                continue;
+            }
+            let over = pass.attach.map_or_else(String::new, |attach| format!(" over {attach}"));
+            step(format!("running {}{over}", executable.display()));
+            if let Err(err) = self.run_as_root(executable, pass, way) {
                 step(format!("{err:#}"));
-                failed.push(executable.file_name().unwrap_or_default().display().to_string());
+                failed.push(format!("{name}{over}"));
             }
         }
         if !failed.is_empty() {
@@ -230,8 +265,8 @@ impl Tests<'_> {
         Ok(())
     }
 
-    fn run_as_root(&self, executable: &Path, way: &Root) -> Result<()> {
-        let threads = env::var_os("HANDSHAKE_TEST_THREADS").unwrap_or_else(|| "1".into());
+    fn run_as_root(&self, executable: &Path, pass: &Pass, way: &Root) -> Result<()> {
+        let threads = env::var_os("HANDSHAKE_TEST_THREADS").unwrap_or_else(|| "3".into());
         let passed_on = env::vars_os().filter(|(name, _)| {
             name.to_str().is_some_and(|name| {
                 ["CI", "RUST_BACKTRACE", "RUST_LOG"].contains(&name)
@@ -240,12 +275,14 @@ impl Tests<'_> {
                         && name != "HANDSHAKE_EBPF_OBJECT")
             })
         });
-        let variables: Vec<(OsString, OsString)> =
-            passed_on.chain([("HANDSHAKE_BIN".into(), self.binary.clone().into())]).collect();
+        let variables: Vec<(OsString, OsString)> = passed_on
+            .chain([("HANDSHAKE_BIN".into(), self.binary.clone().into())])
+            .chain(pass.attach.map(|attach| ("HANDSHAKE_TEST_ATTACH".into(), attach.into())))
+            .collect();
         let mut command = way
             .command(executable, &variables, self.workspace)
             .context("there is no way to root from here")?;
-        command.args(self.filter).arg("--test-threads").arg(threads);
+        command.args(self.filter).args(pass.filters).arg("--test-threads").arg(threads);
         // Where cargo would run it.
         command.current_dir(self.workspace.root.join(PACKAGE));
         process::run(&mut command, "the tests with root", "see their output above")
@@ -267,10 +304,13 @@ mod tests {
     #[test]
     fn metadata_is_split_by_who_must_run_it() {
         let metadata = r#"{"packages":[
-            {"name":"handshake-common","targets":[{"kind":["test"],"name":"netns"}]},
+            {"name":"handshake-common","targets":[{"kind":["test"],"name":"any_order"}]},
             {"name":"handshake-user","targets":[
                 {"kind":["lib"],"name":"handshake"},{"kind":["test"],"name":"netns"},{"kind":["test"],"name":"cli"}]}]}"#;
-        assert_eq!(split(metadata).unwrap(), Split { plain: vec!["cli".into()], root: vec!["netns".into()] });
+        assert_eq!(
+            split(metadata).unwrap(),
+            Split { plain: vec!["any_order".into(), "cli".into()], root: vec!["netns".into()] }
+        );
         assert_eq!(split("{}").unwrap(), Split::default());
         assert!(split("warning: oops").is_err());
     }

@@ -90,7 +90,7 @@ fn perf_format(hook: &Hook) -> Option<String> {
 }
 
 /// How to load.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Only this way of attaching; otherwise the cheapest that works.
     pub attach: Option<Attach>,

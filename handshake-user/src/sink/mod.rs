@@ -1,4 +1,6 @@
 //! The shapes that records take on their way out.
 
+pub mod http;
+pub mod metrics;
 pub mod summary;
 pub mod table;

@@ -1,0 +1,142 @@
+//! What the event loop and the pages share.
+
+use std::{
+    ops::ControlFlow,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use aya::maps::{MapData, RingBuf};
+
+use super::preexisting;
+use crate::{
+    config,
+    host::Host,
+    probe::{Probes, plan},
+    ring,
+    sink::{
+        http::Pages,
+        metrics::{Metrics, PENDING},
+    },
+};
+
+/// A loop that has not come round for so long is stuck.
+const STUCK: Duration = Duration::from_secs(10);
+
+/// The metrics, and where they come from. One thread uses it; the lock is never held across a wait.
+pub(super) struct Exporter {
+    state: Mutex<State>,
+}
+
+struct State {
+    metrics: Metrics,
+    live: Option<Live>,
+    /// When the event loop last came round.
+    turn: Instant,
+}
+
+/// The running kernel side.
+pub(super) struct Live {
+    pub(super) probes: Probes,
+    ring: RingBuf<MapData>,
+    host: Host,
+}
+
+impl Live {
+    pub(super) fn new(probes: Probes, ring: RingBuf<MapData>) -> Self {
+        Self { probes, ring, host: Host::new() }
+    }
+}
+
+impl Exporter {
+    /// Every metric, before anything is attached.
+    pub(super) fn new(settings: &config::Metrics) -> Result<Self> {
+        let metrics = Metrics::new(settings)?;
+        metrics.watch_process()?;
+        for hook in plan::HOOKS {
+            metrics.probe(hook.name, PENDING, false);
+        }
+        Ok(Self { state: Mutex::new(State { metrics, live: None, turn: Instant::now() }) })
+    }
+
+    /// The probes are attached: from now on, something can be said.
+    pub(super) fn begin(&self, live: Live) -> Result<()> {
+        let mut state = self.lock();
+        for hook in &live.probes.hooks {
+            state.metrics.probe(hook.hook.name, live.probes.way.as_str(), hook.missing.is_none());
+        }
+        // Counted after attaching: what has begun since then is in the totals and is taken off.
+        let sockets = preexisting::sockets();
+        state.metrics.found(sockets, &live.probes.totals()?);
+        state.live = Some(live);
+        state.turn = Instant::now();
+        Ok(())
+    }
+
+    /// Takes a batch of records in; true when there may be more.
+    pub(super) fn drain(&self) -> bool {
+        let mut state = self.lock();
+        state.turn = Instant::now();
+        state.drain()
+    }
+
+    /// Takes the rest in and detaches the probes.
+    pub(super) fn end(&self) {
+        let mut state = self.lock();
+        state.drain();
+        if let Err(error) = state.advance() {
+            tracing::warn!(%error, "cannot read the last totals");
+        }
+        state.live = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Counters have no half-written state that a panic could leave behind.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn drain(&mut self) -> bool {
+        let Self { metrics, live, .. } = self;
+        let Some(Live { ring, host, .. }) = live else { return false };
+        let turn = ring::drain(ring, |raw| {
+            metrics.observe(raw, host);
+            ControlFlow::Continue(())
+        });
+        metrics.malformed(turn.malformed);
+        turn.more
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        if let Some(live) = &self.live {
+            self.metrics.advance(&live.probes.totals()?, live.probes.missed_runs());
+        }
+        Ok(())
+    }
+}
+
+impl Pages for Exporter {
+    fn metrics(&self) -> Result<String> {
+        let mut state = self.lock();
+        // One batch: a scrape is fresh, and does not wait for more than that.
+        state.drain();
+        state.advance()?;
+        Ok(state.metrics.render()?)
+    }
+
+    fn healthy(&self) -> Result<(), String> {
+        let state = self.lock();
+        let still = state.turn.elapsed();
+        if state.live.is_some() && still > STUCK {
+            return Err(format!("the event loop has not come round for {still:.0?}"));
+        }
+        Ok(())
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        // A required probe that cannot be attached ends the program.
+        if self.lock().live.is_some() { Ok(()) } else { Err("the probes are not attached".to_owned()) }
+    }
+}

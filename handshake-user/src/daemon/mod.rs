@@ -1,0 +1,129 @@
+//! `handshake daemon`: the exporter. One thread drains the ring at its own pace and answers scrapes in between.
+
+mod exporter;
+mod preexisting;
+
+use std::{future::Future, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+    task::yield_now,
+    time::{Interval, MissedTickBehavior, interval},
+};
+
+use self::exporter::{Exporter, Live};
+use crate::{
+    config::DaemonArgs,
+    probe::{Kernel, Probes, Settings},
+    ring,
+    sink::http,
+};
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the settings make no sense, the address cannot be had or the probes cannot be attached.
+pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
+    let config = args.config()?;
+    let listener = http::listen(config.listen).await?;
+    let address = listener.local_addr().unwrap_or(config.listen);
+    let mut stop = std::pin::pin!(stop_signal()?);
+
+    let exporter = Arc::new(Exporter::new(&config.metrics)?);
+    let (stop_server, server_stopped) = oneshot::channel::<()>();
+    let server = tokio::spawn(http::serve(listener, Arc::clone(&exporter), async {
+        drop(server_stopped.await);
+    }));
+
+    // Pages answer while the kernel verifies the programs.
+    let attached = tokio::select! {
+        attached = attach(config.probes) => Some(attached?),
+        () = &mut stop => None,
+    };
+    if let Some(live) = attached {
+        for hook in live.probes.hooks.iter().filter(|hook| hook.missing.is_some()) {
+            eprintln!("handshake: not attached: {} ({})", hook.hook.name, hook.hook.lost_without);
+        }
+        exporter.begin(live)?;
+        eprintln!("handshake: listening on http://{address}/metrics");
+        notify(&[NotifyState::Ready]);
+        tokio::select! {
+            () = work(&exporter) => {}
+            () = stop => {}
+        }
+    }
+    notify(&[NotifyState::Stopping]);
+    // Probes first: whatever the last scrapes take, the kernel is free of us.
+    exporter.end();
+    drop(stop_server);
+    server.await.context("the HTTP server failed")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Completes at SIGTERM or SIGINT.
+fn stop_signal() -> Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+/// Attaches the probes in a thread of its own, which may be left behind when the program ends.
+async fn attach(settings: Settings) -> Result<Live> {
+    let (send, receive) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("attach".to_owned())
+        .spawn(move || {
+            let live = Kernel::read().and_then(|kernel| Probes::attach(&kernel, &settings));
+            // Nobody listens any more when a signal came first.
+            drop(send.send(live.map(|(probes, ring)| Live::new(probes, ring))));
+        })
+        .context("cannot start a thread to attach the probes")?;
+    Ok(receive.await.context("the thread that attaches the probes failed")??)
+}
+
+/// Drains the ring for ever: a batch at a time, so that scrapes come in between.
+async fn work(exporter: &Exporter) {
+    let mut ticks = interval(ring::CALM);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut watchdog = watchdog();
+    loop {
+        ticks.tick().await;
+        while exporter.drain() {
+            yield_now().await;
+        }
+        // A tick that is due completes at once; the first one does, too.
+        if let Some(watchdog) = &mut watchdog
+            && futures_ready(watchdog).await
+        {
+            notify(&[NotifyState::Watchdog]);
+        }
+    }
+}
+
+/// Half the time after which the service manager takes us for dead, if it watches.
+fn watchdog() -> Option<Interval> {
+    sd_notify::watchdog_enabled().map(|limit| interval((limit / 2).max(Duration::from_millis(1))))
+}
+
+async fn futures_ready(ticks: &mut Interval) -> bool {
+    tokio::select! {
+        biased;
+        _ = ticks.tick() => true,
+        () = std::future::ready(()) => false,
+    }
+}
+
+/// Tells the service manager, if there is one.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "cannot notify the service manager");
+    }
+}

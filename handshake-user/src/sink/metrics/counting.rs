@@ -1,0 +1,53 @@
+//! Counters that mirror the kernel side's own: at each look they advance by what came in between.
+
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+
+use super::class::{self, Axis, Codes};
+
+/// One family of counters that are kept elsewhere.
+pub(super) struct Counting {
+    family: IntCounterVec,
+    mirrors: Vec<Mirror>,
+}
+
+struct Mirror {
+    slot: usize,
+    values: Vec<&'static str>,
+    /// Made when it counts something, or from the start where that can happen.
+    counter: Option<IntCounter>,
+    seen: u64,
+}
+
+impl Counting {
+    /// Registers the family; `slot` says where the kernel side counts a class.
+    pub(super) fn new<const N: usize>(
+        registry: &Registry,
+        (name, help): (&str, &str),
+        axes: [Axis; N],
+        slot: impl Fn(Codes<N>) -> Option<usize>,
+        possible: impl Fn(Codes<N>) -> bool,
+    ) -> prometheus::Result<Self> {
+        let family = IntCounterVec::new(Opts::new(name, help), &axes.map(|axis| axis.name))?;
+        registry.register(Box::new(family.clone()))?;
+        let mirrors = class::all(&axes)
+            .filter_map(|codes| {
+                let values = class::words(&axes, codes).to_vec();
+                let counter = possible(codes).then(|| family.with_label_values(&values));
+                Some(Mirror { slot: slot(codes)?, values, counter, seen: 0 })
+            })
+            .collect();
+        Ok(Self { family, mirrors })
+    }
+
+    /// Advances every counter to what `at` says of its slot.
+    pub(super) fn advance(&mut self, at: impl Fn(usize) -> u64) {
+        let Self { family, mirrors } = self;
+        for Mirror { slot, values, counter, seen } in mirrors {
+            let now = at(*slot);
+            if now > *seen {
+                counter.get_or_insert_with(|| family.with_label_values(values)).inc_by(now - *seen);
+                *seen = now;
+            }
+        }
+    }
+}

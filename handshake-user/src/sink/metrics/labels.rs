@@ -1,0 +1,158 @@
+//! The labels on demand: their values are not bounded, so their number is.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use handshake_common::{Connection, Family, Role};
+use ipnet::IpNet;
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+
+use crate::{
+    config::{self, Label},
+    record::Context,
+};
+
+/// What everything over the limit is counted under.
+pub(super) const OTHER: &str = "other";
+const UNKNOWN: &str = "unknown";
+
+/// The values of one connection, as far as labels ask for them; the rest is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    comm: [u8; 16],
+    port: Option<u16>,
+    role: u8,
+    network: Option<IpNet>,
+    cgroup: Option<String>,
+}
+
+/// The labels that were asked for.
+pub(super) struct Labels {
+    wanted: Vec<Label>,
+    remote_net: (u8, u8),
+    overflow: Vec<IntCounter>,
+}
+
+impl Labels {
+    /// Every label has its overflow counter from the start, asked for or not.
+    pub(super) fn new(registry: &Registry, settings: &config::Metrics) -> prometheus::Result<Self> {
+        let family = IntCounterVec::new(
+            Opts::new(
+                "handshake_label_overflow_total",
+                "Observations whose label went to the value other, by label: the metric had max_series label sets.",
+            ),
+            &["label"],
+        )?;
+        registry.register(Box::new(family.clone()))?;
+        for label in Label::ALL {
+            family.with_label_values(&[label.as_str()]);
+        }
+        let wanted = settings.labels.clone();
+        let overflow = wanted.iter().map(|label| family.with_label_values(&[label.as_str()])).collect();
+        Ok(Self { wanted, remote_net: settings.remote_net, overflow })
+    }
+
+    /// Their names, in their order.
+    pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.wanted.iter().map(|label| label.as_str())
+    }
+
+    /// What the labels need to know of a connection; `None` when no label was asked for.
+    pub(super) fn key(&self, raw: &Connection, context: &mut dyn Context) -> Option<Key> {
+        if self.wanted.is_empty() {
+            return None;
+        }
+        let mut key = Key::default();
+        for label in &self.wanted {
+            match label {
+                Label::Process => key.comm = raw.comm,
+                Label::LocalPort => {
+                    key.role = raw.role;
+                    key.port = (raw.role() == Some(Role::Server)).then_some(raw.local_port);
+                }
+                Label::RemoteNet => key.network = network(raw, self.remote_net),
+                Label::Cgroup => key.cgroup = context.cgroup(raw.cgroup),
+            }
+        }
+        Some(key)
+    }
+
+    /// The label values of a key, in the order of the labels.
+    pub(super) fn values(&self, key: &Key) -> Vec<String> {
+        let value = |label: &Label| match label {
+            Label::Process => comm(&key.comm),
+            Label::LocalPort => match (key.port, Role::from_code(key.role)) {
+                (Some(port), _) => Some(port.to_string()),
+                // A client's port is arbitrary; an empty value is no label.
+                (None, Some(_)) => Some(String::new()),
+                (None, None) => None,
+            },
+            Label::RemoteNet => key.network.map(|network| network.to_string()),
+            Label::Cgroup => key.cgroup.clone(),
+        };
+        self.wanted.iter().map(|label| value(label).unwrap_or_else(|| UNKNOWN.to_owned())).collect()
+    }
+
+    /// Counts an observation that was over the limit.
+    pub(super) fn overflowed(&self) {
+        self.overflow.iter().for_each(IntCounter::inc);
+    }
+}
+
+fn comm(bytes: &[u8; 16]) -> Option<String> {
+    let length = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    (length > 0).then(|| String::from_utf8_lossy(&bytes[..length]).into_owned())
+}
+
+fn network(raw: &Connection, (ipv4, ipv6): (u8, u8)) -> Option<IpNet> {
+    let (address, prefix) = match raw.family()? {
+        Family::Ipv4 => {
+            let [a, b, c, d, ..] = raw.remote;
+            (IpAddr::V4(Ipv4Addr::new(a, b, c, d)), ipv4)
+        }
+        Family::Ipv6 => (IpAddr::V6(Ipv6Addr::from(raw.remote)), ipv6),
+    };
+    IpNet::new(address, prefix).ok().map(|network| network.trunc())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::tests::{Still, client};
+
+    fn labels(wanted: &[Label]) -> Labels {
+        let settings = config::Metrics { labels: wanted.to_vec(), ..config::Config::default().metrics };
+        Labels::new(&Registry::new(), &settings).unwrap()
+    }
+
+    fn values(raw: &Connection) -> Vec<String> {
+        let labels = labels(Label::ALL);
+        labels.values(&labels.key(raw, &mut Still).unwrap())
+    }
+
+    #[test]
+    fn a_client_has_no_port_of_its_own() {
+        assert_eq!(values(&client()), ["curl", "", "10.0.0.0/24", "/system.slice/web.service"]);
+    }
+
+    #[test]
+    fn a_server_has_one_and_its_process_may_be_unknown() {
+        let mut raw = client();
+        raw.role = Role::Server.code();
+        raw.family = Family::Ipv6.code();
+        raw.remote = "2001:db8:1:2::3".parse::<Ipv6Addr>().unwrap().octets();
+        (raw.local_port, raw.comm, raw.cgroup) = (443, [0; 16], 0);
+        assert_eq!(values(&raw), ["unknown", "443", "2001:db8:1::/48", "unknown"]);
+    }
+
+    #[test]
+    fn of_a_connection_from_before_the_port_says_nothing() {
+        let mut raw = client();
+        raw.role = 0;
+        assert_eq!(values(&raw)[1], "unknown");
+    }
+
+    #[test]
+    fn nothing_is_looked_up_for_nobody() {
+        assert_eq!(labels(&[]).key(&client(), &mut Still), None);
+    }
+}

@@ -1,0 +1,132 @@
+//! From raw records and totals to the text that is scraped.
+
+use handshake_common::Facts;
+
+use super::*;
+use crate::{
+    config::{Config, Label},
+    record::tests::{Still, client},
+};
+
+fn settings() -> config::Metrics {
+    config::Metrics { buckets: vec![0.001, 1.0], ..Config::default().metrics }
+}
+
+fn metrics(settings: &config::Metrics) -> Metrics {
+    Metrics::new(settings).unwrap()
+}
+
+/// The lines that say something: no comment, no zero, no version.
+fn said(metrics: &Metrics) -> String {
+    let text = metrics.render().unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.starts_with("handshake_build_info"));
+    lines.filter(|line| !line.ends_with(" 0")).flat_map(|line| [line, "\n"]).collect()
+}
+
+fn server() -> Connection {
+    Connection { role: Role::Server.code(), local_port: 443, ..client() }
+}
+
+/// A client whose peer closed first, 20 ms before it closed itself; its FIN was acknowledged 50 ms later.
+fn closed() -> Connection {
+    let mut raw = client();
+    raw.stage = Stage::Close.code();
+    raw.initiator = Initiator::Remote.code();
+    raw.facts.set(Facts::ACKED_BEFORE_CLOSE);
+    (raw.peer_fin_ns, raw.our_close_ns, raw.our_fin_ns) = (2_000_000_000, 2_020_000_000, 2_020_000_000);
+    (raw.fin_acked_ns, raw.closed_ns) = (2_070_000_000, 2_070_000_000);
+    raw
+}
+
+fn totals(counts: &[(usize, u64)]) -> Totals {
+    let mut cpu = [0; totals::SLOTS];
+    for &(slot, count) in counts {
+        cpu[slot] += count;
+    }
+    let mut totals = Totals::ZERO;
+    totals.add(&cpu);
+    totals
+}
+
+#[test]
+fn every_series_is_there_from_the_start() {
+    let metrics = metrics(&settings());
+    metrics.probe("inet_sock_set_state", PENDING, false);
+    let text = metrics.render().unwrap();
+    let series = text.lines().filter(|line| !line.contains("_bucket{") && !line.contains("_sum"));
+    let version = env!("CARGO_PKG_VERSION");
+    let listed: String = series.flat_map(|line| [line, "\n"]).collect();
+    insta::assert_snapshot!(
+        listed.replace(version, "VERSION").replace(std::env::consts::ARCH, "ARCH")
+    );
+}
+
+#[test]
+fn records_become_durations() {
+    let mut metrics = metrics(&settings());
+    metrics.observe(&client(), &mut Still);
+    metrics.observe(&server(), &mut Still);
+    metrics.observe(&closed(), &mut Still);
+    let mut refused = client();
+    (refused.facts, refused.error) = (Facts(0), 111);
+    metrics.observe(&refused, &mut Still);
+    insta::assert_snapshot!(said(&metrics));
+}
+
+#[test]
+fn what_is_unknown_is_an_event_and_no_duration() {
+    let mut metrics = metrics(&settings());
+    let mut raw = closed();
+    raw.facts.set(Facts::PREEXISTING);
+    (raw.role, raw.peer_fin_ns, raw.our_fin_ns) = (0, 0, 0);
+    metrics.observe(&raw, &mut Still);
+    assert_eq!(said(&metrics), "handshake_events_total{stage=\"close\"} 1\n");
+}
+
+#[test]
+fn totals_come_from_the_kernel_and_only_ever_advance() {
+    let mut metrics = metrics(&settings());
+    let (client, v4) = (Some(Role::Client), Some(Family::Ipv4));
+    let first = [
+        (totals::begun(client), 9),
+        (totals::opens(client, v4, Some(Outcome::Established)), 5),
+        (totals::opens(client, v4, Some(Outcome::Refused)), 2),
+        (totals::opens(None, None, None), 1),
+        (totals::fast_opens(client, Some(FastOpen::DataAccepted)), 1),
+        (totals::fast_opens(client, Some(FastOpen::None)), 4),
+        (totals::syn_retransmits(Role::Server), 3),
+        (totals::closing(client), 2),
+        (totals::closes(client, Some(Initiator::Local), Some(Style::FourSegments)), 1),
+        (totals::lost(Loss::RingFull), 6),
+    ];
+    metrics.found(7, &Totals::ZERO);
+    metrics.advance(&totals(&first), 1);
+    let second: Vec<_> = first.iter().map(|&(slot, count)| (slot, count * 2)).collect();
+    metrics.advance(&totals(&second), 2);
+    // Whatever makes a count smaller is no event.
+    metrics.advance(&totals(&second), 0);
+    metrics.malformed(1);
+    insta::assert_snapshot!(said(&metrics));
+}
+
+#[test]
+fn labels_on_demand_stand_apart_until_there_are_too_many() {
+    let settings =
+        config::Metrics { labels: vec![Label::Process, Label::LocalPort], max_series: 2, ..settings() };
+    let mut metrics = metrics(&settings);
+    for comm in [*b"curl\0\0\0\0\0\0\0\0\0\0\0\0", *b"wget\0\0\0\0\0\0\0\0\0\0\0\0", [b'a'; 16], [b'b'; 16]] {
+        for _ in 0..2 {
+            metrics.observe(&Connection { comm, ..client() }, &mut Still);
+        }
+    }
+    insta::assert_snapshot!(said(&metrics));
+}
+
+#[test]
+fn a_probe_is_pending_until_it_is_attached() {
+    let metrics = metrics(&settings());
+    metrics.probe("tcp_destroy_sock", PENDING, false);
+    metrics.probe("tcp_destroy_sock", "tp_btf", true);
+    assert_eq!(said(&metrics), "handshake_probe_attached{kind=\"tp_btf\",probe=\"tcp_destroy_sock\"} 1\n");
+    assert!(!metrics.render().unwrap().contains(PENDING));
+}

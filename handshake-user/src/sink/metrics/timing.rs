@@ -1,0 +1,87 @@
+//! Histograms, found by the codes of a class: no label is hashed for a record unless labels on demand are asked for.
+
+use std::collections::HashMap;
+
+use prometheus::{Histogram, HistogramOpts, HistogramVec, Registry};
+
+use super::{
+    class::{self, Axis, Codes},
+    labels::{Key, Labels, OTHER},
+};
+use crate::config;
+
+/// One family of histograms.
+pub(super) struct Timing<const N: usize> {
+    axes: [Axis; N],
+    family: HistogramVec,
+    /// By class; with labels on demand, these are the classes' `other`.
+    classes: Vec<Option<Histogram>>,
+    /// With labels on demand: by class and their values.
+    labelled: HashMap<(usize, Key), Histogram>,
+    max_series: usize,
+    labels: usize,
+}
+
+impl<const N: usize> Timing<N> {
+    /// Registers the family and makes the classes that are possible.
+    pub(super) fn new(
+        registry: &Registry,
+        settings: &config::Metrics,
+        labels: &Labels,
+        (name, help): (&str, &str),
+        axes: [Axis; N],
+        possible: impl Fn(Codes<N>) -> bool,
+    ) -> prometheus::Result<Self> {
+        let names: Vec<_> = axes.iter().map(|axis| axis.name).chain(labels.names()).collect();
+        let options = HistogramOpts::new(name, help).buckets(settings.buckets.clone());
+        let family = HistogramVec::new(options, &names)?;
+        registry.register(Box::new(family.clone()))?;
+        let mut timing = Self {
+            axes,
+            family,
+            classes: vec![None; class::size(&axes)],
+            labelled: HashMap::new(),
+            max_series: settings.max_series,
+            labels: labels.names().count(),
+        };
+        for codes in class::all(&axes).filter(|&codes| possible(codes)) {
+            timing.class(codes);
+        }
+        Ok(timing)
+    }
+
+    /// Takes a duration in; what is unknown is not observed.
+    pub(super) fn observe(&mut self, codes: Codes<N>, micros: Option<u64>, labels: &Labels, key: Option<&Key>) {
+        let Some(micros) = micros else { return };
+        #[expect(clippy::cast_precision_loss, reason = "2^53 µs are 285 years")]
+        let seconds = micros as f64 / 1e6;
+        match key {
+            None => self.class(codes).observe(seconds),
+            Some(key) => self.labelled(codes, labels, key).observe(seconds),
+        }
+    }
+
+    fn class(&mut self, codes: Codes<N>) -> &Histogram {
+        let Self { axes, family, classes, labels, .. } = self;
+        classes[class::index(axes, codes)].get_or_insert_with(|| {
+            let mut values = class::words(axes, codes).to_vec();
+            values.resize(N + *labels, OTHER);
+            family.with_label_values(&values)
+        })
+    }
+
+    fn labelled(&mut self, codes: Codes<N>, labels: &Labels, key: &Key) -> &Histogram {
+        // The key is cloned for the lookup, which costs an allocation only where a cgroup is in it.
+        let place = (class::index(&self.axes, codes), key.clone());
+        if !self.labelled.contains_key(&place) && self.labelled.len() >= self.max_series {
+            labels.overflowed();
+            return self.class(codes);
+        }
+        let Self { axes, family, labelled, .. } = self;
+        labelled.entry(place).or_insert_with(|| {
+            let mut values: Vec<_> = class::words(axes, codes).map(str::to_owned).into();
+            values.extend(labels.values(key));
+            family.with_label_values(&values)
+        })
+    }
+}

@@ -5,7 +5,9 @@ use std::{env, fs, path::PathBuf};
 fn main() {
     println!("cargo::rerun-if-env-changed=HANDSHAKE_EBPF_OBJECT");
     let Some(object) = env::var_os("HANDSHAKE_EBPF_OBJECT").map(PathBuf::from) else {
-        println!("cargo::error=no eBPF object to put into the program; build with `cargo xtask build`, which makes it first");
+        println!(
+            "cargo::error=no eBPF object to put into the program; build with `cargo xtask build`, which makes it first"
+        );
         return;
     };
     println!("cargo::rerun-if-changed={}", object.display());

@@ -4,6 +4,10 @@
 //! [`Connection`] with what [`tcp::Sock`] reads from the kernel's socket, and when a stage ends the
 //! same bytes go through the ring buffer to user space, where [`tcp::open`] and [`tcp::close`] say what
 //! they mean. The kernel side calls the same functions for its [`totals`], so both can never disagree.
+#![expect(
+    clippy::inline_always,
+    reason = "the kernel side must have it inlined: its programs are one function"
+)]
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
 pub mod class;

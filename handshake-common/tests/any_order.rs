@@ -83,16 +83,20 @@ fn check(connection: &Connection, begin: u64, now: u64) -> Result<(), TestCaseEr
     let passed_us = (now - begin) / 1000;
     prop_assert!(totals::open_slot(connection) < totals::SLOTS);
     prop_assert!(totals::close_slot(connection) < totals::SLOTS);
-    for measured in [
-        close::duration_us(connection),
-        close::ack_wait_us(connection),
-        close::app_wait_us(connection),
-    ] {
-        prop_assert!(measured.is_none_or(|us| us <= passed_us), "{measured:?} of {passed_us} µs: {connection:?}");
+    for measured in
+        [close::duration_us(connection), close::ack_wait_us(connection), close::app_wait_us(connection)]
+    {
+        prop_assert!(
+            measured.is_none_or(|us| us <= passed_us),
+            "{measured:?} of {passed_us} µs: {connection:?}"
+        );
     }
     if connection.role() == Some(Role::Client) {
         let opening = open::duration_us(connection);
-        prop_assert!(opening.is_none_or(|us| us <= passed_us), "{opening:?} of {passed_us} µs: {connection:?}");
+        prop_assert!(
+            opening.is_none_or(|us| us <= passed_us),
+            "{opening:?} of {passed_us} µs: {connection:?}"
+        );
     }
     if connection.facts.has(Facts::PREEXISTING) {
         prop_assert_eq!(open::duration_us(connection), None);

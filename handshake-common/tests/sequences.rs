@@ -65,7 +65,7 @@ impl Story {
         (self.connection.initiator(), close::style(&self.connection))
     }
 
-    /// (duration, ack_wait, app_wait) in milliseconds.
+    /// (`duration`, `ack_wait`, `app_wait`) in milliseconds.
     fn waits(&self) -> (Option<u64>, Option<u64>, Option<u64>) {
         let ms = |us: Option<u64>| us.map(|us| us / 1000);
         let it = &self.connection;
@@ -151,7 +151,9 @@ fn half_close_waits_for_the_peers_program() {
     let mut story = established_client();
     story.goes(ESTABLISHED, FIN_WAIT1, 200, &Socket::default());
     story.goes(FIN_WAIT1, FIN_WAIT2, 250, &Socket { segment_clock_ns: 7, ..Socket::default() });
-    story.goes(FIN_WAIT2, CLOSE, 650, &Socket { done: true, segment_clock_ns: 8, ..Socket::default() }).ends();
+    story
+        .goes(FIN_WAIT2, CLOSE, 650, &Socket { done: true, segment_clock_ns: 8, ..Socket::default() })
+        .ends();
     assert_eq!(story.style(), (Some(Initiator::Local), Some(Style::FourSegments)));
     assert_eq!(story.waits(), (Some(450), Some(50), Some(400)));
 }
@@ -185,7 +187,7 @@ fn passive(owes_ack: bool, unsent: bool) -> Story {
     let mut story = Story::adopted(SYN_RECV);
     story.goes(SYN_RECV, ESTABLISHED, 100, &Socket { srtt_us: 50_123 << 3, ..Socket::default() });
     story.goes(ESTABLISHED, CLOSE_WAIT, 200, &Socket::default());
-    story.goes(CLOSE_WAIT, LAST_ACK, 230, &Socket { owes_ack, unsent, ..Socket::default() });
+    story.goes(CLOSE_WAIT, LAST_ACK, 230, &Socket { unsent, owes_ack, ..Socket::default() });
     let last = Socket { all_acked: true, newest_acked_sent_us: 230_000, ..Socket::default() };
     story.goes(LAST_ACK, CLOSE, 280, &last).ends();
     assert_eq!(story.opens, 1);
@@ -230,7 +232,7 @@ fn resets_either_way_before_or_after_close() {
 fn data_after_close_is_answered_by_our_reset_although_the_kernel_calls_it_received() {
     let mut story = established_client();
     story.goes(ESTABLISHED, FIN_WAIT1, 200, &Socket { data_segs_in: 3, ..Socket::default() });
-    let orphan = Socket { data_segs_in: 4, receive_shutdown: true, ..Socket::default() };
+    let orphan = Socket { receive_shutdown: true, data_segs_in: 4, ..Socket::default() };
     state::reset_received(&mut story.connection, &orphan, FIN_WAIT1);
     story.goes(FIN_WAIT1, CLOSE, 250, &Socket { err: 104, ..orphan }).ends();
     assert_eq!(story.style(), (Some(Initiator::Local), Some(Style::ResetSent)));

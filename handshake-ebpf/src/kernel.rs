@@ -2,14 +2,14 @@
 
 use core::{ffi::c_void, marker::PhantomData};
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::{
-    bpf_get_current_task, bpf_get_current_task_btf, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_skc_to_tcp_sock,
-}};
-use handshake_common::{
-    Connection, Facts, Family, Layout,
-    layout::ABSENT,
-    tcp::Sock,
+use aya_ebpf::helpers::{
+    bpf_probe_read_kernel,
+    generated::{
+        bpf_get_current_task, bpf_get_current_task_btf, bpf_get_socket_cookie, bpf_ktime_get_ns,
+        bpf_skc_to_tcp_sock,
+    },
 };
+use handshake_common::{Connection, Facts, Family, Layout, layout::ABSENT, tcp::Sock};
 
 use crate::{maps::Endpoints, process::Process};
 
@@ -137,7 +137,7 @@ fn own_number(sk: *const c_void) -> u64 {
 const IPPROTO_TCP: u16 = 6;
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
-/// Bytes 8 to 11 of ::ffff:a.b.c.d.
+/// Bytes 8 to 11 of `::ffff:a.b.c.d`.
 const V4_MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 const SOCK_DONE: u64 = 1 << 1;
 const RCV_SHUTDOWN: u8 = 1;
@@ -335,10 +335,7 @@ impl<A: Access> Sock for KernelSock<A> {
     #[inline(always)]
     fn syn_facts(&self) -> Facts {
         let mut facts = Facts(0);
-        facts.set_if(
-            Facts::SYN_FASTOPEN,
-            self.bit(layout!(syn_fastopen.offset), layout!(syn_fastopen.mask)),
-        );
+        facts.set_if(Facts::SYN_FASTOPEN, self.bit(layout!(syn_fastopen.offset), layout!(syn_fastopen.mask)));
         facts.set_if(Facts::SYN_DATA, self.bit(layout!(syn_data.offset), layout!(syn_data.mask)));
         facts.set_if(
             Facts::DEFERRED_SYN,
@@ -357,4 +354,3 @@ impl<A: Access> Sock for KernelSock<A> {
         self.bit(layout!(tcp_usec_ts.offset), layout!(tcp_usec_ts.mask))
     }
 }
-

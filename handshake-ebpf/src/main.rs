@@ -5,6 +5,8 @@
 // core::sync::atomic has no fetch_add for this target; the intrinsic behind it becomes one BPF instruction.
 #![feature(core_intrinsics)]
 #![allow(internal_features, reason = "see above")]
+#![expect(clippy::inline_always, reason = "a program is one function for the verifier")]
+#![expect(clippy::needless_pass_by_value, reason = "the entry points get their contexts by value")]
 #![no_std]
 #![no_main]
 

@@ -100,13 +100,7 @@ fn member_bits(btf: &Btf, structure: &'static str, path: &'static str) -> Result
 }
 
 /// Looks for `name` among the members of `outer`, and inside its anonymous members.
-fn find(
-    btf: &Btf,
-    outer: &Type,
-    name: &str,
-    base: u32,
-    depth: u32,
-) -> Result<Option<(Type, u32)>, BtfError> {
+fn find(btf: &Btf, outer: &Type, name: &str, base: u32, depth: u32) -> Result<Option<(Type, u32)>, BtfError> {
     /// Deeper than any structure of the kernel: a loop in damaged data ends here.
     const DEEPEST: u32 = 16;
     let malformed = |error: btf_rs::Error| BtfError::Malformed(error.to_string());

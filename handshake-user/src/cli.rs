@@ -18,7 +18,7 @@ use crate::{config::DaemonArgs, filter::NetNs, probe::plan::Attach};
   handshake daemon --listen 127.0.0.1:9966
   handshake check                       what this kernel offers")]
 pub struct Cli {
-    /// Say more on standard error (-v: what is attached, -vv: why not); RUST_LOG overrides it.
+    /// Say more on standard error (-v: what is attached, -vv: why not); `RUST_LOG` overrides it.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub verbose: u8,
     /// What to do.
@@ -79,7 +79,7 @@ pub struct TraceArgs {
     /// Local or remote port; may be given more than once.
     #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Vec<u16>,
-    /// Network of the peer, such as 10.0.0.0/8 or 2001:db8::1; may be given more than once.
+    /// Network of the peer, such as 10.0.0.0/8 or `2001:db8::/32`; may be given more than once.
     #[arg(long, value_name = "CIDR", value_parser = parse_network)]
     pub remote: Vec<IpNet>,
     /// Process id.
@@ -152,9 +152,9 @@ pub enum Output {
 
 /// A network, or an address as a network of one.
 fn parse_network(text: &str) -> Result<IpNet, String> {
-    text.parse::<IpNet>().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from)).map_err(|_| {
-        "not an address or a network; write 10.0.0.0/8, 192.0.2.1, 2001:db8::/32".to_owned()
-    })
+    text.parse::<IpNet>()
+        .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
+        .map_err(|_| "not an address or a network; write 10.0.0.0/8, 192.0.2.1, 2001:db8::/32".to_owned())
 }
 
 #[cfg(test)]

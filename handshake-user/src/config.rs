@@ -119,7 +119,11 @@ impl TryFrom<Vec<f64>> for Buckets {
         let sound = !bounds.is_empty()
             && bounds.iter().all(|bound| bound.is_finite() && *bound > 0.0)
             && bounds.is_sorted_by(|a, b| a < b);
-        if sound { Ok(Self(bounds)) } else { Err("buckets are seconds above 0, in ascending order".to_owned()) }
+        if sound {
+            Ok(Self(bounds))
+        } else {
+            Err("buckets are seconds above 0, in ascending order".to_owned())
+        }
     }
 }
 
@@ -335,7 +339,8 @@ mod tests {
     #[test]
     fn the_first_to_say_something_wins() {
         let flags = Options { max_series: Some(Whole(7)), ..Options::default() };
-        let file = file("max_series = 8\nring_kib = 64\nlabels = [\"cgroup\", \"process\", \"cgroup\"]").unwrap();
+        let file =
+            file("max_series = 8\nring_kib = 64\nlabels = [\"cgroup\", \"process\", \"cgroup\"]").unwrap();
         let config = flags.or(file).settle();
         assert_eq!(config.metrics.max_series, 7);
         assert_eq!(config.probes.ring_bytes, 65536);

@@ -95,7 +95,10 @@ mod tests {
     fn each_condition_can_hold_and_fail() {
         let net = |text: &str| vec![text.parse().unwrap()];
         let both = [
-            (Filter { ports: vec![443], ..Filter::default() }, Filter { ports: vec![80], ..Filter::default() }),
+            (
+                Filter { ports: vec![443], ..Filter::default() },
+                Filter { ports: vec![80], ..Filter::default() },
+            ),
             (
                 Filter { remotes: net("10.0.0.0/8"), ..Filter::default() },
                 Filter { remotes: net("10.0.0.1/32"), ..Filter::default() },

@@ -218,12 +218,11 @@ impl Close {
 }
 
 fn endpoint(family: Option<Family>, bytes: [u8; 16], port: u16) -> Endpoint {
-    let addr = match family {
-        Some(Family::Ipv6) => IpAddr::V6(Ipv6Addr::from(bytes)),
-        _ => {
-            let [a, b, c, d, ..] = bytes;
-            IpAddr::V4(Ipv4Addr::new(a, b, c, d))
-        }
+    let addr = if family == Some(Family::Ipv6) {
+        IpAddr::V6(Ipv6Addr::from(bytes))
+    } else {
+        let [a, b, c, d, ..] = bytes;
+        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
     };
     Endpoint { addr, port }
 }

@@ -1,6 +1,7 @@
 //! `handshake trace`: records as they come, and a summary at the end.
 
 use std::{
+    fmt::Write as _,
     io::{self, BufWriter, IsTerminal as _, Write},
     ops::ControlFlow,
     process::ExitCode,
@@ -25,7 +26,7 @@ use crate::{
 };
 
 /// How far ahead "for ever" lies.
-const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+const FOR_EVER: Duration = Duration::from_hours(100 * 365 * 24);
 
 /// Traces until the duration, the count, a signal or the end of whoever reads.
 ///
@@ -156,7 +157,7 @@ impl Session {
         let mut text = format!("\n{}", self.summary.render());
         let mut note = |count: u64, what: &str| {
             if count > 0 {
-                text.push_str(&format!("lost: {count} {what}\n"));
+                let _ = writeln!(text, "lost: {count} {what}");
             }
         };
         note(lost, "records, the ring was full (a larger --ring-kib helps)");

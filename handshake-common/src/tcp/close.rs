@@ -85,9 +85,7 @@ pub const fn app_wait_us(connection: &Connection) -> Option<u64> {
 /// Whether the peer's FIN went to the time-wait minisocket, where no tracepoint sees it.
 #[must_use]
 pub const fn peer_fin_unseen(connection: &Connection) -> bool {
-    connection.facts.has(Facts::PEER_FIN_UNSEEN)
-        && is_orderly(connection)
-        && connection.peer_fin_ns == 0
+    connection.facts.has(Facts::PEER_FIN_UNSEEN) && is_orderly(connection) && connection.peer_fin_ns == 0
 }
 
 /// From the beginning of the opening (SYN; on a server the first SYN-ACK) to CLOSE.
@@ -98,10 +96,7 @@ pub const fn lifetime_us(connection: &Connection) -> Option<u64> {
             micros_between(connection.syn_ns, connection.closed_ns)
         }
         Some(Role::Server) => {
-            match (
-                open::duration_us(connection),
-                micros_between(connection.open_ns, connection.closed_ns),
-            ) {
+            match (open::duration_us(connection), micros_between(connection.open_ns, connection.closed_ns)) {
                 (Some(opening), Some(rest)) => Some(opening + rest),
                 _ => None,
             }

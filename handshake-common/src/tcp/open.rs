@@ -60,9 +60,7 @@ pub const fn rtt_us(connection: &Connection) -> Option<u64> {
     }
     let valid = match connection.role() {
         Some(Role::Client) => connection.srtt_us != 0 && connection.syn_retransmits == 0,
-        Some(Role::Server) => {
-            is_synack_sample(connection) && !connection.facts.has(Facts::FINAL_ACK_DATA)
-        }
+        Some(Role::Server) => is_synack_sample(connection) && !connection.facts.has(Facts::FINAL_ACK_DATA),
         None => false,
     };
     if valid { Some(connection.srtt_us as u64) } else { None }
@@ -90,10 +88,7 @@ pub const fn duration_us(connection: &Connection) -> Option<u64> {
 #[must_use]
 pub const fn final_ack(connection: &Connection) -> Option<FinalAck> {
     let facts = connection.facts;
-    if !facts.has(Facts::ESTABLISHED)
-        || facts.has(Facts::PREEXISTING)
-        || facts.has(Facts::OPEN_UNTIMED)
-    {
+    if !facts.has(Facts::ESTABLISHED) || facts.has(Facts::PREEXISTING) || facts.has(Facts::OPEN_UNTIMED) {
         return None;
     }
     // A rejected SYN payload is sent again at once, and that segment carries the ACK (tcp_rcv_fastopen_synack).
@@ -111,9 +106,7 @@ pub const fn fast_open(connection: &Connection) -> Option<FastOpen> {
         Some(Role::Client) if !facts.has(Facts::SYN_FASTOPEN) => Some(FastOpen::None),
         Some(Role::Client) if !facts.has(Facts::SYN_DATA) => Some(FastOpen::CookieRequested),
         Some(Role::Client) if !facts.has(Facts::ESTABLISHED) => None,
-        Some(Role::Client | Role::Server) if facts.has(Facts::SYN_DATA_ACKED) => {
-            Some(FastOpen::DataAccepted)
-        }
+        Some(Role::Client | Role::Server) if facts.has(Facts::SYN_DATA_ACKED) => Some(FastOpen::DataAccepted),
         Some(Role::Client) => Some(FastOpen::DataRejected),
         Some(Role::Server) if facts.has(Facts::ESTABLISHED) => Some(FastOpen::None),
         _ => None,
@@ -207,8 +200,7 @@ mod tests {
             facts: Facts(facts | Facts::ESTABLISHED.0),
             ..Connection::default()
         };
-        let (option, data, acked) =
-            (Facts::SYN_FASTOPEN.0, Facts::SYN_DATA.0, Facts::SYN_DATA_ACKED.0);
+        let (option, data, acked) = (Facts::SYN_FASTOPEN.0, Facts::SYN_DATA.0, Facts::SYN_DATA_ACKED.0);
         assert_eq!(fast_open(&client(0)), Some(FastOpen::None));
         assert_eq!(fast_open(&client(option)), Some(FastOpen::CookieRequested));
         assert_eq!(fast_open(&client(option | data | acked)), Some(FastOpen::DataAccepted));
@@ -220,9 +212,8 @@ mod tests {
 
     #[test]
     fn failures_by_errno() {
-        let failed = |error| {
-            outcome(&Connection { role: Role::Client.code(), error, ..Connection::default() })
-        };
+        let failed =
+            |error| outcome(&Connection { role: Role::Client.code(), error, ..Connection::default() });
         assert_eq!(failed(0), Some(Outcome::Aborted));
         assert_eq!(failed(111), Some(Outcome::Refused));
         assert_eq!(failed(110), Some(Outcome::TimedOut));

@@ -100,13 +100,7 @@ pub fn adopt(connection: &mut Connection, old: u32) {
 
 /// `sock:inet_sock_set_state` with `old != new`, for every step but the first of a client.
 #[inline(always)]
-pub fn transition(
-    connection: &mut Connection,
-    sock: &impl Sock,
-    old: u32,
-    new: u32,
-    now: u64,
-) -> Due {
+pub fn transition(connection: &mut Connection, sock: &impl Sock, old: u32, new: u32, now: u64) -> Due {
     if connection.is(Phase::Done) {
         return Due::NOTHING;
     }
@@ -178,7 +172,7 @@ pub fn destroyed(connection: &mut Connection) -> Due {
     } else if connection.is(Phase::Opening) {
         // The change to CLOSE was missed; no error was seen, so none is told but "gave up".
         connection.phase = Phase::Done as u8;
-            Due::OPEN
+        Due::OPEN
     } else {
         let closing = if connection.is(Phase::Open) { Due::CLOSING } else { Due::NOTHING };
         closing.and(finish(connection))
@@ -213,7 +207,7 @@ fn established(connection: &mut Connection, sock: &impl Sock, now: u64) {
 fn read_sample(connection: &mut Connection, sock: &impl Sock) {
     connection.srtt_us = sock.srtt_us() >> 3;
     let retransmits = sock.total_retrans();
-    connection.syn_retransmits = if retransmits > 0xffff { 0xffff } else { retransmits as u16 };
+    connection.syn_retransmits = low_half(if retransmits > 0xffff { 0xffff } else { retransmits });
 }
 
 /// Under TCP_FASTOPEN_CONNECT the SYN leaves at the first write: its time is that of the last segment sent, as
@@ -232,7 +226,7 @@ fn undefer_syn(connection: &mut Connection, sock: &impl Sock) {
 pub fn syn_retransmitted(connection: &mut Connection, sock: &impl Sock, retrans_stamp: u32, now: u64) {
     if connection.is(Phase::Opening) && sock.syn_facts().has(Facts::DEFERRED_SYN) {
         let now_ms = now / 1_000_000;
-        let age_ms = u64::from((now_ms as u32).wrapping_sub(retrans_stamp));
+        let age_ms = now_ms.wrapping_sub(u64::from(retrans_stamp)) & u64::from(u32::MAX);
         let sent = now.saturating_sub(age_ms * 1_000_000);
         if sent > connection.syn_ns {
             connection.syn_ns = sent;
@@ -309,14 +303,13 @@ fn our_fin_acked(connection: &mut Connection, sock: &impl Sock, now: u64) {
 #[inline(always)]
 fn closed(connection: &mut Connection, sock: &impl Sock, old: u32, now: u64) -> Due {
     let error = sock.err();
-    connection.error = error as u16;
+    connection.error = low_half(error);
     if connection.is(Phase::Opening) {
         return failed(connection, sock, now);
     }
     connection.closed_ns = now;
     let timed_out = connection.error == super::close::ETIMEDOUT;
-    let reset =
-        connection.facts.has(Facts::RESET_RECEIVED) || connection.facts.has(Facts::RESET_SENT);
+    let reset = connection.facts.has(Facts::RESET_RECEIVED) || connection.facts.has(Facts::RESET_SENT);
     if !timed_out && !reset {
         match old {
             states::FIN_WAIT2 if sock.done() => {
@@ -378,4 +371,11 @@ fn failed(connection: &mut Connection, sock: &impl Sock, now: u64) -> Due {
     }
     connection.phase = Phase::Done as u8;
     Due::OPEN
+}
+
+/// The lower 16 bits; `try_from` and its error would cost the verifier a branch.
+#[expect(clippy::cast_possible_truncation, reason = "what it is for")]
+#[inline(always)]
+const fn low_half(value: u32) -> u16 {
+    value as u16
 }

@@ -2,6 +2,7 @@
 
 use handshake_common::{Facts, tcp::Sock};
 
+#[expect(clippy::struct_excessive_bools, reason = "they are the kernel's")]
 #[derive(Clone, Debug, Default)]
 pub struct Socket {
     pub err: u32,

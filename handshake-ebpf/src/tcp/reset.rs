@@ -12,8 +12,7 @@ use super::perf_field;
 use crate::{
     emit,
     kernel::{Access, KernelSock, Typed, Untyped},
-    maps,
-    process,
+    maps, process,
 };
 
 // void tcp_send_reset(const struct sock *sk, const struct sk_buff *skb[, const enum sk_rst_reason reason])

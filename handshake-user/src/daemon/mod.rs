@@ -3,7 +3,11 @@
 mod exporter;
 mod preexisting;
 
-use std::{future::Future, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    future::{Future, pending},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::{Context as _, Result};
 use sd_notify::NotifyState;
@@ -93,31 +97,22 @@ async fn attach(settings: Settings) -> Result<Live> {
 async fn work(exporter: &Exporter) {
     let mut ticks = interval(ring::CALM);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut watchdog = watchdog();
+    let mut watchdog = sd_notify::watchdog_enabled().map(|limit| interval(limit / 2));
     loop {
-        ticks.tick().await;
-        while exporter.drain() {
-            yield_now().await;
-        }
-        // A tick that is due completes at once; the first one does, too.
-        if let Some(watchdog) = &mut watchdog
-            && futures_ready(watchdog).await
-        {
-            notify(&[NotifyState::Watchdog]);
+        tokio::select! {
+            _ = ticks.tick() => while exporter.drain() {
+                yield_now().await;
+            },
+            () = due(&mut watchdog) => notify(&[NotifyState::Watchdog]),
         }
     }
 }
 
-/// Half the time after which the service manager takes us for dead, if it watches.
-fn watchdog() -> Option<Interval> {
-    sd_notify::watchdog_enabled().map(|limit| interval((limit / 2).max(Duration::from_millis(1))))
-}
-
-async fn futures_ready(ticks: &mut Interval) -> bool {
-    tokio::select! {
-        biased;
-        _ = ticks.tick() => true,
-        () = std::future::ready(()) => false,
+/// Half the time after which the service manager takes us for dead; never, if it does not watch.
+async fn due(watchdog: &mut Option<Interval>) {
+    match watchdog {
+        Some(ticks) => drop(ticks.tick().await),
+        None => pending().await,
     }
 }
 

@@ -43,11 +43,15 @@ mod tests {
     #[test]
     fn only_sockets_with_a_connection_count() {
         let line = |state: &str, timer: &str| {
-            format!("   0: 0100007F:0016 0100007F:C350 {state} 00000000:00000000 {timer}:00000000 00000000     0        0 1 1\n")
+            format!(
+                "   0: 0100007F:0016 0100007F:C350 {state} 00000000:00000000 {timer}:00000000 00000000     0        0 1 1\n"
+            )
         };
         let text = ["heading\n".to_owned()]
             .into_iter()
-            .chain(["01", "02", "03", "04", "05", "06", "08", "09", "0A", "0B"].map(|state| line(state, "00")))
+            .chain(
+                ["01", "02", "03", "04", "05", "06", "08", "09", "0A", "0B"].map(|state| line(state, "00")),
+            )
             .chain([line("05", "03"), line("01", "02"), "short\n".to_owned()]);
         assert_eq!(connections(&text.collect::<String>()), 7);
         assert_eq!(connections(""), 0);

@@ -29,7 +29,9 @@ const TRACEFS: &[&str] = &["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 #[derive(Debug, Error)]
 pub enum LoadError {
     /// The first of all errors.
-    #[error("loading eBPF programs needs root, or the capabilities CAP_BPF and CAP_PERFMON; run it with sudo")]
+    #[error(
+        "loading eBPF programs needs root, or the capabilities CAP_BPF and CAP_PERFMON; run it with sudo"
+    )]
     NotPermitted,
     /// A kernel without type information.
     #[error(
@@ -219,7 +221,8 @@ impl Probes {
             .filter_map(|fd| {
                 let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
                 let info = fs::read_to_string(path).ok()?;
-                info.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
+                info.lines()
+                    .find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
             })
             .sum()
     }

@@ -148,7 +148,9 @@ fn answer(method: &Method, path: &str, pages: &impl Pages) -> Response<Full<Byte
         },
         "/healthz" => verdict(pages.healthy()),
         "/readyz" => verdict(pages.ready()),
-        _ => page(StatusCode::NOT_FOUND, TEXT, "not found; there are /metrics, /healthz, /readyz\n".to_owned()),
+        _ => {
+            page(StatusCode::NOT_FOUND, TEXT, "not found; there are /metrics, /healthz, /readyz\n".to_owned())
+        }
     }
 }
 

@@ -49,7 +49,8 @@ impl Summary {
             return "no connection opened or closed\n".to_owned();
         }
         let mut lines = vec![
-            ["STAGE", "ROLE", "CLASS", "COUNT", "TIMED", "P50", "P90", "P99", "MAX", "RTT P50"].map(str::to_owned),
+            ["STAGE", "ROLE", "CLASS", "COUNT", "TIMED", "P50", "P90", "P99", "MAX", "RTT P50"]
+                .map(str::to_owned),
         ];
         for ((stage, role, name), class) in &self.classes {
             let timed = class.durations.len();

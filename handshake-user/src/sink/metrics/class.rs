@@ -1,6 +1,6 @@
 //! Labels whose values are closed lists. A class is one code per label, so its metric is found by index.
 
-use handshake_common::{Family, FastOpen, FinalAck, Initiator, Outcome, Role, Stage, Style};
+use handshake_common::{Family, FastOpen, FinalAck, Initiator, Outcome, Role, Style};
 
 /// A label of a closed list; code 0 is `unknown`.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +28,6 @@ pub(super) const FAST_OPEN_RESULT: Axis = axis!("result", FastOpen);
 pub(super) const FINAL_ACK: Axis = axis!("final_ack", FinalAck);
 pub(super) const INITIATOR: Axis = axis!("initiator", Initiator);
 pub(super) const STYLE: Axis = axis!("style", Style);
-pub(super) const STAGE: Axis = axis!("stage", Stage);
 
 /// The codes of one class, in the order of the axes.
 pub(super) type Codes<const N: usize> = [u8; N];

@@ -39,10 +39,11 @@ impl Connections {
 
     /// A closing whose opening failed: it left "established" without ever having come there.
     pub(super) fn closed(&mut self, raw: &Connection) {
-        if !raw.facts.has(Facts::ESTABLISHED) && !raw.facts.has(Facts::PREEXISTING) {
-            if let Some(count) = self.unopened.get_mut(usize::from(raw.role)) {
-                *count += 1;
-            }
+        if !raw.facts.has(Facts::ESTABLISHED)
+            && !raw.facts.has(Facts::PREEXISTING)
+            && let Some(count) = self.unopened.get_mut(usize::from(raw.role))
+        {
+            *count += 1;
         }
     }
 
@@ -73,7 +74,8 @@ impl Connections {
         let closing = totals.at(totals::closing(role));
         let established = match role {
             Some(role) => {
-                opened(Some(role), Some(Outcome::Established), totals) + self.unopened[usize::from(role.code())]
+                opened(Some(role), Some(Outcome::Established), totals)
+                    + self.unopened[usize::from(role.code())]
             }
             None => self.before,
         };

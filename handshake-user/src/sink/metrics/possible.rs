@@ -1,7 +1,7 @@
 //! Which classes can occur, so that they are there with zeros from the start and nothing else is. One that occurs
 //! all the same is made when it does.
 
-use handshake_common::{Family, FastOpen, FinalAck, Initiator, Outcome, Role, Style};
+use handshake_common::{Family, FastOpen, FinalAck, Initiator, Role, Style};
 
 use super::class::Codes;
 
@@ -47,9 +47,7 @@ pub(super) fn closes([_role, initiator, style]: Codes<3>) -> bool {
     let style = Style::from_code(style);
     match Initiator::from_code(initiator) {
         Some(Initiator::Local | Initiator::Remote) => style != Some(Style::Simultaneous),
-        Some(Initiator::Both) => {
-            !matches!(style, None | Some(Style::FourSegments | Style::ThreeSegments))
-        }
+        Some(Initiator::Both) => !matches!(style, None | Some(Style::FourSegments | Style::ThreeSegments)),
         None => style.is_none(),
     }
 }
@@ -74,6 +72,3 @@ pub(super) fn close_ack_wait([_role, initiator]: Codes<2>) -> bool {
 pub(super) fn close_app_wait([_role, initiator]: Codes<2>) -> bool {
     matches!(Initiator::from_code(initiator), Some(Initiator::Local | Initiator::Remote))
 }
-
-/// The outcome whose openings became connections.
-pub(super) const ESTABLISHED: u8 = Outcome::Established.code();

@@ -19,7 +19,8 @@ fn metrics(settings: &config::Metrics) -> Metrics {
 /// The lines that say something: no comment, no zero, no version.
 fn said(metrics: &Metrics) -> String {
     let text = metrics.render().unwrap();
-    let lines = text.lines().filter(|line| !line.starts_with('#') && !line.starts_with("handshake_build_info"));
+    let lines =
+        text.lines().filter(|line| !line.starts_with('#') && !line.starts_with("handshake_build_info"));
     lines.filter(|line| !line.ends_with(" 0")).flat_map(|line| [line, "\n"]).collect()
 }
 
@@ -56,9 +57,7 @@ fn every_series_is_there_from_the_start() {
     let series = text.lines().filter(|line| !line.contains("_bucket{") && !line.contains("_sum"));
     let version = env!("CARGO_PKG_VERSION");
     let listed: String = series.flat_map(|line| [line, "\n"]).collect();
-    insta::assert_snapshot!(
-        listed.replace(version, "VERSION").replace(std::env::consts::ARCH, "ARCH")
-    );
+    insta::assert_snapshot!(listed.replace(version, "VERSION").replace(std::env::consts::ARCH, "ARCH"));
 }
 
 #[test]

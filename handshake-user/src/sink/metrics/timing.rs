@@ -51,7 +51,13 @@ impl<const N: usize> Timing<N> {
     }
 
     /// Takes a duration in; what is unknown is not observed.
-    pub(super) fn observe(&mut self, codes: Codes<N>, micros: Option<u64>, labels: &Labels, key: Option<&Key>) {
+    pub(super) fn observe(
+        &mut self,
+        codes: Codes<N>,
+        micros: Option<u64>,
+        labels: &Labels,
+        key: Option<&Key>,
+    ) {
         let Some(micros) = micros else { return };
         #[expect(clippy::cast_precision_loss, reason = "2^53 µs are 285 years")]
         let seconds = micros as f64 / 1e6;

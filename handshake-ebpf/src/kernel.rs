@@ -5,8 +5,8 @@ use core::{ffi::c_void, marker::PhantomData};
 use aya_ebpf::helpers::{
     bpf_probe_read_kernel,
     generated::{
-        bpf_get_current_task, bpf_get_current_task_btf, bpf_get_socket_cookie, bpf_ktime_get_ns,
-        bpf_skc_to_tcp_sock,
+        bpf_get_current_task, bpf_get_current_task_btf, bpf_get_smp_processor_id, bpf_get_socket_cookie,
+        bpf_ktime_get_ns, bpf_skc_to_tcp_sock,
     },
 };
 use handshake_common::{Connection, Facts, Family, Layout, layout::ABSENT, tcp::Sock};
@@ -94,7 +94,7 @@ impl Access for Typed {
     #[inline(always)]
     fn cookie(sk: *const c_void) -> u64 {
         if layout!(has_tracing_helpers) == 0 {
-            return own_number(sk);
+            return own_number();
         }
         // SAFETY: a BTF-typed socket.
         unsafe { bpf_get_socket_cookie(sk.cast_mut()) }
@@ -116,8 +116,8 @@ impl Access for Untyped {
     type Memory = Probed;
 
     #[inline(always)]
-    fn cookie(sk: *const c_void) -> u64 {
-        own_number(sk)
+    fn cookie(_sk: *const c_void) -> u64 {
+        own_number()
     }
 
     #[inline(always)]
@@ -127,11 +127,11 @@ impl Access for Untyped {
     }
 }
 
-/// Where the kernel gives no cookie: no two sockets begin in the same nanosecond at the same address.
+/// Where the kernel gives no cookie: no CPU begins two connections in the same nanosecond.
 #[inline(always)]
-fn own_number(sk: *const c_void) -> u64 {
+fn own_number() -> u64 {
     // SAFETY: no arguments.
-    unsafe { bpf_ktime_get_ns() ^ (sk as u64).rotate_left(32) }
+    unsafe { bpf_ktime_get_ns() ^ (u64::from(bpf_get_smp_processor_id()) << 52) }
 }
 
 const IPPROTO_TCP: u16 = 6;

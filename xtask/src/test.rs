@@ -20,8 +20,9 @@ use crate::{
 /// The package whose integration tests may need root.
 const PACKAGE: &str = "handshake-user";
 
-/// Integration tests with this name, or one that begins with it and `_`, run as root.
-const ROOT: &str = "netns";
+/// The integration tests that run as root: those on real networks, and the exporter's.
+const ROOT: &[&str] = &[NETNS, "daemon"];
+const NETNS: &str = "netns";
 
 /// Run all tests: lints, tests without root, then the tests on real networks as root
 ///
@@ -163,7 +164,7 @@ fn split(metadata: &str) -> Result<Split> {
 }
 
 fn needs_root(test: &str) -> bool {
-    test.strip_prefix(ROOT).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+    ROOT.contains(&test)
 }
 
 /// The test executables that `cargo test --no-run --message-format=json` reports.
@@ -249,7 +250,7 @@ impl Tests<'_> {
         {
             let name = executable.file_name().unwrap_or_default().display().to_string();
             // What has tests of the network has both ways to attach to it.
-            if pass.attach.is_some() && !name.starts_with(&format!("{ROOT}-")) {
+            if pass.attach.is_some() && !name.starts_with(&format!("{NETNS}-")) {
                 continue;
             }
             let over = pass.attach.map_or_else(String::new, |attach| format!(" over {attach}"));
@@ -296,7 +297,7 @@ mod tests {
     #[test]
     fn netns_tests_need_root_and_others_do_not() {
         assert!(needs_root("netns"));
-        assert!(needs_root("netns_tls"));
+        assert!(needs_root("daemon"));
         assert!(!needs_root("netnsish"));
         assert!(!needs_root("cli"));
     }

@@ -30,7 +30,7 @@ pub fn look(kernel: &Kernel, tracefs_readable: bool) -> (Probes, Option<String>)
             probes.way = Some(way);
         }
         if let Err(error) = &attempt {
-            reason.get_or_insert_with(|| shorten(&error.to_string()));
+            reason.get_or_insert_with(|| error.to_string());
         }
         probes.ways.push(Way { way, finding: whole });
         for (hook, finding) in probes.hooks.iter_mut().zip(hooks) {
@@ -81,7 +81,7 @@ fn judge(plan: Vec<Planned>, attempt: &Result<Vec<probe::Attached>, LoadError>) 
     let whole = match attempt {
         Ok(_) => Finding::AVAILABLE,
         Err(LoadError::NotPermitted) => Finding::not_tested(NEEDS_ROOT),
-        Err(error) => Finding::refused(shorten(&error.to_string())),
+        Err(error) => Finding::refused(error.to_string()),
     };
     let hooks = plan
         .into_iter()
@@ -89,31 +89,19 @@ fn judge(plan: Vec<Planned>, attempt: &Result<Vec<probe::Attached>, LoadError>) 
             (Ok(attached), _) => {
                 match attached.iter().find(|attached| attached.hook == planned.hook).map(|it| &it.missing) {
                     Some(None) => Finding::AVAILABLE,
-                    Some(Some(reason)) => Finding::refused(shorten(reason)),
+                    Some(Some(reason)) => Finding::refused(reason.clone()),
                     None => Finding::not_tested("the attempt left it out"),
                 }
             }
             (_, Err(reason)) => Finding::refused(reason),
             (Err(LoadError::Hook { hook, reason }), _) if *hook == planned.hook.name => {
-                Finding::refused(shorten(reason))
+                Finding::refused(reason.clone())
             }
             (Err(LoadError::NotPermitted), _) => Finding::not_tested(NEEDS_ROOT),
             (Err(_), _) => Finding::not_tested("another hook, or the whole object, was refused before it"),
         })
         .collect();
     (whole, hooks)
-}
-
-/// One line out of an error that may carry the verifier's log: its beginning, and the log's last word.
-pub(super) fn shorten(reason: &str) -> String {
-    const STATISTICS: [&str; 3] = ["verification time", "stack depth", "processed"];
-    let mut lines = reason.lines().map(str::trim).filter(|line| !line.is_empty());
-    let Some(first) = lines.next() else { return String::new() };
-    match lines.rfind(|line| !STATISTICS.iter().any(|start| line.starts_with(start))) {
-        Some(last) => format!("{first} … {last}"),
-        // An empty log: the verifier was not even asked.
-        None => first.trim_end_matches("Verifier output:").trim_end().trim_end_matches('.').to_owned(),
-    }
 }
 
 #[cfg(test)]
@@ -155,15 +143,5 @@ mod tests {
         assert_eq!(whole, Finding::AVAILABLE);
         let refused: Vec<_> = hooks.iter().filter(|hook| hook.state == State::Refused).collect();
         assert_eq!(refused, [&Finding::refused("busy")]);
-    }
-
-    #[test]
-    fn a_verifiers_log_becomes_its_last_word() {
-        let log = "cannot hook x: refused. Verifier output: func#0 @0\n0: R1=ctx\n29: (85) call f#107\n\
-                   unknown func f#107\nverification time 2904 usec\nstack depth 56\nprocessed 30 insns\n";
-        assert_eq!(shorten(log), "cannot hook x: refused. Verifier output: func#0 @0 … unknown func f#107");
-        assert_eq!(shorten("returned EPERM. Verifier output: "), "returned EPERM");
-        assert_eq!(shorten("plain"), "plain");
-        assert_eq!(shorten(""), "");
     }
 }

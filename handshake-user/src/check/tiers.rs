@@ -12,7 +12,7 @@ use object::{
 };
 
 use super::{
-    probes::{NEEDS_ROOT, shorten},
+    probes::NEEDS_ROOT,
     report::{Finding, Tier},
 };
 
@@ -63,7 +63,11 @@ pub fn look(cgroup2: Option<&str>) -> Vec<Tier> {
 /// Root is told EPERM only where the kernel means this very thing; anybody else is told so of everything.
 fn judge(error: &str) -> Finding {
     let told_no = error.contains("Operation not permitted") || error.contains("Permission denied");
-    if told_no && !may_load() { Finding::not_tested(NEEDS_ROOT) } else { Finding::refused(shorten(error)) }
+    if told_no && !may_load() {
+        Finding::not_tested(NEEDS_ROOT)
+    } else {
+        Finding::refused(crate::probe::shorten(error))
+    }
 }
 
 /// Whether an eBPF program of the simplest kind loads: what else is refused is refused for its own sake.

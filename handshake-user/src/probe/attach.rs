@@ -50,6 +50,9 @@ pub enum LoadError {
         /// Why not.
         reason: String,
     },
+    /// Neither typed nor perf tracepoints.
+    #[error("no way to attach works here; `handshake check` says what this kernel offers ({0})")]
+    NoWay(String),
     /// The object itself was refused.
     #[error("the kernel refused the eBPF object: {0}")]
     Object(String),
@@ -140,18 +143,25 @@ impl Probes {
             // bpf_get_socket_cookie and bpf_get_current_task_btf are for tracing programs from 5.12 on only.
             None => &[(Attach::TpBtf, true), (Attach::TpBtf, false), (Attach::Tracepoint, false)],
         };
-        let mut first_error = None;
+        // Of each way the last error counts: the first may only be about helpers that the next try does without.
+        let mut errors: Vec<(Attach, LoadError)> = Vec::new();
         for &(way, helpers) in ways {
             match Self::attach_one_way(kernel, settings, &aya_btf, way, helpers) {
                 Ok(attached) => return Ok(attached),
                 Err(LoadError::NotPermitted) => return Err(LoadError::NotPermitted),
                 Err(error) => {
                     tracing::debug!(way = way.as_str(), helpers, %error, "cannot attach this way");
-                    first_error.get_or_insert(error);
+                    errors.retain(|(earlier, _)| *earlier != way);
+                    errors.push((way, error));
                 }
             }
         }
-        Err(first_error.unwrap_or_else(|| LoadError::Object("no way to attach".to_owned())))
+        if errors.len() > 1 {
+            let reasons: Vec<String> =
+                errors.iter().map(|(way, error)| format!("{}: {error}", way.as_str())).collect();
+            return Err(LoadError::NoWay(reasons.join("; ")));
+        }
+        Err(errors.pop().map_or_else(|| LoadError::NoWay("none was tried".to_owned()), |(_, error)| error))
     }
 
     fn attach_one_way(
@@ -234,7 +244,11 @@ fn start(ebpf: &mut Ebpf, hook: &Hook, way: Attach, btf: &AyaBtf) -> Result<(), 
         Attach::Tracepoint => format!("{}_perf", hook.name),
     };
     let program = ebpf.program_mut(&name).ok_or("the eBPF object lacks the program")?;
-    let told = |error: &dyn std::error::Error| chain(error);
+    let told = |error: &dyn std::error::Error| {
+        let whole = chain(error);
+        tracing::debug!(program = name, "{whole}");
+        shorten(&whole)
+    };
     match program {
         Program::BtfTracePoint(program) => load_typed(program, hook, btf).map_err(|error| told(&error)),
         Program::TracePoint(program) => load_perf(program, hook).map_err(|error| told(&error)),
@@ -271,8 +285,35 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// One line out of an error that may carry the verifier's log: its beginning, and the log's last word.
+pub(crate) fn shorten(reason: &str) -> String {
+    const STATISTICS: [&str; 3] = ["verification time", "stack depth", "processed"];
+    let mut lines = reason.lines().map(str::trim).filter(|line| !line.is_empty());
+    let Some(first) = lines.next() else { return String::new() };
+    match lines.rfind(|line| !STATISTICS.iter().any(|start| line.starts_with(start))) {
+        Some(last) => format!("{first} … {last}"),
+        // An empty log: the verifier was not even asked.
+        None => first.trim_end_matches("Verifier output:").trim_end().trim_end_matches('.').to_owned(),
+    }
+}
+
 fn refused(error: &aya::EbpfError) -> LoadError {
     let text = chain(error);
     let permission = text.contains("Operation not permitted") || text.contains("Permission denied");
     if permission { LoadError::NotPermitted } else { LoadError::Object(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verifiers_log_becomes_its_last_word() {
+        let log = "cannot hook x: refused. Verifier output: func#0 @0\n0: R1=ctx\n29: (85) call f#107\n\
+                   unknown func f#107\nverification time 2904 usec\nstack depth 56\nprocessed 30 insns\n";
+        assert_eq!(shorten(log), "cannot hook x: refused. Verifier output: func#0 @0 … unknown func f#107");
+        assert_eq!(shorten("returned EPERM. Verifier output: "), "returned EPERM");
+        assert_eq!(shorten("plain"), "plain");
+        assert_eq!(shorten(""), "");
+    }
 }

@@ -37,7 +37,7 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
     let kernel = Kernel::read()?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let (probes, mut ring) = Probes::attach(&kernel, &args.probes.into())?;
+    let (mut probes, mut ring) = Probes::attach(&kernel, &args.probes.into())?;
     drop(kernel);
 
     for hook in probes.hooks.iter().filter(|hook| hook.missing.is_some()) {
@@ -63,6 +63,7 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
             session.host.refresh_clock();
         }
         let mut outcome = Ok(());
+        probes.pass_on_log();
         let turn = ring::drain(&mut ring, |raw| session.take(raw, &mut outcome));
         more = turn.more;
         if turn.malformed > 0 {

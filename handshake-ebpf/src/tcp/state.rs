@@ -7,6 +7,7 @@ use aya_ebpf::{
     macros::{btf_tracepoint, tracepoint},
     programs::{BtfTracePointContext, TracePointContext},
 };
+use aya_log_ebpf::debug;
 use handshake_common::{
     Connection, Phase, Role,
     tcp::{state, states},
@@ -134,6 +135,7 @@ pub(super) fn adopt<'a, A: Access>(sock: &KernelSock<A>, old: u32) -> Option<&'a
 fn keep<A: Access>(sock: &KernelSock<A>, connection: &Connection) {
     if !maps::keep(sock.pointer(), connection) {
         emit::count(totals::lost(Loss::StateFull));
+        debug!((), "no room for connection {:x}", connection.id);
     }
 }
 
@@ -145,6 +147,7 @@ fn renew<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
     emit::publish(connection, sock, due);
     let id = A::cookie(sock.pointer());
     if connection.id != id {
+        debug!((), "the end of connection {:x} was missed", connection.id);
         *connection = Connection { id, ..Connection::default() };
     }
 }

@@ -111,7 +111,8 @@ fn give_memory_back() {
 impl State {
     fn drain(&mut self) -> bool {
         let Self { metrics, live, .. } = self;
-        let Some(Live { ring, host, .. }) = live else { return false };
+        let Some(Live { probes, ring, host }) = live else { return false };
+        probes.pass_on_log();
         let turn = ring::drain(ring, |raw| {
             metrics.observe(raw, host);
             ControlFlow::Continue(())

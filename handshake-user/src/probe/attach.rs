@@ -7,6 +7,7 @@ use aya::{
     maps::{MapData, PerCpuArray, RingBuf},
     programs::{BtfTracePoint, Program, TracePoint},
 };
+use aya_log::EbpfLogger;
 use btf_rs::Btf;
 use handshake_common::{
     Layout, layout,
@@ -122,6 +123,7 @@ pub struct Probes {
     /// Every hook, attached or not.
     pub hooks: Vec<Attached>,
     totals: PerCpuArray<MapData, [u64; totals::SLOTS]>,
+    kernel_log: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
 impl std::fmt::Debug for Probes {
@@ -177,16 +179,23 @@ impl Probes {
             plan.iter().filter_map(|planned| planned.attach.as_ref().ok()).flatten().copied().collect();
         let ring_bytes = settings.ring_bytes.max(4096).next_power_of_two();
 
+        let log_level = if tracing::enabled!(tracing::Level::DEBUG) { aya_log::Level::Debug as u8 } else { 0 };
+
         let mut loader = EbpfLoader::new();
         loader
             .btf(Some(aya_btf))
             .override_global(layout::SYMBOL, &layout, true)
+            // The verifier drops the messages of levels that are off: they cost nothing.
+            .override_global(aya_log::LEVEL, &log_level, true)
             .map_max_entries("RECORDS", ring_bytes)
             .map_max_entries("CONNECTIONS", settings.max_connections.max(1));
         for (symbol, offset) in &offsets {
             loader.override_global(symbol, offset, true);
         }
         let mut ebpf = loader.load(OBJECT).map_err(|error| refused(&error))?;
+
+        let kernel_log = (log_level > 0).then(|| EbpfLogger::init(&mut ebpf)).transpose();
+        let kernel_log = kernel_log.map_err(|error| LoadError::Object(error.to_string()))?;
 
         let mut hooks = Vec::with_capacity(plan.len());
         for planned in plan {
@@ -203,7 +212,7 @@ impl Probes {
         let ring = ebpf.take_map("RECORDS").and_then(|map| RingBuf::try_from(map).ok());
         let totals = ebpf.take_map("TOTALS").and_then(|map| PerCpuArray::try_from(map).ok());
         match (ring, totals) {
-            (Some(ring), Some(totals)) => Ok((Self { ebpf, way, hooks, totals }, ring)),
+            (Some(ring), Some(totals)) => Ok((Self { ebpf, way, hooks, totals, kernel_log }, ring)),
             _ => Err(LoadError::Object("it lacks its maps".to_owned())),
         }
     }
@@ -218,6 +227,13 @@ impl Probes {
             sum.add(cpu);
         }
         Ok(sum)
+    }
+
+    /// Passes on what the programs logged (`-vv`).
+    pub fn pass_on_log(&mut self) {
+        if let Some(log) = &mut self.kernel_log {
+            log.flush();
+        }
     }
 
     /// How many times the kernel left one of the programs out because it was already running on that CPU: state

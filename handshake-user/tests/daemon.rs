@@ -1,0 +1,249 @@
+//! The exporter from outside: real connections, real scrapes. Other traffic of the host is in the totals too, so they
+//! are compared as "at least"; labels on demand tell the tests' own connections apart, so those are exact.
+//!
+//! Needs root. `cargo xtask test` builds the program and names it in `HANDSHAKE_BIN`.
+
+#[path = "daemon/program.rs"]
+mod program;
+
+use std::{
+    collections::HashSet,
+    fs,
+    io::{Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::unix::net::UnixDatagram,
+    process::Output,
+    thread,
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use program::{Daemon, Scrape, command};
+
+const OPENS: &str = "handshake_tcp_opens_total";
+const CLOSES: &str = "handshake_tcp_closes_total";
+
+/// A server on a loopback address that no other test uses: clients are told apart by its network.
+fn listen(address: &str) -> (TcpListener, SocketAddr, String) {
+    let listener = TcpListener::bind((address, 0)).unwrap();
+    let at = listener.local_addr().unwrap();
+    let network = format!("remote_net=\"{}.0/24\"", address.rsplit_once('.').unwrap().0);
+    (listener, at, network)
+}
+
+/// Both ends of a new connection.
+fn connect(listener: &TcpListener, at: SocketAddr) -> (TcpStream, TcpStream) {
+    let client = TcpStream::connect(at).unwrap();
+    (client, listener.accept().unwrap().0)
+}
+
+/// The client closes first, the server some milliseconds later; returns when both have seen it all.
+fn close((mut client, mut server): (TcpStream, TcpStream)) {
+    client.shutdown(Shutdown::Write).unwrap();
+    server.read_to_end(&mut Vec::new()).unwrap();
+    thread::sleep(Duration::from_millis(5));
+    drop(server);
+    client.read_to_end(&mut Vec::new()).unwrap();
+}
+
+fn fails(arguments: &[&str]) -> (i32, String) {
+    let Output { status, stderr, .. } = command(arguments).output().unwrap();
+    (status.code().unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+#[test]
+fn every_connection_is_counted_once_and_timed_once() {
+    const N: f64 = 25.0;
+    let daemon = Daemon::start(&["--label", "remote_net", "--label", "local_port"]);
+    let (listener, at, network) = listen("127.77.1.1");
+    let port = format!("local_port=\"{}\"", at.port());
+    let before = daemon.scrape();
+    for _ in 0..25 {
+        close(connect(&listener, at));
+    }
+
+    let server = ["role=\"server\"", "initiator=\"remote\"", &port];
+    let client = ["role=\"client\"", network.as_str()];
+    let app_wait = "handshake_tcp_close_app_wait_seconds";
+    let after = daemon.scrape_until(|scrape| {
+        scrape.sum(&format!("{app_wait}_count"), &server) >= N
+            && scrape.sum("handshake_tcp_close_duration_seconds_count", &client) >= N
+    });
+    let rose = |name: &str, labels: &[&str]| after.sum(name, labels) - before.sum(name, labels);
+
+    assert_eq!(rose("handshake_tcp_open_duration_seconds_count", &client), N);
+    assert_eq!(rose("handshake_tcp_open_duration_seconds_bucket", &[client[0], client[1], "le=\"+Inf\""]), N);
+    assert_eq!(rose("handshake_tcp_open_rtt_seconds_count", &client), N);
+    assert_eq!(rose("handshake_tcp_close_duration_seconds_count", &client), N);
+    assert_eq!(rose(&format!("{app_wait}_count"), &server), N);
+    let waited = rose(&format!("{app_wait}_sum"), &server) / N;
+    assert!((0.005..0.1).contains(&waited), "the server waited 5 ms before its close, not {waited} s");
+
+    for role in ["role=\"client\"", "role=\"server\""] {
+        assert!(rose(OPENS, &[role, "family=\"ipv4\"", "outcome=\"established\""]) >= N, "{role}");
+        assert!(rose(CLOSES, &[role, "style=\"four_segments\""]) >= N, "{role}");
+    }
+    assert!(rose("handshake_events_total", &["stage=\"open\""]) >= 2.0 * N);
+    assert!(rose("handshake_events_total", &["stage=\"close\""]) >= 2.0 * N);
+    for reason in ["ring_full", "state_full", "malformed"] {
+        assert_eq!(after.sum("handshake_events_lost_total", &[reason]), 0.0, "{reason}");
+    }
+
+    // Looking again does not count again.
+    let again = daemon.scrape();
+    assert_eq!(again.sum("handshake_tcp_open_duration_seconds_count", &client), N);
+    assert_eq!(again.sum(&format!("{app_wait}_count"), &server), N);
+}
+
+#[test]
+fn a_refused_opening_is_counted_and_not_timed() {
+    let daemon = Daemon::start(&["--label", "remote_net"]);
+    let (listener, at, network) = listen("127.77.2.1");
+    drop(listener);
+    let refused = |scrape: &Scrape| scrape.sum(OPENS, &["role=\"client\"", "outcome=\"refused\""]);
+    let before = refused(&daemon.scrape());
+    for _ in 0..5 {
+        TcpStream::connect(at).unwrap_err();
+    }
+    let after = daemon.scrape();
+    assert!(refused(&after) - before >= 5.0);
+    assert_eq!(after.sum("handshake_tcp_open_duration_seconds_count", &[&network]), 0.0);
+}
+
+#[test]
+fn connections_are_gauged_also_those_from_before() {
+    let (listener, at, _) = listen("127.77.3.1");
+    let old: Vec<_> = (0..4).map(|_| connect(&listener, at)).collect();
+    let daemon = Daemon::start(&[]);
+    let gauge = |scrape: &Scrape, role: &str| {
+        scrape.sum("handshake_connections", &[&format!("role=\"{role}\""), "state=\"established\""])
+    };
+    let first = daemon.scrape();
+    assert!(gauge(&first, "unknown") >= 8.0, "both ends were there before");
+
+    let new: Vec<_> = (0..50).map(|_| connect(&listener, at)).collect();
+    let open = daemon.scrape();
+    for role in ["client", "server"] {
+        assert!(gauge(&open, role) >= 50.0, "{role}");
+    }
+
+    let unknown = |scrape: &Scrape| scrape.sum(CLOSES, &["role=\"unknown\""]);
+    old.into_iter().chain(new).for_each(close);
+    let closed = daemon.scrape_until(|scrape| unknown(scrape) - unknown(&first) >= 8.0);
+    assert!(unknown(&closed) - unknown(&first) >= 8.0);
+    // Other tests have connections too, but not so many.
+    for role in ["client", "server"] {
+        assert!(gauge(&closed, role) <= gauge(&open, role) - 25.0, "{role}");
+    }
+}
+
+#[test]
+fn over_the_limit_is_other_and_counted_as_such() {
+    let daemon = Daemon::start(&["--label", "local_port", "--max-series", "3"]);
+    for _ in 0..8 {
+        let (listener, at, _) = listen("127.77.4.1");
+        close(connect(&listener, at));
+    }
+    let scrape = daemon.scrape_until(|scrape| scrape.sum("handshake_label_overflow_total", &[]) > 0.0);
+    assert!(scrape.sum("handshake_label_overflow_total", &["label=\"local_port\""]) > 0.0);
+    assert!(scrape.sum("handshake_tcp_open_rtt_seconds_count", &["local_port=\"other\""]) > 0.0);
+}
+
+#[test]
+fn pages_answer_as_they_should() {
+    let daemon = Daemon::start(&[]);
+    let (status, head, body) = daemon.request("GET", "/metrics");
+    assert_eq!(status, 200);
+    assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
+    assert!(body.ends_with('\n') && body.contains("# TYPE handshake_tcp_time_wait_seconds histogram"));
+    let (status, head, body) = daemon.request("HEAD", "/metrics");
+    assert!(status == 200 && body.is_empty() && head.contains("content-length: "), "{head}");
+    for (method, path, expected) in
+        [("GET", "/healthz", 200), ("GET", "/readyz", 200), ("GET", "/", 200), ("GET", "/x", 404)]
+            .into_iter()
+            .chain([("POST", "/metrics", 405)])
+    {
+        assert_eq!(daemon.request(method, path).0, expected, "{method} {path}");
+    }
+    let scrape = daemon.scrape();
+    assert_eq!(scrape.sum("handshake_probe_attached", &[]), 6.0, "every probe attaches on this kernel");
+    assert_eq!(scrape.sum("handshake_build_info", &[]), 1.0);
+    assert!(scrape.sum("process_resident_memory_bytes", &[]) > 0.0);
+}
+
+#[test]
+fn signals_end_it_at_once_and_leave_no_probe() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let daemon = Daemon::start(&[]);
+        let programs = daemon.programs();
+        assert!(programs.len() >= 6, "{programs:?}");
+        let mut unfinished = TcpStream::connect(&daemon.address).unwrap();
+        unfinished.write_all(b"GET /metrics HT").unwrap();
+
+        let (status, took) = daemon.stop(signal);
+        assert_eq!(status.code(), Some(0), "{signal}");
+        assert!(took < Duration::from_secs(2), "{signal}: {took:?}");
+        // The kernel frees programs after a grace period of its own.
+        let loaded = || -> HashSet<u32> {
+            aya::programs::loaded_programs().filter_map(Result::ok).map(|program| program.id()).collect()
+        };
+        let gone = (0..100).any(|_| {
+            thread::sleep(Duration::from_millis(50));
+            loaded().is_disjoint(&programs)
+        });
+        assert!(gone, "{signal}: programs are still in the kernel");
+    }
+}
+
+#[test]
+fn the_service_manager_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
+    let mut daemon = command(&["--listen", "127.0.0.1:0"]);
+    let daemon = Daemon::spawn(daemon.env("NOTIFY_SOCKET", &path));
+    let hear = || {
+        let mut buffer = [0; 256];
+        let length = manager.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).trim().to_owned()
+    };
+    assert_eq!(hear(), "READY=1");
+    assert_eq!(daemon.stop(Signal::SIGTERM).0.code(), Some(0));
+    assert_eq!(hear(), "STOPPING=1");
+}
+
+#[test]
+fn a_busy_port_is_one_sentence() {
+    let (_listener, at, _) = listen("127.0.0.1");
+    let (status, said) = fails(&["--listen", &at.to_string()]);
+    assert_eq!((status, said.lines().count()), (1, 1), "{said}");
+    for part in [&*at.to_string(), "in use", "ss -ltnp"] {
+        assert!(said.contains(part), "{said}");
+    }
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let (_listener, at, _) = listen("127.0.0.1");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("handshake.toml");
+    fs::write(&file, format!("listen = \"{at}\"\nbuckets = [0.5]\n")).unwrap();
+    let file = file.to_str().unwrap();
+
+    // The file alone: its port is busy.
+    let (status, said) = fails(&["--config", file]);
+    assert!(status == 1 && said.contains("in use"), "{said}");
+    // The environment knows a free one; a flag has the last word on the labels.
+    let mut both = command(&["--config", file, "--label", "process"]);
+    let daemon =
+        Daemon::spawn(both.env("HANDSHAKE_LISTEN", "127.0.0.1:0").env("HANDSHAKE_LABELS", "cgroup,local_port"));
+    let (_, _, text) = daemon.request("GET", "/metrics");
+    let bucket = text.lines().find(|line| line.starts_with("handshake_tcp_open_rtt_seconds_bucket")).unwrap();
+    assert!(bucket.contains("process=") && !bucket.contains("cgroup="), "{bucket}");
+    assert!(bucket.contains("le=\"0.5\""), "{bucket}");
+
+    fs::write(file, "# nothing\nlisen = 1\n").unwrap();
+    let (status, said) = fails(&["--config", file]);
+    assert!(status == 1 && said.contains("line 2") && said.contains("`lisen`"), "{said}");
+}

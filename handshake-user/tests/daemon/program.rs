@@ -1,0 +1,153 @@
+//! The daemon under test, and what it says over HTTP.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    env, fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::{
+        prctl,
+        signal::{self, Signal},
+    },
+    unistd::Pid,
+};
+
+/// A daemon that has attached its probes.
+pub(crate) struct Daemon {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    /// Where it listens.
+    pub(crate) address: String,
+}
+
+/// `handshake daemon`, which dies with the test.
+pub(crate) fn command(arguments: &[&str]) -> Command {
+    let program = env::var_os("HANDSHAKE_BIN").map(PathBuf::from);
+    let program =
+        program.expect("HANDSHAKE_BIN does not name the program under test: run through `cargo xtask test`");
+    assert!(nix::unistd::geteuid().is_root(), "these tests load programs into the kernel: run them as root");
+    let mut command = Command::new(program);
+    command.arg("daemon").args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HANDSHAKE_")) {
+        command.env_remove(name);
+    }
+    // SAFETY: between fork and exec only one system call is made.
+    unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+    command
+}
+
+impl Daemon {
+    /// On a port of the kernel's choice.
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        Self::spawn(command(&["--listen", "127.0.0.1:0"]).args(arguments))
+    }
+
+    /// Returns when it says that it listens.
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut said = String::new();
+        loop {
+            let mut line = String::new();
+            assert_ne!(stderr.read_line(&mut line).unwrap(), 0, "it ended: {said}");
+            if let Some((_, rest)) = line.split_once("listening on http://") {
+                let address = rest.trim().trim_end_matches("/metrics").to_owned();
+                return Self { child, stderr, address };
+            }
+            said.push_str(&line);
+        }
+    }
+
+    /// The eBPF programs that it holds, by the kernel's ids.
+    pub(crate) fn programs(&self) -> HashSet<u32> {
+        let files = fs::read_dir(format!("/proc/{}/fdinfo", self.child.id())).unwrap().flatten();
+        files
+            .filter_map(|file| fs::read_to_string(file.path()).ok())
+            .filter_map(|info| {
+                info.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok())
+            })
+            .collect()
+    }
+
+    /// One request on a connection of its own: status, head, body.
+    pub(crate) fn request(&self, method: &str, path: &str) -> (u16, String, String) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), head.to_owned(), body.to_owned())
+    }
+
+    /// Everything that it measures.
+    pub(crate) fn scrape(&self) -> Scrape {
+        let (status, _, text) = self.request("GET", "/metrics");
+        assert_eq!(status, 200, "{text}");
+        Scrape::parse(&text)
+    }
+
+    /// The first scrape in which `enough` holds, or the last before patience ends.
+    pub(crate) fn scrape_until(&self, enough: impl Fn(&Scrape) -> bool) -> Scrape {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let scrape = self.scrape();
+            if enough(&scrape) || Instant::now() > deadline {
+                return scrape;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Ends it; returns how it ended and how long that took.
+    pub(crate) fn stop(mut self, signal: Signal) -> (ExitStatus, Duration) {
+        let begin = Instant::now();
+        signal::kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+        // Its end is the end of what it says.
+        let mut said = String::new();
+        self.stderr.read_to_string(&mut said).unwrap();
+        let status = self.child.wait().unwrap();
+        assert_eq!(said, "", "nothing is to be said at a clean end");
+        (status, begin.elapsed())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended already; a second end does no harm.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The samples of one scrape, by name and labels as they are written.
+pub(crate) struct Scrape(BTreeMap<String, f64>);
+
+impl Scrape {
+    fn parse(text: &str) -> Self {
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        let sample = |line: &str| {
+            let (series, value) = line.rsplit_once(' ').expect("a sample has a value");
+            (series.to_owned(), value.parse().expect("a value is a number"))
+        };
+        Self(samples.map(sample).collect())
+    }
+
+    /// The sum over the series of a metric whose labels have all these, such as `role="client"`.
+    pub(crate) fn sum(&self, name: &str, labels: &[&str]) -> f64 {
+        let matches = |series: &str| {
+            let (metric, rest) = series.split_once('{').unwrap_or((series, ""));
+            metric == name && labels.iter().all(|label| rest.contains(label))
+        };
+        // Adding to -0.0, which an empty sum is, would print as such.
+        0.0 + self.0.iter().filter(|(series, _)| matches(series)).map(|(_, value)| value).sum::<f64>()
+    }
+}

@@ -162,7 +162,7 @@ impl Session {
             }
         };
         note(lost, "records, the ring was full (a larger --ring-kib helps)");
-        note(unfollowed, "connections, no room for their state (a larger --max-connections helps)");
+        note(unfollowed, "state changes, no room for the connection (a larger --max-connections helps)");
         note(missed, "state changes, the kernel was inside the same program already");
         match self.output {
             Output::Table => {

@@ -10,7 +10,7 @@ use crate::record::{Close, Endpoint, Open, Record, Unseen};
 #[must_use]
 pub fn heading() -> String {
     format!(
-        "{:<15} {:<5} {:<6} {:<16} {:<21}   {:<21} {:<14} {:>9} {:>9}  {}",
+        "{:<15} {:<5} {:<6} {:<20} {:<21}   {:<21} {:<14} {:>9} {:>9}  {}",
         "TIME", "STAGE", "ROLE", "PROCESS", "LOCAL", "REMOTE", "RESULT", "DURATION", "RTT", "DETAILS"
     )
 }
@@ -35,7 +35,7 @@ pub fn line(record: &Record) -> String {
         _ => ("?", None, String::new()),
     };
     let line = format!(
-        "{time:<15} {:<5} {:<6} {process:<16} {:<21} {} {:<21} {result:<14} {:>9} {:>9}  {details}",
+        "{time:<15} {:<5} {:<6} {process:<20} {:<21} {} {:<21} {result:<14} {:>9} {:>9}  {details}",
         record.event.as_str(),
         record.role.map_or("?", |role| role.as_str()),
         endpoint(record.local),

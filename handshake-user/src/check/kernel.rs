@@ -2,10 +2,11 @@
 
 use std::{fs, path::Path};
 
-use btf_rs::Btf;
-
 use super::report::{Finding, Kernel, Tracefs};
-use crate::{btf, probe};
+use crate::{
+    btf::{self, Btf},
+    probe,
+};
 
 /// Looks at the running kernel; needs no privileges.
 pub fn look() -> Kernel {

@@ -8,7 +8,6 @@ use aya::{
     programs::{BtfTracePoint, Program, TracePoint},
 };
 use aya_log::EbpfLogger;
-use btf_rs::Btf;
 use handshake_common::{
     Layout, layout,
     totals::{self, Totals},
@@ -16,7 +15,7 @@ use handshake_common::{
 use thiserror::Error;
 
 use super::plan::{Attach, Hook, Offer, Planned, plan};
-use crate::btf::{self, BtfError};
+use crate::btf::{self, Btf, BtfError};
 
 /// The kernel side, compiled.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/handshake-ebpf"));
@@ -72,8 +71,7 @@ impl Kernel {
     /// When there is none, or it lacks a structure member.
     pub fn read() -> Result<Self, LoadError> {
         let bytes = fs::read(BTF_PATH).map_err(LoadError::NoBtf)?;
-        let btf = Btf::from_bytes(&bytes)
-            .map_err(|error| LoadError::Layout(BtfError::Malformed(error.to_string())))?;
+        let btf = Btf::from_bytes(&bytes)?;
         let layout = btf::layout(&btf)?;
         Ok(Self { btf, layout })
     }
@@ -179,7 +177,8 @@ impl Probes {
             plan.iter().filter_map(|planned| planned.attach.as_ref().ok()).flatten().copied().collect();
         let ring_bytes = settings.ring_bytes.max(4096).next_power_of_two();
 
-        let log_level = if tracing::enabled!(tracing::Level::DEBUG) { aya_log::Level::Debug as u8 } else { 0 };
+        let log_level =
+            if tracing::enabled!(tracing::Level::DEBUG) { aya_log::Level::Debug as u8 } else { 0 };
 
         let mut loader = EbpfLoader::new();
         loader

@@ -1,10 +1,13 @@
 //! Finds the kernel's structure members: `/sys/kernel/btf/vmlinux` in, [`Layout`] out.
 
+mod types;
+
 use std::{cell::RefCell, convert::Infallible};
 
-use btf_rs::{Btf, Type};
 use handshake_common::layout::{Bit, Layout};
 use thiserror::Error;
+
+pub use self::types::Btf;
 
 /// Why a member cannot be found.
 #[derive(Debug, Error)]
@@ -74,73 +77,101 @@ pub fn audit(btf: &Btf) -> Audit {
 /// Whether the kernel offers a raw tracepoint with typed arguments of this name.
 #[must_use]
 pub fn has_tracepoint(btf: &Btf, name: &str) -> bool {
-    btf.resolve_ids_by_name(&format!("btf_trace_{name}")).is_ok_and(|ids| !ids.is_empty())
+    btf.has_typedef(&format!("btf_trace_{name}"))
 }
 
 /// Offset in bits of a member named by a dotted path.
 fn member_bits(btf: &Btf, structure: &'static str, path: &'static str) -> Result<u32, BtfError> {
-    let missing = || BtfError::Missing { structure, path };
-    let candidates = btf.resolve_types_by_name(structure).map_err(|_| missing())?;
-    for candidate in candidates {
-        if !matches!(candidate, Type::Struct(_)) {
-            continue;
-        }
-        let mut here = Some((candidate, 0));
-        for name in path.split('.') {
-            here = match here {
-                Some((outer, bits)) => find(btf, &outer, name, bits, 0)?,
-                None => None,
-            };
-        }
-        if let Some((_, bits)) = here {
-            return Ok(bits);
-        }
-    }
-    Err(missing())
+    btf.structures(structure)
+        .iter()
+        .find_map(|&outer| {
+            let mut patience = MOST_MEMBERS;
+            path.split('.').try_fold((outer, 0_u32), |(outer, base), name| {
+                let (inner, bits) = find(btf, outer, name.as_bytes(), DEEPEST, &mut patience)?;
+                Some((inner, base.checked_add(bits)?))
+            })
+        })
+        .map(|(_, bits)| bits)
+        .ok_or(BtfError::Missing { structure, path })
 }
 
-/// Looks for `name` among the members of `outer`, and inside its anonymous members.
-fn find(btf: &Btf, outer: &Type, name: &str, base: u32, depth: u32) -> Result<Option<(Type, u32)>, BtfError> {
-    /// Deeper than any structure of the kernel: a loop in damaged data ends here.
-    const DEEPEST: u32 = 16;
-    let malformed = |error: btf_rs::Error| BtfError::Malformed(error.to_string());
-    let (Type::Struct(members) | Type::Union(members)) = outer else { return Ok(None) };
-    for member in &members.members {
-        let bits = base.saturating_add(member.bit_offset());
-        let member_name = btf.resolve_name(member).unwrap_or_default();
-        if member_name == name {
-            return Ok(Some((resolve(btf, member).map_err(malformed)?, bits)));
-        }
-        if member_name.is_empty() && depth < DEEPEST {
-            let inner = resolve(btf, member).map_err(malformed)?;
-            if let Some(found) = find(btf, &inner, name, bits, depth + 1)? {
-                return Ok(Some(found));
-            }
-        }
-    }
-    Ok(None)
-}
+/// More members than any path of the kernel passes: damaged data that contains itself ends here.
+const MOST_MEMBERS: u32 = 20_000;
+/// Anonymous structures within each other, at the most.
+const DEEPEST: u32 = 16;
 
-/// The member's type behind its typedefs and qualifiers.
-fn resolve(btf: &Btf, member: &dyn btf_rs::BtfType) -> Result<Type, btf_rs::Error> {
-    let mut resolved = btf.resolve_chained_type(member)?;
-    // Chains are short; the bound is for damaged data.
-    for _ in 0..32 {
-        resolved = match &resolved {
-            Type::Typedef(inner) => btf.resolve_chained_type(inner)?,
-            Type::Const(inner) | Type::Volatile(inner) | Type::Restrict(inner) => {
-                btf.resolve_chained_type(inner)?
-            }
-            Type::TypeTag(inner) => btf.resolve_chained_type(inner)?,
-            _ => break,
-        };
+/// The type and the offset in bits of a member of `outer`, or of its anonymous members.
+fn find(btf: &Btf, outer: u32, name: &[u8], depth: u32, patience: &mut u32) -> Option<(u32, u32)> {
+    for member in btf.members(outer) {
+        *patience = patience.checked_sub(1)?;
+        if member.name == name {
+            return Some((member.type_id, member.bits));
+        }
+        if member.name.is_empty()
+            && depth > 0
+            && let Some((inner, bits)) = find(btf, member.type_id, name, depth - 1, patience)
+        {
+            return Some((inner, member.bits.checked_add(bits)?));
+        }
     }
-    Ok(resolved)
+    None
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// A blob with `struct a { struct b { int x; }; int y:1; }` (b anonymous), and a structure that contains itself.
+    fn blob() -> Vec<u8> {
+        const STRINGS: &[u8] = b"\0a\0x\0y\0loop\0btf_trace_t\0";
+        const STRUCT: u32 = 4 << 24;
+        let types: Vec<u32> = [
+            vec![0, 1 << 24, 4, 32],
+            vec![0, STRUCT | 1, 8, 3, 1, 32],
+            vec![1, 1 << 31 | STRUCT | 2, 16, 0, 2, 64, 5, 1, 0x0100_0081],
+            vec![7, STRUCT | 2, 8, 0, 4, 0, 0, 4, 0],
+            vec![12, 8 << 24, 1],
+        ]
+        .concat();
+        let words = |words: &[u32]| words.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>();
+        let types = words(&types);
+        let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap();
+        let header = [24, 0, length(&types), length(&types), length(STRINGS)];
+        [&0xeb9f_u16.to_ne_bytes()[..], &[1, 0], &words(&header), &types, STRINGS].concat()
+    }
+
+    #[test]
+    fn members_are_found_through_anonymous_ones_and_bitfields() {
+        let btf = Btf::from_bytes(&blob()).unwrap();
+        assert_eq!(member_bits(&btf, "a", "x").unwrap(), 96);
+        assert_eq!(member_bits(&btf, "a", "y").unwrap(), 129);
+        assert!(matches!(member_bits(&btf, "a", "z"), Err(BtfError::Missing { .. })));
+        assert!(has_tracepoint(&btf, "t") && !has_tracepoint(&btf, "u"));
+    }
+
+    #[test]
+    fn a_structure_that_contains_itself_is_given_up() {
+        let btf = Btf::from_bytes(&blob()).unwrap();
+        assert!(member_bits(&btf, "loop", "x").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_damage_makes_it_panic(changes in prop::collection::vec((0_usize..240, any::<u8>()), 0..8), cut in 0_usize..240) {
+            let mut bytes = blob();
+            for (at, byte) in changes {
+                if let Some(old) = bytes.get_mut(at) {
+                    *old = byte;
+                }
+            }
+            bytes.truncate(cut.max(24));
+            if let Ok(btf) = Btf::from_bytes(&bytes) {
+                let _ = (member_bits(&btf, "a", "x"), member_bits(&btf, "loop", "y"), has_tracepoint(&btf, "t"));
+            }
+        }
+    }
 
     #[test]
     fn damaged_data_is_an_error_not_a_panic() {

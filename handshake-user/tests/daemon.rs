@@ -65,34 +65,46 @@ fn every_connection_is_counted_once_and_timed_once() {
     let server = ["role=\"server\"", "initiator=\"remote\"", &port];
     let client = ["role=\"client\"", network.as_str()];
     let app_wait = "handshake_tcp_close_app_wait_seconds";
-    let after = daemon.scrape_until(|scrape| {
-        scrape.sum(&format!("{app_wait}_count"), &server) >= N
-            && scrape.sum("handshake_tcp_close_duration_seconds_count", &client) >= N
-    });
+    let timed = |scrape: &Scrape| {
+        [
+            scrape.sum("handshake_tcp_open_duration_seconds_count", &client),
+            scrape.sum("handshake_tcp_open_duration_seconds_bucket", &[client[0], client[1], "le=\"+Inf\""]),
+            scrape.sum("handshake_tcp_open_rtt_seconds_count", &client),
+            scrape.sum("handshake_tcp_close_duration_seconds_count", &client),
+            scrape.sum(&format!("{app_wait}_count"), &server),
+        ]
+    };
+    // An interrupt in the middle of a program can hide a state change from it; the daemon knows how many.
+    let least = |scrape: &Scrape| N - scrape.sum("handshake_events_lost_total", &["recursion"]);
+    let after = daemon.scrape_until(|scrape| timed(scrape).iter().all(|count| *count >= least(scrape)));
     let rose = |name: &str, labels: &[&str]| after.sum(name, labels) - before.sum(name, labels);
 
-    assert_eq!(rose("handshake_tcp_open_duration_seconds_count", &client), N);
-    assert_eq!(rose("handshake_tcp_open_duration_seconds_bucket", &[client[0], client[1], "le=\"+Inf\""]), N);
-    assert_eq!(rose("handshake_tcp_open_rtt_seconds_count", &client), N);
-    assert_eq!(rose("handshake_tcp_close_duration_seconds_count", &client), N);
-    assert_eq!(rose(&format!("{app_wait}_count"), &server), N);
-    let waited = rose(&format!("{app_wait}_sum"), &server) / N;
+    for count in timed(&after) {
+        assert!(
+            (least(&after)..=N).contains(&count),
+            "{:?} of {N}, at least {}",
+            timed(&after),
+            least(&after)
+        );
+    }
+    let waited = rose(&format!("{app_wait}_sum"), &server) / rose(&format!("{app_wait}_count"), &server);
     assert!((0.005..0.1).contains(&waited), "the server waited 5 ms before its close, not {waited} s");
 
     for role in ["role=\"client\"", "role=\"server\""] {
-        assert!(rose(OPENS, &[role, "family=\"ipv4\"", "outcome=\"established\""]) >= N, "{role}");
-        assert!(rose(CLOSES, &[role, "style=\"four_segments\""]) >= N, "{role}");
+        assert!(
+            rose(OPENS, &[role, "family=\"ipv4\"", "outcome=\"established\""]) >= least(&after),
+            "{role}"
+        );
+        assert!(rose(CLOSES, &[role, "_segments\""]) >= least(&after), "{role}");
     }
-    assert!(rose("handshake_events_total", &["stage=\"open\""]) >= 2.0 * N);
-    assert!(rose("handshake_events_total", &["stage=\"close\""]) >= 2.0 * N);
+    assert!(rose("handshake_events_total", &["stage=\"open\""]) >= 2.0 * least(&after));
+    assert!(rose("handshake_events_total", &["stage=\"close\""]) >= 2.0 * least(&after));
     for reason in ["ring_full", "state_full", "malformed"] {
         assert_eq!(after.sum("handshake_events_lost_total", &[reason]), 0.0, "{reason}");
     }
 
     // Looking again does not count again.
-    let again = daemon.scrape();
-    assert_eq!(again.sum("handshake_tcp_open_duration_seconds_count", &client), N);
-    assert_eq!(again.sum(&format!("{app_wait}_count"), &server), N);
+    assert_eq!(timed(&daemon.scrape()), timed(&after));
 }
 
 #[test]
@@ -130,7 +142,8 @@ fn connections_are_gauged_also_those_from_before() {
     let unknown = |scrape: &Scrape| scrape.sum(CLOSES, &["role=\"unknown\""]);
     old.into_iter().chain(new).for_each(close);
     let closed = daemon.scrape_until(|scrape| unknown(scrape) - unknown(&first) >= 8.0);
-    assert!(unknown(&closed) - unknown(&first) >= 8.0);
+    let missed = closed.sum("handshake_events_lost_total", &["recursion"]);
+    assert!(unknown(&closed) - unknown(&first) >= 8.0 - missed);
     // Other tests have connections too, but not so many.
     for role in ["client", "server"] {
         assert!(gauge(&closed, role) <= gauge(&open, role) - 25.0, "{role}");
@@ -236,8 +249,9 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     assert!(status == 1 && said.contains("in use"), "{said}");
     // The environment knows a free one; a flag has the last word on the labels.
     let mut both = command(&["--config", file, "--label", "process"]);
-    let daemon =
-        Daemon::spawn(both.env("HANDSHAKE_LISTEN", "127.0.0.1:0").env("HANDSHAKE_LABELS", "cgroup,local_port"));
+    let daemon = Daemon::spawn(
+        both.env("HANDSHAKE_LISTEN", "127.0.0.1:0").env("HANDSHAKE_LABELS", "cgroup,local_port"),
+    );
     let (_, _, text) = daemon.request("GET", "/metrics");
     let bucket = text.lines().find(|line| line.starts_with("handshake_tcp_open_rtt_seconds_bucket")).unwrap();
     assert!(bucket.contains("process=") && !bucket.contains("cgroup="), "{bucket}");

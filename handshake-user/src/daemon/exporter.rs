@@ -21,6 +21,11 @@ use crate::{
     },
 };
 
+/// Turns of the ring before a scrape: as many records as the default ring holds, some tens of milliseconds, so that a
+/// scrape is fresh and yet does not wait for a ring that fills as fast as it is read.
+const SCRAPE_TURNS: u32 = 5;
+/// How often the connections from before are counted, until nothing happens meanwhile.
+const COUNTS: u32 = 10;
 /// A loop that has not come round for so long is stuck.
 const STUCK: Duration = Duration::from_secs(10);
 
@@ -66,9 +71,16 @@ impl Exporter {
         for hook in &live.probes.hooks {
             state.metrics.probe(hook.hook.name, live.probes.way.as_str(), hook.missing.is_none());
         }
-        // Counted after attaching: what has begun since then is in the totals and is taken off.
-        let sockets = preexisting::sockets();
-        state.metrics.found(sockets, &live.probes.totals()?);
+        for _ in 0..COUNTS {
+            // What has begun since the probes are attached is in the totals and is taken off.
+            let before = live.probes.totals()?;
+            let sockets = preexisting::sockets();
+            let after = live.probes.totals()?;
+            state.metrics.found(sockets, &after);
+            if before == after {
+                break;
+            }
+        }
         state.live = Some(live);
         state.turn = Instant::now();
         drop(state);
@@ -132,8 +144,11 @@ impl State {
 impl Pages for Exporter {
     fn metrics(&self) -> Result<String> {
         let mut state = self.lock();
-        // One batch: a scrape is fresh, and does not wait for more than that.
-        state.drain();
+        for _ in 0..SCRAPE_TURNS {
+            if !state.drain() {
+                break;
+            }
+        }
         state.advance()?;
         Ok(state.metrics.render()?)
     }

@@ -2,6 +2,7 @@
 //! are compared as "at least"; labels on demand tell the tests' own connections apart, so those are exact.
 //!
 //! Needs root. `cargo xtask test` builds the program and names it in `HANDSHAKE_BIN`.
+#![expect(clippy::float_cmp, reason = "counts are whole numbers")]
 
 #[path = "daemon/program.rs"]
 mod program;

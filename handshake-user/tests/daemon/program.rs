@@ -54,17 +54,18 @@ impl Daemon {
     /// Returns when it says that it listens.
     pub(crate) fn spawn(command: &mut Command) -> Self {
         let mut child = command.spawn().unwrap();
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut daemon = Self { child, stderr, address: String::new() };
         let mut said = String::new();
-        loop {
+        while daemon.address.is_empty() {
             let mut line = String::new();
-            assert_ne!(stderr.read_line(&mut line).unwrap(), 0, "it ended: {said}");
+            assert_ne!(daemon.stderr.read_line(&mut line).unwrap(), 0, "it ended: {said}");
             if let Some((_, rest)) = line.split_once("listening on http://") {
-                let address = rest.trim().trim_end_matches("/metrics").to_owned();
-                return Self { child, stderr, address };
+                rest.trim().trim_end_matches("/metrics").clone_into(&mut daemon.address);
             }
             said.push_str(&line);
         }
+        daemon
     }
 
     /// The eBPF programs that it holds, by the kernel's ids.

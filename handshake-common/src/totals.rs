@@ -36,7 +36,9 @@ const SYN_RETRANSMITS: usize = FAST_OPENS + Role::SLOTS * FastOpen::SLOTS;
 const CLOSES: usize = SYN_RETRANSMITS + Role::SLOTS;
 const BEGUN: usize = CLOSES + Role::SLOTS * Initiator::SLOTS * Style::SLOTS;
 const CLOSING: usize = BEGUN + Role::SLOTS;
-const LOST: usize = CLOSING + Role::SLOTS;
+/// Slot of the changes of state that the kernel skipped and the nested twin saw.
+pub const NESTED: usize = CLOSING + Role::SLOTS;
+const LOST: usize = NESTED + 1;
 
 /// How many counters there is room for: a power of two, so that a mask keeps every index inside.
 pub const SLOTS: usize = 256;

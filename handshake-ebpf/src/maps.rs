@@ -24,6 +24,10 @@ static CONNECTIONS: HashMap<u64, Connection, 1> = HashMap::new();
 #[btf_map]
 pub static TOTALS: PerCpuArray<[u64; totals::SLOTS], 1> = PerCpuArray::new();
 
+/// Whether `inet_sock_set_state` is at work on this CPU.
+#[btf_map]
+pub static BUSY: PerCpuArray<u64, 1> = PerCpuArray::new();
+
 /// The two ends of a half-open connection, as the request socket has them.
 #[derive(Clone, Copy)]
 #[repr(C)]

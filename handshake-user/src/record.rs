@@ -280,6 +280,18 @@ pub(crate) mod tests {
         }
     }
 
+    /// The same connection at its end, which a time-wait minisocket took over.
+    pub(crate) fn closed_out_of_sight() -> Connection {
+        let mut raw = client();
+        raw.stage = Stage::Close.code();
+        raw.initiator = Initiator::Local.code();
+        raw.facts.set(Facts::ACK_WITHOUT_FIN);
+        raw.facts.set(Facts::PEER_FIN_UNSEEN);
+        (raw.our_close_ns, raw.our_fin_ns) = (2_000_000_000, 2_000_005_000);
+        (raw.fin_acked_ns, raw.closed_ns) = (2_050_000_000, 2_050_020_000);
+        raw
+    }
+
     #[test]
     fn an_open_record_reads_as_documented() {
         let record = Record::new(&client(), &mut Still);
@@ -293,13 +305,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_close_whose_last_fin_was_out_of_sight_says_so() {
-        let mut raw = client();
-        raw.stage = Stage::Close.code();
-        raw.initiator = Initiator::Local.code();
-        raw.facts.set(Facts::ACK_WITHOUT_FIN);
-        raw.facts.set(Facts::PEER_FIN_UNSEEN);
-        (raw.our_close_ns, raw.our_fin_ns) = (2_000_000_000, 2_000_005_000);
-        (raw.fin_acked_ns, raw.closed_ns) = (2_050_000_000, 2_050_020_000);
+        let raw = closed_out_of_sight();
         let json = serde_json::to_value(Record::new(&raw, &mut Still)).unwrap();
         assert_eq!(
             json["close"],

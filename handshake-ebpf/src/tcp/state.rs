@@ -18,14 +18,32 @@ use super::perf_field;
 use crate::{
     emit,
     kernel::{Access, KernelSock, Typed, Untyped, read_endpoints},
-    maps::{self, Endpoints, SYNACKS},
+    maps::{self, BUSY, Endpoints, SYNACKS},
     process,
 };
 
 // void inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
+    let Some(busy) = BUSY.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the map's own value of this CPU. Volatile: it is an interrupt that reads in between.
+    unsafe { busy.write_volatile(1) };
     set_state::<Typed>(ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    // SAFETY: see above.
+    unsafe { busy.write_volatile(0) };
+    0
+}
+
+/// The kernel skips a program that is already at work on the CPU: when a soft interrupt breaks into a `connect()` or
+/// `close()` that is just being looked at, the changes of state of all its packets would be lost. They reach this twin.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn inet_sock_set_state_nested(ctx: BtfTracePointContext) -> i32 {
+    // SAFETY: the map's own value of this CPU.
+    let nested = BUSY.get_ptr_mut(0).is_some_and(|busy| unsafe { busy.read_volatile() } != 0);
+    if nested {
+        emit::count(totals::NESTED);
+        set_state::<Typed>(ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    }
     0
 }
 
@@ -89,17 +107,19 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
 /// `connect()`: the only place where a client's process is certain from the start.
 #[inline(always)]
 fn connecting<A: Access>(sock: &KernelSock<A>, now: u64) {
-    emit::count(totals::begun(Some(Role::Client)));
     if let Some(found) = maps::find(sock.pointer()) {
         renew(found, sock);
         state::begin_client(found, now);
         process::note::<A>(found, true);
+        emit::count(totals::begun(Some(Role::Client)));
         return;
     }
     let mut connection = Connection { id: A::cookie(sock.pointer()), ..Connection::default() };
     state::begin_client(&mut connection, now);
     process::note::<A>(&mut connection, true);
-    keep(sock, &connection);
+    if keep(sock, &connection) {
+        emit::count(totals::begun(Some(Role::Client)));
+    }
 }
 
 /// A server's new connection. The entry is written once, after its record has gone: cheaper than in place.
@@ -124,19 +144,23 @@ pub(super) fn adopt<'a, A: Access>(sock: &KernelSock<A>, old: u32) -> Option<&'a
     // The cookie also names the minisocket that may follow, but only if it was asked for before.
     let mut connection = Connection { id: A::cookie(sock.pointer()), ..Connection::default() };
     state::adopt(&mut connection, old);
+    if !keep(sock, &connection) {
+        return None;
+    }
     if old == states::SYN_SENT {
         emit::count(totals::begun(Some(Role::Client)));
     }
-    keep(sock, &connection);
     maps::find(sock.pointer())
 }
 
 #[inline(always)]
-fn keep<A: Access>(sock: &KernelSock<A>, connection: &Connection) {
-    if !maps::keep(sock.pointer(), connection) {
+fn keep<A: Access>(sock: &KernelSock<A>, connection: &Connection) -> bool {
+    let kept = maps::keep(sock.pointer(), connection);
+    if !kept {
         emit::count(totals::lost(Loss::StateFull));
         debug!((), "no room for connection {:x}", connection.id);
     }
+    kept
 }
 
 /// The entry's connection is over: `connect(AF_UNSPEC)` made its socket new, or the end of its socket was missed

@@ -123,10 +123,10 @@ fn close_details(record: &Record, close: &Close) -> String {
 
 #[cfg(test)]
 mod tests {
-    use handshake_common::{Connection, Facts, Initiator};
+    use handshake_common::{Connection, Facts};
 
     use super::*;
-    use crate::record::tests::{Still, client};
+    use crate::record::tests::{Still, client, closed_out_of_sight};
 
     fn shown(raw: &Connection) -> String {
         format!("{}\n{}", heading(), line(&Record::new(raw, &mut Still)))
@@ -142,13 +142,7 @@ mod tests {
 
     #[test]
     fn a_closing_whose_end_nobody_saw() {
-        let mut raw = client();
-        raw.stage = Stage::Close.code();
-        raw.initiator = Initiator::Local.code();
-        raw.facts.set(Facts::ACK_WITHOUT_FIN);
-        raw.facts.set(Facts::PEER_FIN_UNSEEN);
-        (raw.our_close_ns, raw.our_fin_ns) = (2_000_000_000, 2_000_005_000);
-        (raw.fin_acked_ns, raw.closed_ns) = (2_050_000_000, 2_050_020_000);
+        let raw = closed_out_of_sight();
         insta::assert_snapshot!(shown(&raw));
     }
 

@@ -81,10 +81,10 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         // With more to come the select above never waits, and signals would not be noticed.
         tokio::task::yield_now().await;
     }
-    let lost = probes.totals()?.at(totals::lost(Loss::RingFull));
-    let (unfollowed, missed) = (probes.totals()?.at(totals::lost(Loss::StateFull)), probes.missed_runs());
+    let (totals, missed) = (probes.totals()?, probes.missed_runs());
     drop(probes);
-    session.finish(lost, unfollowed, missed)?;
+    let at = |loss| totals.at(totals::lost(loss));
+    session.finish(at(Loss::RingFull), at(Loss::StateFull), missed)?;
     Ok(ExitCode::SUCCESS)
 }
 

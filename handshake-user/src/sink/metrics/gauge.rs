@@ -112,12 +112,13 @@ fn or_unknown<T: Copy + 'static>(all: &'static [T]) -> impl Iterator<Item = Opti
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use handshake_common::{Initiator, Style};
 
     use super::*;
 
-    fn totals(counts: &[(usize, u64)]) -> Totals {
+    /// What the kernel side would have counted: (slot, count).
+    pub(in crate::sink::metrics) fn totals(counts: &[(usize, u64)]) -> Totals {
         let mut cpu = [0; totals::SLOTS];
         for &(slot, count) in counts {
             cpu[slot] += count;

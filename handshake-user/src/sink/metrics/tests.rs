@@ -2,7 +2,7 @@
 
 use handshake_common::Facts;
 
-use super::*;
+use super::{gauge::tests::totals, *};
 use crate::{
     config::{Config, Label},
     record::tests::{Still, client},
@@ -37,16 +37,6 @@ fn closed() -> Connection {
     (raw.peer_fin_ns, raw.our_close_ns, raw.our_fin_ns) = (2_000_000_000, 2_020_000_000, 2_020_000_000);
     (raw.fin_acked_ns, raw.closed_ns) = (2_070_000_000, 2_070_000_000);
     raw
-}
-
-fn totals(counts: &[(usize, u64)]) -> Totals {
-    let mut cpu = [0; totals::SLOTS];
-    for &(slot, count) in counts {
-        cpu[slot] += count;
-    }
-    let mut totals = Totals::ZERO;
-    totals.add(&cpu);
-    totals
 }
 
 #[test]

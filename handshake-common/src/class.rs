@@ -110,7 +110,7 @@ words!(
 
 words!(
     /// What just ended.
-    Stage { Open = "open", Close = "close" }
+    Stage { Open = "open", Close = "close", Tls = "tls" }
 );
 
 words!(
@@ -160,6 +160,47 @@ words!(
         ResetReceived = "reset_received",
         TimedOut = "timed_out",
     }
+);
+
+words!(
+    /// The version that was negotiated (RFC 8446 §4.2.1).
+    TlsVersion { Tls10 = "1.0", Tls11 = "1.1", Tls12 = "1.2", Tls13 = "1.3" }
+);
+
+words!(
+    /// Which way a TLS handshake went; decides its round trips.
+    TlsClass {
+        Full = "full",
+        Resumed = "resumed",
+        HelloRetry = "hello_retry",
+        EarlyDataAccepted = "early_data_accepted",
+        EarlyDataRejected = "early_data_rejected",
+        FalseStart = "false_start",
+    }
+);
+
+words!(
+    /// How a TLS handshake ended. Abandoned: the session or its socket went away without an error.
+    TlsOutcome { Completed = "completed", Failed = "failed", Abandoned = "abandoned" }
+);
+
+words!(
+    /// Whose code makes the handshake.
+    Library {
+        OpenSsl = "openssl",
+        BoringSsl = "boringssl",
+        GnuTls = "gnutls",
+        Go = "go",
+        Nss = "nss",
+        WolfSsl = "wolfssl",
+        MbedTls = "mbedtls",
+        S2n = "s2n",
+    }
+);
+
+words!(
+    /// Who saw the handshake.
+    TlsSource { Library = "library", Wire = "wire", Both = "both" }
 );
 
 #[cfg(test)]

@@ -14,8 +14,12 @@ pub mod class;
 pub mod connection;
 pub mod layout;
 pub mod tcp;
+pub mod tls;
 pub mod totals;
 
-pub use class::{Family, FastOpen, FastOpenReason, FinalAck, Initiator, Outcome, Role, Stage, Style};
+pub use class::{
+    Family, FastOpen, FastOpenReason, FinalAck, Initiator, Library, Outcome, Role, Stage, Style, TlsClass,
+    TlsOutcome, TlsSource, TlsVersion,
+};
 pub use connection::{Connection, Facts, Phase};
 pub use layout::Layout;

@@ -158,6 +158,7 @@ impl Record {
         let ended_ns = match event {
             Stage::Open => raw.open_ns,
             Stage::Close => raw.closed_ns,
+            Stage::Tls => 0,
         };
         let serial = if raw.generation == 0 { String::new() } else { format!(".{}", raw.generation) };
         Self {
@@ -184,6 +185,7 @@ impl Record {
         match self.event {
             Stage::Open => self.open.as_ref()?.duration_us,
             Stage::Close => self.close.as_ref()?.duration_us,
+            Stage::Tls => None,
         }
     }
 }

@@ -110,7 +110,7 @@ impl Metrics {
                 connections.closed(raw);
                 timings.closed(raw, labels, key.as_ref());
             }
-            None => events.malformed.inc(),
+            Some(Stage::Tls) | None => events.malformed.inc(),
         }
     }
 

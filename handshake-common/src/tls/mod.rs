@@ -1,0 +1,3 @@
+//! TLS: what both sides know of libraries, sessions and the bytes on the wire.
+
+pub mod target;

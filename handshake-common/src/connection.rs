@@ -87,6 +87,20 @@ pub enum Phase {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Connection {
+    /// [`Stage`] code of this record. The first byte of every raw record tells its kind.
+    pub stage: u8,
+    /// [`Role`] code.
+    pub role: u8,
+    /// [`Family`] code.
+    pub family: u8,
+    /// [`Phase`].
+    pub phase: u8,
+    /// [`Initiator`] code.
+    pub initiator: u8,
+    /// Always 0.
+    pub unused: u8,
+    /// How many connections this socket has made before (`connect(AF_UNSPEC)` makes it new).
+    pub generation: u16,
     /// The socket's cookie (what `ss -e` shows as `sk:`), or a number of our own where the kernel gives none.
     pub id: u64,
     /// Client: SYN_SENT, or the SYN itself where it is deferred. Server: the first SYN-ACK, known only
@@ -106,6 +120,8 @@ pub struct Connection {
     pub closed_ns: u64,
     /// `tcp_clock_cache` while the ACK of our FIN was handled: tells whether a FIN came in the same segment.
     pub fin_acked_clock_ns: u64,
+    /// The TLS handshake under way on this socket, by the key of its session (`tls::session`); 0 = none.
+    pub tls_session: u64,
     /// cgroup v2 id of the process; 0 = unknown.
     pub cgroup: u64,
     /// Addresses in network order; IPv4 in the first four bytes.
@@ -128,33 +144,19 @@ pub struct Connection {
     pub data_segs_at_close: u32,
     /// Retransmissions of the SYN (client) or SYN-ACK (server).
     pub syn_retransmits: u16,
-    /// How many connections this socket has made before (`connect(AF_UNSPEC)` makes it new).
-    pub generation: u16,
     /// Host order.
     pub local_port: u16,
     /// Host order.
     pub remote_port: u16,
     /// `sk_err` at the failure or at CLOSE.
     pub error: u16,
-    /// [`Role`] code.
-    pub role: u8,
-    /// [`Family`] code.
-    pub family: u8,
-    /// [`Stage`] code of this record.
-    pub stage: u8,
-    /// [`Phase`].
-    pub phase: u8,
-    /// [`Initiator`] code.
-    pub initiator: u8,
-    /// Keeps the size a multiple of 8.
-    pub reserved: u8,
 }
 
 /// Size of a raw record, bytes.
 pub const SIZE: usize = size_of::<Connection>();
 
-const _: () = assert!(SIZE == 168, "the raw record has no padding and both sides know its size");
-const _: () = assert!(core::mem::offset_of!(Connection, reserved) == SIZE - 1);
+const _: () = assert!(SIZE == 176, "the raw record has no padding and both sides know its size");
+const _: () = assert!(core::mem::offset_of!(Connection, error) == SIZE - 2);
 
 impl Connection {
     /// Reads a raw record out of bytes from the ring buffer.

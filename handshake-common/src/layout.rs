@@ -97,6 +97,15 @@ layout! {
         task_group_leader: "task_struct" "group_leader",
         task_tgid: "task_struct" "tgid",
         task_comm: "task_struct" "comm",
+        task_nvcsw: "task_struct" "nvcsw",
+        task_files: "task_struct" "files",
+        files_fdt: "files_struct" "fdt",
+        fdt_max: "fdtable" "max_fds",
+        fdt_fd: "fdtable" "fd",
+        file_private: "file" "private_data",
+        file_inode: "file" "f_inode",
+        inode_mode: "inode" "i_mode",
+        socket_sk: "socket" "sk",
     }
     bits {
         syn_data: "tcp_sock" "syn_data",

@@ -1,7 +1,7 @@
 //! Counters that the kernel side keeps per CPU: the truth for totals, also when a record could not be delivered.
 
 use crate::{
-    class::{Family, FastOpen, Initiator, Outcome, Role, Style},
+    class::{Family, FastOpen, Initiator, Outcome, Role, Style, TlsOutcome},
     connection::Connection,
     tcp::{close, open},
 };
@@ -39,11 +39,12 @@ const CLOSING: usize = BEGUN + Role::SLOTS;
 /// Slot of the changes of state that the kernel skipped and the nested twin saw.
 pub const NESTED: usize = CLOSING + Role::SLOTS;
 const LOST: usize = NESTED + 1;
+const TLS_LOST: usize = LOST + Loss::ALL.len();
 
 /// How many counters there is room for: a power of two, so that a mask keeps every index inside.
 pub const SLOTS: usize = 256;
 
-const _: () = assert!(SLOTS.is_power_of_two() && LOST + Loss::ALL.len() <= SLOTS);
+const _: () = assert!(SLOTS.is_power_of_two() && TLS_LOST + TlsOutcome::SLOTS <= SLOTS);
 
 /// Slot of `opens` by role, family and outcome.
 #[must_use]
@@ -94,6 +95,13 @@ pub const fn closing(role: Option<Role>) -> usize {
 #[inline(always)]
 pub const fn lost(loss: Loss) -> usize {
     LOST + loss as usize
+}
+
+/// Slot of the TLS handshakes whose record was lost, by the code of their [`TlsOutcome`].
+#[must_use]
+#[inline(always)]
+pub const fn tls_lost(outcome: u8) -> usize {
+    TLS_LOST + if (outcome as usize) < TlsOutcome::SLOTS { outcome as usize } else { 0 }
 }
 
 /// The slot of `opens` that this connection's opening belongs to.

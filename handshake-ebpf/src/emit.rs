@@ -9,6 +9,7 @@ use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ringbuf_outpu
 use handshake_common::{
     Connection, FastOpen, Stage, connection,
     tcp::{open, state::Due},
+    tls::session::{Handshake, Session},
     totals::{self, Loss},
 };
 
@@ -23,10 +24,39 @@ pub fn count(slot: usize) {
     let Some(counters) = TOTALS.get_ptr_mut(0) else { return };
     // The verifier does not know what the compiler knows of the range, so the mask must not be optimised away.
     let inside = black_box(slot) & (totals::SLOTS - 1);
-    // SAFETY: the mask keeps the slot inside the value. Atomic, because a soft interrupt may count in between.
+    // SAFETY: the mask keeps the slot inside the value.
+    unsafe { add(counters.cast::<u64>().add(inside), 1) };
+}
+
+/// Adds to a counter that others add to as well: on another CPU, or in a soft interrupt on this one.
+///
+/// # Safety
+/// The counter must be in a value of a map.
+#[inline(always)]
+pub unsafe fn add(counter: *mut u64, change: u64) {
+    // SAFETY: the caller's promise.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, change) };
+}
+
+/// Sends the record of a TLS handshake, with the connection where its socket is known.
+#[inline(always)]
+pub fn handshake(session: &Session, connection: Option<&Connection>) {
+    let Some(mut record) = RECORDS.reserve_untyped::<Handshake>(0) else {
+        count(totals::lost(Loss::RingFull));
+        count(totals::tls_lost(session.outcome));
+        return;
+    };
+    // SAFETY: the record is written in whole before it is submitted; it is repr(C) and plain.
     unsafe {
-        atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counters.cast::<u64>().add(inside), 1);
+        let raw = record.as_mut_ptr();
+        match connection {
+            Some(connection) => (&raw mut (*raw).connection).write(*connection),
+            None => (&raw mut (*raw).connection).write_bytes(0, 1),
+        }
+        (*raw).connection.stage = Stage::Tls.code();
+        (&raw mut (*raw).session).write(*session);
     }
+    record.submit(u64::from(BPF_RB_NO_WAKEUP));
 }
 
 /// Counts and publishes what is due.

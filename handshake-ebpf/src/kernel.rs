@@ -3,7 +3,7 @@
 use core::{ffi::c_void, marker::PhantomData};
 
 use aya_ebpf::helpers::{
-    bpf_probe_read_kernel,
+    bpf_get_current_pid_tgid, bpf_probe_read_kernel,
     generated::{
         bpf_get_current_task, bpf_get_current_task_btf, bpf_get_smp_processor_id, bpf_get_socket_cookie,
         bpf_ktime_get_ns, bpf_skc_to_tcp_sock,
@@ -84,6 +84,8 @@ pub trait Access {
     fn cookie(sk: *const c_void) -> u64;
     /// The current task.
     fn process() -> Process;
+    /// How often the current task has gone to sleep (`nvcsw`).
+    fn sleeps() -> u64;
 }
 
 /// BTF-typed programs.
@@ -108,6 +110,15 @@ impl Access for Typed {
         // SAFETY: the helper returns the current task, BTF-typed.
         unsafe { Process::read::<Direct>(bpf_get_current_task_btf() as *const c_void) }
     }
+
+    #[inline(always)]
+    fn sleeps() -> u64 {
+        if layout!(has_tracing_helpers) == 0 {
+            return Untyped::sleeps();
+        }
+        // SAFETY: the helper returns the current task, BTF-typed.
+        unsafe { Direct::read(bpf_get_current_task_btf() as *const c_void, layout!(task_nvcsw)) }
+    }
 }
 
 /// Programs on perf tracepoints.
@@ -125,6 +136,18 @@ impl Access for Untyped {
         // SAFETY: the helper returns the current task.
         unsafe { Process::read::<Probed>(bpf_get_current_task() as *const c_void) }
     }
+
+    #[inline(always)]
+    fn sleeps() -> u64 {
+        // SAFETY: the helper returns the current task.
+        unsafe { Probed::read(bpf_get_current_task() as *const c_void, layout!(task_nvcsw)) }
+    }
+}
+
+/// The current process, in the initial pid namespace.
+#[inline(always)]
+pub fn tgid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
 }
 
 /// Where the kernel gives no cookie: no CPU begins two connections in the same nanosecond.

@@ -15,6 +15,7 @@ mod kernel;
 mod maps;
 mod process;
 mod tcp;
+mod tls;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -37,6 +37,18 @@ impl Process {
     }
 }
 
+impl Process {
+    /// Writes down who it is; it must be the current one.
+    #[inline(always)]
+    pub fn name(&self, pid: &mut u32, comm: &mut [u8; 16], cgroup: &mut u64) {
+        *pid = self.tgid;
+        // SAFETY: sixteen bytes either way.
+        *comm = unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>(self.comm) };
+        // SAFETY: no arguments.
+        *cgroup = unsafe { bpf_get_current_cgroup_id() };
+    }
+}
+
 /// Writes down the current process. Call only where a task acts on its own socket: `connect()`, `close()`,
 /// `shutdown()`. A kernel thread is taken only `with_kernel`: it may connect on its own, but it may also close
 /// what a process had left to it.
@@ -46,9 +58,5 @@ pub fn note<A: Access>(connection: &mut Connection, with_kernel: bool) {
     if process.flags & PF_KTHREAD != 0 && !with_kernel {
         return;
     }
-    connection.pid = process.tgid;
-    // SAFETY: sixteen bytes either way.
-    connection.comm = unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>(process.comm) };
-    // SAFETY: no arguments.
-    connection.cgroup = unsafe { bpf_get_current_cgroup_id() };
+    process.name(&mut connection.pid, &mut connection.comm, &mut connection.cgroup);
 }

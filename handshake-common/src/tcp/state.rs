@@ -57,6 +57,7 @@ pub fn begin_client(connection: &mut Connection, now: u64) {
     connection.peer_fin_ns = 0;
     connection.closed_ns = 0;
     connection.fin_acked_clock_ns = 0;
+    connection.tls_session = 0;
 }
 
 /// Whether a socket that leaves this state has a connection to follow. Listeners have none; a server's socket is

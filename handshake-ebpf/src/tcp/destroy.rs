@@ -3,6 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
+    helpers::generated::bpf_ktime_get_ns,
     macros::{btf_tracepoint, tracepoint},
     programs::{BtfTracePointContext, TracePointContext},
 };
@@ -13,6 +14,7 @@ use crate::{
     emit,
     kernel::{Access, KernelSock, Typed, Untyped},
     maps,
+    tls::call,
 };
 
 // void tcp_destroy_sock(struct sock *sk)
@@ -34,6 +36,10 @@ pub fn tcp_destroy_sock_perf(ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn destroyed<A: Access>(sk: *const c_void) {
     let Some(connection) = maps::find(sk) else { return };
+    if connection.tls_session != 0 {
+        // SAFETY: no arguments.
+        call::socket_closed(connection, unsafe { bpf_ktime_get_ns() });
+    }
     let due = state::destroyed(connection);
     if let Some(sock) = KernelSock::<A>::new(sk) {
         emit::publish(connection, &sock, due);

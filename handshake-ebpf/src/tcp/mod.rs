@@ -14,3 +14,4 @@ macro_rules! perf_field {
     }};
 }
 pub(crate) use perf_field;
+pub use state::adopt_now;

@@ -20,6 +20,7 @@ use crate::{
     kernel::{Access, KernelSock, Typed, Untyped, read_endpoints},
     maps::{self, BUSY, Endpoints, SYNACKS},
     process,
+    tls::call,
 };
 
 // void inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)
@@ -93,6 +94,10 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
             None => return,
         },
     };
+    if connection.tls_session != 0 && matches!(new, states::FIN_WAIT1 | states::LAST_ACK) {
+        // The program lets go of a handshake under way.
+        call::socket_closed(connection, now);
+    }
     let due = state::transition(connection, &sock, old, new, now);
     match new {
         states::FIN_WAIT1 | states::LAST_ACK if connection.pid == 0 => process::note::<A>(connection, false),
@@ -151,6 +156,14 @@ pub(super) fn adopt<'a, A: Access>(sock: &KernelSock<A>, old: u32) -> Option<&'a
         emit::count(totals::begun(Some(Role::Client)));
     }
     maps::find(sock.pointer())
+}
+
+/// A socket that something happens on, and that is not followed yet.
+#[inline(always)]
+pub fn adopt_now<'a, A: Access>(sock: &KernelSock<A>) -> Option<&'a mut Connection> {
+    let connection = adopt(sock, sock.state())?;
+    sock.identify(connection);
+    Some(connection)
 }
 
 #[inline(always)]

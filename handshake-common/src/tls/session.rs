@@ -1,0 +1,455 @@
+//! One TLS handshake as the calls of its library show it. The kernel side keeps a [`Session`] for each session object
+//! whose handshake is under way; at its end the same bytes go out inside a raw [`Handshake`].
+//!
+//! A call is entered and left by one thread (or goroutine); between the two, the segments that it sends and receives are
+//! seen. Of those follow the socket, the flights, the moment of the ClientHello, and what of the time was computing.
+
+use crate::{
+    class::{Library, Role, TlsClass, TlsOutcome, TlsVersion},
+    connection::{Connection, micros_between},
+};
+
+/// Yes-or-no facts about a handshake, one bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct TlsFacts(pub u32);
+
+impl TlsFacts {
+    /// The library's own state was read at the end: the facts below it are as the library has them.
+    pub const STATE_READ: Self = Self(1);
+    /// The session was resumed.
+    pub const RESUMED: Self = Self(1 << 1);
+    /// There was a HelloRetryRequest.
+    pub const HELLO_RETRY: Self = Self(1 << 2);
+    /// There was none, for certain.
+    pub const NO_HELLO_RETRY: Self = Self(1 << 3);
+    /// Early data was offered.
+    pub const EARLY_OFFERED: Self = Self(1 << 4);
+    /// Early data was accepted.
+    pub const EARLY_ACCEPTED: Self = Self(1 << 5);
+    /// It is not known whether early data was offered.
+    pub const EARLY_UNKNOWN: Self = Self(1 << 6);
+    /// The client sent data before the server's Finished.
+    pub const FALSE_START: Self = Self(1 << 7);
+    /// A call slept where nothing could tell for how long: [`Session::compute_ns`] lacks something.
+    pub const COMPUTE_UNKNOWN: Self = Self(1 << 8);
+    /// What the calls sent and received was seen.
+    pub const FLIGHTS_SEEN: Self = Self(1 << 9);
+    /// [`Session::error`] is a reason of the library's own error queue.
+    pub const REASON: Self = Self(1 << 10);
+    /// The negotiated version was read.
+    pub const VERSION_READ: Self = Self(1 << 11);
+    /// The socket closed before the handshake was over.
+    pub const SOCKET_CLOSED: Self = Self(1 << 12);
+
+    /// Whether all bits of `other` are set.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Sets the bits of `other` when `on`.
+    #[inline(always)]
+    pub const fn set_if(&mut self, other: Self, on: bool) {
+        if on {
+            self.0 |= other.0;
+        }
+    }
+}
+
+/// Which way bytes went inside a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Flow {
+    /// To the peer.
+    Sent = 1,
+    /// From the peer.
+    Received = 2,
+}
+
+/// How far a handshake has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Progress {
+    /// Under way.
+    UnderWay = 0,
+    /// Its record is out; the entry stays to know later calls for what they are.
+    Over = 1,
+}
+
+/// One handshake of one session object. Times are CLOCK_MONOTONIC in nanoseconds; 0 is not seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Session {
+    /// The first call of the library.
+    pub begun_ns: u64,
+    /// Client: the ClientHello was handed to TCP. Server: it was received.
+    pub hello_ns: u64,
+    /// Complete, failed or abandoned.
+    pub ended_ns: u64,
+    /// The last thing seen inside the call under way; 0 outside of calls.
+    pub mark_ns: u64,
+    /// Time inside calls, less what they slept waiting for the peer.
+    pub compute_ns: u64,
+    /// Address of the session object in its process.
+    pub object: u64,
+    /// Kernel address of the socket.
+    pub sk: u64,
+    /// How often the thread under way had gone to sleep by `mark_ns`.
+    pub sleeps: u64,
+    /// cgroup v2 id of the process.
+    pub cgroup: u64,
+    /// Name of the process, NUL-padded.
+    pub comm: [u8; 16],
+    /// ClientHello.random; zeros are unknown.
+    pub random: [u8; 32],
+    /// Process id (tgid) in the initial pid namespace.
+    pub pid: u32,
+    /// See [`TlsFacts`].
+    pub facts: TlsFacts,
+    /// What the library said of a failure: a return value, or with [`TlsFacts::REASON`] a reason code.
+    pub error: i32,
+    /// How often the library was called.
+    pub calls: u32,
+    /// Version as on the wire, such as 0x0304.
+    pub version: u16,
+    /// Cipher suite as on the wire; 0 is unknown.
+    pub cipher: u16,
+    /// [`Library`] code.
+    pub library: u8,
+    /// [`Role`] code.
+    pub role: u8,
+    /// [`TlsOutcome`] code.
+    pub outcome: u8,
+    /// [`Progress`].
+    pub progress: u8,
+    /// The last [`Flow`].
+    pub last_flow: u8,
+    /// How often receiving followed sending: round trips, as long as the end that speaks last is left out.
+    pub turns_to_receive: u8,
+    /// Always 0.
+    pub reserved: [u8; 6],
+}
+
+/// A raw record: a handshake that is over, and the connection that it was made on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Handshake {
+    /// With [`crate::Stage::Tls`]. Its `id` is 0 where the socket is not known: then only the stage is set.
+    pub connection: Connection,
+    /// What the library's calls showed.
+    pub session: Session,
+}
+
+/// Size of a raw handshake, bytes.
+pub const SIZE: usize = size_of::<Handshake>();
+
+const _: () = assert!(size_of::<Session>() == 9 * 8 + 16 + 32 + 4 * 4 + 2 * 2 + 12, "no padding");
+const _: () = assert!(SIZE == crate::connection::SIZE + size_of::<Session>(), "no padding in between");
+
+/// The key of a session: object addresses repeat from process to process.
+#[must_use]
+#[inline(always)]
+pub const fn key(object: u64, tgid: u32) -> u64 {
+    // Objects are aligned to 16 bytes and lie below 2^52; what overlaps is spread by an odd constant, and 0 means none.
+    let key = object.rotate_left(16) ^ (tgid as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    if key == 0 { 1 } else { key }
+}
+
+impl Session {
+    /// A call of the library begins; `sleeps` is how often its thread has gone to sleep so far.
+    #[inline(always)]
+    pub fn enter(&mut self, now: u64, sleeps: u64) {
+        if self.begun_ns == 0 {
+            self.begun_ns = now;
+        }
+        self.calls = self.calls.wrapping_add(1);
+        self.mark_ns = now;
+        self.sleeps = sleeps;
+    }
+
+    /// Time inside a call has passed. Whoever slept meanwhile waited for the peer: libraries compute right after they
+    /// receive and right before they send, not on the way to sleep.
+    #[inline(always)]
+    pub fn advance(&mut self, now: u64, sleeps: u64) {
+        if self.mark_ns != 0 && sleeps == self.sleeps {
+            self.compute_ns = self.compute_ns.wrapping_add(now.wrapping_sub(self.mark_ns));
+        }
+        self.mark_ns = now;
+        self.sleeps = sleeps;
+    }
+
+    /// Bytes went through the socket inside a call.
+    #[inline(always)]
+    pub fn transferred(&mut self, flow: Flow, now: u64, sleeps: u64) {
+        self.advance(now, sleeps);
+        self.facts.set_if(TlsFacts::FLIGHTS_SEEN, true);
+        let first = if self.role == Role::Server.code() { Flow::Received } else { Flow::Sent };
+        if self.hello_ns == 0 && flow as u8 == first as u8 {
+            self.hello_ns = now;
+        }
+        if self.last_flow == Flow::Sent as u8 && flow as u8 == Flow::Received as u8 {
+            self.turns_to_receive = self.turns_to_receive.saturating_add(1);
+        }
+        self.last_flow = flow as u8;
+    }
+
+    /// A call returns.
+    #[inline(always)]
+    pub fn leave(&mut self, now: u64, sleeps: u64) {
+        if self.mark_ns != 0 && sleeps != self.sleeps && !self.facts.has(TlsFacts::FLIGHTS_SEEN) {
+            self.facts.set_if(TlsFacts::COMPUTE_UNKNOWN, true);
+        }
+        self.advance(now, sleeps);
+        self.mark_ns = 0;
+    }
+
+    /// The handshake is over.
+    #[inline(always)]
+    pub fn end(&mut self, outcome: TlsOutcome, now: u64) {
+        self.ended_ns = now;
+        self.outcome = outcome.code();
+        self.progress = Progress::Over as u8;
+    }
+
+    /// Whether its record is out.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_over(&self) -> bool {
+        self.progress == Progress::Over as u8
+    }
+}
+
+impl Handshake {
+    /// Reads a raw handshake out of bytes from the ring buffer.
+    ///
+    /// # Errors
+    /// `None` when the length is wrong.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != SIZE {
+            return None;
+        }
+        // SAFETY: the length is checked, every bit pattern is a valid Handshake (integers only), and read_unaligned
+        // asks nothing of the address.
+        Some(unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() })
+    }
+
+    /// The bytes that [`Handshake::from_bytes`] reads.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        // SAFETY: repr(C) without padding (asserted above), so every byte is initialised.
+        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast(), SIZE) }
+    }
+}
+
+/// The version that was negotiated.
+#[must_use]
+pub const fn version(session: &Session) -> Option<TlsVersion> {
+    if !session.facts.has(TlsFacts::VERSION_READ) || session.outcome != TlsOutcome::Completed.code() {
+        return None;
+    }
+    version_of(session.version)
+}
+
+/// The version that a number on the wire stands for.
+#[must_use]
+pub const fn version_of(number: u16) -> Option<TlsVersion> {
+    match number {
+        0x0301 => Some(TlsVersion::Tls10),
+        0x0302 => Some(TlsVersion::Tls11),
+        0x0303 => Some(TlsVersion::Tls12),
+        0x0304 => Some(TlsVersion::Tls13),
+        _ => None,
+    }
+}
+
+/// Whether there was a HelloRetryRequest: what the library says, or else the flights. A TLS 1.3 handshake has one round trip,
+/// and another for each HelloRetryRequest.
+#[must_use]
+pub const fn hello_retry(session: &Session) -> Option<bool> {
+    let facts = session.facts;
+    if facts.has(TlsFacts::HELLO_RETRY) {
+        return Some(true);
+    }
+    match version(session) {
+        // Only TLS 1.3 has it (RFC 8446 §4.1.4).
+        Some(TlsVersion::Tls13) if facts.has(TlsFacts::NO_HELLO_RETRY) => Some(false),
+        Some(TlsVersion::Tls13) if facts.has(TlsFacts::FLIGHTS_SEEN) => match role(session) {
+            // Of a server, too: its tickets may follow the client's Finished, and the turn to sending them is none of
+            // the handshake.
+            Some(_) => Some(session.turns_to_receive > 1),
+            None => None,
+        },
+        Some(TlsVersion::Tls13) | None => None,
+        Some(_) => Some(false),
+    }
+}
+
+/// Which way the handshake went; unknown where one of the facts that decide it is.
+#[must_use]
+pub const fn class(session: &Session) -> Option<TlsClass> {
+    let facts = session.facts;
+    if session.outcome != TlsOutcome::Completed.code() || !facts.has(TlsFacts::STATE_READ) {
+        return None;
+    }
+    if facts.has(TlsFacts::EARLY_ACCEPTED) {
+        return Some(TlsClass::EarlyDataAccepted);
+    }
+    if facts.has(TlsFacts::EARLY_OFFERED) {
+        return Some(TlsClass::EarlyDataRejected);
+    }
+    if facts.has(TlsFacts::FALSE_START) {
+        return Some(TlsClass::FalseStart);
+    }
+    let early_unknown =
+        facts.has(TlsFacts::EARLY_UNKNOWN) && !matches!(version(session), Some(TlsVersion::Tls12));
+    if early_unknown {
+        return None;
+    }
+    match hello_retry(session) {
+        Some(true) => Some(TlsClass::HelloRetry),
+        _ if facts.has(TlsFacts::RESUMED) => Some(TlsClass::Resumed),
+        Some(false) => Some(TlsClass::Full),
+        None => None,
+    }
+}
+
+/// Which end of the handshake this is.
+#[must_use]
+pub const fn role(session: &Session) -> Option<Role> {
+    Role::from_code(session.role)
+}
+
+/// How it ended.
+#[must_use]
+pub const fn outcome(session: &Session) -> Option<TlsOutcome> {
+    TlsOutcome::from_code(session.outcome)
+}
+
+/// Whose code made it.
+#[must_use]
+pub const fn library(session: &Session) -> Option<Library> {
+    Library::from_code(session.library)
+}
+
+/// When the handshake began, nanoseconds: the ClientHello where it was seen, else the first call.
+#[must_use]
+pub const fn start_ns(session: &Session) -> u64 {
+    if session.hello_ns != 0 { session.hello_ns } else { session.begun_ns }
+}
+
+/// Whether a server's wait for the ClientHello is in the duration, because its arrival was not seen.
+#[must_use]
+pub const fn includes_hello_wait(session: &Session) -> bool {
+    session.hello_ns == 0 && session.role == Role::Server.code()
+}
+
+/// ClientHello → complete, microseconds.
+#[must_use]
+pub const fn duration_us(session: &Session) -> Option<u64> {
+    micros_between(start_ns(session), session.ended_ns)
+}
+
+/// Inside the library's calls, without what they slept, microseconds.
+#[must_use]
+pub const fn compute_us(session: &Session) -> Option<u64> {
+    if session.facts.has(TlsFacts::COMPUTE_UNKNOWN) { None } else { Some(session.compute_ns / 1000) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    fn completed(role: Role, facts: TlsFacts, version: u16) -> Session {
+        let mut session = Session { role: role.code(), version, ..Session::default() };
+        session.facts = TlsFacts(facts.0 | TlsFacts::STATE_READ.0 | TlsFacts::VERSION_READ.0);
+        session.outcome = TlsOutcome::Completed.code();
+        session
+    }
+
+    /// A blocking client: everything in one call, which sleeps while the peer answers.
+    fn blocking_client(flights: u64) -> Session {
+        let mut session = completed(Role::Client, TlsFacts::default(), 0x0304);
+        session.enter(MS, 0);
+        for flight in 0..flights {
+            session.transferred(Flow::Sent, (2 + 52 * flight) * MS, flight);
+            // A flight may come in pieces.
+            session.transferred(Flow::Received, (52 + 52 * flight) * MS, flight + 1);
+            session.transferred(Flow::Received, (52 + 52 * flight) * MS, flight + 1);
+        }
+        session.transferred(Flow::Sent, (2 + 52 * flights) * MS, flights);
+        session.leave((3 + 52 * flights) * MS, flights);
+        session.end(TlsOutcome::Completed, (3 + 52 * flights) * MS);
+        session
+    }
+
+    #[test]
+    fn sleeping_is_not_computing() {
+        let session = blocking_client(1);
+        assert_eq!(duration_us(&session), Some(53_000));
+        assert_eq!(compute_us(&session), Some(4_000));
+    }
+
+    #[test]
+    fn flights_tell_a_hello_retry_request() {
+        assert_eq!(class(&blocking_client(1)), Some(TlsClass::Full));
+        assert_eq!(class(&blocking_client(2)), Some(TlsClass::HelloRetry));
+    }
+
+    #[test]
+    fn a_server_whose_tickets_follow_the_finished_had_one_round_trip() {
+        let mut session = completed(Role::Server, TlsFacts::default(), 0x0304);
+        session.enter(MS, 0);
+        for flow in [Flow::Received, Flow::Sent, Flow::Received, Flow::Sent] {
+            session.transferred(flow, 2 * MS, 0);
+        }
+        assert_eq!(hello_retry(&session), Some(false));
+        assert_eq!(session.hello_ns, 2 * MS);
+        session.transferred(Flow::Received, 3 * MS, 0);
+        assert_eq!(hello_retry(&session), Some(true));
+    }
+
+    #[test]
+    fn a_call_that_slept_unseen_has_no_compute_time() {
+        let mut session = completed(Role::Server, TlsFacts::default(), 0x0304);
+        session.enter(MS, 0);
+        session.leave(60 * MS, 3);
+        assert_eq!(compute_us(&session), None);
+        assert_eq!(class(&session), None, "there may have been a HelloRetryRequest");
+        assert!(includes_hello_wait(&session));
+    }
+
+    #[test]
+    fn early_data_and_resumption() {
+        let class = |facts| class(&completed(Role::Client, facts, 0x0304));
+        let facts = |bits: &[TlsFacts]| TlsFacts(bits.iter().fold(0, |all, bit| all | bit.0));
+        assert_eq!(class(TlsFacts::RESUMED), Some(TlsClass::Resumed));
+        assert_eq!(
+            class(facts(&[TlsFacts::EARLY_OFFERED, TlsFacts::EARLY_ACCEPTED, TlsFacts::RESUMED])),
+            Some(TlsClass::EarlyDataAccepted)
+        );
+        assert_eq!(
+            class(facts(&[TlsFacts::EARLY_OFFERED, TlsFacts::RESUMED])),
+            Some(TlsClass::EarlyDataRejected)
+        );
+        assert_eq!(class(facts(&[TlsFacts::EARLY_UNKNOWN, TlsFacts::RESUMED])), None);
+    }
+
+    #[test]
+    fn keys_differ_by_process_and_are_never_none() {
+        assert_ne!(key(0x7f00_1234_5670, 1), key(0x7f00_1234_5670, 2));
+        assert_ne!(key(0x7f00_1234_5670, 1), key(0x7f00_1234_5680, 1));
+        assert_eq!(key(0, 0), 1);
+    }
+
+    #[test]
+    fn bytes_survive_and_wrong_ones_are_refused() {
+        let handshake = Handshake { session: blocking_client(1), ..Handshake::default() };
+        assert_eq!(Handshake::from_bytes(handshake.as_bytes()), Some(handshake));
+        assert_eq!(Handshake::from_bytes(&handshake.as_bytes()[1..]), None);
+    }
+}

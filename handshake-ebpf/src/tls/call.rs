@@ -1,0 +1,236 @@
+//! A call of a library's handshake function: what all libraries have in common.
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::BPF_ANY,
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_attach_cookie, bpf_ktime_get_ns},
+    },
+};
+use handshake_common::{
+    Connection, Library, Role, TlsOutcome,
+    tls::{
+        session::{Session, TlsFacts, key},
+        target::{COOKIE_CLIENT, COOKIE_SERVER, Target},
+    },
+};
+
+use super::{
+    fd,
+    maps::{CALLS, CALLS_UNDER_WAY, Call, SESSIONS, TARGETS},
+};
+use crate::{
+    emit,
+    kernel::{Access as _, Untyped, tgid},
+    maps,
+};
+
+/// What a probe was hit with.
+pub struct Hit {
+    /// The session object.
+    pub object: u64,
+    /// What calls it: a thread, or a goroutine.
+    pub caller: u64,
+    pub cookie: u64,
+    pub now: u64,
+}
+
+impl Hit {
+    /// A hit of a probe by a thread.
+    #[inline(always)]
+    pub fn new(ctx: &impl EbpfContext, object: u64) -> Self {
+        Self::by(ctx, object, bpf_get_current_pid_tgid())
+    }
+
+    /// A hit of a probe by this caller.
+    #[inline(always)]
+    pub fn by(ctx: &impl EbpfContext, object: u64, caller: u64) -> Self {
+        // SAFETY: the probe's own context; the clock has no arguments.
+        let (cookie, now) = unsafe { (bpf_get_attach_cookie(ctx.as_ptr()), bpf_ktime_get_ns()) };
+        Self { object, caller, cookie, now }
+    }
+
+    /// The library file that was hit.
+    #[inline(always)]
+    pub fn target(&self) -> Option<&'static Target> {
+        target(self.cookie)
+    }
+
+    /// The key of the object's session.
+    #[inline(always)]
+    pub fn key(&self) -> u64 {
+        key(self.object, tgid())
+    }
+}
+
+#[inline(always)]
+fn target(cookie: u64) -> Option<&'static Target> {
+    TARGETS.get(cookie as u32)
+}
+
+/// The session of this key, as long as its handshake is known.
+#[inline(always)]
+pub fn session<'a>(key: u64) -> Option<&'a mut Session> {
+    // SAFETY: the map's own value, which the kernel keeps while the program runs; a session object is used by one
+    // thread at a time.
+    SESSIONS.get_ptr_mut(key).map(|session| unsafe { &mut *session })
+}
+
+/// A call begins. `role` is what the object says of itself, where the function does not decide it.
+#[inline(always)]
+pub fn enter(hit: &Hit, target: &Target, begins: bool, role: Option<Role>) {
+    let key = hit.key();
+    let known = match session(key) {
+        Some(known) if begins => {
+            // The object is used for another handshake, and the one before was never seen to end.
+            if !known.is_over() {
+                end(key, known, TlsOutcome::Abandoned, hit.now);
+            }
+            None
+        }
+        Some(known) if known.is_over() => return,
+        Some(known) => Some(known),
+        // Under way since before the program, or over: nothing that could be timed.
+        None if !begins => return,
+        None => None,
+    };
+    let sleeps = Untyped::sleeps();
+    match known {
+        Some(session) => session.enter(hit.now, sleeps),
+        None => {
+            let role = if hit.cookie & COOKIE_SERVER != 0 {
+                Some(Role::Server)
+            } else if hit.cookie & COOKIE_CLIENT != 0 {
+                Some(Role::Client)
+            } else {
+                role
+            };
+            begin(key, hit, target, role, sleeps);
+        }
+    }
+    let call = Call { session: key, cookie: hit.cookie };
+    match CALLS.get_ptr_mut(hit.caller) {
+        Some(old) => {
+            // SAFETY: the map's own value; only this caller uses it.
+            let inside = unsafe { (*old).session != 0 };
+            unsafe { *old = call };
+            if !inside {
+                count_calls(1);
+            }
+        }
+        None => {
+            if CALLS.insert(hit.caller, call, u64::from(BPF_ANY)).is_ok() {
+                count_calls(1);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn begin(key: u64, hit: &Hit, target: &Target, role: Option<Role>, sleeps: u64) {
+    let mut session = Session {
+        object: hit.object,
+        library: target.library,
+        role: Role::code_of(role),
+        ..Session::default()
+    };
+    let process = Untyped::process();
+    process.name(&mut session.pid, &mut session.comm, &mut session.cgroup);
+    session.enter(hit.now, sleeps);
+    // An LRU table makes room.
+    let _ = SESSIONS.insert(key, session, u64::from(BPF_ANY));
+}
+
+/// A call returns: its session, to see how far that is. `None` for what was not seen from its beginning.
+#[inline(always)]
+pub fn leave<'a>(hit: &Hit) -> Option<(u64, &'a mut Session, &'static Target)> {
+    let call = CALLS.get_ptr_mut(hit.caller)?;
+    // SAFETY: the map's own value; only this caller uses it.
+    let Call { session: key, cookie } = unsafe { core::mem::take(&mut *call) };
+    if key == 0 {
+        return None;
+    }
+    count_calls(u64::MAX);
+    let (session, target) = (session(key)?, target(cookie)?);
+    session.leave(hit.now, Untyped::sleeps());
+    fd::find(key, session, target);
+    Some((key, session, target))
+}
+
+/// The session object is freed.
+#[inline(always)]
+pub fn free(hit: &Hit) {
+    let key = hit.key();
+    let Some(session) = session(key) else { return };
+    if !session.is_over() {
+        end(key, session, TlsOutcome::Abandoned, hit.now);
+    }
+    forget(key);
+}
+
+/// The object needs to be known no more.
+#[inline(always)]
+pub fn forget(key: u64) {
+    // It may have given way to others.
+    let _ = SESSIONS.remove(key);
+}
+
+/// The handshake is over: its record goes out.
+#[inline(always)]
+pub fn end(key: u64, session: &mut Session, outcome: TlsOutcome, now: u64) {
+    session.end(outcome, now);
+    let connection = if session.sk == 0 { None } else { maps::find(session.sk as *const _) };
+    match connection {
+        Some(connection) if connection.tls_session == key => {
+            connection.tls_session = 0;
+            emit::handshake(session, Some(connection));
+        }
+        // The socket has gone, and its address may be another's by now.
+        _ => emit::handshake(session, None),
+    }
+}
+
+/// The socket of a handshake under way is closed by its program, or destroyed.
+#[inline(always)]
+pub fn socket_closed(connection: &mut Connection, now: u64) {
+    let key = connection.tls_session;
+    connection.tls_session = 0;
+    let Some(session) = session(key) else { return };
+    if session.is_over() {
+        return;
+    }
+    session.facts.set_if(TlsFacts::SOCKET_CLOSED, true);
+    session.end(TlsOutcome::Abandoned, now);
+    emit::handshake(session, Some(connection));
+}
+
+/// The session of the call that this thread is in.
+#[inline(always)]
+pub fn current<'a>() -> Option<(u64, &'a mut Session)> {
+    let call = CALLS.get_ptr_mut(bpf_get_current_pid_tgid())?;
+    // SAFETY: the map's own value; only this thread uses it.
+    let key = unsafe { (*call).session };
+    if key == 0 { None } else { Some((key, session(key)?)) }
+}
+
+/// Whether any thread is in a call.
+#[inline(always)]
+pub fn any() -> bool {
+    // SAFETY: the map's own value. Volatile: others count meanwhile.
+    CALLS_UNDER_WAY.get_ptr(0).is_some_and(|calls| unsafe { calls.read_volatile() } != 0)
+}
+
+#[inline(always)]
+fn count_calls(change: u64) {
+    if let Some(calls) = CALLS_UNDER_WAY.get_ptr_mut(0) {
+        // SAFETY: the map's own value, counted by all CPUs.
+        unsafe { emit::add(calls, change) };
+    }
+}
+
+/// Whether the target is this library.
+#[inline(always)]
+pub fn is(target: &Target, library: Library) -> bool {
+    target.library == library.code()
+}

@@ -1,0 +1,78 @@
+//! GnuTLS: `gnutls_handshake`, whose first success is the handshake; on a TLS 1.3 client a later call is a key update.
+
+use aya_ebpf::{
+    macros::{uprobe, uretprobe},
+    programs::{ProbeContext, RetProbeContext},
+};
+use handshake_common::{
+    Role, TlsOutcome,
+    tls::{
+        session::{Session, TlsFacts},
+        target::Target,
+    },
+};
+
+use super::{
+    call::{self, Hit},
+    object,
+};
+
+/// `GNUTLS_E_AGAIN`, `…_INTERRUPTED`, `…_WARNING_ALERT_RECEIVED`, `…_GOT_APPLICATION_DATA`: gnutls/gnutls.h; the caller
+/// goes on after them.
+const GOES_ON: [i32; 4] = [-28, -52, -16, -38];
+/// `GNUTLS_SERVER` of `gnutls_init`'s flags, and of the session's `entity`.
+const SERVER: u64 = 1;
+
+// int gnutls_handshake(gnutls_session_t session)
+#[uprobe]
+pub fn gnutls_enter(ctx: ProbeContext) -> u32 {
+    let Some(object) = ctx.arg::<u64>(0) else { return 0 };
+    let hit = Hit::new(&ctx, object);
+    let Some(target) = hit.target() else { return 0 };
+    let begins =
+        call::session(hit.key()).is_none() && object::number(object, &target.complete).unwrap_or(0) == 0;
+    let role = object::number(object, &target.server)
+        .map(|entity| if entity & SERVER != 0 { Role::Server } else { Role::Client });
+    call::enter(&hit, target, begins, role);
+    0
+}
+
+#[uretprobe]
+pub fn gnutls_leave(ctx: RetProbeContext) -> u32 {
+    let hit = Hit::new(&ctx, 0);
+    let Some((key, session, target)) = call::leave(&hit) else { return 0 };
+    if session.is_over() {
+        return 0;
+    }
+    let result: i32 = ctx.ret();
+    if GOES_ON.contains(&result) {
+        return 0;
+    }
+    read(session, target);
+    let outcome = if result < 0 {
+        session.error = result;
+        TlsOutcome::Failed
+    } else {
+        TlsOutcome::Completed
+    };
+    call::end(key, session, outcome, hit.now);
+    0
+}
+
+#[inline(always)]
+fn read(session: &mut Session, target: &Target) {
+    let object = session.object;
+    // gnutls_protocol_t: GNUTLS_TLS1_0 is 2, …, GNUTLS_TLS1_3 is 5.
+    if let Some(version @ 2..=5) = object::number(object, &target.version) {
+        session.version = 0x0301 + (version as u16 - 2);
+        session.facts.set_if(TlsFacts::VERSION_READ, true);
+    }
+    if let Some(resumed) = object::number(object, &target.resumed) {
+        session.facts.set_if(TlsFacts::STATE_READ, true);
+        session.facts.set_if(TlsFacts::RESUMED, resumed & 0xff != 0);
+    }
+    session.facts.set_if(TlsFacts::EARLY_UNKNOWN, true);
+    if let Some(random) = object::bytes(object, &target.random) {
+        session.random = random;
+    }
+}

@@ -1,0 +1,92 @@
+//! Go's crypto/tls: `(*Conn).handshakeContext`, which runs at every read and write and returns at once when the handshake
+//! is complete. A goroutine may enter it on one thread and leave it on another, and a return probe would break its stack:
+//! the RET instructions are probed instead.
+
+use aya_ebpf::{macros::uprobe, programs::ProbeContext};
+use handshake_common::{
+    Role, TlsOutcome,
+    tls::{
+        session::{Session, TlsFacts},
+        target::Target,
+    },
+};
+
+use super::{
+    call::{self, Hit},
+    object,
+};
+use crate::kernel::tgid;
+
+/// The receiver, which Go's register ABI passes first, and the goroutine.
+#[inline(always)]
+fn registers(ctx: &ProbeContext) -> (u64, u64) {
+    // SAFETY: the context is the probe's own.
+    let regs = unsafe { &*ctx.regs };
+    #[cfg(bpf_target_arch = "x86_64")]
+    return (regs.rax, regs.r14);
+    #[cfg(bpf_target_arch = "aarch64")]
+    return (regs.regs[0], regs.regs[28]);
+}
+
+/// Goroutines of different processes can have the same address.
+#[inline(always)]
+fn caller(goroutine: u64) -> u64 {
+    goroutine ^ (u64::from(tgid()) << 48)
+}
+
+// func (c *Conn) handshakeContext(ctx context.Context) (ret error)
+#[uprobe]
+pub fn go_enter(ctx: ProbeContext) -> u32 {
+    let (conn, goroutine) = registers(&ctx);
+    let hit = Hit::by(&ctx, conn, caller(goroutine));
+    let Some(target) = hit.target() else { return 0 };
+    // Without this field every read would be taken for a handshake.
+    let Some(0) = object::number(conn, &target.complete) else { return 0 };
+    let begins = call::session(hit.key()).is_none();
+    let role = object::number(conn, &target.server)
+        .map(|client| if client & 0xff != 0 { Role::Client } else { Role::Server });
+    call::enter(&hit, target, begins, role);
+    0
+}
+
+#[uprobe]
+pub fn go_leave(ctx: ProbeContext) -> u32 {
+    let (error, goroutine) = registers(&ctx);
+    let hit = Hit::by(&ctx, 0, caller(goroutine));
+    let Some((key, session, target)) = call::leave(&hit) else { return 0 };
+    if session.is_over() {
+        return 0;
+    }
+    // `error` is an interface: its first word is nil when there is none.
+    let outcome = if error == 0 { TlsOutcome::Completed } else { TlsOutcome::Failed };
+    read(session, target);
+    // The calls of other goroutines slept on other threads.
+    session.facts.set_if(TlsFacts::COMPUTE_UNKNOWN, true);
+    call::end(key, session, outcome, hit.now);
+    // Later calls find the handshake complete, or repeat the error.
+    if outcome == TlsOutcome::Completed {
+        call::forget(key);
+    }
+    0
+}
+
+#[inline(always)]
+fn read(session: &mut Session, target: &Target) {
+    let conn = session.object;
+    let facts = &mut session.facts;
+    if let Some(version) = object::number(conn, &target.version) {
+        session.version = version as u16;
+        facts.set_if(TlsFacts::VERSION_READ, true);
+    }
+    if let Some(resumed) = object::number(conn, &target.resumed) {
+        facts.set_if(TlsFacts::STATE_READ, true);
+        facts.set_if(TlsFacts::RESUMED, resumed & 0xff != 0);
+    }
+    if let Some(retry) = object::number(conn, &target.hello_retry) {
+        facts.set_if(TlsFacts::HELLO_RETRY, retry & 0xff != 0);
+        facts.set_if(TlsFacts::NO_HELLO_RETRY, retry & 0xff == 0);
+    }
+    if let Some(cipher) = object::number(conn, &target.cipher) {
+        session.cipher = cipher as u16;
+    }
+}

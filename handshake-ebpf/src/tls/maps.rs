@@ -1,0 +1,36 @@
+//! What is kept of TLS handshakes.
+
+use aya_ebpf::{
+    btf_maps::{Array, LruHashMap},
+    macros::btf_map,
+};
+use handshake_common::tls::{
+    session::Session,
+    target::{MOST_TARGETS, Target},
+};
+
+/// The library files that are probed, by the cookie of their probes.
+#[btf_map]
+pub static TARGETS: Array<Target, { MOST_TARGETS as usize }> = Array::new();
+
+/// Handshakes under way, by the key of their session. Objects that are never freed give way to new ones.
+#[btf_map]
+pub static SESSIONS: LruHashMap<u64, Session, 16384> = LruHashMap::new();
+
+/// The call that a thread (or goroutine) is in.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Call {
+    /// Key of the session; 0: in no call.
+    pub session: u64,
+    /// The uprobe's cookie.
+    pub cookie: u64,
+}
+
+/// By thread id, or by goroutine.
+#[btf_map]
+pub static CALLS: LruHashMap<u64, Call, 8192> = LruHashMap::new();
+
+/// How many calls are under way: while there is none, sends and receives have nothing to look for.
+#[btf_map]
+pub static CALLS_UNDER_WAY: Array<u64, 1> = Array::new();

@@ -1,0 +1,146 @@
+//! OpenSSL: the two functions of its state machine, which run exactly while a handshake (or a message after it) is under
+//! way, whether the program asked for it or it happens inside a read or a write.
+
+use aya_ebpf::{
+    macros::{uprobe, uretprobe},
+    programs::{ProbeContext, RetProbeContext},
+};
+use handshake_common::{
+    Role, TlsOutcome,
+    tls::{
+        session::{Session, TlsFacts},
+        target::Target,
+    },
+};
+
+use super::{
+    call::{self, Hit},
+    object,
+};
+
+/// `TLS_ST_BEFORE`, `TLS_ST_OK`: openssl/ssl.h.
+const BEFORE: u64 = 0;
+const OK: u64 = 1;
+/// `MSG_FLOW_UNINITED`, `MSG_FLOW_ERROR`: ssl/statem/statem.h.
+const UNINITED: u64 = 0;
+const ERROR: u64 = 1;
+/// `SSL_EARLY_DATA_NOT_SENT`, `SSL_EARLY_DATA_ACCEPTED`: openssl/ssl.h.
+const NOT_SENT: u64 = 0;
+const ACCEPTED: u64 = 2;
+/// `ERR_LIB_SSL`: openssl/err.h.
+const LIB_SSL: i32 = 20;
+
+// int ossl_statem_connect(SSL *s), int ossl_statem_accept(SSL *s); where they cannot be found, SSL_do_handshake(SSL *s)
+#[uprobe]
+pub fn openssl_enter(ctx: ProbeContext) -> u32 {
+    let Some(ssl) = ctx.arg::<u64>(0) else { return 0 };
+    let hit = Hit::new(&ctx, ssl);
+    let Some(target) = hit.target() else { return 0 };
+    let begins = match (object::number(ssl, &target.hand_state), object::number(ssl, &target.flow_state)) {
+        // SSL_in_before(): what comes after the handshake, or goes on, is in another state.
+        (Some(BEFORE), Some(UNINITED)) => true,
+        (Some(_), Some(_)) => false,
+        // Nothing known of this file: the first call that is seen of an object.
+        _ => call::session(hit.key()).is_none(),
+    };
+    let role = object::number(ssl, &target.server)
+        .map(|server| if server != 0 { Role::Server } else { Role::Client });
+    call::enter(&hit, target, begins, role);
+    0
+}
+
+#[uretprobe]
+pub fn openssl_leave(ctx: RetProbeContext) -> u32 {
+    let hit = Hit::new(&ctx, 0);
+    let Some((key, session, target)) = call::leave(&hit) else { return 0 };
+    if session.is_over() {
+        return 0;
+    }
+    let ssl = session.object;
+    let hand_state = object::number(ssl, &target.hand_state);
+    let in_init = object::number(ssl, &target.in_init);
+    let flow_state = object::number(ssl, &target.flow_state);
+    let result: i32 = ctx.ret();
+    let outcome = match (hand_state, in_init, flow_state) {
+        // With early data a call succeeds before that: only the state tells.
+        (Some(OK), Some(0), _) => TlsOutcome::Completed,
+        (_, _, Some(ERROR)) => TlsOutcome::Failed,
+        (None, _, _) | (_, None, _) if result == 1 => TlsOutcome::Completed,
+        _ => return 0,
+    };
+    read(session, target);
+    call::end(key, session, outcome, hit.now);
+    // What comes later on this object is told by its state.
+    if hand_state.is_some() {
+        call::forget(key);
+    }
+    0
+}
+
+/// Takes from the object what it knows.
+#[inline(always)]
+fn read(session: &mut Session, target: &Target) {
+    let ssl = session.object;
+    let facts = &mut session.facts;
+    if let Some(version) = object::number(ssl, &target.version) {
+        session.version = version as u16;
+        facts.set_if(TlsFacts::VERSION_READ, true);
+    }
+    if let Some(resumed) = object::number(ssl, &target.resumed) {
+        facts.set_if(TlsFacts::STATE_READ, true);
+        facts.set_if(TlsFacts::RESUMED, resumed & 1 != 0);
+    }
+    match object::number(ssl, &target.early_data) {
+        Some(early) => {
+            facts.set_if(TlsFacts::EARLY_OFFERED, early != NOT_SENT);
+            facts.set_if(TlsFacts::EARLY_ACCEPTED, early == ACCEPTED);
+        }
+        None => facts.set_if(TlsFacts::EARLY_UNKNOWN, true),
+    }
+    if let Some(cipher) = object::number(ssl, &target.cipher) {
+        session.cipher = cipher as u16;
+    }
+    if let Some(random) = object::bytes(ssl, &target.random) {
+        session.random = random;
+    }
+}
+
+// void SSL_free(SSL *ssl)
+#[uprobe]
+pub fn openssl_free(ctx: ProbeContext) -> u32 {
+    if let Some(ssl) = ctx.arg::<u64>(0) {
+        call::free(&Hit::new(&ctx, ssl));
+    }
+    0
+}
+
+// void ERR_set_error(int lib, int reason, const char *fmt, ...): OpenSSL 3
+#[uprobe]
+pub fn openssl_error(ctx: ProbeContext) -> u32 {
+    if let (Some(library), Some(reason)) = (ctx.arg::<i32>(0), ctx.arg::<i32>(1)) {
+        failed(library, reason);
+    }
+    0
+}
+
+// void ERR_put_error(int lib, int func, int reason, const char *file, int line): OpenSSL 1.1.1
+#[uprobe]
+pub fn openssl_put_error(ctx: ProbeContext) -> u32 {
+    if let (Some(library), Some(reason)) = (ctx.arg::<i32>(0), ctx.arg::<i32>(2)) {
+        failed(library, reason);
+    }
+    0
+}
+
+/// The first error of the TLS code is the cause of what follows; errors of other parts only where there is no such one.
+#[inline(always)]
+fn failed(library: i32, reason: i32) {
+    if !call::any() {
+        return;
+    }
+    let Some((_, session)) = call::current() else { return };
+    if library == LIB_SSL && !session.facts.has(TlsFacts::REASON) {
+        session.error = reason;
+        session.facts.set_if(TlsFacts::REASON, true);
+    }
+}

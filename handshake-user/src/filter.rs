@@ -64,8 +64,10 @@ impl Filter {
     pub fn passes(&self, record: &Record) -> bool {
         let Self { ports, remotes, pid, comm, role, stage, slower_than, netns } = self;
         let process = record.process.as_ref();
-        (ports.is_empty() || ports.contains(&record.local.port) || ports.contains(&record.remote.port))
-            && (remotes.is_empty() || remotes.iter().any(|net| net.contains(&record.remote.addr)))
+        let mut ends = [record.local, record.remote].into_iter().flatten();
+        (ports.is_empty() || ends.any(|end| ports.contains(&end.port)))
+            && (remotes.is_empty()
+                || record.remote.is_some_and(|end| remotes.iter().any(|net| net.contains(&end.addr))))
             && pid.is_none_or(|pid| process.is_some_and(|process| process.pid == pid))
             && comm.as_ref().is_none_or(|comm| process.is_some_and(|process| process.comm == *comm))
             && role.is_none_or(|role| record.role == Some(role))
@@ -73,17 +75,20 @@ impl Filter {
             && slower_than.is_none_or(|least| {
                 record.duration_us().is_some_and(|took| Duration::from_micros(took) >= least)
             })
-            && netns.is_none_or(|netns| record.netns == netns.0)
+            && netns.is_none_or(|netns| record.netns == Some(netns.0))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::tests::{Still, client};
+    use crate::{
+        assemble::Story,
+        record::tests::{Still, client},
+    };
 
     fn record() -> Record {
-        Record::new(&client(), &mut Still)
+        Record::new(&Story::of(&client()), &mut Still)
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! The way of a connection: [`probe`] attaches the programs, [`ring`] reads what they send, [`record`] says what
 //! it means, and a command ([`trace`]) shows it in one of the shapes of [`sink`].
 
+pub mod assemble;
 pub mod btf;
 pub mod check;
 pub mod cli;
@@ -10,6 +11,7 @@ pub mod config;
 pub mod daemon;
 pub mod filter;
 pub mod host;
+pub mod model;
 pub mod probe;
 pub mod record;
 pub mod ring;

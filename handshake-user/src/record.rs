@@ -6,10 +6,16 @@ use std::{
 };
 
 use handshake_common::{
-    Connection, Facts, Family, FastOpen, FastOpenReason, FinalAck, Initiator, Outcome, Role, Stage, Style,
+    Connection, Facts, Family, FastOpen, FastOpenReason, FinalAck, Initiator, Library, Outcome, Role, Stage,
+    Style, TlsClass, TlsOutcome, TlsSource, TlsVersion,
     tcp::{close, open},
 };
 use serde::{Deserialize, Serialize};
+
+use crate::{
+    assemble::Story,
+    model::{self, cipher},
+};
 
 /// Version of the schema; it changes when a field changes its meaning, not when one is added.
 pub const SCHEMA: u32 = 1;
@@ -33,12 +39,15 @@ pub struct Record {
     /// The address family on the wire.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub family: Option<Family>,
-    /// Our end.
-    pub local: Endpoint,
+    /// Our end. Unknown only where a TLS handshake's socket is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local: Option<Endpoint>,
     /// The peer's end.
-    pub remote: Endpoint,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<Endpoint>,
     /// Inode of the network namespace.
-    pub netns: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub netns: Option<u32>,
     /// Whose socket it is, where that is certain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process: Option<Process>,
@@ -48,6 +57,12 @@ pub struct Record {
     /// The opening.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub open: Option<Open>,
+    /// The TLS handshake.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// From the SYN to the moment from which the client may send application data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub setup: Option<Setup>,
     /// The closing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub close: Option<Close>,
@@ -107,6 +122,69 @@ pub struct Open {
 
 /// See docs/metrics.md for what each number is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tls {
+    /// How it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<TlsOutcome>,
+    /// ClientHello handed to TCP (client) or arrived (server) → complete, failed or abandoned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_us: Option<u64>,
+    /// Inside the library's calls, less what they slept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compute_us: Option<u64>,
+    /// Negotiated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<TlsVersion>,
+    /// Which way it went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<TlsClass>,
+    /// IANA's name of the cipher suite; its number where it has none that is known here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cipher: Option<String>,
+    /// Server name that the client asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sni: Option<String>,
+    /// Application protocol that was chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpn: Option<String>,
+    /// Alert that ended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alert: Option<String>,
+    /// What the library said of the failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Whose code made it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub library: Option<Library>,
+    /// Who saw it.
+    pub source: TlsSource,
+    /// ClientHello → complete, counted from protocol facts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub round_trips: Option<u8>,
+    /// There was a HelloRetryRequest, whatever the class.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hello_retry: bool,
+    /// A server's wait for the ClientHello is in the duration, because its arrival was not seen.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub includes_hello_wait: bool,
+}
+
+/// See docs/metrics.md for what each number is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setup {
+    /// Counted from protocol facts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub round_trips: Option<u8>,
+    /// From the start of the opening.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_us: Option<u64>,
+    /// What the network does not explain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub excess_us: Option<i64>,
+}
+
+/// See docs/metrics.md for what each number is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Close {
     /// Whose FIN or RST came first.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -148,32 +226,39 @@ pub trait Context {
 }
 
 impl Record {
-    /// Says what a raw record means.
+    /// Says what a story means.
     #[must_use]
-    pub fn new(raw: &Connection, context: &mut impl Context) -> Self {
-        let event = raw.stage().unwrap_or(Stage::Close);
+    pub fn new(story: &Story, context: &mut impl Context) -> Self {
+        let Story { connection: raw, event, tls, setup, is_joined, .. } = story;
+        let (raw, event, is_joined) = (raw, *event, *is_joined);
         let preexisting = raw.facts.has(Facts::PREEXISTING);
         // Of a connection that was there before, only an opening that ended under our eyes is known.
         let opened = !preexisting || raw.role == Role::Client.code();
         let ended_ns = match event {
             Stage::Open => raw.open_ns,
             Stage::Close => raw.closed_ns,
-            Stage::Tls => 0,
+            Stage::Tls => tls.as_ref().and_then(|tls| tls.ended_ns).unwrap_or(0),
         };
         let serial = if raw.generation == 0 { String::new() } else { format!(".{}", raw.generation) };
         Self {
             schema: SCHEMA,
             event,
             time: humantime::format_rfc3339_micros(context.wall_time(ended_ns)).to_string(),
-            id: format!("{:x}{serial}", raw.id),
-            role: raw.role(),
+            id: if is_joined { format!("{:x}{serial}", raw.id) } else { format!("tls-{:x}", raw.id) },
+            role: raw.role().or(tls.as_ref().and_then(|tls| tls.role)),
             family: raw.family(),
-            local: endpoint(raw.family(), raw.local, raw.local_port),
-            remote: endpoint(raw.family(), raw.remote, raw.remote_port),
-            netns: raw.netns,
+            local: is_joined.then(|| endpoint(raw.family(), raw.local, raw.local_port)),
+            remote: is_joined.then(|| endpoint(raw.family(), raw.remote, raw.remote_port)),
+            netns: is_joined.then_some(raw.netns),
             process: process(raw, context),
             preexisting,
-            open: opened.then(|| Open::new(raw)),
+            open: (is_joined && opened).then(|| Open::new(raw)),
+            tls: tls.as_ref().map(Tls::new),
+            setup: setup.map(|setup| Setup {
+                round_trips: setup.round_trips,
+                duration_us: setup.duration_us,
+                excess_us: setup.excess_us,
+            }),
             close: (event == Stage::Close).then(|| Close::new(raw)),
             lifetime_us: if event == Stage::Close { close::lifetime_us(raw) } else { None },
         }
@@ -185,7 +270,7 @@ impl Record {
         match self.event {
             Stage::Open => self.open.as_ref()?.duration_us,
             Stage::Close => self.close.as_ref()?.duration_us,
-            Stage::Tls => None,
+            Stage::Tls => self.tls.as_ref()?.duration_us,
         }
     }
 }
@@ -201,6 +286,28 @@ impl Open {
             fast_open: open::fast_open(raw),
             fast_open_reason: open::fast_open_reason(raw),
             syn_cookie: open::syn_cookie(raw),
+        }
+    }
+}
+
+impl Tls {
+    fn new(tls: &model::tls::Tls) -> Self {
+        Self {
+            outcome: tls.outcome,
+            duration_us: tls.duration_us(),
+            compute_us: tls.compute_us,
+            version: tls.version,
+            class: tls.class,
+            cipher: tls.cipher.map(cipher::name),
+            sni: tls.sni.clone(),
+            alpn: tls.alpn.clone(),
+            alert: tls.alert.map(str::to_owned),
+            error: tls.error.clone(),
+            library: tls.library,
+            source: tls.source,
+            round_trips: tls.round_trips().map(|counted| counted.handshake),
+            hello_retry: tls.hello_retry == Some(true),
+            includes_hello_wait: tls.includes_hello_wait,
         }
     }
 }
@@ -296,7 +403,7 @@ pub(crate) mod tests {
 
     #[test]
     fn an_open_record_reads_as_documented() {
-        let record = Record::new(&client(), &mut Still);
+        let record = Record::new(&Story::of(&client()), &mut Still);
         let json = serde_json::to_string(&record).unwrap();
         assert_eq!(
             json,
@@ -308,7 +415,7 @@ pub(crate) mod tests {
     #[test]
     fn a_close_whose_last_fin_was_out_of_sight_says_so() {
         let raw = closed_out_of_sight();
-        let json = serde_json::to_value(Record::new(&raw, &mut Still)).unwrap();
+        let json = serde_json::to_value(Record::new(&Story::of(&raw), &mut Still)).unwrap();
         assert_eq!(
             json["close"],
             serde_json::json!({"initiator":"local","style":"four_segments","ack_wait_us":49995,"unseen":"peer_fin"})
@@ -324,7 +431,7 @@ pub(crate) mod tests {
         raw.pid = 0;
         raw.stage = Stage::Close.code();
         raw.facts = Facts::PREEXISTING;
-        let record = Record::new(&raw, &mut Still);
+        let record = Record::new(&Story::of(&raw), &mut Still);
         assert!(record.preexisting && record.open.is_none() && record.lifetime_us.is_none());
         assert_eq!(record.process, None);
     }

@@ -3,7 +3,8 @@
 use std::{ops::ControlFlow, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
-use handshake_common::Connection;
+
+use crate::assemble::Raw;
 
 /// How often a live session looks.
 pub const LIVE: Duration = Duration::from_millis(50);
@@ -23,13 +24,13 @@ pub struct Turn {
 }
 
 /// Hands the records that are there to `each`, a batch at the most, until it says stop.
-pub fn drain(ring: &mut RingBuf<MapData>, mut each: impl FnMut(&Connection) -> ControlFlow<()>) -> Turn {
+pub fn drain(ring: &mut RingBuf<MapData>, mut each: impl FnMut(&Raw) -> ControlFlow<()>) -> Turn {
     let mut malformed = 0;
     for _ in 0..BATCH {
         let Some(bytes) = ring.next() else { return Turn { more: false, malformed } };
-        match Connection::from_bytes(&bytes) {
-            Some(connection) => {
-                if each(&connection).is_break() {
+        match Raw::from_bytes(&bytes) {
+            Some(raw) => {
+                if each(&raw).is_break() {
                     return Turn { more: false, malformed };
                 }
             }

@@ -9,16 +9,17 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use handshake_common::{Connection, totals, totals::Loss};
+use handshake_common::{totals, totals::Loss};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 
 use crate::{
+    assemble::{Assembler, Raw, Story},
     cli::{Output, TraceArgs},
     filter::Filter,
-    host::Host,
+    host::{self, Host},
     probe::{Kernel, Probes},
     record::Record,
     ring,
@@ -64,7 +65,9 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         }
         let mut outcome = Ok(());
         probes.pass_on_log();
-        let turn = ring::drain(&mut ring, |raw| session.take(raw, &mut outcome));
+        let now = host::monotonic_ns();
+        let turn = ring::drain(&mut ring, |raw| session.take(raw, now, &mut outcome));
+        session.expire(if last { u64::MAX } else { now }, &mut outcome);
         more = turn.more;
         if turn.malformed > 0 {
             tracing::warn!(turn.malformed, "records of an unknown shape");
@@ -93,6 +96,7 @@ struct Session {
     filter: Filter,
     output: Output,
     left: Option<u64>,
+    assembler: Assembler,
     host: Host,
     summary: Summary,
     out: BufWriter<io::Stdout>,
@@ -105,6 +109,7 @@ impl Session {
             filter: Filter::from(args),
             output: args.output.unwrap_or(default),
             left: args.count,
+            assembler: Assembler::new(false),
             host: Host::new(),
             summary: Summary::default(),
             out: BufWriter::new(io::stdout()),
@@ -122,25 +127,33 @@ impl Session {
         self.left == Some(0)
     }
 
-    fn take(&mut self, raw: &Connection, outcome: &mut io::Result<()>) -> ControlFlow<()> {
-        if self.is_full() {
-            return ControlFlow::Break(());
+    fn take(&mut self, raw: &Raw, now_ns: u64, outcome: &mut io::Result<()>) -> ControlFlow<()> {
+        let mut assembler = std::mem::take(&mut self.assembler);
+        assembler.take(raw, now_ns, &mut |story| self.tell(story, outcome));
+        self.assembler = assembler;
+        if self.is_full() || outcome.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// Tells what has waited long enough for the rest of its story.
+    fn expire(&mut self, now_ns: u64, outcome: &mut io::Result<()>) {
+        let mut assembler = std::mem::take(&mut self.assembler);
+        assembler.expire(now_ns, &mut |story| self.tell(story, outcome));
+        self.assembler = assembler;
+    }
+
+    fn tell(&mut self, story: &Story, outcome: &mut io::Result<()>) {
+        if self.is_full() || outcome.is_err() {
+            return;
         }
-        let record = Record::new(raw, &mut self.host);
+        let record = Record::new(story, &mut self.host);
         if !self.filter.passes(&record) {
-            return ControlFlow::Continue(());
+            return;
         }
         self.summary.add(&record);
         if let Some(left) = &mut self.left {
             *left -= 1;
         }
-        match self.write(&record) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                *outcome = Err(error);
-                ControlFlow::Break(())
-            }
-        }
+        *outcome = self.write(&record);
     }
 
     fn write(&mut self, record: &Record) -> io::Result<()> {

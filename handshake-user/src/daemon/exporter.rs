@@ -11,8 +11,9 @@ use aya::maps::{MapData, RingBuf};
 
 use super::preexisting;
 use crate::{
+    assemble::Assembler,
     config,
-    host::Host,
+    host::{self, Host},
     probe::{Probes, plan},
     ring,
     sink::{
@@ -45,12 +46,13 @@ struct State {
 pub(super) struct Live {
     pub(super) probes: Probes,
     ring: RingBuf<MapData>,
+    assembler: Assembler,
     host: Host,
 }
 
 impl Live {
     pub(super) fn new(probes: Probes, ring: RingBuf<MapData>) -> Self {
-        Self { probes, ring, host: Host::new() }
+        Self { probes, ring, assembler: Assembler::new(false), host: Host::new() }
     }
 }
 
@@ -123,12 +125,14 @@ fn give_memory_back() {
 impl State {
     fn drain(&mut self) -> bool {
         let Self { metrics, live, .. } = self;
-        let Some(Live { probes, ring, host }) = live else { return false };
+        let Some(Live { probes, ring, assembler, host }) = live else { return false };
+        let now = host::monotonic_ns();
         probes.pass_on_log();
         let turn = ring::drain(ring, |raw| {
-            metrics.observe(raw, host);
+            assembler.take(raw, now, &mut |story| metrics.observe(story, host));
             ControlFlow::Continue(())
         });
+        assembler.expire(now, &mut |story| metrics.observe(story, host));
         metrics.malformed(turn.malformed);
         turn.more
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use handshake_common::{FastOpen, FinalAck, Stage};
+use handshake_common::{FastOpen, FinalAck, Stage, TlsOutcome};
 use hdrhistogram::Histogram;
 
 use super::table::duration;
@@ -92,6 +92,15 @@ fn class(record: &Record) -> String {
                 None => style.to_owned(),
             }
         }
+        (Stage::Tls, ..) => {
+            let Some(tls) = &record.tls else { return "unknown".to_owned() };
+            let version = tls.version.map_or_else(|| "TLS".to_owned(), |version| format!("TLS {version}"));
+            let way = match tls.outcome {
+                Some(TlsOutcome::Completed) => tls.class.map_or("class unknown", |class| class.as_str()),
+                other => other.map_or("unknown", |outcome| outcome.as_str()),
+            };
+            format!("{version} {way}")
+        }
         (_, Some(open), _) => {
             let mut class = open.outcome.map_or("unknown", |outcome| outcome.as_str()).to_owned();
             if let Some(fast_open) = open.fast_open.filter(|&fast_open| fast_open != FastOpen::None) {
@@ -132,7 +141,10 @@ fn align<const N: usize>(lines: &[[String; N]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::tests::{Still, client};
+    use crate::{
+        assemble::Story,
+        record::tests::{Still, client},
+    };
 
     #[test]
     fn nothing_is_said_plainly() {
@@ -145,12 +157,12 @@ mod tests {
         for i in 1..=100 {
             let mut raw = client();
             raw.open_ns = raw.syn_ns + i * 1_000_000;
-            summary.add(&Record::new(&raw, &mut Still));
+            summary.add(&Record::new(&Story::of(&raw), &mut Still));
         }
         let mut untimed = client();
         untimed.syn_ns = 0;
         untimed.syn_retransmits = 1;
-        summary.add(&Record::new(&untimed, &mut Still));
+        summary.add(&Record::new(&Story::of(&untimed), &mut Still));
         insta::assert_snapshot!(summary.render());
     }
 }

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use handshake_common::{FastOpen, FinalAck, Stage};
+use handshake_common::{FastOpen, FinalAck, Stage, TlsOutcome};
 
-use crate::record::{Close, Endpoint, Open, Record, Unseen};
+use crate::record::{Close, Endpoint, Open, Record, Setup, Tls, Unseen};
 
 /// The heading above the lines.
 #[must_use]
@@ -29,6 +29,11 @@ pub fn line(record: &Record) -> String {
             open.as_ref().and_then(|open| open.rtt_us),
             close_details(record, close),
         ),
+        (Stage::Tls, open, _) => (
+            record.tls.as_ref().map_or("?", tls_result),
+            open.as_ref().and_then(|open| open.rtt_us),
+            tls_details(record),
+        ),
         (_, Some(open), _) => {
             (open.outcome.map_or("?", |outcome| outcome.as_str()), open.rtt_us, open_details(open))
         }
@@ -38,9 +43,9 @@ pub fn line(record: &Record) -> String {
         "{time:<15} {:<5} {:<6} {process:<20} {:<21} {} {:<21} {result:<14} {:>9} {:>9}  {details}",
         record.event.as_str(),
         record.role.map_or("?", |role| role.as_str()),
-        endpoint(record.local),
+        record.local.map_or_else(|| "?".to_owned(), endpoint),
         '→',
-        endpoint(record.remote),
+        record.remote.map_or_else(|| "?".to_owned(), endpoint),
         duration(record.duration_us()),
         duration(rtt),
     );
@@ -98,6 +103,42 @@ fn open_details(open: &Open) -> String {
     details.join(", ")
 }
 
+/// Version and class where it was completed, else how it ended.
+fn tls_result(tls: &Tls) -> &'static str {
+    match (tls.outcome, tls.class) {
+        (Some(TlsOutcome::Completed), class) => class.map_or("completed", |class| class.as_str()),
+        (outcome, _) => outcome.map_or("?", |outcome| outcome.as_str()),
+    }
+}
+
+fn tls_details(record: &Record) -> String {
+    let Some(tls) = &record.tls else { return String::new() };
+    let mut details = Vec::new();
+    if let Some(version) = tls.version {
+        details.push(format!("TLS {version}"));
+    }
+    details.push(tls.library.map_or("library unknown", |library| library.as_str()).to_owned());
+    if let Some(round_trips) = tls.round_trips {
+        details.push(format!("{round_trips} RTT"));
+    }
+    if tls.compute_us.is_some() {
+        details.push(format!("compute {}", duration(tls.compute_us)));
+    }
+    let said = [("alert", &tls.alert), ("", &tls.error), ("sni", &tls.sni), ("alpn", &tls.alpn)];
+    for (name, value) in said {
+        if let Some(value) = value {
+            details.push(format!("{name} {}", printable(value)).trim_start().to_owned());
+        }
+    }
+    if let Some(Setup { round_trips: Some(round_trips), duration_us: took, .. }) = record.setup {
+        details.push(format!("setup {} in {round_trips} RTT", duration(took)));
+    }
+    if tls.includes_hello_wait {
+        details.push("wait for the ClientHello included".to_owned());
+    }
+    details.join(", ")
+}
+
 fn close_details(record: &Record, close: &Close) -> String {
     let mut details = Vec::new();
     if let Some(initiator) = close.initiator {
@@ -123,13 +164,20 @@ fn close_details(record: &Record, close: &Close) -> String {
 
 #[cfg(test)]
 mod tests {
-    use handshake_common::{Connection, Facts};
+    use handshake_common::{Connection, Facts, Role, TlsClass, TlsVersion};
 
     use super::*;
     use crate::record::tests::{Still, client, closed_out_of_sight};
+    use crate::{
+        assemble::Story,
+        model::{
+            setup::setup,
+            tls::{Tls, tests::completed},
+        },
+    };
 
     fn shown(raw: &Connection) -> String {
-        format!("{}\n{}", heading(), line(&Record::new(raw, &mut Still)))
+        format!("{}\n{}", heading(), line(&Record::new(&Story::of(raw), &mut Still)))
     }
 
     #[test]
@@ -147,10 +195,26 @@ mod tests {
     }
 
     #[test]
+    fn a_tls_handshake() {
+        let tls = Tls {
+            alpn: Some("h2".to_owned()),
+            compute_us: Some(1_234),
+            ..completed(Role::Client, TlsVersion::Tls13, TlsClass::Full)
+        };
+        let story = Story {
+            event: Stage::Tls,
+            setup: setup(&client(), Some(&tls)),
+            tls: Some(tls),
+            ..Story::of(&client())
+        };
+        insta::assert_snapshot!(line(&Record::new(&story, &mut Still)));
+    }
+
+    #[test]
     fn names_cannot_drive_the_terminal() {
         let mut raw = client();
         raw.comm = *b"\x1b[31mred\n\0\0\0\0\0\0\0";
-        let line = line(&Record::new(&raw, &mut Still));
+        let line = line(&Record::new(&Story::of(&raw), &mut Still));
         assert!(!line.chars().any(char::is_control), "{line:?}");
     }
 

@@ -1,6 +1,8 @@
 //! Labels whose values are closed lists. A class is one code per label, so its metric is found by index.
 
-use handshake_common::{Family, FastOpen, FinalAck, Initiator, Outcome, Role, Style};
+use handshake_common::{
+    Family, FastOpen, FinalAck, Initiator, Library, Outcome, Role, Style, TlsClass, TlsVersion,
+};
 
 /// A label of a closed list; code 0 is `unknown`.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +30,23 @@ pub(super) const FAST_OPEN_RESULT: Axis = axis!("result", FastOpen);
 pub(super) const FINAL_ACK: Axis = axis!("final_ack", FinalAck);
 pub(super) const INITIATOR: Axis = axis!("initiator", Initiator);
 pub(super) const STYLE: Axis = axis!("style", Style);
+pub(super) const TLS_VERSION: Axis = axis!("version", TlsVersion);
+pub(super) const TLS_CLASS: Axis = axis!("class", TlsClass);
+pub(super) const LIBRARY: Axis = axis!("library", Library);
+/// The versions, and behind them one more code for a setup without TLS.
+pub(super) const SETUP_VERSION: Axis = Axis {
+    name: "version",
+    slots: TlsVersion::SLOTS + 1,
+    word: |code| {
+        if usize::from(code) == TlsVersion::SLOTS {
+            "none"
+        } else {
+            TlsVersion::from_code(code).map_or("unknown", TlsVersion::as_str)
+        }
+    },
+};
+/// Round trips of a setup: no handshake of today takes more.
+pub(super) const ROUND_TRIPS: [&str; 5] = ["0", "1", "2", "3", "4"];
 
 /// The codes of one class, in the order of the axes.
 pub(super) type Codes<const N: usize> = [u8; N];

@@ -6,9 +6,10 @@ mod gauge;
 mod labels;
 mod possible;
 mod timing;
+mod tls;
 
 use handshake_common::{
-    Connection, Family, FastOpen, FinalAck, Initiator, Outcome, Role, Stage, Style,
+    Connection, Family, FastOpen, FinalAck, Initiator, Library, Outcome, Role, Stage, Style,
     tcp::{close, open},
     totals::{self, Loss, Totals},
 };
@@ -23,14 +24,16 @@ use self::{
     gauge::Connections,
     labels::{Key, Labels},
     timing::Timing,
+    tls::Handshakes,
 };
-use crate::{config, record::Context};
+use crate::{assemble::Story, config, record::Context};
 
 /// Every metric of the daemon.
 pub struct Metrics {
     registry: Registry,
     labels: Labels,
     timings: Timings,
+    handshakes: Handshakes,
     counts: [Counting; 4],
     connections: Connections,
     events: Events,
@@ -49,6 +52,7 @@ struct Timings {
 /// The records themselves, and what was lost of them.
 struct Events {
     opens: IntCounter,
+    handshakes: IntCounter,
     closes: IntCounter,
     malformed: IntCounter,
     lost: Vec<(Loss, IntCounter)>,
@@ -72,6 +76,7 @@ impl Metrics {
         time_wait(&registry, settings)?;
         Ok(Self {
             timings: Timings::new(&registry, settings, &labels)?,
+            handshakes: Handshakes::new(&registry, settings, &labels)?,
             counts: counts(&registry)?,
             connections: Connections::new(&registry)?,
             events: Events::new(&registry)?,
@@ -96,22 +101,29 @@ impl Metrics {
         self.probes.with_label_values(&[name, kind]).set(i64::from(attached));
     }
 
-    /// Takes a record in.
-    pub fn observe(&mut self, raw: &Connection, context: &mut dyn Context) {
-        let Self { labels, timings, events, connections, .. } = self;
+    /// Takes a story in.
+    pub fn observe(&mut self, story: &Story, context: &mut dyn Context) {
+        let Self { labels, timings, handshakes, events, connections, .. } = self;
+        let raw = &story.connection;
         let key = labels.key(raw, context);
-        match raw.stage() {
-            Some(Stage::Open) => {
+        match story.event {
+            Stage::Open => {
                 events.opens.inc();
                 timings.opened(raw, labels, key.as_ref());
             }
-            Some(Stage::Close) => {
+            Stage::Tls => events.handshakes.inc(),
+            Stage::Close => {
                 events.closes.inc();
                 connections.closed(raw);
                 timings.closed(raw, labels, key.as_ref());
             }
-            Some(Stage::Tls) | None => events.malformed.inc(),
         }
+        handshakes.observe(story, labels, key.as_ref());
+    }
+
+    /// So many files of a TLS library are in use, and their handshakes are seen, or not.
+    pub fn library(&self, library: Library, covered: bool, files: i64) {
+        self.handshakes.library(library, covered, files);
     }
 
     /// Counts records whose shape this program does not know.
@@ -130,6 +142,7 @@ impl Metrics {
             counting.advance(|slot| totals.at(slot));
         }
         self.connections.set(totals);
+        self.handshakes.advance(totals);
         for (loss, counter) in &self.events.lost {
             catch_up(counter, totals.at(totals::lost(*loss)));
         }
@@ -291,6 +304,7 @@ impl Events {
         registry.register(Box::new(lost.clone()))?;
         Ok(Self {
             opens: arrived.with_label_values(&[Stage::Open.as_str()]),
+            handshakes: arrived.with_label_values(&[Stage::Tls.as_str()]),
             closes: arrived.with_label_values(&[Stage::Close.as_str()]),
             malformed: lost.with_label_values(&["malformed"]),
             lost: Loss::ALL.iter().map(|loss| (*loss, lost.with_label_values(&[loss.as_str()]))).collect(),

@@ -53,12 +53,12 @@ fn every_series_is_there_from_the_start() {
 #[test]
 fn records_become_durations() {
     let mut metrics = metrics(&settings());
-    metrics.observe(&client(), &mut Still);
-    metrics.observe(&server(), &mut Still);
-    metrics.observe(&closed(), &mut Still);
+    metrics.observe(&Story::of(&client()), &mut Still);
+    metrics.observe(&Story::of(&server()), &mut Still);
+    metrics.observe(&Story::of(&closed()), &mut Still);
     let mut refused = client();
     (refused.facts, refused.error) = (Facts(0), 111);
-    metrics.observe(&refused, &mut Still);
+    metrics.observe(&Story::of(&refused), &mut Still);
     insta::assert_snapshot!(said(&metrics));
 }
 
@@ -68,7 +68,7 @@ fn what_is_unknown_is_an_event_and_no_duration() {
     let mut raw = closed();
     raw.facts.set(Facts::PREEXISTING);
     (raw.role, raw.peer_fin_ns, raw.our_fin_ns) = (0, 0, 0);
-    metrics.observe(&raw, &mut Still);
+    metrics.observe(&Story::of(&raw), &mut Still);
     assert_eq!(said(&metrics), "handshake_events_total{stage=\"close\"} 1\n");
 }
 
@@ -105,7 +105,7 @@ fn labels_on_demand_stand_apart_until_there_are_too_many() {
     let mut metrics = metrics(&settings);
     for comm in [*b"curl\0\0\0\0\0\0\0\0\0\0\0\0", *b"wget\0\0\0\0\0\0\0\0\0\0\0\0", [b'a'; 16], [b'b'; 16]] {
         for _ in 0..2 {
-            metrics.observe(&Connection { comm, ..client() }, &mut Still);
+            metrics.observe(&Story::of(&Connection { comm, ..client() }), &mut Still);
         }
     }
     insta::assert_snapshot!(said(&metrics));
@@ -118,4 +118,31 @@ fn a_probe_is_pending_until_it_is_attached() {
     metrics.probe("tcp_destroy_sock", "tp_btf", true);
     assert_eq!(said(&metrics), "handshake_probe_attached{kind=\"tp_btf\",probe=\"tcp_destroy_sock\"} 1\n");
     assert!(!metrics.render().unwrap().contains(PENDING));
+}
+
+#[test]
+fn handshakes_and_setups_are_told_once() {
+    use handshake_common::{TlsClass, TlsVersion};
+
+    use crate::model::{setup::setup, tls::tests::completed};
+
+    let mut metrics = metrics(&settings());
+    let tls = completed(Role::Client, TlsVersion::Tls13, TlsClass::Full);
+    let story = Story {
+        event: Stage::Tls,
+        setup: setup(&client(), Some(&tls)),
+        tls: Some(tls),
+        ..Story::of(&client())
+    };
+    metrics.observe(&story, &mut Still);
+    metrics.observe(&Story { event: Stage::Close, ..story }, &mut Still);
+    metrics.library(Library::OpenSsl, true, 2);
+    metrics.advance(&totals(&[(totals::tls_lost(1), 3)]), 0);
+    let lines = said(&metrics);
+    let told: String = lines
+        .lines()
+        .filter(|line| !line.contains("_bucket") && (line.contains("_tls_") || line.contains("_setup_")))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    insta::assert_snapshot!(told);
 }

@@ -1,0 +1,160 @@
+//! The whole setup: from the SYN to the moment from which the client may send application data.
+
+use handshake_common::{Connection, FastOpen, Outcome, Role, TlsClass, TlsOutcome, TlsVersion, tcp::open};
+
+use super::tls::Tls;
+
+/// What is known of a setup; `None` is unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Setup {
+    /// Counted from protocol facts.
+    pub round_trips: Option<u8>,
+    /// From the start of the opening, microseconds.
+    pub duration_us: Option<u64>,
+    /// What the network does not explain: the duration less its round trips. Below zero where the round trip that was
+    /// measured was longer than those that followed.
+    pub excess_us: Option<i64>,
+}
+
+/// The setup of a connection that made a TLS handshake, or (`tls` is `None`) spoke no TLS. Unknown as a whole where the
+/// opening was not seen or either of the two failed.
+#[must_use]
+pub fn setup(connection: &Connection, tls: Option<&Tls>) -> Option<Setup> {
+    if open::outcome(connection) != Some(Outcome::Established) || open::duration_us(connection).is_none() {
+        return None;
+    }
+    if tls.is_some_and(|tls| tls.outcome != Some(TlsOutcome::Completed)) {
+        return None;
+    }
+    let round_trips = round_trips(connection, tls);
+    let duration_us = duration_us(connection, tls);
+    let excess_us = excess_us(duration_us, round_trips, open::rtt_us(connection));
+    (round_trips.is_some() || duration_us.is_some()).then_some(Setup { round_trips, duration_us, excess_us })
+}
+
+fn round_trips(connection: &Connection, tls: Option<&Tls>) -> Option<u8> {
+    let plain = match tls {
+        None => 1,
+        Some(tls) => tls.round_trips()?.setup,
+    };
+    match open::fast_open(connection)? {
+        // Only what is in the SYN saves its round trip: a ClientHello of which a part was left does not.
+        FastOpen::DataAccepted => match tls.map(|tls| tls.hello_in_syn) {
+            None | Some(Some(true)) => Some(plain - 1),
+            Some(Some(false)) => Some(plain),
+            Some(None) => None,
+        },
+        FastOpen::None | FastOpen::CookieRequested | FastOpen::DataRejected => Some(plain),
+    }
+}
+
+fn duration_us(connection: &Connection, tls: Option<&Tls>) -> Option<u64> {
+    Some(may_send_ns(connection, tls)?.checked_sub(start_ns(connection)?)? / 1000)
+}
+
+/// When the opening began: the SYN, or on a server its first SYN-ACK.
+fn start_ns(connection: &Connection) -> Option<u64> {
+    let start = match connection.role()? {
+        Role::Client => connection.syn_ns,
+        Role::Server => connection.open_ns.checked_sub(open::duration_us(connection)? * 1000)?,
+    };
+    (start != 0).then_some(start)
+}
+
+/// From when on the client may send application data, as this end sees it.
+fn may_send_ns(connection: &Connection, tls: Option<&Tls>) -> Option<u64> {
+    let Some(tls) = tls else {
+        return if open::fast_open(connection)? == FastOpen::DataAccepted {
+            start_ns(connection)
+        } else {
+            Some(connection.open_ns)
+        };
+    };
+    if tls.may_send_ns.is_some() {
+        return tls.may_send_ns;
+    }
+    match (tls.role?, tls.version?, tls.class?) {
+        (_, _, TlsClass::EarlyDataAccepted) => tls.start_ns,
+        // The server speaks last: when that has arrived, its library does not know.
+        (Role::Server, version, TlsClass::Full) if version != TlsVersion::Tls13 => None,
+        // Before it is complete, but when is not told apart.
+        (Role::Client, _, TlsClass::FalseStart) => None,
+        _ => tls.ended_ns,
+    }
+}
+
+fn excess_us(duration_us: Option<u64>, round_trips: Option<u8>, rtt_us: Option<u64>) -> Option<i64> {
+    let network = u64::from(round_trips?).checked_mul(rtt_us?)?;
+    i64::try_from(duration_us?).ok()?.checked_sub(i64::try_from(network).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use handshake_common::Facts;
+
+    use super::*;
+    use crate::{model::tls::tests::completed, record::tests::client};
+
+    fn server() -> Connection {
+        Connection { role: Role::Server.code(), syn_ns: 0, ..client() }
+    }
+
+    #[test]
+    fn without_tls_the_setup_is_the_opening() {
+        let setup = setup(&client(), None).unwrap();
+        assert_eq!(setup, Setup { round_trips: Some(1), duration_us: Some(50_646), excess_us: Some(0) });
+    }
+
+    #[test]
+    fn tls_1_3_takes_two_round_trips_on_both_sides() {
+        for (connection, role) in [(client(), Role::Client), (server(), Role::Server)] {
+            let tls = completed(role, TlsVersion::Tls13, TlsClass::Full);
+            let setup = setup(&connection, Some(&tls)).unwrap();
+            assert_eq!((setup.round_trips, setup.duration_us), (Some(2), Some(101_700)), "{role}");
+            assert_eq!(setup.excess_us, Some(101_700 - 2 * 50_646), "{role}");
+        }
+    }
+
+    #[test]
+    fn with_early_data_the_client_may_send_at_its_hello() {
+        let tls = completed(Role::Client, TlsVersion::Tls13, TlsClass::EarlyDataAccepted);
+        let setup = setup(&client(), Some(&tls)).unwrap();
+        assert_eq!((setup.round_trips, setup.duration_us), (Some(1), Some(50_700)));
+    }
+
+    #[test]
+    fn a_server_that_speaks_last_does_not_know_when_that_arrived() {
+        let tls = completed(Role::Server, TlsVersion::Tls12, TlsClass::Full);
+        let known = setup(&server(), Some(&tls)).unwrap();
+        assert_eq!(known, Setup { round_trips: Some(3), duration_us: None, excess_us: None });
+        let seen = Tls { may_send_ns: Some(1_150_000_000), ..tls };
+        assert_eq!(setup(&server(), Some(&seen)).unwrap().duration_us, Some(150_000));
+    }
+
+    #[test]
+    fn fast_open_saves_its_round_trip_only_for_a_hello_that_was_all_in_the_syn() {
+        let mut connection = client();
+        for fact in [Facts::SYN_FASTOPEN, Facts::SYN_DATA, Facts::SYN_DATA_ACKED] {
+            connection.facts.set(fact);
+        }
+        assert_eq!(
+            setup(&connection, None),
+            Some(Setup { round_trips: Some(0), duration_us: Some(0), excess_us: Some(0) })
+        );
+        let tls = completed(Role::Client, TlsVersion::Tls13, TlsClass::Full);
+        let with = |hello_in_syn| setup(&connection, Some(&Tls { hello_in_syn, ..tls.clone() })).unwrap();
+        assert_eq!(with(Some(true)).round_trips, Some(1));
+        assert_eq!(with(Some(false)).round_trips, Some(2));
+        assert_eq!(with(None).round_trips, None);
+    }
+
+    #[test]
+    fn what_failed_was_not_set_up() {
+        let mut tls = completed(Role::Client, TlsVersion::Tls13, TlsClass::Full);
+        tls.outcome = Some(TlsOutcome::Failed);
+        assert_eq!(setup(&client(), Some(&tls)), None);
+        let mut refused = client();
+        (refused.facts, refused.error) = (Facts(0), 111);
+        assert_eq!(setup(&refused, None), None);
+    }
+}

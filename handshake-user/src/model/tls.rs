@@ -1,0 +1,208 @@
+//! One TLS handshake, from the views that saw it, and its round trips.
+
+use handshake_common::{
+    Library, Role, TlsClass, TlsOutcome, TlsSource, TlsVersion,
+    tls::session::{self, Session, TlsFacts},
+};
+
+use super::alert;
+
+/// What is known of a handshake; `None` is unknown. Times are CLOCK_MONOTONIC, nanoseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// Which end of the handshake this is.
+    pub role: Option<Role>,
+    /// How it ended.
+    pub outcome: Option<TlsOutcome>,
+    /// Negotiated.
+    pub version: Option<TlsVersion>,
+    /// Which way it went.
+    pub class: Option<TlsClass>,
+    /// Whether there was a HelloRetryRequest.
+    pub hello_retry: Option<bool>,
+    /// The ClientHello was handed to TCP (client) or arrived (server); else the library's first call.
+    pub start_ns: Option<u64>,
+    /// It was complete, failed or abandoned.
+    pub ended_ns: Option<u64>,
+    /// From when on the client might send application data, where that was seen apart from the end.
+    pub may_send_ns: Option<u64>,
+    /// Inside the library's calls, microseconds.
+    pub compute_us: Option<u64>,
+    /// Cipher suite, as IANA numbers it.
+    pub cipher: Option<u16>,
+    /// Server name that the client asked for.
+    pub sni: Option<String>,
+    /// Application protocol that was chosen.
+    pub alpn: Option<String>,
+    /// Alert that ended it.
+    pub alert: Option<&'static str>,
+    /// What the library said of the failure.
+    pub error: Option<String>,
+    /// Whose code it was.
+    pub library: Option<Library>,
+    /// Who saw it.
+    pub source: TlsSource,
+    /// A server's wait for the ClientHello is in the duration.
+    pub includes_hello_wait: bool,
+    /// Whether the whole ClientHello was in the SYN, where Fast Open carried data.
+    pub hello_in_syn: Option<bool>,
+    /// ClientHello.random, to find the other view by.
+    pub random: Option<[u8; 32]>,
+}
+
+/// Round trips, counted from protocol facts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoundTrips {
+    /// ClientHello → complete, at this end.
+    pub handshake: u8,
+    /// SYN → the client may send application data, without Fast Open.
+    pub setup: u8,
+}
+
+impl Tls {
+    /// What the library's calls showed.
+    #[must_use]
+    pub fn of_library(raw: &Session) -> Self {
+        let failed = raw.outcome == TlsOutcome::Failed.code();
+        let reason = failed && raw.facts.has(TlsFacts::REASON);
+        let known = |time: u64| (time != 0).then_some(time);
+        Self {
+            role: session::role(raw),
+            outcome: session::outcome(raw),
+            version: session::version(raw),
+            class: session::class(raw),
+            hello_retry: session::hello_retry(raw),
+            start_ns: known(session::start_ns(raw)),
+            ended_ns: known(raw.ended_ns),
+            may_send_ns: None,
+            compute_us: session::compute_us(raw),
+            cipher: known(u64::from(raw.cipher)).map(|_| raw.cipher),
+            sni: None,
+            alpn: None,
+            alert: if reason { alert::received(raw.error) } else { None },
+            error: failed.then(|| error_text(raw)).flatten(),
+            library: session::library(raw),
+            source: TlsSource::Library,
+            includes_hello_wait: session::includes_hello_wait(raw),
+            hello_in_syn: None,
+            random: (raw.random != [0; 32]).then_some(raw.random),
+        }
+    }
+
+    /// ClientHello → complete, microseconds.
+    #[must_use]
+    pub fn duration_us(&self) -> Option<u64> {
+        Some(self.ended_ns?.checked_sub(self.start_ns?)? / 1000)
+    }
+
+    /// Its round trips (MEASUREMENTS: by class, never by dividing times).
+    #[must_use]
+    pub fn round_trips(&self) -> Option<RoundTrips> {
+        let is_client = match self.role? {
+            Role::Client => true,
+            Role::Server => false,
+        };
+        let of = |client, server, setup| {
+            Some(RoundTrips { handshake: if is_client { client } else { server }, setup })
+        };
+        let again = |once, twice: Option<RoundTrips>| match self.hello_retry {
+            Some(true) => twice,
+            Some(false) => once,
+            None => None,
+        };
+        match (self.version?, self.class?) {
+            (TlsVersion::Tls13, class) => match class {
+                TlsClass::Full => of(1, 1, 2),
+                TlsClass::HelloRetry => of(2, 2, 3),
+                TlsClass::Resumed | TlsClass::EarlyDataRejected => again(of(1, 1, 2), of(2, 2, 3)),
+                TlsClass::EarlyDataAccepted => of(1, 1, 1),
+                TlsClass::FalseStart => None,
+            },
+            (_, class) => match class {
+                TlsClass::Full => of(2, 1, 3),
+                TlsClass::Resumed => of(1, 1, 2),
+                TlsClass::FalseStart => of(2, 1, 2),
+                TlsClass::HelloRetry | TlsClass::EarlyDataAccepted | TlsClass::EarlyDataRejected => None,
+            },
+        }
+    }
+}
+
+fn error_text(raw: &Session) -> Option<String> {
+    if !raw.facts.has(TlsFacts::REASON) {
+        return (raw.error != 0).then(|| format!("error {}", raw.error));
+    }
+    if let Some(alert) = alert::received(raw.error) {
+        return Some(format!("alert {alert} received"));
+    }
+    Some(alert::openssl_reason(raw.error).map_or_else(|| format!("reason {}", raw.error), str::to_owned))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A completed handshake of 51 ms that the library saw.
+    pub(crate) fn completed(role: Role, version: TlsVersion, class: TlsClass) -> Tls {
+        let raw = Session { begun_ns: 1_050_700_000, ended_ns: 1_101_700_000, ..Session::default() };
+        Tls {
+            role: Some(role),
+            outcome: Some(TlsOutcome::Completed),
+            version: Some(version),
+            class: Some(class),
+            hello_retry: Some(class == TlsClass::HelloRetry),
+            library: Some(Library::OpenSsl),
+            ..Tls::of_library(&raw)
+        }
+    }
+
+    #[test]
+    fn round_trips_are_those_of_the_class() {
+        use TlsClass::{EarlyDataAccepted, EarlyDataRejected, FalseStart, Full, HelloRetry, Resumed};
+        use TlsVersion::{Tls12, Tls13};
+        for (version, class, client, server, setup) in [
+            (Tls12, Full, 2, 1, 3),
+            (Tls12, Resumed, 1, 1, 2),
+            (Tls12, FalseStart, 2, 1, 2),
+            (Tls13, Full, 1, 1, 2),
+            (Tls13, HelloRetry, 2, 2, 3),
+            (Tls13, Resumed, 1, 1, 2),
+            (Tls13, EarlyDataAccepted, 1, 1, 1),
+            (Tls13, EarlyDataRejected, 1, 1, 2),
+        ] {
+            for (role, handshake) in [(Role::Client, client), (Role::Server, server)] {
+                let tls = completed(role, version, class);
+                assert_eq!(
+                    tls.round_trips(),
+                    Some(RoundTrips { handshake, setup }),
+                    "{version} {class} {role}"
+                );
+            }
+        }
+        let retried =
+            Tls { hello_retry: Some(true), ..completed(Role::Server, Tls13, TlsClass::EarlyDataRejected) };
+        assert_eq!(retried.round_trips(), Some(RoundTrips { handshake: 2, setup: 3 }));
+    }
+
+    #[test]
+    fn what_may_have_been_retried_has_no_count() {
+        let tls = Tls { hello_retry: None, ..completed(Role::Client, TlsVersion::Tls13, TlsClass::Resumed) };
+        assert_eq!(tls.round_trips(), None);
+    }
+
+    #[test]
+    fn failures_are_said_in_words() {
+        let failed = |error, facts| {
+            let raw = Session { outcome: TlsOutcome::Failed.code(), error, facts, ..Session::default() };
+            let Tls { alert, error, .. } = Tls::of_library(&raw);
+            (alert, error)
+        };
+        assert_eq!(failed(134, TlsFacts::REASON), (None, Some("certificate verify failed".to_owned())));
+        assert_eq!(
+            failed(1070, TlsFacts::REASON),
+            (Some("protocol_version"), Some("alert protocol_version received".to_owned()))
+        );
+        assert_eq!(failed(-12, TlsFacts::default()), (None, Some("error -12".to_owned())));
+        assert_eq!(failed(0, TlsFacts::default()), (None, None));
+    }
+}

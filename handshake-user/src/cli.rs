@@ -5,14 +5,15 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use handshake_common::{Role, Stage};
 use ipnet::IpNet;
+use serde::Deserialize;
 
 use crate::{config::DaemonArgs, filter::NetNs, probe::plan::Attach};
 
-/// TCP openings and closings of every connection of this host, timed in the kernel.
+/// TCP openings, TLS handshakes and TCP closings of every connection of this host, timed where they happen.
 #[derive(Debug, Parser)]
 #[command(version, about, long_about = None, arg_required_else_help = true)]
 #[command(after_help = "Examples:
-  handshake trace                       every opening and closing, live
+  handshake trace                       every opening, TLS handshake and closing, live
   handshake trace --port 443 --stage open --slower-than 100ms
   handshake trace --output json | jq .open.rtt_us
   handshake daemon --listen 127.0.0.1:9966
@@ -56,12 +57,26 @@ pub struct ProbeArgs {
     #[arg(long, value_name = "N", default_value_t = MAX_CONNECTIONS, help_heading = "Probes",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: u32,
+    /// Probe the TLS libraries that the host's processes use.
+    #[arg(long, value_enum, value_name = "ON|OFF", default_value = "on", help_heading = "Probes")]
+    pub tls_libraries: Switch,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
 }
 
 impl From<ProbeArgs> for crate::probe::Settings {
     fn from(args: ProbeArgs) -> Self {
-        let ProbeArgs { attach, ring_kib, max_connections } = args;
-        Self { attach, ring_bytes: ring_kib.saturating_mul(1024), max_connections }
+        let ProbeArgs { attach, ring_kib, max_connections, tls_libraries } = args;
+        let tls_libraries = tls_libraries == Switch::On;
+        Self { attach, ring_bytes: ring_kib.saturating_mul(1024), max_connections, tls_libraries }
     }
 }
 
@@ -92,7 +107,7 @@ pub struct TraceArgs {
     #[arg(long, value_parser = ["client", "server"])]
     pub role: Option<String>,
     /// Only this stage.
-    #[arg(long, value_parser = ["open", "close"])]
+    #[arg(long, value_parser = ["open", "tls", "close"])]
     pub stage: Option<String>,
     /// Only stages that took at least this long, such as 100ms or 1s.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]

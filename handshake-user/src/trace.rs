@@ -44,7 +44,8 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
     for hook in probes.hooks.iter().filter(|hook| hook.missing.is_some()) {
         eprintln!("not attached: {} ({})", hook.hook.name, hook.hook.lost_without);
     }
-    eprintln!("tracing TCP openings and closings of this host ({}); Ctrl-C ends it", probes.way.as_str());
+    tell_of_libraries(&probes);
+    eprintln!("tracing the connections of this host ({}); Ctrl-C ends it", probes.way.as_str());
     session.begin()?;
 
     let end = Instant::now() + args.duration.unwrap_or(FOR_EVER).min(FOR_EVER);
@@ -65,6 +66,7 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         }
         let mut outcome = Ok(());
         probes.pass_on_log();
+        probes.follow_libraries();
         let now = host::monotonic_ns();
         let turn = ring::drain(&mut ring, |raw| session.take(raw, now, &mut outcome));
         session.expire(if last { u64::MAX } else { now }, &mut outcome);
@@ -89,6 +91,23 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
     let at = |loss| totals.at(totals::lost(loss));
     session.finish(at(Loss::RingFull), at(Loss::StateFull), missed)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// One line: how many TLS libraries are probed, and what is not.
+fn tell_of_libraries(probes: &Probes) {
+    match &probes.libraries {
+        None => {}
+        Some(Err(reason)) => eprintln!("TLS libraries are not probed: {reason}"),
+        Some(Ok(libraries)) => {
+            let files = libraries.files();
+            let covered = files.iter().filter(|(file, _)| file.covered).count();
+            let rest = if covered == files.len() { "" } else { "; `handshake check` says why not all" };
+            eprintln!("TLS libraries probed: {covered} of {}{rest}", files.len());
+            for shortfall in libraries.shortfalls() {
+                eprintln!("{shortfall}");
+            }
+        }
+    }
 }
 
 /// One session's output.

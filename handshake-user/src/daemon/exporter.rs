@@ -128,6 +128,14 @@ impl State {
         let Some(Live { probes, ring, assembler, host }) = live else { return false };
         let now = host::monotonic_ns();
         probes.pass_on_log();
+        probes.follow_libraries();
+        if let Some(Ok(libraries)) = &mut probes.libraries
+            && let Some(census) = libraries.census()
+        {
+            for ((library, covered), files) in census {
+                metrics.library(library, covered, files);
+            }
+        }
         let turn = ring::drain(ring, |raw| {
             assembler.take(raw, now, &mut |story| metrics.observe(story, host));
             ControlFlow::Continue(())

@@ -1,6 +1,10 @@
 //! Loads the eBPF object into the kernel and attaches its programs.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader,
@@ -15,7 +19,10 @@ use handshake_common::{
 use thiserror::Error;
 
 use super::plan::{Attach, Hook, Offer, Planned, plan};
-use crate::btf::{self, Btf, BtfError};
+use crate::{
+    btf::{self, Btf, BtfError},
+    tls::libraries::Libraries,
+};
 
 /// The kernel side, compiled.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/handshake-ebpf"));
@@ -102,6 +109,8 @@ pub struct Settings {
     pub ring_bytes: u32,
     /// How many connections can be followed at once.
     pub max_connections: u32,
+    /// Probe the TLS libraries of the host.
+    pub tls_libraries: bool,
 }
 
 /// What became of one hook.
@@ -120,6 +129,8 @@ pub struct Probes {
     pub way: Attach,
     /// Every hook, attached or not.
     pub hooks: Vec<Attached>,
+    /// The TLS libraries of the host, or why they are not probed; `None`: not asked for.
+    pub libraries: Option<Result<Libraries, String>>,
     totals: PerCpuArray<MapData, [u64; totals::SLOTS]>,
     kernel_log: Option<EbpfLogger<&'static dyn log::Log>>,
 }
@@ -214,10 +225,17 @@ impl Probes {
                 tracing::warn!(reason, "cannot attach {NESTED}: some changes of state will be missed");
             }
         }
+        let libraries = settings.tls_libraries.then(|| {
+            let mut libraries = Libraries::new(&mut ebpf, aya_btf)?;
+            libraries.settle(&mut ebpf, Instant::now() + SETTLE);
+            Ok(libraries)
+        });
         let ring = ebpf.take_map("RECORDS").and_then(|map| RingBuf::try_from(map).ok());
         let totals = ebpf.take_map("TOTALS").and_then(|map| PerCpuArray::try_from(map).ok());
         match (ring, totals) {
-            (Some(ring), Some(totals)) => Ok((Self { ebpf, way, hooks, totals, kernel_log }, ring)),
+            (Some(ring), Some(totals)) => {
+                Ok((Self { ebpf, way, hooks, libraries, totals, kernel_log }, ring))
+            }
             _ => Err(LoadError::Object("it lacks its maps".to_owned())),
         }
     }
@@ -232,6 +250,13 @@ impl Probes {
             sum.add(cpu);
         }
         Ok(sum)
+    }
+
+    /// Takes in which TLS libraries have come and gone.
+    pub fn follow_libraries(&mut self) {
+        if let Some(Ok(libraries)) = &mut self.libraries {
+            libraries.poll(&mut self.ebpf);
+        }
     }
 
     /// Passes on what the programs logged (`-vv`).
@@ -263,6 +288,9 @@ impl Probes {
         skipped.saturating_sub(saved)
     }
 }
+
+/// How long the libraries that are there already may take before the first record; the rest comes while it runs.
+const SETTLE: Duration = Duration::from_secs(10);
 
 fn start(ebpf: &mut Ebpf, hook: &Hook, way: Attach, btf: &AyaBtf) -> Result<(), String> {
     let name = match way {
@@ -310,7 +338,7 @@ fn load_perf(program: &mut TracePoint, hook: &Hook) -> Result<(), aya::programs:
 }
 
 /// An error with all its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

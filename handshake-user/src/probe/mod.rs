@@ -3,5 +3,5 @@
 mod attach;
 pub mod plan;
 
-pub(crate) use attach::shorten;
 pub use attach::{Attached, BTF_PATH, Kernel, LoadError, Probes, Settings};
+pub(crate) use attach::{chain, shorten};

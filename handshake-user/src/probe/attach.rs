@@ -10,12 +10,16 @@ use aya::{
 use aya_log::EbpfLogger;
 use handshake_common::{
     Layout, layout,
+    tls::mapping,
     totals::{self, Totals},
 };
 use thiserror::Error;
 
 use super::plan::{Attach, Hook, Offer, Planned, plan};
-use crate::btf::{self, Btf, BtfError};
+use crate::{
+    btf::{self, Btf, BtfError},
+    tls::discover::KernelIterator,
+};
 
 /// The kernel side, compiled.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/handshake-ebpf"));
@@ -232,6 +236,18 @@ impl Probes {
             sum.add(cpu);
         }
         Ok(sum)
+    }
+
+    /// Loads the iterator over the mappings of this host.
+    ///
+    /// # Errors
+    /// When this kernel cannot run it, with the reason.
+    pub fn mappings(&mut self) -> Result<KernelIterator, String> {
+        let btf = AyaBtf::from_sys_fs().map_err(|error| chain(&error))?;
+        match self.ebpf.program_mut(mapping::PROGRAM) {
+            Some(Program::Iter(program)) => KernelIterator::load(program, &btf),
+            _ => Err("the eBPF object lacks the program".to_owned()),
+        }
     }
 
     /// Passes on what the programs logged (`-vv`).

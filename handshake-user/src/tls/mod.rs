@@ -1,0 +1,3 @@
+//! TLS: the libraries of this host.
+
+pub mod discover;

@@ -68,9 +68,8 @@ pub unsafe extern "C" fn mappings(ctx: *const TaskVma) -> i32 {
             pid: Direct::read(task, layout!(task_tgid)),
             main: u32::from(start <= code && code < end),
         };
-        let length = mapping::SIZE as u32;
         // When the buffer is full the kernel asks again for this mapping.
-        let _ = bpf_seq_write((*(*ctx).meta).seq, (&raw const record).cast(), length);
+        let _ = bpf_seq_write((*(*ctx).meta).seq, (&raw const record).cast(), mapping::SIZE);
     }
     0
 }

@@ -27,15 +27,15 @@ pub struct Mapping {
 }
 
 /// Bytes of one record.
-pub const SIZE: usize = size_of::<Mapping>();
+pub const SIZE: u32 = 40;
 
-const _: () = assert!(SIZE == 40, "no padding, and both sides know the size");
+const _: () = assert!(size_of::<Mapping>() == SIZE as usize, "no padding, and both sides know the size");
 
 impl Mapping {
     /// Reads one record; `None` when the length is wrong.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        if bytes.len() != SIZE {
+        if bytes.len() != SIZE as usize {
             return None;
         }
         // SAFETY: the length is checked, every bit pattern is a valid Mapping (integers only), and read_unaligned
@@ -50,9 +50,9 @@ mod tests {
 
     #[test]
     fn bytes_of_another_length_are_no_record() {
-        assert_eq!(Mapping::from_bytes(&[0; SIZE]), Some(Mapping::default()));
-        assert_eq!(Mapping::from_bytes(&[0; SIZE - 1]), None);
-        let mut bytes = [0; SIZE];
+        assert_eq!(Mapping::from_bytes(&[0; SIZE as usize]), Some(Mapping::default()));
+        assert_eq!(Mapping::from_bytes(&[0; SIZE as usize - 1]), None);
+        let mut bytes = [0; SIZE as usize];
         bytes[32..36].copy_from_slice(&7_u32.to_ne_bytes());
         assert_eq!(Mapping::from_bytes(&bytes).map(|mapping| mapping.pid), Some(7));
     }

@@ -78,6 +78,8 @@ impl Iterator {
             tid: u32,
             rest: [u32; 3],
         }
+        const INFO: u32 = 16;
+        const _: () = assert!(size_of::<Info>() == INFO as usize);
         /// The part of `union bpf_attr` that `BPF_LINK_CREATE` reads.
         #[repr(C)]
         struct LinkCreate {
@@ -98,7 +100,7 @@ impl Iterator {
                 attach_type: BPF_TRACE_ITER,
                 flags: 0,
                 info: (&raw const info) as u64,
-                info_length: size_of::<Info>() as u32,
+                info_length: INFO,
                 padding: 0,
             },
         )?;
@@ -112,7 +114,7 @@ impl Iterator {
 /// # Errors
 /// When the kernel breaks it off.
 pub fn next(file: &mut File) -> io::Result<Option<Vec<Mapped>>> {
-    let mut chunk = [0; CHUNK];
+    let mut chunk = vec![0; CHUNK];
     let length = loop {
         match file.read(&mut chunk) {
             // A million mappings without a record: it asks to be asked again.
@@ -120,7 +122,7 @@ pub fn next(file: &mut File) -> io::Result<Option<Vec<Mapped>>> {
             length => break length?,
         }
     };
-    let records = chunk[..length].chunks(mapping::SIZE).filter_map(Mapping::from_bytes);
+    let records = chunk[..length].chunks(mapping::SIZE as usize).filter_map(Mapping::from_bytes);
     Ok((length > 0).then(|| records.map(|record| Mapped::from(&record)).collect()))
 }
 
@@ -159,7 +161,7 @@ mod tests {
     #[test]
     fn the_kernels_numbers_become_those_of_stat() {
         let record =
-            Mapping { dev: (259 << 20) | 300, ino: 7, generation: 9, main: 1, pid: 3, start: 1, end: 2 };
+            Mapping { dev: (259 << 20) | 0x12c, ino: 7, generation: 9, main: 1, pid: 3, start: 1, end: 2 };
         let mapped = Mapped::from(&record);
         assert_eq!((rustix::fs::major(mapped.id.dev), rustix::fs::minor(mapped.id.dev)), (259, 300));
         assert_eq!((mapped.pid, mapped.range, mapped.main), (3, 1..2, true));

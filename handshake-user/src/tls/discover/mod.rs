@@ -238,7 +238,9 @@ impl Discovery {
                 Some(same) if same.0 == heard.pid => process.insert(same),
                 _ => {
                     let mapped = self.source.of(heard.pid);
-                    mapped.iter().for_each(|mapped| self.look(mapped, news));
+                    for mapped in &mapped {
+                        self.look(mapped, news);
+                    }
                     process.insert((heard.pid, mapped))
                 }
             };
@@ -258,7 +260,7 @@ impl Discovery {
         self.began = Some(now);
         (self.again, self.missed) = (false, 0);
         self.ledger.begin_sweep();
-        for change in self.places.look() {
+        for change in self.places.look(places::standard()) {
             let Ok(file) = open::regular(&change.path) else { continue };
             let Some(id) = self.source.identify(&file) else { continue };
             if !self.has_room(news) {
@@ -281,7 +283,9 @@ impl Discovery {
     /// One more portion of the sweep under way.
     fn go_on(&mut self, news: &mut Vec<News>) {
         if let Some(portion) = self.sweep.as_mut().and_then(Sweep::next) {
-            portion.iter().for_each(|mapped| self.look(mapped, news));
+            for mapped in &portion {
+                self.look(mapped, news);
+            }
             return;
         }
         self.sweep = None;

@@ -42,9 +42,9 @@ pub struct Change {
 }
 
 impl Places {
-    /// Looks again, and hands back what has changed.
-    pub fn look(&mut self) -> Vec<Change> {
-        let mut stamps: HashMap<PathBuf, Stamp> = paths()
+    /// Looks again at these paths, and hands back what has changed.
+    pub fn look(&mut self, paths: Vec<PathBuf>) -> Vec<Change> {
+        let mut stamps: HashMap<PathBuf, Stamp> = paths
             .into_iter()
             .take(MOST)
             .filter_map(|path| {
@@ -81,7 +81,9 @@ fn stamp(path: &Path) -> Option<Stamp> {
     })
 }
 
-fn paths() -> Vec<PathBuf> {
+/// The paths of what may be a TLS library in the standard places, some of which may not exist.
+#[must_use]
+pub fn standard() -> Vec<PathBuf> {
     let cached = fs::read(LD_CACHE).map(|cache| ld_cache::paths(&cache)).unwrap_or_default();
     let libraries = if cached.is_empty() { in_folders() } else { cached };
     let programs = PROGRAM_FOLDERS
@@ -93,4 +95,53 @@ fn paths() -> Vec<PathBuf> {
 fn in_folders() -> Vec<PathBuf> {
     let entries = LIBRARY_FOLDERS.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten();
     entries.flatten().map(|entry| entry.path()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: FileId = FileId { dev: 1, ino: 2, generation: 3 };
+    const OTHER: FileId = FileId { ino: 4, ..ID };
+
+    /// Looks at one path, where exactly one change is expected.
+    fn change(places: &mut Places, path: &Path) -> Change {
+        let mut changes = places.look(vec![path.to_owned()]);
+        assert_eq!(changes.len(), 1);
+        changes.remove(0)
+    }
+
+    #[test]
+    fn what_is_replaced_or_rewritten_is_told_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, new) = (folder.path().join("libssl.so.3"), folder.path().join("new"));
+        let mut places = Places::default();
+        assert!(places.look(vec![path.clone()]).is_empty(), "there is nothing yet");
+
+        fs::write(&path, "old").unwrap();
+        let first = change(&mut places, &path);
+        assert_eq!(places.keep(first, ID), None);
+        assert!(places.look(vec![path.clone()]).is_empty(), "nothing has changed");
+
+        fs::write(&new, "another file").unwrap();
+        fs::rename(&new, &path).unwrap();
+        let replaced = change(&mut places, &path);
+        assert_eq!(places.keep(replaced, OTHER), None);
+        assert_eq!(places.standing(), HashSet::from([OTHER]));
+
+        fs::write(&path, "the same file with other bytes").unwrap();
+        let rewritten = change(&mut places, &path);
+        assert_eq!(places.keep(rewritten, OTHER), Some(OTHER));
+
+        fs::remove_file(&path).unwrap();
+        assert!(places.look(vec![path]).is_empty());
+        assert!(places.standing().is_empty());
+    }
+
+    #[test]
+    fn standard_places_hold_only_what_may_be_a_tls_library() {
+        let standard = standard();
+        assert!(standard.iter().all(|path| path.is_absolute()));
+        assert!(standard.iter().all(|path| names::is_library(path) || names::is_program(path)));
+    }
 }

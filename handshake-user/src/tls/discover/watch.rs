@@ -108,9 +108,9 @@ impl Watch {
 /// The numbers in a list such as `0-3,8`.
 fn cpus(list: &str) -> impl Iterator<Item = usize> {
     list.trim().split(',').flat_map(|part| {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        match (first.parse(), last.parse::<usize>()) {
-            (Ok(first), Ok(last)) => first..last + 1,
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        match (from.parse(), to.parse::<usize>()) {
+            (Ok(from), Ok(to)) => from..to.saturating_add(1),
             _ => 0..0,
         }
     })

@@ -10,6 +10,7 @@
 #![no_std]
 #![no_main]
 
+mod discover;
 mod emit;
 mod kernel;
 mod maps;

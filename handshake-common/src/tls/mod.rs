@@ -1,4 +1,5 @@
 //! TLS: what both sides know of libraries, sessions and the bytes on the wire.
 
+pub mod mapping;
 pub mod session;
 pub mod target;

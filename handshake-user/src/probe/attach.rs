@@ -14,6 +14,7 @@ use aya::{
 use aya_log::EbpfLogger;
 use handshake_common::{
     Layout, layout,
+    tls::mapping,
     totals::{self, Totals},
 };
 use thiserror::Error;
@@ -21,7 +22,10 @@ use thiserror::Error;
 use super::plan::{Attach, Hook, Offer, Planned, plan};
 use crate::{
     btf::{self, Btf, BtfError},
-    tls::libraries::Libraries,
+    tls::{
+        discover::KernelIterator,
+        libraries::{Libraries, mappings},
+    },
 };
 
 /// The kernel side, compiled.
@@ -257,6 +261,15 @@ impl Probes {
         if let Some(Ok(libraries)) = &mut self.libraries {
             libraries.poll(&mut self.ebpf);
         }
+    }
+
+    /// Loads the iterator over the mappings of this host.
+    ///
+    /// # Errors
+    /// When this kernel cannot run it, with the reason.
+    pub fn mappings(&mut self) -> Result<KernelIterator, String> {
+        let btf = AyaBtf::from_sys_fs().map_err(|error| chain(&error))?;
+        mappings(&mut self.ebpf, &btf)
     }
 
     /// Passes on what the programs logged (`-vv`).

@@ -51,10 +51,7 @@ impl Libraries {
     /// # Errors
     /// When the eBPF object lacks what it needs, in words.
     pub fn new(ebpf: &mut Ebpf, btf: &Btf) -> Result<Self, String> {
-        let iterator = match ebpf.program_mut(mapping::PROGRAM).map(<&mut Iter>::try_from) {
-            Some(Ok(program)) => KernelIterator::load(program, btf),
-            _ => Err("the eBPF object lacks the program".to_owned()),
-        };
+        let iterator = mappings(ebpf, btf);
         Ok(Self {
             attacher: Attacher::new(ebpf)?,
             discovery: Discovery::new(iterator, SWEEP),
@@ -162,5 +159,16 @@ impl Libraries {
             probed,
         };
         self.files.insert(found.id, file);
+    }
+}
+
+/// Loads the iterator over the mappings of this host.
+///
+/// # Errors
+/// When this kernel cannot run it, with the reason.
+pub(crate) fn mappings(ebpf: &mut Ebpf, btf: &Btf) -> Result<KernelIterator, String> {
+    match ebpf.program_mut(mapping::PROGRAM).map(<&mut Iter>::try_from) {
+        Some(Ok(program)) => KernelIterator::load(program, btf),
+        _ => Err("the eBPF object lacks the program".to_owned()),
     }
 }

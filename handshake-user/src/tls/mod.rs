@@ -1,0 +1,3 @@
+//! TLS: the libraries that make handshakes in the programs of this host.
+
+pub mod inspect;

@@ -217,16 +217,18 @@ impl<'a> Elf<'a> {
         self.segments.iter().filter_map(|segment| Some((segment.address, self.bytes(segment.address)?)))
     }
 
-    /// The first printable text in the loaded parts that begins with `start` and a digit.
+    /// The first printable text in the loaded parts that begins with `start` and a version of three numbers.
     #[must_use]
-    pub fn text_with_number(&self, start: &str) -> Option<&'a str> {
+    pub fn text_with_version(&self, start: &str) -> Option<&'a str> {
         const LONGEST: usize = 80;
         self.loaded().find_map(|(_, bytes)| {
             memchr::memmem::find_iter(bytes, start.as_bytes()).find_map(|at| {
                 let text = &bytes[at..bytes.len().min(at + LONGEST)];
                 let end = text.iter().position(|byte| !matches!(byte, b' '..=b'~')).unwrap_or(text.len());
                 let text = str::from_utf8(&text[..end]).ok()?;
-                text[start.len()..].starts_with(|next: char| next.is_ascii_digit()).then_some(text)
+                let number = text[start.len()..].split(' ').next()?;
+                let has_parts = number.matches('.').count() >= 2;
+                (has_parts && number.starts_with(|next: char| next.is_ascii_digit())).then_some(text)
             })
         })
     }

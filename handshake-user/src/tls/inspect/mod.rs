@@ -5,6 +5,7 @@
 
 mod decode;
 mod elf;
+mod gnutls;
 mod openssl;
 
 use handshake_common::{
@@ -135,6 +136,7 @@ impl Inspection {
     pub fn complete_with(&mut self, companion: &Self) {
         if companion.is_companion && self.library == companion.library && self.bio.is_none() {
             self.bio = companion.bio;
+            self.description = self.description.take().or_else(|| companion.description.clone());
             openssl::know_socket(self);
         }
     }
@@ -146,8 +148,8 @@ impl Inspection {
 #[must_use]
 pub fn inspect(file: &[u8]) -> Option<Inspection> {
     let elf = Elf::parse(file)?;
-    let symbols = elf.symbols(openssl::SYMBOLS);
-    openssl::inspect(&elf, &symbols)
+    let symbols = elf.symbols(&[openssl::SYMBOLS, gnutls::SYMBOLS].concat());
+    openssl::inspect(&elf, &symbols).or_else(|| gnutls::inspect(&elf, &symbols))
 }
 
 /// Reads fields from accessor functions, and remembers which could not be read.
@@ -163,7 +165,7 @@ impl<'e, 'a> Accessors<'e, 'a> {
     }
 
     fn trace(&self, function: &str) -> Option<decode::Trace> {
-        Some(decode::trace(self.elf, self.symbols.address(function)?))
+        Some(decode::trace(self.elf, self.symbols.get(function)?))
     }
 
     /// The field that `function` returns, if it is of one of these widths.

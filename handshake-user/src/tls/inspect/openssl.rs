@@ -7,7 +7,7 @@ use handshake_common::{
 
 use super::{
     Accessors, Hook, Inspection, decode,
-    elf::{Elf, Symbols},
+    elf::{Elf, Symbol, Symbols},
     through,
 };
 
@@ -57,12 +57,12 @@ pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     inspection.bio = bio(elf, symbols);
     if let Some(handshake) = symbols.address("SSL_do_handshake") {
         library(&mut inspection, elf, symbols, handshake);
-        inspection.description = elf.text_with_number("OpenSSL ").map(str::to_owned);
         know_socket(&mut inspection);
     } else {
         symbols.has("BIO_s_socket").then_some(())?;
         inspection.is_companion = true;
     }
+    inspection.description = elf.text_with_version("OpenSSL ").map(str::to_owned);
     // Every error passes here in OpenSSL 3: those of the state machine do not go through `ERR_set_error`.
     if let Some(error) = symbols.address("ERR_vset_error") {
         inspection.point(elf, Hook::Error, error, None);
@@ -109,7 +109,7 @@ impl StateMachine {
         /// So many words belong to the structure in every version.
         const WORDS: usize = 16;
         let method = |function| {
-            let returned = decode::trace(elf, symbols.address(function)?);
+            let returned = decode::trace(elf, symbols.get(function)?);
             elf.pointers::<WORDS>(decode::only(&returned.constants)?)
         };
         let [both, server, client] =
@@ -124,10 +124,12 @@ impl StateMachine {
         (accept != connect).then_some(Self { accept, connect })
     }
 
-    /// Both only set an argument and go on in `state_machine`, whose first instruction is cheaper to probe.
+    /// Both go on in `state_machine` unless the object is not fit for it, and that begins with a push, which is much
+    /// cheaper to probe.
     fn shared(&self, elf: &Elf<'_>) -> Option<u64> {
-        let both = decode::tail(elf, self.accept)?;
-        (decode::tail(elf, self.connect) == Some(both)).then_some(both)
+        let [accept, connect] = [self.accept, self.connect].map(|function| decode::tails(elf, function));
+        let both = decode::only(&accept)?;
+        (connect == accept && both != self.accept && both != self.connect).then_some(both)
     }
 }
 
@@ -194,11 +196,11 @@ fn bio(elf: &Elf<'_>, symbols: &Symbols) -> Option<Bio> {
     /// `bwrite` and `bread`, in the old form and in the one that counts in `size_t`. (include/internal/bio.h)
     const WORDS: usize = 6;
     let kind = Accessors::new(elf, symbols).field("BIO_method_type", &[4]);
-    let method = decode::trace(elf, symbols.address("BIO_s_socket")?).constants;
+    let method = decode::trace(elf, symbols.get("BIO_s_socket")?).constants;
     let functions = elf.pointers::<WORDS>(decode::only(&method)?)?;
     let mut numbers = Vec::new();
     for &function in functions[2..].iter().filter(|&&function| elf.code(function).is_some()) {
-        for field in decode::trace(elf, function).handed_on {
+        for field in decode::trace(elf, Symbol { address: function, size: 0 }).handed_on {
             if field.hops == 0 && field.width == 4 && !numbers.contains(&field) {
                 numbers.push(field);
             }

@@ -7,7 +7,7 @@ mod walk;
 mod x86;
 
 pub use self::{
-    walk::{Trace, only, tail, trace},
+    walk::{Trace, only, tails, trace},
     x86::behind_landing_pad,
 };
 

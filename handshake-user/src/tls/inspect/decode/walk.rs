@@ -1,12 +1,16 @@
 //! Follows the paths through one function and keeps what comes of its first argument.
 
+use std::collections::VecDeque;
+
 use handshake_common::tls::target::Path;
 
 use super::{Operation, REGISTERS, Register, aarch64, x86};
-use crate::tls::inspect::elf::{Elf, Machine};
+use crate::tls::inspect::elf::{Elf, Machine, Symbol};
 
 /// Instructions that are followed in one function, over all its paths.
 const MOST_INSTRUCTIONS: usize = 4_000;
+/// And along one of its paths.
+const LONGEST_PATH: usize = 200;
 /// Paths that wait to be followed.
 const MOST_PATHS: usize = 64;
 /// Structures are not larger.
@@ -102,14 +106,6 @@ pub fn only<T: Copy>(list: &[T]) -> Option<T> {
     }
 }
 
-impl Trace {
-    /// The one field that is returned, whatever constants are on other paths.
-    #[must_use]
-    pub fn field(&self) -> Option<Path> {
-        only(&self.returned)
-    }
-}
-
 /// How a machine passes values.
 struct Convention {
     argument: Register,
@@ -125,6 +121,8 @@ const AARCH64: Convention = Convention { argument: 0, result: 0, volatile: 0x400
 struct Walker {
     registers: [Value; REGISTERS],
     at: u64,
+    /// Instructions that may still be followed.
+    left: usize,
 }
 
 /// One instruction, and the address of the next.
@@ -136,40 +134,61 @@ fn decode(elf: &Elf<'_>, at: u64) -> Option<(Operation, u64)> {
     }
 }
 
-/// Where a function goes that only sets registers and then jumps.
+/// The other functions that a small one ends in by a jump, on any of its paths.
 #[must_use]
-pub fn tail(elf: &Elf<'_>, entry: u64) -> Option<u64> {
-    const MOST: usize = 4;
-    let mut at = entry;
-    for _ in 0..MOST {
-        match decode(elf, at)? {
-            (Operation::Nothing | Operation::Constant { .. }, next) => at = next,
-            (Operation::Jump { target }, _) => return elf.code(target).map(|_| target),
-            _ => return None,
+pub fn tails(elf: &Elf<'_>, entry: u64) -> Vec<u64> {
+    /// What is farther from the entry belongs to another function.
+    const FAR: u64 = 256;
+    let mut found = Vec::new();
+    let mut seen = Vec::new();
+    let mut waiting = vec![entry];
+    while let Some(mut at) = waiting.pop() {
+        while at.abs_diff(entry) < FAR
+            && !seen.contains(&at)
+            && let Some((operation, next)) = decode(elf, at)
+        {
+            seen.push(at);
+            at = next;
+            match operation {
+                Operation::Jump { target } if target.abs_diff(entry) < FAR => at = target,
+                Operation::Jump { target } => {
+                    if elf.code(target).is_some() {
+                        once(&mut found, target);
+                    }
+                    break;
+                }
+                Operation::Branch { target } => waiting.push(target),
+                Operation::Return | Operation::Stop => break,
+                _ => {}
+            }
         }
     }
-    None
+    found
 }
 
-/// Follows the function at `entry`.
+/// Follows a function; to its end at most, where its size is known.
 #[must_use]
-pub fn trace(elf: &Elf<'_>, entry: u64) -> Trace {
+pub fn trace(elf: &Elf<'_>, function: Symbol) -> Trace {
     let convention = match elf.machine {
         Machine::X86_64 => X86,
         Machine::Aarch64 => AARCH64,
     };
     let mut registers = [Value::Unknown; REGISTERS];
     registers[usize::from(convention.argument)] = Value::Address(Way::START);
-    let mut waiting = vec![Walker { registers, at: entry }];
+    let end = if function.size == 0 { u64::MAX } else { function.address.saturating_add(function.size) };
+    let mut waiting = VecDeque::from([Walker { registers, at: function.address, left: LONGEST_PATH }]);
     let mut branched = Vec::new();
     let mut trace = Trace::default();
     let mut left = MOST_INSTRUCTIONS;
-    while let Some(mut walker) = waiting.pop() {
-        while let Some((operation, next)) = decode(elf, walker.at) {
-            if left == 0 {
-                return trace;
-            }
+    // The shortest paths first: an accessor's own is among them.
+    while let Some(mut walker) = waiting.pop_front() {
+        while walker.left > 0
+            && left > 0
+            && let Some((operation, next)) = decode(elf, walker.at)
+        {
             left -= 1;
+            walker.left -= 1;
+            let is_last = next == end;
             walker.at = next;
             match operation {
                 Operation::Jump { target } => walker.at = target,
@@ -180,7 +199,7 @@ pub fn trace(elf: &Elf<'_>, entry: u64) -> Trace {
                     let state = (next, other.registers);
                     if waiting.len() < MOST_PATHS && !branched.contains(&state) {
                         branched.push(state);
-                        waiting.push(other);
+                        waiting.push_back(other);
                     }
                 }
                 Operation::Return => {
@@ -188,6 +207,8 @@ pub fn trace(elf: &Elf<'_>, entry: u64) -> Trace {
                     break;
                 }
                 Operation::Stop => break,
+                // A call that does not return, as after a smashed stack.
+                _ if is_last => break,
                 operation => walker.run(operation, &convention, &mut trace),
             }
         }

@@ -144,6 +144,12 @@ impl<'a> Elf<'a> {
             .find(|segment| address.checked_sub(segment.address).is_some_and(|into| into < segment.size))
     }
 
+    /// The first address of the segment that holds `address`.
+    #[must_use]
+    pub fn segment_start(&self, address: u64) -> Option<u64> {
+        Some(self.segment(address)?.address)
+    }
+
     /// The bytes from `address` to the end of its segment.
     #[must_use]
     pub fn bytes(&self, address: u64) -> Option<&'a [u8]> {
@@ -169,30 +175,59 @@ impl<'a> Elf<'a> {
         segment.offset.checked_add(address - segment.address)
     }
 
-    /// The eight bytes at `address` as they are in the file.
-    #[must_use]
-    pub fn word(&self, address: u64) -> Option<u64> {
-        self.bytes(address)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
-    }
-
-    /// The pointers in a table at `address` as the loader will leave them, as addresses of this file. In a table of
-    /// relative relocations (RELR) and in a fixed program they stand in the file already.
+    /// The pointers in a table at `address` as the loader will leave them, as addresses of this file.
     #[must_use]
     pub fn pointers<const N: usize>(&self, address: u64) -> Option<[u64; N]> {
-        let mut table = [0; N];
-        let bytes = self.bytes(address)?;
-        for (slot, word) in table.iter_mut().zip(bytes.get(..8 * N)?.as_chunks().0) {
-            *slot = u64::from_le_bytes(*word);
-        }
+        self.words(address, N).try_into().ok()
+    }
+
+    /// Words from `address` on, at most so many and none beyond the segment; pointers among them as the loader will
+    /// leave them, as addresses of this file. In a table of packed relative relocations (RELR) and in a fixed program
+    /// they stand in the file already.
+    #[must_use]
+    pub fn words(&self, address: u64, most: usize) -> Vec<u64> {
+        let bytes = self.bytes(address).unwrap_or_default().as_chunks().0;
+        let mut words: Vec<_> = bytes.iter().take(most).map(|word| u64::from_le_bytes(*word)).collect();
         self.each_relative(|at, target| {
             if let Some(into) = at.checked_sub(address)
                 && into % 8 == 0
-                && let Some(slot) = usize::try_from(into / 8).ok().and_then(|slot| table.get_mut(slot))
+                && let Some(word) = usize::try_from(into / 8).ok().and_then(|slot| words.get_mut(slot))
             {
-                *slot = target;
+                *word = target;
             }
         });
-        Some(table)
+        words
+    }
+
+    /// Where the file holds one of these addresses as a pointer: so many places at most.
+    #[must_use]
+    pub fn references(&self, targets: &[u64], most: usize) -> Vec<u64> {
+        let mut found = Vec::new();
+        let (Some(&lowest), Some(&highest)) = (targets.iter().min(), targets.iter().max()) else {
+            return found;
+        };
+        let is_one = |word: u64| lowest <= word && word <= highest && targets.contains(&word);
+        for (start, bytes) in self.loaded() {
+            let words = bytes.as_chunks().0.iter().zip((0_u64..).step_by(8));
+            let hits = words.filter(|(word, _)| is_one(u64::from_le_bytes(**word)));
+            found.extend(hits.map(|(_, into)| start.wrapping_add(into)).take(most));
+        }
+        self.each_relative(|at, target| {
+            if is_one(target) && found.len() < 2 * most && !found.contains(&at) {
+                found.push(at);
+            }
+        });
+        found.truncate(most);
+        found
+    }
+
+    /// Addresses at which these bytes are: so many at most.
+    #[must_use]
+    pub fn find(&self, bytes: &[u8], most: usize) -> Vec<u64> {
+        let places = self.loaded().flat_map(|(start, loaded)| {
+            memchr::memmem::find_iter(loaded, bytes).map(move |into| start.wrapping_add(into as u64))
+        });
+        places.take(most).collect()
     }
 
     /// Every relative relocation with an addend of its own: where, and the address that will stand there.

@@ -6,6 +6,7 @@
 mod decode;
 mod elf;
 mod gnutls;
+mod go;
 mod openssl;
 
 use handshake_common::{
@@ -28,6 +29,10 @@ pub enum Hook {
     Error,
     /// Entry of `ERR_put_error(library, function, reason, …)` of OpenSSL 1.1.1 and BoringSSL.
     ErrorPut,
+    /// Go: inside the handshake's function, behind the test whether it is complete already; the `Conn` is in AX.
+    GoEnter,
+    /// Go: one of that function's RET instructions; the `error` is in AX and BX.
+    GoLeave,
 }
 
 impl Hook {
@@ -40,6 +45,8 @@ impl Hook {
             Self::Free => "tls_free",
             Self::Error => "tls_error",
             Self::ErrorPut => "tls_error_put",
+            Self::GoEnter => "go_enter",
+            Self::GoLeave => "go_leave",
         }
     }
 
@@ -149,7 +156,7 @@ impl Inspection {
 pub fn inspect(file: &[u8]) -> Option<Inspection> {
     let elf = Elf::parse(file)?;
     let symbols = elf.symbols(&[openssl::SYMBOLS, gnutls::SYMBOLS].concat());
-    openssl::inspect(&elf, &symbols).or_else(|| gnutls::inspect(&elf, &symbols))
+    openssl::inspect(&elf, &symbols).or_else(|| gnutls::inspect(&elf, &symbols)).or_else(|| go::inspect(&elf))
 }
 
 /// Reads fields from accessor functions, and remembers which could not be read.

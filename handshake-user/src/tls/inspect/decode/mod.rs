@@ -8,7 +8,7 @@ mod x86;
 
 pub use self::{
     walk::{Trace, only, tails, trace},
-    x86::behind_landing_pad,
+    x86::{behind_landing_pad, written},
 };
 
 /// A general register by its number in the machine's encoding.

@@ -121,7 +121,8 @@ fn sum(instruction: &Instruction) -> Option<Operation> {
     Some(Operation::Add { to, from: to, by })
 }
 
-fn written(instruction: &Instruction) -> u32 {
+/// The registers that an instruction changes, a bit each.
+pub fn written(instruction: &Instruction) -> u32 {
     let mut factory = InstructionInfoFactory::new();
     factory
         .info(instruction)

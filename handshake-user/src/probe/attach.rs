@@ -14,7 +14,6 @@ use aya::{
 use aya_log::EbpfLogger;
 use handshake_common::{
     Layout, layout,
-    tls::mapping,
     totals::{self, Totals},
 };
 use thiserror::Error;

@@ -175,7 +175,7 @@ fn flow_state(of: &Accessors<'_, '_>, hand_state: Path) -> Option<Path> {
 }
 
 /// The address from which it is copied. The server's random lies just before it in every version, which makes sure of it.
-fn client_random(of: &Accessors<'_, '_>) -> Option<Path> {
+pub fn client_random(of: &Accessors<'_, '_>) -> Option<Path> {
     const LENGTH: u16 = 32;
     let servers = of.trace("SSL_get_server_random")?.addresses;
     let clients = of.trace("SSL_get_client_random")?.addresses;
@@ -192,7 +192,7 @@ fn client_random(of: &Accessors<'_, '_>) -> Option<Path> {
 }
 
 /// Where a BIO keeps its number: what the socket's functions hand on to `read` and `write` first of all.
-fn bio(elf: &Elf<'_>, symbols: &Symbols) -> Option<Bio> {
+pub fn bio(elf: &Elf<'_>, symbols: &Symbols) -> Option<Bio> {
     /// `bwrite` and `bread`, in the old form and in the one that counts in `size_t`. (include/internal/bio.h)
     const WORDS: usize = 6;
     let kind = Accessors::new(elf, symbols).field("BIO_method_type", &[4]);

@@ -12,6 +12,8 @@ mod mbedtls;
 mod nss;
 mod openssl;
 mod s2n;
+#[cfg(test)]
+mod sample;
 mod wolfssl;
 
 use handshake_common::{

@@ -106,6 +106,17 @@ mod tests {
     }
 
     #[test]
+    fn vectors_leave_general_registers_alone() {
+        // sub sp, sp, #96; movi v0.4s, #0; str q0, [sp, #16]; ldr w0, [x0, #56]; ret
+        let code = [0xd101_83ff_u32, 0x4f00_0400, 0x3d80_07e0, 0xb940_3800, 0xd65f_03c0];
+        let code = code.map(u32::to_le_bytes).concat();
+        assert_eq!(traced(sample::AARCH64, &code).returned, [Path::direct(0x38, 4)]);
+        // fmov x0, d0; ldr w0, [x0, #56]; ret
+        let code = [0x9e66_0000_u32, 0xb940_3800, 0xd65f_03c0].map(u32::to_le_bytes).concat();
+        assert_eq!(traced(sample::AARCH64, &code).returned, []);
+    }
+
+    #[test]
     fn what_a_call_returns_is_unknown() {
         // call 1f; mov 0x78(%rax),%eax; ret; 1: ret
         let code = [0xe8, 0x04, 0, 0, 0, 0x8b, 0x40, 0x78, 0xc3, 0xc3];

@@ -3,11 +3,18 @@
 //!
 //! Pure over the bytes of the file, which may come from a container and may be anything.
 
+mod boringssl;
 mod decode;
 mod elf;
 mod gnutls;
 mod go;
+mod mbedtls;
+mod nss;
 mod openssl;
+mod s2n;
+#[cfg(test)]
+mod sample;
+mod wolfssl;
 
 use handshake_common::{
     class::{Library, Role},
@@ -155,9 +162,27 @@ impl Inspection {
 #[must_use]
 pub fn inspect(file: &[u8]) -> Option<Inspection> {
     let elf = Elf::parse(file)?;
-    let symbols = elf.symbols(&[openssl::SYMBOLS, gnutls::SYMBOLS].concat());
-    openssl::inspect(&elf, &symbols).or_else(|| gnutls::inspect(&elf, &symbols)).or_else(|| go::inspect(&elf))
+    let wanted = LIBRARIES.map(|library| library.symbols).concat();
+    let symbols = elf.symbols(&wanted);
+    LIBRARIES.iter().find_map(|library| (library.inspect)(&elf, &symbols)).or_else(|| go::inspect(&elf))
 }
+
+/// A library that is known by its symbols.
+struct Known {
+    symbols: &'static [&'static str],
+    inspect: fn(&Elf<'_>, &Symbols) -> Option<Inspection>,
+}
+
+/// In the order in which they are looked for: BoringSSL has OpenSSL's names too.
+const LIBRARIES: [Known; 7] = [
+    Known { symbols: boringssl::SYMBOLS, inspect: boringssl::inspect },
+    Known { symbols: openssl::SYMBOLS, inspect: openssl::inspect },
+    Known { symbols: gnutls::SYMBOLS, inspect: gnutls::inspect },
+    Known { symbols: nss::SYMBOLS, inspect: nss::inspect },
+    Known { symbols: wolfssl::SYMBOLS, inspect: wolfssl::inspect },
+    Known { symbols: mbedtls::SYMBOLS, inspect: mbedtls::inspect },
+    Known { symbols: s2n::SYMBOLS, inspect: s2n::inspect },
+];
 
 /// Reads fields from accessor functions, and remembers which could not be read.
 struct Accessors<'e, 'a> {

@@ -1,3 +1,4 @@
 //! TLS: what both sides know of libraries, sessions and the bytes on the wire.
 
 pub mod target;
+pub mod wire;

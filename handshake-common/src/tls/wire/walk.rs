@@ -166,7 +166,7 @@ pub fn walk(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> Due {
     let at = wire.ticks(segment.now_ns);
     wire.packets = wire.packets.saturating_add(1);
     if matches!(side, Role::Client) {
-        acknowledged(wire, segment.ack, at);
+        acknowledged(wire, segment.seq, segment.ack, at);
         repeated(wire, segment.seq, length, at);
     }
     if wire.is(Ending::Going) {
@@ -218,10 +218,14 @@ fn begin(wire: &mut Wire, segment: &Segment) {
 
 /// The client acknowledges: if the server's Finished is covered, the client may send from now on.
 #[inline(always)]
-const fn acknowledged(wire: &mut Wire, ack: u32, at: u32) {
+const fn acknowledged(wire: &mut Wire, seq: u32, ack: u32, at: u32) {
     let finished = wire.client.seen.has(Seen::FINISHED) && wire.server.seen.has(Seen::FINISHED);
     if finished && wire.acked_at == 0 && !is_before(ack, wire.finished_to) {
         wire.acked_at = at + 1;
+        if is_before(wire.client.next, seq) {
+            // What it sent before is lost so far: a false start, or not.
+            wire.note(at, 0, content::APPLICATION_DATA, Mark::EARLY.and(Mark::UNSURE), 0);
+        }
         complete(wire);
     }
 }
@@ -370,7 +374,7 @@ fn record(wire: &mut Wire, side: Role, head: Head, begin: u32, ack: u32, at: u32
         content::ALERT => alert(wire, side, from, head, at),
         content::APPLICATION_DATA if matches!(side, Role::Client) => client_data(wire, head, ack, at),
         content::APPLICATION_DATA => server_data(wire, head, at),
-        content::HEARTBEAT => true,
+        // Heartbeats, too, must wait for the end of the handshake (RFC 6520 §3).
         _ => false,
     };
     if !legal {
@@ -483,17 +487,19 @@ const fn alert(wire: &mut Wire, side: Role, from: Mark, head: Head, at: u32) -> 
 /// The client's protected records: early data, its second flight (TLS 1.3), or a false start (TLS 1.2).
 #[inline(always)]
 const fn client_data(wire: &mut Wire, head: Head, ack: u32, at: u32) -> bool {
-    let stalled = wire.server.is_stalled();
     let server = &wire.server;
+    // The client has more of the server than the walker.
+    let missed = server.seen.has(Seen::SYNCED) && is_before(server.next, ack);
+    let unsure = missed || server.is_stalled();
     if wire.client.seen.has(Seen::FINISHED) {
         let early = !server.seen.has(Seen::FINISHED) || is_before(ack, wire.finished_to);
         if early && !wire.client.seen.has(Seen::SPOKE) {
             wire.client.seen.set(Seen::SPOKE);
-            let mark = Mark::EARLY.and(Mark::UNSURE.when(stalled));
+            let mark = Mark::EARLY.and(Mark::UNSURE.when(unsure));
             wire.note(at, head.length, content::APPLICATION_DATA, mark, 0);
         }
         complete(wire);
-        if stalled {
+        if unsure {
             // The server's Finished may have passed by unseen.
             wire.ending = Ending::Over as u8;
         }
@@ -501,8 +507,12 @@ const fn client_data(wire: &mut Wire, head: Head, ack: u32, at: u32) -> bool {
     }
     let answered = server.hello_count >= wire.client.hello_count && server.hello_left == 0;
     if !answered || is_before(ack, server.hello_to) {
-        let mark = Mark::EARLY.and(Mark::UNSURE.when(stalled));
+        let mark = Mark::EARLY.and(Mark::UNSURE.when(unsure));
         wire.note(at, head.length, content::APPLICATION_DATA, mark, 0);
+        if missed && !answered {
+            // The ServerHello passed by unseen.
+            wire.ending = Ending::Exhausted as u8;
+        }
         return true;
     }
     wire.flight += 1;

@@ -3,3 +3,4 @@
 pub mod mapping;
 pub mod session;
 pub mod target;
+pub mod wire;

@@ -1,7 +1,7 @@
 //! The TLS libraries of the host: found, inspected, probed, and let go when nobody uses them any more.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
     time::Instant,
 };
@@ -18,6 +18,9 @@ use super::{
 
 /// Files that are kept account of, at the most; what comes beyond is not probed.
 const MOST_FILES: usize = 4096;
+
+/// Files without a TLS library that are remembered, so that a program that comes and goes is read once.
+const MOST_OTHERS: usize = 16_384;
 
 /// One file of a library.
 #[derive(Debug)]
@@ -42,6 +45,8 @@ pub struct Libraries {
     files: HashMap<FileId, File>,
     /// Parts that other files use, such as libcrypto: probed, but no library of their own.
     companions: HashMap<FileId, (Inspection, Option<Probed>)>,
+    /// Files in which there is no TLS library.
+    others: HashSet<FileId>,
     changed: bool,
 }
 
@@ -57,6 +62,7 @@ impl Libraries {
             discovery: Discovery::new(iterator, SWEEP),
             files: HashMap::new(),
             companions: HashMap::new(),
+            others: HashSet::new(),
             changed: true,
         })
     }
@@ -119,6 +125,9 @@ impl Libraries {
     }
 
     fn found(&mut self, ebpf: &mut Ebpf, found: &Found) {
+        if self.others.contains(&found.id) {
+            return;
+        }
         if self.files.len() + self.companions.len() >= MOST_FILES {
             tracing::warn!(path = %found.shown.display(), "too many TLS libraries: this one is not probed");
             return;
@@ -132,7 +141,13 @@ impl Libraries {
                 return;
             }
         };
-        let Some(inspection) = inspect(&bytes) else { return };
+        let Some(inspection) = inspect(&bytes) else {
+            if self.others.len() >= MOST_OTHERS {
+                self.others.clear();
+            }
+            self.others.insert(found.id);
+            return;
+        };
         drop(bytes);
         let attached = self.attacher.attach(ebpf, &found.path(), &inspection);
         let (probed, failure) = match attached {

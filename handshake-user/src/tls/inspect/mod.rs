@@ -23,12 +23,12 @@ use handshake_common::{
 
 use self::elf::{Elf, Symbols};
 
-/// A program on the kernel side that a probe runs.
+/// What a probe at some place sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hook {
     /// Entry of a function that advances the handshake; the session object is its first argument.
     Enter,
-    /// Its return; the result is an `int`.
+    /// Its return, so a return probe; the result is an `int`.
     Leave,
     /// Entry of the function that frees the session object, or one of its references.
     Free,
@@ -40,28 +40,6 @@ pub enum Hook {
     GoEnter,
     /// Go: one of that function's RET instructions; the `error` is in AX and BX.
     GoLeave,
-}
-
-impl Hook {
-    /// The program's name in the eBPF object.
-    #[must_use]
-    pub const fn program(self) -> &'static str {
-        match self {
-            Self::Enter => "tls_enter",
-            Self::Leave => "tls_leave",
-            Self::Free => "tls_free",
-            Self::Error => "tls_error",
-            Self::ErrorPut => "tls_error_put",
-            Self::GoEnter => "go_enter",
-            Self::GoLeave => "go_leave",
-        }
-    }
-
-    /// Whether it is attached as a return probe.
-    #[must_use]
-    pub const fn is_return(self) -> bool {
-        matches!(self, Self::Leave)
-    }
 }
 
 /// One place to probe.

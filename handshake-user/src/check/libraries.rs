@@ -24,10 +24,10 @@ pub fn look(kernel: &Kernel, way: Attach) -> Result<(Vec<TlsLibrary>, Vec<String
 fn row(file: &File, processes: usize) -> TlsLibrary {
     TlsLibrary {
         path: file.shown.display().to_string(),
-        library: file.library,
-        version: file.description.clone(),
-        covered: file.covered,
+        library: file.inspection.library,
+        version: file.inspection.description.clone(),
+        covered: file.is_covered(),
         processes,
-        gaps: file.gaps.clone(),
+        gaps: file.gaps(),
     }
 }

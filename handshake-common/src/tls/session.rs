@@ -187,9 +187,18 @@ impl Session {
     #[inline(always)]
     pub fn transferred(&mut self, flow: Flow, bytes: u32, now: u64, sleeps: u64) {
         self.advance(now, sleeps);
-        self.facts.set_if(TlsFacts::FLIGHTS_SEEN, true);
-        let first = if self.role == Role::Server.code() { Flow::Received } else { Flow::Sent };
-        if self.hello_ns == 0 && flow as u8 == first as u8 {
+        if self.hello_ns == 0 {
+            let server = self.role == Role::Server.code();
+            // A client whose first call sends nothing has its hello written elsewhere: with early data by OpenSSL, or by
+            // the program itself. What it may send from inside later calls is something else.
+            let is_hello = match flow {
+                Flow::Received => server,
+                Flow::Sent => !server && self.calls == 1,
+            };
+            if !is_hello {
+                return;
+            }
+            self.facts.set_if(TlsFacts::FLIGHTS_SEEN, true);
             self.hello_ns = now;
             // What the client computed before its hello, or the server before it had one, is before the beginning.
             self.compute_ns = 0;
@@ -407,6 +416,19 @@ mod tests {
     fn flights_tell_a_hello_retry_request() {
         assert_eq!(class(&blocking_client(1)), Some(TlsClass::Full));
         assert_eq!(class(&blocking_client(2)), Some(TlsClass::HelloRetry));
+    }
+
+    #[test]
+    fn what_a_client_sends_in_a_later_call_is_no_hello() {
+        let mut session = completed(Role::Client, TlsFacts::default(), 0x0304);
+        session.enter(MS, 0);
+        session.leave(2 * MS, 0);
+        session.enter(52 * MS, 1);
+        session.transferred(Flow::Sent, 100, 53 * MS, 1);
+        session.leave(54 * MS, 1);
+        session.end(TlsOutcome::Completed, 54 * MS);
+        assert_eq!(duration_us(&session), Some(53_000));
+        assert_eq!(hello_retry(&session), None);
     }
 
     #[test]

@@ -1,0 +1,246 @@
+//! What the kernel side keeps of one connection while its TLS handshake is under way; its very bytes go to user space
+//! when the handshake is over.
+
+use super::record::{HEAD, Mark, Record, content::APPLICATION_DATA};
+use crate::class::Role;
+
+/// How many noteworthy records are kept.
+pub const MOST_RECORDS: usize = 16;
+
+/// Yes-or-no facts about one direction, one bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Seen(pub u8);
+
+impl Seen {
+    /// [`Stream::next`] is valid.
+    pub const SYNCED: Self = Self(1);
+    /// Bytes passed by before those that the walker waits for: lost or reordered ones, or more records in a packet
+    /// than are looked at.
+    pub const AHEAD: Self = Self(1 << 1);
+    /// ChangeCipherSpec.
+    pub const CHANGE_CIPHER_SPEC: Self = Self(1 << 2);
+    /// The Finished message of TLS 1.2 or before: the first handshake record behind ChangeCipherSpec.
+    pub const FINISHED: Self = Self(1 << 3);
+    /// A plaintext handshake record that is no hello. From a client: its certificate or key exchange, which only a
+    /// full handshake of TLS 1.2 or before has (RFC 5246 §7.3).
+    pub const EXCHANGED: Self = Self(1 << 4);
+    /// Client: application data behind its own Finished. Server: an encrypted record of the length of an alert.
+    pub const SPOKE: Self = Self(1 << 5);
+
+    /// Whether all bits of `other` are set.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Sets the bits of `other`.
+    #[inline(always)]
+    pub const fn set(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+}
+
+/// One direction. Positions are TCP sequence numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Stream {
+    /// The next byte that the walker needs: of a record header, or of what it must know behind one.
+    pub next: u32,
+    /// End of the furthest packet that passed by too early ([`Seen::AHEAD`]).
+    pub ahead: u32,
+    /// The newest hello, from its record header …
+    pub hello_from: u32,
+    /// … to its end, as far as it is known; nothing while both are equal.
+    pub hello_to: u32,
+    /// Bytes of the newest hello that are still to come, in further records.
+    pub hello_left: u32,
+    /// Where the record headers of the first and the second hello are.
+    pub hellos: [u32; 2],
+    /// How many hellos there were.
+    pub hello_count: u8,
+    /// See [`Seen`].
+    pub seen: Seen,
+    /// How many bytes of `head` are there: a record header that straddles packets.
+    pub have: u8,
+    /// See `have`.
+    pub head: [u8; HEAD],
+}
+
+impl Stream {
+    /// Whether bytes that the walker needs have passed by, so that nothing behind them can be known unless they come
+    /// again.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_stalled(&self) -> bool {
+        self.seen.has(Seen::AHEAD) && is_before(self.next, self.ahead)
+    }
+}
+
+/// Why the walker is through with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Ending {
+    /// It is not.
+    Going = 0,
+    /// The handshake is complete, or an alert ended it.
+    Over = 1,
+    /// What came is not TLS, or breaks its rules.
+    Malformed = 2,
+    /// It took too many packets or records.
+    Exhausted = 3,
+    /// The connection ended first.
+    Closed = 4,
+}
+
+/// One connection's handshake. All zero: no ClientHello was seen yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Wire {
+    /// The first byte of the ClientHello passed by: CLOCK_MONOTONIC, ns.
+    pub hello_ns: u64,
+    /// From the TLS client.
+    pub client: Stream,
+    /// From the TLS server.
+    pub server: Stream,
+    /// The last byte of the first ClientHello passed by: units of 1024 ns since `hello_ns`, plus 1; 0 = it did not.
+    pub whole_at: u32,
+    /// The beginning of the ClientHello passed by again, the last time: as `whole_at`.
+    pub again_at: u32,
+    /// The client acknowledged the server's Finished (TLS 1.2 and before, full): as `whole_at`.
+    pub acked_at: u32,
+    /// Where the server's Finished ends.
+    pub finished_to: u32,
+    /// Packets looked at.
+    pub packets: u16,
+    /// [`Role`] code of the local end in TLS.
+    pub role: u8,
+    /// [`Ending`].
+    pub ending: u8,
+    /// Records of the client's second flight (TLS 1.3).
+    pub flight: u8,
+    /// How many entries of `log` are there.
+    pub logged: u8,
+    /// Keeps the size a multiple of 8.
+    pub reserved: [u8; 2],
+    /// The noteworthy records in the order in which they passed by. Of a run of equal ones the first and the last.
+    pub log: [Record; MOST_RECORDS],
+}
+
+/// Size of a [`Wire`], bytes.
+pub const SIZE: usize = size_of::<Wire>();
+
+const _: () = assert!(SIZE == 240, "no padding, and both sides know the size");
+const _: () = assert!(size_of::<Stream>() == 40 && size_of::<Record>() == 8);
+
+impl Wire {
+    /// Reads the bytes that the kernel side sent.
+    ///
+    /// # Errors
+    /// `None` when the length is wrong or no handshake had begun.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != SIZE {
+            return None;
+        }
+        // SAFETY: the length is checked, every bit pattern is a valid Wire (integers only), and read_unaligned asks
+        // nothing of the address.
+        let wire = unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() };
+        wire.role()?;
+        Some(wire)
+    }
+
+    /// The bytes that [`Wire::from_bytes`] reads.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        // SAFETY: repr(C) without padding (asserted above), so every byte is initialised.
+        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast(), SIZE) }
+    }
+
+    /// Which end of the TLS handshake the local one is; `None` before the ClientHello.
+    #[must_use]
+    #[inline(always)]
+    pub const fn role(&self) -> Option<Role> {
+        Role::from_code(self.role)
+    }
+
+    /// The records in the order in which they passed by.
+    #[must_use]
+    pub fn records(&self) -> &[Record] {
+        self.log.get(..usize::from(self.logged)).unwrap_or(&self.log)
+    }
+
+    /// CLOCK_MONOTONIC of a record, ns, to 1024 ns.
+    #[must_use]
+    pub const fn time_of(&self, record: &Record) -> u64 {
+        self.hello_ns.saturating_add((record.at as u64) << 10)
+    }
+
+    /// CLOCK_MONOTONIC, ns, of a moment such as [`Wire::whole_at`]; `None` if it was not seen.
+    #[must_use]
+    pub const fn moment(&self, at: u32) -> Option<u64> {
+        if at == 0 { None } else { Some(self.hello_ns.saturating_add(((at - 1) as u64) << 10)) }
+    }
+
+    /// Why the walker is through.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is(&self, ending: Ending) -> bool {
+        self.ending == ending as u8
+    }
+
+    #[inline(always)]
+    pub(super) const fn stream(&mut self, side: Role) -> &mut Stream {
+        match side {
+            Role::Client => &mut self.client,
+            Role::Server => &mut self.server,
+        }
+    }
+
+    /// Units of 1024 ns since the ClientHello: a shift, where microseconds would want a division.
+    #[inline(always)]
+    pub(super) const fn ticks(&self, now_ns: u64) -> u32 {
+        let ticks = now_ns.saturating_sub(self.hello_ns) >> 10;
+        // More than an hour for a handshake: no number at all would fit better than this one.
+        if ticks >= u32::MAX as u64 { u32::MAX - 1 } else { low_half(ticks) }
+    }
+
+    /// Adds to the log. In a run of equal kinds the last entry moves along, except in the client's second flight, which
+    /// is short and of which every record counts.
+    #[inline(always)]
+    pub(super) const fn note(&mut self, at: u32, length: u16, content: u8, mark: Mark, detail: u8) {
+        let record = Record { at, length, kind: Record::kind_of(content, mark), detail };
+        let count = self.logged as usize;
+        let run = count >= 2
+            && record.kind != Record::kind_of(APPLICATION_DATA, Mark::NONE)
+            && self.log[(count - 1) & (MOST_RECORDS - 1)].kind == record.kind
+            && self.log[(count - 2) & (MOST_RECORDS - 1)].kind == record.kind;
+        if run {
+            self.log[(count - 1) & (MOST_RECORDS - 1)] = record;
+        } else if count < MOST_RECORDS {
+            self.log[count & (MOST_RECORDS - 1)] = record;
+            self.logged += 1;
+        } else {
+            self.ending = Ending::Exhausted as u8;
+        }
+    }
+}
+
+/// Whether a position lies before another (RFC 9293 §3.4).
+#[must_use]
+#[inline(always)]
+pub const fn is_before(a: u32, b: u32) -> bool {
+    a.wrapping_sub(b) > i32::MAX as u32
+}
+
+/// The lower 32 bits; `try_from` and its error would cost the verifier a branch.
+#[expect(clippy::cast_possible_truncation, reason = "what it is for")]
+#[inline(always)]
+const fn low_half(value: u64) -> u32 {
+    value as u32
+}
+
+// SAFETY: integers only, repr(C), and no padding (asserted above).
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Wire {}

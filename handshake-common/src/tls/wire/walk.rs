@@ -1,0 +1,526 @@
+//! The record walker: from one TLS record header to the next, in both directions, until the handshake is over.
+//!
+//! It runs in the kernel for each packet of a connection whose handshake is under way. It never skips a byte that it
+//! needs: where one is missing (lost, reordered), that direction stands still until the byte comes again, so that
+//! what is not known stays unknown. Cause and effect are told by acknowledgements, not by time: what a client sends
+//! before it has the server's decisive message is early.
+
+use super::{
+    record::{HEAD, HEADER, Head, MESSAGE_HEADER, Mark, content, handshake},
+    state::{Ending, Seen, Stream, Wire, is_before},
+};
+use crate::class::Role;
+
+/// How many records are looked at in one packet: the loop's bound for the verifier. A server's whole flight has seven.
+const MOST_PER_PACKET: u32 = 12;
+/// How many packets a handshake may take.
+const MOST_PACKETS: u16 = 1 << 14;
+/// How many records a client's second flight has at most: EndOfEarlyData or certificate and its proof, Finished, and
+/// what a certificate of several records takes.
+const MOST_FLIGHT: u8 = 6;
+/// The least length of a hello: its fixed fields (RFC 8446 §4.1.2, §4.1.3).
+const LEAST_HELLO: u32 = 38;
+/// The most that is believed of a hello, bytes.
+const MOST_HELLO: u32 = 1 << 16;
+/// What tells a ClientHello: the record header, the message's header, and the legacy version.
+const OPENING: usize = 11;
+
+/// The payload of a packet: what is behind its TCP header.
+pub trait Payload {
+    /// Its length, bytes.
+    fn len(&self) -> u32;
+
+    /// Whether there is none.
+    #[inline(always)]
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Copies `N` bytes from `offset` on; false if they are not all there.
+    fn load<const N: usize>(&self, offset: u32, into: &mut [u8; N]) -> bool;
+}
+
+impl Payload for &[u8] {
+    fn len(&self) -> u32 {
+        u32::try_from(<[u8]>::len(self)).unwrap_or(u32::MAX)
+    }
+
+    fn load<const N: usize>(&self, offset: u32, into: &mut [u8; N]) -> bool {
+        let found = usize::try_from(offset).ok().and_then(|offset| self.get(offset..)?.first_chunk());
+        found.is_some_and(|bytes| {
+            *into = *bytes;
+            true
+        })
+    }
+}
+
+/// Where a packet goes, seen from this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// It leaves (egress).
+    Sent,
+    /// It comes (ingress).
+    Received,
+}
+
+/// What the walker must know of a packet besides its payload.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment {
+    /// See [`Direction`].
+    pub direction: Direction,
+    /// Sequence number of the first payload byte: one more than the header's if SYN is set (Fast Open, RFC 7413).
+    pub seq: u32,
+    /// Acknowledgement number; 0 without the ACK flag.
+    pub ack: u32,
+    /// CLOCK_MONOTONIC, ns.
+    pub now_ns: u64,
+}
+
+/// What becomes of the connection's [`Wire`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// No ClientHello so far: nothing is kept, the `Wire` is all zero.
+    Watch,
+    /// The handshake is under way: the following packets are wanted, those without payload too.
+    Follow,
+    /// There is nothing more to know: publish the `Wire` and let go of the connection.
+    Publish,
+}
+
+/// What is due after a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// See [`Next`].
+    pub next: Next,
+    /// Who sent the bytes to be copied: the TLS client or server.
+    pub sender: Role,
+    /// The bytes of this packet's payload that belong to a hello: where they begin …
+    pub copy_offset: u32,
+    /// … and how many they are; 0: none.
+    pub copy_length: u32,
+}
+
+impl Due {
+    const WATCH: Self = Self { next: Next::Watch, sender: Role::Client, copy_offset: 0, copy_length: 0 };
+}
+
+/// Whether a ClientHello begins here, as far as these bytes tell.
+#[must_use]
+#[inline(always)]
+pub fn begins_hello(payload: &impl Payload) -> bool {
+    let mut bytes = [0; OPENING];
+    let length = payload.len();
+    if length >= 11 {
+        return payload.load(0, &mut bytes) && opens(&bytes, 11);
+    }
+    let mut have = 0;
+    for slot in &mut bytes {
+        let mut byte = [0];
+        if have >= length || !payload.load(have, &mut byte) {
+            break;
+        }
+        *slot = byte[0];
+        have += 1;
+    }
+    have > 0 && opens(&bytes, have)
+}
+
+/// Handshake record of SSL 3.0 to TLS 1.3; ClientHello; below 64 KiB; its legacy version TLS 1.0 to 1.2.
+#[inline(always)]
+const fn opens(bytes: &[u8; OPENING], have: u32) -> bool {
+    let [kind, major, minor, high, low, message, a, _, _, hello_major, hello_minor] = *bytes;
+    let length = u16::from_be_bytes([high, low]);
+    kind == content::HANDSHAKE
+        && (have < 2 || major == 3)
+        && (have < 3 || minor <= 4)
+        && (have < 5 || (length >= 4 && length <= 1 << 14))
+        && (have < 6 || message == handshake::CLIENT_HELLO)
+        && (have < 7 || a == 0)
+        && (have < 10 || length < 6 || hello_major == 3)
+        && (have < 11 || length < 6 || (hello_minor >= 1 && hello_minor <= 3))
+}
+
+/// Follows one packet. All of a connection's packets with payload go through here until the handshake is over, and
+/// once it has begun ([`Next::Follow`]) also those without.
+#[inline(always)]
+pub fn walk(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> Due {
+    let length = payload.len();
+    if wire.role == 0 {
+        if length == 0 || !begins_hello(payload) {
+            return Due::WATCH;
+        }
+        begin(wire, segment);
+    }
+    let local_client = wire.role == Role::Client.code();
+    let sent = matches!(segment.direction, Direction::Sent);
+    let side = if local_client == sent { Role::Client } else { Role::Server };
+    let at = wire.ticks(segment.now_ns);
+    wire.packets = wire.packets.saturating_add(1);
+    if matches!(side, Role::Client) {
+        acknowledged(wire, segment.ack, at);
+        repeated(wire, segment.seq, length, at);
+    }
+    if wire.is(Ending::Going) {
+        records(wire, side, segment, payload, at);
+    }
+    if wire.is(Ending::Going) && wire.packets > MOST_PACKETS {
+        wire.ending = Ending::Exhausted as u8;
+    }
+    if wire.client.hello_count == 0 && !wire.is(Ending::Going) {
+        *wire = Wire::default();
+        return Due::WATCH;
+    }
+    if matches!(side, Role::Client) {
+        hello_whole(wire, segment.seq.wrapping_add(length), at);
+    }
+    let next = if wire.is(Ending::Going) { Next::Follow } else { Next::Publish };
+    hello_bytes(wire.stream(side), segment.seq, length, side, next)
+}
+
+/// The connection ended; whatever is known of its handshake is due now.
+#[inline(always)]
+pub const fn closed(wire: &mut Wire) -> Next {
+    if wire.client.hello_count == 0 {
+        return Next::Watch;
+    }
+    if wire.is(Ending::Going) {
+        wire.ending = Ending::Closed as u8;
+    }
+    Next::Publish
+}
+
+#[inline(always)]
+const fn begin(wire: &mut Wire, segment: &Segment) {
+    let role = if matches!(segment.direction, Direction::Sent) { Role::Client } else { Role::Server };
+    wire.role = role.code();
+    wire.hello_ns = segment.now_ns;
+    wire.client.next = segment.seq;
+    wire.client.seen.set(Seen::SYNCED);
+    if segment.ack != 0 {
+        // What the client has of the server so far is what came before TLS (STARTTLS), or nothing.
+        wire.server.next = segment.ack;
+        wire.server.seen.set(Seen::SYNCED);
+    }
+}
+
+/// The client acknowledges: if the server's Finished is covered, the client may send from now on.
+#[inline(always)]
+const fn acknowledged(wire: &mut Wire, ack: u32, at: u32) {
+    let finished = wire.client.seen.has(Seen::FINISHED) && wire.server.seen.has(Seen::FINISHED);
+    if finished && wire.acked_at == 0 && !is_before(ack, wire.finished_to) {
+        wire.acked_at = at + 1;
+        complete(wire);
+    }
+}
+
+/// The ClientHello is sent once more: lost, or data in a SYN that the server did not take.
+#[inline(always)]
+const fn repeated(wire: &mut Wire, seq: u32, length: u32, at: u32) {
+    if length != 0 && wire.client.hello_count != 0 && seq == wire.client.hellos[0] {
+        wire.again_at = at + 1;
+    }
+}
+
+#[inline(always)]
+const fn hello_whole(wire: &mut Wire, end: u32, at: u32) {
+    let client = &wire.client;
+    let known = client.hello_count != 0 && client.hello_left == 0;
+    if known && wire.whole_at == 0 && !is_before(end, client.hello_to) {
+        wire.whole_at = at + 1;
+    }
+}
+
+/// Which bytes of the packet belong to the newest hello of its direction.
+#[inline(always)]
+const fn hello_bytes(stream: &Stream, seq: u32, length: u32, sender: Role, next: Next) -> Due {
+    let end = seq.wrapping_add(length);
+    let from = if is_before(seq, stream.hello_from) { stream.hello_from } else { seq };
+    let to = if is_before(end, stream.hello_to) { end } else { stream.hello_to };
+    let there = stream.hello_from != stream.hello_to && is_before(from, to);
+    let copy_offset = from.wrapping_sub(seq);
+    let copy_length = to.wrapping_sub(from);
+    if there && copy_offset < length && copy_length <= length - copy_offset {
+        Due { next, sender, copy_offset, copy_length }
+    } else {
+        Due { next, sender, copy_offset: 0, copy_length: 0 }
+    }
+}
+
+/// Goes through the records that begin in this packet.
+#[inline(always)]
+fn records(wire: &mut Wire, side: Role, segment: &Segment, payload: &impl Payload, at: u32) {
+    let length = payload.len();
+    let seq = segment.seq;
+    let hello_due = hello_is_due(wire, side);
+    let stream = wire.stream(side);
+    if !stream.seen.has(Seen::SYNCED) {
+        stream.next = seq;
+        stream.seen.set(Seen::SYNCED);
+    }
+    if is_before(stream.next, seq) {
+        passed(stream, seq, length);
+        return;
+    }
+    let mut offset = stream.next.wrapping_sub(seq);
+    for _ in 0..MOST_PER_PACKET {
+        if offset >= length {
+            return;
+        }
+        let stream = wire.stream(side);
+        let begin = seq.wrapping_add(offset).wrapping_sub(u32::from(stream.have));
+        let Some(bytes) = head(stream, payload, offset) else {
+            // The header goes on in the next packet. Perhaps it is a hello's, so its bytes must not be lost.
+            stream.next = seq.wrapping_add(length);
+            if stream.hello_left > 0 {
+                stream.hello_to = begin.wrapping_add(9);
+            } else if hello_due {
+                stream.hello_from = begin;
+                stream.hello_to = begin.wrapping_add(9);
+            }
+            return;
+        };
+        let Some(head) = Head::parse(&bytes) else {
+            wire.ending = Ending::Malformed as u8;
+            return;
+        };
+        stream.have = 0;
+        stream.next = begin.wrapping_add(HEADER + u32::from(head.length));
+        offset = stream.next.wrapping_sub(seq);
+        record(wire, side, head, begin, segment.ack, at);
+        if !wire.is(Ending::Going) {
+            return;
+        }
+    }
+    let stream = wire.stream(side);
+    if offset < length {
+        passed(stream, seq, length);
+    }
+}
+
+/// A packet passed by before the bytes that are waited for.
+#[inline(always)]
+const fn passed(stream: &mut Stream, seq: u32, length: u32) {
+    let end = seq.wrapping_add(length);
+    if length != 0 && (!stream.seen.has(Seen::AHEAD) || is_before(stream.ahead, end)) {
+        stream.ahead = end;
+        stream.seen.set(Seen::AHEAD);
+    }
+}
+
+/// The beginning of a record; `None` while it is not all there, and what there is, is kept.
+#[inline(always)]
+fn head(stream: &mut Stream, payload: &impl Payload, offset: u32) -> Option<[u8; HEAD]> {
+    let mut bytes = [0; HEAD];
+    if stream.have == 0 && payload.len() - offset >= 9 {
+        return payload.load(offset, &mut bytes).then_some(bytes);
+    }
+    let mut from = offset;
+    let mut count = 0;
+    for index in 0..HEAD {
+        if count < stream.have {
+            bytes[index] = stream.head[index];
+            count += 1;
+            continue;
+        }
+        if count >= 5 && u32::from(count) >= Head::needed(&bytes) {
+            break;
+        }
+        let mut byte = [0];
+        if from >= payload.len() || !payload.load(from, &mut byte) {
+            stream.head = bytes;
+            stream.have = count;
+            return None;
+        }
+        bytes[index] = byte[0];
+        from += 1;
+        count += 1;
+    }
+    Some(bytes)
+}
+
+#[inline(always)]
+fn record(wire: &mut Wire, side: Role, head: Head, begin: u32, ack: u32, at: u32) {
+    let from = Mark::FROM_SERVER.when(matches!(side, Role::Server));
+    let legal = match head.content {
+        content::HANDSHAKE => handshake_record(wire, side, from, head, begin, at),
+        _ if wire.client.hello_count == 0 => false,
+        content::CHANGE_CIPHER_SPEC => {
+            wire.stream(side).seen.set(Seen::CHANGE_CIPHER_SPEC);
+            wire.note(at, head.length, head.content, from, 0);
+            head.length == 1
+        }
+        content::ALERT => alert(wire, side, from, head, at),
+        content::APPLICATION_DATA if matches!(side, Role::Client) => client_data(wire, head, ack, at),
+        content::APPLICATION_DATA => server_data(wire, head, at),
+        content::HEARTBEAT => true,
+        _ => false,
+    };
+    if !legal {
+        wire.ending = Ending::Malformed as u8;
+    }
+}
+
+/// Whether the next handshake message of this side may be a hello.
+#[inline(always)]
+const fn hello_is_due(wire: &Wire, side: Role) -> bool {
+    let (client, server) = (&wire.client, &wire.server);
+    match side {
+        Role::Server => server.hello_count < client.hello_count,
+        // The second one answers a HelloRetryRequest, and nothing but ChangeCipherSpec lies between.
+        Role::Client => {
+            client.hello_count == 0
+                || (client.hello_count == 1
+                    && server.hello_count == 1
+                    && !client.seen.has(Seen::EXCHANGED)
+                    && !server.seen.has(Seen::FINISHED))
+        }
+    }
+}
+
+/// A record of handshake messages; false if it cannot be.
+#[inline(always)]
+fn handshake_record(wire: &mut Wire, side: Role, from: Mark, head: Head, begin: u32, at: u32) -> bool {
+    let due = hello_is_due(wire, side);
+    let server = matches!(side, Role::Server);
+    let stalled = wire.server.is_stalled();
+    let length = u32::from(head.length);
+    let stream = wire.stream(side);
+    if stream.hello_left > 0 {
+        let part = if length < stream.hello_left { length } else { stream.hello_left };
+        stream.hello_to = begin.wrapping_add(HEADER + part);
+        stream.hello_left -= part;
+        return true;
+    }
+    let kind = if server { handshake::SERVER_HELLO } else { handshake::CLIENT_HELLO };
+    let changed = stream.seen.has(Seen::CHANGE_CIPHER_SPEC);
+    if due && head.first == kind {
+        // Behind ChangeCipherSpec, and with part of the server's side unseen, this may as well be a Finished.
+        let ambiguous = !server && changed && stalled;
+        let believable = head.message >= LEAST_HELLO && head.message < MOST_HELLO;
+        if ambiguous || !believable || length < MESSAGE_HEADER {
+            return false;
+        }
+        let whole = MESSAGE_HEADER + head.message;
+        let part = if length < whole { length } else { whole };
+        stream.hello_from = begin;
+        stream.hello_to = begin.wrapping_add(HEADER + part);
+        stream.hello_left = whole - part;
+        stream.hellos[usize::from(stream.hello_count & 1)] = begin;
+        stream.hello_count += 1;
+        wire.note(at, head.length, content::HANDSHAKE, from, head.first);
+        return true;
+    }
+    if stream.hello_count == 0 || (server && due) {
+        return false;
+    }
+    if !changed {
+        stream.seen.set(Seen::EXCHANGED);
+        wire.note(at, head.length, content::HANDSHAKE, from, head.first);
+        return true;
+    }
+    if !stream.seen.has(Seen::FINISHED) {
+        stream.seen.set(Seen::FINISHED);
+        let end = stream.next;
+        if server {
+            wire.finished_to = end;
+        }
+        wire.note(at, head.length, content::HANDSHAKE, from.and(Mark::ENCRYPTED), 0);
+        complete(wire);
+    }
+    true
+}
+
+/// Both Finished messages of TLS 1.2 or before were seen. A server must wait for the client to have the last one, for
+/// only then it is known whether the client waited for it, too.
+#[inline(always)]
+const fn complete(wire: &mut Wire) {
+    let (client, server) = (wire.client.seen, wire.server.seen);
+    let local_client = wire.role == Role::Client.code();
+    let resumed = !client.has(Seen::EXCHANGED);
+    let settled = local_client || resumed || client.has(Seen::SPOKE) || wire.acked_at != 0;
+    if client.has(Seen::FINISHED) && server.has(Seen::FINISHED) && settled {
+        wire.ending = Ending::Over as u8;
+    }
+}
+
+/// An alert; false if it cannot be.
+#[inline(always)]
+const fn alert(wire: &mut Wire, side: Role, from: Mark, head: Head, at: u32) -> bool {
+    const CLOSE_NOTIFY: u8 = 0;
+    if head.length != 2 {
+        // Protected, as only TLS 1.2 and before show it: what it says cannot be known.
+        wire.note(at, head.length, content::ALERT, from.and(Mark::ENCRYPTED), 0);
+        wire.ending = Ending::Over as u8;
+        return wire.stream(side).seen.has(Seen::CHANGE_CIPHER_SPEC);
+    }
+    let (level, description) = (head.first, head.second);
+    let fatal = level == 2;
+    wire.note(at, head.length, content::ALERT, from.and(Mark::FATAL.when(fatal)), description);
+    if fatal || description == CLOSE_NOTIFY {
+        wire.ending = Ending::Over as u8;
+    }
+    level == 1 || fatal
+}
+
+/// The client's protected records: early data, its second flight (TLS 1.3), or a false start (TLS 1.2).
+#[inline(always)]
+const fn client_data(wire: &mut Wire, head: Head, ack: u32, at: u32) -> bool {
+    let stalled = wire.server.is_stalled();
+    let server = &wire.server;
+    if wire.client.seen.has(Seen::FINISHED) {
+        let early = !server.seen.has(Seen::FINISHED) || is_before(ack, wire.finished_to);
+        if early && !wire.client.seen.has(Seen::SPOKE) {
+            wire.client.seen.set(Seen::SPOKE);
+            let mark = Mark::EARLY.and(Mark::UNSURE.when(stalled));
+            wire.note(at, head.length, content::APPLICATION_DATA, mark, 0);
+        }
+        complete(wire);
+        if stalled {
+            // The server's Finished may have passed by unseen.
+            wire.ending = Ending::Over as u8;
+        }
+        return true;
+    }
+    let answered = server.hello_count >= wire.client.hello_count && server.hello_left == 0;
+    if !answered || is_before(ack, server.hello_to) {
+        let mark = Mark::EARLY.and(Mark::UNSURE.when(stalled));
+        wire.note(at, head.length, content::APPLICATION_DATA, mark, 0);
+        return true;
+    }
+    wire.flight += 1;
+    wire.note(at, head.length, content::APPLICATION_DATA, Mark::NONE, 0);
+    if is_finished(head.length) || wire.flight >= MOST_FLIGHT {
+        wire.ending = Ending::Over as u8;
+    }
+    true
+}
+
+/// Whether a protected record of TLS 1.3 has the length of a Finished message: its header, a hash of 32 or 48 bytes,
+/// the inner content type, and a tag of 16 bytes or (AES-CCM-8) of 8 (RFC 8446 §4.4.4, §5.2).
+#[must_use]
+#[inline(always)]
+pub const fn is_finished(length: u16) -> bool {
+    matches!(length, 53 | 69 | 45)
+}
+
+/// Whether a protected record of TLS 1.3 is too short for any handshake message but long enough for an alert.
+#[must_use]
+#[inline(always)]
+pub const fn is_alert(length: u16) -> bool {
+    matches!(length, 19 | 11)
+}
+
+/// The server's protected records: the rest of its flight (TLS 1.3), or application data behind its Finished.
+#[inline(always)]
+const fn server_data(wire: &mut Wire, head: Head, at: u32) -> bool {
+    if wire.server.hello_count < wire.client.hello_count {
+        return false;
+    }
+    if !wire.server.seen.has(Seen::FINISHED) {
+        if is_alert(head.length) {
+            wire.server.seen.set(Seen::SPOKE);
+        }
+        wire.note(at, head.length, content::APPLICATION_DATA, Mark::FROM_SERVER, 0);
+    }
+    true
+}

@@ -52,14 +52,14 @@ impl Head {
     /// How many bytes are needed of a record that begins with these five.
     #[must_use]
     #[inline(always)]
-    pub const fn needed(bytes: &[u8; HEAD]) -> u32 {
-        let length = u16::from_be_bytes([bytes[3], bytes[4]]) as u32;
+    pub const fn needed(bytes: &[u8; HEAD]) -> usize {
+        let length = u16::from_be_bytes([bytes[3], bytes[4]]) as usize;
         let most = match bytes[0] {
-            content::HANDSHAKE => MESSAGE_HEADER,
+            content::HANDSHAKE => 4,
             content::ALERT => 2,
             _ => 0,
         };
-        HEADER + if length < most { length } else { most }
+        5 + if length < most { length } else { most }
     }
 
     /// Reads as much as [`Head::needed`] asks for; what lies behind is not looked at by its callers.

@@ -79,7 +79,7 @@ pub struct Segment {
 /// What becomes of the connection's [`Wire`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// No ClientHello so far: nothing is kept, the `Wire` is all zero.
+    /// No ClientHello so far: nothing worth keeping is in the `Wire`.
     Watch,
     /// The handshake is under way: the following packets are wanted, those without payload too.
     Follow,
@@ -167,7 +167,7 @@ pub fn walk(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> Due {
         wire.ending = Ending::Exhausted as u8;
     }
     if wire.client.hello_count == 0 && !wire.is(Ending::Going) {
-        *wire = Wire::default();
+        wire.role = 0;
         return Due::WATCH;
     }
     if matches!(side, Role::Client) {
@@ -190,8 +190,13 @@ pub const fn closed(wire: &mut Wire) -> Next {
 }
 
 #[inline(always)]
-const fn begin(wire: &mut Wire, segment: &Segment) {
+fn begin(wire: &mut Wire, segment: &Segment) {
     let role = if matches!(segment.direction, Direction::Sent) { Role::Client } else { Role::Server };
+    // What looked like a beginning before, and was none, leaves no trace.
+    wire.client = Stream::default();
+    wire.server = Stream::default();
+    wire.packets = 0;
+    wire.ending = Ending::Going as u8;
     wire.role = role.code();
     wire.hello_ns = segment.now_ns;
     wire.client.next = segment.seq;
@@ -268,7 +273,7 @@ fn records(wire: &mut Wire, side: Role, segment: &Segment, payload: &impl Payloa
         }
         let stream = wire.stream(side);
         let begin = seq.wrapping_add(offset).wrapping_sub(u32::from(stream.have));
-        let Some(bytes) = head(stream, payload, offset) else {
+        if !head(stream, payload, offset) {
             // The header goes on in the next packet. Perhaps it is a hello's, so its bytes must not be lost.
             stream.next = seq.wrapping_add(length);
             if stream.hello_left > 0 {
@@ -278,8 +283,8 @@ fn records(wire: &mut Wire, side: Role, segment: &Segment, payload: &impl Payloa
                 stream.hello_to = begin.wrapping_add(9);
             }
             return;
-        };
-        let Some(head) = Head::parse(&bytes) else {
+        }
+        let Some(head) = Head::parse(&stream.head) else {
             wire.ending = Ending::Malformed as u8;
             return;
         };
@@ -307,35 +312,30 @@ const fn passed(stream: &mut Stream, seq: u32, length: u32) {
     }
 }
 
-/// The beginning of a record; `None` while it is not all there, and what there is, is kept.
+/// Reads the beginning of a record into [`Stream::head`], where what there is waits for the next packet; false while it
+/// is not all there.
 #[inline(always)]
-fn head(stream: &mut Stream, payload: &impl Payload, offset: u32) -> Option<[u8; HEAD]> {
-    let mut bytes = [0; HEAD];
+fn head(stream: &mut Stream, payload: &impl Payload, offset: u32) -> bool {
     if stream.have == 0 && payload.len() - offset >= 9 {
-        return payload.load(offset, &mut bytes).then_some(bytes);
+        return payload.load(offset, &mut stream.head);
     }
     let mut from = offset;
-    let mut count = 0;
     for index in 0..HEAD {
-        if count < stream.have {
-            bytes[index] = stream.head[index];
-            count += 1;
+        if index < usize::from(stream.have) {
             continue;
         }
-        if count >= 5 && u32::from(count) >= Head::needed(&bytes) {
+        if index >= 5 && index >= Head::needed(&stream.head) {
             break;
         }
         let mut byte = [0];
         if from >= payload.len() || !payload.load(from, &mut byte) {
-            stream.head = bytes;
-            stream.have = count;
-            return None;
+            return false;
         }
-        bytes[index] = byte[0];
+        stream.head[index] = byte[0];
+        stream.have += 1;
         from += 1;
-        count += 1;
     }
-    Some(bytes)
+    true
 }
 
 #[inline(always)]

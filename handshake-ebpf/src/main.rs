@@ -16,6 +16,7 @@ mod maps;
 mod process;
 mod tcp;
 mod tls;
+mod wire;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -1,0 +1,77 @@
+//! Excerpts: the bytes of hellos on their way to user space.
+
+use core::hint::black_box;
+
+use aya_ebpf::{
+    bindings::BPF_RB_NO_WAKEUP,
+    helpers::generated::{bpf_skb_load_bytes},
+};
+use handshake_common::{
+    Kind,
+    tls::wire::{Due, Excerpt, raw::MOST_EXCERPT},
+    totals::{self, Loss},
+};
+
+use super::packet::Packet;
+use crate::{emit, maps::RECORDS};
+
+/// Excerpts of one packet, at the most: a hello is read up to so many bytes.
+const MOST_PER_PACKET: u32 = 4;
+
+/// A raw record with room for some bytes. The verifier must know its size, and the ring is not to be filled with room
+/// that is not used: hellos come in three sizes, those of servers, those of clients, and those with post-quantum keys.
+#[repr(C)]
+struct Room<const N: usize> {
+    excerpt: Excerpt,
+    bytes: [u8; N],
+}
+
+/// Sends what is due of this packet.
+#[inline(always)]
+pub fn copy(packet: &Packet, due: &Due, number: u64) {
+    let (mut offset, mut left) = (due.copy_offset, due.copy_length);
+    for _ in 0..MOST_PER_PACKET {
+        let length = if left < MOST_EXCERPT as u32 { left } else { MOST_EXCERPT as u32 };
+        if length == 0 {
+            return;
+        }
+        let excerpt = Excerpt {
+            kind: Kind::Hello.code(),
+            sender: due.sender.code(),
+            length: length as u16,
+            seq: packet.seq.wrapping_add(offset),
+            number,
+        };
+        let sent = if length <= 128 {
+            send::<128>(packet, offset, length, excerpt)
+        } else if length <= 640 {
+            send::<640>(packet, offset, length, excerpt)
+        } else {
+            send::<MOST_EXCERPT>(packet, offset, length, excerpt)
+        };
+        if !sent {
+            return emit::count(totals::lost(Loss::RingFull));
+        }
+        offset += length;
+        left -= length;
+    }
+}
+
+/// `length` is 1 to `N`.
+#[inline(always)]
+fn send<const N: usize>(packet: &Packet, offset: u32, length: u32, excerpt: Excerpt) -> bool {
+    let Some(mut room) = RECORDS.reserve_untyped::<Room<N>>(0) else { return false };
+    let (skb, at) = packet.at(offset);
+    // SAFETY: the record is in the ring, and has room for `length` bytes; the helper fills it or zeroes it.
+    unsafe {
+        let raw = room.as_mut_ptr();
+        (&raw mut (*raw).excerpt).write(excerpt);
+        // The verifier does not know what the compiler knows of the length, so the bounds must not be optimised away.
+        let length = black_box(length);
+        if length >= 1 && length <= N as u32 {
+            bpf_skb_load_bytes(skb.cast(), at, (&raw mut (*raw).bytes).cast(), length);
+        }
+    }
+    room.submit(u64::from(BPF_RB_NO_WAKEUP));
+    true
+}

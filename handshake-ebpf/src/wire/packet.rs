@@ -1,0 +1,105 @@
+//! A packet, from its network header on.
+
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
+use handshake_common::tls::wire::Payload;
+
+use crate::maps::Endpoints;
+
+const IPPROTO_TCP: u8 = 6;
+/// `struct iphdr`, `struct ipv6hdr`, `struct tcphdr`, bytes without options.
+const IPV4: usize = 20;
+const IPV6: u32 = 40;
+const TCP: usize = 20;
+
+/// A TCP segment.
+pub struct Packet {
+    skb: *mut __sk_buff,
+    /// Where its payload is.
+    offset: u32,
+    length: u32,
+    pub seq: u32,
+    pub ack: u32,
+    pub syn: bool,
+    is_ipv6: bool,
+    source_port: u16,
+    destination_port: u16,
+}
+
+impl Packet {
+    /// Reads the headers; `None` for what is not TCP, and for IPv6 with extension headers.
+    #[inline(always)]
+    pub fn read(skb: *mut __sk_buff) -> Option<Self> {
+        let mut ip = [0; IPV4];
+        if !load(skb, 0, &mut ip) {
+            return None;
+        }
+        let (is_ipv6, protocol, tcp_offset) = match ip[0] >> 4 {
+            4 => (false, ip[9], u32::from(ip[0] & 15) * 4),
+            6 => (true, ip[6], IPV6),
+            _ => return None,
+        };
+        let mut tcp = [0; TCP];
+        if protocol != IPPROTO_TCP || !load(skb, tcp_offset, &mut tcp) {
+            return None;
+        }
+        let offset = tcp_offset + u32::from(tcp[12] >> 4) * 4;
+        // SAFETY: the program's context.
+        let total = unsafe { (&raw const (*skb).len).read_volatile() };
+        let (syn, has_ack) = (tcp[13] & 2 != 0, tcp[13] & 16 != 0);
+        let seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+        let ack = u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]);
+        Some(Self {
+            skb,
+            offset,
+            length: total.checked_sub(offset)?,
+            seq: seq.wrapping_add(u32::from(syn)),
+            ack: if has_ack { ack } else { 0 },
+            syn,
+            is_ipv6,
+            source_port: u16::from_be_bytes([tcp[0], tcp[1]]),
+            destination_port: u16::from_be_bytes([tcp[2], tcp[3]]),
+        })
+    }
+
+    /// Writes down the ends of a packet that came in, in the way of [`crate::kernel::read_endpoints`].
+    #[inline(always)]
+    pub fn ends(&self, ends: &mut Endpoints) {
+        (ends.remote, ends.local) = ([0; 16], [0; 16]);
+        if self.is_ipv6 {
+            load(self.skb, 8, &mut ends.remote);
+            load(self.skb, 24, &mut ends.local);
+        } else {
+            let (mut source, mut destination) = ([0; 4], [0; 4]);
+            load(self.skb, 12, &mut source);
+            load(self.skb, 16, &mut destination);
+            ends.remote[..4].copy_from_slice(&source);
+            ends.local[..4].copy_from_slice(&destination);
+        }
+        ends.remote_port = self.source_port;
+        ends.local_port = self.destination_port;
+    }
+
+    /// Where its payload is.
+    #[inline(always)]
+    pub fn at(&self, offset: u32) -> (*mut __sk_buff, u32) {
+        (self.skb, self.offset + offset)
+    }
+}
+
+#[inline(always)]
+fn load<const N: usize>(skb: *mut __sk_buff, offset: u32, into: &mut [u8; N]) -> bool {
+    // SAFETY: the program's context, and room for N bytes; the helper checks that the packet has them.
+    unsafe { bpf_skb_load_bytes(skb.cast(), offset, into.as_mut_ptr().cast(), N as u32) == 0 }
+}
+
+impl Payload for Packet {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.length
+    }
+
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: u32, into: &mut [u8; N]) -> bool {
+        load(self.skb, self.offset + offset, into)
+    }
+}

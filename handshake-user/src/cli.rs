@@ -6,7 +6,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use handshake_common::{Role, Stage};
 use ipnet::IpNet;
 
-use crate::{config::DaemonArgs, filter::NetNs, probe::plan::Attach};
+use crate::{
+    config::DaemonArgs,
+    filter::NetNs,
+    probe::{TlsWire, plan::Attach},
+};
 
 /// TCP openings and closings of every connection of this host, timed in the kernel.
 #[derive(Debug, Parser)]
@@ -56,12 +60,16 @@ pub struct ProbeArgs {
     #[arg(long, value_name = "N", default_value_t = MAX_CONNECTIONS, help_heading = "Probes",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: u32,
+    /// TLS handshakes to look at on the wire, whatever the library: on (all), off, or those on some ports, such as
+    /// 443,8443.
+    #[arg(long, value_name = "on|off|PORTS", default_value = "on", help_heading = "Probes")]
+    pub tls_wire: TlsWire,
 }
 
 impl From<ProbeArgs> for crate::probe::Settings {
     fn from(args: ProbeArgs) -> Self {
-        let ProbeArgs { attach, ring_kib, max_connections } = args;
-        Self { attach, ring_bytes: ring_kib.saturating_mul(1024), max_connections }
+        let ProbeArgs { attach, ring_kib, max_connections, tls_wire } = args;
+        Self { attach, ring_bytes: ring_kib.saturating_mul(1024), max_connections, tls_wire }
     }
 }
 

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use crate::{
     cli::{MAX_CONNECTIONS, RING_KIB},
-    probe::{Settings, plan::Attach},
+    probe::{Settings, TlsWire, plan::Attach},
 };
 
 /// `handshake daemon`.
@@ -66,6 +66,9 @@ pub struct Options {
     /// Connections followed at once [default: 262144].
     #[arg(long, value_name = "N", env = "HANDSHAKE_MAX_CONNECTIONS", help_heading = "Probes")]
     pub max_connections: Option<Whole<1, { u32::MAX }>>,
+    /// TLS handshakes to look at on the wire: on (all), off, or those on some ports, such as 443,8443 [default: on].
+    #[arg(long, value_name = "on|off|PORTS", env = "HANDSHAKE_TLS_WIRE", help_heading = "Probes")]
+    pub tls_wire: Option<TlsWire>,
 }
 
 /// A whole number within bounds.
@@ -251,6 +254,7 @@ impl Options {
             attach: self.attach.or(other.attach),
             ring_kib: self.ring_kib.or(other.ring_kib),
             max_connections: self.max_connections.or(other.max_connections),
+            tls_wire: self.tls_wire.or(other.tls_wire),
         }
     }
 
@@ -277,6 +281,7 @@ impl Options {
                 },
                 ring_bytes: self.ring_kib.map_or(RING_KIB, |kib| kib.0).saturating_mul(1024),
                 max_connections: self.max_connections.map_or(MAX_CONNECTIONS, |most| most.0),
+                tls_wire: self.tls_wire.unwrap_or_default(),
             },
         }
     }
@@ -311,6 +316,7 @@ mod tests {
             attach: Some(_),
             ring_kib: Some(_),
             max_connections: Some(_),
+            tls_wire: Some(_),
         } = manual
         else {
             panic!("a key is missing in config/handshake.toml");

@@ -2,6 +2,8 @@
 
 mod attach;
 pub mod plan;
+pub mod wire;
 
 pub(crate) use attach::shorten;
+pub use wire::TlsWire;
 pub use attach::{Attached, BTF_PATH, Kernel, LoadError, Probes, Settings};

@@ -107,6 +107,16 @@ layout! {
         file_inode: "file" "f_inode",
         inode_mode: "inode" "i_mode",
         socket_sk: "socket" "sk",
+        task_mm: "task_struct" "mm",
+        mm_start_code: "mm_struct" "start_code",
+        vma_start: "vm_area_struct" "vm_start",
+        vma_end: "vm_area_struct" "vm_end",
+        vma_flags: "vm_area_struct" "vm_flags",
+        vma_file: "vm_area_struct" "vm_file",
+        inode_ino: "inode" "i_ino",
+        inode_generation: "inode" "i_generation",
+        inode_sb: "inode" "i_sb",
+        sb_dev: "super_block" "s_dev",
     }
     bits {
         syn_data: "tcp_sock" "syn_data",

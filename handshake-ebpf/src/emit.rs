@@ -16,6 +16,7 @@ use handshake_common::{
 use crate::{
     kernel::{Access, KernelSock},
     maps::{RECORDS, TOTALS},
+    words,
 };
 
 /// Adds one to a counter of this CPU.
@@ -50,11 +51,11 @@ pub fn handshake(session: &Session, connection: Option<&Connection>) {
     unsafe {
         let raw = record.as_mut_ptr();
         match connection {
-            Some(connection) => (&raw mut (*raw).connection).write(*connection),
-            None => (&raw mut (*raw).connection).write_bytes(0, 1),
+            Some(connection) => words::copy(connection, &raw mut (*raw).connection),
+            None => words::zero(&raw mut (*raw).connection),
         }
         (*raw).connection.stage = Stage::Tls.code();
-        (&raw mut (*raw).session).write(*session);
+        words::copy(session, &raw mut (*raw).session);
     }
     record.submit(u64::from(BPF_RB_NO_WAKEUP));
 }

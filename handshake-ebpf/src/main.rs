@@ -10,6 +10,7 @@
 #![no_std]
 #![no_main]
 
+mod discover;
 mod emit;
 mod kernel;
 mod maps;
@@ -17,6 +18,7 @@ mod process;
 mod tcp;
 mod tls;
 mod wire;
+mod words;
 
 #[cfg(not(test))]
 #[panic_handler]

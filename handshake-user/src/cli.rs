@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use handshake_common::{Role, Stage};
 use ipnet::IpNet;
+use serde::Deserialize;
 
 use crate::{
     config::DaemonArgs,
@@ -12,11 +13,11 @@ use crate::{
     probe::{TlsWire, plan::Attach},
 };
 
-/// TCP openings and closings of every connection of this host, timed in the kernel.
+/// TCP openings, TLS handshakes and TCP closings of every connection of this host, timed where they happen.
 #[derive(Debug, Parser)]
 #[command(version, about, long_about = None, arg_required_else_help = true)]
 #[command(after_help = "Examples:
-  handshake trace                       every opening and closing, live
+  handshake trace                       every opening, TLS handshake and closing, live
   handshake trace --port 443 --stage open --slower-than 100ms
   handshake trace --output json | jq .open.rtt_us
   handshake daemon --listen 127.0.0.1:9966
@@ -64,12 +65,26 @@ pub struct ProbeArgs {
     /// 443,8443.
     #[arg(long, value_name = "on|off|PORTS", default_value = "on", help_heading = "Probes")]
     pub tls_wire: TlsWire,
+    /// Probe the TLS libraries that the host's processes use.
+    #[arg(long, value_enum, value_name = "ON|OFF", default_value = "on", help_heading = "Probes")]
+    pub tls_libraries: Switch,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
 }
 
 impl From<ProbeArgs> for crate::probe::Settings {
     fn from(args: ProbeArgs) -> Self {
-        let ProbeArgs { attach, ring_kib, max_connections, tls_wire } = args;
-        Self { attach, ring_bytes: ring_kib.saturating_mul(1024), max_connections, tls_wire }
+        let ProbeArgs { attach, ring_kib, max_connections, tls_wire, tls_libraries } = args;
+        let tls_libraries = tls_libraries == Switch::On;
+        Self { attach, ring_bytes: ring_kib.saturating_mul(1024), max_connections, tls_wire, tls_libraries }
     }
 }
 
@@ -100,7 +115,7 @@ pub struct TraceArgs {
     #[arg(long, value_parser = ["client", "server"])]
     pub role: Option<String>,
     /// Only this stage.
-    #[arg(long, value_parser = ["open", "close"])]
+    #[arg(long, value_parser = ["open", "tls", "close"])]
     pub stage: Option<String>,
     /// Only stages that took at least this long, such as 100ms or 1s.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]

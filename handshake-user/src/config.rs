@@ -13,7 +13,7 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
 use crate::{
-    cli::{MAX_CONNECTIONS, RING_KIB},
+    cli::{MAX_CONNECTIONS, RING_KIB, Switch},
     probe::{Settings, TlsWire, plan::Attach},
 };
 
@@ -69,6 +69,9 @@ pub struct Options {
     /// TLS handshakes to look at on the wire: on (all), off, or those on some ports, such as 443,8443 [default: on].
     #[arg(long, value_name = "on|off|PORTS", env = "HANDSHAKE_TLS_WIRE", help_heading = "Probes")]
     pub tls_wire: Option<TlsWire>,
+    /// Probe the TLS libraries that the host's processes use [default: on].
+    #[arg(long, value_enum, value_name = "ON|OFF", env = "HANDSHAKE_TLS_LIBRARIES", help_heading = "Probes")]
+    pub tls_libraries: Option<Switch>,
 }
 
 /// A whole number within bounds.
@@ -255,6 +258,7 @@ impl Options {
             ring_kib: self.ring_kib.or(other.ring_kib),
             max_connections: self.max_connections.or(other.max_connections),
             tls_wire: self.tls_wire.or(other.tls_wire),
+            tls_libraries: self.tls_libraries.or(other.tls_libraries),
         }
     }
 
@@ -282,6 +286,7 @@ impl Options {
                 ring_bytes: self.ring_kib.map_or(RING_KIB, |kib| kib.0).saturating_mul(1024),
                 max_connections: self.max_connections.map_or(MAX_CONNECTIONS, |most| most.0),
                 tls_wire: self.tls_wire.unwrap_or_default(),
+                tls_libraries: self.tls_libraries != Some(Switch::Off),
             },
         }
     }
@@ -317,6 +322,7 @@ mod tests {
             ring_kib: Some(_),
             max_connections: Some(_),
             tls_wire: Some(_),
+            tls_libraries: Some(_),
         } = manual
         else {
             panic!("a key is missing in config/handshake.toml");

@@ -16,6 +16,7 @@ pub mod probe;
 pub mod record;
 pub mod ring;
 pub mod sink;
+pub mod tls;
 pub mod trace;
 
 use std::{io, process::ExitCode};

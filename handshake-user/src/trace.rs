@@ -20,7 +20,7 @@ use crate::{
     cli::{Output, TraceArgs},
     filter::Filter,
     host::{self, Host},
-    probe::{Kernel, Probes},
+    probe::{Kernel, Probes, TlsWire},
     record::Record,
     ring,
     sink::{summary::Summary, table},
@@ -44,8 +44,9 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
     for hook in probes.hooks.iter().filter(|hook| hook.missing.is_some()) {
         eprintln!("not attached: {} ({})", hook.hook.name, hook.hook.lost_without);
     }
-    eprintln!("tracing TCP openings and closings of this host ({}); Ctrl-C ends it", probes.way.as_str());
-    session.begin()?;
+    tell_of_libraries(&probes);
+    eprintln!("tracing the connections of this host ({}); Ctrl-C ends it", probes.way.as_str());
+    session.begin(probes.tls_wire)?;
 
     let end = Instant::now() + args.duration.unwrap_or(FOR_EVER).min(FOR_EVER);
     let mut ticks = interval(ring::LIVE);
@@ -65,6 +66,7 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         }
         let mut outcome = Ok(());
         probes.pass_on_log();
+        probes.follow_libraries();
         let now = host::monotonic_ns();
         let turn = ring::drain(&mut ring, |raw| session.take(raw, now, &mut outcome));
         session.expire(if last { u64::MAX } else { now }, &mut outcome);
@@ -91,6 +93,23 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// One line: how many TLS libraries are probed, and what is not.
+fn tell_of_libraries(probes: &Probes) {
+    match &probes.libraries {
+        None => {}
+        Some(Err(reason)) => eprintln!("TLS libraries are not probed: {reason}"),
+        Some(Ok(libraries)) => {
+            let files = libraries.files();
+            let covered = files.iter().filter(|(file, _)| file.covered).count();
+            let rest = if covered == files.len() { "" } else { "; `handshake check` says why not all" };
+            eprintln!("TLS libraries probed: {covered} of {}{rest}", files.len());
+            for shortfall in libraries.shortfalls() {
+                eprintln!("{shortfall}");
+            }
+        }
+    }
+}
+
 /// One session's output.
 struct Session {
     filter: Filter,
@@ -109,14 +128,15 @@ impl Session {
             filter: Filter::from(args),
             output: args.output.unwrap_or(default),
             left: args.count,
-            assembler: Assembler::new(false),
+            assembler: Assembler::default(),
             host: Host::new(),
             summary: Summary::default(),
             out: BufWriter::new(io::stdout()),
         }
     }
 
-    fn begin(&mut self) -> io::Result<()> {
+    fn begin(&mut self, wire: TlsWire) -> io::Result<()> {
+        self.assembler = Assembler::new(wire.into());
         if self.output == Output::Table {
             writeln!(self.out, "{}", table::heading())?;
         }
@@ -127,7 +147,7 @@ impl Session {
         self.left == Some(0)
     }
 
-    fn take(&mut self, raw: &Raw, now_ns: u64, outcome: &mut io::Result<()>) -> ControlFlow<()> {
+    fn take(&mut self, raw: &Raw<'_>, now_ns: u64, outcome: &mut io::Result<()>) -> ControlFlow<()> {
         let mut assembler = std::mem::take(&mut self.assembler);
         assembler.take(raw, now_ns, &mut |story| self.tell(story, outcome));
         self.assembler = assembler;

@@ -13,7 +13,7 @@ struct Needed {
     why: &'static str,
 }
 
-const NEEDED: [Needed; 4] = [
+const NEEDED: [Needed; 5] = [
     Needed {
         program: "ip",
         package: "iproute2",
@@ -22,6 +22,11 @@ const NEEDED: [Needed; 4] = [
     Needed { program: "curl", package: "curl", why: "a real client" },
     Needed { program: "nginx", package: "nginx-light", why: "a real server" },
     Needed { program: "openssl", package: "openssl", why: "certificates, and a TLS client and server" },
+    Needed {
+        program: "python3",
+        package: "python3",
+        why: "a program that opens a library long after its start",
+    },
 ];
 
 /// Installs what is missing where that needs no question (root and apt), else says the command.

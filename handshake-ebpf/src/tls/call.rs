@@ -1,11 +1,13 @@
 //! A call of a library's handshake function: what all libraries have in common.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     EbpfContext,
     bindings::BPF_ANY,
     helpers::{
         bpf_get_current_pid_tgid,
-        generated::{bpf_get_attach_cookie, bpf_ktime_get_ns},
+        generated::{bpf_get_attach_cookie, bpf_ktime_get_ns, bpf_map_update_elem},
     },
 };
 use handshake_common::{
@@ -23,7 +25,7 @@ use super::{
 use crate::{
     emit,
     kernel::{Access as _, Untyped, tgid},
-    maps,
+    maps, words,
 };
 
 /// What a probe was hit with.
@@ -79,7 +81,7 @@ pub fn session<'a>(key: u64) -> Option<&'a mut Session> {
 
 /// A call begins. `role` is what the object says of itself, where the function does not decide it.
 #[inline(always)]
-pub fn enter(hit: &Hit, target: &Target, begins: bool, role: Option<Role>) {
+pub fn enter(hit: &Hit, target: &Target, begins: bool, role: u8) {
     let key = hit.key();
     let known = match session(key) {
         Some(known) if begins => {
@@ -100,9 +102,9 @@ pub fn enter(hit: &Hit, target: &Target, begins: bool, role: Option<Role>) {
         Some(session) => session.enter(hit.now, sleeps),
         None => {
             let role = if hit.cookie & COOKIE_SERVER != 0 {
-                Some(Role::Server)
+                Role::Server.code()
             } else if hit.cookie & COOKIE_CLIENT != 0 {
-                Some(Role::Client)
+                Role::Client.code()
             } else {
                 role
             };
@@ -128,18 +130,26 @@ pub fn enter(hit: &Hit, target: &Target, begins: bool, role: Option<Role>) {
 }
 
 #[inline(always)]
-fn begin(key: u64, hit: &Hit, target: &Target, role: Option<Role>, sleeps: u64) {
-    let mut session = Session {
-        object: hit.object,
-        library: target.library,
-        role: Role::code_of(role),
-        ..Session::default()
+fn begin(key: u64, hit: &Hit, target: &Target, role: u8, sleeps: u64) {
+    let mut fresh = MaybeUninit::<Session>::uninit();
+    // SAFETY: a session is plain integers, for which zeros are valid.
+    let session = unsafe {
+        words::zero(fresh.as_mut_ptr());
+        fresh.assume_init_mut()
     };
-    let process = Untyped::process();
-    process.name(&mut session.pid, &mut session.comm, &mut session.cgroup);
+    (session.object, session.library, session.role) = (hit.object, target.library, role);
+    Untyped::process().name(&mut session.pid, &mut session.comm, &mut session.cgroup);
     session.enter(hit.now, sleeps);
     // An LRU table makes room.
-    let _ = SESSIONS.insert(key, session, u64::from(BPF_ANY));
+    // SAFETY: key and value have the sizes of the map's definition; the plain helper spares a copy on the stack.
+    unsafe {
+        bpf_map_update_elem(
+            (&raw const SESSIONS).cast_mut().cast(),
+            (&raw const key).cast_mut().cast(),
+            core::ptr::from_mut(session).cast(),
+            u64::from(BPF_ANY),
+        );
+    }
 }
 
 /// A call returns: its session, to see how far that is. `None` for what was not seen from its beginning.
@@ -147,7 +157,7 @@ fn begin(key: u64, hit: &Hit, target: &Target, role: Option<Role>, sleeps: u64) 
 pub fn leave<'a>(hit: &Hit) -> Option<(u64, &'a mut Session, &'static Target)> {
     let call = CALLS.get_ptr_mut(hit.caller)?;
     // SAFETY: the map's own value; only this caller uses it.
-    let Call { session: key, cookie } = unsafe { core::mem::take(&mut *call) };
+    let (key, cookie) = unsafe { (core::mem::replace(&mut (*call).session, 0), (*call).cookie) };
     if key == 0 {
         return None;
     }

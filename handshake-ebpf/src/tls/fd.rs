@@ -6,7 +6,10 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_get_current_task;
 use handshake_common::tls::{session::Session, target::Target};
 
-use super::{object, socket::join};
+use super::{
+    object::{self, UNKNOWN},
+    socket::join,
+};
 use crate::kernel::{KernelSock, Memory as _, Probed, Untyped, layout};
 
 /// `S_IFMT`, `S_IFSOCK`: include/uapi/linux/stat.h.
@@ -19,12 +22,14 @@ pub fn find(key: u64, session: &mut Session, target: &Target) {
     if session.sk != 0 {
         return;
     }
-    if target.fd_guard_value != 0
-        && object::number(session.object, &target.fd_guard) != Some(target.fd_guard_value)
+    if target.fd_guard_value != 0 && object::number(session.object, &target.fd_guard) != target.fd_guard_value
     {
         return;
     }
-    let Some(fd) = object::number(session.object, &target.fd) else { return };
+    let fd = object::number(session.object, &target.fd);
+    if fd == UNKNOWN {
+        return;
+    }
     let Some(sk) = socket(fd) else { return };
     if let Some(sock) = KernelSock::<Untyped>::new(sk) {
         join(key, session, &sock);

@@ -14,7 +14,7 @@ use handshake_common::{
 
 use super::{
     call::{self, Hit},
-    object,
+    object::{self, UNKNOWN},
 };
 
 /// `GNUTLS_E_AGAIN`, `…_INTERRUPTED`, `…_WARNING_ALERT_RECEIVED`, `…_GOT_APPLICATION_DATA`: gnutls/gnutls.h; the caller
@@ -29,10 +29,13 @@ pub fn gnutls_enter(ctx: ProbeContext) -> u32 {
     let Some(object) = ctx.arg::<u64>(0) else { return 0 };
     let hit = Hit::new(&ctx, object);
     let Some(target) = hit.target() else { return 0 };
-    let begins =
-        call::session(hit.key()).is_none() && object::number(object, &target.complete).unwrap_or(0) == 0;
-    let role = object::number(object, &target.server)
-        .map(|entity| if entity & SERVER != 0 { Role::Server } else { Role::Client });
+    let complete = object::number(object, &target.complete);
+    let begins = call::session(hit.key()).is_none() && (complete == 0 || complete == UNKNOWN);
+    let role = match object::number(object, &target.server) {
+        UNKNOWN => 0,
+        entity if entity & SERVER != 0 => Role::Server.code(),
+        _ => Role::Client.code(),
+    };
     call::enter(&hit, target, begins, role);
     0
 }
@@ -63,16 +66,16 @@ pub fn gnutls_leave(ctx: RetProbeContext) -> u32 {
 fn read(session: &mut Session, target: &Target) {
     let object = session.object;
     // gnutls_protocol_t: GNUTLS_TLS1_0 is 2, …, GNUTLS_TLS1_3 is 5.
-    if let Some(version @ 2..=5) = object::number(object, &target.version) {
+    let version = object::number(object, &target.version);
+    if matches!(version, 2..=5) {
         session.version = 0x0301 + (version as u16 - 2);
         session.facts.set_if(TlsFacts::VERSION_READ, true);
     }
-    if let Some(resumed) = object::number(object, &target.resumed) {
+    let resumed = object::number(object, &target.resumed);
+    if resumed != UNKNOWN {
         session.facts.set_if(TlsFacts::STATE_READ, true);
         session.facts.set_if(TlsFacts::RESUMED, resumed & 0xff != 0);
     }
     session.facts.set_if(TlsFacts::EARLY_UNKNOWN, true);
-    if let Some(random) = object::bytes(object, &target.random) {
-        session.random = random;
-    }
+    object::bytes(object, &target.random, &mut session.random);
 }

@@ -13,7 +13,7 @@ use handshake_common::{
 
 use super::{
     call::{self, Hit},
-    object,
+    object::{self, UNKNOWN},
 };
 use crate::kernel::tgid;
 
@@ -41,10 +41,15 @@ pub fn go_enter(ctx: ProbeContext) -> u32 {
     let hit = Hit::by(&ctx, conn, caller(goroutine));
     let Some(target) = hit.target() else { return 0 };
     // Without this field every read would be taken for a handshake.
-    let Some(0) = object::number(conn, &target.complete) else { return 0 };
+    if object::number(conn, &target.complete) != 0 {
+        return 0;
+    }
     let begins = call::session(hit.key()).is_none();
-    let role = object::number(conn, &target.server)
-        .map(|client| if client & 0xff != 0 { Role::Client } else { Role::Server });
+    let role = match object::number(conn, &target.server) {
+        UNKNOWN => 0,
+        0 => Role::Server.code(),
+        _ => Role::Client.code(),
+    };
     call::enter(&hit, target, begins, role);
     0
 }
@@ -74,19 +79,23 @@ pub fn go_leave(ctx: ProbeContext) -> u32 {
 fn read(session: &mut Session, target: &Target) {
     let conn = session.object;
     let facts = &mut session.facts;
-    if let Some(version) = object::number(conn, &target.version) {
+    let version = object::number(conn, &target.version);
+    if version != UNKNOWN {
         session.version = version as u16;
         facts.set_if(TlsFacts::VERSION_READ, true);
     }
-    if let Some(resumed) = object::number(conn, &target.resumed) {
+    let resumed = object::number(conn, &target.resumed);
+    if resumed != UNKNOWN {
         facts.set_if(TlsFacts::STATE_READ, true);
         facts.set_if(TlsFacts::RESUMED, resumed & 0xff != 0);
     }
-    if let Some(retry) = object::number(conn, &target.hello_retry) {
+    let retry = object::number(conn, &target.hello_retry);
+    if retry != UNKNOWN {
         facts.set_if(TlsFacts::HELLO_RETRY, retry & 0xff != 0);
         facts.set_if(TlsFacts::NO_HELLO_RETRY, retry & 0xff == 0);
     }
-    if let Some(cipher) = object::number(conn, &target.cipher) {
+    let cipher = object::number(conn, &target.cipher);
+    if cipher != UNKNOWN {
         session.cipher = cipher as u16;
     }
 }

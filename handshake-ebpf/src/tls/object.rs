@@ -1,55 +1,58 @@
 //! Reads the fields of a library's session object, along the ways that user space found in the library's own code.
 
-use aya_ebpf::helpers::bpf_probe_read_user;
+use aya_ebpf::helpers::{bpf_probe_read_user, bpf_probe_read_user_buf};
 use handshake_common::tls::target::Path;
 
-/// The address of the field; `None` where the way is not known or memory cannot be read.
+/// What [`number`] says of a field that cannot be read. An `Option` would be cheaper to read but not to verify: the
+/// compiler leaves its value undefined when there is none.
+pub const UNKNOWN: u64 = u64::MAX;
+
+/// The address of the field; 0 where the way is not known or memory cannot be read.
 #[inline(always)]
-fn address(object: u64, path: &Path) -> Option<u64> {
+fn address(object: u64, path: &Path) -> u64 {
     if !path.is_known() {
-        return None;
+        return 0;
     }
     let [first, second, third] = path.steps;
     let mut at = object.wrapping_add(u64::from(first));
     if path.hops >= 1 {
-        at = follow(at)?.wrapping_add(u64::from(second));
+        at = follow(at, second);
     }
-    if path.hops >= 2 {
-        at = follow(at)?.wrapping_add(u64::from(third));
+    if path.hops >= 2 && at != 0 {
+        at = follow(at, third);
     }
-    Some(at)
+    at
 }
 
-/// The pointer at an address; a null pointer leads nowhere.
+/// `step` bytes behind what the pointer at an address leads to; a null pointer leads nowhere.
 #[inline(always)]
-fn follow(at: u64) -> Option<u64> {
+fn follow(at: u64, step: u16) -> u64 {
     // SAFETY: the helper catches any fault.
-    match unsafe { bpf_probe_read_user(at as *const u64) } {
-        Ok(0) | Err(_) => None,
-        Ok(pointer) => Some(pointer),
-    }
+    let pointer = unsafe { bpf_probe_read_user(at as *const u64) }.unwrap_or(0);
+    if pointer == 0 { 0 } else { pointer.wrapping_add(u64::from(step)) }
 }
 
-/// The field as a number.
-#[inline(always)]
-pub fn number(object: u64, path: &Path) -> Option<u64> {
-    let at = address(object, path)?;
-    // SAFETY: the helper catches any fault.
-    unsafe {
-        match path.width {
-            1 => bpf_probe_read_user(at as *const u8).ok().map(u64::from),
-            2 => bpf_probe_read_user(at as *const u16).ok().map(u64::from),
-            4 => bpf_probe_read_user(at as *const u32).ok().map(u64::from),
-            8 => bpf_probe_read_user(at as *const u64).ok(),
-            _ => None,
-        }
+/// The field as a number, or [`UNKNOWN`]. A program of its own for the verifier, which looks at it once.
+#[inline(never)]
+pub fn number(object: u64, path: &Path) -> u64 {
+    let at = address(object, path);
+    let width = path.width;
+    if at == 0 || !matches!(width, 1 | 2 | 4 | 8) {
+        return UNKNOWN;
     }
+    let mut bytes = [0; 8];
+    let Some(wanted) = bytes.get_mut(..usize::from(width)) else { return UNKNOWN };
+    // SAFETY: the helper catches any fault.
+    if unsafe { bpf_probe_read_user_buf(at as *const u8, wanted) }.is_err() {
+        return UNKNOWN;
+    }
+    u64::from_le_bytes(bytes)
 }
 
-/// The field as 32 bytes.
+/// Copies 32 bytes; false where they cannot be read, and then they are zero.
 #[inline(always)]
-pub fn bytes(object: u64, path: &Path) -> Option<[u8; 32]> {
-    let at = address(object, path)?;
+pub fn bytes(object: u64, path: &Path, into: &mut [u8; 32]) -> bool {
+    let at = address(object, path);
     // SAFETY: the helper catches any fault.
-    unsafe { bpf_probe_read_user(at as *const [u8; 32]) }.ok()
+    at != 0 && unsafe { bpf_probe_read_user_buf(at as *const u8, into) }.is_ok()
 }

@@ -15,7 +15,7 @@ use handshake_common::{
 
 use super::{
     call::{self, Hit},
-    object,
+    object::{self, UNKNOWN},
 };
 
 /// `TLS_ST_BEFORE`, `TLS_ST_OK`: openssl/ssl.h.
@@ -36,15 +36,20 @@ pub fn openssl_enter(ctx: ProbeContext) -> u32 {
     let Some(ssl) = ctx.arg::<u64>(0) else { return 0 };
     let hit = Hit::new(&ctx, ssl);
     let Some(target) = hit.target() else { return 0 };
-    let begins = match (object::number(ssl, &target.hand_state), object::number(ssl, &target.flow_state)) {
-        // SSL_in_before(): what comes after the handshake, or goes on, is in another state.
-        (Some(BEFORE), Some(UNINITED)) => true,
-        (Some(_), Some(_)) => false,
+    let (hand_state, flow_state) =
+        (object::number(ssl, &target.hand_state), object::number(ssl, &target.flow_state));
+    let begins = if hand_state == UNKNOWN || flow_state == UNKNOWN {
         // Nothing known of this file: the first call that is seen of an object.
-        _ => call::session(hit.key()).is_none(),
+        call::session(hit.key()).is_none()
+    } else {
+        // SSL_in_before(): what comes after the handshake, or goes on, is in another state.
+        hand_state == BEFORE && flow_state == UNINITED
     };
-    let role = object::number(ssl, &target.server)
-        .map(|server| if server != 0 { Role::Server } else { Role::Client });
+    let role = match object::number(ssl, &target.server) {
+        UNKNOWN => 0,
+        0 => Role::Client.code(),
+        _ => Role::Server.code(),
+    };
     call::enter(&hit, target, begins, role);
     0
 }
@@ -61,17 +66,21 @@ pub fn openssl_leave(ctx: RetProbeContext) -> u32 {
     let in_init = object::number(ssl, &target.in_init);
     let flow_state = object::number(ssl, &target.flow_state);
     let result: i32 = ctx.ret();
-    let outcome = match (hand_state, in_init, flow_state) {
+    let is_state_known = hand_state != UNKNOWN && in_init != UNKNOWN;
+    let outcome = if hand_state == OK && in_init == 0 {
         // With early data a call succeeds before that: only the state tells.
-        (Some(OK), Some(0), _) => TlsOutcome::Completed,
-        (_, _, Some(ERROR)) => TlsOutcome::Failed,
-        (None, _, _) | (_, None, _) if result == 1 => TlsOutcome::Completed,
-        _ => return 0,
+        TlsOutcome::Completed
+    } else if flow_state == ERROR {
+        TlsOutcome::Failed
+    } else if !is_state_known && result == 1 {
+        TlsOutcome::Completed
+    } else {
+        return 0;
     };
     read(session, target);
     call::end(key, session, outcome, hit.now);
     // What comes later on this object is told by its state.
-    if hand_state.is_some() {
+    if is_state_known {
         call::forget(key);
     }
     0
@@ -82,36 +91,28 @@ pub fn openssl_leave(ctx: RetProbeContext) -> u32 {
 fn read(session: &mut Session, target: &Target) {
     let ssl = session.object;
     let facts = &mut session.facts;
-    if let Some(version) = object::number(ssl, &target.version) {
+    let version = object::number(ssl, &target.version);
+    if version != UNKNOWN {
         session.version = version as u16;
         facts.set_if(TlsFacts::VERSION_READ, true);
     }
-    if let Some(resumed) = object::number(ssl, &target.resumed) {
+    let resumed = object::number(ssl, &target.resumed);
+    if resumed != UNKNOWN {
         facts.set_if(TlsFacts::STATE_READ, true);
         facts.set_if(TlsFacts::RESUMED, resumed & 1 != 0);
     }
     match object::number(ssl, &target.early_data) {
-        Some(early) => {
+        UNKNOWN => facts.set_if(TlsFacts::EARLY_UNKNOWN, true),
+        early => {
             facts.set_if(TlsFacts::EARLY_OFFERED, early != NOT_SENT);
             facts.set_if(TlsFacts::EARLY_ACCEPTED, early == ACCEPTED);
         }
-        None => facts.set_if(TlsFacts::EARLY_UNKNOWN, true),
     }
-    if let Some(cipher) = object::number(ssl, &target.cipher) {
+    let cipher = object::number(ssl, &target.cipher);
+    if cipher != UNKNOWN {
         session.cipher = cipher as u16;
     }
-    if let Some(random) = object::bytes(ssl, &target.random) {
-        session.random = random;
-    }
-}
-
-// void SSL_free(SSL *ssl)
-#[uprobe]
-pub fn openssl_free(ctx: ProbeContext) -> u32 {
-    if let Some(ssl) = ctx.arg::<u64>(0) {
-        call::free(&Hit::new(&ctx, ssl));
-    }
-    0
+    object::bytes(ssl, &target.random, &mut session.random);
 }
 
 // void ERR_set_error(int lib, int reason, const char *fmt, ...): OpenSSL 3

@@ -14,7 +14,7 @@ use handshake_common::{
 
 use super::{
     call::{self, Hit, is},
-    object,
+    object::{self, UNKNOWN},
 };
 
 /// `MBEDTLS_ERR_SSL_WANT_READ`, `…_WANT_WRITE`, `…_ASYNC_IN_PROGRESS`, `…_CRYPTO_IN_PROGRESS`: mbedtls/ssl.h.
@@ -28,10 +28,13 @@ pub fn tls_enter(ctx: ProbeContext) -> u32 {
     let hit = Hit::new(&ctx, object);
     let Some(target) = hit.target() else { return 0 };
     // Once complete, further calls return at once: the entry stays until the object is freed.
-    let begins =
-        call::session(hit.key()).is_none() && object::number(object, &target.complete).unwrap_or(0) == 0;
-    let role = object::number(object, &target.server)
-        .map(|server| if server != 0 { Role::Server } else { Role::Client });
+    let complete = object::number(object, &target.complete);
+    let begins = call::session(hit.key()).is_none() && (complete == 0 || complete == UNKNOWN);
+    let role = match object::number(object, &target.server) {
+        UNKNOWN => 0,
+        0 => Role::Client.code(),
+        _ => Role::Server.code(),
+    };
     call::enter(&hit, target, begins, role);
     0
 }
@@ -69,21 +72,22 @@ pub fn tls_leave(ctx: RetProbeContext) -> u32 {
 #[inline(always)]
 fn read(session: &mut Session, target: &Target) {
     let object = session.object;
-    if let Some(version) = object::number(object, &target.version) {
+    let version = object::number(object, &target.version);
+    if version != UNKNOWN {
         session.version = version as u16;
         session.facts.set_if(TlsFacts::VERSION_READ, true);
     }
-    if let Some(resumed) = object::number(object, &target.resumed) {
+    let resumed = object::number(object, &target.resumed);
+    if resumed != UNKNOWN {
         session.facts.set_if(TlsFacts::STATE_READ, true);
         session.facts.set_if(TlsFacts::RESUMED, resumed & 1 != 0);
     }
     session.facts.set_if(TlsFacts::EARLY_UNKNOWN, true);
-    if let Some(cipher) = object::number(object, &target.cipher) {
+    let cipher = object::number(object, &target.cipher);
+    if cipher != UNKNOWN {
         session.cipher = cipher as u16;
     }
-    if let Some(random) = object::bytes(object, &target.random) {
-        session.random = random;
-    }
+    object::bytes(object, &target.random, &mut session.random);
 }
 
 // SSL_free, PR_Close, wolfSSL_free, mbedtls_ssl_free, gnutls_deinit, s2n_connection_free: the object comes first

@@ -2,10 +2,7 @@
 
 use core::hint::black_box;
 
-use aya_ebpf::{
-    bindings::BPF_RB_NO_WAKEUP,
-    helpers::generated::{bpf_skb_load_bytes},
-};
+use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_skb_load_bytes};
 use handshake_common::{
     Kind,
     tls::wire::{Due, Excerpt, raw::MOST_EXCERPT},

@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{BPF_RB_NO_WAKEUP, __sk_buff},
+    bindings::{__sk_buff, BPF_RB_NO_WAKEUP},
     helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns},
     programs::SkBuffContext,
 };
@@ -24,6 +24,7 @@ use crate::{
     kernel::{Access, Filtered, KernelSock, constant},
     maps::{self, Endpoints, RECORDS},
     tcp::adopt_now,
+    words,
 };
 
 /// Bytes that a connection has moved when no handshake begins on it any more, whatever came before (STARTTLS).
@@ -172,11 +173,11 @@ fn tell(connection: &mut Connection, watched: &mut Watched) {
     // SAFETY: the record is written in whole before it is submitted; it is repr(C) and plain.
     unsafe {
         let raw = record.as_mut_ptr();
-        (&raw mut (*raw).connection).write(*connection);
+        words::copy(connection, &raw mut (*raw).connection);
         (*raw).connection.stage = Kind::Wire.code();
         (*raw).number = watched.number;
         (*raw).hello_in_syn = watched.hello_in_syn;
-        (&raw mut (*raw).wire).write(watched.wire);
+        words::copy(&raw const watched.wire, &raw mut (*raw).wire);
     }
     record.submit(u64::from(BPF_RB_NO_WAKEUP));
 }

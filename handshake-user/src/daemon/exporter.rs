@@ -52,7 +52,8 @@ pub(super) struct Live {
 
 impl Live {
     pub(super) fn new(probes: Probes, ring: RingBuf<MapData>) -> Self {
-        Self { probes, ring, assembler: Assembler::new(false), host: Host::new() }
+        let assembler = Assembler::new(probes.tls_wire.into());
+        Self { probes, ring, assembler, host: Host::new() }
     }
 }
 
@@ -71,7 +72,8 @@ impl Exporter {
     pub(super) fn begin(&self, live: Live) -> Result<()> {
         let mut state = self.lock();
         for hook in &live.probes.hooks {
-            state.metrics.probe(hook.hook.name, live.probes.way.as_str(), hook.missing.is_none());
+            let kind = hook.hook.kind(live.probes.way);
+            state.metrics.probe(hook.hook.name, kind, hook.missing.is_none());
         }
         for _ in 0..COUNTS {
             // What has begun since the probes are attached is in the totals and is taken off.
@@ -128,6 +130,14 @@ impl State {
         let Some(Live { probes, ring, assembler, host }) = live else { return false };
         let now = host::monotonic_ns();
         probes.pass_on_log();
+        probes.follow_libraries();
+        if let Some(Ok(libraries)) = &mut probes.libraries
+            && let Some(census) = libraries.census()
+        {
+            for ((library, covered), files) in census {
+                metrics.library(library, covered, files);
+            }
+        }
         let turn = ring::drain(ring, |raw| {
             assembler.take(raw, now, &mut |story| metrics.observe(story, host));
             ControlFlow::Continue(())
@@ -140,6 +150,7 @@ impl State {
     fn advance(&mut self) -> Result<()> {
         if let Some(live) = &self.live {
             self.metrics.advance(&live.probes.totals()?, live.probes.missed_runs());
+            self.metrics.disagreed(live.assembler.disagreements());
         }
         Ok(())
     }

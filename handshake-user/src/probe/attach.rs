@@ -1,6 +1,10 @@
 //! Loads the eBPF object into the kernel and attaches its programs.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader,
@@ -19,7 +23,13 @@ use super::{
     plan::{Attach, Hook, Offer, Planned, plan},
     wire::{self, TlsWire},
 };
-use crate::btf::{self, Btf, BtfError};
+use crate::{
+    btf::{self, Btf, BtfError},
+    tls::{
+        discover::KernelIterator,
+        libraries::{Libraries, mappings},
+    },
+};
 
 /// The kernel side, compiled.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/handshake-ebpf"));
@@ -108,6 +118,8 @@ pub struct Settings {
     pub max_connections: u32,
     /// Which TLS handshakes are looked at on the wire.
     pub tls_wire: TlsWire,
+    /// Probe the TLS libraries of the host.
+    pub tls_libraries: bool,
 }
 
 /// What became of one hook.
@@ -126,6 +138,10 @@ pub struct Probes {
     pub way: Attach,
     /// Every hook, attached or not.
     pub hooks: Vec<Attached>,
+    /// Which TLS handshakes are seen on the wire.
+    pub tls_wire: TlsWire,
+    /// The TLS libraries of the host, or why they are not probed; `None`: not asked for.
+    pub libraries: Option<Result<Libraries, String>>,
     totals: PerCpuArray<MapData, [u64; totals::SLOTS]>,
     kernel_log: Option<EbpfLogger<&'static dyn log::Log>>,
 }
@@ -222,13 +238,25 @@ impl Probes {
                 tracing::warn!(reason, "cannot attach {NESTED}: some changes of state will be missed");
             }
         }
-        if settings.tls_wire != TlsWire::Off {
-            hooks.push(Attached { hook: &wire::HOOK, missing: wire::start(&mut ebpf).err() });
+        let mut tls_wire = settings.tls_wire;
+        if tls_wire != TlsWire::Off {
+            let missing = wire::start(&mut ebpf).err();
+            if missing.is_some() {
+                tls_wire = TlsWire::Off;
+            }
+            hooks.push(Attached { hook: &wire::HOOK, missing });
         }
+        let libraries = settings.tls_libraries.then(|| {
+            let mut libraries = Libraries::new(&mut ebpf, aya_btf)?;
+            libraries.settle(&mut ebpf, Instant::now() + SETTLE);
+            Ok(libraries)
+        });
         let ring = ebpf.take_map("RECORDS").and_then(|map| RingBuf::try_from(map).ok());
         let totals = ebpf.take_map("TOTALS").and_then(|map| PerCpuArray::try_from(map).ok());
         match (ring, totals) {
-            (Some(ring), Some(totals)) => Ok((Self { ebpf, way, hooks, totals, kernel_log }, ring)),
+            (Some(ring), Some(totals)) => {
+                Ok((Self { ebpf, way, hooks, tls_wire, libraries, totals, kernel_log }, ring))
+            }
             _ => Err(LoadError::Object("it lacks its maps".to_owned())),
         }
     }
@@ -243,6 +271,22 @@ impl Probes {
             sum.add(cpu);
         }
         Ok(sum)
+    }
+
+    /// Takes in which TLS libraries have come and gone.
+    pub fn follow_libraries(&mut self) {
+        if let Some(Ok(libraries)) = &mut self.libraries {
+            libraries.poll(&mut self.ebpf);
+        }
+    }
+
+    /// Loads the iterator over the mappings of this host.
+    ///
+    /// # Errors
+    /// When this kernel cannot run it, with the reason.
+    pub fn mappings(&mut self) -> Result<KernelIterator, String> {
+        let btf = AyaBtf::from_sys_fs().map_err(|error| chain(&error))?;
+        mappings(&mut self.ebpf, &btf)
     }
 
     /// Passes on what the programs logged (`-vv`).
@@ -275,6 +319,9 @@ impl Probes {
     }
 }
 
+/// How long the libraries that are there already may take before the first record; the rest comes while it runs.
+const SETTLE: Duration = Duration::from_secs(10);
+
 fn start(ebpf: &mut Ebpf, hook: &Hook, way: Attach, btf: &AyaBtf) -> Result<(), String> {
     let name = match way {
         Attach::TpBtf => hook.name.to_owned(),
@@ -282,7 +329,9 @@ fn start(ebpf: &mut Ebpf, hook: &Hook, way: Attach, btf: &AyaBtf) -> Result<(), 
     };
     let program = ebpf.program_mut(&name).ok_or("the eBPF object lacks the program")?;
     match program {
-        Program::BtfTracePoint(program) => load_typed(program, hook, btf).map_err(|error| told(&name, &error)),
+        Program::BtfTracePoint(program) => {
+            load_typed(program, hook, btf).map_err(|error| told(&name, &error))
+        }
         Program::TracePoint(program) => load_perf(program, hook).map_err(|error| told(&name, &error)),
         _ => Err("the eBPF object has it as another type of program".to_owned()),
     }
@@ -323,7 +372,7 @@ pub(super) fn told(program: &str, error: &dyn std::error::Error) -> String {
 }
 
 /// An error with all its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

@@ -4,6 +4,6 @@ mod attach;
 pub mod plan;
 pub mod wire;
 
-pub(crate) use attach::shorten;
-pub use wire::TlsWire;
 pub use attach::{Attached, BTF_PATH, Kernel, LoadError, Probes, Settings};
+pub(crate) use attach::{chain, shorten};
+pub use wire::TlsWire;

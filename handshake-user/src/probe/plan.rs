@@ -3,6 +3,8 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use super::wire;
+
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -48,9 +50,22 @@ pub struct Hook {
     pub perf_fields: &'static [PerfField],
 }
 
+impl Hook {
+    /// How it is attached, where tracepoints are attached in this way.
+    #[must_use]
+    pub fn kind(&self, way: Attach) -> &'static str {
+        // Of those that are no tracepoints, the category says it.
+        if self.category == wire::CATEGORY { self.category } else { way.as_str() }
+    }
+}
+
 macro_rules! fields {
     ($($global:literal = $field:literal),*) => { &[$(PerfField { global: $global, field: $field }),*] };
 }
+
+/// Both tracepoints are of one class.
+const SOCK_LENGTH: &[PerfField] =
+    fields!("SOCK_LENGTH_SK" = "sk", "SOCK_LENGTH_RET" = "ret", "SOCK_LENGTH_FLAGS" = "flags");
 
 /// Every hook, in the order of a connection's life.
 pub const HOOKS: &[Hook] = &[
@@ -92,6 +107,20 @@ pub const HOOKS: &[Hook] = &[
         required: false,
         lost_without: "closings by a RST of the peer: their style is unknown",
         perf_fields: fields!("RECEIVE_RESET_SKADDR" = "skaddr"),
+    },
+    Hook {
+        name: "sock_send_length",
+        category: "sock",
+        required: false,
+        lost_without: "the connection of TLS handshakes whose library keeps no socket, and their flights (Linux 6.3)",
+        perf_fields: SOCK_LENGTH,
+    },
+    Hook {
+        name: "sock_recv_length",
+        category: "sock",
+        required: false,
+        lost_without: "when the ClientHello arrived at a TLS server, and what of its time was computing (Linux 6.3)",
+        perf_fields: SOCK_LENGTH,
     },
     Hook {
         name: "tcp_destroy_sock",

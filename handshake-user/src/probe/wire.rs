@@ -10,12 +10,15 @@ use handshake_common::tls::wire::raw::MOST_PORTS;
 use serde::Deserialize;
 
 use super::plan::Hook;
-use crate::host;
+use crate::{assemble::Sight, host};
+
+/// The type of both programs.
+pub(super) const CATEGORY: &str = "cgroup_skb";
 
 /// The hook that both programs are.
 pub static HOOK: Hook = Hook {
     name: "tls_wire",
-    category: "cgroup_skb",
+    category: CATEGORY,
     required: false,
     lost_without: "TLS handshakes of programs whose library is not known; server names, HelloRetryRequests and a \
                    ClientHello in the SYN",
@@ -46,6 +49,16 @@ impl TlsWire {
     }
 }
 
+impl From<TlsWire> for Sight {
+    fn from(wire: TlsWire) -> Self {
+        match wire {
+            TlsWire::Off => Self::None,
+            TlsWire::On => Self::All,
+            TlsWire::Ports(_) => Self::Some,
+        }
+    }
+}
+
 impl FromStr for TlsWire {
     type Err = String;
 
@@ -59,7 +72,8 @@ impl FromStr for TlsWire {
         let mut ports = [0; MOST_PORTS];
         let mut slots = ports.iter_mut();
         for word in list.split(',') {
-            let slot = slots.next().ok_or_else(|| format!("more than {MOST_PORTS} ports; write on for all"))?;
+            let slot =
+                slots.next().ok_or_else(|| format!("more than {MOST_PORTS} ports; write on for all"))?;
             *slot = match word.trim().parse() {
                 Ok(port) if port > 0 => port,
                 _ => return Err("neither on, off, nor ports such as 443,8443".to_owned()),
@@ -88,7 +102,8 @@ pub(super) fn start(ebpf: &mut Ebpf) -> Result<(), String> {
         [("wire_egress", CgroupSkbAttachType::Egress), ("wire_ingress", CgroupSkbAttachType::Ingress)]
     {
         let program = ebpf.program_mut(name).ok_or("the eBPF object lacks the program")?;
-        let program: &mut CgroupSkb = program.try_into().map_err(|error| super::attach::told(name, &error))?;
+        let program: &mut CgroupSkb =
+            program.try_into().map_err(|error| super::attach::told(name, &error))?;
         program.load().map_err(|error| super::attach::told(name, &error))?;
         // As a link it stands beside other programs, whatever the mode.
         program

@@ -1,0 +1,140 @@
+//! Attaches the uprobes of one library file, and lets go of them.
+
+use std::{collections::HashSet, path::Path};
+
+use aya::{
+    Ebpf,
+    maps::{Array, MapData},
+    programs::{
+        UProbe,
+        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope},
+    },
+};
+use handshake_common::{
+    Library,
+    tls::target::{MAP, MOST_TARGETS, Target},
+};
+
+use super::inspect::{Hook, Inspection};
+use crate::probe::{chain, shorten};
+
+/// The probes of one file.
+#[derive(Debug)]
+pub struct Probed {
+    index: u32,
+    links: Vec<(&'static str, UProbeLinkId)>,
+}
+
+/// Hands out places in the table of targets and attaches programs.
+pub struct Attacher {
+    targets: Array<MapData, Target>,
+    next: u32,
+    free: Vec<u32>,
+    loaded: HashSet<&'static str>,
+}
+
+impl Attacher {
+    /// Takes the table of targets out of the object.
+    ///
+    /// # Errors
+    /// When the object has none.
+    pub fn new(ebpf: &mut Ebpf) -> Result<Self, String> {
+        let targets = ebpf.take_map(MAP).ok_or("the eBPF object lacks its table of TLS libraries")?;
+        let targets = Array::try_from(targets).map_err(|error| error.to_string())?;
+        Ok(Self { targets, next: 0, free: Vec::new(), loaded: HashSet::new() })
+    }
+
+    /// Attaches every point of a file; `None` when it has none.
+    ///
+    /// # Errors
+    /// Why not. Then nothing of it stays attached.
+    pub fn attach(
+        &mut self,
+        ebpf: &mut Ebpf,
+        path: &Path,
+        inspection: &Inspection,
+    ) -> Result<Option<Probed>, String> {
+        if inspection.points.is_empty() {
+            return Ok(None);
+        }
+        let index = self.index()?;
+        self.targets.set(index, inspection.target, 0).map_err(|error| error.to_string())?;
+        let mut probed = Probed { index, links: Vec::new() };
+        for point in &inspection.points {
+            let name = program(inspection.library, point.hook);
+            let cookie = u64::from(index) | point.cookie_flags();
+            match self.attach_one(ebpf, name, path, point.offset, cookie) {
+                Ok(link) => probed.links.push((name, link)),
+                Err(reason) => {
+                    self.detach(ebpf, probed);
+                    return Err(format!("cannot probe it: {reason}"));
+                }
+            }
+        }
+        Ok(Some(probed))
+    }
+
+    /// Lets go of a file.
+    pub fn detach(&mut self, ebpf: &mut Ebpf, probed: Probed) {
+        let Probed { index, links } = probed;
+        for (name, link) in links {
+            if let Some(Ok(program)) = ebpf.program_mut(name).map(<&mut UProbe>::try_from)
+                && let Err(error) = program.detach(link)
+            {
+                tracing::debug!(program = name, %error, "cannot detach");
+            }
+        }
+        self.free.push(index);
+    }
+
+    fn index(&mut self) -> Result<u32, String> {
+        if let Some(index) = self.free.pop() {
+            return Ok(index);
+        }
+        if self.next >= MOST_TARGETS {
+            return Err(format!("more than {MOST_TARGETS} files of TLS libraries are in use"));
+        }
+        self.next += 1;
+        Ok(self.next - 1)
+    }
+
+    fn attach_one(
+        &mut self,
+        ebpf: &mut Ebpf,
+        name: &'static str,
+        path: &Path,
+        offset: u64,
+        cookie: u64,
+    ) -> Result<UProbeLinkId, String> {
+        let program = ebpf.program_mut(name).ok_or_else(|| format!("the eBPF object lacks {name}"))?;
+        let program: &mut UProbe = program.try_into().map_err(|error| format!("{name}: {error}"))?;
+        if self.loaded.insert(name)
+            && let Err(error) = program.load()
+        {
+            self.loaded.remove(name);
+            let whole = chain(&error);
+            tracing::debug!(program = name, "{whole}");
+            return Err(format!("{name}: {}", shorten(&whole)));
+        }
+        let location = UProbeAttachLocation::AbsoluteOffset(offset);
+        let point = UProbeAttachPoint { location, cookie: Some(cookie) };
+        program.attach(point, path, UProbeScope::AllProcesses).map_err(|error| chain(&error))
+    }
+}
+
+/// The program for a hook: every library has its own reading of what a call says.
+const fn program(library: Library, hook: Hook) -> &'static str {
+    match (library, hook) {
+        (Library::OpenSsl, Hook::Enter) => "openssl_enter",
+        (Library::OpenSsl, Hook::Leave) => "openssl_leave",
+        (Library::GnuTls, Hook::Enter) => "gnutls_enter",
+        (Library::GnuTls, Hook::Leave) => "gnutls_leave",
+        (_, Hook::GoEnter) => "go_enter",
+        (_, Hook::GoLeave) => "go_leave",
+        (_, Hook::Enter) => "tls_enter",
+        (_, Hook::Leave) => "tls_leave",
+        (_, Hook::Free) => "tls_free",
+        (_, Hook::Error) => "openssl_error",
+        (_, Hook::ErrorPut) => "openssl_put_error",
+    }
+}

@@ -1,0 +1,352 @@
+//! Finds every file on this host that may contain a TLS library, now and later, each once by its true inode, and says
+//! when it is gone. What is in it, [`crate::tls`]'s inspection says.
+//!
+//! Three sources: the standard [`places`], a [`source::Sweep`] over what all processes have mapped, and in between the
+//! [`watch`] for new mappings, which looks only at processes that mapped something unknown.
+
+mod iterator;
+mod ld_cache;
+mod ledger;
+mod maps;
+mod names;
+mod open;
+mod places;
+mod source;
+mod watch;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fs::File,
+    ops::Range,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+pub use self::iterator::Iterator as KernelIterator;
+use self::{
+    ledger::Ledger,
+    places::Places,
+    source::{Source, Sweep},
+    watch::{Alias, Heard, Watch},
+};
+
+/// How often all processes are looked through, when new mappings are watched: for what the watch cannot tell, above all
+/// the end of processes.
+pub const SWEEP: Duration = Duration::from_secs(30);
+/// The same where they cannot be watched.
+const SWEEP_UNWATCHED: Duration = Duration::from_secs(2);
+/// Not more often than this, whatever was lost.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long one [`Discovery::poll`] works; one portion may take it beyond that.
+const SLICE: Duration = Duration::from_millis(5);
+/// Files found in one poll at the most: each is open.
+const MOST_NEWS: usize = 128;
+/// New mappings that wait to be looked at. What does not fit, the next sweep finds.
+const MOST_WAITING: usize = 4096;
+
+/// A file, by its file system and number there. Not what `stat` says under an overlay, but the file below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileId {
+    /// Device of the file system, as `stat` encodes it.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// Tells apart files that had the same number one after the other; 0 where the kernel does not say.
+    pub generation: u32,
+}
+
+/// An executable mapping of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    /// The process.
+    pub pid: u32,
+    /// Addresses.
+    pub range: Range<u64>,
+    /// The file.
+    pub id: FileId,
+    /// It is the program that the process executes, no library.
+    pub main: bool,
+}
+
+/// A file that may contain a TLS library.
+#[derive(Debug)]
+pub struct Found {
+    /// Which one.
+    pub id: FileId,
+    /// The file itself.
+    pub file: File,
+    /// For people: its path as the process sees it.
+    pub shown: PathBuf,
+    /// A process that has it mapped; `None`: it stands in a standard place, or the process has ended already.
+    pub pid: Option<u32>,
+}
+
+impl Found {
+    /// A path that leads to exactly this file, for uprobes too, as long as [`Found::file`] is open.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        open::again(&self.file)
+    }
+}
+
+/// What has changed.
+#[derive(Debug)]
+pub enum News {
+    /// A file that was not known before.
+    Found(Found),
+    /// No process has it mapped any more, and it stands in no standard place; or it was rewritten in place, and is
+    /// told as found once more.
+    Gone(FileId),
+}
+
+/// The search.
+#[derive(Debug)]
+pub struct Discovery {
+    source: Source,
+    watch: Option<Watch>,
+    shortfalls: Vec<String>,
+    ledger: Ledger,
+    places: Places,
+    /// Files by the watch's names for them; begins anew with each sweep, since such a name may come to mean another.
+    aliases: HashMap<Alias, FileId>,
+    waiting: VecDeque<Heard>,
+    sweep: Option<Sweep>,
+    every: Duration,
+    began: Option<Instant>,
+    /// Something was lost or did not fit: sweep again soon.
+    again: bool,
+    settled: bool,
+    missed: usize,
+    overlooked: usize,
+}
+
+impl Discovery {
+    /// Begins to listen; everything else is done by [`Discovery::poll`]. Sweeps come `every` so often ([`SWEEP`]).
+    #[must_use]
+    pub fn new(iterator: Result<KernelIterator, String>, every: Duration) -> Self {
+        let mut shortfalls = Vec::new();
+        let source = iterator.map_or_else(
+            |reason| {
+                shortfalls.push(format!(
+                    "mapped files are told apart by /proc/PID/maps, which from Linux 6.8 on counts a library once for \
+                     every overlay file system: {reason}"
+                ));
+                Source::Maps
+            },
+            Source::Iterator,
+        );
+        // Before the first sweep, so that nothing falls between the two.
+        let watch = Watch::start().inspect_err(|error| {
+            shortfalls.push(format!(
+                "libraries that come into use are found only every {} s, not at once: the kernel does not tell of new \
+                 mappings ({error})",
+                SWEEP_UNWATCHED.as_secs()
+            ));
+        });
+        let every = if watch.is_ok() { every } else { every.min(SWEEP_UNWATCHED) };
+        Self {
+            source,
+            watch: watch.ok(),
+            shortfalls,
+            ledger: Ledger::default(),
+            places: Places::default(),
+            aliases: HashMap::new(),
+            waiting: VecDeque::new(),
+            sweep: None,
+            every,
+            began: None,
+            again: false,
+            settled: false,
+            missed: 0,
+            overlooked: 0,
+        }
+    }
+
+    /// What has changed since the last time. Call it as often as the ring of records is read; it works for some
+    /// milliseconds at the most.
+    pub fn poll(&mut self, now: Instant) -> Vec<News> {
+        let mut news = Vec::new();
+        let end = Instant::now() + SLICE;
+        self.listen();
+        self.follow(end, &mut news);
+        let due = self.began.is_none_or(|began| {
+            now.saturating_duration_since(began) >= if self.again { SWEEP_PAUSE } else { self.every }
+        });
+        if self.sweep.is_none() && (due || (self.again && !self.settled)) {
+            self.begin_sweep(now, &mut news);
+        }
+        while self.sweep.is_some() && Instant::now() < end {
+            self.go_on(&mut news);
+        }
+        news
+    }
+
+    /// Whether everything that was there at the start has been told.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.settled
+    }
+
+    /// The processes that have a file mapped that was told as found, as far as is known: one that has ended stays
+    /// for up to two sweeps.
+    pub fn users(&self, id: FileId) -> impl Iterator<Item = u32> {
+        self.ledger.users(id)
+    }
+
+    /// What this host does not offer to the search, and what follows from that; for people.
+    #[must_use]
+    pub fn shortfalls(&self) -> &[String] {
+        &self.shortfalls
+    }
+
+    /// Mappings of the last sweep whose files could not be opened, or for which there was no room.
+    #[must_use]
+    pub fn overlooked(&self) -> usize {
+        self.overlooked
+    }
+
+    fn listen(&mut self) {
+        let Some(watch) = &mut self.watch else { return };
+        let own = std::process::id();
+        let (ledger, aliases, waiting) = (&mut self.ledger, &self.aliases, &mut self.waiting);
+        let mut overflow = false;
+        let lost = watch.listen(|heard| {
+            // Our own mappings are those of `identify`.
+            if heard.pid == own || aliases.get(&heard.alias).is_some_and(|id| ledger.note(*id, heard.pid)) {
+                return;
+            }
+            if waiting.len() < MOST_WAITING {
+                waiting.push_back(heard);
+            } else {
+                overflow = true;
+            }
+        });
+        self.again |= lost || overflow;
+    }
+
+    /// Looks at the processes that have mapped something unknown.
+    fn follow(&mut self, end: Instant, news: &mut Vec<News>) {
+        let mut process: Option<(u32, Vec<Mapped>)> = None;
+        while Instant::now() < end
+            && let Some(heard) = self.waiting.pop_front()
+        {
+            if self.aliases.get(&heard.alias).is_some_and(|id| self.ledger.note(*id, heard.pid)) {
+                continue;
+            }
+            let (_, mapped) = match process.take() {
+                Some(same) if same.0 == heard.pid => process.insert(same),
+                _ => {
+                    let mapped = self.source.of(heard.pid);
+                    for mapped in &mapped {
+                        self.look(mapped, news);
+                    }
+                    process.insert((heard.pid, mapped))
+                }
+            };
+            let id = match mapped.iter().find(|mapped| mapped.range.contains(&heard.at)) {
+                Some(mapped) => Some(mapped.id),
+                // It has ended already. Its next like should not be missed.
+                None if mapped.is_empty() => self.look_by_name(&heard, news),
+                None => None,
+            };
+            if let Some(id) = id.filter(|id| self.ledger.knows(*id)) {
+                self.aliases.insert(heard.alias, id);
+            }
+        }
+    }
+
+    fn begin_sweep(&mut self, now: Instant, news: &mut Vec<News>) {
+        self.began = Some(now);
+        (self.again, self.missed) = (false, 0);
+        self.ledger.begin_sweep();
+        for change in self.places.look(places::standard()) {
+            let Ok(file) = open::regular(&change.path) else { continue };
+            let Some(id) = self.source.identify(&file) else { continue };
+            if !self.has_room(news) {
+                break;
+            }
+            let shown = change.path.clone();
+            if self.places.keep(change, id).is_some() && self.ledger.remove(id) {
+                news.push(News::Gone(id));
+            }
+            if !self.ledger.knows(id) {
+                self.offer(Found { id, file, shown, pid: None }, news);
+            }
+        }
+        match self.source.sweep() {
+            Ok(sweep) => self.sweep = Some(sweep),
+            Err(error) => tracing::warn!(%error, "cannot look through the processes of this host"),
+        }
+    }
+
+    /// One more portion of the sweep under way.
+    fn go_on(&mut self, news: &mut Vec<News>) {
+        if let Some(portion) = self.sweep.as_mut().and_then(Sweep::next) {
+            for mapped in &portion {
+                self.look(mapped, news);
+            }
+            return;
+        }
+        self.sweep = None;
+        news.extend(self.ledger.end_sweep(&self.places.standing()).into_iter().map(News::Gone));
+        self.aliases.clear();
+        self.overlooked = self.missed;
+        self.settled |= !self.again;
+    }
+
+    fn look(&mut self, mapped: &Mapped, news: &mut Vec<News>) {
+        if self.ledger.note(mapped.id, mapped.pid) || !self.has_room(news) {
+            return;
+        }
+        let Some(shown) = open::path_of(mapped) else { return };
+        if !mapped.main && !names::is_library(&shown) {
+            self.ledger.add(mapped.id, false, None);
+            return;
+        }
+        let file = match open::mapped(mapped, &shown) {
+            Ok(file) => file,
+            Err(error) => {
+                tracing::debug!(pid = mapped.pid, path = %shown.display(), %error, "cannot open what it has mapped");
+                self.missed += 1;
+                return;
+            }
+        };
+        // The process may have mapped something else there meanwhile.
+        if matches!(self.source, Source::Iterator(_)) && self.source.identify(&file) != Some(mapped.id) {
+            self.missed += 1;
+            return;
+        }
+        self.offer(Found { id: mapped.id, file, shown, pid: Some(mapped.pid) }, news);
+    }
+
+    /// Where only a name is left: the file of this name in our own root directory, whichever it is.
+    fn look_by_name(&mut self, heard: &Heard, news: &mut Vec<News>) -> Option<FileId> {
+        let path: &Path = &heard.path;
+        if !(names::is_library(path) || names::is_program(path)) || !self.has_room(news) {
+            return None;
+        }
+        let file = open::regular(path).ok()?;
+        let id = self.source.identify(&file)?;
+        if !self.ledger.knows(id) {
+            self.offer(Found { id, file, shown: path.to_owned(), pid: None }, news);
+        }
+        heard.alias.may_be(id).then_some(id)
+    }
+
+    /// Whether one more file can be told of; if not, a sweep will come back to it.
+    fn has_room(&mut self, news: &[News]) -> bool {
+        if self.ledger.is_full() {
+            self.missed += 1;
+            return false;
+        }
+        let room = news.len() < MOST_NEWS;
+        self.again |= !room;
+        room
+    }
+
+    fn offer(&mut self, found: Found, news: &mut Vec<News>) {
+        self.ledger.add(found.id, true, found.pid);
+        news.push(News::Found(found));
+    }
+}

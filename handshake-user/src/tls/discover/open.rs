@@ -1,0 +1,73 @@
+//! Opens exactly the file that a process has mapped, though it may be deleted or in a container. The processes are not
+//! trusted: no path of theirs makes us open anything but a regular file.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::{fd::AsRawFd as _, unix::ffi::OsStringExt as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::{Mapped, maps};
+
+/// A mapped file as its process sees it; `None` when the mapping is gone.
+#[must_use]
+pub fn path_of(mapped: &Mapped) -> Option<PathBuf> {
+    fs::read_link(link(mapped)).ok().map(|path| maps::shown(&path.into_os_string().into_vec()))
+}
+
+/// Opens it: through the mapping itself, or, where that is not permitted (it takes `CAP_CHECKPOINT_RESTORE`), by its
+/// name in the root directory of the process.
+///
+/// # Errors
+/// When neither works.
+pub fn mapped(mapped: &Mapped, shown: &Path) -> io::Result<File> {
+    regular(&link(mapped)).or_else(|error| {
+        let inside = shown.strip_prefix("/").map_err(|_| error)?;
+        regular(&PathBuf::from(format!("/proc/{}/root", mapped.pid)).join(inside))
+    })
+}
+
+/// Opens a regular file for reading.
+///
+/// # Errors
+/// When it cannot be opened, or is no regular file.
+pub fn regular(path: &Path) -> io::Result<File> {
+    // O_PATH opens nothing yet: opening a device or a FIFO could have effects, or never return.
+    let handle = File::from(rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?);
+    if !handle.metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    File::open(again(&handle))
+}
+
+/// A path that opens the file behind an open one.
+#[must_use]
+pub fn again(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+fn link(mapped: &Mapped) -> PathBuf {
+    let Mapped { pid, range, .. } = mapped;
+    PathBuf::from(format!("/proc/{pid}/map_files/{:x}-{:x}", range.start, range.end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_regular_files_are_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, fifo) = (folder.path().join("file"), folder.path().join("fifo"));
+        fs::write(&file, "text").unwrap();
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let open = regular(&file).unwrap();
+        assert_eq!(fs::read(again(&open)).unwrap(), b"text");
+        for other in [&fifo, folder.path(), Path::new("/dev/null")] {
+            assert!(regular(other).is_err(), "{}", other.display());
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Instructions of x86-64.
+
+use iced_x86::{
+    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
+    Register as Named,
+};
+
+use super::{Operation, Register};
+
+/// The longest instruction (Intel SDM, volume 2, §2.3.11).
+const LONGEST: usize = 15;
+/// `endbr64`: where an indirect jump may land.
+const LANDING_PAD: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+
+/// The instruction at the start of `code`, which is at `address`, and the address of the next one.
+pub fn decode(code: &[u8], address: u64) -> Option<(Operation, u64)> {
+    let instruction = one(code, address)?;
+    Some((operation(&instruction), instruction.next_ip()))
+}
+
+fn one(code: &[u8], address: u64) -> Option<Instruction> {
+    let code = &code[..code.len().min(LONGEST)];
+    let instruction = Decoder::with_ip(64, code, address, DecoderOptions::NONE).decode();
+    (!instruction.is_invalid()).then_some(instruction)
+}
+
+fn operation(instruction: &Instruction) -> Operation {
+    match instruction.flow_control() {
+        FlowControl::Next => straight(instruction),
+        FlowControl::UnconditionalBranch => Operation::Jump { target: instruction.near_branch_target() },
+        FlowControl::ConditionalBranch => Operation::Branch { target: instruction.near_branch_target() },
+        FlowControl::Call | FlowControl::IndirectCall => Operation::Call,
+        FlowControl::Return => Operation::Return,
+        _ => Operation::Stop,
+    }
+}
+
+fn straight(instruction: &Instruction) -> Operation {
+    use Mnemonic::{Add, Cmp, Endbr64, Lea, Mov, Movsx, Movsxd, Movzx, Nop, Push, Sub, Test, Xor};
+    let understood = match instruction.mnemonic() {
+        Endbr64 | Nop | Push => Some(Operation::Nothing),
+        Cmp | Test => Some(load(instruction, None).unwrap_or(Operation::Nothing)),
+        Mov if instruction.op0_kind() == OpKind::Memory => Some(Operation::Nothing),
+        Mov | Movzx | Movsx | Movsxd => moved(instruction),
+        Lea => address(instruction),
+        Add | Sub => sum(instruction),
+        Xor if instruction.op1_kind() == OpKind::Register
+            && instruction.op0_register() == instruction.op1_register() =>
+        {
+            whole(instruction.op0_register()).map(|to| Operation::Constant { to, value: 0 })
+        }
+        _ => None,
+    };
+    understood.unwrap_or_else(|| Operation::Forget { registers: written(instruction) })
+}
+
+/// A register that an instruction writes as a whole: the lower half clears the upper one.
+fn whole(register: Named) -> Option<Register> {
+    (register.is_gpr32() || register.is_gpr64()).then(|| number(register)).flatten()
+}
+
+fn number(register: Named) -> Option<Register> {
+    register.is_gpr().then(|| u8::try_from(register.full_register().number()).ok()).flatten()
+}
+
+fn moved(instruction: &Instruction) -> Option<Operation> {
+    let to = whole(instruction.op0_register())?;
+    match instruction.op1_kind() {
+        OpKind::Memory => load(instruction, Some(to)),
+        OpKind::Register => {
+            let from = instruction.op1_register();
+            let is_high_byte = matches!(from, Named::AH | Named::BH | Named::CH | Named::DH);
+            let width = u8::try_from(from.size()).ok().filter(|_| !is_high_byte)?;
+            let from = number(from)?;
+            Some(match width {
+                8 => Operation::Add { to, from, by: 0 },
+                width => Operation::Narrow { to, from, width },
+            })
+        }
+        OpKind::Immediate8to32 | OpKind::Immediate32 | OpKind::Immediate32to64 | OpKind::Immediate64 => {
+            Some(Operation::Constant { to, value: instruction.immediate(1) })
+        }
+        _ => None,
+    }
+}
+
+/// Base and displacement of a memory operand that has nothing else.
+fn simple(instruction: &Instruction) -> Option<(Register, i64)> {
+    let is_simple = instruction.memory_index() == Named::None
+        && instruction.segment_prefix() == Named::None
+        && instruction.memory_base().is_gpr64();
+    is_simple.then_some(())?;
+    Some((number(instruction.memory_base())?, instruction.memory_displacement64().cast_signed()))
+}
+
+fn load(instruction: &Instruction, to: Option<Register>) -> Option<Operation> {
+    (instruction.op0_kind() == OpKind::Memory || instruction.op1_kind() == OpKind::Memory).then_some(())?;
+    let (base, by) = simple(instruction)?;
+    let width = u8::try_from(instruction.memory_size().size()).ok()?;
+    Some(Operation::Load { to, base, by, width })
+}
+
+fn address(instruction: &Instruction) -> Option<Operation> {
+    let to = instruction.op0_register();
+    (to.is_gpr64()).then_some(())?;
+    let to = number(to)?;
+    if instruction.is_ip_rel_memory_operand() {
+        return Some(Operation::Constant { to, value: instruction.ip_rel_memory_address() });
+    }
+    let (from, by) = simple(instruction)?;
+    Some(Operation::Add { to, from, by })
+}
+
+fn sum(instruction: &Instruction) -> Option<Operation> {
+    let to = instruction.op0_register();
+    let is_immediate = matches!(instruction.op1_kind(), OpKind::Immediate8to64 | OpKind::Immediate32to64);
+    (instruction.op0_kind() == OpKind::Register && to.is_gpr64() && is_immediate).then_some(())?;
+    let by = instruction.immediate(1).cast_signed();
+    let by = if instruction.mnemonic() == Mnemonic::Sub { by.checked_neg()? } else { by };
+    let to = number(to)?;
+    Some(Operation::Add { to, from: to, by })
+}
+
+/// The registers that an instruction changes, a bit each.
+pub fn written(instruction: &Instruction) -> u32 {
+    let mut factory = InstructionInfoFactory::new();
+    factory
+        .info(instruction)
+        .used_registers()
+        .iter()
+        .filter(|used| !matches!(used.access(), OpAccess::None | OpAccess::Read | OpAccess::CondRead))
+        .filter_map(|used| number(used.register()))
+        .fold(0, |registers, register| registers | 1 << register)
+}
+
+/// Where to probe a function at `address`: behind its `endbr64` if the kernel emulates what follows (a push, a jump or a
+/// call, see `arch/x86/kernel/uprobes.c`), which is ten times cheaper than a single step over the `endbr64`. The stack
+/// is as at the entry, so that a return probe finds the return address there too.
+pub fn behind_landing_pad(code: &[u8], address: u64) -> u64 {
+    let behind = || one(code.strip_prefix(&LANDING_PAD)?, address);
+    let is_emulated = behind().is_some_and(|instruction| match instruction.mnemonic() {
+        Mnemonic::Push => instruction.op0_kind() == OpKind::Register,
+        Mnemonic::Nop => true,
+        Mnemonic::Call | Mnemonic::Jmp => instruction.op0_kind() == OpKind::NearBranch64,
+        _ => instruction.flow_control() == FlowControl::ConditionalBranch,
+    });
+    if is_emulated { address + LANDING_PAD.len() as u64 } else { address }
+}

@@ -1,0 +1,208 @@
+//! Which TLS library a file holds, what to probe there, and where its session objects keep what a record tells: all of it
+//! read from the very file that will be probed, for no table of versions can know how that one was built.
+//!
+//! Pure over the bytes of the file, which may come from a container and may be anything.
+
+mod decode;
+mod elf;
+mod gnutls;
+mod go;
+mod openssl;
+
+use handshake_common::{
+    class::{Library, Role},
+    tls::target::{COOKIE_CLIENT, COOKIE_SERVER, Path, Target},
+};
+
+use self::elf::{Elf, Symbols};
+
+/// A program on the kernel side that a probe runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hook {
+    /// Entry of a function that advances the handshake; the session object is its first argument.
+    Enter,
+    /// Its return; the result is an `int`.
+    Leave,
+    /// Entry of the function that frees the session object, or one of its references.
+    Free,
+    /// Entry of OpenSSL 3's `ERR_vset_error(library, reason, …)`.
+    Error,
+    /// Entry of `ERR_put_error(library, function, reason, …)` of OpenSSL 1.1.1 and BoringSSL.
+    ErrorPut,
+    /// Go: inside the handshake's function, behind the test whether it is complete already; the `Conn` is in AX.
+    GoEnter,
+    /// Go: one of that function's RET instructions; the `error` is in AX and BX.
+    GoLeave,
+}
+
+impl Hook {
+    /// The program's name in the eBPF object.
+    #[must_use]
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Enter => "tls_enter",
+            Self::Leave => "tls_leave",
+            Self::Free => "tls_free",
+            Self::Error => "tls_error",
+            Self::ErrorPut => "tls_error_put",
+            Self::GoEnter => "go_enter",
+            Self::GoLeave => "go_leave",
+        }
+    }
+
+    /// Whether it is attached as a return probe.
+    #[must_use]
+    pub const fn is_return(self) -> bool {
+        matches!(self, Self::Leave)
+    }
+}
+
+/// One place to probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Point {
+    pub hook: Hook,
+    /// In bytes from the beginning of the file.
+    pub offset: u64,
+    /// Which end of the connection a session object is that this function works on, where the function decides that.
+    pub role: Option<Role>,
+}
+
+impl Point {
+    /// What the probe's cookie holds beside the target's index.
+    #[must_use]
+    pub const fn cookie_flags(&self) -> u64 {
+        match self.role {
+            Some(Role::Server) => COOKIE_SERVER,
+            Some(Role::Client) => COOKIE_CLIENT,
+            None => 0,
+        }
+    }
+}
+
+/// What a file does not tell, and what a user loses by it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    pub missing: String,
+    pub lost: &'static str,
+}
+
+/// What was found in one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspection {
+    pub library: Library,
+    /// The version, in the library's own words.
+    pub description: Option<String>,
+    pub points: Vec<Point>,
+    pub target: Target,
+    pub gaps: Vec<Gap>,
+    /// Handshakes can at least be timed.
+    pub covered: bool,
+    /// A part that another file's library uses (OpenSSL's libcrypto): no TLS library of its own.
+    pub is_companion: bool,
+    /// OpenSSL: where an SSL keeps the BIO that it reads from, and where a BIO keeps its socket; if this file knows.
+    rbio: Path,
+    bio: Option<openssl::Bio>,
+}
+
+impl Inspection {
+    fn new(library: Library) -> Self {
+        Self {
+            library,
+            description: None,
+            points: Vec::new(),
+            target: Target::opaque(library.code()),
+            gaps: Vec::new(),
+            covered: false,
+            is_companion: false,
+            rbio: Path::UNKNOWN,
+            bio: None,
+        }
+    }
+
+    fn point(&mut self, elf: &Elf<'_>, hook: Hook, address: u64, role: Option<Role>) -> bool {
+        let Some(code) = elf.code(address) else { return false };
+        let Some(offset) = elf.code_offset(decode::behind_landing_pad(code, address)) else { return false };
+        self.points.push(Point { hook, offset, role });
+        true
+    }
+
+    /// Entry and return of a function that advances the handshake.
+    fn around(&mut self, elf: &Elf<'_>, address: u64, role: Option<Role>) {
+        if self.point(elf, Hook::Enter, address, role) {
+            self.point(elf, Hook::Leave, address, role);
+            self.covered = true;
+        }
+    }
+
+    fn gap(&mut self, missing: impl Into<String>, lost: &'static str) {
+        self.gaps.push(Gap { missing: missing.into(), lost });
+    }
+
+    /// Adds what only the library's other file knows, which the same process maps: OpenSSL's libssl cannot tell where
+    /// libcrypto keeps the file descriptor of a BIO.
+    pub fn complete_with(&mut self, companion: &Self) {
+        if companion.is_companion && self.library == companion.library && self.bio.is_none() {
+            self.bio = companion.bio;
+            self.description = self.description.take().or_else(|| companion.description.clone());
+            openssl::know_socket(self);
+        }
+    }
+}
+
+/// What `file` holds, the content of a program or of a shared library.
+///
+/// `None`: no TLS library that is known here.
+#[must_use]
+pub fn inspect(file: &[u8]) -> Option<Inspection> {
+    let elf = Elf::parse(file)?;
+    let symbols = elf.symbols(&[openssl::SYMBOLS, gnutls::SYMBOLS].concat());
+    openssl::inspect(&elf, &symbols).or_else(|| gnutls::inspect(&elf, &symbols)).or_else(|| go::inspect(&elf))
+}
+
+/// Reads fields from accessor functions, and remembers which could not be read.
+struct Accessors<'e, 'a> {
+    elf: &'e Elf<'a>,
+    symbols: &'e Symbols,
+    unread: Vec<&'static str>,
+}
+
+impl<'e, 'a> Accessors<'e, 'a> {
+    fn new(elf: &'e Elf<'a>, symbols: &'e Symbols) -> Self {
+        Self { elf, symbols, unread: Vec::new() }
+    }
+
+    fn trace(&self, function: &str) -> Option<decode::Trace> {
+        Some(decode::trace(self.elf, self.symbols.get(function)?))
+    }
+
+    /// The field that `function` returns, if it is of one of these widths.
+    fn field(&mut self, function: &'static str, widths: &[u8]) -> Path {
+        let field = self.trace(function).and_then(|trace| decode::only(&trace.returned));
+        let field = field.filter(|field| widths.contains(&field.width));
+        self.known(function, field)
+    }
+
+    fn known(&mut self, function: &'static str, field: Option<Path>) -> Path {
+        if field.is_none() {
+            self.unread.push(function);
+        }
+        field.unwrap_or(Path::UNKNOWN)
+    }
+
+    /// One gap for all that could not be read.
+    fn report(self, inspection: &mut Inspection, lost: &'static str) {
+        if !self.unread.is_empty() {
+            inspection.gap(format!("cannot read the instructions of {}", self.unread.join(", ")), lost);
+        }
+    }
+}
+
+/// The way to `inner`, which begins at the object that the pointer at `outer` leads to.
+fn through(outer: Path, inner: Path) -> Option<Path> {
+    let hops = outer.hops.checked_add(inner.hops)?.checked_add(1).filter(|&hops| hops <= 2)?;
+    (outer.width == 8).then_some(())?;
+    let mut steps = outer.steps;
+    let behind = usize::from(outer.hops) + 1;
+    steps[behind..=usize::from(hops)].copy_from_slice(&inner.steps[..=usize::from(inner.hops)]);
+    Some(Path { steps, hops, width: inner.width })
+}

@@ -1,0 +1,7 @@
+//! TLS libraries: [`discover`] finds their files, [`inspect`] says what to probe in them, [`attach`] does it, and
+//! [`libraries`] keeps account.
+
+pub mod attach;
+pub mod discover;
+pub mod inspect;
+pub mod libraries;

@@ -1,0 +1,297 @@
+//! Finds the files that real processes have mapped: under overlays and in mount namespaces, deleted and replaced, from
+//! exec and from dlopen.
+//!
+//! Needs root: run through `cargo xtask test`.
+
+#[path = "discover/process.rs"]
+mod process;
+
+use std::{
+    ffi::CString,
+    fs,
+    os::unix::{ffi::OsStringExt as _, fs::MetadataExt as _},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use handshake::{
+    probe::{Kernel, Probes, Settings},
+    tls::discover::{Discovery, FileId, Found, KernelIterator, News},
+};
+use perf_event::{Builder, events::Software};
+use tempfile::TempDir;
+
+use self::process::{Overlay, Process};
+
+/// Short, so that what is gone is gone soon.
+const SWEEP: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn iterator() -> Result<KernelIterator, String> {
+    assert!(nix::unistd::geteuid().is_root(), "these tests load programs into the kernel: run them as root");
+    let settings = Settings { attach: None, ring_bytes: 1 << 16, max_connections: 1024 };
+    let (mut probes, _) = Probes::attach(&Kernel::read().unwrap(), &settings).unwrap();
+    // The program lives on without the others.
+    probes.mappings()
+}
+
+/// A search, and all that it has told.
+struct Search {
+    discovery: Discovery,
+    found: Vec<Found>,
+    gone: Vec<FileId>,
+}
+
+impl Search {
+    /// Over what is there already.
+    fn start() -> Self {
+        Self::over(Discovery::new(iterator(), SWEEP))
+    }
+
+    fn over(discovery: Discovery) -> Self {
+        let mut search = Self { discovery, found: Vec::new(), gone: Vec::new() };
+        search.until("the start is settled", |search| search.discovery.is_settled());
+        search
+    }
+
+    fn poll(&mut self) {
+        for news in self.discovery.poll(Instant::now()) {
+            match news {
+                News::Found(found) => self.found.push(found),
+                News::Gone(id) => self.gone.push(id),
+            }
+        }
+    }
+
+    /// At the daemon's pace.
+    fn until(&mut self, what: &str, enough: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.poll();
+            if enough(self) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "not in time: {what}; found {:?}, gone {:?}",
+                self.found,
+                self.gone
+            );
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Looks on for some sweeps: nothing more is to come.
+    fn for_a_while(&mut self) {
+        let end = Instant::now() + 4 * SWEEP;
+        while Instant::now() < end {
+            self.poll();
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// What was told of this file, which `stat` names.
+    fn of(&self, file: &fs::Metadata) -> Vec<&Found> {
+        self.found.iter().filter(|found| is(found.id, file)).collect()
+    }
+
+    fn is_gone(&self, file: &fs::Metadata) -> bool {
+        self.gone.iter().any(|id| is(*id, file))
+    }
+
+    fn users(&self, file: &fs::Metadata) -> Vec<u32> {
+        self.of(file).iter().flat_map(|found| self.discovery.users(found.id)).collect()
+    }
+}
+
+fn is(id: FileId, file: &fs::Metadata) -> bool {
+    (id.dev, id.ino) == (file.dev(), file.ino())
+}
+
+/// A program of its own inode: `sleep` under another name.
+fn program(folder: &TempDir, name: &str) -> PathBuf {
+    copy(Path::new("/bin/sleep"), &folder.path().join(name))
+}
+
+/// A library of its own inode that any program can load: the C library's own libm, named like a TLS library.
+fn library(folder: &TempDir, name: &str) -> PathBuf {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let libc =
+        maps.lines().find_map(|line| line.split_once('/').filter(|(_, path)| path.contains("libc.so")));
+    let (_, libc) = libc.expect("the test is linked with the C library");
+    let libm = Path::new("/").join(libc).with_file_name("libm.so.6");
+    copy(&libm, &folder.path().join(name))
+}
+
+fn copy(from: &Path, to: &Path) -> PathBuf {
+    fs::copy(from, to).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+    to.to_owned()
+}
+
+/// The kernel takes a uprobe on this file, at the start of a function of it.
+fn takes_a_uprobe(found: &Found) {
+    use object::{Object as _, ObjectSection as _};
+    let data = fs::read(found.path()).unwrap();
+    let elf = object::File::parse(&*data).unwrap();
+    let text = elf.section_by_name(".text").unwrap();
+    let (offset, _) = text.file_range().unwrap();
+    let kind = fs::read_to_string("/sys/bus/event_source/devices/uprobe/type").unwrap();
+    let path = CString::new(found.path().into_os_string().into_vec()).unwrap();
+    let mut probe = Builder::new(Software::DUMMY);
+    let attributes = probe.any_pid().one_cpu(0).include_kernel().attrs_mut();
+    (attributes.type_, attributes.config) = (kind.trim().parse().unwrap(), 0);
+    (attributes.config1, attributes.config2) = (path.as_ptr() as u64, offset);
+    let attached = probe.build();
+    attached.unwrap_or_else(|error| panic!("{}: {error}", found.shown.display()));
+}
+
+#[test]
+fn one_file_under_two_overlays_is_found_once() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("empty")).unwrap();
+    fs::create_dir(folder.path().join("merged")).unwrap();
+    let lower = tempfile::tempdir_in(folder.path()).unwrap();
+    let (program, library) = (program(&lower, "sleeper"), library(&lower, "libssl-under-overlay.so"));
+    // Each in a mount namespace of its own, with an overlay of its own over the same folder.
+    let overlay = Overlay {
+        lower: lower.path(),
+        empty: &folder.path().join("empty"),
+        at: &folder.path().join("merged"),
+    };
+    let before = Process::overlaid(&overlay, "sleeper", "libssl-under-overlay.so");
+
+    let mut search = Search::start();
+    let after = Process::overlaid(&overlay, "sleeper", "libssl-under-overlay.so");
+    for file in [&program, &library] {
+        let file = fs::metadata(file).unwrap();
+        search.until("both processes use it", |search| search.users(&file) == [before.pid(), after.pid()]);
+        search.for_a_while();
+        let found = search.of(&file);
+        assert_eq!(found.len(), 1, "{found:?}");
+        takes_a_uprobe(found[0]);
+    }
+    let named = |name: &str| search.found.iter().filter(|found| found.shown.ends_with(name)).count();
+    assert_eq!((named("sleeper"), named("libssl-under-overlay.so")), (1, 1), "{:?}", search.found);
+}
+
+#[test]
+fn a_replaced_library_is_found_beside_its_deleted_predecessor() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = library(&folder, "libssl-replaced.so");
+    let old = fs::metadata(&path).unwrap();
+    let with_old = Process::start(Path::new("/bin/sleep"), Some(&path));
+    fs::rename(library(&folder, "new"), &path).unwrap();
+    let new = fs::metadata(&path).unwrap();
+    assert_ne!(old.ino(), new.ino());
+
+    let mut search = Search::start();
+    assert_eq!(search.of(&old).len(), 1, "{:?}", search.found);
+    assert_eq!(search.of(&old)[0].shown, path, "without the mark of a deleted file");
+    takes_a_uprobe(search.of(&old)[0]);
+    assert!(search.of(&new).is_empty());
+
+    let with_new = Process::start(Path::new("/bin/sleep"), Some(&path));
+    search.until("the new one is found", |search| !search.of(&new).is_empty());
+    assert_eq!(search.users(&new), [with_new.pid()]);
+    drop(with_old);
+    search.until("the old one is gone", |search| search.is_gone(&old));
+    assert!(!search.is_gone(&new));
+    search.for_a_while();
+    assert_eq!((search.of(&old).len(), search.of(&new).len()), (1, 1));
+}
+
+fn a_program_that_starts_later(discovery: Discovery) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = program(&folder, "later");
+    let file = fs::metadata(&path).unwrap();
+    let mut search = Search::over(discovery);
+    assert!(search.of(&file).is_empty());
+    let begin = Instant::now();
+    let process = Process::start(&path, None);
+    search.until("it is found", |search| !search.of(&file).is_empty());
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert_eq!(search.of(&file)[0].pid, Some(process.pid()));
+    assert_eq!(search.of(&file)[0].shown, path);
+
+    drop(process);
+    search.until("it is gone", |search| search.is_gone(&file));
+    assert_eq!(search.users(&file), [0_u32; 0]);
+    let again = Process::start(&path, None);
+    search.until("it is found once more", |search| search.of(&file).len() == 2);
+    assert_eq!(search.of(&file)[1].pid, Some(again.pid()));
+}
+
+#[test]
+fn a_program_that_starts_later_is_found_and_goes_with_its_last_process() {
+    a_program_that_starts_later(Discovery::new(iterator(), SWEEP));
+}
+
+#[test]
+fn without_the_iterator_proc_tells() {
+    let discovery = Discovery::new(Err("the test wants none".to_owned()), SWEEP);
+    assert!(discovery.shortfalls().iter().any(|text| text.contains("the test wants none")));
+    a_program_that_starts_later(discovery);
+}
+
+#[test]
+fn this_kernel_offers_all_that_the_search_wants() {
+    assert_eq!(Discovery::new(iterator(), SWEEP).shortfalls(), [""; 0]);
+}
+
+#[test]
+fn a_program_that_ends_at_once_is_found_by_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = copy(Path::new("/bin/true"), &folder.path().join("short"));
+    let file = fs::metadata(&path).unwrap();
+    let mut search = Search::start();
+    assert!(std::process::Command::new(&path).status().unwrap().success());
+    search.until("it is found", |search| !search.of(&file).is_empty());
+    assert_eq!(search.of(&file)[0].pid, None);
+}
+
+#[test]
+fn a_library_that_is_opened_long_after_exec_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = library(&folder, "libssl-opened-later.so");
+    let file = fs::metadata(&path).unwrap();
+    let mut python = Process::python("import ctypes; input(); ctypes.CDLL(input()); input()");
+    let mut search = Search::start();
+    python.say("");
+    search.for_a_while();
+    assert!(search.of(&file).is_empty());
+
+    python.say(path.to_str().unwrap());
+    search.until("it is found", |search| !search.of(&file).is_empty());
+    assert_eq!(search.of(&file)[0].pid, Some(python.pid()));
+    assert_eq!(search.users(&file), [python.pid()]);
+}
+
+#[test]
+fn libraries_in_the_standard_places_are_offered_before_anything_uses_them() {
+    let search = Search::start();
+    let (_, standing): (Vec<_>, Vec<_>) = search.found.iter().partition(|found| found.pid.is_some());
+    // `curl` and `openssl`, which other tests need, bring it.
+    assert!(
+        standing.iter().any(|found| found.shown.to_string_lossy().contains("/libssl.so")),
+        "{standing:?}"
+    );
+}
+
+#[test]
+fn processes_that_come_and_go_do_no_harm() {
+    let mut search = Search::start();
+    let begin = Instant::now();
+    let mut longest = Duration::ZERO;
+    while begin.elapsed() < Duration::from_secs(3) {
+        for _ in 0..20 {
+            assert!(std::process::Command::new("/bin/true").status().unwrap().success());
+        }
+        let one = Instant::now();
+        search.poll();
+        longest = longest.max(one.elapsed());
+    }
+    let file = fs::metadata("/bin/true").unwrap();
+    search.until("it is found", |search| !search.of(&file).is_empty());
+    assert!(longest < Duration::from_millis(500), "{longest:?}");
+}

@@ -1,0 +1,103 @@
+//! Processes that have mapped what the test wants, and die with it.
+
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::process::CommandExt as _,
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    sys::{prctl, signal::Signal},
+};
+
+/// Longer than any test.
+const SLEEP: &str = "300";
+
+/// An overlay file system to be mounted, without a layer to write to.
+pub(crate) struct Overlay<'a> {
+    /// The layer that holds the files.
+    pub(crate) lower: &'a Path,
+    /// A second layer, which the kernel asks for.
+    pub(crate) empty: &'a Path,
+    /// Where.
+    pub(crate) at: &'a Path,
+}
+
+pub(crate) struct Process(Child);
+
+impl Process {
+    /// A `sleep`, with a library loaded into it when this returns.
+    pub(crate) fn start(program: &Path, library: Option<&Path>) -> Self {
+        let mut command = Command::new(program);
+        command.arg(SLEEP);
+        if let Some(library) = library {
+            command.env("LD_PRELOAD", library);
+        }
+        let process = Self::spawn(&mut command);
+        if let Some(library) = library {
+            process.wait_for(library);
+        }
+        process
+    }
+
+    /// The loader works after exec.
+    fn wait_for(&self, library: &Path) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let library = library.to_str().unwrap();
+        while !fs::read_to_string(format!("/proc/{}/maps", self.pid())).unwrap().contains(library) {
+            assert!(Instant::now() < deadline, "{library} is not loaded");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The same out of an overlay that only this process sees, so that nothing has to be cleaned up.
+    pub(crate) fn overlaid(overlay: &Overlay, program: &str, library: &str) -> Self {
+        let mut command = Command::new(overlay.at.join(program));
+        command.arg(SLEEP).env("LD_PRELOAD", overlay.at.join(library));
+        let layers = format!("lowerdir={}:{}", overlay.lower.display(), overlay.empty.display());
+        let at = overlay.at.to_owned();
+        // SAFETY: between fork and exec only system calls are made; paths this short are made zero-terminated on the stack.
+        unsafe {
+            command.pre_exec(move || {
+                let none: Option<&str> = None;
+                unshare(CloneFlags::CLONE_NEWNS)?;
+                mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+                Ok(mount(Some("overlay"), &at, Some("overlay"), MsFlags::MS_RDONLY, Some(layers.as_str()))?)
+            });
+        }
+        Self::spawn(&mut command)
+    }
+
+    /// A Python that reads from what [`Process::say`] writes.
+    pub(crate) fn python(script: &str) -> Self {
+        Self::spawn(Command::new("python3").args(["-c", script]).stdin(Stdio::piped()))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        // SAFETY: between fork and exec only one system call is made.
+        unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+        Self(command.spawn().unwrap())
+    }
+
+    pub(crate) fn say(&mut self, line: &str) {
+        writeln!(self.0.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -9,7 +9,7 @@ use handshake_common::{
     totals::{self, Loss},
 };
 
-use super::packet::Packet;
+use super::packet::Bytes;
 use crate::{emit, maps::RECORDS};
 
 /// Excerpts of one packet, at the most: a hello is read up to so many bytes.
@@ -25,7 +25,7 @@ struct Room<const N: usize> {
 
 /// Sends what is due of this packet.
 #[inline(always)]
-pub fn copy(packet: &Packet, due: &Due, number: u64) {
+pub fn copy(payload: &Bytes, seq: u32, due: &Due, number: u64) {
     let (mut offset, mut left) = (due.copy_offset, due.copy_length);
     for _ in 0..MOST_PER_PACKET {
         let length = if left < MOST_EXCERPT as u32 { left } else { MOST_EXCERPT as u32 };
@@ -36,15 +36,15 @@ pub fn copy(packet: &Packet, due: &Due, number: u64) {
             kind: Kind::Hello.code(),
             sender: due.sender.code(),
             length: length as u16,
-            seq: packet.seq.wrapping_add(offset),
+            seq: seq.wrapping_add(offset),
             number,
         };
         let sent = if length <= 128 {
-            send::<128>(packet, offset, length, excerpt)
+            send::<128>(payload, offset, length, excerpt)
         } else if length <= 640 {
-            send::<640>(packet, offset, length, excerpt)
+            send::<640>(payload, offset, length, excerpt)
         } else {
-            send::<MOST_EXCERPT>(packet, offset, length, excerpt)
+            send::<MOST_EXCERPT>(payload, offset, length, excerpt)
         };
         if !sent {
             return emit::count(totals::lost(Loss::RingFull));
@@ -56,9 +56,9 @@ pub fn copy(packet: &Packet, due: &Due, number: u64) {
 
 /// `length` is 1 to `N`.
 #[inline(always)]
-fn send<const N: usize>(packet: &Packet, offset: u32, length: u32, excerpt: Excerpt) -> bool {
+fn send<const N: usize>(payload: &Bytes, offset: u32, length: u32, excerpt: Excerpt) -> bool {
     let Some(mut room) = RECORDS.reserve_untyped::<Room<N>>(0) else { return false };
-    let (skb, at) = packet.at(offset);
+    let (skb, at) = payload.at(offset);
     // SAFETY: the record is in the ring, and has room for `length` bytes; the helper fills it or zeroes it.
     unsafe {
         let raw = room.as_mut_ptr();

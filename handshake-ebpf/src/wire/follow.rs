@@ -10,7 +10,7 @@ use aya_ebpf::{
 use handshake_common::{
     Connection, Kind, Phase, Watch,
     tcp::states,
-    tls::wire::{self, Direction, Next, Payload as _, Segment, Sighting, walk::begins_hello},
+    tls::wire::{self, Direction, Next, Segment, Sighting, walk::begins_hello},
     totals::{self, Loss},
 };
 
@@ -51,14 +51,14 @@ pub fn look(ctx: &SkBuffContext, direction: Direction) {
 #[inline(always)]
 fn follow(skb: *mut __sk_buff, sock: &KernelSock<Filtered>, direction: Direction, hot: bool) -> Option<()> {
     let packet = Packet::read(skb)?;
-    let begins = !packet.is_empty() && begins_hello(&packet);
+    let begins = packet.length != 0 && begins_hello(&packet.payload(skb));
     if !hot && !begins {
         return None;
     }
     let mut ends = sock.ends();
     let state = sock.state();
     if state == states::LISTEN {
-        packet.ends(&mut ends);
+        packet.ends(skb, &mut ends);
     }
     let watched = match wires::find(&ends) {
         Some(found) => found,
@@ -69,7 +69,7 @@ fn follow(skb: *mut __sk_buff, sock: &KernelSock<Filtered>, direction: Direction
         return None;
     }
     if watched.told == 0 {
-        step(skb, sock, state, direction, &packet, watched, &ends);
+        step(skb, sock, direction, packet, watched, &ends);
     }
     wires::leave(watched);
     Some(())
@@ -124,21 +124,22 @@ fn adopt<'a>(skb: *mut __sk_buff, sk: *const c_void) -> Option<&'a mut Connectio
 fn step(
     skb: *mut __sk_buff,
     sock: &KernelSock<Filtered>,
-    state: u32,
     direction: Direction,
-    packet: &Packet,
+    packet: Packet,
     watched: &mut Watched,
     ends: &Endpoints,
 ) {
+    let packet = watched.packet(packet);
+    let payload = packet.payload(skb);
     // SAFETY: no arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let segment = Segment { direction, seq: packet.seq, ack: packet.ack, now_ns };
-    let due = wire::walk(&mut watched.wire, &segment, packet);
-    if packet.syn && watched.wire.whole_at != 0 {
+    let due = wire::walk(&mut watched.wire, &segment, &payload);
+    if packet.syn == 1 && watched.wire.whole_at != 0 {
         watched.hello_in_syn = 1;
     }
     if due.copy_length != 0 {
-        copy(packet, &due, watched.number);
+        copy(&payload, packet.seq, &due, watched.number);
     }
     match due.next {
         Next::Watch => {
@@ -150,7 +151,7 @@ fn step(
         }
         Next::Follow => {}
         // On a listening socket, and on one whose opening still goes on (Fast Open), the next packet will do.
-        Next::Publish if state == states::LISTEN || state == states::SYN_RECV => {}
+        Next::Publish if matches!(sock.state(), states::LISTEN | states::SYN_RECV) => {}
         Next::Publish => {
             if let Some(connection) = connection(skb, sock)
                 && !connection.is(Phase::Opening)

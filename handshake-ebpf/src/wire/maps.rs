@@ -8,6 +8,7 @@ use aya_ebpf::{
 };
 use handshake_common::tls::wire::Wire;
 
+use super::packet::Packet;
 use crate::{emit, maps::Endpoints};
 
 /// A handshake under way.
@@ -22,6 +23,19 @@ pub struct Watched {
     pub hello_in_syn: u64,
     /// 1: its record is out.
     pub told: u64,
+    /// The packet that is looked at. What the verifier reads back from here it knows nothing of, so that the many ways
+    /// that lead to the walker are one: else they multiply with the ways through it.
+    packet: Packet,
+}
+
+impl Watched {
+    /// Keeps the packet for the time inside.
+    #[inline(always)]
+    pub fn packet(&mut self, packet: Packet) -> Packet {
+        self.packet = packet;
+        // SAFETY: the map's own value. Volatile: it is to be read.
+        unsafe { (&raw const self.packet).read_volatile() }
+    }
 }
 
 /// Handshakes under way, by the ends of their connection: a ClientHello that comes with the final ACK or in a SYN is

@@ -12,8 +12,6 @@ pub mod content {
     pub const HANDSHAKE: u8 = 22;
     /// `application_data`; since TLS 1.3 everything that is encrypted
     pub const APPLICATION_DATA: u8 = 23;
-    /// heartbeat (RFC 6520)
-    pub const HEARTBEAT: u8 = 24;
 }
 
 /// Handshake types (RFC 8446 §4).

@@ -88,7 +88,7 @@ pub enum Ending {
     Over = 1,
     /// What came is not TLS, or breaks its rules.
     Malformed = 2,
-    /// It took too many packets or records.
+    /// It took too many packets or records, or a decisive one was missed.
     Exhausted = 3,
     /// The connection ended first.
     Closed = 4,

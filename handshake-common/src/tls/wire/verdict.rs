@@ -171,9 +171,12 @@ impl<'w, 'a> Evidence<'w, 'a> {
             None => second.then_some(true),
         };
         evidence.version = evidence.any_server_hello().and_then(|hello| hello.tls_version());
-        // What only one of the two generations has: protected records before, or without, a Finished in the old form.
+        // What only one of the two generations has: protected records without a Finished in the old form, or a second
+        // ServerHello; plaintext handshake messages besides the hellos.
         let new = wire.flight > 0 || second;
-        let old = wire.client.seen.has(Seen::FINISHED) || wire.server.seen.has(Seen::FINISHED);
+        let old = [wire.client.seen, wire.server.seen]
+            .iter()
+            .any(|seen| seen.has(Seen::FINISHED) || seen.has(Seen::EXCHANGED));
         let told_new = evidence.version.map(|version| version == TlsVersion::Tls13);
         let retried_in_vain = second && evidence.hello_retry == Some(false);
         let retried_by_old = evidence.hello_retry == Some(true) && told_new == Some(false);
@@ -309,7 +312,11 @@ impl<'w, 'a> Evidence<'w, 'a> {
         match self.find(|record| record.content() == content::APPLICATION_DATA && record.is(Mark::EARLY)) {
             Some(record) if record.is(Mark::UNSURE) => None,
             Some(_) => Some(TlsClass::FalseStart),
-            None => Some(TlsClass::Full),
+            // A server knows only by then that nothing was on its way.
+            None => {
+                let settled = self.wire.role() == Some(Role::Client) || self.wire.acked_at != 0;
+                settled.then_some(TlsClass::Full)
+            }
         }
     }
 

@@ -23,7 +23,7 @@ const LEAST_HELLO: u32 = 38;
 /// The most that is believed of a hello, bytes.
 const MOST_HELLO: u32 = 1 << 16;
 /// What tells a ClientHello: the record header, the message's header, and the legacy version.
-const OPENING: usize = 11;
+const OPENING: u32 = 11;
 
 /// The payload of a packet: what is behind its TCP header.
 pub trait Payload {
@@ -108,11 +108,12 @@ impl Due {
 #[must_use]
 #[inline(always)]
 pub fn begins_hello(payload: &impl Payload) -> bool {
-    let mut bytes = [0; OPENING];
     let length = payload.len();
-    if length >= 11 {
-        return payload.load(0, &mut bytes) && opens(&bytes, 11);
+    if length >= OPENING {
+        let mut bytes = [0; OPENING as usize];
+        return payload.load(0, &mut bytes) && opens(&bytes);
     }
+    let mut bytes = [0; HEAD];
     let mut have = 0;
     for slot in &mut bytes {
         let mut byte = [0];
@@ -122,22 +123,28 @@ pub fn begins_hello(payload: &impl Payload) -> bool {
         *slot = byte[0];
         have += 1;
     }
-    have > 0 && opens(&bytes, have)
+    have > 0 && may_open(&bytes, have)
 }
 
-/// Handshake record of SSL 3.0 to TLS 1.3; ClientHello; below 64 KiB; its legacy version TLS 1.0 to 1.2.
+/// Whether so many bytes may begin a ClientHello: a handshake record of SSL 3.0 to TLS 1.3, and in it a ClientHello
+/// below 64 KiB.
 #[inline(always)]
-const fn opens(bytes: &[u8; OPENING], have: u32) -> bool {
-    let [kind, major, minor, high, low, message, a, _, _, hello_major, hello_minor] = *bytes;
+const fn may_open(bytes: &[u8; HEAD], have: u32) -> bool {
+    let [kind, major, minor, high, low, message, most_significant, _, _] = *bytes;
     let length = u16::from_be_bytes([high, low]);
     kind == content::HANDSHAKE
         && (have < 2 || major == 3)
         && (have < 3 || minor <= 4)
         && (have < 5 || (length >= 4 && length <= 1 << 14))
         && (have < 6 || message == handshake::CLIENT_HELLO)
-        && (have < 7 || a == 0)
-        && (have < 10 || length < 6 || hello_major == 3)
-        && (have < 11 || length < 6 || (hello_minor >= 1 && hello_minor <= 3))
+        && (have < 7 || most_significant == 0)
+}
+
+/// The same of all [`OPENING`] bytes: the hello's own version is TLS 1.0 to 1.2, too.
+#[inline(always)]
+const fn opens(bytes: &[u8; OPENING as usize]) -> bool {
+    let [head @ .., major, minor] = *bytes;
+    may_open(&head, 9) && major == 3 && minor >= 1 && minor <= 3
 }
 
 /// Follows one packet. All of a connection's packets with payload go through here until the handshake is over, and
@@ -145,11 +152,13 @@ const fn opens(bytes: &[u8; OPENING], have: u32) -> bool {
 #[inline(always)]
 pub fn walk(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> Due {
     let length = payload.len();
-    if wire.role == 0 {
-        if length == 0 || !begins_hello(payload) {
-            return Due::WATCH;
-        }
+    // A few bytes may look like a beginning and be none: then a whole one begins anew.
+    let begins =
+        wire.client.hello_count == 0 && (wire.role == 0 || length >= OPENING) && begins_hello(payload);
+    if begins {
         begin(wire, segment);
+    } else if wire.role == 0 {
+        return Due::WATCH;
     }
     let local_client = wire.role == Role::Client.code();
     let sent = matches!(segment.direction, Direction::Sent);
@@ -157,7 +166,7 @@ pub fn walk(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> Due {
     let at = wire.ticks(segment.now_ns);
     wire.packets = wire.packets.saturating_add(1);
     if matches!(side, Role::Client) {
-        acknowledged(wire, segment.ack, at);
+        acknowledged(wire, segment.seq, segment.ack, at);
         repeated(wire, segment.seq, length, at);
     }
     if wire.is(Ending::Going) {
@@ -192,7 +201,6 @@ pub const fn closed(wire: &mut Wire) -> Next {
 #[inline(always)]
 fn begin(wire: &mut Wire, segment: &Segment) {
     let role = if matches!(segment.direction, Direction::Sent) { Role::Client } else { Role::Server };
-    // What looked like a beginning before, and was none, leaves no trace.
     wire.client = Stream::default();
     wire.server = Stream::default();
     wire.packets = 0;
@@ -210,10 +218,14 @@ fn begin(wire: &mut Wire, segment: &Segment) {
 
 /// The client acknowledges: if the server's Finished is covered, the client may send from now on.
 #[inline(always)]
-const fn acknowledged(wire: &mut Wire, ack: u32, at: u32) {
+const fn acknowledged(wire: &mut Wire, seq: u32, ack: u32, at: u32) {
     let finished = wire.client.seen.has(Seen::FINISHED) && wire.server.seen.has(Seen::FINISHED);
     if finished && wire.acked_at == 0 && !is_before(ack, wire.finished_to) {
         wire.acked_at = at + 1;
+        if is_before(wire.client.next, seq) {
+            // What it sent before is lost so far: a false start, or not.
+            wire.note(at, 0, content::APPLICATION_DATA, Mark::EARLY.and(Mark::UNSURE), 0);
+        }
         complete(wire);
     }
 }
@@ -256,7 +268,6 @@ const fn hello_bytes(stream: &Stream, seq: u32, length: u32, sender: Role, next:
 fn records(wire: &mut Wire, side: Role, segment: &Segment, payload: &impl Payload, at: u32) {
     let length = payload.len();
     let seq = segment.seq;
-    let hello_due = hello_is_due(wire, side);
     let stream = wire.stream(side);
     if !stream.seen.has(Seen::SYNCED) {
         stream.next = seq;
@@ -274,14 +285,8 @@ fn records(wire: &mut Wire, side: Role, segment: &Segment, payload: &impl Payloa
         let stream = wire.stream(side);
         let begin = seq.wrapping_add(offset).wrapping_sub(u32::from(stream.have));
         if !head(stream, payload, offset) {
-            // The header goes on in the next packet. Perhaps it is a hello's, so its bytes must not be lost.
             stream.next = seq.wrapping_add(length);
-            if stream.hello_left > 0 {
-                stream.hello_to = begin.wrapping_add(9);
-            } else if hello_due {
-                stream.hello_from = begin;
-                stream.hello_to = begin.wrapping_add(9);
-            }
+            half_a_header(wire, side, begin);
             return;
         }
         let Some(head) = Head::parse(&stream.head) else {
@@ -299,6 +304,23 @@ fn records(wire: &mut Wire, side: Role, segment: &Segment, payload: &impl Payloa
     let stream = wire.stream(side);
     if offset < length {
         passed(stream, seq, length);
+    }
+}
+
+/// A record header goes on in the next packet. Perhaps it is a hello's, so its bytes must not be lost.
+#[inline(always)]
+const fn half_a_header(wire: &mut Wire, side: Role, begin: u32) {
+    let due = hello_is_due(wire, side);
+    let stream = wire.stream(side);
+    if stream.hello_left > 0 {
+        stream.hello_to = begin.wrapping_add(9);
+    } else if due {
+        stream.hello_from = begin;
+        stream.hello_to = begin.wrapping_add(9);
+    }
+    let first = matches!(side, Role::Client) && stream.hello_count == 0;
+    if first && !may_open(&stream.head, stream.have as u32) {
+        wire.ending = Ending::Malformed as u8;
     }
 }
 
@@ -352,7 +374,7 @@ fn record(wire: &mut Wire, side: Role, head: Head, begin: u32, ack: u32, at: u32
         content::ALERT => alert(wire, side, from, head, at),
         content::APPLICATION_DATA if matches!(side, Role::Client) => client_data(wire, head, ack, at),
         content::APPLICATION_DATA => server_data(wire, head, at),
-        content::HEARTBEAT => true,
+        // Heartbeats, too, must wait for the end of the handshake (RFC 6520 §3).
         _ => false,
     };
     if !legal {
@@ -465,17 +487,19 @@ const fn alert(wire: &mut Wire, side: Role, from: Mark, head: Head, at: u32) -> 
 /// The client's protected records: early data, its second flight (TLS 1.3), or a false start (TLS 1.2).
 #[inline(always)]
 const fn client_data(wire: &mut Wire, head: Head, ack: u32, at: u32) -> bool {
-    let stalled = wire.server.is_stalled();
     let server = &wire.server;
+    // The client has more of the server than the walker.
+    let missed = server.seen.has(Seen::SYNCED) && is_before(server.next, ack);
+    let unsure = missed || server.is_stalled();
     if wire.client.seen.has(Seen::FINISHED) {
         let early = !server.seen.has(Seen::FINISHED) || is_before(ack, wire.finished_to);
         if early && !wire.client.seen.has(Seen::SPOKE) {
             wire.client.seen.set(Seen::SPOKE);
-            let mark = Mark::EARLY.and(Mark::UNSURE.when(stalled));
+            let mark = Mark::EARLY.and(Mark::UNSURE.when(unsure));
             wire.note(at, head.length, content::APPLICATION_DATA, mark, 0);
         }
         complete(wire);
-        if stalled {
+        if unsure {
             // The server's Finished may have passed by unseen.
             wire.ending = Ending::Over as u8;
         }
@@ -483,8 +507,12 @@ const fn client_data(wire: &mut Wire, head: Head, ack: u32, at: u32) -> bool {
     }
     let answered = server.hello_count >= wire.client.hello_count && server.hello_left == 0;
     if !answered || is_before(ack, server.hello_to) {
-        let mark = Mark::EARLY.and(Mark::UNSURE.when(stalled));
+        let mark = Mark::EARLY.and(Mark::UNSURE.when(unsure));
         wire.note(at, head.length, content::APPLICATION_DATA, mark, 0);
+        if missed && !answered {
+            // The ServerHello passed by unseen.
+            wire.ending = Ending::Exhausted as u8;
+        }
         return true;
     }
     wire.flight += 1;

@@ -183,6 +183,25 @@ pub fn adopt_now<'a, A: Access>(sock: &KernelSock<A>) -> Option<&'a mut Connecti
     Some(connection)
 }
 
+/// The same for a program that has no room for a connection on its stack.
+#[inline(always)]
+pub fn adopt_in_place<'a, A: Access>(sock: &KernelSock<A>, id: u64) -> Option<&'a mut Connection> {
+    // SAFETY: integers only.
+    static NEW: Connection = unsafe { core::mem::zeroed() };
+    let old = sock.state();
+    if !state::is_followed(old) || !keep(sock, &NEW) {
+        return None;
+    }
+    let connection = maps::find(sock.pointer())?;
+    connection.id = id;
+    state::adopt(connection, old);
+    sock.identify(connection);
+    if old == states::SYN_SENT {
+        emit::count(totals::begun(Some(Role::Client)));
+    }
+    Some(connection)
+}
+
 #[inline(always)]
 fn keep<A: Access>(sock: &KernelSock<A>, connection: &Connection) -> bool {
     let kept = maps::keep(sock.pointer(), connection);

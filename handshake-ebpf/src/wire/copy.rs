@@ -5,15 +5,18 @@ use core::hint::black_box;
 use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_skb_load_bytes};
 use handshake_common::{
     Kind,
-    tls::wire::{Due, Excerpt, raw::MOST_EXCERPT},
+    tls::wire::{Excerpt, raw::MOST_EXCERPT},
     totals::{self, Loss},
 };
 
-use super::packet::Bytes;
+use super::{
+    maps::{Step, Watched},
+    packet::Bytes,
+};
 use crate::{emit, maps::RECORDS};
 
 /// Excerpts of one packet, at the most: a hello is read up to so many bytes.
-const MOST_PER_PACKET: u32 = 4;
+const MOST_PER_PACKET: u32 = 1;
 
 /// A raw record with room for some bytes. The verifier must know its size, and the ring is not to be filled with room
 /// that is not used: hellos come in three sizes, those of servers, those of clients, and those with post-quantum keys.
@@ -23,21 +26,23 @@ struct Room<const N: usize> {
     bytes: [u8; N],
 }
 
-/// Sends what is due of this packet.
+/// Sends what is due of this packet, which begins at `seq`.
 #[inline(always)]
-pub fn copy(payload: &Bytes, seq: u32, due: &Due, number: u64) {
-    let (mut offset, mut left) = (due.copy_offset, due.copy_length);
+pub fn copy(payload: &Bytes, seq: u32, watched: &mut Watched) {
     for _ in 0..MOST_PER_PACKET {
+        let due = watched.due();
+        let left = due.copy_length;
         let length = if left < MOST_EXCERPT as u32 { left } else { MOST_EXCERPT as u32 };
         if length == 0 {
             return;
         }
+        let offset = due.copy_offset;
         let excerpt = Excerpt {
             kind: Kind::Hello.code(),
-            sender: due.sender.code(),
+            sender: due.sender as u8,
             length: length as u16,
             seq: seq.wrapping_add(offset),
-            number,
+            number: watched.number,
         };
         let sent = if length <= 128 {
             send::<128>(payload, offset, length, excerpt)
@@ -49,8 +54,7 @@ pub fn copy(payload: &Bytes, seq: u32, due: &Due, number: u64) {
         if !sent {
             return emit::count(totals::lost(Loss::RingFull));
         }
-        offset += length;
-        left -= length;
+        watched.set_due(Step { copy_offset: offset + length, copy_length: left - length, ..due });
     }
 }
 

@@ -16,14 +16,14 @@ use handshake_common::{
 
 use super::{
     copy::copy,
-    maps::{self as wires, Watched},
+    maps::{self as wires, Step, Watched},
     packet::Packet,
 };
 use crate::{
     emit,
     kernel::{Access, Filtered, KernelSock, constant},
     maps::{self, Endpoints, RECORDS},
-    tcp::adopt_now,
+    tcp::adopt_in_place,
     words,
 };
 
@@ -107,16 +107,8 @@ fn connection<'a>(skb: *mut __sk_buff, sock: &KernelSock<Filtered>) -> Option<&'
     if let Some(found) = maps::find(sock.pointer()) {
         return Some(found);
     }
-    adopt(skb, sock.pointer())
-}
-
-/// A function of its own, also for the kernel: a new connection takes much of the stack.
-#[inline(never)]
-fn adopt<'a>(skb: *mut __sk_buff, sk: *const c_void) -> Option<&'a mut Connection> {
-    let adopted = adopt_now(&KernelSock::<Filtered>::of_tcp(sk))?;
     // SAFETY: the program's own context.
-    adopted.id = unsafe { bpf_get_socket_cookie(skb.cast()) };
-    Some(adopted)
+    adopt_in_place(sock, unsafe { bpf_get_socket_cookie(skb.cast()) })
 }
 
 /// One packet of a handshake.
@@ -135,31 +127,27 @@ fn step(
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let segment = Segment { direction, seq: packet.seq, ack: packet.ack, now_ns };
     let due = wire::walk(&mut watched.wire, &segment, &payload);
+    watched.set_due(Step::of(&due));
     if packet.syn == 1 && watched.wire.whole_at != 0 {
         watched.hello_in_syn = 1;
     }
-    if due.copy_length != 0 {
-        copy(&payload, packet.seq, &due, watched.number);
+    copy(&payload, packet.seq, watched);
+    let due = watched.due();
+    if due.is(Next::Watch) {
+        watched.told = 1;
+        if let Some(connection) = maps::find(sock.pointer()) {
+            connection.wire = Watch::Nothing as u8;
+        }
+        wires::end(ends);
     }
-    match due.next {
-        Next::Watch => {
-            watched.told = 1;
-            if let Some(connection) = maps::find(sock.pointer()) {
-                connection.wire = Watch::Nothing as u8;
-            }
-            wires::end(ends);
-        }
-        Next::Follow => {}
-        // On a listening socket, and on one whose opening still goes on (Fast Open), the next packet will do.
-        Next::Publish if matches!(sock.state(), states::LISTEN | states::SYN_RECV) => {}
-        Next::Publish => {
-            if let Some(connection) = connection(skb, sock)
-                && !connection.is(Phase::Opening)
-            {
-                tell(connection, watched);
-                wires::end(ends);
-            }
-        }
+    // On a listening socket, and on one whose opening still goes on (Fast Open), the next packet will do.
+    if due.is(Next::Publish)
+        && !matches!(sock.state(), states::LISTEN | states::SYN_RECV)
+        && let Some(connection) = connection(skb, sock)
+        && !connection.is(Phase::Opening)
+    {
+        tell(connection, watched);
+        wires::end(ends);
     }
 }
 

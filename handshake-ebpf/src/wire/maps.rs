@@ -6,7 +6,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_map_update_elem},
     macros::btf_map,
 };
-use handshake_common::tls::wire::Wire;
+use handshake_common::tls::wire::{Due, Next, Wire};
 
 use super::packet::Packet;
 use crate::{emit, maps::Endpoints};
@@ -23,18 +23,59 @@ pub struct Watched {
     pub hello_in_syn: u64,
     /// 1: its record is out.
     pub told: u64,
-    /// The packet that is looked at. What the verifier reads back from here it knows nothing of, so that the many ways
-    /// that lead to the walker are one: else they multiply with the ways through it.
+    /// The packet that is looked at, and what is due after it. What the verifier reads back from here it knows nothing
+    /// of, so that the many ways that lead to the walker, and out of it, are one: else they multiply.
     packet: Packet,
+    due: Step,
+}
+
+/// What is due after a packet: [`Due`] in numbers.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Step {
+    pub next: u32,
+    /// Code of the role.
+    pub sender: u32,
+    pub copy_offset: u32,
+    pub copy_length: u32,
+}
+
+impl Step {
+    #[inline(always)]
+    pub fn of(due: &Due) -> Self {
+        let Due { next, sender, copy_offset, copy_length } = *due;
+        Self { next: next as u32, sender: u32::from(sender.code()), copy_offset, copy_length }
+    }
+
+    #[inline(always)]
+    pub fn is(&self, next: Next) -> bool {
+        self.next == next as u32
+    }
 }
 
 impl Watched {
     /// Keeps the packet for the time inside.
     #[inline(always)]
     pub fn packet(&mut self, packet: Packet) -> Packet {
-        self.packet = packet;
+        // SAFETY: the map's own value. Volatile: it is to be written, and read.
+        unsafe {
+            (&raw mut self.packet).write_volatile(packet);
+            (&raw const self.packet).read_volatile()
+        }
+    }
+
+    /// Keeps what is due for the time inside.
+    #[inline(always)]
+    pub fn set_due(&mut self, due: Step) {
+        // SAFETY: the map's own value. Volatile: it is to be written.
+        unsafe { (&raw mut self.due).write_volatile(due) };
+    }
+
+    /// What is due after the packet.
+    #[inline(always)]
+    pub fn due(&self) -> Step {
         // SAFETY: the map's own value. Volatile: it is to be read.
-        unsafe { (&raw const self.packet).read_volatile() }
+        unsafe { (&raw const self.due).read_volatile() }
     }
 }
 
@@ -112,7 +153,7 @@ pub fn end(ends: &Endpoints) {
 
 /// How often a program looks whether the other one is through. That takes about a microsecond; who broke into the other
 /// one on the same CPU waits in vain, and its packet is missing as one that was lost.
-const PATIENCE: u32 = 64;
+const PATIENCE: u32 = 1;
 
 /// Goes in alone; false if another program is at it and stays. Both directions of a connection are filtered without
 /// the socket's lock. Counting is all that every kernel's atomic instructions can do.

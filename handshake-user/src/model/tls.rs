@@ -102,7 +102,7 @@ impl Tls {
             role: verdict.role,
             outcome: verdict.outcome,
             version: verdict.version,
-            class: verdict.class,
+            class: verdict.class.filter(|_| verdict.outcome == Some(TlsOutcome::Completed)),
             hello_retry: verdict.hello_retry,
             start_ns: Some(verdict.hello_ns),
             ended_ns: verdict.ended_ns.or(last.filter(|_| failed)),

@@ -100,7 +100,7 @@ fn tell_of_libraries(probes: &Probes) {
         Some(Err(reason)) => eprintln!("TLS libraries are not probed: {reason}"),
         Some(Ok(libraries)) => {
             let files = libraries.files();
-            let covered = files.iter().filter(|(file, _)| file.covered).count();
+            let covered = files.iter().filter(|(file, _)| file.is_covered()).count();
             let rest = if covered == files.len() { "" } else { "; `handshake check` says why not all" };
             eprintln!("TLS libraries probed: {covered} of {}{rest}", files.len());
             for shortfall in libraries.shortfalls() {

@@ -30,7 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 fn iterator() -> Result<KernelIterator, String> {
     assert!(nix::unistd::geteuid().is_root(), "these tests load programs into the kernel: run them as root");
-    let settings = Settings { attach: None, ring_bytes: 1 << 16, max_connections: 1024 };
+    let settings =
+        Settings { attach: None, ring_bytes: 1 << 16, max_connections: 1024, tls_libraries: false };
     let (mut probes, _) = Probes::attach(&Kernel::read().unwrap(), &settings).unwrap();
     // The program lives on without the others.
     probes.mappings()
@@ -117,11 +118,11 @@ fn program(folder: &TempDir, name: &str) -> PathBuf {
 /// A library of its own inode that any program can load: the C library's own libm, named like a TLS library.
 fn library(folder: &TempDir, name: &str) -> PathBuf {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
-    let libc =
+    let line =
         maps.lines().find_map(|line| line.split_once('/').filter(|(_, path)| path.contains("libc.so")));
-    let (_, libc) = libc.expect("the test is linked with the C library");
-    let libm = Path::new("/").join(libc).with_file_name("libm.so.6");
-    copy(&libm, &folder.path().join(name))
+    let (_, path) = line.expect("the test is linked with the C library");
+    let math = Path::new("/").join(path).with_file_name("libm.so.6");
+    copy(&math, &folder.path().join(name))
 }
 
 fn copy(from: &Path, to: &Path) -> PathBuf {

@@ -22,6 +22,20 @@ macro_rules! for_each_family {
     )+};
 }
 
+/// Makes tests of a function that takes the programs of both ends, named by their module.
+macro_rules! for_each_program {
+    ($scenario:ident: $($program:ident),+ $(,)?) => {
+        mod $scenario {
+            $(
+                #[test]
+                fn $program() {
+                    super::$scenario(&crate::tls::programs::$program::PEERS);
+                }
+            )+
+        }
+    };
+}
+
 /// Makes tests of a function that takes a family and the side that acts first.
 macro_rules! for_each_family_and_side {
     ($($scenario:ident),+ $(,)?) => {$(
@@ -64,10 +78,14 @@ mod opens;
 mod programs;
 #[path = "netns/record.rs"]
 mod record;
+#[path = "netns/server.rs"]
+mod server;
 #[path = "netns/socket.rs"]
 mod socket;
 #[path = "netns/testbed/mod.rs"]
 mod testbed;
+#[path = "netns/tls/mod.rs"]
+mod tls;
 #[path = "netns/tracer.rs"]
 mod tracer;
 #[path = "netns/truth.rs"]

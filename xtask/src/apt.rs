@@ -131,12 +131,12 @@ fn source_of_line(line: &str) -> Option<Source> {
 
 /// The newest version in `apt-cache madison`'s table whose upstream part is `release`.
 fn choose_version(madison: &str, release: &str) -> Option<String> {
-    madison
-        .lines()
-        .filter_map(|line| line.split('|').nth(1))
-        .map(str::trim)
-        .find(|version| upstream(version) == release)
-        .map(str::to_owned)
+    versions(madison).find(|version| upstream(version) == release).map(str::to_owned)
+}
+
+/// Those in `apt-cache madison`'s table, newest first.
+fn versions(madison: &str) -> impl Iterator<Item = &str> {
+    madison.lines().filter_map(|line| line.split('|').nth(1)).map(str::trim)
 }
 
 /// `1.95.0` of `1:1.95.0+dfsg1-2~bpo13+1`.
@@ -148,18 +148,10 @@ fn upstream(version: &str) -> &str {
 /// Downloads `package` in the version that belongs to upstream's `release`, and unpacks it below `folder`.
 /// Hands back the folder with the unpacked files.
 pub(crate) fn fetch(package: &str, release: &str, folder: &Path) -> Result<PathBuf> {
-    for tool in ["apt-get", "apt-cache", "dpkg-deb"] {
-        if process::find_program(tool).is_none() {
-            bail!("this is not a Debian-like system (there is no `{tool}`)");
-        }
-    }
-    let sources: Vec<_> = system_sources().into_iter().filter(Source::is_debian).collect();
-    let Some(source) = sources.first() else {
-        bail!("the system's apt configuration has no entry of the Debian archive");
-    };
+    let source = debian()?;
     let mut seen = Vec::new();
     for suite in SUITES {
-        let apt = Apt::new(folder, source, suite)?;
+        let apt = Apt::new(folder, &source, suite)?;
         // A suite that the mirror does not carry is no reason to stop: the next one may be there.
         if let Err(err) = apt.read("apt-get", &["update"]) {
             seen.push(format!("{suite}: {}", format!("{err:#}").lines().last().unwrap_or_default()));
@@ -171,9 +163,38 @@ pub(crate) fn fetch(package: &str, release: &str, folder: &Path) -> Result<PathB
             continue;
         };
         step(format!("downloading Debian's {package} {version} from {suite} (about 45 MB)"));
-        return apt.download_and_unpack(package, &version);
+        return apt.download_and_unpack(&[(package, version)]);
     }
     bail!("no suite of the Debian archive has {package} {release} ({})", seen.join("; "))
+}
+
+/// Downloads these packages of one suite, in its newest versions, and unpacks them below `folder`.
+/// Hands back the folder with the unpacked files.
+pub(crate) fn fetch_all(packages: &[&'static str], suite: &str, folder: &Path) -> Result<PathBuf> {
+    let apt = Apt::new(folder, &debian()?, suite)?;
+    apt.read("apt-get", &["update"])?;
+    let wanted = packages
+        .iter()
+        .map(|&package| {
+            let table = apt.read("apt-cache", &["madison", package])?;
+            let version = versions(&table).next().with_context(|| format!("{suite} has no {package}"))?;
+            Ok((package, version.to_owned()))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    apt.download_and_unpack(&wanted)
+}
+
+/// The system's entry of the Debian archive.
+fn debian() -> Result<Source> {
+    for tool in ["apt-get", "apt-cache", "dpkg-deb"] {
+        if process::find_program(tool).is_none() {
+            bail!("this is not a Debian-like system (there is no `{tool}`)");
+        }
+    }
+    system_sources()
+        .into_iter()
+        .find(Source::is_debian)
+        .context("the system's apt configuration has no entry of the Debian archive")
 }
 
 /// Unreadable files are passed over: what apt itself cannot be asked about is no help here.
@@ -239,9 +260,25 @@ impl Apt {
         )
     }
 
-    fn download_and_unpack(&self, package: &str, version: &str) -> Result<PathBuf> {
-        self.read("apt-get", &["download", &format!("{package}={version}")])?;
-        let deb = fs::read_dir(&self.folder)
+    fn download_and_unpack(&self, packages: &[(&str, String)]) -> Result<PathBuf> {
+        let wanted: Vec<_> =
+            packages.iter().map(|(package, version)| format!("{package}={version}")).collect();
+        let words: Vec<_> = ["download"].into_iter().chain(wanted.iter().map(String::as_str)).collect();
+        self.read("apt-get", &words)?;
+        let unpacked = self.folder.join("unpacked");
+        for (package, _) in packages {
+            let deb = self.downloaded(package)?;
+            process::read(
+                Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&unpacked),
+                &format!("unpacking {}", deb.display()),
+                "is the disk full?",
+            )?;
+        }
+        Ok(unpacked)
+    }
+
+    fn downloaded(&self, package: &str) -> Result<PathBuf> {
+        fs::read_dir(&self.folder)
             .with_context(|| format!("cannot read {}", self.folder.display()))?
             .flatten()
             .map(|entry| entry.path())
@@ -249,14 +286,7 @@ impl Apt {
                 let name = file.file_name().unwrap_or_default().to_string_lossy();
                 name.starts_with(&format!("{package}_")) && name.ends_with(".deb")
             })
-            .with_context(|| format!("apt-get left no {package} package in {}", self.folder.display()))?;
-        let unpacked = self.folder.join("unpacked");
-        process::read(
-            Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&unpacked),
-            &format!("unpacking {}", deb.display()),
-            "is the disk full? about 600 MB are needed for a moment",
-        )?;
-        Ok(unpacked)
+            .with_context(|| format!("apt-get left no {package} package in {}", self.folder.display()))
     }
 }
 
@@ -327,6 +357,7 @@ mod tests {
         assert_eq!(choose_version(table, "1.95.0").as_deref(), Some("1.95.0+dfsg1-2~bpo13+1"));
         assert_eq!(choose_version(table, "1.95"), None);
         assert_eq!(choose_version("", "1.95.0"), None);
+        assert_eq!(versions(table).next(), Some("1.96.1+dfsg1-2~bpo13+1"), "the newest");
         assert_eq!(upstream("1:1.95.0+dfsg1-2"), "1.95.0");
         assert_eq!(upstream("1.95.0-2"), "1.95.0");
     }

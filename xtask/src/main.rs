@@ -6,9 +6,11 @@ mod build;
 mod linker;
 mod lint;
 mod packages;
+mod peers;
 mod process;
 mod run;
 mod setup;
+mod table;
 mod test;
 mod toolchain;
 mod workspace;
@@ -41,6 +43,7 @@ enum Command {
     Run(run::Args),
     Lint(lint::Args),
     Test(test::Args),
+    Table(table::Args),
     Bench(bench::Args),
 }
 
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::main(args),
         Command::Lint(args) => lint::main(&args),
         Command::Test(args) => test::main(&args),
+        Command::Table(args) => table::main(&args),
         Command::Bench(args) => bench::main(&args),
     };
     match result {

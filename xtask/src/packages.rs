@@ -13,7 +13,7 @@ struct Needed {
     why: &'static str,
 }
 
-const NEEDED: [Needed; 5] = [
+const NEEDED: [Needed; 12] = [
     Needed {
         program: "ip",
         package: "iproute2",
@@ -22,12 +22,23 @@ const NEEDED: [Needed; 5] = [
     Needed { program: "curl", package: "curl", why: "a real client" },
     Needed { program: "nginx", package: "nginx-light", why: "a real server" },
     Needed { program: "openssl", package: "openssl", why: "certificates, and a TLS client and server" },
+    Needed { program: "haproxy", package: "haproxy", why: "a TLS server and client that never blocks" },
+    Needed { program: "gnutls-serv", package: "gnutls-bin", why: "GnuTLS, client and server" },
+    // The system's own: another one on PATH may have a TLS library of its own.
     Needed {
-        program: "python3",
+        program: "/usr/bin/python3",
         package: "python3",
-        why: "a program that opens a library long after its start",
+        why: "OpenSSL under asyncio, and a program that opens a library long after its start",
     },
+    Needed { program: "node", package: "nodejs", why: "OpenSSL inside a program" },
+    Needed { program: "go", package: "golang-go", why: "Go's own TLS" },
+    Needed { program: "javac", package: "default-jdk-headless", why: "Java's own TLS" },
+    Needed { program: "pg_ctlcluster", package: "postgresql", why: "TLS behind a question in plain text" },
+    Needed { program: "setpriv", package: "util-linux", why: "PostgreSQL does not run as root" },
 ];
+
+/// Debian starts a server with its installation; the tests start their own, on their own networks.
+const SERVICES: [&str; 3] = ["nginx", "haproxy", "postgresql"];
 
 /// Installs what is missing where that needs no question (root and apt), else says the command.
 pub(crate) fn ensure() -> Result<()> {
@@ -51,19 +62,23 @@ pub(crate) fn ensure() -> Result<()> {
         };
         bail!("the tests with root need {list}: {command}");
     }
-    step(format!("installing for the tests with root: {list} (seconds)"));
+    step(format!("installing for the tests with root: {list} (up to a minute)"));
     // The lists of a fresh image are empty, those of an old one stale: then a second try after an update.
     if apt_get(&install(&packages)).is_err() {
         apt_get(&["update"])?;
         apt_get(&install(&packages))?;
     }
-    // Debian starts a server with its installation; the tests start their own, on their own networks.
-    if packages.contains(&"nginx-light") && Path::new("/run/systemd/system").exists() {
-        process::read(
-            Command::new("systemctl").args(["disable", "--now", "nginx"]),
-            "stopping the nginx that the installation has started",
-            "`systemctl disable --now nginx` does it by hand",
-        )?;
+    if Path::new("/run/systemd/system").exists() {
+        for service in SERVICES
+            .iter()
+            .filter(|service| missing.iter().any(|needed| needed.package.starts_with(*service)))
+        {
+            process::read(
+                Command::new("systemctl").args(["disable", "--now", service]),
+                &format!("stopping the {service} that the installation has started"),
+                &format!("`systemctl disable --now {service}` does it by hand"),
+            )?;
+        }
     }
     Ok(())
 }

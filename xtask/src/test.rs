@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::{
-    build, lint, packages, process,
+    build, lint, packages, peers, process,
     process::{Root, step},
     setup,
     workspace::{Profile, Workspace},
@@ -76,7 +76,10 @@ pub(crate) fn main(args: &Args) -> Result<()> {
             Root::Impossible => Some("this is not root, and sudo would need a password or is not there"),
             way => {
                 step("test: on real networks, as root");
-                if let Err(err) = packages::ensure().and_then(|()| tests.as_root(&root, &way)) {
+                if let Err(err) = packages::ensure()
+                    .and_then(|()| peers::ensure(&workspace))
+                    .and_then(|()| tests.as_root(&root, &way))
+                {
                     step(format!("{err:#}"));
                     failures.push("tests with root".to_owned());
                 }
@@ -219,6 +222,12 @@ impl Tests<'_> {
 
     /// Built as the user who calls, run as root.
     fn as_root(&self, tests: &[String], way: &Root) -> Result<()> {
+        // Programs that the tests start.
+        process::run(
+            process::cargo(self.workspace).args(["build", "--package", PACKAGE, "--examples"]),
+            "building the programs that the tests with root start",
+            "see the compiler's messages above",
+        )?;
         let mut build = self.cargo_test();
         build.args(["--package", PACKAGE, "--no-run", "--message-format=json-render-diagnostics"]);
         for test in tests {

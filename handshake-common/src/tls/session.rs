@@ -58,6 +58,9 @@ impl TlsFacts {
     }
 }
 
+/// Bytes of a ChangeCipherSpec record.
+const CHANGE_CIPHER_SPEC: u32 = 6;
+
 /// Which way bytes went inside a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -180,16 +183,29 @@ impl Session {
         self.sleeps = sleeps;
     }
 
-    /// Bytes went through the socket inside a call.
+    /// So many bytes went through the socket inside a call.
     #[inline(always)]
-    pub fn transferred(&mut self, flow: Flow, now: u64, sleeps: u64) {
+    pub fn transferred(&mut self, flow: Flow, bytes: u32, now: u64, sleeps: u64) {
         self.advance(now, sleeps);
-        self.facts.set_if(TlsFacts::FLIGHTS_SEEN, true);
-        let first = if self.role == Role::Server.code() { Flow::Received } else { Flow::Sent };
-        if self.hello_ns == 0 && flow as u8 == first as u8 {
+        if self.hello_ns == 0 {
+            let server = self.role == Role::Server.code();
+            // A client whose first call sends nothing has its hello written elsewhere: with early data by OpenSSL, or by
+            // the program itself. What it may send from inside later calls is something else.
+            let is_hello = match flow {
+                Flow::Received => server,
+                Flow::Sent => !server && self.calls == 1,
+            };
+            if !is_hello {
+                return;
+            }
+            self.facts.set_if(TlsFacts::FLIGHTS_SEEN, true);
             self.hello_ns = now;
             // What the client computed before its hello, or the server before it had one, is before the beginning.
             self.compute_ns = 0;
+        }
+        // A dummy ChangeCipherSpec goes out in the middle of the peer's flight and answers nothing (RFC 8446 §D.4).
+        if matches!(flow, Flow::Sent) && bytes == CHANGE_CIPHER_SPEC && self.last_flow != 0 {
+            return;
         }
         if self.last_flow == Flow::Sent as u8 && flow as u8 == Flow::Received as u8 {
             self.turns_to_receive = self.turns_to_receive.saturating_add(1);
@@ -378,12 +394,12 @@ mod tests {
         let mut session = completed(Role::Client, TlsFacts::default(), 0x0304);
         session.enter(MS, 0);
         for flight in 0..flights {
-            session.transferred(Flow::Sent, (2 + 52 * flight) * MS, flight);
+            session.transferred(Flow::Sent, 300, (2 + 52 * flight) * MS, flight);
             // A flight may come in pieces.
-            session.transferred(Flow::Received, (52 + 52 * flight) * MS, flight + 1);
-            session.transferred(Flow::Received, (52 + 52 * flight) * MS, flight + 1);
+            session.transferred(Flow::Received, 500, (52 + 52 * flight) * MS, flight + 1);
+            session.transferred(Flow::Received, 500, (52 + 52 * flight) * MS, flight + 1);
         }
-        session.transferred(Flow::Sent, (2 + 52 * flights) * MS, flights);
+        session.transferred(Flow::Sent, 80, (2 + 52 * flights) * MS, flights);
         session.leave((3 + 52 * flights) * MS, flights);
         session.end(TlsOutcome::Completed, (3 + 52 * flights) * MS);
         session
@@ -403,15 +419,40 @@ mod tests {
     }
 
     #[test]
+    fn what_a_client_sends_in_a_later_call_is_no_hello() {
+        let mut session = completed(Role::Client, TlsFacts::default(), 0x0304);
+        session.enter(MS, 0);
+        session.leave(2 * MS, 0);
+        session.enter(52 * MS, 1);
+        session.transferred(Flow::Sent, 100, 53 * MS, 1);
+        session.leave(54 * MS, 1);
+        session.end(TlsOutcome::Completed, 54 * MS);
+        assert_eq!(duration_us(&session), Some(53_000));
+        assert_eq!(hello_retry(&session), None);
+    }
+
+    #[test]
+    fn a_dummy_change_cipher_spec_is_no_flight() {
+        let mut session = completed(Role::Client, TlsFacts::default(), 0x0304);
+        session.enter(MS, 0);
+        for (flow, bytes) in
+            [(Flow::Sent, 300), (Flow::Received, 127), (Flow::Sent, 6), (Flow::Received, 900)]
+        {
+            session.transferred(flow, bytes, 2 * MS, 0);
+        }
+        assert_eq!(hello_retry(&session), Some(false));
+    }
+
+    #[test]
     fn a_server_whose_tickets_follow_the_finished_had_one_round_trip() {
         let mut session = completed(Role::Server, TlsFacts::default(), 0x0304);
         session.enter(MS, 0);
         for flow in [Flow::Received, Flow::Sent, Flow::Received, Flow::Sent] {
-            session.transferred(flow, 2 * MS, 0);
+            session.transferred(flow, 500, 2 * MS, 0);
         }
         assert_eq!(hello_retry(&session), Some(false));
         assert_eq!(session.hello_ns, 2 * MS);
-        session.transferred(Flow::Received, 3 * MS, 0);
+        session.transferred(Flow::Received, 80, 3 * MS, 0);
         assert_eq!(hello_retry(&session), Some(true));
     }
 

@@ -68,7 +68,8 @@ impl Hit {
 
 #[inline(always)]
 fn target(cookie: u64) -> Option<&'static Target> {
-    TARGETS.get(cookie as u32)
+    // The index is the lower half.
+    TARGETS.get((cookie & u64::from(u32::MAX)).try_into().ok()?)
 }
 
 /// The session of this key, as long as its handshake is known.
@@ -98,34 +99,27 @@ pub fn enter(hit: &Hit, target: &Target, begins: bool, role: u8) {
         None => None,
     };
     let sleeps = Untyped::sleeps();
-    match known {
-        Some(session) => session.enter(hit.now, sleeps),
-        None => {
-            let role = if hit.cookie & COOKIE_SERVER != 0 {
-                Role::Server.code()
-            } else if hit.cookie & COOKIE_CLIENT != 0 {
-                Role::Client.code()
-            } else {
-                role
-            };
-            begin(key, hit, target, role, sleeps);
-        }
+    if let Some(session) = known {
+        session.enter(hit.now, sleeps);
+    } else {
+        let role = if hit.cookie & COOKIE_SERVER != 0 {
+            Role::Server.code()
+        } else if hit.cookie & COOKIE_CLIENT != 0 {
+            Role::Client.code()
+        } else {
+            role
+        };
+        begin(key, hit, target, role, sleeps);
     }
     let call = Call { session: key, cookie: hit.cookie };
-    match CALLS.get_ptr_mut(hit.caller) {
-        Some(old) => {
-            // SAFETY: the map's own value; only this caller uses it.
-            let inside = unsafe { (*old).session != 0 };
-            unsafe { *old = call };
-            if !inside {
-                count_calls(1);
-            }
+    if let Some(old) = CALLS.get_ptr_mut(hit.caller) {
+        // SAFETY: the map's own value; only this caller uses it.
+        let before = unsafe { core::mem::replace(&mut *old, call) };
+        if before.session == 0 {
+            count_calls(1);
         }
-        None => {
-            if CALLS.insert(hit.caller, call, u64::from(BPF_ANY)).is_ok() {
-                count_calls(1);
-            }
-        }
+    } else if CALLS.insert(hit.caller, call, u64::from(BPF_ANY)).is_ok() {
+        count_calls(1);
     }
 }
 

@@ -49,7 +49,7 @@ fn socket(fd: u64) -> Option<*const c_void> {
             return None;
         }
         let descriptors = follow(table, layout!(fdt_fd))?;
-        let file = follow(descriptors.cast::<u8>().wrapping_add(fd as usize * 8).cast(), 0)?;
+        let file = follow(descriptors.cast::<u8>().wrapping_add(usize::try_from(fd).ok()? * 8).cast(), 0)?;
         let inode = follow(file, layout!(file_inode))?;
         let mode: u16 = Probed::read(inode, layout!(inode_mode));
         if mode & TYPE_MASK != SOCKET {

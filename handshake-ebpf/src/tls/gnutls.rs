@@ -14,7 +14,7 @@ use handshake_common::{
 
 use super::{
     call::{self, Hit},
-    object::{self, UNKNOWN},
+    object::{self, UNKNOWN, low_half},
 };
 
 /// `GNUTLS_E_AGAIN`, `…_INTERRUPTED`, `…_WARNING_ALERT_RECEIVED`, `…_GOT_APPLICATION_DATA`: gnutls/gnutls.h; the caller
@@ -68,13 +68,13 @@ fn read(session: &mut Session, target: &Target) {
     // gnutls_protocol_t: GNUTLS_TLS1_0 is 2, …, GNUTLS_TLS1_3 is 5.
     let version = object::number(object, &target.version);
     if matches!(version, 2..=5) {
-        session.version = 0x0301 + (version as u16 - 2);
+        session.version = 0x0301 + low_half(version) - 2;
         session.facts.set_if(TlsFacts::VERSION_READ, true);
     }
     let resumed = object::number(object, &target.resumed);
     if resumed != UNKNOWN {
         session.facts.set_if(TlsFacts::STATE_READ, true);
-        session.facts.set_if(TlsFacts::RESUMED, resumed & 0xff != 0);
+        session.facts.set_if(TlsFacts::RESUMED, resumed != 0);
     }
     session.facts.set_if(TlsFacts::EARLY_UNKNOWN, true);
     object::bytes(object, &target.random, &mut session.random);

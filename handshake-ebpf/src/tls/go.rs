@@ -13,7 +13,7 @@ use handshake_common::{
 
 use super::{
     call::{self, Hit},
-    object::{self, UNKNOWN},
+    object::{self, UNKNOWN, low_half},
 };
 use crate::kernel::tgid;
 
@@ -81,21 +81,21 @@ fn read(session: &mut Session, target: &Target) {
     let facts = &mut session.facts;
     let version = object::number(conn, &target.version);
     if version != UNKNOWN {
-        session.version = version as u16;
+        session.version = low_half(version);
         facts.set_if(TlsFacts::VERSION_READ, true);
     }
     let resumed = object::number(conn, &target.resumed);
     if resumed != UNKNOWN {
         facts.set_if(TlsFacts::STATE_READ, true);
-        facts.set_if(TlsFacts::RESUMED, resumed & 0xff != 0);
+        facts.set_if(TlsFacts::RESUMED, resumed != 0);
     }
     let retry = object::number(conn, &target.hello_retry);
     if retry != UNKNOWN {
-        facts.set_if(TlsFacts::HELLO_RETRY, retry & 0xff != 0);
-        facts.set_if(TlsFacts::NO_HELLO_RETRY, retry & 0xff == 0);
+        facts.set_if(TlsFacts::HELLO_RETRY, retry != 0);
+        facts.set_if(TlsFacts::NO_HELLO_RETRY, retry == 0);
     }
     let cipher = object::number(conn, &target.cipher);
     if cipher != UNKNOWN {
-        session.cipher = cipher as u16;
+        session.cipher = low_half(cipher);
     }
 }

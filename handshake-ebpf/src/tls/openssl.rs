@@ -15,7 +15,7 @@ use handshake_common::{
 
 use super::{
     call::{self, Hit},
-    object::{self, UNKNOWN},
+    object::{self, UNKNOWN, low_half},
 };
 
 /// `TLS_ST_BEFORE`, `TLS_ST_OK`: openssl/ssl.h.
@@ -93,7 +93,7 @@ fn read(session: &mut Session, target: &Target) {
     let facts = &mut session.facts;
     let version = object::number(ssl, &target.version);
     if version != UNKNOWN {
-        session.version = version as u16;
+        session.version = low_half(version);
         facts.set_if(TlsFacts::VERSION_READ, true);
     }
     let resumed = object::number(ssl, &target.resumed);
@@ -110,7 +110,7 @@ fn read(session: &mut Session, target: &Target) {
     }
     let cipher = object::number(ssl, &target.cipher);
     if cipher != UNKNOWN {
-        session.cipher = cipher as u16;
+        session.cipher = low_half(cipher);
     }
     object::bytes(ssl, &target.random, &mut session.random);
 }

@@ -14,7 +14,7 @@ use handshake_common::{
 
 use super::{
     call::{self, Hit, is},
-    object::{self, UNKNOWN},
+    object::{self, UNKNOWN, low_half},
 };
 
 /// `MBEDTLS_ERR_SSL_WANT_READ`, `…_WANT_WRITE`, `…_ASYNC_IN_PROGRESS`, `…_CRYPTO_IN_PROGRESS`: mbedtls/ssl.h.
@@ -74,7 +74,7 @@ fn read(session: &mut Session, target: &Target) {
     let object = session.object;
     let version = object::number(object, &target.version);
     if version != UNKNOWN {
-        session.version = version as u16;
+        session.version = low_half(version);
         session.facts.set_if(TlsFacts::VERSION_READ, true);
     }
     let resumed = object::number(object, &target.resumed);
@@ -85,7 +85,7 @@ fn read(session: &mut Session, target: &Target) {
     session.facts.set_if(TlsFacts::EARLY_UNKNOWN, true);
     let cipher = object::number(object, &target.cipher);
     if cipher != UNKNOWN {
-        session.cipher = cipher as u16;
+        session.cipher = low_half(cipher);
     }
     object::bytes(object, &target.random, &mut session.random);
 }

@@ -1,6 +1,7 @@
 //! `handshake check`: what this kernel and this host offer, tried out where that can be.
 
 mod kernel;
+mod libraries;
 mod privileges;
 mod probes;
 mod report;
@@ -51,6 +52,10 @@ fn look() -> Report {
         Ok(known) => probes::look(known, kernel.tracefs.readable),
         Err(error) => (probes::without_a_kernel(&error.to_string()), Some(error.to_string())),
     };
+    let (tls_libraries, tls_shortfalls) = match (&known, probes.way) {
+        (Ok(known), Some(way)) => libraries::look(known, way).unwrap_or_else(|why| (Vec::new(), vec![why])),
+        _ => (Vec::new(), vec!["finding them needs tracing to work".to_owned()]),
+    };
     let tiers = tiers::look(kernel.cgroup2.as_deref());
     Report {
         schema: report::SCHEMA,
@@ -60,6 +65,8 @@ fn look() -> Report {
         kernel,
         privileges: privileges::look(),
         probes,
+        tls_libraries,
+        tls_shortfalls,
         tiers,
         netns: sysctls::netns(),
         sysctls: sysctls::look(),

@@ -12,7 +12,7 @@ pub(super) const NEEDS_ROOT: &str = "trying it needs root";
 /// In the order that `trace` tries them.
 const WAYS: [Attach; 2] = [Attach::TpBtf, Attach::Tracepoint];
 /// Room for one page of records: nobody reads them.
-const RING_BYTES: u32 = 4096;
+pub(super) const RING_BYTES: u32 = 4096;
 
 /// Tries every way; returns also why tracing would not work.
 pub fn look(kernel: &Kernel, tracefs_readable: bool) -> (Probes, Option<String>) {

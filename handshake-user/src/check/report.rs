@@ -1,5 +1,6 @@
 //! The report, in the words of docs/json-schema.md. What is absent could not be looked at.
 
+use handshake_common::Library;
 use serde::Serialize;
 
 use crate::probe::plan::Attach;
@@ -25,6 +26,10 @@ pub struct Report {
     pub privileges: Privileges,
     /// The hooks of this version.
     pub probes: Probes,
+    /// The TLS libraries in use, and those in the system's own places.
+    pub tls_libraries: Vec<TlsLibrary>,
+    /// What this host does not offer to the search for them.
+    pub tls_shortfalls: Vec<String>,
     /// Ways of hooking that this version does not need.
     pub tiers: Vec<Tier>,
     /// Inode of the network namespace that the sysctls belong to.
@@ -165,6 +170,24 @@ pub struct Hook {
     pub lost_without: &'static str,
     /// In the order of [`Probes::ways`].
     pub ways: Vec<Way>,
+}
+
+/// One file of a TLS library.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct TlsLibrary {
+    /// As a process sees it.
+    pub path: String,
+    /// Which library.
+    pub library: Library,
+    /// In its own words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Its handshakes are seen.
+    pub covered: bool,
+    /// How many processes have it mapped.
+    pub processes: usize,
+    /// What of them is not seen, and why.
+    pub gaps: Vec<String>,
 }
 
 /// A way of hooking that later versions will use.

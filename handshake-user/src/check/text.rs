@@ -1,6 +1,6 @@
 //! The report as text for people.
 
-use super::report::{Finding, Hook, Kernel, Privileges, Probes, Report, State, Sysctl, Tier};
+use super::report::{Finding, Hook, Kernel, Privileges, Probes, Report, State, Sysctl, Tier, TlsLibrary};
 use crate::probe;
 
 /// A line: a mark, a name, what there is to say, and what follows from it on a line of its own.
@@ -23,8 +23,20 @@ fn line(mark: &'static str, name: impl Into<String>, text: impl Into<String>) ->
 
 /// The whole report.
 pub fn render(report: &Report) -> String {
-    let Report { schema: _, version, works, reason, kernel, privileges, probes, tiers, netns, sysctls } =
-        report;
+    let Report {
+        schema: _,
+        version,
+        works,
+        reason,
+        kernel,
+        privileges,
+        probes,
+        tls_libraries,
+        tls_shortfalls,
+        tiers,
+        netns,
+        sysctls,
+    } = report;
     let way = probes.way.map_or("", |way| way.as_str());
     let verdict = match reason {
         Some(reason) => format!("tracing does not work: {reason}"),
@@ -40,6 +52,7 @@ pub fn render(report: &Report) -> String {
             if probes.way.is_some() { "Probes (attached, and detached again)" } else { "Probes" },
             &probe_lines(probes),
         ),
+        section("TLS libraries", &library_lines(tls_libraries, tls_shortfalls)),
         section(
             "Not used by this version (what only these can tell is unknown)",
             &tiers.iter().map(tier_line).collect::<Vec<_>>(),
@@ -63,6 +76,29 @@ fn section(title: &str, lines: &[Line]) -> String {
         }
     }
     text
+}
+
+fn library_lines(libraries: &[TlsLibrary], shortfalls: &[String]) -> Vec<Line> {
+    let row = |library: &TlsLibrary| {
+        let TlsLibrary { path, library, version, covered, processes, gaps } = library;
+        let version = version.as_deref().unwrap_or(library.as_str());
+        let users = match processes {
+            0 => "in no process now".to_owned(),
+            1 => "in 1 process".to_owned(),
+            count => format!("in {count} processes"),
+        };
+        let seen = if *covered { "" } else { ": its handshakes are not seen" };
+        Line {
+            more: (!gaps.is_empty()).then(|| gaps.join("\n          ")),
+            ..line(if *covered { YES } else { NO }, path, format!("{version}, {users}{seen}"))
+        }
+    };
+    let mut lines: Vec<Line> = libraries.iter().map(row).collect();
+    if lines.is_empty() && shortfalls.is_empty() {
+        lines.push(line(PLAIN, "none", "no process has one mapped"));
+    }
+    lines.extend(shortfalls.iter().map(|shortfall| line(UNKNOWN, "search", shortfall)));
+    lines
 }
 
 fn kernel_lines(kernel: &Kernel) -> Vec<Line> {
@@ -231,6 +267,25 @@ mod tests {
                     })
                     .collect(),
             },
+            tls_libraries: vec![
+                TlsLibrary {
+                    path: "/usr/lib/x86_64-linux-gnu/libssl.so.3".to_owned(),
+                    library: handshake_common::Library::OpenSsl,
+                    version: Some("OpenSSL 3.0.19 27 Jan 2026".to_owned()),
+                    covered: true,
+                    processes: 12,
+                    gaps: Vec::new(),
+                },
+                TlsLibrary {
+                    path: "/opt/app/server".to_owned(),
+                    library: handshake_common::Library::Go,
+                    version: None,
+                    covered: false,
+                    processes: 1,
+                    gaps: vec!["the description of crypto/tls.Conn: handshakes of this program".to_owned()],
+                },
+            ],
+            tls_shortfalls: Vec::new(),
             tiers: vec![
                 Tier {
                     name: "fentry",

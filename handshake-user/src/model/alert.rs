@@ -88,6 +88,30 @@ pub const fn openssl_reason(reason: i32) -> Option<&'static str> {
     })
 }
 
+/// An error of GnuTLS (gnutls/gnutls.h).
+#[must_use]
+pub const fn gnutls_error(code: i32) -> Option<&'static str> {
+    Some(match code {
+        -8 => "unsupported version packet",
+        -9 => "unexpected packet length",
+        -10 => "invalid session",
+        -12 => "fatal alert received",
+        -15 => "unexpected packet",
+        -21 => "unknown cipher suite",
+        -24 => "decryption failed",
+        -43 => "certificate error",
+        -49 => "no certificate found",
+        -53 => "push error",
+        -54 => "pull error",
+        -87 => "no cipher suites",
+        -110 => "premature termination",
+        -112 => "certificate required",
+        -328 => "session EOF",
+        -348 => "certificate verification error",
+        _ => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -162,7 +162,12 @@ impl Tls {
 
 fn error_text(raw: &Session) -> Option<String> {
     if !raw.facts.has(TlsFacts::REASON) {
-        return (raw.error != 0).then(|| format!("error {}", raw.error));
+        let known = if session::library(raw) == Some(Library::GnuTls) {
+            alert::gnutls_error(raw.error)
+        } else {
+            None
+        };
+        return (raw.error != 0).then(|| known.map_or_else(|| format!("error {}", raw.error), str::to_owned));
     }
     if let Some(alert) = alert::received(raw.error) {
         return Some(format!("alert {alert} received"));

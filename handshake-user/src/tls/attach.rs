@@ -74,6 +74,14 @@ impl Attacher {
         Ok(Some(probed))
     }
 
+    /// More has become known of a file.
+    ///
+    /// # Errors
+    /// When the table cannot be written.
+    pub fn update(&mut self, probed: &Probed, inspection: &Inspection) -> Result<(), String> {
+        self.targets.set(probed.index, inspection.target, 0).map_err(|error| error.to_string())
+    }
+
     /// Lets go of a file.
     pub fn detach(&mut self, ebpf: &mut Ebpf, probed: Probed) {
         let Probed { index, links } = probed;

@@ -1,8 +1,8 @@
 //! The TLS libraries of the host: found, inspected, probed, and let go when nobody uses them any more.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    path::PathBuf,
+    collections::{BTreeMap, HashMap, HashSet},
+    path::{Path, PathBuf},
     time::Instant,
 };
 
@@ -19,29 +19,43 @@ use super::{
 /// Files that are kept account of, at the most; what comes beyond is not probed.
 const MOST_FILES: usize = 4096;
 
+/// Files without a TLS library that are remembered, so that a program that comes and goes is read once.
+const MOST_OTHERS: usize = 16_384;
+
 /// One file of a library.
 #[derive(Debug)]
 pub struct File {
     /// As a process sees it.
     pub shown: PathBuf,
-    /// Which library.
-    pub library: Library,
-    /// Its version, in its own words.
-    pub description: Option<String>,
+    /// What is in it.
+    pub inspection: Inspection,
+    /// Its probes, or why it has none.
+    probed: Result<Option<Probed>, String>,
+}
+
+impl File {
+    /// Whether its handshakes are seen.
+    #[must_use]
+    pub fn is_covered(&self) -> bool {
+        self.inspection.covered && matches!(self.probed, Ok(Some(_)))
+    }
+
     /// Why its handshakes are not seen, or what of them is not; empty when all is well.
-    pub gaps: Vec<String>,
-    /// Its handshakes are seen.
-    pub covered: bool,
-    probed: Option<Probed>,
+    #[must_use]
+    pub fn gaps(&self) -> Vec<String> {
+        let gaps = self.inspection.gaps.iter().map(|gap| format!("{}: {}", gap.missing, gap.lost));
+        self.probed.as_ref().err().cloned().into_iter().chain(gaps).collect()
+    }
 }
 
 /// Every TLS library that is in use.
 pub struct Libraries {
     discovery: Discovery,
     attacher: Attacher,
+    /// Companions among them: parts that other files use, such as libcrypto.
     files: HashMap<FileId, File>,
-    /// Parts that other files use, such as libcrypto: probed, but no library of their own.
-    companions: HashMap<FileId, (Inspection, Option<Probed>)>,
+    /// Files in which there is no TLS library.
+    others: HashSet<FileId>,
     changed: bool,
 }
 
@@ -56,7 +70,7 @@ impl Libraries {
             attacher: Attacher::new(ebpf)?,
             discovery: Discovery::new(iterator, SWEEP),
             files: HashMap::new(),
-            companions: HashMap::new(),
+            others: HashSet::new(),
             changed: true,
         })
     }
@@ -67,9 +81,8 @@ impl Libraries {
             match news {
                 News::Found(found) => self.found(ebpf, &found),
                 News::Gone(id) => {
-                    let file = self.files.remove(&id).and_then(|file| file.probed);
-                    let companion = self.companions.remove(&id).and_then(|(_, probed)| probed);
-                    for probed in file.into_iter().chain(companion) {
+                    let Some(file) = self.files.remove(&id) else { continue };
+                    if let Ok(Some(probed)) = file.probed {
                         self.attacher.detach(ebpf, probed);
                     }
                     self.changed = true;
@@ -88,8 +101,8 @@ impl Libraries {
     /// Every file of a library, in the order of its path.
     #[must_use]
     pub fn files(&self) -> Vec<(&File, usize)> {
-        let mut files: Vec<_> =
-            self.files.iter().map(|(id, file)| (file, self.discovery.users(*id).count())).collect();
+        let files = self.files.iter().filter(|(_, file)| !file.inspection.is_companion);
+        let mut files: Vec<_> = files.map(|(id, file)| (file, self.discovery.users(*id).count())).collect();
         files.sort_by(|(a, _), (b, _)| a.shown.cmp(&b.shown));
         files
     }
@@ -106,8 +119,8 @@ impl Libraries {
                 census.insert((*library, covered), 0);
             }
         }
-        for file in self.files.values() {
-            *census.entry((file.library, file.covered)).or_default() += 1;
+        for file in self.files.values().filter(|file| !file.inspection.is_companion) {
+            *census.entry((file.inspection.library, file.is_covered())).or_default() += 1;
         }
         Some(census)
     }
@@ -118,8 +131,29 @@ impl Libraries {
         self.discovery.shortfalls()
     }
 
+    /// Tells the library of a folder what only its other file knows, unless there are several that it could be.
+    fn pair(&mut self, folder: Option<&Path>) {
+        let here = |file: &&mut File| file.shown.parent() == folder;
+        let (mut companions, mut libraries) = (Vec::new(), Vec::new());
+        for file in self.files.values_mut().filter(here) {
+            if file.inspection.is_companion { companions.push(&*file) } else { libraries.push(file) }
+        }
+        let [companion] = companions[..] else { return };
+        for library in libraries {
+            library.inspection.complete_with(&companion.inspection);
+            if let Ok(Some(probed)) = &library.probed
+                && let Err(error) = self.attacher.update(probed, &library.inspection)
+            {
+                tracing::debug!(path = %library.shown.display(), error, "its target cannot be set");
+            }
+        }
+    }
+
     fn found(&mut self, ebpf: &mut Ebpf, found: &Found) {
-        if self.files.len() + self.companions.len() >= MOST_FILES {
+        if self.others.contains(&found.id) {
+            return;
+        }
+        if self.files.len() >= MOST_FILES {
             tracing::warn!(path = %found.shown.display(), "too many TLS libraries: this one is not probed");
             return;
         }
@@ -132,33 +166,22 @@ impl Libraries {
                 return;
             }
         };
-        let Some(inspection) = inspect(&bytes) else { return };
-        drop(bytes);
-        let attached = self.attacher.attach(ebpf, &found.path(), &inspection);
-        let (probed, failure) = match attached {
-            Ok(probed) => (probed, None),
-            Err(reason) => (None, Some(reason)),
+        let Some(inspection) = inspect(&bytes) else {
+            if self.others.len() >= MOST_OTHERS {
+                self.others.clear();
+            }
+            self.others.insert(found.id);
+            return;
         };
+        drop(bytes);
+        let probed = self.attacher.attach(ebpf, &found.path(), &inspection);
         tracing::info!(
             path = %found.shown.display(), library = %inspection.library, points = inspection.points.len(),
-            failure, "TLS library"
+            failure = probed.as_ref().err(), "TLS library"
         );
+        self.files.insert(found.id, File { shown: found.shown.clone(), inspection, probed });
+        self.pair(found.shown.parent());
         self.changed = true;
-        if inspection.is_companion {
-            self.companions.insert(found.id, (inspection, probed));
-            return;
-        }
-        let covered = inspection.covered && probed.is_some();
-        let gaps = inspection.gaps.into_iter().map(|gap| format!("{}: {}", gap.missing, gap.lost));
-        let file = File {
-            shown: found.shown.clone(),
-            library: inspection.library,
-            description: inspection.description,
-            gaps: failure.into_iter().chain(gaps).collect(),
-            covered,
-            probed,
-        };
-        self.files.insert(found.id, file);
     }
 }
 

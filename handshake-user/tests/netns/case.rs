@@ -237,6 +237,17 @@ impl Ends {
     }
 
     #[track_caller]
+    pub(crate) fn tls(&self, side: Side) -> &Record {
+        self.only(side, "tls")
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_no_tls(&self, side: Side) {
+        let told = self.all(side).iter().find(|record| record.is_event("tls") || record.get("tls").is_some());
+        assert!(told.is_none(), "TLS of the {side:?}: {}", told.unwrap());
+    }
+
+    #[track_caller]
     fn only(&self, side: Side, event: &str) -> &Record {
         let mut found = self.all(side).iter().filter(|record| record.is_event(event));
         let record = found.next().unwrap_or_else(|| panic!("no {event} record of the {side:?}"));

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::case::{Case, Ends, Expect, pause};
+use crate::case::{Case, Ends, Expect};
+use crate::server::{Server, await_listener};
 use crate::testbed::Family;
 use crate::testbed::packet::{Packet, Side};
 use crate::truth;
@@ -15,53 +15,6 @@ use crate::truth;
 for_each_family!(curl_and_nginx, curl_and_an_nginx_that_closes_first, openssl);
 
 const PORT: u16 = 8080;
-
-/// A server program; it ends with the test.
-struct Server(Child);
-
-impl Server {
-    #[track_caller]
-    fn start(mut command: Command) -> Self {
-        let program = command.get_program().to_string_lossy().into_owned();
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
-        Self(child.unwrap_or_else(|error| panic!("{program}, which this test needs: {error}")))
-    }
-
-    fn pid(&self) -> u32 {
-        self.0.id()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// By asking the kernel: a connection made to find out would be one more to count.
-#[track_caller]
-fn await_listener(case: &Case, port: u16) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    // local_address, the port in hexadecimal; the state 0A is LISTEN.
-    let is_it = |line: &str| {
-        let mut words = line.split_whitespace().skip(1);
-        let local = words.next().unwrap_or_default();
-        local.ends_with(&format!(":{port:04X}")) && words.nth(1) == Some("0A")
-    };
-    let listening = || {
-        case.bed.namespace(Side::Server).inside(|| {
-            ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"]
-                .iter()
-                .any(|path| fs::read_to_string(path).is_ok_and(|text| text.lines().any(is_it)))
-        })
-    };
-    while !listening() {
-        assert!(Instant::now() < deadline, "nobody listens on port {port}");
-        pause(20);
-    }
-}
 
 /// Processes are named where they are certain, and never wrongly.
 #[track_caller]
@@ -94,7 +47,7 @@ fn nginx(case: &Case, address: SocketAddr, keepalive: u32) -> (Server, TempDir) 
     let mut command = case.bed.command(Side::Server, "nginx");
     command.arg("-p").arg(folder.path()).arg("-c").arg(&file);
     let server = Server::start(command);
-    await_listener(case, address.port());
+    await_listener(&case.bed, address.port());
     (server, folder)
 }
 
@@ -179,7 +132,7 @@ fn openssl(family: Family) {
     command.args(["s_server", "-quiet", "-www", "-accept", &address.to_string(), "-key"]).arg(&key);
     command.arg("-cert").arg(&certificate).stderr(Stdio::null());
     let server = Server::start(command);
-    await_listener(&case, PORT);
+    await_listener(&case.bed, PORT);
     let mut command = case.bed.command(Side::Client, "openssl");
     command.args(["s_client", "-brief", "-connect", &address.to_string()]).stdin(Stdio::null());
     let client = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

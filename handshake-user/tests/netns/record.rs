@@ -77,15 +77,25 @@ impl Record {
 
     #[track_caller]
     pub(crate) fn assert_near(&self, path: &str, truth: Duration) {
-        assert!(self.get(path).is_some(), "{path} is missing (the truth is {truth:?}) in {self}");
-        self.assert_near_or_unknown(path, truth);
+        self.assert_within(path, truth, TOLERANCE);
     }
 
     #[track_caller]
     pub(crate) fn assert_near_or_unknown(&self, path: &str, truth: Duration) {
+        self.assert_within_or_unknown(path, truth, TOLERANCE);
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_within(&self, path: &str, truth: Duration, tolerance: Duration) {
+        assert!(self.get(path).is_some(), "{path} is missing (the truth is {truth:?}) in {self}");
+        self.assert_within_or_unknown(path, truth, tolerance);
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_within_or_unknown(&self, path: &str, truth: Duration, tolerance: Duration) {
         if let Some(actual) = self.micros(path) {
             assert!(
-                actual.abs_diff(truth) <= TOLERANCE,
+                actual.abs_diff(truth) <= tolerance,
                 "{path} is {actual:?}, the truth is {truth:?}, in {self}"
             );
         }
@@ -118,6 +128,11 @@ impl Record {
             "open.duration_us",
             "open.rtt_us",
             "open.syn_retransmits",
+            "tls.duration_us",
+            "tls.compute_us",
+            "tls.round_trips",
+            "setup.duration_us",
+            "setup.round_trips",
             "close.duration_us",
             "close.ack_wait_us",
             "close.app_wait_us",

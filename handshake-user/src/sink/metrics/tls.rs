@@ -29,7 +29,7 @@ pub(super) struct Handshakes {
     setup_duration: Timing<2>,
     setup_excess: Timing<2>,
     setup_round_trips: IntCounterVec,
-    handshakes: IntCounterVec,
+    ended: IntCounterVec,
     libraries: IntGaugeVec,
     disagreements: IntCounterVec,
     lost: [u64; TlsOutcome::SLOTS],
@@ -124,7 +124,7 @@ impl Handshakes {
                 "Setups, by the round trips that they took.",
                 &["role", "round_trips"],
             )?,
-            handshakes: counter(
+            ended: counter(
                 "handshake_tls_handshakes_total",
                 "TLS handshakes that ended, by outcome. Class unknown: also those whose record was lost.",
                 &["role", "version", "class", "library", "outcome"],
@@ -138,8 +138,8 @@ impl Handshakes {
             lost: [0; TlsOutcome::SLOTS],
         };
         for role in Role::ALL {
-            for round_trips in 0..=3 {
-                made.setup_round_trips.with_label_values(&[role.as_str(), ROUND_TRIPS[round_trips]]);
+            for round_trips in ROUND_TRIPS {
+                made.setup_round_trips.with_label_values(&[role.as_str(), round_trips]);
             }
             made.prepare(*role, Library::OpenSsl);
         }
@@ -160,7 +160,7 @@ impl Handshakes {
             for class in TlsClass::ALL.iter().filter(|class| way([version.code(), class.code()])) {
                 let labels = [role.as_str(), version.as_str(), class.as_str(), library.as_str()];
                 let [role, version, class, library] = labels;
-                self.handshakes.with_label_values(&[
+                self.ended.with_label_values(&[
                     role,
                     version,
                     class,
@@ -171,7 +171,7 @@ impl Handshakes {
         }
         for outcome in [TlsOutcome::Failed, TlsOutcome::Abandoned] {
             let labels = [role.as_str(), UNKNOWN, UNKNOWN, library.as_str(), outcome.as_str()];
-            self.handshakes.with_label_values(&labels);
+            self.ended.with_label_values(&labels);
         }
     }
 
@@ -200,7 +200,7 @@ impl Handshakes {
 
     fn handshake(&mut self, tls: &Tls, labels: &Labels, key: Option<&Key>) {
         let word = |word: Option<&'static str>| word.unwrap_or(UNKNOWN);
-        self.handshakes
+        self.ended
             .with_label_values(&[
                 word(tls.role.map(Role::as_str)),
                 word(tls.version.map(TlsVersion::as_str)),
@@ -243,7 +243,7 @@ impl Handshakes {
             let now = totals.at(totals::tls_lost(code));
             if now > *seen {
                 let outcome = TlsOutcome::from_code(code).map_or(UNKNOWN, TlsOutcome::as_str);
-                self.handshakes
+                self.ended
                     .with_label_values(&[UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, outcome])
                     .inc_by(now - *seen);
                 *seen = now;

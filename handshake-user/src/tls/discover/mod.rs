@@ -17,6 +17,7 @@ mod watch;
 use std::{
     collections::{HashMap, VecDeque},
     fs::File,
+    io,
     ops::Range,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -200,7 +201,8 @@ impl Discovery {
         &self.shortfalls
     }
 
-    /// Mappings of the last sweep whose files could not be opened, or for which there was no room.
+    /// Mappings of the last sweep whose files could not be looked at, mostly for want of a capability, or for which there
+    /// was no room. Processes of other users take `CAP_SYS_PTRACE`, `CAP_DAC_READ_SEARCH` and `CAP_CHECKPOINT_RESTORE`.
     #[must_use]
     pub fn overlooked(&self) -> usize {
         self.overlooked
@@ -266,7 +268,8 @@ impl Discovery {
             if !self.has_room(news) {
                 break;
             }
-            let shown = change.path.clone();
+            // Under the name that its users will show.
+            let shown = open::path_of_open(&file).unwrap_or_else(|_| change.path.clone());
             if self.places.keep(change, id).is_some() && self.ledger.remove(id) {
                 news.push(News::Gone(id));
             }
@@ -299,7 +302,13 @@ impl Discovery {
         if self.ledger.note(mapped.id, mapped.pid) || !self.has_room(news) {
             return;
         }
-        let Some(shown) = open::path_of(mapped) else { return };
+        let shown = match open::path_of(mapped) {
+            Ok(shown) => shown,
+            Err(error) => {
+                self.missed += usize::from(error.kind() != io::ErrorKind::NotFound);
+                return;
+            }
+        };
         if !mapped.main && !names::is_library(&shown) {
             self.ledger.add(mapped.id, false, None);
             return;

@@ -12,10 +12,25 @@ use rustix::fs::{Mode, OFlags};
 
 use super::{Mapped, maps};
 
-/// A mapped file as its process sees it; `None` when the mapping is gone.
-#[must_use]
-pub fn path_of(mapped: &Mapped) -> Option<PathBuf> {
-    fs::read_link(link(mapped)).ok().map(|path| maps::shown(&path.into_os_string().into_vec()))
+/// A mapped file as its process sees it.
+///
+/// # Errors
+/// When the mapping is gone (`NotFound`), or we may not look at the process: that takes `CAP_SYS_PTRACE` and
+/// `CAP_DAC_READ_SEARCH`.
+pub fn path_of(mapped: &Mapped) -> io::Result<PathBuf> {
+    target(&link(mapped))
+}
+
+/// Where a file is, by the name under which it was opened or by that to which links led.
+///
+/// # Errors
+/// When there is no `/proc`.
+pub fn path_of_open(file: &File) -> io::Result<PathBuf> {
+    target(&again(file))
+}
+
+fn target(link: &Path) -> io::Result<PathBuf> {
+    fs::read_link(link).map(|path| maps::shown(&path.into_os_string().into_vec()))
 }
 
 /// Opens it: through the mapping itself, or, where that is not permitted (it takes `CAP_CHECKPOINT_RESTORE`), by its

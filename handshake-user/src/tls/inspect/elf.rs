@@ -46,6 +46,11 @@ pub struct Symbol {
     pub size: u64,
 }
 
+/// The lower half; also keeps sums of an address and the size of a structure in range.
+fn is_user_space(address: u64) -> bool {
+    i64::try_from(address).is_ok()
+}
+
 /// Those of the wanted symbols that the file defines.
 #[derive(Debug, Default)]
 pub struct Symbols(HashMap<&'static str, Symbol>);
@@ -84,7 +89,7 @@ impl<'a> Elf<'a> {
         if headers.len() > MOST_SEGMENTS {
             return None;
         }
-        let segments = headers
+        let segments: Vec<_> = headers
             .iter()
             .filter(|segment| segment.p_type(LE) == elf::PT_LOAD)
             .map(|segment| Segment {
@@ -94,6 +99,11 @@ impl<'a> Elf<'a> {
                 executable: segment.p_flags(LE) & elf::PF_X != 0,
             })
             .collect();
+        // Segments share a page at most; were each one the whole file, every search would take that many times as long.
+        let total = segments.iter().try_fold(0_u64, |total, segment| total.checked_add(segment.size))?;
+        let is_user_space =
+            segments.iter().all(|it| it.address.checked_add(it.size).is_some_and(is_user_space));
+        (is_user_space && total / 2 <= data.len() as u64).then_some(())?;
         // A file may do without sections; then it has no symbols for us.
         let sections = header.sections(LE, data).unwrap_or_default();
         Some(Self { data, machine, is_fixed: header.e_type(LE) == elf::ET_EXEC, segments, sections })
@@ -135,6 +145,7 @@ impl<'a> Elf<'a> {
     #[must_use]
     pub fn section(&self, name: &str) -> Option<(u64, &'a [u8])> {
         let (_, section) = self.sections.section_by_name(LE, name.as_bytes())?;
+        is_user_space(section.sh_addr(LE)).then_some(())?;
         Some((section.sh_addr(LE), section.data(LE, self.data).ok()?))
     }
 

@@ -56,9 +56,9 @@ fn entity(of: &Accessors<'_, '_>) -> Option<Path> {
 
 /// `initial_negotiation_completed`: what the description is refused without. A handshake after that is another one.
 fn complete(of: &Accessors<'_, '_>) -> Option<Path> {
-    let first = *of.trace("gnutls_session_get_desc")?.loads.first()?;
-    let is_looked_at = of.trace("gnutls_handshake")?.loads.contains(&first);
-    (first.hops == 0 && first.width == 1 && is_looked_at).then_some(first)
+    let loads = of.trace("gnutls_session_get_desc")?.loads;
+    let flag = loads.into_iter().find(|load| load.hops == 0 && load.width == 1)?;
+    of.trace("gnutls_handshake")?.loads.contains(&flag).then_some(flag)
 }
 
 /// Master secret, client's random and server's random follow each other, which makes sure of it.

@@ -3,11 +3,18 @@
 //!
 //! Pure over the bytes of the file, which may come from a container and may be anything.
 
+mod boringssl;
 mod decode;
 mod elf;
 mod gnutls;
 mod go;
+mod mbedtls;
+mod nss;
 mod openssl;
+mod s2n;
+#[cfg(test)]
+mod sample;
+mod wolfssl;
 
 use handshake_common::{
     class::{Library, Role},
@@ -16,12 +23,12 @@ use handshake_common::{
 
 use self::elf::{Elf, Symbols};
 
-/// A program on the kernel side that a probe runs.
+/// What a probe at some place sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hook {
     /// Entry of a function that advances the handshake; the session object is its first argument.
     Enter,
-    /// Its return; the result is an `int`.
+    /// Its return, so a return probe; the result is an `int`.
     Leave,
     /// Entry of the function that frees the session object, or one of its references.
     Free,
@@ -33,28 +40,6 @@ pub enum Hook {
     GoEnter,
     /// Go: one of that function's RET instructions; the `error` is in AX and BX.
     GoLeave,
-}
-
-impl Hook {
-    /// The program's name in the eBPF object.
-    #[must_use]
-    pub const fn program(self) -> &'static str {
-        match self {
-            Self::Enter => "tls_enter",
-            Self::Leave => "tls_leave",
-            Self::Free => "tls_free",
-            Self::Error => "tls_error",
-            Self::ErrorPut => "tls_error_put",
-            Self::GoEnter => "go_enter",
-            Self::GoLeave => "go_leave",
-        }
-    }
-
-    /// Whether it is attached as a return probe.
-    #[must_use]
-    pub const fn is_return(self) -> bool {
-        matches!(self, Self::Leave)
-    }
 }
 
 /// One place to probe.
@@ -155,9 +140,27 @@ impl Inspection {
 #[must_use]
 pub fn inspect(file: &[u8]) -> Option<Inspection> {
     let elf = Elf::parse(file)?;
-    let symbols = elf.symbols(&[openssl::SYMBOLS, gnutls::SYMBOLS].concat());
-    openssl::inspect(&elf, &symbols).or_else(|| gnutls::inspect(&elf, &symbols)).or_else(|| go::inspect(&elf))
+    let wanted = LIBRARIES.map(|library| library.symbols).concat();
+    let symbols = elf.symbols(&wanted);
+    LIBRARIES.iter().find_map(|library| (library.inspect)(&elf, &symbols)).or_else(|| go::inspect(&elf))
 }
+
+/// A library that is known by its symbols.
+struct Known {
+    symbols: &'static [&'static str],
+    inspect: fn(&Elf<'_>, &Symbols) -> Option<Inspection>,
+}
+
+/// In the order in which they are looked for: BoringSSL has OpenSSL's names too.
+const LIBRARIES: [Known; 7] = [
+    Known { symbols: boringssl::SYMBOLS, inspect: boringssl::inspect },
+    Known { symbols: openssl::SYMBOLS, inspect: openssl::inspect },
+    Known { symbols: gnutls::SYMBOLS, inspect: gnutls::inspect },
+    Known { symbols: nss::SYMBOLS, inspect: nss::inspect },
+    Known { symbols: wolfssl::SYMBOLS, inspect: wolfssl::inspect },
+    Known { symbols: mbedtls::SYMBOLS, inspect: mbedtls::inspect },
+    Known { symbols: s2n::SYMBOLS, inspect: s2n::inspect },
+];
 
 /// Reads fields from accessor functions, and remembers which could not be read.
 struct Accessors<'e, 'a> {

@@ -175,7 +175,7 @@ fn flow_state(of: &Accessors<'_, '_>, hand_state: Path) -> Option<Path> {
 }
 
 /// The address from which it is copied. The server's random lies just before it in every version, which makes sure of it.
-fn client_random(of: &Accessors<'_, '_>) -> Option<Path> {
+pub fn client_random(of: &Accessors<'_, '_>) -> Option<Path> {
     const LENGTH: u16 = 32;
     let servers = of.trace("SSL_get_server_random")?.addresses;
     let clients = of.trace("SSL_get_client_random")?.addresses;
@@ -192,7 +192,7 @@ fn client_random(of: &Accessors<'_, '_>) -> Option<Path> {
 }
 
 /// Where a BIO keeps its number: what the socket's functions hand on to `read` and `write` first of all.
-fn bio(elf: &Elf<'_>, symbols: &Symbols) -> Option<Bio> {
+pub fn bio(elf: &Elf<'_>, symbols: &Symbols) -> Option<Bio> {
     /// `bwrite` and `bread`, in the old form and in the one that counts in `size_t`. (include/internal/bio.h)
     const WORDS: usize = 6;
     let kind = Accessors::new(elf, symbols).field("BIO_method_type", &[4]);
@@ -219,5 +219,109 @@ pub fn know_socket(inspection: &mut Inspection) {
         inspection.target.fd = fd;
         inspection.target.fd_guard = guard;
         inspection.target.fd_guard_value = BIO_TYPE_SOCKET;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::inspect::{inspect, sample};
+
+    /// `mov 0x..(%rdi),%eax; ret`
+    fn field(offset: u8) -> Vec<u8> {
+        vec![0x8b, 0x47, offset, 0xc3]
+    }
+
+    /// `mov $address,%eax; ret`
+    fn constant(index: usize) -> Vec<u8> {
+        let address = u32::try_from(sample::address(index)).unwrap().to_le_bytes();
+        [&[0xb8], address.as_slice(), &[0xc3]].concat()
+    }
+
+    /// A method whose words at `0x28` and `0x30` are these.
+    fn method(accept: usize, connect: usize) -> [Vec<u8>; 2] {
+        let words = [0, 0, 0, 0, 0, sample::address(accept), sample::address(connect), 0];
+        [words.map(u64::to_le_bytes).concat(), vec![0; 64]]
+    }
+
+    fn library(both: [Vec<u8>; 2]) -> Vec<u8> {
+        const ACCEPT: usize = 14;
+        const CONNECT: usize = 15;
+        const UNDEFINED: usize = 16;
+        let [server, client] = [method(ACCEPT, UNDEFINED), method(UNDEFINED, CONNECT)];
+        let functions = [
+            ("SSL_do_handshake", vec![0x53, 0xc3]),
+            ("SSL_version", field(0)),
+            ("SSL_is_server", field(0x38)),
+            ("SSL_get_state", field(0x5c)),
+            ("SSL_in_init", field(0x64)),
+            ("TLS_method", constant(8)),
+            ("TLS_server_method", constant(10)),
+            ("TLS_client_method", constant(12)),
+            ("", both[0].clone()),
+            ("", both[1].clone()),
+            ("", server[0].clone()),
+            ("", server[1].clone()),
+            ("", client[0].clone()),
+            ("", client[1].clone()),
+            ("", vec![0x53, 0xc3]),
+            ("", vec![0x55, 0xc3]),
+            ("SSL_free", vec![0x31, 0xc0, 0xc3]),
+        ];
+        let functions: Vec<_> = functions.iter().map(|(name, code)| (*name, code.as_slice())).collect();
+        sample::file(sample::X86_64, &functions)
+    }
+
+    #[test]
+    fn the_state_machine_is_found_in_the_methods() {
+        let inspection = inspect(&library(method(14, 15))).unwrap();
+        assert_eq!(inspection.library, Library::OpenSsl);
+        let offset = |index| sample::address(index) - sample::BASE;
+        let points: Vec<_> =
+            inspection.points.iter().map(|point| (point.hook, point.offset, point.role)).collect();
+        let expected = [
+            (Hook::Enter, offset(14), Some(Role::Server)),
+            (Hook::Leave, offset(14), Some(Role::Server)),
+            (Hook::Enter, offset(15), Some(Role::Client)),
+            (Hook::Leave, offset(15), Some(Role::Client)),
+            (Hook::Free, offset(16), None),
+        ];
+        assert_eq!(points, expected);
+        assert_eq!(inspection.target.server, Path::direct(0x38, 4));
+        assert_eq!(inspection.target.hand_state, Path::direct(0x5c, 4));
+        assert!(!inspection.target.early_data.is_known(), "nothing is guessed");
+        assert!(inspection.gaps.iter().any(|gap| gap.missing.contains("SSL_get_early_data_status")));
+    }
+
+    #[test]
+    fn without_plausible_methods_the_handshake_function_is_probed() {
+        let inspection = inspect(&library(method(16, 16))).unwrap();
+        assert!(inspection.covered);
+        assert_eq!(inspection.points[0].offset, sample::address(0) - sample::BASE);
+        assert!(inspection.gaps.iter().any(|gap| gap.lost.contains("SSL_read")));
+    }
+
+    #[test]
+    fn the_descriptor_needs_the_companion() {
+        let read = [0x8b, 0x7f, 0x38, 0xe8, 0, 0, 0, 0, 0xc3]; // mov 0x38(%rdi),%edi; call
+        let mut table = vec![0; 64];
+        table[0x18..0x20].copy_from_slice(&sample::address(3).to_le_bytes());
+        table[0x28..0x30].copy_from_slice(&sample::address(3).to_le_bytes());
+        // mov 0x8(%rdi),%rax; mov (%rax),%eax; ret
+        let kind = [0x48, 0x8b, 0x47, 0x08, 0x8b, 0x00, 0xc3];
+        let socket = constant(2);
+        let functions: [(&str, &[u8]); 4] =
+            [("BIO_s_socket", &socket), ("BIO_method_type", &kind), ("", &table), ("", &read)];
+        let companion = inspect(&sample::file(sample::X86_64, &functions)).unwrap();
+        assert!(companion.is_companion && !companion.covered);
+        // mov 0x10(%rdi),%rax; ret
+        let rbio = [0x48, 0x8b, 0x47, 0x10, 0xc3];
+        let functions: [(&str, &[u8]); 2] = [("SSL_do_handshake", &[0x53, 0xc3]), ("SSL_get_rbio", &rbio)];
+        let mut inspection = inspect(&sample::file(sample::X86_64, &functions)).unwrap();
+        assert!(!inspection.target.fd.is_known());
+        inspection.complete_with(&companion);
+        assert_eq!(inspection.target.fd, Path { steps: [0x10, 0x38, 0], hops: 1, width: 4 });
+        assert_eq!(inspection.target.fd_guard, Path { steps: [0x10, 8, 0], hops: 2, width: 4 });
+        assert_eq!(inspection.target.fd_guard_value, 0x0505);
     }
 }

@@ -51,15 +51,32 @@ fn operation(word: u32, address: u64) -> Operation {
     if is(0x1c00_0000, 0x1400_0000) {
         return Operation::Stop; // other branches, system and exceptions
     }
-    memory(word).or_else(|| arithmetic(word, address)).unwrap_or(Operation::Forget {
-        // Whatever it is, these are all the registers that it can name as a destination.
-        registers: mask(word, 0) | mask(word, 5) | mask(word, 10) | mask(word, 16),
+    vector(word).or_else(|| memory(word)).or_else(|| arithmetic(word, address)).unwrap_or_else(|| {
+        // Arithmetic has one destination; a load may name others, and changes its base.
+        let is_memory = is(0x0a00_0000, 0x0800_0000);
+        let others = if is_memory { mask(word, 5) | mask(word, 10) | mask(word, 16) } else { 0 };
+        Operation::Forget { registers: mask(word, 0) | others }
     })
 }
 
 /// As a set; the zero register never changes.
 fn mask(word: u32, from: u32) -> u32 {
     1 << part(word, from, 5) & !(1 << ZERO)
+}
+
+/// Vectors and floating point leave general registers alone, but for a few moves and conversions and for a base
+/// register that is changed on the way.
+fn vector(word: u32) -> Option<Operation> {
+    let is = |mask, value| word & mask == value;
+    if is(0x3f00_0000, 0x3d00_0000) || is(0x3f80_0000, 0x2d00_0000) {
+        return Some(Operation::Nothing); // ldr, str, ldp, stp with an offset
+    }
+    if is(0x0e00_0000, 0x0c00_0000) && is(0x0400_0000, 0x0400_0000) {
+        return Some(Operation::Forget { registers: mask(word, 5) });
+    }
+    let is_vector = is(0x0e00_0000, 0x0e00_0000);
+    let is_to_general = is(0x5f20_fc00, 0x1e20_0000) || is(0x9fe0_8400, 0x0e00_0400);
+    is_vector.then(|| Operation::Forget { registers: if is_to_general { mask(word, 0) } else { 0 } })
 }
 
 /// Loads and stores of general registers.

@@ -73,3 +73,60 @@ fn sole_return(instructions: &[Instruction], from: usize, start: u64) -> Option<
     (is_return && !falls_in && !instructions.iter().enumerate().any(leads_in))
         .then(|| instructions[last].ip())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::inspect::sample;
+
+    /// The shape of Go 1.24, shortened.
+    #[rustfmt::skip]
+    const CODE: &[u8] = &[
+        0x49, 0x3b, 0x66, 0x10,       //  0: cmp 0x10(%r14),%rsp
+        0x76, 0x16,                   //  4: jbe 28
+        0x55,                         //  6: push %rbp
+        0x8b, 0x50, 0x28,             //  7: mov 0x28(%rax),%edx
+        0x85, 0xd2,                   // 10: test %edx,%edx
+        0x75, 0x08,                   // 12: jne 22
+        0x48, 0x89, 0x44, 0x24, 0x08, // 14: mov %rax,0x8(%rsp)
+        0x90,                         // 19: nop
+        0x5d,                         // 20: pop %rbp
+        0xc3,                         // 21: ret
+        0x31, 0xc0,                   // 22: xor %eax,%eax
+        0x31, 0xdb,                   // 24: xor %ebx,%ebx
+        0x5d,                         // 26: pop %rbp
+        0xc3,                         // 27: ret, at once
+        0xeb, 0xe2,                   // 28: jmp 0
+    ];
+
+    fn places_in(code: &[u8], complete: u16) -> Option<Places> {
+        let file = sample::file(sample::X86_64, &[("", code)]);
+        let entry = sample::address(0);
+        let function = Function { entry, end: entry + code.len() as u64 };
+        places(&Elf::parse(&file).unwrap(), function, complete)
+    }
+
+    #[test]
+    fn the_probes_lie_behind_the_test_for_completion() {
+        let entry = sample::address(0);
+        let expected = Places { enter: entry + 14, leave: vec![entry + 21] };
+        assert_eq!(places_in(CODE, 0x28), Some(expected));
+    }
+
+    #[test]
+    fn another_field_or_a_lost_receiver_is_refused() {
+        assert_eq!(places_in(CODE, 0x30), None);
+        let mut code = CODE.to_vec();
+        code[7] = 0x8b;
+        code[8] = 0x40; // mov 0x28(%rax),%eax
+        assert_eq!(places_in(&code, 0x28), None);
+    }
+
+    #[test]
+    fn a_return_that_others_use_too_is_probed() {
+        let mut code = CODE.to_vec();
+        code[19..22].copy_from_slice(&[0x90, 0x90, 0x90]); // falls into the shortcut
+        let expected = Places { enter: sample::address(0) + 14, leave: vec![sample::address(0) + 27] };
+        assert_eq!(places_in(&code, 0x28), Some(expected));
+    }
+}

@@ -24,6 +24,10 @@ const TCP_METHODS: [&str; 8] = [
     "net.(*TCPConn).SetWriteDeadline",
     "net.(*TCPConn).Write",
 ];
+/// Stands in a table for what the linker has found that nobody calls.
+const UNREACHABLE: &str = "runtime.unreachableMethod";
+/// Places that hold the address of the first method; there are about five.
+const MOST_TABLES: usize = 64;
 /// Bytes before the methods in an interface's table: two pointers and a hash. (Go's internal/abi/iface.go: `ITab`)
 const ITAB_METHODS: u64 = 24;
 
@@ -89,10 +93,14 @@ pub fn inspect(elf: &Elf<'_>) -> Option<Inspection> {
 /// `TCPConn.fd` is a `*netFD`. Tables have a fixed address only in a fixed program.
 fn socket(inspection: &mut Inspection, elf: &Elf<'_>, functions: &Functions<'_>) -> Option<()> {
     elf.is_fixed.then_some(())?;
-    let methods = functions.named(TCP_METHODS).map(|method| method.map_or(0, |method| method.entry));
-    (!methods.contains(&0)).then_some(())?;
-    let mut tables = elf.references(&methods[..1], 64);
-    tables.retain(|&table| elf.pointers(table) == Some(methods));
+    let methods = functions.named(TCP_METHODS).map(|method| method.map(|method| method.entry));
+    let [unreachable] =
+        functions.named([UNREACHABLE]).map(|function| function.map(|function| function.entry));
+    let is_ours = |table: [u64; TCP_METHODS.len()]| {
+        table.iter().zip(methods).all(|(&slot, method)| Some(slot) == method || Some(slot) == unreachable)
+    };
+    let mut tables = elf.references(&[methods[0]?], MOST_TABLES);
+    tables.retain(|&table| elf.pointers(table).is_some_and(is_ours));
     let itab = decode::only(&tables)?.checked_sub(ITAB_METHODS)?;
     let pfd = Structure::with(elf, "net", "pfd")?.offset("pfd")?;
     let number = Structure::with(elf, "internal/poll", "Sysfd")?.offset("Sysfd")?;

@@ -1,0 +1,32 @@
+//! mbedTLS 2 and 3.
+
+use handshake_common::class::Library;
+
+use super::{
+    Accessors, Hook, Inspection,
+    elf::{Elf, Symbols},
+};
+
+/// What is looked for.
+pub const SYMBOLS: &[&str] =
+    &["mbedtls_ssl_handshake", "mbedtls_ssl_free", "mbedtls_ssl_get_ciphersuite_id_from_ssl"];
+
+/// `None`: not in this file.
+pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
+    let mut inspection = Inspection::new(Library::MbedTls);
+    inspection.description =
+        elf.text_with_version("Mbed TLS ").or_else(|| elf.text_with_version("mbed TLS ")).map(str::to_owned);
+    // Reading and writing call it too, until the handshake is complete.
+    inspection.around(elf, symbols.address("mbedtls_ssl_handshake")?, None);
+    if let Some(free) = symbols.address("mbedtls_ssl_free") {
+        inspection.point(elf, Hook::Free, free, None);
+    }
+    // Since 3.2; no loss worth a word before, where nothing else is known either.
+    inspection.target.cipher =
+        Accessors::new(elf, symbols).field("mbedtls_ssl_get_ciphersuite_id_from_ssl", &[4]);
+    inspection.gap(
+        "functions that tell the role, the version, the socket and resumption",
+        "these, unless the handshake is seen on the wire",
+    );
+    Some(inspection)
+}

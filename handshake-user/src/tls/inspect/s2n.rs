@@ -1,0 +1,28 @@
+//! s2n-tls.
+
+use handshake_common::class::Library;
+
+use super::{
+    Hook, Inspection,
+    elf::{Elf, Symbols},
+};
+
+/// What is looked for.
+pub const SYMBOLS: &[&str] = &["s2n_negotiate", "s2n_connection_free", "s2n_connection_wipe"];
+
+/// `None`: not in this file.
+pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
+    let mut inspection = Inspection::new(Library::S2n);
+    inspection.around(elf, symbols.address("s2n_negotiate")?, None);
+    // A wiped connection is used again for another handshake.
+    for name in ["s2n_connection_free", "s2n_connection_wipe"] {
+        if let Some(free) = symbols.address(name) {
+            inspection.point(elf, Hook::Free, free, None);
+        }
+    }
+    inspection.gap(
+        "functions that only read a field",
+        "role, version, class and socket, unless the handshake is seen on the wire",
+    );
+    Some(inspection)
+}

@@ -1,0 +1,75 @@
+//! Small ELF files for the tests: one loaded segment at [`BASE`], and symbols.
+
+/// Address of the first byte of the file.
+pub const BASE: u64 = 0x40_0000;
+/// Where the first function is.
+pub const CODE: u64 = BASE + HEADERS as u64;
+
+const HEADERS: usize = 64 + 56;
+const SECTION: usize = 64;
+const SYMBOL: usize = 24;
+/// Functions begin at multiples of it.
+const ALIGNMENT: usize = 64;
+
+pub const X86_64: u16 = 62;
+pub const AARCH64: u16 = 183;
+
+/// Where the function of that index is, if all before it are shorter than 64 bytes.
+pub const fn address(index: usize) -> u64 {
+    CODE.next_multiple_of(ALIGNMENT as u64) + (index * ALIGNMENT) as u64
+}
+
+/// A fixed program with these functions (or tables), each on 64 bytes of its own.
+pub fn file(machine: u16, functions: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut body = vec![0; HEADERS];
+    let mut symbols = vec![0; SYMBOL];
+    let mut names = vec![0];
+    for (index, (name, code)) in functions.iter().enumerate() {
+        assert!(code.len() <= ALIGNMENT, "{name} is too long");
+        let at = address(index);
+        body.resize(usize::try_from(at - BASE).unwrap(), 0xcc);
+        body.extend_from_slice(code);
+        symbols.extend(u32::try_from(names.len()).unwrap().to_le_bytes());
+        symbols.extend([0x12, 0, 1, 0]);
+        symbols.extend(at.to_le_bytes());
+        symbols.extend((code.len() as u64).to_le_bytes());
+        names.extend_from_slice(name.as_bytes());
+        names.push(0);
+    }
+    body.resize(body.len().next_multiple_of(8), 0xcc);
+    let loaded = body.len();
+    let symbols_at = body.len();
+    body.extend_from_slice(&symbols);
+    let names_at = body.len();
+    body.extend_from_slice(&names);
+    body.resize(body.len().next_multiple_of(8), 0);
+    let sections_at = body.len();
+    body.extend([0; SECTION]);
+    section(&mut body, 11, symbols_at, symbols.len(), 2, SYMBOL);
+    section(&mut body, 3, names_at, names.len(), 0, 0);
+
+    let mut header = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    for half in [2, machine, 1, 0] {
+        header.extend(half.to_le_bytes());
+    }
+    for word in [CODE, 64, sections_at as u64] {
+        header.extend(word.to_le_bytes());
+    }
+    header.extend([0; 4]);
+    for half in [64_u16, 56, 1, 64, 3, 2] {
+        header.extend(half.to_le_bytes());
+    }
+    header.extend([1_u32, 5].map(u32::to_le_bytes).concat());
+    for word in [0, BASE, BASE, loaded as u64, loaded as u64, 0x1000] {
+        header.extend(word.to_le_bytes());
+    }
+    body[..HEADERS].copy_from_slice(&header);
+    body
+}
+
+fn section(file: &mut Vec<u8>, kind: u32, at: usize, size: usize, link: u32, entry: usize) {
+    file.extend([0, kind].map(u32::to_le_bytes).concat());
+    file.extend([0, 0, at as u64, size as u64].map(u64::to_le_bytes).concat());
+    file.extend([link, 0].map(u32::to_le_bytes).concat());
+    file.extend([8, entry as u64].map(u64::to_le_bytes).concat());
+}

@@ -1,0 +1,31 @@
+//! wolfSSL.
+
+use handshake_common::class::{Library, Role};
+
+use super::{
+    Accessors, Hook, Inspection,
+    elf::{Elf, Symbols},
+};
+
+/// What is looked for.
+pub const SYMBOLS: &[&str] = &["wolfSSL_accept", "wolfSSL_connect", "wolfSSL_free", "wolfSSL_get_fd"];
+
+/// `None`: not in this file.
+pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
+    let mut inspection = Inspection::new(Library::WolfSsl);
+    // `wolfSSL_negotiate`, and with it reading and writing, goes through these.
+    for (name, role) in [("wolfSSL_accept", Role::Server), ("wolfSSL_connect", Role::Client)] {
+        if let Some(function) = symbols.address(name) {
+            inspection.around(elf, function, Some(role));
+        }
+    }
+    inspection.covered.then_some(())?;
+    if let Some(free) = symbols.address("wolfSSL_free") {
+        inspection.point(elf, Hook::Free, free, None);
+    }
+    let mut of = Accessors::new(elf, symbols);
+    inspection.target.fd = of.field("wolfSSL_get_fd", &[4]);
+    of.report(&mut inspection, "the connection, unless the handshake is seen on the wire");
+    inspection.gap("whole fields for them", "version and class, unless the handshake is seen on the wire");
+    Some(inspection)
+}

@@ -1,0 +1,97 @@
+//! The TLS libraries of this system, as they are: what is found in them, and that damage to them is survived.
+
+use std::{fs, path::PathBuf};
+
+use handshake::tls::inspect::{Hook, Inspection, inspect};
+use handshake_common::{class::Library, tls::target::Path};
+use proptest::prelude::*;
+
+/// The file of that name, where Debian, Fedora and Arch have their libraries.
+fn library(name: &str) -> Option<Vec<u8>> {
+    let folder = |machine: &str| format!("/usr/lib/{machine}-linux-gnu");
+    let folders = [folder(std::env::consts::ARCH), "/usr/lib64".to_owned(), "/usr/lib".to_owned()];
+    let file = folders.iter().map(|folder| PathBuf::from(folder).join(name)).find(|file| file.exists());
+    let is_ci = std::env::var("CI").is_ok_and(|value| !["", "0", "false"].contains(&value.as_str()));
+    assert!(file.is_some() || !is_ci, "there is no {name} on this system");
+    if file.is_none() {
+        eprintln!("not tested: there is no {name} on this system");
+    }
+    Some(fs::read(file?).unwrap())
+}
+
+fn has(inspection: &Inspection, hook: Hook) -> bool {
+    inspection.points.iter().any(|point| point.hook == hook)
+}
+
+#[test]
+fn openssl_in_two_files() {
+    let (Some(ssl), Some(crypto)) = (library("libssl.so.3"), library("libcrypto.so.3")) else { return };
+    let companion = inspect(&crypto).unwrap();
+    assert_eq!(companion.library, Library::OpenSsl);
+    assert!(companion.is_companion && !companion.covered);
+    assert!(has(&companion, Hook::Error));
+
+    let mut inspection = inspect(&ssl).unwrap();
+    inspection.complete_with(&companion);
+    assert_eq!(inspection.library, Library::OpenSsl);
+    assert!(inspection.covered && !inspection.is_companion);
+    assert!([Hook::Enter, Hook::Leave, Hook::Free].iter().all(|&hook| has(&inspection, hook)));
+    assert_eq!(inspection.gaps, [], "the state machine and every field are found");
+    let target = inspection.target;
+    assert_eq!(target.random.width, 32);
+    assert!(target.cipher.is_known() && target.fd.is_known());
+    assert_eq!(target.fd_guard_value, 0x0505);
+
+    // As read from the headers of OpenSSL 3.0 for a machine with 8-byte pointers.
+    if inspection.description.is_some_and(|text| text.starts_with("OpenSSL 3.0.")) {
+        assert_eq!(target.version, Path::direct(0, 4));
+        assert_eq!(target.server, Path::direct(0x38, 4));
+        assert_eq!(target.flow_state, Path::direct(0x48, 4));
+        assert_eq!(target.hand_state, Path::direct(0x5c, 4));
+        assert_eq!(target.in_init, Path::direct(0x64, 4));
+        assert_eq!(target.resumed, Path::direct(0x4d0, 4));
+        assert_eq!(target.early_data, Path::direct(0xb30, 4));
+        assert_eq!(target.fd.steps[0], 0x10);
+    }
+}
+
+#[test]
+fn gnutls() {
+    let Some(file) = library("libgnutls.so.30") else { return };
+    let inspection = inspect(&file).unwrap();
+    assert_eq!(inspection.library, Library::GnuTls);
+    assert!(inspection.covered && has(&inspection, Hook::Free));
+    let target = inspection.target;
+    let fields = [target.version, target.server, target.resumed, target.complete, target.random, target.fd];
+    assert!(fields.iter().all(Path::is_known), "{:?}", inspection.gaps);
+}
+
+#[test]
+fn other_files_hold_no_library() {
+    assert_eq!(inspect(&fs::read("/proc/self/exe").unwrap()), None);
+    assert_eq!(inspect(b"#!/bin/sh\n"), None);
+    assert_eq!(inspect(&[]), None);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn damage_is_survived(
+        cut in any::<prop::sample::Index>(),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..64),
+        headers in prop::collection::vec((0_usize..1024, any::<u8>()), 0..4),
+    ) {
+        if let Some(mut file) = library("libssl.so.3") {
+            file.truncate(cut.index(file.len() + 1).max(file.len() / 2));
+            for (at, byte) in damage {
+                let at = at.index(file.len());
+                file[at] = byte;
+            }
+            for (at, byte) in headers {
+                file[at] = byte;
+            }
+            let _ = inspect(&file);
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! A certificate that nobody signed, made once, in every form that a program wants it in.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+pub(crate) const NAME: &str = "example.org";
+
+pub(crate) struct Certificate {
+    pub(crate) key: PathBuf,
+    pub(crate) chain: PathBuf,
+    /// Both, one after the other.
+    pub(crate) pair: PathBuf,
+    /// Both as PKCS #12, sealed with the word that the Java program knows.
+    pub(crate) store: PathBuf,
+}
+
+impl Certificate {
+    pub(crate) fn shared() -> &'static Self {
+        static SHARED: OnceLock<Certificate> = OnceLock::new();
+        SHARED.get_or_init(|| Self::make(Path::new(env!("CARGO_TARGET_TMPDIR"))))
+    }
+
+    /// Kept for later runs; of several runs that make it at once, the first wins.
+    fn make(folder: &Path) -> Self {
+        let home = folder.join("certificate");
+        if !home.exists() {
+            let making = tempfile::tempdir_in(folder).unwrap();
+            Self::within(making.path()).write();
+            let _ = fs::rename(making.path(), &home);
+        }
+        let this = Self::within(&home);
+        assert!(this.store.exists(), "no certificate in {}", home.display());
+        this
+    }
+
+    fn within(folder: &Path) -> Self {
+        let [key, chain, pair, store] =
+            ["key.pem", "chain.pem", "pair.pem", "store.p12"].map(|name| folder.join(name));
+        Self { key, chain, pair, store }
+    }
+
+    fn write(&self) {
+        let Self { key, chain, pair, store } = self;
+        let mut command = Command::new("openssl");
+        command.args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "3650",
+        ]);
+        command.args(["-subj", &format!("/CN={NAME}"), "-addext", &format!("subjectAltName=DNS:{NAME}")]);
+        run(command.arg("-keyout").arg(key).arg("-out").arg(chain));
+        fs::write(pair, [fs::read(chain).unwrap(), fs::read(key).unwrap()].concat()).unwrap();
+        let mut command = Command::new("openssl");
+        command.args(["pkcs12", "-export", "-passout", "pass:handshake", "-in"]).arg(pair).arg("-out");
+        run(command.arg(store));
+    }
+}
+
+fn run(command: &mut Command) {
+    let out = command.output().expect("openssl, which this test needs");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}

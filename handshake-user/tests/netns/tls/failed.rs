@@ -1,0 +1,181 @@
+//! Handshakes that come to nothing.
+
+use std::io::Write;
+
+use socket2::Socket;
+
+use crate::case::{Case, Ends, Expect, pause};
+use crate::testbed::packet::{Packet, Side};
+use crate::testbed::{Family, Testbed, faults};
+
+use super::programs::{Peers, Running, server_address};
+use super::scenario::{await_data_of, check_story};
+use super::settings::Settings;
+
+for_each_program!(wrong_version: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6, curl, gnutls, python,
+    asyncio, node, go, rustls, java);
+for_each_program!(untrusted_certificate: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6, curl, gnutls,
+    python, asyncio, node, go, rustls, java, postgres);
+// Sealed on the link: only a library can tell.
+for_each_program!(untrusted_certificate_with_tls13: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6, curl,
+    gnutls, python, asyncio, node, go);
+for_each_program!(client_gone_after_its_hello: openssl, curl, haproxy, gnutls, python, asyncio, node, go,
+    rustls, java);
+for_each_program!(plain_text: openssl, haproxy, gnutls, python, go);
+// nginx looks at the first byte itself; between memory buffers a library has no socket, and without a
+// ClientHello nothing else joins the two; rustls and Java have nothing that can be probed.
+for_each_program!(plain_text_without_a_record: nginx, asyncio, node, rustls, java);
+for_each_program!(client_killed: python, asyncio, node, go, rustls);
+
+const GONE: &[&str] = &["failed", "abandoned"];
+
+/// The server has TLS 1.2 only, the client 1.3 only.
+fn wrong_version(peers: &Peers) {
+    let ends = fail(peers, Settings::TLS12, Settings::TLS13);
+    for side in [Side::Client, Side::Server] {
+        check_failed(&ends, side, &["failed"]);
+        ends.tls(side).assert_one_of_or_unknown("tls.alert", &["protocol_version"]);
+    }
+    // It came in plain text.
+    ends.tls(Side::Client).assert_is("tls.alert", "protocol_version");
+}
+
+fn untrusted_certificate(peers: &Peers) {
+    untrusted(peers, Settings::TLS12);
+}
+
+fn untrusted_certificate_with_tls13(peers: &Peers) {
+    untrusted(peers, Settings::TLS13);
+}
+
+fn untrusted(peers: &Peers, settings: Settings) {
+    let ends = fail(peers, settings, Settings { trusted: false, ..settings });
+    for side in [Side::Client, Side::Server] {
+        check_failed(&ends, side, &["failed"]);
+        ends.tls(side).assert_one_of_or_unknown(
+            "tls.alert",
+            &["unknown_ca", "bad_certificate", "certificate_unknown", "handshake_failure"],
+        );
+    }
+}
+
+/// One attempt; the client must say that it failed.
+#[track_caller]
+fn fail(peers: &Peers, server: Settings, client: Settings) -> Ends {
+    let case = Case::new();
+    let address = server_address(&case.bed);
+    let _server = (peers.server)(&case.bed, address, server);
+    let accounts = (peers.client)(&case.bed, address, client).connect(1);
+    assert!(accounts[0].failure.is_some(), "the client was content");
+    case.bed.wait_until_quiet();
+    case.ends(case.connection(), Expect::BOTH)
+}
+
+#[track_caller]
+fn check_failed(ends: &Ends, side: Side, outcomes: &[&str]) {
+    let tls = ends.tls(side);
+    assert!(tls.get("tls.outcome").is_some(), "tls.outcome is missing in {tls}");
+    tls.assert_one_of_or_unknown("tls.outcome", outcomes);
+    // There was nothing of which to tell the way.
+    for path in ["tls.class", "tls.round_trips", "setup"] {
+        tls.assert_unknown(path);
+    }
+    check_story(ends, side);
+}
+
+/// Its socket is closed behind the `ClientHello`, and its answers find nobody.
+fn client_gone_after_its_hello(peers: &Peers) {
+    let (case, _server) = listening(peers);
+    let mut client = dial(&case.bed);
+    client.write_all(&hello()).unwrap();
+    drop(client);
+    case.bed.wait_until_quiet();
+    let ends = case.ends(case.connection(), Expect::BOTH);
+    for side in [Side::Client, Side::Server] {
+        check_failed(&ends, side, GONE);
+    }
+    ends.tls(Side::Client).assert_is("tls.source", "wire");
+}
+
+/// What the library has been told is an error, and no handshake on the link.
+fn plain_text(peers: &Peers) {
+    let ends = ask_in_plain_text(peers);
+    ends.assert_no_tls(Side::Client);
+    check_failed(&ends, Side::Server, GONE);
+    ends.tls(Side::Server).assert_is("tls.source", "library");
+    ends.tls(Side::Server).assert_unknown("tls.version");
+}
+
+fn plain_text_without_a_record(peers: &Peers) {
+    let ends = ask_in_plain_text(peers);
+    for side in [Side::Client, Side::Server] {
+        ends.assert_no_tls(side);
+    }
+}
+
+#[track_caller]
+fn ask_in_plain_text(peers: &Peers) -> Ends {
+    let (case, _server) = listening(peers);
+    let mut client = dial(&case.bed);
+    client.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    // It may be answered by an alert, in plain text, or by a reset.
+    let _ = std::io::copy(&mut client, &mut std::io::sink());
+    drop(client);
+    case.bed.wait_until_quiet();
+    case.ends(case.connection(), Expect::BOTH)
+}
+
+fn listening(peers: &Peers) -> (Case, Running) {
+    let case = Case::new();
+    let server = (peers.server)(&case.bed, server_address(&case.bed), Settings::TLS12);
+    (case, server)
+}
+
+fn dial(bed: &Testbed) -> Socket {
+    let client = bed.socket(Side::Client, Family::V4);
+    client.connect(&server_address(bed).into()).unwrap();
+    client
+}
+
+/// A `ClientHello` of TLS 1.2 that every server here is content with (RFC 5246 §7.4.1.2).
+fn hello() -> Vec<u8> {
+    const EXTENSIONS: &[u8] = &[
+        0, 10, 0, 6, 0, 4, 0, 29, 0, 23, // supported_groups: X25519, P-256
+        0, 11, 0, 2, 1, 0, // ec_point_formats: uncompressed
+        0, 13, 0, 4, 0, 2, 4, 3, // signature_algorithms: ECDSA with SHA-256
+        0, 23, 0, 0, // extended_master_secret
+        0xff, 1, 0, 1, 0, // renegotiation_info: none
+    ];
+    // TLS 1.2, a random, no session, ECDHE-ECDSA with AES-128-GCM and AES-256-GCM, no compression.
+    let mut body = vec![3, 3];
+    body.extend([7; 32]);
+    body.extend([0, 0, 4, 0xc0, 0x2b, 0xc0, 0x2c, 1, 0]);
+    body.extend(u16::try_from(EXTENSIONS.len()).unwrap().to_be_bytes());
+    body.extend(EXTENSIONS);
+    let length = u16::try_from(body.len()).unwrap();
+    let mut record = vec![22, 3, 1];
+    record.extend((length + 4).to_be_bytes());
+    record.extend([1, 0]);
+    record.extend(length.to_be_bytes());
+    record.extend(body);
+    record
+}
+
+/// Killed while it waits for an answer, so that its library never hears of the end.
+fn client_killed(peers: &Peers) {
+    let (case, _server) = listening(peers);
+    let from_server = |packet: &Packet| packet.from == Side::Server && packet.has_data();
+    case.bed.fault(faults::drop_all(from_server));
+    let mut client = (peers.client)(&case.bed, server_address(&case.bed), Settings::TLS12);
+    client.begin();
+    await_data_of(&case, Side::Client, 1);
+    pause(100);
+    drop(client);
+    case.bed.mend();
+    case.bed.wait_until_quiet();
+    let ends = case.ends(case.connection(), Expect::BOTH);
+    for side in [Side::Client, Side::Server] {
+        check_failed(&ends, side, GONE);
+    }
+    ends.tls(Side::Client).assert_is("tls.outcome", "abandoned");
+}

@@ -1,0 +1,67 @@
+//! What a hello says, as far as it tells the ways of a handshake apart (RFC 8446 §4.1.2, §4.1.3).
+
+/// The fixed `ServerHello.random` of a `HelloRetryRequest` (RFC 8446 §4.1.3).
+const RETRY: [u8; 32] = [
+    0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2,
+    0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
+];
+
+pub(crate) const CLIENT_HELLO: u8 = 1;
+pub(crate) const SERVER_HELLO: u8 = 2;
+pub(crate) const CERTIFICATE: u8 = 11;
+
+const PRE_SHARED_KEY: u16 = 41;
+const EARLY_DATA: u16 = 42;
+const SUPPORTED_VERSIONS: u16 = 43;
+
+pub(crate) struct Hello {
+    is_retry: bool,
+    extensions: Vec<u16>,
+}
+
+impl Hello {
+    /// `None` for what is no hello.
+    pub(crate) fn parse(message: &[u8]) -> Option<Self> {
+        let (&[kind, _, _, _], rest) = message.split_first_chunk()?;
+        let (_version, rest) = rest.split_first_chunk::<2>()?;
+        let (random, rest) = rest.split_first_chunk::<32>()?;
+        let rest = skip(rest, 1)?;
+        let rest = match kind {
+            CLIENT_HELLO => skip(skip(rest, 2)?, 1)?,
+            SERVER_HELLO => rest.get(3..)?,
+            _ => return None,
+        };
+        let mut rest = rest.get(2..).unwrap_or_default();
+        let mut extensions = Vec::new();
+        while let Some((&[high, low], content)) = rest.split_first_chunk() {
+            extensions.push(u16::from_be_bytes([high, low]));
+            let Some(next) = skip(content, 2) else { break };
+            rest = next;
+        }
+        Some(Self { is_retry: kind == SERVER_HELLO && *random == RETRY, extensions })
+    }
+
+    pub(crate) fn is_retry(&self) -> bool {
+        self.is_retry
+    }
+
+    /// In a `ServerHello`: the handshake is one of TLS 1.3.
+    pub(crate) fn is_tls13(&self) -> bool {
+        self.extensions.contains(&SUPPORTED_VERSIONS)
+    }
+
+    /// In a `ServerHello`: a session is resumed.
+    pub(crate) fn has_pre_shared_key(&self) -> bool {
+        self.extensions.contains(&PRE_SHARED_KEY)
+    }
+
+    pub(crate) fn has_early_data(&self) -> bool {
+        self.extensions.contains(&EARLY_DATA)
+    }
+}
+
+/// What comes behind a vector whose length stands in so many bytes before it.
+fn skip(bytes: &[u8], width: usize) -> Option<&[u8]> {
+    let length = bytes.get(..width)?.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+    bytes.get(width + length..)
+}

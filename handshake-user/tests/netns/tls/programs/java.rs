@@ -1,0 +1,41 @@
+//! Java's own TLS: nothing of it can be probed, so that only the link tells.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+use crate::testbed::Testbed;
+use crate::testbed::packet::Side;
+
+use super::{Peers, both, drive, serve, source};
+
+pub(crate) const PEERS: Peers = Peers {
+    client: |bed, address, settings| drive(command(bed, Side::Client), address, settings),
+    server: |bed, address, settings| serve(command(bed, Side::Server), bed, address, settings),
+    libraries: both(None),
+};
+
+fn command(bed: &Testbed, side: Side) -> Command {
+    // Behind everything else: it compiles its own code, and other tests measure time.
+    let mut command = bed.command(side, "nice");
+    // A small machine starts it faster so.
+    command.args(["-n", "10", "java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-cp"]);
+    command.arg(classes()).arg("Peer");
+    command
+}
+
+/// Compiled once: `java Peer.java` would do it at every start.
+fn classes() -> &'static Path {
+    static CLASSES: OnceLock<TempDir> = OnceLock::new();
+    let folder = CLASSES.get_or_init(|| {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let mut compile = Command::new("javac");
+        compile.arg("-d").arg(folder.path()).arg(source("java/Peer.java"));
+        let out = compile.output().expect("javac, which this test needs");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        folder
+    });
+    folder.path()
+}

@@ -1,0 +1,270 @@
+//! Clients and servers that people use, one file a program. All of them ask and answer one small page.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::case::pause;
+use crate::server::{Server, await_listener};
+use crate::testbed::Testbed;
+use crate::testbed::packet::Side;
+
+use super::settings::Settings;
+
+pub(crate) mod asyncio;
+pub(crate) mod curl;
+pub(crate) mod false_start;
+pub(crate) mod gnutls;
+pub(crate) mod go;
+pub(crate) mod haproxy;
+pub(crate) mod java;
+pub(crate) mod nginx;
+pub(crate) mod node;
+pub(crate) mod openssl;
+pub(crate) mod postgres;
+pub(crate) mod python;
+pub(crate) mod rustls;
+
+pub(crate) use go::stripped as go_stripped;
+pub(crate) use openssl::{v1_1_1 as openssl_1_1_1, v3_5 as openssl_3_5, v3_6 as openssl_3_6};
+
+pub(crate) const REQUEST: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
+
+/// Longer than any program here takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A client and a server.
+pub(crate) struct Peers {
+    pub(crate) client: for<'a> fn(&'a Testbed, SocketAddr, Settings) -> Box<dyn Client + 'a>,
+    pub(crate) server: fn(&Testbed, SocketAddr, Settings) -> Running,
+    /// What records call the code that makes the handshakes of the client, and of the server; `None` where
+    /// no function of it can be probed.
+    pub(crate) libraries: [Option<&'static str>; 2],
+}
+
+const fn both(library: Option<&'static str>) -> [Option<&'static str>; 2] {
+    [library; 2]
+}
+
+impl Peers {
+    pub(crate) fn library(&self, side: Side) -> Option<&'static str> {
+        match side {
+            Side::Client => self.libraries[0],
+            Side::Server => self.libraries[1],
+        }
+    }
+}
+
+/// A program that connects as often as it is told.
+pub(crate) trait Client {
+    /// So many connections, one after the other, in the same session if there is one to resume. Returns
+    /// when the last one is at its end, or before.
+    fn connect(&mut self, times: usize) -> Vec<Account>;
+
+    /// Begins a connection and does not wait for it; dropped then, the program is killed. The process id. For
+    /// the tests' own programs only.
+    fn begin(&mut self) -> u32 {
+        unimplemented!("it connects to its end");
+    }
+}
+
+/// What a client says of a connection of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Account {
+    pub(crate) pid: u32,
+    /// How long the handshake took by the program's own clock.
+    pub(crate) taken: Option<Duration>,
+    /// Why there was no handshake, in the program's own words.
+    pub(crate) failure: Option<String>,
+}
+
+/// A server, with the folder that it works in.
+pub(crate) struct Running {
+    _server: Server,
+    _folder: Option<TempDir>,
+}
+
+impl Running {
+    #[track_caller]
+    pub(crate) fn start(bed: &Testbed, address: SocketAddr, command: Command) -> Self {
+        Self::start_in(None, bed, address, command)
+    }
+
+    #[track_caller]
+    pub(crate) fn start_in(
+        folder: Option<TempDir>,
+        bed: &Testbed,
+        address: SocketAddr,
+        mut command: Command,
+    ) -> Self {
+        command.stderr(Stdio::null());
+        let running = Self { _server: Server::start(command), _folder: folder };
+        await_listener(bed, address.port());
+        running
+    }
+}
+
+/// One of the tests' own programs as a server.
+#[track_caller]
+pub(crate) fn serve(mut command: Command, bed: &Testbed, address: SocketAddr, settings: Settings) -> Running {
+    command.args(words("server", address, settings));
+    Running::start(bed, address, command)
+}
+
+/// One of the tests' own programs as a client.
+#[track_caller]
+pub(crate) fn drive(mut command: Command, address: SocketAddr, settings: Settings) -> Box<dyn Client> {
+    command.args(words("client", address, settings));
+    Box::new(Driven::start(command))
+}
+
+fn words(role: &str, address: SocketAddr, settings: Settings) -> Vec<String> {
+    let mut words = vec![role.to_owned(), address.ip().to_string(), address.port().to_string()];
+    words.extend(settings.words());
+    words
+}
+
+/// A client that connects for every line it reads, and writes a line about it.
+struct Driven {
+    child: Child,
+    stdin: ChildStdin,
+    lines: Receiver<String>,
+}
+
+impl Driven {
+    #[track_caller]
+    fn start(mut command: Command) -> Self {
+        let program = command.get_program().to_string_lossy().into_owned();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut child =
+            command.spawn().unwrap_or_else(|error| panic!("{program}, which this test needs: {error}"));
+        let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let (send, lines) = mpsc::channel();
+        // It ends with the program.
+        thread::spawn(move || {
+            BufReader::new(stdout).lines().map_while(Result::ok).all(|line| send.send(line).is_ok())
+        });
+        Self { child, stdin, lines }
+    }
+}
+
+impl Client for Driven {
+    #[track_caller]
+    fn connect(&mut self, times: usize) -> Vec<Account> {
+        let pid = self.child.id();
+        let once = |_| {
+            self.stdin.write_all(b"\n").unwrap();
+            let line = self.lines.recv_timeout(PATIENCE).expect("the client says nothing");
+            let taken = line.parse().ok().map(Duration::from_micros);
+            let failure = taken.is_none().then_some(line);
+            Account { pid, taken, failure }
+        };
+        (0..times).map(once).collect()
+    }
+
+    fn begin(&mut self) -> u32 {
+        self.stdin.write_all(b"\n").unwrap();
+        self.child.id()
+    }
+}
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a client that is a process a connection, or one for several; `input` goes to its standard input.
+#[track_caller]
+pub(crate) fn run(command: Command, input: &[u8]) -> (u32, Output) {
+    run_until(command, input, None)
+}
+
+/// The same for a client that ends with its standard input, some time later.
+#[track_caller]
+pub(crate) fn run_for(command: Command, input: &[u8], time: Duration) -> (u32, Output) {
+    run_until(command, input, Some(Instant::now() + time))
+}
+
+#[track_caller]
+fn run_until(mut command: Command, input: &[u8], end: Option<Instant>) -> (u32, Output) {
+    let program = command.get_program().to_string_lossy().into_owned();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child =
+        command.spawn().unwrap_or_else(|error| panic!("{program}, which this test needs: {error}"));
+    let pid = child.id();
+    let mut stdin = child.stdin.take();
+    // A program that fails may have closed it.
+    let _ = stdin.as_mut().unwrap().write_all(input);
+    let deadline = Instant::now() + PATIENCE;
+    while child.try_wait().unwrap().is_none() {
+        if end.is_some_and(|end| Instant::now() > end) {
+            drop(stdin.take());
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            let out = child.wait_with_output().unwrap();
+            panic!("{program} does not end: {}", String::from_utf8_lossy(&out.stderr));
+        }
+        pause(10);
+    }
+    (pid, child.wait_with_output().unwrap())
+}
+
+/// The account of a client that has no clock.
+pub(crate) fn account(pid: u32, out: &Output) -> Account {
+    let failure = (!out.status.success()).then(|| {
+        format!("{} {}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
+    });
+    Account { pid, taken: None, failure }
+}
+
+/// A server that is a client of another one: asked in plain text on its own side of the link, it asks over it.
+pub(crate) struct Proxy<'a> {
+    bed: &'a Testbed,
+    server: Server,
+    _folder: TempDir,
+}
+
+impl Proxy<'_> {
+    const PORT: u16 = 8080;
+    const ADDRESS: &'static str = "127.0.0.1:8080";
+}
+
+impl Client for Proxy<'_> {
+    fn connect(&mut self, times: usize) -> Vec<Account> {
+        let once = |_| {
+            let mut command = self.bed.command(Side::Client, "curl");
+            command.args(["--silent", "--show-error", "--fail", "--max-time", "10", Self::ADDRESS]);
+            let (_, out) = run(command, b"");
+            account(self.server.pid(), &out)
+        };
+        (0..times).map(once).collect()
+    }
+}
+
+/// The sources of the tests' own programs.
+pub(crate) fn source(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(path)
+}
+
+/// Where `cargo xtask` puts what it builds and unpacks for the tests.
+pub(crate) fn tool(path: &str) -> PathBuf {
+    let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    let tool = target.with_file_name("tools").join("peers").join(path);
+    assert!(tool.exists(), "there is no {}: run through `cargo xtask test`", tool.display());
+    tool
+}
+
+/// The address of the server side that all scenarios use.
+pub(crate) fn server_address(bed: &Testbed) -> SocketAddr {
+    SocketAddr::new(bed.address(Side::Server, crate::testbed::Family::V4), 4433)
+}

@@ -1,0 +1,25 @@
+//! Python's ssl over blocking sockets: the system's OpenSSL.
+
+use std::process::Command;
+
+use crate::testbed::Testbed;
+use crate::testbed::packet::Side;
+
+use super::{Peers, both, drive, serve, source};
+
+pub(crate) const PEERS: Peers = Peers {
+    client: |bed, address, settings| drive(command(bed, Side::Client), address, settings),
+    server: |bed, address, settings| serve(command(bed, Side::Server), bed, address, settings),
+    libraries: both(Some("openssl")),
+};
+
+fn command(bed: &Testbed, side: Side) -> Command {
+    script(bed, side, "blocking.py")
+}
+
+/// The system's own Python: others may bring a library of their own.
+pub(super) fn script(bed: &Testbed, side: Side, name: &str) -> Command {
+    let mut command = bed.command(side, "/usr/bin/python3");
+    command.arg("-B").arg(source("python").join(name));
+    command
+}

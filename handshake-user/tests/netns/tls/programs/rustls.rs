@@ -1,0 +1,23 @@
+//! rustls: nothing of it can be probed, so that only the link tells.
+
+use std::env;
+use std::process::Command;
+
+use crate::testbed::Testbed;
+use crate::testbed::packet::Side;
+
+use super::{Peers, both, drive, serve};
+
+pub(crate) const PEERS: Peers = Peers {
+    client: |bed, address, settings| drive(command(bed, Side::Client), address, settings),
+    server: |bed, address, settings| serve(command(bed, Side::Server), bed, address, settings),
+    libraries: both(None),
+};
+
+/// An example of this package, which cargo builds into a folder beside that of the tests.
+fn command(bed: &Testbed, side: Side) -> Command {
+    let tests = env::current_exe().unwrap();
+    let peer = tests.parent().unwrap().with_file_name("examples").join("rustls-peer");
+    assert!(peer.exists(), "there is no {}: run through `cargo xtask test`", peer.display());
+    bed.command(side, peer.to_str().unwrap())
+}

@@ -1,0 +1,63 @@
+//! The rows of the table of TLS handshakes: which ways there are, and the round trips that each takes.
+
+/// One way that a handshake can go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Row {
+    Tls12Full,
+    Tls12Resumed,
+    Tls12FalseStart,
+    Tls13Full,
+    Tls13Retry,
+    Tls13Resumed,
+    EarlyDataAccepted,
+    EarlyDataRejected,
+    EarlyDataRejectedByRetry,
+}
+
+impl Row {
+    pub(crate) fn version(self) -> &'static str {
+        match self {
+            Self::Tls12Full | Self::Tls12Resumed | Self::Tls12FalseStart => "1.2",
+            _ => "1.3",
+        }
+    }
+
+    /// The published word.
+    pub(crate) fn class(self) -> &'static str {
+        match self {
+            Self::Tls12Full | Self::Tls13Full => "full",
+            Self::Tls12Resumed | Self::Tls13Resumed => "resumed",
+            Self::Tls12FalseStart => "false_start",
+            Self::Tls13Retry => "hello_retry",
+            Self::EarlyDataAccepted => "early_data_accepted",
+            Self::EarlyDataRejected | Self::EarlyDataRejectedByRetry => "early_data_rejected",
+        }
+    }
+
+    /// From the `ClientHello` to the end of the handshake on the client.
+    pub(crate) fn client_round_trips(self) -> u32 {
+        match self {
+            Self::Tls12Full | Self::Tls12FalseStart | Self::Tls13Retry | Self::EarlyDataRejectedByRetry => 2,
+            _ => 1,
+        }
+    }
+
+    /// The same on the server.
+    pub(crate) fn server_round_trips(self) -> u32 {
+        match self {
+            Self::Tls13Retry | Self::EarlyDataRejectedByRetry => 2,
+            _ => 1,
+        }
+    }
+
+    /// From the SYN to the moment from which the client may send application data; one less where the
+    /// `ClientHello` went with the SYN.
+    pub(crate) fn setup_round_trips(self, hello_in_syn: bool) -> u32 {
+        let plain = match self {
+            Self::Tls12Full | Self::Tls13Retry | Self::EarlyDataRejectedByRetry => 3,
+            Self::EarlyDataAccepted => 1,
+            _ => 2,
+        };
+        plain - u32::from(hello_in_syn)
+    }
+}

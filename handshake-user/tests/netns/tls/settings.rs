@@ -1,0 +1,69 @@
+//! What both ends of a scenario are asked to do, whichever programs they are.
+
+use super::certificate::Certificate;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Version {
+    Tls12,
+    Tls13,
+}
+
+impl Version {
+    pub(crate) fn number(self) -> &'static str {
+        match self {
+            Self::Tls12 => "1.2",
+            Self::Tls13 => "1.3",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of programs, each by itself")]
+pub(crate) struct Settings {
+    pub(crate) version: Version,
+    /// The server takes P-384 only, for which no client here guesses a key share: a `HelloRetryRequest`.
+    pub(crate) retry: bool,
+    /// Otherwise the server keeps its sessions itself (RFC 5246 §7.3).
+    pub(crate) tickets: bool,
+    pub(crate) early_data: bool,
+    pub(crate) fast_open: bool,
+    /// The client trusts the server's certificate.
+    pub(crate) trusted: bool,
+}
+
+impl Settings {
+    pub(crate) const TLS12: Self = Self {
+        version: Version::Tls12,
+        retry: false,
+        tickets: true,
+        early_data: false,
+        fast_open: false,
+        trusted: true,
+    };
+    pub(crate) const TLS13: Self = Self { version: Version::Tls13, ..Self::TLS12 };
+
+    /// In the words of the tests' own programs.
+    pub(crate) fn words(self) -> Vec<String> {
+        let certificate = Certificate::shared();
+        let mut words = vec![
+            format!("version={}", self.version.number()),
+            format!("certificate={}", certificate.chain.display()),
+            format!("key={}", certificate.key.display()),
+            format!("store={}", certificate.store.display()),
+        ];
+        if self.trusted {
+            words.push(format!("trust={}", certificate.chain.display()));
+        }
+        for (asked, word) in [
+            (self.retry, "groups=P-384"),
+            (!self.tickets, "tickets=no"),
+            (self.early_data, "early_data=yes"),
+            (self.fast_open, "fast_open=yes"),
+        ] {
+            if asked {
+                words.push(word.into());
+            }
+        }
+        words
+    }
+}

@@ -1,0 +1,144 @@
+//! The table of the whole setup: each way of a handshake, over a plain opening and with the `ClientHello` in
+//! the SYN. `cargo xtask table` prints what these tests measure beside what is expected.
+
+use std::env;
+use std::fs::OpenOptions;
+use std::io::Write;
+
+use serde_json::json;
+
+use crate::case::Case;
+use crate::record::Record;
+use crate::testbed::packet::Side;
+
+use super::programs::{Peers, asyncio, curl, false_start, haproxy, rustls, server_address};
+use super::row::Row;
+use super::scenario::{check, made};
+use super::settings::Settings;
+
+const EARLY: Settings = Settings { early_data: true, ..Settings::TLS13 };
+
+/// As a client, HAProxy has its own mind of when to use Fast Open.
+const CURL_AND_HAPROXY: Peers = Peers { client: curl::PEERS.client, ..haproxy::PEERS };
+
+/// One line of the table.
+struct Line {
+    peers: &'static Peers,
+    row: Row,
+    /// Of the server that the client has a session of, where it has one.
+    session: Option<Settings>,
+    settings: Settings,
+}
+
+impl Line {
+    const fn new(row: Row, settings: Settings) -> Self {
+        Self { peers: &rustls::PEERS, row, session: None, settings }
+    }
+
+    const fn resuming(row: Row, session: Settings, settings: Settings) -> Self {
+        Self { session: Some(session), ..Self::new(row, settings) }
+    }
+
+    const fn by(peers: &'static Peers, row: Row, settings: Settings) -> Self {
+        Self { peers, ..Self::new(row, settings) }
+    }
+}
+
+/// Each line in both columns.
+macro_rules! table {
+    ($($name:ident: $line:expr),+ $(,)?) => {
+        mod plain {
+            use super::*;
+            $(
+                #[test]
+                fn $name() {
+                    measure(stringify!($name), &$line, false);
+                }
+            )+
+        }
+
+        mod fast_open {
+            use super::*;
+            $(
+                #[test]
+                fn $name() {
+                    measure(stringify!($name), &$line, true);
+                }
+            )+
+        }
+    };
+}
+
+table! {
+    tls12_full: Line::new(Row::Tls12Full, Settings::TLS12),
+    tls12_resumed: Line::resuming(Row::Tls12Resumed, Settings::TLS12, Settings::TLS12),
+    tls12_false_start: Line::by(&false_start::PEERS, Row::Tls12FalseStart, Settings::TLS12),
+    tls13_full: Line::new(Row::Tls13Full, Settings::TLS13),
+    tls13_hello_retry: Line::new(Row::Tls13Retry, Settings { retry: true, ..Settings::TLS13 }),
+    tls13_resumed: Line::resuming(Row::Tls13Resumed, Settings::TLS13, Settings::TLS13),
+    early_data_accepted: Line::resuming(Row::EarlyDataAccepted, EARLY, EARLY),
+    early_data_rejected: Line::resuming(Row::EarlyDataRejected, EARLY, Settings::TLS13),
+    early_data_rejected_by_hello_retry:
+        Line::resuming(Row::EarlyDataRejectedByRetry, EARLY, Settings { retry: true, ..EARLY }),
+    curl_and_nginx: Line::by(&curl::PEERS, Row::Tls13Full, Settings::TLS13),
+    curl_and_haproxy: Line::by(&CURL_AND_HAPROXY, Row::Tls13Full, Settings::TLS13),
+    // Blocking, Python looks for a peer before it has sent anything, and fails with Fast Open.
+    asyncio: Line::by(&asyncio::PEERS, Row::Tls13Full, Settings::TLS13),
+}
+
+fn measure(name: &str, line: &Line, fast_open: bool) {
+    let with = |settings| Settings { fast_open, ..settings };
+    let (peers, settings) = (line.peers, with(line.settings));
+    let case = Case::new();
+    let address = server_address(&case.bed);
+    if fast_open {
+        for side in [Side::Client, Side::Server] {
+            case.bed.sysctl(side, "ipv4/tcp_fastopen", "3");
+        }
+    }
+    let (mut rows, mut accounts) = (Vec::new(), Vec::new());
+    let (_server, mut client);
+    if let Some(session) = line.session.map(with) {
+        let server = (peers.server)(&case.bed, address, session);
+        client = (peers.client)(&case.bed, address, session);
+        accounts.extend(client.connect(1));
+        rows.push(if line.row.version() == "1.2" { Row::Tls12Full } else { Row::Tls13Full });
+        _server = if session == settings {
+            server
+        } else {
+            case.bed.wait_until_quiet();
+            drop(server);
+            (peers.server)(&case.bed, address, settings)
+        };
+    } else {
+        _server = (peers.server)(&case.bed, address, settings);
+        if fast_open {
+            // Another process, which leaves the kernel a cookie and takes its session along.
+            accounts.extend((peers.client)(&case.bed, address, settings).connect(1));
+            rows.push(line.row);
+            case.bed.wait_until_quiet();
+        }
+        client = (peers.client)(&case.bed, address, settings);
+    }
+    accounts.extend(client.connect(1));
+    rows.push(line.row);
+    let (witness, ends) = check(&case, peers, made(&rows, accounts));
+    assert_eq!(witness.hello_in_syn, fast_open, "the ClientHello in the SYN");
+    write(name, line.row, fast_open, ends.tls(Side::Client));
+}
+
+/// A line for `cargo xtask table`.
+fn write(name: &str, row: Row, fast_open: bool, tls: &Record) {
+    let Some(path) = env::var_os("HANDSHAKE_TABLE") else { return };
+    let cell = json!({
+        "line": name,
+        "fast_open": fast_open,
+        "expected": row.setup_round_trips(fast_open),
+        "round_trips": tls.number("setup.round_trips"),
+        "setup_us": tls.number("setup.duration_us"),
+        "tls_us": tls.number("tls.duration_us"),
+    });
+    let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
+    // At once: other tests write too.
+    file.write_all(format!("{cell}\n").as_bytes()).unwrap();
+}

@@ -1,0 +1,126 @@
+//! Where others have been wrong: what is no handshake, what was there before, what is there twice.
+
+use std::time::Duration;
+
+use crate::case::{Case, Expect};
+use crate::testbed::packet::Side;
+use crate::tracer::Tracer;
+
+use super::certificate::{Certificate, NAME};
+use super::programs::{self, Peers, Running, account, gnutls, python, run, run_for, server_address};
+use super::row::Row;
+use super::scenario::{await_data_of, check, check_story, made};
+use super::settings::Settings;
+use super::wire::{self, Kind};
+
+for_each_program!(older_than_the_tracer: python, asyncio, node, go, go_stripped);
+
+/// Both programs run, with their libraries, when the tracer starts.
+fn older_than_the_tracer(peers: &Peers) {
+    let mut case = Case::new();
+    let address = server_address(&case.bed);
+    let server = (peers.server)(&case.bed, address, Settings::TLS13);
+    let mut client = (peers.client)(&case.bed, address, Settings::TLS13);
+    let tracer = Tracer::start(&[]).unwrap_or_else(|reason| panic!("{reason}"));
+    let rows = [Row::Tls13Full, Row::Tls13Resumed];
+    let accounts = client.connect(rows.len());
+    case.bed.wait_until_quiet();
+    drop(client);
+    case.listen_to(tracer.log());
+    check(&case, peers, made(&rows, accounts));
+    drop(server);
+    tracer.stop();
+}
+
+/// Two processes with one library, at the same time.
+#[test]
+fn two_clients_at_once() {
+    let case = Case::new();
+    let address = server_address(&case.bed);
+    let peers = &programs::asyncio::PEERS;
+    let _server = (peers.server)(&case.bed, address, Settings::TLS13);
+    let mut clients = [(); 2].map(|()| (python::PEERS.client)(&case.bed, address, Settings::TLS13));
+    let mut theirs: Vec<_> = clients.iter_mut().map(|client| u64::from(client.begin())).collect();
+    await_data_of(&case, Side::Client, 2);
+    case.bed.wait_until_quiet();
+    let mut pids: Vec<_> = case
+        .bed
+        .capture()
+        .connections()
+        .into_iter()
+        .map(|connection| {
+            let ends = case.ends(connection, Expect::BOTH);
+            for side in [Side::Client, Side::Server] {
+                ends.tls(side).assert_is("tls.class", "full");
+                check_story(&ends, side);
+            }
+            ends.tls(Side::Client).number("process.pid").expect("a client's process is certain")
+        })
+        .collect();
+    pids.sort_unstable();
+    theirs.sort_unstable();
+    assert_eq!(pids, theirs);
+}
+
+/// A second `gnutls_handshake()` changes the keys only (RFC 8446 §4.6.3).
+#[test]
+fn key_update_of_gnutls() {
+    again_by_gnutls(Settings::TLS13, Row::Tls13Full);
+}
+
+/// A second handshake within the first one's session (RFC 5246 §7.4.1.1) is not the connection's.
+#[test]
+fn renegotiation_of_gnutls() {
+    again_by_gnutls(Settings::TLS12, Row::Tls12Full);
+}
+
+fn again_by_gnutls(settings: Settings, row: Row) {
+    let case = Case::new();
+    let address = server_address(&case.bed);
+    let _server = (gnutls::PEERS.server)(&case.bed, address, settings);
+    let mut command = gnutls::command(&case.bed, address, settings);
+    command.arg("--rehandshake").arg(address.ip().to_string());
+    let (pid, out) = run(command, programs::REQUEST);
+    check(&case, &gnutls::PEERS, made(&[row], vec![account(pid, &out)]));
+    assert_more_handshake(&case, row);
+}
+
+/// `K` and `R` are what `s_client` takes for orders.
+#[test]
+fn key_update_of_openssl() {
+    again_by_openssl(Settings::TLS13, Row::Tls13Full, b"K\n");
+}
+
+#[test]
+fn renegotiation_of_openssl() {
+    again_by_openssl(Settings::TLS12, Row::Tls12Full, b"R\n");
+}
+
+fn again_by_openssl(settings: Settings, row: Row, order: &[u8]) {
+    let case = Case::new();
+    let address = server_address(&case.bed);
+    let certificate = Certificate::shared();
+    let version = format!("-tls{}", settings.version.number().replace('.', "_"));
+    let mut command = case.bed.command(Side::Server, "openssl");
+    command.args(["s_server", "-quiet", "-client_renegotiation", "-accept", &address.to_string(), &version]);
+    command.arg("-key").arg(&certificate.key).arg("-cert").arg(&certificate.chain);
+    let _server = Running::start(&case.bed, address, command);
+    let mut command = case.bed.command(Side::Client, "openssl");
+    command.args(["s_client", "-connect", &address.to_string(), "-servername", NAME, &version]);
+    let (pid, out) = run_for(command, order, Duration::from_millis(800));
+    check(&case, &programs::openssl::PEERS, made(&[row], vec![account(pid, &out)]));
+    assert_more_handshake(&case, row);
+}
+
+/// The link carried what could be taken for one more handshake.
+#[track_caller]
+fn assert_more_handshake(case: &Case, row: Row) {
+    let client = wire::records(&case.bed.capture(), Side::Client);
+    let behind = client.iter().skip_while(|record| record.kind != Kind::ChangeCipherSpec).skip(2);
+    // Sealed: a type of its own with TLS 1.2, the length of a KeyUpdate with 1.3 (RFC 8446 §4.6.3, §5.2).
+    let again = |record: &wire::Record| match row.version() {
+        "1.2" => record.kind == Kind::Handshake,
+        _ => record.kind == Kind::Data && record.body.len() == 5 + 1 + 16,
+    };
+    assert!(behind.into_iter().any(again), "nothing of the kind on the link");
+}

@@ -1,0 +1,3 @@
+module handshake.test/peer
+
+go 1.19

@@ -1,0 +1,122 @@
+//! The tests' own TLS programs that cargo does not build, and other releases of OpenSSL, in `target/tools/peers`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    apt,
+    process::{self, step},
+    workspace::Workspace,
+};
+
+/// A release of OpenSSL that the system does not have.
+struct Release {
+    name: &'static str,
+    suite: &'static str,
+    packages: &'static [&'static str],
+}
+
+const RELEASES: [Release; 3] = [
+    Release { name: "openssl-1.1.1", suite: "bullseye", packages: &["openssl", "libssl1.1", "libc6"] },
+    Release { name: "openssl-3.5", suite: "trixie", packages: NEWER },
+    Release { name: "openssl-3.6", suite: "sid", packages: NEWER },
+];
+
+/// What openssl and its libraries need down to the C library, which may be newer than the system's.
+const NEWER: &[&str] = &["openssl", "libssl3t64", "zlib1g", "libzstd1", "libc6"];
+
+/// How Go's linker is told to leave the symbols in, or out.
+const GO: [(&str, &str); 2] = [("go-plain", ""), ("go-stripped", "-s -w")];
+
+pub(crate) fn ensure(workspace: &Workspace) -> Result<()> {
+    let folder = workspace.tools().join("peers");
+    fs::create_dir_all(&folder).with_context(|| {
+        format!("cannot create {}: is it root's? `sudo chown -R $USER target`", folder.display())
+    })?;
+    for (name, flags) in GO {
+        build_go(workspace, &folder.join(name), flags)?;
+    }
+    for release in &RELEASES {
+        let home = folder.join(release.name);
+        if !home.join("openssl").exists() {
+            unpack(release, &home, &folder.join("apt"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Go itself knows when there is nothing to do. Its standard library is all that is needed, so that nothing
+/// is downloaded.
+fn build_go(workspace: &Workspace, program: &Path, flags: &str) -> Result<()> {
+    if !program.exists() {
+        step(format!("building {} (the first time, half a minute)", program.display()));
+    }
+    process::run(
+        Command::new("go")
+            .args(["build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o"])
+            .arg(program)
+            .arg(".")
+            .current_dir(workspace.root.join("handshake-user/tests/programs/go"))
+            .env("CGO_ENABLED", "0")
+            .env("GOPROXY", "off")
+            .env("GOTOOLCHAIN", "local")
+            .env("GOCACHE", workspace.tools().join("go-cache")),
+        "`go build` of the tests' Go program",
+        "see its messages above",
+    )
+}
+
+/// Three things by fixed names, wherever a release keeps them: the program, its libraries, their loader.
+fn unpack(release: &Release, home: &Path, downloads: &Path) -> Result<()> {
+    step(format!("unpacking {} of Debian's {} for the tests (8 MB)", release.name, release.suite));
+    let root = apt::fetch_all(release.packages, release.suite, downloads)
+        .with_context(|| format!("{} cannot be had", release.name))?;
+    let making = home.with_extension("partial");
+    fs::remove_dir_all(&making).ok();
+    let what = || format!("cannot fill {}: is the disk full?", making.display());
+    fs::create_dir_all(making.join("lib")).with_context(what)?;
+    fs::copy(root.join("usr/bin/openssl"), making.join("openssl")).with_context(what)?;
+    // Before the folders below / were merged into those of /usr, the C library lay in the former.
+    for libraries in ["lib", "usr/lib"].map(|folder| root.join(folder)) {
+        for file in shared_objects(&libraries)? {
+            let to = making.join("lib").join(file.file_name().unwrap_or_default());
+            fs::copy(&file, to).with_context(what)?;
+        }
+    }
+    let Some(loader) = shared_objects(&making.join("lib"))?
+        .into_iter()
+        .find(|file| file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"ld-linux")))
+    else {
+        bail!("{} has no loader of programs: its layout has changed, please report it", release.name);
+    };
+    fs::copy(&loader, making.join("loader")).with_context(what)?;
+    fs::remove_dir_all(downloads).ok();
+    fs::rename(&making, home).with_context(what)
+}
+
+/// The shared objects in a folder, and in the folder of the processor's kind below it.
+fn shared_objects(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        for entry in entries {
+            let path = entry.with_context(|| format!("cannot read {}", folder.display()))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if path.is_dir() {
+                // Modules of the C library and of OpenSSL may have the names of libraries.
+                if name.ends_with("-linux-gnu") {
+                    folders.push(path);
+                }
+            } else if name.contains(".so") && path.exists() {
+                found.push(path);
+            }
+        }
+    }
+    Ok(found)
+}

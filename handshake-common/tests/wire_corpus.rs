@@ -16,7 +16,7 @@ fn without_times(summary: &str) -> &str {
     summary.split(" ended@").next().unwrap()
 }
 
-/// `verdicts.golden` was checked by hand against what the programs printed; it is written anew with UPDATE_GOLDEN=1.
+/// `verdicts.golden` was read line by line against what each handshake was made to be; see the corpus' README.
 #[test]
 fn verdicts() {
     let mut found = String::new();

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use handshake_common::{
     Connection, Kind, Phase, Watch,
     tcp::states,
-    tls::wire::{self, Direction, Next, Segment, Sighting, walk::begins_hello},
+    tls::wire::{self, Direction, Next, Segment, Sighting, begins_hello},
     totals::{self, Loss},
 };
 

@@ -5,7 +5,10 @@
 //! what is not known stays unknown. Cause and effect are told by acknowledgements, not by time: what a client sends
 //! before it has the server's decisive message is early.
 
+pub use super::opening::begins_hello;
 use super::{
+    opening::{OPENING, may_open},
+    packet::{Direction, Due, Next, Payload, Segment},
     record::{HEAD, HEADER, Head, MESSAGE_HEADER, Mark, content, handshake},
     state::{Ending, Seen, Stream, Wire, is_before},
 };
@@ -22,130 +25,6 @@ const MOST_FLIGHT: u8 = 6;
 const LEAST_HELLO: u32 = 38;
 /// The most that is believed of a hello, bytes.
 const MOST_HELLO: u32 = 1 << 16;
-/// What tells a ClientHello: the record header, the message's header, and the legacy version.
-const OPENING: u32 = 11;
-
-/// The payload of a packet: what is behind its TCP header.
-pub trait Payload {
-    /// Its length, bytes.
-    fn len(&self) -> u32;
-
-    /// Whether there is none.
-    #[inline(always)]
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Copies `N` bytes from `offset` on; false if they are not all there.
-    fn load<const N: usize>(&self, offset: u32, into: &mut [u8; N]) -> bool;
-}
-
-impl Payload for &[u8] {
-    fn len(&self) -> u32 {
-        u32::try_from(<[u8]>::len(self)).unwrap_or(u32::MAX)
-    }
-
-    fn load<const N: usize>(&self, offset: u32, into: &mut [u8; N]) -> bool {
-        let found = usize::try_from(offset).ok().and_then(|offset| self.get(offset..)?.first_chunk());
-        found.is_some_and(|bytes| {
-            *into = *bytes;
-            true
-        })
-    }
-}
-
-/// Where a packet goes, seen from this host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// It leaves (egress).
-    Sent,
-    /// It comes (ingress).
-    Received,
-}
-
-/// What the walker must know of a packet besides its payload.
-#[derive(Clone, Copy, Debug)]
-pub struct Segment {
-    /// See [`Direction`].
-    pub direction: Direction,
-    /// Sequence number of the first payload byte: one more than the header's if SYN is set (Fast Open, RFC 7413).
-    pub seq: u32,
-    /// Acknowledgement number; 0 without the ACK flag.
-    pub ack: u32,
-    /// CLOCK_MONOTONIC, ns.
-    pub now_ns: u64,
-}
-
-/// What becomes of the connection's [`Wire`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// No ClientHello so far: nothing worth keeping is in the `Wire`.
-    Watch,
-    /// The handshake is under way: the following packets are wanted, those without payload too.
-    Follow,
-    /// There is nothing more to know: publish the `Wire` and let go of the connection.
-    Publish,
-}
-
-/// What is due after a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Due {
-    /// See [`Next`].
-    pub next: Next,
-    /// Who sent the bytes to be copied: the TLS client or server.
-    pub sender: Role,
-    /// The bytes of this packet's payload that belong to a hello: where they begin …
-    pub copy_offset: u32,
-    /// … and how many they are; 0: none.
-    pub copy_length: u32,
-}
-
-impl Due {
-    const WATCH: Self = Self { next: Next::Watch, sender: Role::Client, copy_offset: 0, copy_length: 0 };
-}
-
-/// Whether a ClientHello begins here, as far as these bytes tell.
-#[must_use]
-#[inline(always)]
-pub fn begins_hello(payload: &impl Payload) -> bool {
-    let length = payload.len();
-    if length >= OPENING {
-        let mut bytes = [0; OPENING as usize];
-        return payload.load(0, &mut bytes) && opens(&bytes);
-    }
-    let mut bytes = [0; HEAD];
-    let mut have = 0;
-    for slot in &mut bytes {
-        let mut byte = [0];
-        if have >= length || !payload.load(have, &mut byte) {
-            break;
-        }
-        *slot = byte[0];
-        have += 1;
-    }
-    have > 0 && may_open(&bytes, have)
-}
-
-/// Whether so many bytes may begin a ClientHello: a handshake record of SSL 3.0 to TLS 1.3, and in it a ClientHello
-/// below 64 KiB.
-#[inline(always)]
-const fn may_open(bytes: &[u8; HEAD], have: u32) -> bool {
-    let [kind, major, minor, high, low, message, most_significant, _, _] = *bytes;
-    let length = u16::from_be_bytes([high, low]);
-    kind == content::HANDSHAKE
-        && (have < 2 || major == 3)
-        && (have < 3 || minor <= 4)
-        && (have < 5 || (length >= 4 && length <= 1 << 14))
-        && (have < 6 || message == handshake::CLIENT_HELLO)
-        && (have < 7 || most_significant == 0)
-}
-
-/// The same of all [`OPENING`] bytes: the hello's own version is TLS 1.0 to 1.2, too.
-#[inline(always)]
-const fn opens(bytes: &[u8; OPENING as usize]) -> bool {
-    let [head @ .., major, minor] = *bytes;
-    may_open(&head, 9) && major == 3 && minor >= 1 && minor <= 3
-}
 
 /// Follows one packet. All of a connection's packets with payload go through here until the handshake is over, and
 /// once it has begun ([`Next::Follow`]) also those without.

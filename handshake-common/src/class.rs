@@ -114,6 +114,28 @@ words!(
 );
 
 words!(
+    /// What a raw record is: its first byte.
+    Kind {
+        /// A [`crate::Connection`].
+        Open = "open",
+        /// A [`crate::Connection`].
+        Close = "close",
+        /// A [`crate::tls::session::Handshake`].
+        Library = "library",
+        /// A [`crate::tls::wire::Sighting`].
+        Wire = "wire",
+        /// A [`crate::tls::wire::Excerpt`].
+        Hello = "hello",
+    }
+);
+
+const _: () = assert!(
+    Kind::Open.code() == Stage::Open.code()
+        && Kind::Close.code() == Stage::Close.code()
+        && Kind::Library.code() == Stage::Tls.code()
+);
+
+words!(
     /// How an opening ended.
     Outcome {
         Established = "established",

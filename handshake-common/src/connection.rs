@@ -83,11 +83,23 @@ pub enum Phase {
     Done = 4,
 }
 
+/// How far the wire view of a connection's TLS handshake has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Watch {
+    /// No ClientHello was seen.
+    Nothing = 0,
+    /// A ClientHello was seen: a record of the wire will come.
+    UnderWay = 1,
+    /// That record is out.
+    Told = 2,
+}
+
 /// One connection. Times are `bpf_ktime_get_ns` (CLOCK_MONOTONIC); 0 means not seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Connection {
-    /// [`Stage`] code of this record. The first byte of every raw record tells its kind.
+    /// [`Stage`] code of this record, and as the first byte of every raw record a [`crate::Kind`] code.
     pub stage: u8,
     /// [`Role`] code.
     pub role: u8,
@@ -97,8 +109,8 @@ pub struct Connection {
     pub phase: u8,
     /// [`Initiator`] code.
     pub initiator: u8,
-    /// Always 0.
-    pub unused: u8,
+    /// [`Watch`]. A byte of its own: packets change it while the socket's events change the rest.
+    pub wire: u8,
     /// How many connections this socket has made before (`connect(AF_UNSPEC)` makes it new).
     pub generation: u16,
     /// The socket's cookie (what `ss -e` shows as `sk:`), or a number of our own where the kernel gives none.
@@ -215,6 +227,13 @@ impl Connection {
     #[inline(always)]
     pub const fn is(&self, phase: Phase) -> bool {
         self.phase == phase as u8
+    }
+
+    /// Whether the wire view has come so far.
+    #[must_use]
+    #[inline(always)]
+    pub const fn wire_is(&self, watch: Watch) -> bool {
+        self.wire == watch as u8
     }
 }
 

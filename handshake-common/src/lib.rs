@@ -18,8 +18,8 @@ pub mod tls;
 pub mod totals;
 
 pub use class::{
-    Family, FastOpen, FastOpenReason, FinalAck, Initiator, Library, Outcome, Role, Stage, Style, TlsClass,
-    TlsOutcome, TlsSource, TlsVersion,
+    Family, FastOpen, FastOpenReason, FinalAck, Initiator, Kind, Library, Outcome, Role, Stage, Style,
+    TlsClass, TlsOutcome, TlsSource, TlsVersion,
 };
-pub use connection::{Connection, Facts, Phase};
+pub use connection::{Connection, Facts, Phase, Watch};
 pub use layout::Layout;

@@ -144,6 +144,67 @@ impl Access for Untyped {
     }
 }
 
+/// Programs that filter packets: typed as well, but no task and no tracing.
+pub struct Filtered;
+impl Access for Filtered {
+    type Memory = Direct;
+
+    #[inline(always)]
+    fn cookie(_sk: *const c_void) -> u64 {
+        own_number()
+    }
+
+    #[inline(always)]
+    fn process() -> Process {
+        Untyped::process()
+    }
+
+    #[inline(always)]
+    fn sleeps() -> u64 {
+        Untyped::sleeps()
+    }
+}
+
+impl KernelSock<Filtered> {
+    /// The full TCP socket that a packet is filtered on.
+    #[inline(always)]
+    pub fn of_packet(sk: *const c_void) -> Option<Self> {
+        if sk.is_null() {
+            return None;
+        }
+        // Members of the context's own pointer are not those of the kernel's structure.
+        let tp = Direct::tcp_sock(sk);
+        if tp.is_null() { None } else { Some(Self::of_tcp(tp)) }
+    }
+
+    /// A BTF-typed `tcp_sock`.
+    #[inline(always)]
+    pub fn of_tcp(tp: *const c_void) -> Self {
+        Self { sk: tp, tp, access: PhantomData }
+    }
+
+    /// Local and remote, host order; the latter is 0 on a listening socket.
+    #[inline(always)]
+    pub fn ports(&self) -> (u16, u16) {
+        (u16::from_be(self.tp(layout!(inet_sport))), u16::from_be(self.sk(layout!(skc_dport))))
+    }
+
+    /// Bytes of payload that came in order, or went and were acknowledged.
+    #[inline(always)]
+    pub fn bytes_moved(&self) -> u64 {
+        self.tp::<u64>(layout!(bytes_received)) + self.tp::<u64>(layout!(bytes_acked))
+    }
+
+    /// Both ends.
+    #[inline(always)]
+    pub fn ends(&self) -> Endpoints {
+        let mut ends = Endpoints::default();
+        read_endpoints::<Direct>(self.sk, &mut ends);
+        (ends.local_port, _) = self.ports();
+        ends
+    }
+}
+
 /// The current process, in the initial pid namespace.
 #[inline(always)]
 pub fn tgid() -> u32 {
@@ -226,7 +287,7 @@ impl<A: Access> KernelSock<A> {
     /// Writes down who talks to whom. The local port is `inet_sport`: `skc_num` is 0 when CLOSE is reported.
     #[inline(always)]
     pub fn identify(&self, connection: &mut Connection) {
-        let mut ends = Endpoints { local: [0; 16], remote: [0; 16], netns: 0, local_port: 0, remote_port: 0 };
+        let mut ends = Endpoints::default();
         let family = read_endpoints::<A::Memory>(self.sk, &mut ends);
         connection.family = Family::code_of(family);
         connection.local = ends.local;

@@ -17,6 +17,7 @@ mod maps;
 mod process;
 mod tcp;
 mod tls;
+mod wire;
 mod words;
 
 #[cfg(not(test))]

@@ -28,8 +28,8 @@ pub static TOTALS: PerCpuArray<[u64; totals::SLOTS], 1> = PerCpuArray::new();
 #[btf_map]
 pub static BUSY: PerCpuArray<u64, 1> = PerCpuArray::new();
 
-/// The two ends of a half-open connection, as the request socket has them.
-#[derive(Clone, Copy)]
+/// The two ends of a connection.
+#[derive(Clone, Copy, Default)]
 #[repr(C)]
 pub struct Endpoints {
     pub local: [u8; 16],
@@ -37,6 +37,20 @@ pub struct Endpoints {
     pub netns: u32,
     pub local_port: u16,
     pub remote_port: u16,
+}
+
+impl Endpoints {
+    /// Of a connection whose ends are known.
+    #[inline(always)]
+    pub fn of(connection: &Connection) -> Self {
+        Self {
+            local: connection.local,
+            remote: connection.remote,
+            netns: connection.netns,
+            local_port: connection.local_port,
+            remote_port: connection.remote_port,
+        }
+    }
 }
 
 /// When the first SYN-ACK left (nanoseconds), kept only where it had to be sent again. Old entries give way.

@@ -7,7 +7,11 @@ use handshake_common::{Role, Stage};
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::{config::DaemonArgs, filter::NetNs, probe::plan::Attach};
+use crate::{
+    config::DaemonArgs,
+    filter::NetNs,
+    probe::{TlsWire, plan::Attach},
+};
 
 /// TCP openings, TLS handshakes and TCP closings of every connection of this host, timed where they happen.
 #[derive(Debug, Parser)]
@@ -57,6 +61,10 @@ pub struct ProbeArgs {
     #[arg(long, value_name = "N", default_value_t = MAX_CONNECTIONS, help_heading = "Probes",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: u32,
+    /// TLS handshakes to look at on the wire, whatever the library: on (all), off, or those on some ports, such as
+    /// 443,8443.
+    #[arg(long, value_name = "on|off|PORTS", default_value = "on", help_heading = "Probes")]
+    pub tls_wire: TlsWire,
     /// Probe the TLS libraries that the host's processes use.
     #[arg(long, value_enum, value_name = "ON|OFF", default_value = "on", help_heading = "Probes")]
     pub tls_libraries: Switch,
@@ -74,9 +82,9 @@ pub enum Switch {
 
 impl From<ProbeArgs> for crate::probe::Settings {
     fn from(args: ProbeArgs) -> Self {
-        let ProbeArgs { attach, ring_kib, max_connections, tls_libraries } = args;
+        let ProbeArgs { attach, ring_kib, max_connections, tls_wire, tls_libraries } = args;
         let tls_libraries = tls_libraries == Switch::On;
-        Self { attach, ring_bytes: ring_kib.saturating_mul(1024), max_connections, tls_libraries }
+        Self { attach, ring_bytes: ring_kib.saturating_mul(1024), max_connections, tls_wire, tls_libraries }
     }
 }
 

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use crate::{
     cli::{MAX_CONNECTIONS, RING_KIB, Switch},
-    probe::{Settings, plan::Attach},
+    probe::{Settings, TlsWire, plan::Attach},
 };
 
 /// `handshake daemon`.
@@ -66,6 +66,9 @@ pub struct Options {
     /// Connections followed at once [default: 262144].
     #[arg(long, value_name = "N", env = "HANDSHAKE_MAX_CONNECTIONS", help_heading = "Probes")]
     pub max_connections: Option<Whole<1, { u32::MAX }>>,
+    /// TLS handshakes to look at on the wire: on (all), off, or those on some ports, such as 443,8443 [default: on].
+    #[arg(long, value_name = "on|off|PORTS", env = "HANDSHAKE_TLS_WIRE", help_heading = "Probes")]
+    pub tls_wire: Option<TlsWire>,
     /// Probe the TLS libraries that the host's processes use [default: on].
     #[arg(long, value_enum, value_name = "ON|OFF", env = "HANDSHAKE_TLS_LIBRARIES", help_heading = "Probes")]
     pub tls_libraries: Option<Switch>,
@@ -254,6 +257,7 @@ impl Options {
             attach: self.attach.or(other.attach),
             ring_kib: self.ring_kib.or(other.ring_kib),
             max_connections: self.max_connections.or(other.max_connections),
+            tls_wire: self.tls_wire.or(other.tls_wire),
             tls_libraries: self.tls_libraries.or(other.tls_libraries),
         }
     }
@@ -281,6 +285,7 @@ impl Options {
                 },
                 ring_bytes: self.ring_kib.map_or(RING_KIB, |kib| kib.0).saturating_mul(1024),
                 max_connections: self.max_connections.map_or(MAX_CONNECTIONS, |most| most.0),
+                tls_wire: self.tls_wire.unwrap_or_default(),
                 tls_libraries: self.tls_libraries != Some(Switch::Off),
             },
         }
@@ -316,6 +321,7 @@ mod tests {
             attach: Some(_),
             ring_kib: Some(_),
             max_connections: Some(_),
+            tls_wire: Some(_),
             tls_libraries: Some(_),
         } = manual
         else {

@@ -28,10 +28,7 @@ impl Host {
     #[must_use]
     pub fn new() -> Self {
         let mut host = Self { boot: SystemTime::UNIX_EPOCH, cgroup_root: None, cgroups: HashMap::new() };
-        host.cgroup_root = CGROUP2
-            .iter()
-            .map(PathBuf::from)
-            .find(|root| root.join("cgroup.procs").exists() && root.join("cgroup.controllers").exists());
+        host.cgroup_root = cgroup2();
         host.refresh_clock();
         host
     }
@@ -86,6 +83,15 @@ impl Context for Host {
             None => self.find_cgroup(id),
         }
     }
+}
+
+/// Where cgroup v2 is mounted.
+#[must_use]
+pub fn cgroup2() -> Option<PathBuf> {
+    CGROUP2
+        .iter()
+        .map(PathBuf::from)
+        .find(|root| root.join("cgroup.procs").exists() && root.join("cgroup.controllers").exists())
 }
 
 fn cgroup_name(root: &Path, folder: &Path) -> String {

@@ -24,7 +24,7 @@ pub struct Turn {
 }
 
 /// Hands the records that are there to `each`, a batch at the most, until it says stop.
-pub fn drain(ring: &mut RingBuf<MapData>, mut each: impl FnMut(&Raw) -> ControlFlow<()>) -> Turn {
+pub fn drain(ring: &mut RingBuf<MapData>, mut each: impl FnMut(&Raw<'_>) -> ControlFlow<()>) -> Turn {
     let mut malformed = 0;
     for _ in 0..BATCH {
         let Some(bytes) = ring.next() else { return Turn { more: false, malformed } };

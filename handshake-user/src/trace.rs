@@ -20,7 +20,7 @@ use crate::{
     cli::{Output, TraceArgs},
     filter::Filter,
     host::{self, Host},
-    probe::{Kernel, Probes},
+    probe::{Kernel, Probes, TlsWire},
     record::Record,
     ring,
     sink::{summary::Summary, table},
@@ -46,7 +46,7 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
     }
     tell_of_libraries(&probes);
     eprintln!("tracing the connections of this host ({}); Ctrl-C ends it", probes.way.as_str());
-    session.begin()?;
+    session.begin(probes.tls_wire)?;
 
     let end = Instant::now() + args.duration.unwrap_or(FOR_EVER).min(FOR_EVER);
     let mut ticks = interval(ring::LIVE);
@@ -128,14 +128,15 @@ impl Session {
             filter: Filter::from(args),
             output: args.output.unwrap_or(default),
             left: args.count,
-            assembler: Assembler::new(false),
+            assembler: Assembler::default(),
             host: Host::new(),
             summary: Summary::default(),
             out: BufWriter::new(io::stdout()),
         }
     }
 
-    fn begin(&mut self) -> io::Result<()> {
+    fn begin(&mut self, wire: TlsWire) -> io::Result<()> {
+        self.assembler = Assembler::new(wire.into());
         if self.output == Output::Table {
             writeln!(self.out, "{}", table::heading())?;
         }
@@ -146,7 +147,7 @@ impl Session {
         self.left == Some(0)
     }
 
-    fn take(&mut self, raw: &Raw, now_ns: u64, outcome: &mut io::Result<()>) -> ControlFlow<()> {
+    fn take(&mut self, raw: &Raw<'_>, now_ns: u64, outcome: &mut io::Result<()>) -> ControlFlow<()> {
         let mut assembler = std::mem::take(&mut self.assembler);
         assembler.take(raw, now_ns, &mut |story| self.tell(story, outcome));
         self.assembler = assembler;

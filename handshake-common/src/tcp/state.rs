@@ -5,7 +5,7 @@
 use super::{Sock, states};
 use crate::{
     class::{Initiator, Role},
-    connection::{Connection, Facts, Phase},
+    connection::{Connection, Facts, Phase, Watch},
 };
 
 /// What is due after an event; several can be due at once.
@@ -58,6 +58,7 @@ pub fn begin_client(connection: &mut Connection, now: u64) {
     connection.closed_ns = 0;
     connection.fin_acked_clock_ns = 0;
     connection.tls_session = 0;
+    connection.wire = Watch::Nothing as u8;
 }
 
 /// Whether a socket that leaves this state has a connection to follow. Listeners have none; a server's socket is

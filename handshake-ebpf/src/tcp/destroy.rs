@@ -7,7 +7,7 @@ use aya_ebpf::{
     macros::{btf_tracepoint, tracepoint},
     programs::{BtfTracePointContext, TracePointContext},
 };
-use handshake_common::tcp::state;
+use handshake_common::{Watch, tcp::state};
 
 use super::perf_field;
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     kernel::{Access, KernelSock, Typed, Untyped},
     maps,
     tls::call,
+    wire,
 };
 
 // void tcp_destroy_sock(struct sock *sk)
@@ -40,8 +41,14 @@ fn destroyed<A: Access>(sk: *const c_void) {
         // SAFETY: no arguments.
         call::socket_closed(connection, unsafe { bpf_ktime_get_ns() });
     }
+    let sock = KernelSock::<A>::new(sk);
+    if connection.wire_is(Watch::UnderWay)
+        && let Some(sock) = &sock
+    {
+        wire::socket_closed(connection, sock);
+    }
     let due = state::destroyed(connection);
-    if let Some(sock) = KernelSock::<A>::new(sk) {
+    if let Some(sock) = sock {
         emit::publish(connection, &sock, due);
     }
     maps::forget(sk);

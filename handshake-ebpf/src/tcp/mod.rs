@@ -14,4 +14,4 @@ macro_rules! perf_field {
     }};
 }
 pub(crate) use perf_field;
-pub use state::adopt_now;
+pub use state::{adopt_in_place, adopt_now};

@@ -72,7 +72,7 @@ pub fn tcp_retransmit_synack_perf(ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn synack(req: *const c_void) {
     emit::count(totals::syn_retransmits(Role::Server));
-    let mut ends = Endpoints { local: [0; 16], remote: [0; 16], netns: 0, local_port: 0, remote_port: 0 };
+    let mut ends = Endpoints::default();
     read_endpoints::<Probed>(req, &mut ends);
     // SAFETY: Probed catches every fault; a request socket of TCP is a tcp_request_sock.
     let first_us: u64 = unsafe { Probed::read(req, layout!(snt_synack)) };

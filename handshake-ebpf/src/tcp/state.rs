@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use handshake_common::{
-    Connection, Phase, Role,
+    Connection, Facts, Phase, Role, Watch,
     tcp::{state, states},
     totals::{self, Loss},
 };
@@ -21,6 +21,7 @@ use crate::{
     maps::{self, BUSY, Endpoints, SYNACKS},
     process,
     tls::call,
+    wire,
 };
 
 // void inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)
@@ -98,6 +99,9 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
         // The program lets go of a handshake under way.
         call::socket_closed(connection, now);
     }
+    if new == states::CLOSE && connection.wire_is(Watch::UnderWay) {
+        wire::socket_closed(connection, &sock);
+    }
     let due = state::transition(connection, &sock, old, new, now);
     match new {
         states::FIN_WAIT1 | states::LAST_ACK if connection.pid == 0 => process::note::<A>(connection, false),
@@ -107,6 +111,9 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
         _ => {}
     }
     emit::publish(connection, &sock, due);
+    if new == states::ESTABLISHED {
+        find_wire(connection);
+    }
 }
 
 /// `connect()`: the only place where a client's process is certain from the start.
@@ -137,7 +144,17 @@ fn accepted<A: Access>(sock: &KernelSock<A>, now: u64) {
         connection.syn_ns = first_synack(sock);
     }
     emit::publish(&mut connection, sock, due);
+    find_wire(&mut connection);
     keep(sock, &connection);
+}
+
+/// Data that came before a server's socket was there may have been a ClientHello.
+#[inline(always)]
+fn find_wire(connection: &mut Connection) {
+    let early = connection.facts.has(Facts::FINAL_ACK_DATA) || connection.facts.has(Facts::SYN_DATA_ACKED);
+    if early && connection.role == Role::Server.code() && connection.wire_is(Watch::Nothing) {
+        wire::established(connection);
+    }
 }
 
 /// A socket of which nothing is known: most were there before the program.
@@ -163,6 +180,25 @@ pub(super) fn adopt<'a, A: Access>(sock: &KernelSock<A>, old: u32) -> Option<&'a
 pub fn adopt_now<'a, A: Access>(sock: &KernelSock<A>) -> Option<&'a mut Connection> {
     let connection = adopt(sock, sock.state())?;
     sock.identify(connection);
+    Some(connection)
+}
+
+/// The same for a program that has no room for a connection on its stack.
+#[inline(always)]
+pub fn adopt_in_place<'a, A: Access>(sock: &KernelSock<A>, id: u64) -> Option<&'a mut Connection> {
+    // SAFETY: integers only.
+    static NEW: Connection = unsafe { core::mem::zeroed() };
+    let old = sock.state();
+    if !state::is_followed(old) || !keep(sock, &NEW) {
+        return None;
+    }
+    let connection = maps::find(sock.pointer())?;
+    connection.id = id;
+    state::adopt(connection, old);
+    sock.identify(connection);
+    if old == states::SYN_SENT {
+        emit::count(totals::begun(Some(Role::Client)));
+    }
     Some(connection)
 }
 
@@ -192,7 +228,7 @@ fn renew<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
 /// When the first SYN-ACK of this connection left, if a later one was seen.
 #[inline(always)]
 fn first_synack<A: Access>(sock: &KernelSock<A>) -> u64 {
-    let mut ends = Endpoints { local: [0; 16], remote: [0; 16], netns: 0, local_port: 0, remote_port: 0 };
+    let mut ends = Endpoints::default();
     read_endpoints::<A::Memory>(sock.pointer(), &mut ends);
     // SAFETY: the value is copied at once; a concurrent eviction could only make it another connection's time.
     unsafe { SYNACKS.get(ends) }.copied().unwrap_or(0)

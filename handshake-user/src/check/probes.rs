@@ -2,7 +2,7 @@
 
 use super::report::{Finding, Hook, Probes, State, Way};
 use crate::probe::{
-    self, Kernel, LoadError, Settings,
+    self, Kernel, LoadError, Settings, TlsWire,
     plan::{Attach, HOOKS, Planned},
 };
 
@@ -23,8 +23,13 @@ pub fn look(kernel: &Kernel, tracefs_readable: bool) -> (Probes, Option<String>)
         if way == Attach::Tracepoint && !tracefs_readable {
             forget_unreadable(&mut plan);
         }
-        let settings =
-            Settings { attach: Some(way), ring_bytes: RING_BYTES, max_connections: 1, tls_libraries: false };
+        let settings = Settings {
+            attach: Some(way),
+            ring_bytes: RING_BYTES,
+            max_connections: 1,
+            tls_wire: TlsWire::Off,
+            tls_libraries: false,
+        };
         let attempt = probe::Probes::attach(kernel, &settings).map(|(probes, _ring)| probes.hooks);
         let (whole, hooks) = judge(plan, &attempt);
         if probes.way.is_none() && whole.state == State::Available {

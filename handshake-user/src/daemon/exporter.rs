@@ -52,7 +52,8 @@ pub(super) struct Live {
 
 impl Live {
     pub(super) fn new(probes: Probes, ring: RingBuf<MapData>) -> Self {
-        Self { probes, ring, assembler: Assembler::new(false), host: Host::new() }
+        let assembler = Assembler::new(probes.tls_wire.into());
+        Self { probes, ring, assembler, host: Host::new() }
     }
 }
 
@@ -71,7 +72,8 @@ impl Exporter {
     pub(super) fn begin(&self, live: Live) -> Result<()> {
         let mut state = self.lock();
         for hook in &live.probes.hooks {
-            state.metrics.probe(hook.hook.name, live.probes.way.as_str(), hook.missing.is_none());
+            let kind = hook.hook.kind(live.probes.way);
+            state.metrics.probe(hook.hook.name, kind, hook.missing.is_none());
         }
         for _ in 0..COUNTS {
             // What has begun since the probes are attached is in the totals and is taken off.
@@ -148,6 +150,7 @@ impl State {
     fn advance(&mut self) -> Result<()> {
         if let Some(live) = &self.live {
             self.metrics.advance(&live.probes.totals()?, live.probes.missed_runs());
+            self.metrics.disagreed(live.assembler.disagreements());
         }
         Ok(())
     }

@@ -2,5 +2,6 @@
 
 pub mod alert;
 pub mod cipher;
+pub mod merge;
 pub mod setup;
 pub mod tls;

@@ -2,7 +2,10 @@
 
 use handshake_common::{
     Library, Role, TlsClass, TlsOutcome, TlsSource, TlsVersion,
-    tls::session::{self, Session, TlsFacts},
+    tls::{
+        session::{self, Session, TlsFacts},
+        wire::{Sighting, Verdict},
+    },
 };
 
 use super::alert;
@@ -86,6 +89,35 @@ impl Tls {
             includes_hello_wait: session::includes_hello_wait(raw),
             hello_in_syn: None,
             random: (raw.random != [0; 32]).then_some(raw.random),
+        }
+    }
+
+    /// What the packets showed.
+    #[must_use]
+    pub fn of_wire(verdict: &Verdict<'_>, sighting: &Sighting) -> Self {
+        let last = sighting.wire.records().last().map(|record| sighting.wire.time_of(record));
+        let failed = verdict.outcome == Some(TlsOutcome::Failed);
+        let protocol = verdict.alpn.and_then(|name| std::str::from_utf8(name).ok());
+        Self {
+            role: verdict.role,
+            outcome: verdict.outcome,
+            version: verdict.version,
+            class: verdict.class.filter(|_| verdict.outcome == Some(TlsOutcome::Completed)),
+            hello_retry: verdict.hello_retry,
+            start_ns: Some(verdict.hello_ns),
+            ended_ns: verdict.ended_ns.or(last.filter(|_| failed)),
+            may_send_ns: verdict.may_send_ns,
+            compute_us: None,
+            cipher: verdict.cipher,
+            sni: verdict.sni.map(str::to_owned),
+            alpn: protocol.filter(|name| name.chars().all(|c| c.is_ascii_graphic())).map(str::to_owned),
+            alert: verdict.alert.filter(|_| failed).and_then(|alert| alert::name(alert.description)),
+            error: None,
+            library: None,
+            source: TlsSource::Wire,
+            includes_hello_wait: false,
+            hello_in_syn: Some(sighting.hello_in_syn != 0),
+            random: verdict.random,
         }
     }
 

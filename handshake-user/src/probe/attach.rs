@@ -14,11 +14,15 @@ use aya::{
 use aya_log::EbpfLogger;
 use handshake_common::{
     Layout, layout,
+    tls::wire::raw,
     totals::{self, Totals},
 };
 use thiserror::Error;
 
-use super::plan::{Attach, Hook, Offer, Planned, plan};
+use super::{
+    plan::{Attach, Hook, Offer, Planned, plan},
+    wire::{self, TlsWire},
+};
 use crate::{
     btf::{self, Btf, BtfError},
     tls::{
@@ -112,6 +116,8 @@ pub struct Settings {
     pub ring_bytes: u32,
     /// How many connections can be followed at once.
     pub max_connections: u32,
+    /// Which TLS handshakes are looked at on the wire.
+    pub tls_wire: TlsWire,
     /// Probe the TLS libraries of the host.
     pub tls_libraries: bool,
 }
@@ -132,6 +138,8 @@ pub struct Probes {
     pub way: Attach,
     /// Every hook, attached or not.
     pub hooks: Vec<Attached>,
+    /// Which TLS handshakes are seen on the wire.
+    pub tls_wire: TlsWire,
     /// The TLS libraries of the host, or why they are not probed; `None`: not asked for.
     pub libraries: Option<Result<Libraries, String>>,
     totals: PerCpuArray<MapData, [u64; totals::SLOTS]>,
@@ -194,12 +202,14 @@ impl Probes {
         let log_level =
             if tracing::enabled!(tracing::Level::DEBUG) { aya_log::Level::Debug as u8 } else { 0 };
 
+        let wire_ports = settings.tls_wire.ports();
         let mut loader = EbpfLoader::new();
         loader
             .btf(Some(aya_btf))
             .override_global(layout::SYMBOL, &layout, true)
             // The verifier drops the messages of levels that are off: they cost nothing.
             .override_global(aya_log::LEVEL, &log_level, true)
+            .override_global(raw::PORTS_SYMBOL, &wire_ports, true)
             .map_max_entries("RECORDS", ring_bytes)
             .map_max_entries("CONNECTIONS", settings.max_connections.max(1));
         for (symbol, offset) in &offsets {
@@ -228,6 +238,14 @@ impl Probes {
                 tracing::warn!(reason, "cannot attach {NESTED}: some changes of state will be missed");
             }
         }
+        let mut tls_wire = settings.tls_wire;
+        if tls_wire != TlsWire::Off {
+            let missing = wire::start(&mut ebpf).err();
+            if missing.is_some() {
+                tls_wire = TlsWire::Off;
+            }
+            hooks.push(Attached { hook: &wire::HOOK, missing });
+        }
         let libraries = settings.tls_libraries.then(|| {
             let mut libraries = Libraries::new(&mut ebpf, aya_btf)?;
             libraries.settle(&mut ebpf, Instant::now() + SETTLE);
@@ -237,7 +255,7 @@ impl Probes {
         let totals = ebpf.take_map("TOTALS").and_then(|map| PerCpuArray::try_from(map).ok());
         match (ring, totals) {
             (Some(ring), Some(totals)) => {
-                Ok((Self { ebpf, way, hooks, libraries, totals, kernel_log }, ring))
+                Ok((Self { ebpf, way, hooks, tls_wire, libraries, totals, kernel_log }, ring))
             }
             _ => Err(LoadError::Object("it lacks its maps".to_owned())),
         }
@@ -310,14 +328,11 @@ fn start(ebpf: &mut Ebpf, hook: &Hook, way: Attach, btf: &AyaBtf) -> Result<(), 
         Attach::Tracepoint => format!("{}_perf", hook.name),
     };
     let program = ebpf.program_mut(&name).ok_or("the eBPF object lacks the program")?;
-    let told = |error: &dyn std::error::Error| {
-        let whole = chain(error);
-        tracing::debug!(program = name, "{whole}");
-        shorten(&whole)
-    };
     match program {
-        Program::BtfTracePoint(program) => load_typed(program, hook, btf).map_err(|error| told(&error)),
-        Program::TracePoint(program) => load_perf(program, hook).map_err(|error| told(&error)),
+        Program::BtfTracePoint(program) => {
+            load_typed(program, hook, btf).map_err(|error| told(&name, &error))
+        }
+        Program::TracePoint(program) => load_perf(program, hook).map_err(|error| told(&name, &error)),
         _ => Err("the eBPF object has it as another type of program".to_owned()),
     }
 }
@@ -347,6 +362,13 @@ fn load_typed(
 fn load_perf(program: &mut TracePoint, hook: &Hook) -> Result<(), aya::programs::ProgramError> {
     program.load()?;
     program.attach(hook.category, hook.name).map(drop)
+}
+
+/// An error in one line; the whole of it goes to the log.
+pub(super) fn told(program: &str, error: &dyn std::error::Error) -> String {
+    let whole = chain(error);
+    tracing::debug!(program, "{whole}");
+    shorten(&whole)
 }
 
 /// An error with all its causes in one line.

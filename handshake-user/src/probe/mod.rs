@@ -2,6 +2,8 @@
 
 mod attach;
 pub mod plan;
+pub mod wire;
 
 pub use attach::{Attached, BTF_PATH, Kernel, LoadError, Probes, Settings};
 pub(crate) use attach::{chain, shorten};
+pub use wire::TlsWire;

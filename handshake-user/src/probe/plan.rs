@@ -3,6 +3,8 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use super::wire;
+
 /// How programs are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -46,6 +48,15 @@ pub struct Hook {
     pub lost_without: &'static str,
     /// What the twin reads.
     pub perf_fields: &'static [PerfField],
+}
+
+impl Hook {
+    /// How it is attached, where tracepoints are attached in this way.
+    #[must_use]
+    pub fn kind(&self, way: Attach) -> &'static str {
+        // Of those that are no tracepoints, the category says it.
+        if self.category == wire::CATEGORY { self.category } else { way.as_str() }
+    }
 }
 
 macro_rules! fields {

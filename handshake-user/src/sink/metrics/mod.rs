@@ -26,7 +26,7 @@ use self::{
     timing::Timing,
     tls::Handshakes,
 };
-use crate::{assemble::Story, config, record::Context};
+use crate::{assemble::Story, config, model::merge::Fact, record::Context};
 
 /// Every metric of the daemon.
 pub struct Metrics {
@@ -124,6 +124,13 @@ impl Metrics {
     /// So many files of a TLS library are in use, and their handshakes are seen, or not.
     pub fn library(&self, library: Library, covered: bool, files: i64) {
         self.handshakes.library(library, covered, files);
+    }
+
+    /// So often the two views of a handshake told a fact differently.
+    pub fn disagreed(&self, facts: impl Iterator<Item = (Fact, u64)>) {
+        for (fact, count) in facts {
+            self.handshakes.disagreed(fact, count);
+        }
     }
 
     /// Counts records whose shape this program does not know.
@@ -314,7 +321,7 @@ impl Events {
 }
 
 /// A counter that is kept elsewhere, and never goes back here.
-fn catch_up(counter: &IntCounter, now: u64) {
+pub(super) fn catch_up(counter: &IntCounter, now: u64) {
     counter.inc_by(now.saturating_sub(counter.get()));
 }
 

@@ -11,7 +11,11 @@ use super::{
     labels::{Key, Labels},
     timing::Timing,
 };
-use crate::{assemble::Story, config, model::tls::Tls};
+use crate::{
+    assemble::Story,
+    config,
+    model::{merge::Fact, tls::Tls},
+};
 
 /// The label value of a setup without TLS, as a code behind those of the versions.
 #[expect(clippy::cast_possible_truncation, reason = "a handful")]
@@ -27,6 +31,7 @@ pub(super) struct Handshakes {
     setup_round_trips: IntCounterVec,
     ended: IntCounterVec,
     libraries: IntGaugeVec,
+    disagreements: IntCounterVec,
     lost: [u64; TlsOutcome::SLOTS],
 }
 
@@ -125,6 +130,11 @@ impl Handshakes {
                 &["role", "version", "class", "library", "outcome"],
             )?,
             libraries,
+            disagreements: counter(
+                "handshake_tls_disagreements_total",
+                "TLS handshakes of which the library and the wire told a fact differently.",
+                &["fact"],
+            )?,
             lost: [0; TlsOutcome::SLOTS],
         };
         for role in Role::ALL {
@@ -132,6 +142,9 @@ impl Handshakes {
                 made.setup_round_trips.with_label_values(&[role.as_str(), round_trips]);
             }
             made.prepare(*role, Library::OpenSsl);
+        }
+        for fact in Fact::ALL {
+            made.disagreements.with_label_values(&[fact.as_str()]);
         }
         for library in Library::ALL {
             for covered in ["true", "false"] {
@@ -166,6 +179,11 @@ impl Handshakes {
     pub(super) fn library(&self, library: Library, covered: bool, files: i64) {
         let covered = if covered { "true" } else { "false" };
         self.libraries.with_label_values(&[library.as_str(), covered]).set(files);
+    }
+
+    /// So often the two views told this fact differently.
+    pub(super) fn disagreed(&self, fact: Fact, count: u64) {
+        super::catch_up(&self.disagreements.with_label_values(&[fact.as_str()]), count);
     }
 
     /// Takes a story in: each handshake, and each setup, is told by one of them.

@@ -1,0 +1,200 @@
+//! From the ClientHello to the end of the handshake, packet by packet.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_RB_NO_WAKEUP},
+    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns},
+    programs::SkBuffContext,
+};
+use handshake_common::{
+    Connection, Kind, Phase, Watch,
+    tcp::states,
+    tls::wire::{self, Direction, Next, Segment, Sighting, begins_hello},
+    totals::{self, Loss},
+};
+
+use super::{
+    copy::copy,
+    maps::{self as wires, Step, Watched},
+    packet::Packet,
+};
+use crate::{
+    emit,
+    kernel::{Access, Filtered, KernelSock, constant},
+    maps::{self, Endpoints, RECORDS},
+    tcp::adopt_in_place,
+    words,
+};
+
+/// Bytes that a connection has moved when no handshake begins on it any more, whatever came before (STARTTLS).
+const QUIET: u64 = 1 << 16;
+
+/// The ports whose handshakes are looked at; all zero: every port. Filled in by user space before the load.
+#[unsafe(no_mangle)]
+static WIRE_PORTS: [u16; wire::raw::MOST_PORTS] = [0; wire::raw::MOST_PORTS];
+
+/// Looks at a packet.
+#[inline(always)]
+pub fn look(ctx: &SkBuffContext, direction: Direction) {
+    let skb = ctx.skb.skb;
+    // SAFETY: the program's own context. Volatile: the verifier wants the load as it is.
+    let sk = unsafe { (&raw const (*skb).__bindgen_anon_2.sk).read_volatile() };
+    let Some(sock) = KernelSock::<Filtered>::of_packet(sk as *const c_void) else { return };
+    let (local_port, remote_port) = sock.ports();
+    let hot = wires::is_hot(local_port, remote_port);
+    if hot || sock.bytes_moved() <= QUIET {
+        follow(skb, &sock, direction, hot);
+    }
+}
+
+#[inline(always)]
+fn follow(skb: *mut __sk_buff, sock: &KernelSock<Filtered>, direction: Direction, hot: bool) -> Option<()> {
+    let packet = Packet::read(skb)?;
+    let begins = packet.length != 0 && begins_hello(&packet.payload(skb));
+    if !hot && !begins {
+        return None;
+    }
+    let mut ends = sock.ends();
+    let state = sock.state();
+    if state == states::LISTEN {
+        packet.ends(skb, &mut ends);
+    }
+    let watched = match wires::find(&ends) {
+        Some(found) => found,
+        None if begins && is_wanted(&ends) => begin(skb, sock, state, &ends)?,
+        None => return None,
+    };
+    if !wires::enter(watched) {
+        return None;
+    }
+    if watched.told == 0 {
+        step(skb, sock, direction, packet, watched, &ends);
+    }
+    wires::leave(watched);
+    Some(())
+}
+
+#[inline(always)]
+fn is_wanted(ends: &Endpoints) -> bool {
+    let ports = constant(&WIRE_PORTS);
+    ports[0] == 0
+        || ports.iter().any(|&port| port != 0 && (port == ends.local_port || port == ends.remote_port))
+}
+
+/// A ClientHello where none was seen yet.
+#[inline(always)]
+fn begin<'a>(
+    skb: *mut __sk_buff,
+    sock: &KernelSock<Filtered>,
+    state: u32,
+    ends: &Endpoints,
+) -> Option<&'a mut Watched> {
+    if state != states::LISTEN {
+        let connection = connection(skb, sock)?;
+        if !connection.wire_is(Watch::Nothing) {
+            // Its handshake was told already: this is a ClientHello that comes twice.
+            return None;
+        }
+        connection.wire = Watch::UnderWay as u8;
+    }
+    wires::begin(ends)
+}
+
+/// The connection of this socket, which may have been there before the program.
+#[inline(always)]
+fn connection<'a>(skb: *mut __sk_buff, sock: &KernelSock<Filtered>) -> Option<&'a mut Connection> {
+    if let Some(found) = maps::find(sock.pointer()) {
+        return Some(found);
+    }
+    // SAFETY: the program's own context.
+    adopt_in_place(sock, unsafe { bpf_get_socket_cookie(skb.cast()) })
+}
+
+/// One packet of a handshake.
+#[inline(always)]
+fn step(
+    skb: *mut __sk_buff,
+    sock: &KernelSock<Filtered>,
+    direction: Direction,
+    packet: Packet,
+    watched: &mut Watched,
+    ends: &Endpoints,
+) {
+    let packet = watched.packet(packet);
+    let payload = packet.payload(skb);
+    // SAFETY: no arguments.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let segment = Segment { direction, seq: packet.seq, ack: packet.ack, now_ns };
+    let due = wire::walk(&mut watched.wire, &segment, &payload);
+    watched.set_due(Step::of(&due));
+    if packet.syn == 1 && watched.wire.whole_at != 0 {
+        watched.hello_in_syn = 1;
+    }
+    copy(&payload, packet.seq, watched);
+    let due = watched.due();
+    if due.is(Next::Watch) {
+        watched.told = 1;
+        if let Some(connection) = maps::find(sock.pointer()) {
+            connection.wire = Watch::Nothing as u8;
+        }
+        wires::end(ends);
+    }
+    // On a listening socket, and on one whose opening still goes on (Fast Open), the next packet will do.
+    if due.is(Next::Publish)
+        && !matches!(sock.state(), states::LISTEN | states::SYN_RECV)
+        && let Some(connection) = connection(skb, sock)
+        && !connection.is(Phase::Opening)
+    {
+        tell(connection, watched);
+        wires::end(ends);
+    }
+}
+
+/// Sends what was seen.
+#[inline(always)]
+fn tell(connection: &mut Connection, watched: &mut Watched) {
+    watched.told = 1;
+    connection.wire = Watch::Told as u8;
+    let Some(mut record) = RECORDS.reserve_untyped::<Sighting>(0) else {
+        return emit::count(totals::lost(Loss::RingFull));
+    };
+    // SAFETY: the record is written in whole before it is submitted; it is repr(C) and plain.
+    unsafe {
+        let raw = record.as_mut_ptr();
+        words::copy(connection, &raw mut (*raw).connection);
+        (*raw).connection.stage = Kind::Wire.code();
+        (*raw).number = watched.number;
+        (*raw).hello_in_syn = watched.hello_in_syn;
+        words::copy(&raw const watched.wire, &raw mut (*raw).wire);
+    }
+    record.submit(u64::from(BPF_RB_NO_WAKEUP));
+}
+
+/// A server's connection is established by a segment with data. If a ClientHello began in it, it was filtered on the
+/// listening socket.
+#[inline(always)]
+pub fn established(connection: &mut Connection) {
+    if wires::find(&Endpoints::of(connection)).is_some() {
+        connection.wire = Watch::UnderWay as u8;
+    }
+}
+
+/// The socket of a handshake under way is closed.
+#[inline(always)]
+pub fn socket_closed<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
+    if connection.family == 0 {
+        sock.identify(connection);
+    }
+    let ends = Endpoints::of(connection);
+    connection.wire = Watch::Nothing as u8;
+    let Some(watched) = wires::find(&ends) else { return };
+    if !wires::enter(watched) {
+        return;
+    }
+    if watched.told == 0 && wire::closed(&mut watched.wire) == Next::Publish {
+        tell(connection, watched);
+    }
+    wires::leave(watched);
+    wires::end(&ends);
+}

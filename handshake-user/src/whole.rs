@@ -51,7 +51,7 @@ impl Whole {
     }
 
     /// Those that did not close, in the order in which they began.
-    pub fn finish(&mut self) -> impl Iterator<Item = Record> {
+    pub fn finish(&mut self) -> impl Iterator<Item = Record> + use<> {
         self.places.clear();
         std::mem::take(&mut self.open).into_values()
     }

@@ -20,10 +20,10 @@ pub struct Advice {
     pub us: Option<u64>,
 }
 
-/// Defines the settings: what to change, and why or at what price.
+/// Defines the settings: in a few words, and what else to know.
 macro_rules! settings {
-    ($($(#[$doc:meta])* $variant:ident = $text:literal, $why:literal;)+) => {
-        /// What to change. Here is the end whose record it is.
+    ($($(#[$doc:meta])* $variant:ident = $text:literal, $detail:literal;)+) => {
+        /// What to change. Here is the end whose record it is, there the other.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Setting { $($(#[$doc])* $variant),+ }
 
@@ -31,16 +31,16 @@ macro_rules! settings {
             /// Every setting.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// What to change.
+            /// What to change, in a few words.
             #[must_use]
             pub const fn text(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
             }
 
-            /// Why, or at what price.
+            /// What else belongs to it, why, and at what price.
             #[must_use]
-            pub const fn why(self) -> &'static str {
-                match self { $(Self::$variant => $why),+ }
+            pub const fn detail(self) -> &'static str {
+                match self { $(Self::$variant => $detail),+ }
             }
         }
     };
@@ -48,62 +48,62 @@ macro_rules! settings {
 
 settings! {
     /// Client: TLS 1.2 or older, full.
-    Tls13OnPeer = "TLS 1.3 on the server (and in this client, should it not offer it)",
-        "without it, session tickets save the same round trip for clients that come back";
+    Tls13OnPeer = "TLS 1.3 on the server",
+        "and in this client, should it not offer it; without TLS 1.3, session tickets save the same round trip for clients that come back";
     /// Server: TLS 1.2 or older, full.
-    Tls13Here = "TLS 1.3 on this server (nginx: ssl_protocols), and in clients that do not offer it",
-        "without it, session tickets save the same round trip for clients that come back";
+    Tls13Here = "TLS 1.3 on this server (nginx: ssl_protocols)",
+        "and in clients that do not offer it; without TLS 1.3, session tickets save the same round trip for clients that come back";
     /// A HelloRetryRequest.
-    KeyShare = "the same first group on both ends (server: ssl_ecdh_curve, Groups; client: Groups, curves)",
-        "the server took none of the key shares in the first ClientHello and sent a HelloRetryRequest";
-    /// TLS 1.3, full.
-    TicketsAndEarlyData = "session tickets and early data (0-RTT) on both ends",
-        "only for idempotent requests: early data can be replayed (RFC 8446 §8, §E.5)";
+    KeyShare = "the same first group on both ends (ssl_ecdh_curve, Groups)",
+        "the server took none of the key shares in the first ClientHello and asked for another (HelloRetryRequest)";
+    /// Full; with TLS 1.3, where that is not negotiated yet.
+    TicketsAndEarlyData = "session tickets and early data, for idempotent requests",
+        "early data can be replayed (RFC 8446 §8, §E.5); in TLS 1.3, tickets alone save the certificates and the computing for them, but no round trip";
     /// TLS 1.3, resumed.
-    EarlyData = "early data (0-RTT) on both ends; the session was resumed as it is",
-        "only for idempotent requests: early data can be replayed (RFC 8446 §8, §E.5)";
+    EarlyData = "early data on the resumed session, for idempotent requests",
+        "early data can be replayed (RFC 8446 §8, §E.5)";
     /// TLS 1.2 or older, resumed or with false start.
-    Tls13EarlyData = "TLS 1.3 with early data (0-RTT) on both ends",
-        "only for idempotent requests: early data can be replayed (RFC 8446 §8, §E.5)";
+    Tls13EarlyData = "TLS 1.3 with early data, for idempotent requests",
+        "early data can be replayed (RFC 8446 §8, §E.5); TLS 1.3 alone takes as many round trips as this";
     /// Early data rejected.
-    EarlyDataAccepted = "early data accepted by the server (nginx: ssl_early_data; one ticket key for all servers of the name)",
-        "it was offered and rejected; only for idempotent requests: it can be replayed (RFC 8446 §8, §E.5)";
+    EarlyDataAccepted = "a server that takes early data, for idempotent requests",
+        "it was offered and rejected (nginx: ssl_early_data; all servers of a name need the same ticket keys); early data can be replayed (RFC 8446 §8, §E.5)";
     /// Client that did not ask for Fast Open.
-    FastOpenInClient = "TCP Fast Open: TCP_FASTOPEN_CONNECT in this client; net.ipv4.tcp_fastopen with 0x1 here and 0x2 on the server, whose listener sets TCP_FASTOPEN",
-        "data in the SYN can arrive twice (RFC 7413 §6.1): only requests that bear it, or TLS";
+    FastOpenInClient = "TCP Fast Open: net.ipv4.tcp_fastopen 0x1 here, 0x2 there",
+        "with TCP_FASTOPEN_CONNECT in this client and TCP_FASTOPEN on the server's listener; data in the SYN can arrive twice (RFC 7413 §6.1), which a TLS handshake bears";
     /// Client that asked for a cookie.
-    FastOpenCookie = "TCP Fast Open on the server: net.ipv4.tcp_fastopen with 0x2, and TCP_FASTOPEN on its listener",
-        "this client asked for a cookie; if it got one, its next connection saves the round trip";
+    FastOpenCookie = "TCP Fast Open, asked for: net.ipv4.tcp_fastopen 0x2 there",
+        "with TCP_FASTOPEN on the server's listener; this client asked for a cookie, and if it got one, its next connection saves the round trip";
     /// Client whose data in the SYN was not taken.
-    FastOpenOnServer = "TCP Fast Open on the server: net.ipv4.tcp_fastopen with 0x2, TCP_FASTOPEN on its listener with a queue long enough",
-        "it did not take the data in the SYN";
+    FastOpenOnServer = "a server that takes data in the SYN: net.ipv4.tcp_fastopen 0x2",
+        "with TCP_FASTOPEN on its listener, and a queue there that is long enough";
     /// Client whose SYN with data was sent again.
-    FastOpenPath = "a path that lets SYNs with data pass",
+    FastOpenPath = "a path that lets SYNs with data pass (TCP Fast Open)",
         "the SYN with data was sent again without it: lost, or dropped by something on the way";
     /// Server that took no data in a SYN.
-    FastOpenHere = "TCP Fast Open: TCP_FASTOPEN on this listener (nginx: listen … fastopen=N) and net.ipv4.tcp_fastopen with 0x2 here (0x400 more: on every listener); the client: 0x1 and TCP_FASTOPEN_CONNECT",
-        "data in the SYN can arrive twice (RFC 7413 §6.1): only requests that bear it, or TLS";
+    FastOpenHere = "TCP Fast Open: net.ipv4.tcp_fastopen 0x2 here, 0x1 there",
+        "with TCP_FASTOPEN on this listener (nginx: listen … fastopen=N; 0x400 more: on every listener) and TCP_FASTOPEN_CONNECT in the client; data in the SYN can arrive twice (RFC 7413 §6.1), which a TLS handshake bears";
     /// Fast Open carried a part of the ClientHello only.
-    HelloInSyn = "a ClientHello that fits into the SYN (fewer or smaller key shares; post-quantum ones do not fit)",
-        "data in the SYN was taken, but the rest of the ClientHello came a round trip later";
+    HelloInSyn = "a ClientHello that fits into the SYN (smaller key shares)",
+        "data in the SYN was taken, but the rest of the ClientHello came a round trip later; post-quantum key shares do not fit";
     /// The client's SYN was sent again.
-    SynLost = "a path, firewall and listen queue that do not lose the SYN (server: net.core.somaxconn, net.ipv4.tcp_max_syn_backlog)",
-        "the SYN had to be sent again, the first time after a second (RFC 6298 §2.1)";
+    SynLost = "no loss of the SYN: path, firewall, listen queue",
+        "it is sent again after a second at first (RFC 6298 §2.1); the queue: net.core.somaxconn, net.ipv4.tcp_max_syn_backlog on the server";
     /// The server's SYN-ACK was sent again.
-    SynAckLost = "a path that does not lose the SYN-ACK or its ACK, and an accept queue with room (backlog of listen(), net.core.somaxconn)",
-        "the SYN-ACK had to be sent again, the first time after a second (RFC 6298 §2.1)";
+    SynAckLost = "no loss of the SYN-ACK or its ACK: path, accept queue",
+        "it is sent again after a second at first (RFC 6298 §2.1); the queue: the backlog of listen(), net.core.somaxconn";
     /// The setup took longer than network and computing here.
-    SetupWait = "programs that answer at once, and flights sent in one piece (TCP_NODELAY; TCP_QUICKACK against delayed ACKs)",
+    SetupWait = "answers at once, in one piece (TCP_NODELAY, TCP_QUICKACK)",
         "neither the network nor TLS on this end explains the time: the peer computed, a program waited, or an ACK was delayed (40 ms)";
     /// The ACK of the FIN came late.
-    DelayedAck = "a peer that closes at once, so that its FIN carries the ACK, or TCP_QUICKACK there",
-        "the ACK of the FIN came as much later than a round trip as delayed ACKs do (40 ms and more)";
+    DelayedAck = "a peer that closes at once, or acknowledges so (TCP_QUICKACK)",
+        "the ACK of the FIN came as much later than a round trip as delayed ACKs do, 40 ms and more";
     /// The peer's program closed late.
     SlowClosePeer = "close() in the peer's program as soon as it reads the end",
-        "this end had closed and waited for it";
+        "this end had closed and waited";
     /// Our program closed late.
     SlowCloseHere = "close() in this program as soon as it reads the end",
-        "the peer had closed and waited for it";
+        "the peer had closed and waited";
 }
 
 /// The shortest time by which an ACK is delayed (`TCP_DELACK_MIN`), less the scatter of what it is found by.
@@ -150,7 +150,8 @@ pub fn advise(record: &Record) -> Vec<Advice> {
         all.extend(open.and_then(|open| of_fast_open(record, open)).map(one));
     }
     let timed = |setting, us| Advice { setting, round_trips: 0, us };
-    if let Some(open) = open.filter(|open| open.syn_retransmits > 0) {
+    let sent_again = |open: &&Open| open.outcome == Some(Outcome::Established) && open.syn_retransmits > 0;
+    if let Some(open) = open.filter(sent_again) {
         let setting = if record.role == Some(Role::Server) { Setting::SynAckLost } else { Setting::SynLost };
         let timers = SYN_TIMER_US * u64::from(open.syn_retransmits);
         all.push(timed(setting, Some(timers).filter(|&us| open.duration_us.is_some_and(|took| us <= took))));

@@ -57,11 +57,11 @@ impl Savings {
                 (_, us) => format!("≥ {}", duration(Some(us))),
             };
             let line = format!(
-                "{time:>10}  {:>11}  {:>11}  {} ({})",
+                "{time:>10}  {:>11}  {:>11}  {}; {}",
                 total.round_trips,
                 total.connections,
                 setting.text(),
-                setting.why()
+                setting.detail()
             );
             text.push_str(&hang(&line));
             text.push('\n');

@@ -31,24 +31,27 @@ pub fn printable(name: &str) -> String {
 }
 
 /// Whether a terminal shows it where it stands: no control characters, and none that turn the direction of the line
-/// (Unicode, Bidi_Control).
-const fn is_harmless(c: char) -> bool {
+/// (Unicode: `Bidi_Control`).
+fn is_harmless(c: char) -> bool {
     !c.is_control()
         && !matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Puts words into lines of at most `width` characters; the second and later ones begin with `indent` spaces. A word that
-/// is longer stands alone.
+/// Puts words into lines of at most `width` characters. The first keeps the spaces that it begins with, later ones begin
+/// with `indent`. A word that is longer stands alone.
 #[must_use]
 pub fn wrap(text: &str, width: usize, indent: usize) -> String {
-    let (mut wrapped, mut column) = (String::new(), 0);
-    for word in text.split(' ') {
+    let words = text.trim_start_matches(' ');
+    let mut start = text.len() - words.len();
+    let (mut wrapped, mut column) = (" ".repeat(start), start);
+    for word in words.split(' ') {
         let length = word.chars().count();
-        if column > indent && column + 1 + length > width {
+        let is_first = column == start;
+        if !is_first && column + 1 + length > width {
             wrapped.push('\n');
-            wrapped.extend(std::iter::repeat_n(' ', indent));
-            column = indent;
-        } else if !wrapped.is_empty() {
+            wrapped.push_str(&" ".repeat(indent));
+            (start, column) = (indent, indent);
+        } else if !is_first {
             wrapped.push(' ');
             column += 1;
         }

@@ -48,13 +48,20 @@ fn before(moment: Moment, us: Option<u64>) -> Moment {
 }
 
 fn active_four(close: &Close, closed: Moment) -> Vec<Step> {
-    // The socket was gone at the ACK of its FIN: that is the end that was measured.
-    if close.unseen == Some(Unseen::PeerFin) || close.duration_us.is_none() {
+    if close.unseen == Some(Unseen::PeerFin) {
+        // The socket was gone at the ACK of its FIN: that is the end that was measured.
         return vec![
             our_fin(closed, close.ack_wait_us, "FIN"),
             Step::new(closed, Received, "ACK"),
             Step::new(Moment::Unknown, Received, "FIN").remark("unseen: the socket was gone"),
             Step::new(Moment::Unknown, Sent, "ACK"),
+        ];
+    }
+    if close.app_wait_us.is_none() && close.duration_us.is_none() {
+        return vec![
+            Step::new(Moment::Unknown, Sent, "FIN"),
+            Step::new(Moment::Unknown, Received, "ACK"),
+            Step::new(closed, Here, "closed; the peer's FIN is not known of"),
         ];
     }
     vec![

@@ -42,9 +42,7 @@ pub fn draw(record: &Record) -> String {
         text.push('\n');
     }
     for Advice { setting, round_trips, us } in advice::advise(record) {
-        let line = format!("    saves {}: {} ({})", saving(round_trips, us), setting.text(), setting.why());
-        text.push_str(&wrap(&line, WIDTH, 6));
-        text.push('\n');
+        let _ = writeln!(text, "    saves {}: {}", saving(round_trips, us), setting.text());
     }
     text
 }
@@ -85,8 +83,11 @@ fn header(record: &Record) -> String {
     let who = format!("{process} {ends} {role}");
     let how = how(record);
     let gap = WIDTH.saturating_sub(who.chars().count() + how.chars().count());
-    let mut text =
-        if gap >= 2 { format!("{who}{}{how}\n", " ".repeat(gap)) } else { format!("{who}\n    {how}\n") };
+    let mut text = if gap >= 2 {
+        format!("{who}{}{how}\n", " ".repeat(gap))
+    } else {
+        format!("{}\n    {how}\n", wrap(&who, WIDTH, 4))
+    };
     if let Some(tls) = &record.tls {
         let _ = writeln!(text, "    {}", tls_facts(tls));
     }
@@ -140,7 +141,9 @@ fn tls_facts(tls: &Tls) -> String {
     facts.extend(tls.sni.as_deref().map(|sni| format!("sni {}", name(sni))));
     facts.extend(tls.alpn.as_deref().map(|alpn| format!("alpn {}", name(alpn))));
     facts.extend(tls.library.map(|library| library.as_str().to_owned()));
-    wrap(&facts.join(" · "), WIDTH - 4, 4)
+    // No line ends inside of a fact.
+    let whole: Vec<_> = facts.iter().map(|fact| fact.replace(' ', "\u{a0}")).collect();
+    wrap(&whole.join("\u{a0}· "), WIDTH - 4, 4).replace('\u{a0}', " ")
 }
 
 /// A name of somebody else's choice, cut where it is too long.

@@ -36,7 +36,7 @@ fn client(record: &Record, open: &Open, tls: &mut Vec<Step>) -> Vec<Step> {
                 Some(FastOpen::DataRejected) => answer.remark("does not take the data"),
                 _ => answer,
             });
-            steps.extend(final_ack(open, Sent, ended.about(), tls));
+            steps.push(final_ack(open, Sent, ended.about(), tls));
             return steps;
         }
         Some(Outcome::Refused) => Step::new(ended, Received, "RST").remark("refused, by RST or ICMP"),
@@ -61,7 +61,7 @@ fn server(record: &Record, open: &Open, tls: &mut Vec<Step>) -> Vec<Step> {
     ];
     steps.extend(again(open, Sent, "SYN+ACK again"));
     if established {
-        steps.extend(final_ack(open, Received, ended, tls));
+        steps.push(final_ack(open, Received, ended, tls));
     } else {
         let how = open.outcome.map_or("failed", |outcome| outcome.as_str());
         steps.push(Step::new(ended, Here, format!("never established: {how}")));
@@ -72,14 +72,29 @@ fn server(record: &Record, open: &Open, tls: &mut Vec<Step>) -> Vec<Step> {
 /// What the SYN carried.
 fn syn(record: &Record, open: &Open, tls: &mut Vec<Step>) -> String {
     match open.fast_open {
-        Some(FastOpen::DataAccepted) => match advice::hello_in_syn(record) {
-            Some(true) if !tls.is_empty() => format!("SYN + {}", tls.remove(0).what),
-            Some(false) if !tls.is_empty() => "SYN + the first part of the ClientHello".to_owned(),
-            _ => "SYN + data".to_owned(),
-        },
+        Some(FastOpen::DataAccepted) => syn_with_data(record, open, tls),
         Some(FastOpen::DataRejected) => "SYN + data".to_owned(),
         Some(FastOpen::CookieRequested) => "SYN, asks for a Fast Open cookie".to_owned(),
         Some(FastOpen::None) | None => "SYN".to_owned(),
+    }
+}
+
+/// A ClientHello that was in the SYN is drawn with it; what did not fit follows the SYN+ACK.
+fn syn_with_data(record: &Record, open: &Open, tls: &mut Vec<Step>) -> String {
+    let opened = Moment::derived(open.duration_us);
+    let begins_in_syn = tls.first().is_some_and(|hello| {
+        matches!(hello.at, Moment::Measured(_))
+            && hello.at.us().zip(opened.us()).is_some_and(|(at, us)| at < us)
+    });
+    match (advice::hello_in_syn(record), tls.first_mut()) {
+        (Some(true), Some(_)) => format!("SYN + {}", tls.remove(0).what),
+        (Some(false), Some(hello)) => {
+            (hello.at, hello.what) = (opened, format!("the rest of the {}", hello.what));
+            "SYN + the first part of the ClientHello".to_owned()
+        }
+        // Handed over before there was an answer, but how much of it the SYN took is not known.
+        (None, Some(_)) if begins_in_syn => format!("SYN + {}, or a part of it", tls.remove(0).what),
+        _ => "SYN + data".to_owned(),
     }
 }
 
@@ -94,25 +109,20 @@ fn again(open: &Open, way: Way, what: &str) -> Option<Step> {
 }
 
 /// The segment that completes the opening, with the ClientHello inside where that was in it.
-fn final_ack(open: &Open, way: Way, at: Moment, tls: &mut Vec<Step>) -> Option<Step> {
+fn final_ack(open: &Open, way: Way, at: Moment, tls: &mut Vec<Step>) -> Step {
     if open.final_ack != Some(FinalAck::Data) {
-        return Some(Step::new(at, way, "ACK"));
+        return Step::new(at, way, "ACK");
     }
+    // On a server the moment of the ACK was measured; a client holds it back until it has data.
+    let arrived = matches!(at, Moment::Measured(_)).then_some(at);
     // STARTTLS puts other data before the ClientHello, at least a round trip earlier.
-    let is_hello = |hello: &&Step| {
-        let soon = at.us().zip(open.rtt_us.or(open.duration_us)).map(|(at, rtt)| at.saturating_add(rtt));
-        hello.way == way && hello.at.us().zip(soon).is_some_and(|(hello, soon)| hello < soon)
-    };
-    if tls.first().filter(is_hello).is_some() {
-        let mut hello = tls.remove(0);
-        hello.what = format!("ACK + {}", hello.what);
-        // On a server the moment of the ACK was measured.
-        if matches!(at, Moment::Measured(_)) {
-            hello.at = at;
-        }
-        return Some(hello);
+    let soon = at.us().zip(open.rtt_us.or(open.duration_us)).map(|(at, rtt)| at.saturating_add(rtt));
+    let carries =
+        |hello: &Step| hello.way == way && hello.at.us().zip(soon).is_some_and(|(at, soon)| at < soon);
+    if tls.first().is_some_and(carries) {
+        let hello = tls.remove(0);
+        Step::new(arrived.unwrap_or(hello.at), way, format!("ACK + {}", hello.what))
+    } else {
+        Step::new(arrived.unwrap_or(Moment::Unknown), way, "ACK + data")
     }
-    // A client holds the ACK back until it has data.
-    let at = if matches!(at, Moment::Measured(_)) { at } else { Moment::Unknown };
-    Some(Step::new(at, way, "ACK + data"))
 }

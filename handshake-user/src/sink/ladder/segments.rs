@@ -142,7 +142,10 @@ fn merged(first: Vec<Step>, second: Vec<Step>) -> Vec<Step> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        Moment::{Derived, Measured, Unknown},
+        *,
+    };
 
     #[test]
     fn derived_times_give_way_to_measured_ones() {
@@ -151,7 +154,6 @@ mod tests {
             in_order(&mut steps);
             steps.into_iter().map(|step| step.at).collect::<Vec<_>>()
         };
-        use Moment::{Derived, Measured, Unknown};
         assert_eq!(
             at(&[Measured(10), Derived(5), Unknown, Derived(90), Measured(70)]),
             [Measured(10), Derived(10), Unknown, Derived(70), Measured(70)]

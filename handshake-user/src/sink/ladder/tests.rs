@@ -1,5 +1,7 @@
 //! What connections of every kind look like, and that no record is too strange to be drawn.
 
+use std::fmt::Write as _;
+
 use handshake_common::{
     Family, FastOpen, FastOpenReason, FinalAck, Initiator, Library, Outcome, Role, Stage, Style, TlsClass,
     TlsOutcome, TlsSource, TlsVersion,
@@ -228,6 +230,12 @@ fn a_hello_too_large_for_the_syn() {
 }
 
 #[test]
+fn fast_open_of_which_it_is_not_known_what_the_syn_took() {
+    let record = fast_opened(with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Full));
+    insta::assert_snapshot!(edited(record, |record| record.setup = None));
+}
+
+#[test]
 fn go_has_no_early_data_for_tcp() {
     let record = with_tls(Role::Server, TlsVersion::Tls13, TlsClass::Full);
     insta::assert_snapshot!(edited(record, |record| tls(record).library = Some(Library::Go)));
@@ -336,15 +344,12 @@ fn closings() {
         ("timed out", by(Initiator::Local, Style::TimedOut)),
         ("unknown", closing(|close| (close.initiator, close.style) = (None, None))),
     ];
-    let text: String = kinds
-        .map(|(kind, ladder)| {
-            let from = ladder.find("…").unwrap_or(0);
-            format!(
-                "{kind}:\n{}\n",
-                ladder[from..].lines().skip(1).map(|line| format!("{line}\n")).collect::<String>()
-            )
-        })
-        .concat();
+    let mut text = String::new();
+    for (kind, ladder) in kinds {
+        let from_data_on = ladder.find('…').map_or("", |at| &ladder[at..]);
+        let closing: Vec<_> = from_data_on.lines().skip(1).collect();
+        let _ = writeln!(text, "{kind}:\n{}\n", closing.join("\n"));
+    }
     insta::assert_snapshot!(text);
 }
 
@@ -421,6 +426,13 @@ fn every_round_trip_has_its_setting() {
 }
 
 #[test]
+fn advice_keeps_to_its_line() {
+    for setting in advice::Setting::ALL {
+        assert!(setting.text().chars().count() <= 62, "{setting:?}");
+    }
+}
+
+#[test]
 fn time_that_the_network_does_not_explain_is_somebodys() {
     let excess = |excess_us, compute_us| {
         let mut record = with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Full);
@@ -436,11 +448,11 @@ fn time_that_the_network_does_not_explain_is_somebodys() {
 
 /// A word of a closed list, or none.
 fn word<T: Copy + std::fmt::Debug + 'static>(all: &'static [T]) -> impl Strategy<Value = Option<T>> {
-    prop::option::of(prop::sample::select(all))
+    prop::option::of(prop::sample::select(all)).boxed()
 }
 
 fn micros() -> impl Strategy<Value = Option<u64>> {
-    prop::option::of(prop_oneof![0..200_000_u64, any::<u64>(), Just(u64::MAX)])
+    prop::option::of(prop_oneof![0..200_000_u64, any::<u64>(), Just(u64::MAX)]).boxed()
 }
 
 prop_compose! {
@@ -459,7 +471,7 @@ prop_compose! {
     fn any_tls()(
         outcome in word(TlsOutcome::ALL), times in (micros(), micros(), micros()),
         version in word(TlsVersion::ALL), class in word(TlsClass::ALL),
-        text in prop::option::of(".{0,80}"), library in word(Library::ALL),
+        text in prop::option::of(".{0,80}").boxed(), library in word(Library::ALL),
         round_trips: Option<u8>, hello_retry: bool, includes_hello_wait: bool,
     ) -> Tls {
         Tls {
@@ -483,10 +495,10 @@ prop_compose! {
 
 prop_compose! {
     fn any_record()(
-        event in prop::sample::select(Stage::ALL), role in word(Role::ALL), comm in ".{0,15}",
-        joined: bool, preexisting: bool, open in prop::option::of(any_open()), tls in prop::option::of(any_tls()),
+        event in prop::sample::select(Stage::ALL), role in word(Role::ALL), comm in ".{0,15}".boxed(),
+        joined: bool, preexisting: bool, open in prop::option::of(any_open().boxed()), tls in prop::option::of(any_tls().boxed()),
         setup in prop::option::of((any::<Option<u8>>(), micros(), any::<Option<i64>>())),
-        close in prop::option::of(any_close()), lifetime_us in micros(),
+        close in prop::option::of(any_close().boxed()), lifetime_us in micros(),
     ) -> Record {
         let template = opened(Role::Client);
         Record {

@@ -115,7 +115,7 @@ fn parse(line: &[u8]) -> Result<Record, String> {
 }
 
 /// Ladders as their connections end, and the settings that would save most at the end.
-pub struct Drawing<W> {
+struct Drawing<W> {
     out: W,
     whole: Whole,
     savings: Savings,
@@ -124,7 +124,7 @@ pub struct Drawing<W> {
 
 impl<W: Write> Drawing<W> {
     /// On this output.
-    pub fn new(out: W) -> Self {
+    fn new(out: W) -> Self {
         Self { out, whole: Whole::default(), savings: Savings::default(), begun: false }
     }
 

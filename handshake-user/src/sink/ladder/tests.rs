@@ -56,6 +56,7 @@ pub(crate) fn opened(role: Role) -> Record {
 /// A TLS handshake on it, as the tables of MEASUREMENTS count it.
 pub(crate) fn with_tls(role: Role, version: TlsVersion, class: TlsClass) -> Record {
     let tls12 = version != TlsVersion::Tls13;
+    let cipher = if tls12 { "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384" } else { "TLS_AES_256_GCM_SHA384" };
     let (client, server, setup) = match class {
         TlsClass::Full if tls12 => (2, 1, 3),
         TlsClass::FalseStart => (2, 1, 2),
@@ -82,7 +83,7 @@ pub(crate) fn with_tls(role: Role, version: TlsVersion, class: TlsClass) -> Reco
             compute_us: Some(700),
             version: Some(version),
             class: Some(class),
-            cipher: Some("TLS_AES_256_GCM_SHA384".to_owned()),
+            cipher: Some(cipher.to_owned()),
             sni: Some("example.org".to_owned()),
             alpn: Some("h2".to_owned()),
             alert: None,

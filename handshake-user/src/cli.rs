@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use handshake_common::{Role, Stage};
@@ -20,6 +20,7 @@ use crate::{
   handshake trace                       every opening, TLS handshake and closing, live
   handshake trace --port 443 --stage open --slower-than 100ms
   handshake trace --output json | jq .open.rtt_us
+  handshake explain records.jsonl       each connection as a ladder, and what would save its round trips
   handshake daemon --listen 127.0.0.1:9966
   handshake check                       what this kernel offers")]
 pub struct Cli {
@@ -40,6 +41,8 @@ pub enum Command {
     Daemon(DaemonArgs),
     /// Say what this kernel and this host offer; the exit status says whether tracing would work.
     Check(CheckArgs),
+    /// Draw connections as ladders of their segments, out of records, and say what would save their round trips.
+    Explain(ExplainArgs),
 }
 
 /// Room for records that user space has not read yet, KiB.
@@ -96,6 +99,7 @@ impl From<ProbeArgs> for crate::probe::Settings {
   handshake trace --stage close --slower-than 1s      slow closings
   handshake trace --comm nginx --duration 30s         half a minute of one program, then the summary
   handshake trace --count 100 --output json > out.jsonl
+  handshake trace --port 443 --output ladder          each connection as a ladder, when it closes
 
 What is not known does not pass a filter: a server's process, for one, is known only when it closes.")]
 pub struct TraceArgs {
@@ -164,11 +168,28 @@ pub struct CheckArgs {
     pub json: bool,
 }
 
+/// `handshake explain`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  handshake trace --output json > records.jsonl       records, one a line
+  handshake explain records.jsonl
+  handshake trace --port 443 --count 30 --output json | handshake explain
+  jq -c 'select(.setup.round_trips > 1)' records.jsonl | handshake explain -
+
+docs/explain.md says how to read a ladder. Exit status: 0, or 1 when a line was no record.")]
+pub struct ExplainArgs {
+    /// Records as `trace --output json` writes them; - is standard input.
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub file: PathBuf,
+}
+
 /// Shapes of `trace`'s output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// Columns for people.
     Table,
+    /// Each connection as a ladder of its segments, when it closes.
+    Ladder,
     /// One JSON object a line for programs.
     Json,
 }

@@ -9,6 +9,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod explain;
 pub mod filter;
 pub mod host;
 pub mod model;
@@ -18,6 +19,7 @@ pub mod ring;
 pub mod sink;
 pub mod tls;
 pub mod trace;
+pub mod whole;
 
 use std::{io, process::ExitCode};
 
@@ -40,6 +42,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Trace(args) => runtime.block_on(trace::run(args)),
         Command::Daemon(args) => runtime.block_on(daemon::run(args)),
         Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
     }
 }
 

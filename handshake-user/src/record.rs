@@ -72,7 +72,7 @@ pub struct Record {
 }
 
 /// An address and a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Endpoint {
     /// IPv4 or IPv6.
     pub addr: IpAddr,
@@ -126,6 +126,9 @@ pub struct Tls {
     /// How it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<TlsOutcome>,
+    /// From the start of the opening (client: the SYN; server: its first SYN-ACK) to the ClientHello.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_us: Option<u64>,
     /// ClientHello handed to TCP (client) or arrived (server) → complete, failed or abandoned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration_us: Option<u64>,
@@ -253,7 +256,7 @@ impl Record {
             process: process(raw, context),
             preexisting,
             open: (is_joined && opened).then(|| Open::new(raw)),
-            tls: tls.as_ref().map(Tls::new),
+            tls: tls.as_ref().map(|tls| Tls::new(tls, is_joined.then_some(raw))),
             setup: setup.map(|setup| Setup {
                 round_trips: setup.round_trips,
                 duration_us: setup.duration_us,
@@ -291,9 +294,10 @@ impl Open {
 }
 
 impl Tls {
-    fn new(tls: &model::tls::Tls) -> Self {
+    fn new(tls: &model::tls::Tls, connection: Option<&Connection>) -> Self {
         Self {
             outcome: tls.outcome,
+            start_us: connection.and_then(|connection| model::setup::hello_us(connection, tls)),
             duration_us: tls.duration_us(),
             compute_us: tls.compute_us,
             version: tls.version,

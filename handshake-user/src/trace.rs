@@ -23,7 +23,8 @@ use crate::{
     probe::{Kernel, Probes, TlsWire},
     record::Record,
     ring,
-    sink::{summary::Summary, table},
+    sink::{ladder, savings::Savings, summary::Summary, table},
+    whole::Whole,
 };
 
 /// How far ahead "for ever" lies.
@@ -118,6 +119,8 @@ struct Session {
     assembler: Assembler,
     host: Host,
     summary: Summary,
+    whole: Whole,
+    savings: Savings,
     out: BufWriter<io::Stdout>,
 }
 
@@ -131,14 +134,18 @@ impl Session {
             assembler: Assembler::default(),
             host: Host::new(),
             summary: Summary::default(),
+            whole: Whole::default(),
+            savings: Savings::default(),
             out: BufWriter::new(io::stdout()),
         }
     }
 
     fn begin(&mut self, wire: TlsWire) -> io::Result<()> {
         self.assembler = Assembler::new(wire.into());
-        if self.output == Output::Table {
-            writeln!(self.out, "{}", table::heading())?;
+        match self.output {
+            Output::Table => writeln!(self.out, "{}", table::heading())?,
+            Output::Ladder => write!(self.out, "{}", ladder::legend())?,
+            Output::Json => {}
         }
         self.out.flush()
     }
@@ -173,22 +180,38 @@ impl Session {
         if let Some(left) = &mut self.left {
             *left -= 1;
         }
-        *outcome = self.write(&record);
+        *outcome = self.write(record);
     }
 
-    fn write(&mut self, record: &Record) -> io::Result<()> {
+    fn write(&mut self, record: Record) -> io::Result<()> {
         match self.output {
-            Output::Table => writeln!(self.out, "{}", table::line(record)),
+            Output::Table => writeln!(self.out, "{}", table::line(&record))?,
+            Output::Ladder => {}
             Output::Json => {
-                serde_json::to_writer(&mut self.out, record)?;
-                self.out.write_all(b"\n")
+                serde_json::to_writer(&mut self.out, &record)?;
+                // Whoever reads them can have them explained.
+                return self.out.write_all(b"\n");
             }
         }
+        self.whole.take(record).map_or(Ok(()), |whole| self.end(&whole))
     }
 
-    /// The summary goes with the table; beside JSON it goes to standard error, out of the programs' way.
+    /// A connection of which no more will be told.
+    fn end(&mut self, whole: &Record) -> io::Result<()> {
+        self.savings.add(whole);
+        if self.output == Output::Ladder { write!(self.out, "\n{}", ladder::draw(whole)) } else { Ok(()) }
+    }
+
+    /// The summary goes with the table and the ladders; beside JSON it goes to standard error, out of the programs' way.
     fn finish(mut self, lost: u64, unfollowed: u64, missed: u64) -> io::Result<()> {
+        for whole in self.whole.finish() {
+            self.end(&whole)?;
+        }
         let mut text = format!("\n{}", self.summary.render());
+        let savings = self.savings.render();
+        if !savings.is_empty() {
+            let _ = write!(text, "\n{savings}");
+        }
         let mut note = |count: u64, what: &str| {
             if count > 0 {
                 let _ = writeln!(text, "lost: {count} {what}");
@@ -196,9 +219,10 @@ impl Session {
         };
         note(lost, "records, the ring was full (a larger --ring-kib helps)");
         note(unfollowed, "state changes, no room for the connection (a larger --max-connections helps)");
+        note(self.whole.forgotten(), "connections that stayed open, for want of room to remember them");
         note(missed, "state changes, the kernel was inside the same program already");
         match self.output {
-            Output::Table => {
+            Output::Table | Output::Ladder => {
                 self.out.write_all(text.as_bytes())?;
                 self.out.flush()
             }

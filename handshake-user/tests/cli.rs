@@ -2,7 +2,7 @@
 //! an ordinary user is asked as one, also when root runs the tests.
 
 use std::{
-    io::Read as _,
+    io::{Read as _, Write as _},
     os::unix::process::CommandExt as _,
     process::{Command, Output, Stdio},
 };
@@ -43,10 +43,10 @@ fn text(bytes: &[u8]) -> &str {
 fn help_names_the_commands_and_gives_examples() {
     let help = handshake(&["--help"]).output().unwrap();
     assert_eq!(help.status.code(), Some(0));
-    for word in ["trace", "check", "Examples:", "--verbose"] {
+    for word in ["trace", "check", "explain", "Examples:", "--verbose"] {
         assert!(text(&help.stdout).contains(word), "{word}");
     }
-    for command in ["trace", "check"] {
+    for command in ["trace", "check", "explain"] {
         let help = handshake(&[command, "--help"]).output().unwrap();
         assert_eq!(help.status.code(), Some(0), "{command}");
         assert!(text(&help.stdout).contains("Examples:"), "{command}");
@@ -78,7 +78,10 @@ fn usage_errors_are_status_2_and_name_what_is_wrong() {
         (&["trace", "--output", "xml"], "json"),
         (&["trace", "--attach", "magic"], "tp-btf"),
         (&["trace", "--ring-kib", "1"], "--ring-kib"),
+        (&["trace", "--output", "stairs"], "ladder"),
         (&["check", "--yaml"], "--yaml"),
+        (&["explain", "--depth", "3"], "--depth"),
+        (&["explain", "one.jsonl", "two.jsonl"], "two.jsonl"),
     ] {
         let output = handshake(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
@@ -135,4 +138,69 @@ fn a_reader_that_leaves_is_no_error() {
     // 0 or 1: whether tracing would work here.
     assert!(child.wait().unwrap().code().is_some_and(|code| code < 2), "{said}");
     assert_eq!(said, "");
+}
+
+/// A connection of a client, as `trace --output json` writes its end.
+const CLOSED: &str = r#"{"schema":1,"event":"close","time":"2026-01-31T12:00:01.050020Z","id":"1007","role":"client","family":"ipv4","local":{"addr":"10.0.0.1","port":51000},"remote":{"addr":"10.0.0.2","port":443},"netns":4026531840,"process":{"pid":1234,"comm":"curl"},"open":{"outcome":"established","duration_us":50646,"rtt_us":50646,"syn_retransmits":0,"final_ack":"bare","fast_open":"none"},"close":{"initiator":"local","style":"four_segments","ack_wait_us":49995,"unseen":"peer_fin"},"lifetime_us":1050020}"#;
+
+/// Gives `explain` these lines on standard input.
+fn explained(lines: &[u8]) -> Output {
+    let mut child = handshake(&["explain"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(lines).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn records_are_explained() {
+    let from_stdin = explained(CLOSED.as_bytes());
+    assert_eq!(from_stdin.status.code(), Some(0), "{}", text(&from_stdin.stderr));
+    let drawn = text(&from_stdin.stdout);
+    for word in
+        ["curl/1234 10.0.0.1:51000 → 10.0.0.2:443", "SYN+ACK", "▶", "◀", "saves 1 round trip (50.6 ms)"]
+    {
+        assert!(drawn.contains(word), "{word}: {drawn}");
+    }
+    assert!(drawn.contains("TIME LOST") && from_stdin.stderr.is_empty(), "{drawn}");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), CLOSED).unwrap();
+    let from_file = handshake(&["explain", file.path().to_str().unwrap()]).output().unwrap();
+    assert_eq!((from_file.status.code(), text(&from_file.stdout)), (Some(0), drawn));
+}
+
+#[test]
+fn foreign_lines_are_told_by_their_number_and_the_rest_is_explained() {
+    let mut lines = b"GET / HTTP/1.1\n\n{\"schema\":1}\n\xff\xfe\n".to_vec();
+    lines.extend(CLOSED.replace("\"schema\":1", "\"schema\":9").into_bytes());
+    lines.push(b'\n');
+    lines.resize(lines.len() + (2 << 20), b'x');
+    lines.push(b'\n');
+    lines.extend(CLOSED.replace("\"four_segments\"", "\"\\u001b[31m\"").into_bytes());
+    lines.push(b'\n');
+    lines.extend(CLOSED.as_bytes());
+    let output = explained(&lines);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("10.0.0.1:51000"));
+    let said = text(&output.stderr);
+    let numbers: Vec<_> = said.lines().map(|line| line.split([',', ':']).nth(2).unwrap().trim()).collect();
+    assert_eq!(numbers, ["line 1", "line 3", "line 4", "line 5", "line 6", "line 7"], "{said}");
+    assert!(said.contains("schema 9") && !said.contains('\x1b'), "{said}");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let output = handshake(&["explain", "/nonexistent/records.jsonl"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output.stderr);
+    assert!(said.starts_with("handshake: ") && said.contains("/nonexistent/records.jsonl"), "{said}");
+}
+
+#[test]
+fn nothing_to_explain_is_no_error() {
+    let output = explained(b"");
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), ""));
 }

@@ -13,6 +13,7 @@ pub fn look(kernel: &Kernel, way: Attach) -> Result<(Vec<TlsLibrary>, Vec<String
         ring_bytes: super::probes::RING_BYTES,
         max_connections: 1,
         tls_libraries: true,
+        tls_wire: probe::TlsWire::Off,
     };
     let (probes, _ring) = probe::Probes::attach(kernel, &settings).map_err(|error| error.to_string())?;
     let libraries =

@@ -1,5 +1,6 @@
 //! What the views of a connection mean, taken together. Pure: facts in, numbers and words out, nothing guessed.
 
+pub mod advice;
 pub mod alert;
 pub mod cipher;
 pub mod merge;

@@ -52,6 +52,15 @@ fn duration_us(connection: &Connection, tls: Option<&Tls>) -> Option<u64> {
     Some(may_send_ns(connection, tls)?.checked_sub(start_ns(connection)?)? / 1000)
 }
 
+/// From the start of the opening to the ClientHello, microseconds; 0 where that was handed over for the SYN.
+#[must_use]
+pub fn hello_us(connection: &Connection, tls: &Tls) -> Option<u64> {
+    if tls.includes_hello_wait {
+        return None;
+    }
+    Some(tls.start_ns?.saturating_sub(start_ns(connection)?) / 1000)
+}
+
 /// When the opening began: the SYN, or on a server its first SYN-ACK.
 fn start_ns(connection: &Connection) -> Option<u64> {
     let start = match connection.role()? {
@@ -113,6 +122,14 @@ mod tests {
             assert_eq!((setup.round_trips, setup.duration_us), (Some(2), Some(101_700)), "{role}");
             assert_eq!(setup.excess_us, Some(101_700 - 2 * 50_646), "{role}");
         }
+    }
+
+    #[test]
+    fn the_hello_counts_from_the_syn_unless_its_arrival_was_not_seen() {
+        let tls = completed(Role::Client, TlsVersion::Tls13, TlsClass::Full);
+        assert_eq!(hello_us(&client(), &tls), Some(50_700));
+        assert_eq!(hello_us(&client(), &Tls { start_ns: Some(999_990_000), ..tls.clone() }), Some(0));
+        assert_eq!(hello_us(&client(), &Tls { includes_hello_wait: true, ..tls }), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use handshake_common::{FastOpen, FinalAck, Stage, TlsOutcome};
 use hdrhistogram::Histogram;
 
-use super::table::duration;
+use super::text::duration;
 use crate::record::Record;
 
 /// Longest duration that is told apart from longer ones: an hour, microseconds.

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use handshake_common::{FastOpen, FinalAck, Stage, TlsOutcome};
 
-use crate::record::{Close, Endpoint, Open, Record, Setup, Tls, Unseen};
+use super::text::{duration, endpoint, printable};
+use crate::record::{Close, Open, Record, Setup, Tls, Unseen};
 
 /// The heading above the lines.
 #[must_use]
@@ -50,31 +51,6 @@ pub fn line(record: &Record) -> String {
         duration(rtt),
     );
     line.trim_end().to_owned()
-}
-
-/// A duration in the unit that keeps it short.
-#[must_use]
-pub fn duration(micros: Option<u64>) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
-    match micros {
-        None => "?".to_owned(),
-        Some(us) if us < 1_000 => format!("{us} µs"),
-        Some(us) if us < 1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
-        Some(us) => format!("{:.2} s", us as f64 / 1e6),
-    }
-}
-
-fn endpoint(end: Endpoint) -> String {
-    if end.addr.is_ipv6() {
-        format!("[{}]:{}", end.addr, end.port)
-    } else {
-        format!("{}:{}", end.addr, end.port)
-    }
-}
-
-/// A process may call itself anything; control characters do not reach the terminal.
-fn printable(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 fn open_details(open: &Open) -> String {
@@ -216,12 +192,5 @@ mod tests {
         raw.comm = *b"\x1b[31mred\n\0\0\0\0\0\0\0";
         let line = line(&Record::new(&Story::of(&raw), &mut Still));
         assert!(!line.chars().any(char::is_control), "{line:?}");
-    }
-
-    #[test]
-    fn durations_keep_short() {
-        let shown = [0, 999, 1_000, 50_646, 999_999, 1_050_646].map(|us| duration(Some(us)));
-        assert_eq!(shown, ["0 µs", "999 µs", "1.0 ms", "50.6 ms", "1000.0 ms", "1.05 s"]);
-        assert_eq!(duration(None), "?");
     }
 }

@@ -1,0 +1,257 @@
+//! Which round trips a connection need not have taken, and the setting that saves each. Pure.
+//!
+//! The fewest possible are what the protocols allow to ends that have met before: none, with Fast Open (RFC 7413) and
+//! early data (RFC 8446 §2.3).
+
+use handshake_common::{
+    FastOpen, FastOpenReason, Initiator, Library, Outcome, Role, TlsClass, TlsOutcome, TlsVersion,
+};
+
+use crate::record::{Close, Open, Record, Tls};
+
+/// One setting, what it would have saved, and what to know about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Advice {
+    /// What to change, and on which end.
+    pub setting: Setting,
+    /// Round trips before the client may send application data.
+    pub round_trips: u8,
+    /// Time, microseconds, by the connection's own measured round trip; `None` where that is unknown.
+    pub us: Option<u64>,
+}
+
+/// Defines the settings: in a few words, and what else to know.
+macro_rules! settings {
+    ($($(#[$doc:meta])* $variant:ident = $text:literal, $detail:literal;)+) => {
+        /// What to change. Here is the end whose record it is, there the other.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Setting { $($(#[$doc])* $variant),+ }
+
+        impl Setting {
+            /// Every setting.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// What to change, in a few words.
+            #[must_use]
+            pub const fn text(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            /// What else belongs to it, why, and at what price.
+            #[must_use]
+            pub const fn detail(self) -> &'static str {
+                match self { $(Self::$variant => $detail),+ }
+            }
+        }
+    };
+}
+
+settings! {
+    /// Client: TLS 1.2 or older, full.
+    Tls13OnPeer = "TLS 1.3 on the server",
+        "and in this client, should it not offer it; without TLS 1.3, session tickets save the same round trip for clients that come back";
+    /// Server: TLS 1.2 or older, full.
+    Tls13Here = "TLS 1.3 on this server (nginx: ssl_protocols)",
+        "and in clients that do not offer it; without TLS 1.3, session tickets save the same round trip for clients that come back";
+    /// A HelloRetryRequest.
+    KeyShare = "the same first group on both ends (ssl_ecdh_curve, Groups)",
+        "the server took none of the key shares in the first ClientHello and asked for another (HelloRetryRequest)";
+    /// Full; with TLS 1.3, where that is not negotiated yet.
+    TicketsAndEarlyData = "session tickets and early data, for idempotent requests",
+        "early data can be replayed (RFC 8446 §8, §E.5); in TLS 1.3, tickets alone save the certificates and the computing for them, but no round trip";
+    /// TLS 1.3, resumed.
+    EarlyData = "early data on the resumed session, for idempotent requests",
+        "early data can be replayed (RFC 8446 §8, §E.5)";
+    /// TLS 1.2 or older, resumed or with false start.
+    Tls13EarlyData = "TLS 1.3 with early data, for idempotent requests",
+        "early data can be replayed (RFC 8446 §8, §E.5); TLS 1.3 alone takes as many round trips as this";
+    /// Early data rejected.
+    EarlyDataAccepted = "a server that takes early data, for idempotent requests",
+        "it was offered and rejected (nginx: ssl_early_data; all servers of a name need the same ticket keys); early data can be replayed (RFC 8446 §8, §E.5)";
+    /// Client that did not ask for Fast Open.
+    FastOpenInClient = "TCP Fast Open: net.ipv4.tcp_fastopen 0x1 here, 0x2 there",
+        "with TCP_FASTOPEN_CONNECT in this client and TCP_FASTOPEN on the server's listener; data in the SYN can arrive twice (RFC 7413 §6.1), which a TLS handshake bears";
+    /// Client that asked for a cookie.
+    FastOpenCookie = "TCP Fast Open, asked for: net.ipv4.tcp_fastopen 0x2 there",
+        "with TCP_FASTOPEN on the server's listener; this client asked for a cookie, and if it got one, its next connection saves the round trip";
+    /// Client whose data in the SYN was not taken.
+    FastOpenOnServer = "a server that takes data in the SYN: net.ipv4.tcp_fastopen 0x2",
+        "with TCP_FASTOPEN on its listener, and a queue there that is long enough";
+    /// Client whose SYN with data was sent again.
+    FastOpenPath = "a path that lets SYNs with data pass (TCP Fast Open)",
+        "the SYN with data was sent again without it: lost, or dropped by something on the way";
+    /// Server that took no data in a SYN.
+    FastOpenHere = "TCP Fast Open: net.ipv4.tcp_fastopen 0x2 here, 0x1 there",
+        "with TCP_FASTOPEN on this listener (nginx: listen … fastopen=N; 0x400 more: on every listener) and TCP_FASTOPEN_CONNECT in the client; data in the SYN can arrive twice (RFC 7413 §6.1), which a TLS handshake bears";
+    /// Fast Open carried a part of the ClientHello only.
+    HelloInSyn = "a ClientHello that fits into the SYN (smaller key shares)",
+        "data in the SYN was taken, but the rest of the ClientHello came a round trip later; post-quantum key shares do not fit";
+    /// The client's SYN was sent again.
+    SynLost = "no loss of the SYN: path, firewall, listen queue",
+        "it is sent again after a second at first (RFC 6298 §2.1); the queue: net.core.somaxconn, net.ipv4.tcp_max_syn_backlog on the server";
+    /// The server's SYN-ACK was sent again.
+    SynAckLost = "no loss of the SYN-ACK or its ACK: path, accept queue",
+        "it is sent again after a second at first (RFC 6298 §2.1); the queue: the backlog of listen(), net.core.somaxconn";
+    /// The setup took longer than network and computing here.
+    SetupWait = "answers at once, in one piece (TCP_NODELAY, TCP_QUICKACK)",
+        "neither the network nor TLS on this end explains the time: the peer computed, a program waited, or an ACK was delayed (40 ms)";
+    /// The ACK of the FIN came late.
+    DelayedAck = "a peer that closes at once, or acknowledges so (TCP_QUICKACK)",
+        "the ACK of the FIN came as much later than a round trip as delayed ACKs do, 40 ms and more";
+    /// The peer's program closed late.
+    SlowClosePeer = "close() in the peer's program as soon as it reads the end",
+        "this end had closed and waited";
+    /// Our program closed late.
+    SlowCloseHere = "close() in this program as soon as it reads the end",
+        "the peer had closed and waited";
+}
+
+/// The shortest time by which an ACK is delayed (`TCP_DELACK_MIN`), less the scatter of what it is found by.
+const DELAYED_ACK_US: u64 = 35_000;
+/// The longest (`TCP_DELACK_MAX`), with the same scatter.
+const LONGEST_DELAY_US: u64 = 210_000;
+/// Programs that close faster than this are not worth a word.
+const SLOW_CLOSE_US: u64 = 10_000;
+/// Before the first retransmission of a SYN or SYN-ACK (`TCP_TIMEOUT_INIT`); later ones wait as long, or longer.
+const SYN_TIMER_US: u64 = 1_000_000;
+
+/// The round trips of the setup, or of the opening where no TLS handshake is known of. `None`: unknown, or it failed.
+#[must_use]
+pub fn taken(record: &Record) -> Option<u8> {
+    match (&record.tls, record.setup) {
+        (_, Some(setup)) => setup.round_trips,
+        (Some(_), None) => None,
+        (None, None) => {
+            let open = record.open.as_ref().filter(|open| open.outcome == Some(Outcome::Established))?;
+            Some(u8::from(open.fast_open? != FastOpen::DataAccepted))
+        }
+    }
+}
+
+/// The fewest round trips that this pair of ends could have taken.
+#[must_use]
+pub fn possible(record: &Record) -> Option<u8> {
+    let saved = advise(record).iter().map(|advice| advice.round_trips).sum();
+    taken(record).map(|taken| taken.saturating_sub(saved))
+}
+
+/// What would have made this connection faster, in the order of its life.
+#[must_use]
+pub fn advise(record: &Record) -> Vec<Advice> {
+    let open = record.open.as_ref();
+    let rtt_us = open.and_then(|open| open.rtt_us);
+    let mut all = Vec::new();
+    let succeeded = record.tls.as_ref().is_none_or(|tls| tls.outcome == Some(TlsOutcome::Completed));
+    if succeeded {
+        let one = |setting| Advice { setting, round_trips: 1, us: rtt_us };
+        if let Some(tls) = &record.tls {
+            all.extend(of_tls(record.role, tls).into_iter().map(one));
+        }
+        all.extend(open.and_then(|open| of_fast_open(record, open)).map(one));
+    }
+    let timed = |setting, us| Advice { setting, round_trips: 0, us };
+    let sent_again = |open: &&Open| open.outcome == Some(Outcome::Established) && open.syn_retransmits > 0;
+    if let Some(open) = open.filter(sent_again) {
+        let setting = if record.role == Some(Role::Server) { Setting::SynAckLost } else { Setting::SynLost };
+        let timers = SYN_TIMER_US * u64::from(open.syn_retransmits);
+        all.push(timed(setting, Some(timers).filter(|&us| open.duration_us.is_some_and(|took| us <= took))));
+    }
+    let excess = record.setup.and_then(|setup| setup.excess_us).and_then(|us| u64::try_from(us).ok());
+    let compute = record.tls.as_ref().and_then(|tls| tls.compute_us).unwrap_or(0);
+    if let Some(us) = excess.and_then(|us| us.checked_sub(compute)).filter(|&us| us >= DELAYED_ACK_US) {
+        all.push(timed(Setting::SetupWait, Some(us)));
+    }
+    if let Some(close) = &record.close {
+        all.extend(of_close(close, rtt_us).map(|(setting, us)| timed(setting, Some(us))));
+    }
+    all
+}
+
+/// Settings of TLS; each saves one round trip.
+fn of_tls(role: Option<Role>, tls: &Tls) -> Vec<Setting> {
+    let mut settings = Vec::new();
+    let (Some(version), Some(class)) = (tls.version, tls.class) else { return settings };
+    if was_retried(tls) {
+        settings.push(Setting::KeyShare);
+    }
+    // Go has early data for QUIC only.
+    let can_send_early = tls.library != Some(Library::Go);
+    let early = match (version, class) {
+        (TlsVersion::Tls13, TlsClass::Full | TlsClass::HelloRetry) => Setting::TicketsAndEarlyData,
+        (TlsVersion::Tls13, TlsClass::Resumed) => Setting::EarlyData,
+        (TlsVersion::Tls13, TlsClass::EarlyDataRejected) => Setting::EarlyDataAccepted,
+        (TlsVersion::Tls13, TlsClass::EarlyDataAccepted | TlsClass::FalseStart) => return settings,
+        (_, TlsClass::Full) => {
+            let server = role == Some(Role::Server);
+            settings.push(if server { Setting::Tls13Here } else { Setting::Tls13OnPeer });
+            Setting::TicketsAndEarlyData
+        }
+        (_, TlsClass::Resumed | TlsClass::FalseStart) => Setting::Tls13EarlyData,
+        (_, TlsClass::HelloRetry | TlsClass::EarlyDataAccepted | TlsClass::EarlyDataRejected) => {
+            return settings;
+        }
+    };
+    if can_send_early {
+        settings.push(early);
+    }
+    settings
+}
+
+/// Whether a HelloRetryRequest made a round trip more.
+#[must_use]
+pub fn was_retried(tls: &Tls) -> bool {
+    tls.version == Some(TlsVersion::Tls13) && (tls.hello_retry || tls.class == Some(TlsClass::HelloRetry))
+}
+
+/// The setting of Fast Open that would save the round trip of the opening.
+fn of_fast_open(record: &Record, open: &Open) -> Option<Setting> {
+    if open.outcome != Some(Outcome::Established) {
+        return None;
+    }
+    match (open.fast_open?, record.role?) {
+        (FastOpen::DataAccepted, _) => {
+            (hello_in_syn(record) == Some(false) && record.tls.is_some()).then_some(Setting::HelloInSyn)
+        }
+        (FastOpen::None, Role::Client) => Some(Setting::FastOpenInClient),
+        (_, Role::Server) => Some(Setting::FastOpenHere),
+        (FastOpen::CookieRequested, Role::Client) => Some(Setting::FastOpenCookie),
+        (FastOpen::DataRejected, Role::Client) => Some(match open.fast_open_reason {
+            Some(FastOpenReason::SynRetransmitted) => Setting::FastOpenPath,
+            Some(FastOpenReason::DataNotAcked) | None => Setting::FastOpenOnServer,
+        }),
+    }
+}
+
+/// Whether the whole ClientHello was in a SYN whose data was accepted: then the setup took a round trip less.
+#[must_use]
+pub fn hello_in_syn(record: &Record) -> Option<bool> {
+    let open = record.open.as_ref()?;
+    if open.fast_open? != FastOpen::DataAccepted {
+        return Some(false);
+    }
+    let over_plain_tcp = over_plain_tcp(record.tls.as_ref()?)?;
+    Some(record.setup?.round_trips? < over_plain_tcp)
+}
+
+/// Round trips of the setup without Fast Open (MEASUREMENTS: by class).
+fn over_plain_tcp(tls: &Tls) -> Option<u8> {
+    Some(match (tls.version?, tls.class?) {
+        (TlsVersion::Tls13, TlsClass::EarlyDataAccepted) => 1,
+        (TlsVersion::Tls13, _) => 2 + u8::from(was_retried(tls)),
+        (_, TlsClass::Resumed | TlsClass::FalseStart) => 2,
+        (_, TlsClass::Full) => 3,
+        (_, TlsClass::HelloRetry | TlsClass::EarlyDataAccepted | TlsClass::EarlyDataRejected) => return None,
+    })
+}
+
+/// Who kept whom waiting, and for how long, microseconds.
+fn of_close(close: &Close, rtt_us: Option<u64>) -> impl Iterator<Item = (Setting, u64)> {
+    let passive = close.initiator == Some(Initiator::Remote);
+    let late = close.ack_wait_us.zip(rtt_us).and_then(|(wait, rtt)| wait.checked_sub(rtt));
+    // A peer that closed first answers our FIN at once.
+    let delayed = late.filter(|us| !passive && (DELAYED_ACK_US..=LONGEST_DELAY_US).contains(us));
+    let slow = close.app_wait_us.filter(|&us| us >= SLOW_CLOSE_US);
+    let whose = if passive { Setting::SlowCloseHere } else { Setting::SlowClosePeer };
+    let delayed = delayed.map(|us| (Setting::DelayedAck, us));
+    delayed.into_iter().chain(slow.filter(|_| close.initiator.is_some()).map(|us| (whose, us)))
+}

@@ -1,0 +1,52 @@
+//! Lines of a ladder: time, arrow, remark.
+
+use super::segments::{Moment, Step, Way};
+
+/// Columns of the rungs, arrow and words together.
+const RUNG: usize = 56;
+/// The shortest shaft of an arrow.
+const SHAFT: usize = 3;
+/// Below this, microseconds, times are told to the microsecond.
+const FINE_US: u64 = 10_000;
+
+/// How exact the times of a ladder are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Scale {
+    decimals: usize,
+}
+
+impl Scale {
+    /// For a connection whose setup or opening took so long.
+    pub(super) fn of(took_us: Option<u64>) -> Self {
+        Self { decimals: if took_us.is_some_and(|us| us < FINE_US) { 3 } else { 1 } }
+    }
+
+    /// Milliseconds. `~` marks what is known by the protocol only.
+    fn show(self, moment: Moment) -> String {
+        #[expect(clippy::cast_precision_loss, reason = "shown with few digits")]
+        let ms = |us: u64| format!("{:.*} ms", self.decimals, us as f64 / 1e3);
+        match moment {
+            Moment::Measured(us) => ms(us),
+            Moment::Derived(us) => format!("~{}", ms(us)),
+            Moment::Unknown => "?".to_owned(),
+        }
+    }
+}
+
+/// One line.
+pub(super) fn line(step: &Step, scale: Scale) -> String {
+    let time =
+        if step.at == Moment::Unknown && step.way == Way::Here { String::new() } else { scale.show(step.at) };
+    let line = format!("{time:>12}   {:<RUNG$}  {}", rung(step), step.remark);
+    line.trim_end().to_owned()
+}
+
+fn rung(step: &Step) -> String {
+    let shaft = |taken: usize| "─".repeat(RUNG.saturating_sub(taken).max(SHAFT));
+    let length = step.what.chars().count() + 2;
+    match step.way {
+        Way::Sent => format!("{} {}▶", step.what, shaft(length)),
+        Way::Received => format!("◀{} {}", shaft(length), step.what),
+        Way::Here => step.what.clone(),
+    }
+}

@@ -1,0 +1,163 @@
+//! A connection as a ladder of its segments, drawn from the side of the end whose record it is.
+
+mod closing;
+mod draw;
+mod handshake;
+mod opening;
+mod segments;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::fmt::Write as _;
+
+use handshake_common::{Outcome, Role, TlsOutcome};
+
+use super::text::{duration, endpoint, printable, wrap};
+use crate::{
+    model::advice::{self, Advice},
+    record::{Record, Tls},
+};
+
+/// Columns that text keeps to.
+const WIDTH: usize = 96;
+/// Longest name that is shown whole; server names may have 255 characters.
+const LONGEST_NAME: usize = 48;
+
+/// What the signs mean.
+#[must_use]
+pub const fn legend() -> &'static str {
+    "▶ sent and ◀ received by the end whose record it is, at the time since its SYN (on a server: since its SYN-ACK).
+Plain times were measured; ~ follows from them by the protocol, if nobody waits; ? is unknown.
+"
+}
+
+/// The ladder of one connection, and what would have made it faster: several lines, the last one ended.
+#[must_use]
+pub fn draw(record: &Record) -> String {
+    let mut text = header(record);
+    let scale = draw::Scale::of(scale_us(record));
+    for step in segments::steps(record) {
+        let step = segments::Step { what: name(&step.what), ..step };
+        text.push_str(&draw::line(&step, scale));
+        text.push('\n');
+    }
+    for Advice { setting, round_trips, us } in advice::advise(record) {
+        let _ = writeln!(text, "    saves {}: {}", saving(round_trips, us), setting.text());
+    }
+    text
+}
+
+/// How much: round trips, time, or both.
+fn saving(round_trips: u8, us: Option<u64>) -> String {
+    let trips = match round_trips {
+        0 => String::new(),
+        1 => "1 round trip".to_owned(),
+        many => format!("{many} round trips"),
+    };
+    match (round_trips, us) {
+        (0, None) => "time".to_owned(),
+        (0, us) => duration(us),
+        (_, None) => trips,
+        (_, us) => format!("{trips} ({})", duration(us)),
+    }
+}
+
+/// Who speaks with whom, and how it went.
+fn header(record: &Record) -> String {
+    let process = record.process.as_ref().map_or_else(
+        || "process unknown".to_owned(),
+        |process| format!("{}/{}", name(&process.comm), process.pid),
+    );
+    let ends = match (record.local, record.remote) {
+        (Some(local), Some(remote)) => {
+            let arrow = match record.role {
+                Some(Role::Client) => '→',
+                Some(Role::Server) => '←',
+                None => '↔',
+            };
+            format!("{} {arrow} {}", endpoint(local), endpoint(remote))
+        }
+        _ => "socket unknown".to_owned(),
+    };
+    let role = record.role.map_or("role unknown", |role| role.as_str());
+    let who = format!("{process} {ends} {role}");
+    let how = how(record);
+    let gap = WIDTH.saturating_sub(who.chars().count() + how.chars().count());
+    let mut text = if gap >= 2 {
+        format!("{who}{}{how}\n", " ".repeat(gap))
+    } else {
+        format!("{}\n    {how}\n", wrap(&who, WIDTH, 4))
+    };
+    if let Some(tls) = &record.tls {
+        let _ = writeln!(text, "    {}", tls_facts(tls));
+    }
+    text
+}
+
+fn how(record: &Record) -> String {
+    let mut said = Vec::new();
+    let failure = record.open.as_ref().and_then(|open| open.outcome).filter(|&it| it != Outcome::Established);
+    let failed_tls = record.tls.as_ref().filter(|tls| tls.outcome != Some(TlsOutcome::Completed));
+    if let Some(outcome) = failure {
+        let took = record.open.as_ref().and_then(|open| open.duration_us);
+        return format!("{outcome} after {}", duration(took));
+    }
+    if record.preexisting {
+        said.push("from before the trace".to_owned());
+    } else if let Some(setup) = record.setup {
+        said.push(format!("setup {}", duration(setup.duration_us)));
+    } else if let Some(open) = &record.open {
+        said.push(format!("opening {}", duration(open.duration_us)));
+    }
+    if let Some(tls) = failed_tls {
+        said.push(format!("TLS {}", tls.outcome.map_or("?", |outcome| outcome.as_str())));
+    } else if let Some(tls) = record.tls.as_ref().filter(|_| record.setup.is_none()) {
+        said.push(format!("TLS {}", duration(tls.duration_us)));
+    }
+    let trips = |many: u8| if many == 1 { "1 round trip".to_owned() } else { format!("{many} round trips") };
+    if failed_tls.is_none()
+        && let (Some(taken), Some(possible)) = (advice::taken(record), advice::possible(record))
+    {
+        said.push(format!("{} (possible: {possible})", trips(taken)));
+    }
+    said.join(" · ")
+}
+
+fn tls_facts(tls: &Tls) -> String {
+    let mut facts = Vec::new();
+    facts.push(
+        tls.version.map_or_else(|| "TLS, version unknown".to_owned(), |version| format!("TLS {version}")),
+    );
+    if tls.outcome == Some(TlsOutcome::Completed) {
+        facts.push(tls.class.map_or("class unknown", |class| class.as_str()).to_owned());
+    }
+    if tls.round_trips.is_some() || tls.duration_us.is_some() {
+        facts.push(format!("took {}", duration(tls.duration_us)));
+    }
+    if tls.compute_us.is_some() {
+        facts.push(format!("computed {}", duration(tls.compute_us)));
+    }
+    facts.extend(tls.cipher.as_deref().map(name));
+    facts.extend(tls.sni.as_deref().map(|sni| format!("sni {}", name(sni))));
+    facts.extend(tls.alpn.as_deref().map(|alpn| format!("alpn {}", name(alpn))));
+    facts.extend(tls.library.map(|library| library.as_str().to_owned()));
+    // No line ends inside of a fact.
+    let whole: Vec<_> = facts.iter().map(|fact| fact.replace(' ', "\u{a0}")).collect();
+    wrap(&whole.join("\u{a0}· "), WIDTH - 4, 4).replace('\u{a0}', " ")
+}
+
+/// A name of somebody else's choice, cut where it is too long.
+fn name(text: &str) -> String {
+    let mut shown: String = printable(text).chars().take(LONGEST_NAME).collect();
+    if text.chars().nth(LONGEST_NAME).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// What a ladder's exactness goes by.
+fn scale_us(record: &Record) -> Option<u64> {
+    let open = record.open.as_ref().and_then(|open| open.duration_us);
+    let tls = record.tls.as_ref().and_then(|tls| tls.duration_us);
+    open.max(tls)
+}

@@ -1,0 +1,128 @@
+//! The segments of an opening (RFC 9293 §3.5, RFC 7413).
+
+use handshake_common::{FastOpen, FinalAck, Outcome, Role};
+
+use super::segments::{
+    Moment, Step,
+    Way::{self, Here, Received, Sent},
+};
+use crate::{
+    model::advice,
+    record::{Open, Record},
+};
+
+/// Before the first retransmission of a SYN or SYN-ACK (`TCP_TIMEOUT_INIT`, RFC 6298 §2.1).
+const SYN_TIMER_US: u64 = 1_000_000;
+
+/// The opening. A ClientHello that shared its segment with the SYN or the final ACK is taken out of `tls`.
+pub(super) fn steps(record: &Record, tls: &mut Vec<Step>) -> Vec<Step> {
+    let Some(open) = &record.open else { return Vec::new() };
+    match record.role {
+        Some(Role::Client) => client(record, open, tls),
+        Some(Role::Server) => server(record, open, tls),
+        None => Vec::new(),
+    }
+}
+
+fn client(record: &Record, open: &Open, tls: &mut Vec<Step>) -> Vec<Step> {
+    let ended = Moment::measured(open.duration_us);
+    let mut steps = vec![Step::new(Moment::Measured(0), Sent, syn(record, open, tls))];
+    steps.extend(again(open, Sent, "SYN again"));
+    let failed = match open.outcome {
+        Some(Outcome::Established) => {
+            let answer = Step::new(ended, Received, "SYN+ACK");
+            steps.push(match open.fast_open {
+                Some(FastOpen::DataAccepted) => answer.remark("takes the data"),
+                Some(FastOpen::DataRejected) => answer.remark("does not take the data"),
+                _ => answer,
+            });
+            steps.push(final_ack(open, Sent, ended.about(), tls));
+            return steps;
+        }
+        Some(Outcome::Refused) => Step::new(ended, Received, "RST").remark("refused, by RST or ICMP"),
+        Some(Outcome::Reset) => Step::new(ended, Received, "RST"),
+        Some(Outcome::TimedOut) => Step::new(ended, Here, "no answer: the kernel gave up"),
+        Some(Outcome::Unreachable) => {
+            Step::new(ended, Here, "unreachable, by ICMP or for want of a neighbour")
+        }
+        Some(Outcome::Aborted) => Step::new(ended, Here, "given up by its program"),
+        None => Step::new(ended, Here, "failed"),
+    };
+    steps.push(failed);
+    steps
+}
+
+fn server(record: &Record, open: &Open, tls: &mut Vec<Step>) -> Vec<Step> {
+    let established = open.outcome == Some(Outcome::Established);
+    let ended = Moment::measured(open.duration_us);
+    let mut steps = vec![
+        Step::new(Moment::Derived(0), Received, syn(record, open, tls)),
+        Step::new(Moment::Measured(0), Sent, "SYN+ACK"),
+    ];
+    steps.extend(again(open, Sent, "SYN+ACK again"));
+    if established {
+        steps.push(final_ack(open, Received, ended, tls));
+    } else {
+        let how = open.outcome.map_or("failed", |outcome| outcome.as_str());
+        steps.push(Step::new(ended, Here, format!("never established: {how}")));
+    }
+    steps
+}
+
+/// What the SYN carried.
+fn syn(record: &Record, open: &Open, tls: &mut Vec<Step>) -> String {
+    match open.fast_open {
+        Some(FastOpen::DataAccepted) => syn_with_data(record, open, tls),
+        Some(FastOpen::DataRejected) => "SYN + data".to_owned(),
+        Some(FastOpen::CookieRequested) => "SYN, asks for a Fast Open cookie".to_owned(),
+        Some(FastOpen::None) | None => "SYN".to_owned(),
+    }
+}
+
+/// A ClientHello that was in the SYN is drawn with it; what did not fit follows the SYN+ACK.
+fn syn_with_data(record: &Record, open: &Open, tls: &mut Vec<Step>) -> String {
+    let opened = Moment::derived(open.duration_us);
+    let begins_in_syn = tls.first().is_some_and(|hello| {
+        matches!(hello.at, Moment::Measured(_))
+            && hello.at.us().zip(opened.us()).is_some_and(|(at, us)| at < us)
+    });
+    match (advice::hello_in_syn(record), tls.first_mut()) {
+        (Some(true), Some(_)) => format!("SYN + {}", tls.remove(0).what),
+        (Some(false), Some(hello)) => {
+            (hello.at, hello.what) = (opened, format!("the rest of the {}", hello.what));
+            "SYN + the first part of the ClientHello".to_owned()
+        }
+        // Handed over before there was an answer, but how much of it the SYN took is not known.
+        (None, Some(_)) if begins_in_syn => format!("SYN + {}, or a part of it", tls.remove(0).what),
+        _ => "SYN + data".to_owned(),
+    }
+}
+
+/// Retransmissions. When they left is in no record; the timer of the first is the same for all.
+fn again(open: &Open, way: Way, what: &str) -> Option<Step> {
+    let times = open.syn_retransmits;
+    let fits = open.duration_us.is_some_and(|took| took >= SYN_TIMER_US);
+    let at = Moment::derived((times == 1 && fits).then_some(SYN_TIMER_US));
+    (times > 0).then(|| {
+        Step::new(at, way, if times == 1 { what.to_owned() } else { format!("{what}, {times} times") })
+    })
+}
+
+/// The segment that completes the opening, with the ClientHello inside where that was in it.
+fn final_ack(open: &Open, way: Way, at: Moment, tls: &mut Vec<Step>) -> Step {
+    if open.final_ack != Some(FinalAck::Data) {
+        return Step::new(at, way, "ACK");
+    }
+    // On a server the moment of the ACK was measured; a client holds it back until it has data.
+    let arrived = matches!(at, Moment::Measured(_)).then_some(at);
+    // STARTTLS puts other data before the ClientHello, at least a round trip earlier.
+    let soon = at.us().zip(open.rtt_us.or(open.duration_us)).map(|(at, rtt)| at.saturating_add(rtt));
+    let carries =
+        |hello: &Step| hello.way == way && hello.at.us().zip(soon).is_some_and(|(at, soon)| at < soon);
+    if tls.first().is_some_and(carries) {
+        let hello = tls.remove(0);
+        Step::new(arrived.unwrap_or(hello.at), way, format!("ACK + {}", hello.what))
+    } else {
+        Step::new(arrived.unwrap_or(Moment::Unknown), way, "ACK + data")
+    }
+}

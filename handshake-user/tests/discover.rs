@@ -16,7 +16,7 @@ use std::{
 };
 
 use handshake::{
-    probe::{Kernel, Probes, Settings},
+    probe::{Kernel, Probes, Settings, TlsWire},
     tls::discover::{Discovery, FileId, Found, KernelIterator, News},
 };
 use perf_event::{Builder, events::Software};
@@ -30,8 +30,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 fn iterator() -> Result<KernelIterator, String> {
     assert!(nix::unistd::geteuid().is_root(), "these tests load programs into the kernel: run them as root");
-    let settings =
-        Settings { attach: None, ring_bytes: 1 << 16, max_connections: 1024, tls_libraries: false };
+    let settings = Settings {
+        attach: None,
+        ring_bytes: 1 << 16,
+        max_connections: 1024,
+        tls_libraries: false,
+        tls_wire: TlsWire::Off,
+    };
     let (mut probes, _) = Probes::attach(&Kernel::read().unwrap(), &settings).unwrap();
     // The program lives on without the others.
     probes.mappings()

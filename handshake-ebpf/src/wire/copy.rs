@@ -26,13 +26,18 @@ struct Room<const N: usize> {
     bytes: [u8; N],
 }
 
+/// [`MOST_EXCERPT`], as lengths of packets are counted.
+#[expect(clippy::cast_possible_truncation, reason = "some hundred bytes")]
+const MOST: u32 = MOST_EXCERPT as u32;
+
 /// Sends what is due of this packet, which begins at `seq`.
+#[expect(clippy::cast_possible_truncation, reason = "a code of Role; no more than MOST bytes")]
 #[inline(always)]
 pub fn copy(payload: &Bytes, seq: u32, watched: &mut Watched) {
     for _ in 0..MOST_PER_PACKET {
         let due = watched.due();
         let left = due.copy_length;
-        let length = if left < MOST_EXCERPT as u32 { left } else { MOST_EXCERPT as u32 };
+        let length = if left < MOST { left } else { MOST };
         if length == 0 {
             return;
         }
@@ -59,6 +64,7 @@ pub fn copy(payload: &Bytes, seq: u32, watched: &mut Watched) {
 }
 
 /// `length` is 1 to `N`.
+#[expect(clippy::cast_possible_truncation, reason = "N is some hundred bytes")]
 #[inline(always)]
 fn send<const N: usize>(payload: &Bytes, offset: u32, length: u32, excerpt: Excerpt) -> bool {
     let Some(mut room) = RECORDS.reserve_untyped::<Room<N>>(0) else { return false };

@@ -63,6 +63,7 @@ impl Packet {
     }
 
     /// Writes down the ends of a packet that came in, in the way of [`crate::kernel::read_endpoints`].
+    #[expect(clippy::cast_possible_truncation, reason = "ports, widened for the verifier")]
     #[inline(always)]
     pub fn ends(&self, skb: *mut __sk_buff, ends: &mut Endpoints) {
         (ends.remote, ends.local) = ([0; 16], [0; 16]);
@@ -102,6 +103,7 @@ impl Bytes {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "N is some bytes")]
 #[inline(always)]
 fn load<const N: usize>(skb: *mut __sk_buff, offset: u32, into: &mut [u8; N]) -> bool {
     // SAFETY: the program's context, and room for N bytes; the helper checks that the packet has them.

@@ -75,8 +75,8 @@ pub fn merge(library: Tls, wire: Tls) -> (Tls, Vec<Fact>) {
 /// and that the client's data left before the server's Finished came.
 fn class(library: &Tls, wire: &Tls) -> Option<TlsClass> {
     match (library.class, wire.class) {
-        (Some(TlsClass::Full), Some(seen @ TlsClass::FalseStart)) => Some(seen),
-        (Some(TlsClass::Full | TlsClass::Resumed), Some(seen @ TlsClass::HelloRetry)) => Some(seen),
+        (Some(TlsClass::Full), Some(seen @ TlsClass::FalseStart))
+        | (Some(TlsClass::Full | TlsClass::Resumed), Some(seen @ TlsClass::HelloRetry)) => Some(seen),
         (Some(TlsClass::HelloRetry), seen) if wire.hello_retry == Some(false) => seen,
         (told, seen) => told.or(seen),
     }

@@ -244,7 +244,7 @@ mod tests {
         [words.map(u64::to_le_bytes).concat(), vec![0; 64]]
     }
 
-    fn library(both: [Vec<u8>; 2]) -> Vec<u8> {
+    fn library(both: &[Vec<u8>; 2]) -> Vec<u8> {
         const ACCEPT: usize = 14;
         const CONNECT: usize = 15;
         const UNDEFINED: usize = 16;
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn the_state_machine_is_found_in_the_methods() {
-        let inspection = inspect(&library(method(14, 15))).unwrap();
+        let inspection = inspect(&library(&method(14, 15))).unwrap();
         assert_eq!(inspection.library, Library::OpenSsl);
         let offset = |index| sample::address(index) - sample::BASE;
         let points: Vec<_> =
@@ -295,7 +295,7 @@ mod tests {
 
     #[test]
     fn without_plausible_methods_the_handshake_function_is_probed() {
-        let inspection = inspect(&library(method(16, 16))).unwrap();
+        let inspection = inspect(&library(&method(16, 16))).unwrap();
         assert!(inspection.covered);
         assert_eq!(inspection.points[0].offset, sample::address(0) - sample::BASE);
         assert!(inspection.gaps.iter().any(|gap| gap.lost.contains("SSL_read")));

@@ -5,6 +5,7 @@
 
 use handshake_common::{
     FastOpen, FastOpenReason, Initiator, Library, Outcome, Role, TlsClass, TlsOutcome, TlsVersion,
+    tls::wire::Way,
 };
 
 use crate::record::{Close, Open, Record, Tls};
@@ -229,19 +230,9 @@ pub fn hello_in_syn(record: &Record) -> Option<bool> {
     if open.fast_open? != FastOpen::DataAccepted {
         return Some(false);
     }
-    let over_plain_tcp = over_plain_tcp(record.tls.as_ref()?)?;
-    Some(record.setup?.round_trips? < over_plain_tcp)
-}
-
-/// Round trips of the setup without Fast Open (MEASUREMENTS: by class).
-fn over_plain_tcp(tls: &Tls) -> Option<u8> {
-    Some(match (tls.version?, tls.class?) {
-        (TlsVersion::Tls13, TlsClass::EarlyDataAccepted) => 1,
-        (TlsVersion::Tls13, _) => 2 + u8::from(was_retried(tls)),
-        (_, TlsClass::Resumed | TlsClass::FalseStart) => 2,
-        (_, TlsClass::Full) => 3,
-        (_, TlsClass::HelloRetry | TlsClass::EarlyDataAccepted | TlsClass::EarlyDataRejected) => return None,
-    })
+    let tls = record.tls.as_ref()?;
+    let way = Way { version: tls.version?, class: tls.class?, hello_retry: was_retried(tls) };
+    Some(record.setup?.round_trips? < way.setup_round_trips())
 }
 
 /// Who kept whom waiting, and for how long, microseconds.

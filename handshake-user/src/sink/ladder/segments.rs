@@ -1,5 +1,7 @@
 //! The segments of a connection and when each passed this end: measured, or known by the protocol only.
 
+use handshake_common::TlsOutcome;
+
 use super::{closing, handshake, opening};
 use crate::record::Record;
 
@@ -91,11 +93,16 @@ pub(super) fn steps(record: &Record) -> Vec<Step> {
     in_order(&mut opening);
     let mut steps = merged(opening, tls);
     if let Some(close) = &record.close {
-        if steps.iter().any(|step| step.way != Way::Here) {
-            steps.push(Step::new(Moment::Unknown, Way::Here, "… data, of which no record tells"));
-        }
         let mut closing = closing::steps(record, close);
         in_order(&mut closing);
+        let set_up = record.tls.as_ref().is_none_or(|tls| tls.outcome == Some(TlsOutcome::Completed));
+        if !set_up {
+            // The program may have noticed the failure after the RST that it caused.
+            return merged(steps, closing);
+        }
+        if !steps.is_empty() {
+            steps.push(Step::new(Moment::Unknown, Way::Here, "… data, of which no record tells"));
+        }
         steps.extend(closing);
     }
     steps

@@ -291,6 +291,17 @@ fn a_handshake_that_an_alert_ended() {
 }
 
 #[test]
+fn a_reset_that_the_library_noticed_later() {
+    let failed = with_tls(Role::Server, TlsVersion::Tls13, TlsClass::Full);
+    let mut record = Record { tls: failed.tls, setup: None, ..closed(Role::Server) };
+    tls(&mut record).outcome = Some(TlsOutcome::Failed);
+    record.lifetime_us = Some(101_200);
+    let close = record.close.as_mut().unwrap();
+    (close.initiator, close.style) = (Some(Initiator::Remote), Some(Style::ResetReceived));
+    insta::assert_snapshot!(draw(&record));
+}
+
+#[test]
 fn a_handshake_without_a_connection() {
     insta::assert_snapshot!(edited(with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Full), |record| {
         (record.local, record.remote, record.open, record.setup) = (None, None, None, None);

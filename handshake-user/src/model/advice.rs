@@ -4,7 +4,7 @@
 //! early data (RFC 8446 §2.3).
 
 use handshake_common::{
-    FastOpen, FastOpenReason, Initiator, Library, Outcome, Role, TlsClass, TlsOutcome, TlsVersion,
+    FastOpen, FastOpenReason, Initiator, Library, Outcome, Role, Style, TlsClass, TlsOutcome, TlsVersion,
     tls::wire::Way,
 };
 
@@ -162,7 +162,10 @@ pub fn advise(record: &Record) -> Vec<Advice> {
     if let Some(us) = excess.and_then(|us| us.checked_sub(compute)).filter(|&us| us >= DELAYED_ACK_US) {
         all.push(timed(Setting::SetupWait, Some(us)));
     }
-    if let Some(close) = &record.close {
+    let orderly = |close: &&Close| {
+        matches!(close.style, Some(Style::FourSegments | Style::ThreeSegments | Style::Simultaneous))
+    };
+    if let Some(close) = record.close.as_ref().filter(orderly) {
         all.extend(of_close(close, rtt_us).map(|(setting, us)| timed(setting, Some(us))));
     }
     all

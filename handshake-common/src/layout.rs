@@ -83,7 +83,6 @@ layout! {
         total_retrans: "tcp_sock" "total_retrans",
         data_segs_in: "tcp_sock" "data_segs_in",
         bytes_acked: "tcp_sock" "bytes_acked",
-        bytes_received: "tcp_sock" "bytes_received",
         write_seq: "tcp_sock" "write_seq",
         snd_nxt: "tcp_sock" "snd_nxt",
         snd_una: "tcp_sock" "snd_una",

@@ -183,24 +183,13 @@ impl KernelSock<Filtered> {
         Self { sk: tp, tp, access: PhantomData }
     }
 
-    /// Local and remote, host order; the latter is 0 on a listening socket.
-    #[inline(always)]
-    pub fn ports(&self) -> (u16, u16) {
-        (u16::from_be(self.tp(layout!(inet_sport))), u16::from_be(self.sk(layout!(skc_dport))))
-    }
-
-    /// Bytes of payload that came in order, or went and were acknowledged.
-    #[inline(always)]
-    pub fn bytes_moved(&self) -> u64 {
-        self.tp::<u64>(layout!(bytes_received)) + self.tp::<u64>(layout!(bytes_acked))
-    }
-
     /// Both ends.
     #[inline(always)]
     pub fn ends(&self) -> Endpoints {
         let mut ends = Endpoints::default();
         read_endpoints::<Direct>(self.sk, &mut ends);
-        (ends.local_port, _) = self.ports();
+        // `skc_num` is 0 once the state is CLOSE.
+        ends.local_port = u16::from_be(self.tp(layout!(inet_sport)));
         ends
     }
 }

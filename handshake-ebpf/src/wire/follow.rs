@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_RB_NO_WAKEUP},
-    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns},
+    helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_tcp_sock},
     programs::SkBuffContext,
 };
 use handshake_common::{
@@ -17,7 +17,7 @@ use handshake_common::{
 use super::{
     copy::copy,
     maps::{self as wires, Step, Watched},
-    packet::Packet,
+    packet::{Packet, may_begin},
 };
 use crate::{
     emit,
@@ -27,34 +27,51 @@ use crate::{
     words,
 };
 
-/// Bytes that a connection has moved when no handshake begins on it any more, whatever came before (STARTTLS).
-const QUIET: u64 = 1 << 16;
+/// Bytes that a connection has moved, one way, when no handshake begins on it any more, whatever came before (STARTTLS).
+const QUIET: u64 = 1 << 14;
 
 /// The ports whose handshakes are looked at; all zero: every port. Filled in by user space before the load.
 #[unsafe(no_mangle)]
 static WIRE_PORTS: [u16; wire::raw::MOST_PORTS] = [0; wire::raw::MOST_PORTS];
 
-/// Looks at a packet.
+/// Looks at a packet. Bulk transfer has swept the caches by now, so what counts is how many lines are touched: here the
+/// offsets are in the instructions, which those of [`crate::kernel::LAYOUT`] are not.
 #[inline(always)]
 pub fn look(ctx: &SkBuffContext, direction: Direction) {
     let skb = ctx.skb.skb;
-    // SAFETY: the program's own context. Volatile: the verifier wants the load as it is.
-    let sk = unsafe { (&raw const (*skb).__bindgen_anon_2.sk).read_volatile() };
-    let Some(sock) = KernelSock::<Filtered>::of_packet(sk as *const c_void) else { return };
-    let (local_port, remote_port) = sock.ports();
-    let hot = wires::is_hot(local_port, remote_port);
-    if hot || sock.bytes_moved() <= QUIET {
-        follow(skb, &sock, direction, hot);
+    // SAFETY: the program's own context, and what it leads to. Volatile: the verifier wants the loads as they are.
+    unsafe {
+        let sk = (&raw const (*skb).__bindgen_anon_2.sk).read_volatile();
+        if sk.is_null() {
+            return;
+        }
+        let tcp = bpf_tcp_sock(sk);
+        if tcp.is_null() {
+            return;
+        }
+        let remote_port = u16::from_be((&raw const (*sk).dst_port).cast::<u16>().read_volatile());
+        let hot = wires::is_hot((&raw const (*sk).src_port).read_volatile() as u16, remote_port);
+        // The count of the packet's own direction is more likely to be at hand.
+        let received = &raw const (*tcp).bytes_received;
+        let acked = &raw const (*tcp).bytes_acked;
+        let (first, second) = match direction {
+            Direction::Sent => (acked, received),
+            Direction::Received => (received, acked),
+        };
+        if hot || (first.read_volatile() <= QUIET && second.read_volatile() <= QUIET && may_begin(skb)) {
+            follow(skb, sk as *const c_void, direction, hot);
+        }
     }
 }
 
 #[inline(always)]
-fn follow(skb: *mut __sk_buff, sock: &KernelSock<Filtered>, direction: Direction, hot: bool) -> Option<()> {
+fn follow(skb: *mut __sk_buff, sk: *const c_void, direction: Direction, hot: bool) -> Option<()> {
     let packet = Packet::read(skb)?;
     let begins = packet.length != 0 && begins_hello(&packet.payload(skb));
     if !hot && !begins {
         return None;
     }
+    let sock = &KernelSock::<Filtered>::of_packet(sk)?;
     let mut ends = sock.ends();
     let state = sock.state();
     if state == states::LISTEN {

@@ -1,8 +1,9 @@
 //! TLS handshakes as their packets show them, whatever the library: `cgroup_skb` on the cgroup v2 root.
 //!
 //! Both programs run for every packet of the host, so nearly all packets leave at the first look: those of other
-//! protocols, and those of connections that have moved more bytes than come before any handshake, while none is under way
-//! on them. What is left is read ([`packet`]), and followed from its ClientHello on ([`follow`]).
+//! protocols, and while no handshake is under way on their connection, those of connections that have moved more bytes than
+//! come before any handshake, and those whose payload does not begin as one. What is left is read ([`packet`]), and
+//! followed from its ClientHello on ([`follow`]).
 
 mod copy;
 mod follow;

@@ -1,7 +1,7 @@
 //! A packet, from its network header on.
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
-use handshake_common::tls::wire::Payload;
+use handshake_common::tls::wire::{Payload, record::content};
 
 use crate::maps::Endpoints;
 
@@ -101,6 +101,34 @@ impl Bytes {
     pub fn at(&self, offset: u32) -> (*mut __sk_buff, u32) {
         (self.skb, self.offset + offset)
     }
+}
+
+/// Whether the payload may begin with a handshake record; false for packets without any. Only the usual headers are
+/// looked at, where they lie: whatever else comes, may.
+#[inline(always)]
+pub fn may_begin(skb: *mut __sk_buff) -> bool {
+    /// Where a TCP header tells its own length.
+    const DATA_OFFSET: usize = 12;
+    // SAFETY: the program's context; no byte is read but those before the end that the kernel gives. Volatile: the
+    // verifier wants the loads as they are.
+    let (length, payload) = unsafe {
+        let start = (&raw const (*skb).data).read_volatile() as usize;
+        let end = (&raw const (*skb).data_end).read_volatile() as usize;
+        let byte = |at: usize| ((start + at) as *const u8).read_volatile();
+        if start + IPV4 + TCP > end {
+            return true;
+        }
+        let (network, data_offset) = match byte(0) {
+            0x45 => (IPV4 as u32, byte(IPV4 + DATA_OFFSET)),
+            first if first >> 4 == 6 && start + IPV6 as usize + TCP <= end => {
+                (IPV6, byte(IPV6 as usize + DATA_OFFSET))
+            }
+            _ => return true,
+        };
+        ((&raw const (*skb).len).read_volatile(), network + u32::from(data_offset >> 4) * 4)
+    };
+    let mut first = [0];
+    payload < length && load(skb, payload, &mut first) && first[0] == content::HANDSHAKE
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "N is some bytes")]

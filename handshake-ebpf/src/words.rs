@@ -1,6 +1,8 @@
 //! Copies and clears structures eight bytes at a time. What the compiler calls for it, `memcpy` and `memset`, goes byte by
 //! byte on this target.
 
+use core::mem::MaybeUninit;
+
 /// Copies a structure of whole words.
 ///
 /// # Safety
@@ -28,5 +30,18 @@ pub unsafe fn zero<T>(to: *mut T) {
         // SAFETY: inside a T, by the caller's promise. Volatile, or the compiler would call memset after all.
         unsafe { to.cast::<u64>().add(at).write_volatile(0) };
         at += 1;
+    }
+}
+
+/// Space on the stack as a structure of zeros. By reference: what is returned by value is copied byte by byte again.
+///
+/// # Safety
+/// See [`copy`]; zeros must be a valid `T`.
+#[inline(always)]
+pub unsafe fn zeroed<T>(space: &mut MaybeUninit<T>) -> &mut T {
+    // SAFETY: the space is a T's, and the caller promises the rest.
+    unsafe {
+        zero(space.as_mut_ptr());
+        space.assume_init_mut()
     }
 }

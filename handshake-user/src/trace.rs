@@ -88,9 +88,10 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         tokio::task::yield_now().await;
     }
     let (totals, missed) = (probes.totals()?, probes.missed_runs());
-    drop(probes);
     let at = |loss| totals.at(totals::lost(loss));
     session.finish(at(Loss::RingFull), at(Loss::StateFull), missed)?;
+    // Only now: the kernel takes up to a tenth of a second to let go of each uprobe, one after the other.
+    drop(probes);
     Ok(ExitCode::SUCCESS)
 }
 

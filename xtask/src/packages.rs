@@ -1,4 +1,4 @@
-//! The system's programs that the tests with root use: real clients and servers, real networks.
+//! The system's programs that the tests with root and the benchmark use: real clients and servers, real networks.
 
 use std::{path::Path, process::Command};
 
@@ -37,13 +37,30 @@ const NEEDED: [Needed; 12] = [
     Needed { program: "setpriv", package: "util-linux", why: "PostgreSQL does not run as root" },
 ];
 
+/// What the TLS part of the benchmark starts.
+const BENCH: [Needed; 4] = [
+    Needed { program: "ip", package: "iproute2", why: "a network namespace" },
+    Needed { program: "nginx", package: "nginx-light", why: "the server" },
+    Needed { program: "openssl", package: "openssl", why: "a certificate, and `s_time`: resumed handshakes" },
+    Needed { program: "ab", package: "apache2-utils", why: "full handshakes, and their latency" },
+];
+
 /// Debian starts a server with its installation; the tests start their own, on their own networks.
 const SERVICES: [&str; 3] = ["nginx", "haproxy", "postgresql"];
 
-/// Installs what is missing where that needs no question (root and apt), else says the command.
+/// Installs what is missing for the tests where that needs no question (root and apt), else says the command.
 pub(crate) fn ensure() -> Result<()> {
+    ensure_for("the tests with root", &NEEDED)
+}
+
+/// The same for the TLS part of the benchmark.
+pub(crate) fn ensure_for_bench() -> Result<()> {
+    ensure_for("the TLS loads of the benchmark", &BENCH)
+}
+
+fn ensure_for(whom: &str, needed: &[Needed]) -> Result<()> {
     let missing: Vec<_> =
-        NEEDED.iter().filter(|needed| process::find_program(needed.program).is_none()).collect();
+        needed.iter().filter(|needed| process::find_program(needed.program).is_none()).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -60,9 +77,9 @@ pub(crate) fn ensure() -> Result<()> {
         } else {
             format!("install with your package manager what Debian calls {}", packages.join(", "))
         };
-        bail!("the tests with root need {list}: {command}");
+        bail!("{whom} need {list}: {command}");
     }
-    step(format!("installing for the tests with root: {list} (up to a minute)"));
+    step(format!("installing for {whom}: {list} (up to a minute)"));
     // The lists of a fresh image are empty, those of an old one stale: then a second try after an update.
     if apt_get(&install(&packages)).is_err() {
         apt_get(&["update"])?;

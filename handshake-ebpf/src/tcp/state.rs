@@ -1,6 +1,6 @@
 //! `sock:inet_sock_set_state`: the backbone. Runs about six times in the life of a connection.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{
     helpers::generated::bpf_ktime_get_ns,
@@ -21,7 +21,7 @@ use crate::{
     maps::{self, BUSY, Endpoints, SYNACKS},
     process,
     tls::call,
-    wire,
+    wire, words,
 };
 
 // void inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)
@@ -126,10 +126,11 @@ fn connecting<A: Access>(sock: &KernelSock<A>, now: u64) {
         emit::count(totals::begun(Some(Role::Client)));
         return;
     }
-    let mut connection = Connection { id: A::cookie(sock.pointer()), ..Connection::default() };
-    state::begin_client(&mut connection, now);
-    process::note::<A>(&mut connection, true);
-    if keep(sock, &connection) {
+    let mut space = MaybeUninit::uninit();
+    let connection = fresh(&mut space, sock);
+    state::begin_client(connection, now);
+    process::note::<A>(connection, true);
+    if keep(sock, connection) {
         emit::count(totals::begun(Some(Role::Client)));
     }
 }
@@ -137,15 +138,16 @@ fn connecting<A: Access>(sock: &KernelSock<A>, now: u64) {
 /// A server's new connection. The entry is written once, after its record has gone: cheaper than in place.
 #[inline(always)]
 fn accepted<A: Access>(sock: &KernelSock<A>, now: u64) {
-    let mut connection = Connection { id: A::cookie(sock.pointer()), ..Connection::default() };
-    state::adopt(&mut connection, states::SYN_RECV);
-    let due = state::transition(&mut connection, sock, states::SYN_RECV, states::ESTABLISHED, now);
+    let mut space = MaybeUninit::uninit();
+    let connection = fresh(&mut space, sock);
+    state::adopt(connection, states::SYN_RECV);
+    let due = state::transition(connection, sock, states::SYN_RECV, states::ESTABLISHED, now);
     if connection.syn_retransmits > 0 {
         connection.syn_ns = first_synack(sock);
     }
-    emit::publish(&mut connection, sock, due);
-    find_wire(&mut connection);
-    keep(sock, &connection);
+    emit::publish(connection, sock, due);
+    find_wire(connection);
+    keep(sock, connection);
 }
 
 /// Data that came before a server's socket was there may have been a ClientHello.
@@ -164,9 +166,10 @@ pub(super) fn adopt<'a, A: Access>(sock: &KernelSock<A>, old: u32) -> Option<&'a
         return None;
     }
     // The cookie also names the minisocket that may follow, but only if it was asked for before.
-    let mut connection = Connection { id: A::cookie(sock.pointer()), ..Connection::default() };
-    state::adopt(&mut connection, old);
-    if !keep(sock, &connection) {
+    let mut space = MaybeUninit::uninit();
+    let connection = fresh(&mut space, sock);
+    state::adopt(connection, old);
+    if !keep(sock, connection) {
         return None;
     }
     if old == states::SYN_SENT {
@@ -202,6 +205,15 @@ pub fn adopt_in_place<'a, A: Access>(sock: &KernelSock<A>, id: u64) -> Option<&'
     Some(connection)
 }
 
+/// A connection of which nothing is known but its number.
+#[inline(always)]
+fn fresh<'a, A: Access>(space: &'a mut MaybeUninit<Connection>, sock: &KernelSock<A>) -> &'a mut Connection {
+    // SAFETY: a connection is plain integers, for which zeros are valid.
+    let connection = unsafe { words::zeroed(space) };
+    connection.id = A::cookie(sock.pointer());
+    connection
+}
+
 #[inline(always)]
 fn keep<A: Access>(sock: &KernelSock<A>, connection: &Connection) -> bool {
     let kept = maps::keep(sock.pointer(), connection);
@@ -221,7 +233,9 @@ fn renew<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
     let id = A::cookie(sock.pointer());
     if connection.id != id {
         debug!((), "the end of connection {:x} was missed", connection.id);
-        *connection = Connection { id, ..Connection::default() };
+        // SAFETY: a connection is plain integers, for which zeros are valid.
+        unsafe { words::zero(connection) };
+        connection.id = id;
     }
 }
 

@@ -127,10 +127,7 @@ pub fn enter(hit: &Hit, target: &Target, begins: bool, role: u8) {
 fn begin(key: u64, hit: &Hit, target: &Target, role: u8, sleeps: u64) {
     let mut fresh = MaybeUninit::<Session>::uninit();
     // SAFETY: a session is plain integers, for which zeros are valid.
-    let session = unsafe {
-        words::zero(fresh.as_mut_ptr());
-        fresh.assume_init_mut()
-    };
+    let session = unsafe { words::zeroed(&mut fresh) };
     (session.object, session.library, session.role) = (hit.object, target.library, role);
     Untyped::process().name(&mut session.pid, &mut session.comm, &mut session.cgroup);
     session.enter(hit.now, sleeps);

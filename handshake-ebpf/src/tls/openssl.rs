@@ -45,10 +45,11 @@ pub fn openssl_enter(ctx: ProbeContext) -> u32 {
         // SSL_in_before(): what comes after the handshake, or goes on, is in another state.
         hand_state == BEFORE && flow_state == UNINITED
     };
-    let role = match object::number(ssl, &target.server) {
-        UNKNOWN => 0,
-        0 => Role::Client.code(),
-        _ => Role::Server.code(),
+    // Only the beginning asks for it.
+    let role = match begins.then(|| object::number(ssl, &target.server)) {
+        None | Some(UNKNOWN) => 0,
+        Some(0) => Role::Client.code(),
+        Some(_) => Role::Server.code(),
     };
     call::enter(&hit, target, begins, role);
     0

@@ -94,7 +94,7 @@ impl Drop for Load {
 }
 
 /// Moves this thread, and those that it will start, into a new network namespace.
-fn make_namespace() -> Result<()> {
+pub(super) fn make_namespace() -> Result<()> {
     // SAFETY: unshare(2) of the network namespace changes only this thread; it touches no memory of ours.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
         .context("cannot make a network namespace; the benchmark needs root")?;

@@ -2,6 +2,7 @@
 
 mod load;
 mod subject;
+mod tls;
 
 use std::{fmt::Write as _, fs, path::Path, time::Duration};
 
@@ -9,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use self::{load::Load, subject::Subject};
 use crate::{
-    build, process,
+    build, packages, process,
     process::step,
     setup,
     workspace::{Profile, Workspace},
@@ -19,6 +20,15 @@ use crate::{
 const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 /// Between attaching and measuring.
 const SETTLE: Duration = Duration::from_millis(300);
+
+/// What the host does meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Kind {
+    /// TCP connections: a request, a response and a close
+    Tcp,
+    /// TLS handshakes, full and resumed, between nginx and clients
+    Tls,
+}
 
 /// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,15 +68,18 @@ struct Sample {
     lost: Vec<String>,
 }
 
-/// Measure what handshake costs a host that opens and closes connections as fast as it can
+/// Measure what handshake costs a host that makes connections and TLS handshakes as fast as it can
 ///
-/// Runs the churn in a network namespace of its own, without the program, with `handshake daemon` and with
+/// Runs the load in a network namespace of its own, without the program, with `handshake daemon` and (TCP only) with
 /// `handshake trace`, in turn, and compares within each round. Needs root.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  sudo -E cargo xtask bench\n  sudo -E cargo xtask bench --rounds 11 --seconds 5\n  sudo -E cargo xtask bench --attach tracepoint\n\nQuote the ratio, not the rates: they are of this machine. docs/overhead.md has a measured table."
+    after_help = "Examples:\n  sudo -E cargo xtask bench\n  sudo -E cargo xtask bench --rounds 11 --seconds 5\n  sudo -E cargo xtask bench --load tls\n  sudo -E cargo xtask bench --attach tracepoint\n\nQuote the ratio, not the rates: they are of this machine. docs/overhead.md has a measured table."
 )]
 pub(crate) struct Args {
+    /// Only this load instead of both
+    #[arg(long, value_enum)]
+    load: Option<Kind>,
     /// How many times each way is measured
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
@@ -82,12 +95,19 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     ensure!(process::is_root(), "the benchmark needs root: sudo -E env PATH=\"$PATH\" cargo xtask bench");
     let workspace = Workspace::locate()?;
     let ready = setup::ensure(&workspace)?;
+    let is_wanted = |kind| args.load.is_none_or(|only| only == kind);
+    if is_wanted(Kind::Tls) {
+        packages::ensure_for_bench()?;
+    }
     let binary = build::both(&workspace, &ready, Profile::Release)?;
-    measure(&binary, args)
+    let tcp = if is_wanted(Kind::Tcp) { measure(&binary, args)? } else { String::new() };
+    let tls = if is_wanted(Kind::Tls) { tls::measure(&binary, args)? } else { String::new() };
+    print!("{}\n{tcp}{tls}", machine());
+    Ok(())
 }
 
-fn measure(binary: &Path, args: &Args) -> Result<()> {
-    let Args { rounds, seconds, attach } = args;
+fn measure(binary: &Path, args: &Args) -> Result<String> {
+    let Args { rounds, seconds, attach, .. } = args;
     let (rounds, seconds, attach) = (*rounds, *seconds, attach.as_deref());
     let window = Duration::from_secs(seconds);
     let load = Load::start()?;
@@ -99,10 +119,8 @@ fn measure(binary: &Path, args: &Args) -> Result<()> {
         samples.push([without?, daemon?, trace?]);
     }
     step("kernel time, with the kernel's own statistics on");
-    let kernel = kernel_time(&load, binary, window, attach)?;
-    drop(load);
-    print!("{}\n{}{kernel}", machine(), table(&samples));
-    Ok(())
+    let kernel = kernel_time(binary, attach, "connection", || Ok(load.rate_over(window)?.0))?;
+    Ok(format!("{}{kernel}", table(&samples)))
 }
 
 /// What the figures were measured on.
@@ -142,8 +160,13 @@ fn with_attach<'a>(arguments: &[&'a str], attach: Option<&'a str>) -> Vec<&'a st
     arguments.iter().copied().chain(attach.into_iter().flatten()).collect()
 }
 
-/// Kernel time per hit and per connection, in one window of its own: keeping the statistics costs time, too.
-fn kernel_time(load: &Load, binary: &Path, window: Duration, attach: Option<&str>) -> Result<String> {
+/// Kernel time per hit and per thing that `made` counts, in one window of its own: keeping the statistics costs time, too.
+fn kernel_time(
+    binary: &Path,
+    attach: Option<&str>,
+    thing: &str,
+    made: impl FnOnce() -> Result<u64>,
+) -> Result<String> {
     let (arguments, ready) = Way::Daemon.command().context("the daemon has a command")?;
     let before = fs::read_to_string(STATS).with_context(|| format!("cannot read {STATS}"))?;
     fs::write(STATS, "1").with_context(|| format!("cannot write {STATS}"))?;
@@ -151,24 +174,26 @@ fn kernel_time(load: &Load, binary: &Path, window: Duration, attach: Option<&str
         let subject = Subject::start(binary, &with_attach(arguments, attach), ready)?;
         std::thread::sleep(SETTLE);
         let first = subject.program_times()?;
-        let (connections, _) = load.rate_over(window)?;
+        let made = made()?;
         let last = subject.program_times()?;
         subject.stop()?;
-        Ok::<_, anyhow::Error>((first, last, connections))
+        Ok::<_, anyhow::Error>((first, last, made))
     })();
     fs::write(STATS, before.trim()).with_context(|| format!("cannot restore {STATS}"))?;
-    let (first, last, connections) = measured?;
+    let (first, last, made) = measured?;
     let (mut hits, mut nanoseconds) = (0, 0);
-    for (first, last) in first.iter().zip(&last) {
-        hits += last.hits - first.hits;
-        nanoseconds += last.nanoseconds - first.nanoseconds;
+    for last in &last {
+        // What was loaded meanwhile began at nothing.
+        let first = first.iter().find(|first| first.id == last.id);
+        hits += last.hits - first.map_or(0, |first| first.hits);
+        nanoseconds += last.nanoseconds - first.map_or(0, |first| first.nanoseconds);
     }
     ensure!(hits > 0, "the kernel counted no run of any program");
     Ok(format!(
-        "\nkernel time (statistics' own cost included): {} ns per hit, {:.1} hits and {:.2} µs per connection (both ends)\n",
+        "\nkernel time (statistics' own cost included): {} ns per hit, {:.1} hits and {:.2} µs per {thing} (both ends)\n",
         nanoseconds / hits,
-        ratio(hits, connections),
-        ratio(nanoseconds, connections) / 1e3,
+        ratio(hits, made),
+        ratio(nanoseconds, made) / 1e3,
     ))
 }
 

@@ -258,6 +258,35 @@ impl<'a> Elf<'a> {
         }
     }
 
+    /// Where the loader will put the address of a function of another file.
+    #[must_use]
+    pub fn import(&self, name: &str) -> Option<u64> {
+        let kinds = match self.machine {
+            Machine::X86_64 => [elf::R_X86_64_JUMP_SLOT, elf::R_X86_64_GLOB_DAT],
+            Machine::Aarch64 => [elf::R_AARCH64_JUMP_SLOT, elf::R_AARCH64_GLOB_DAT],
+        };
+        let symbols = self.sections.symbols(LE, self.data, elf::SHT_DYNSYM).ok()?;
+        let is_it = |index| {
+            let symbol = symbols.symbol(index).ok();
+            symbol.is_some_and(|it| symbols.symbol_name(LE, it).is_ok_and(|it| it == name.as_bytes()))
+        };
+        let sections = self.sections.iter().filter(|section| section.sh_type(LE) == elf::SHT_RELA);
+        let mut relocations = sections
+            .take(MOST_RELOCATION_SECTIONS)
+            .filter_map(|section| section.rela(LE, self.data).ok()?)
+            .flat_map(|(relocations, _)| relocations);
+        let found = relocations.find(|relocation| {
+            kinds.contains(&relocation.r_type(LE, false)) && relocation.symbol(LE, false).is_some_and(is_it)
+        });
+        found.map(|relocation| relocation.r_offset(LE))
+    }
+
+    /// The parts of the file that are executed, with their addresses.
+    pub fn executable(&self) -> impl Iterator<Item = (u64, &'a [u8])> {
+        let segments = self.segments.iter().filter(|segment| segment.executable);
+        segments.filter_map(|segment| Some((segment.address, self.bytes(segment.address)?)))
+    }
+
     /// The parts of the file that are loaded, with their addresses.
     pub fn loaded(&self) -> impl Iterator<Item = (u64, &'a [u8])> {
         self.segments.iter().filter_map(|segment| Some((segment.address, self.bytes(segment.address)?)))

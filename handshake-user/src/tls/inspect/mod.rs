@@ -106,7 +106,11 @@ impl Inspection {
 
     fn point(&mut self, elf: &Elf<'_>, hook: Hook, address: u64, role: Option<Role>) -> bool {
         let Some(code) = elf.code(address) else { return false };
-        let Some(offset) = elf.code_offset(decode::behind_landing_pad(code, address)) else { return false };
+        let place = match hook {
+            Hook::Free => decode::behind_null_test(code, address),
+            _ => decode::behind_landing_pad(code, address),
+        };
+        let Some(offset) = elf.code_offset(place) else { return false };
         self.points.push(Point { hook, offset, role });
         true
     }

@@ -7,7 +7,7 @@ use handshake_common::{
 
 use super::{
     Accessors, Hook, Inspection, decode,
-    elf::{Elf, Symbol, Symbols},
+    elf::{Elf, Machine, Symbol, Symbols},
     through,
 };
 
@@ -63,13 +63,44 @@ pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
         inspection.is_companion = true;
     }
     inspection.description = elf.text_with_version("OpenSSL ").map(str::to_owned);
-    // Every error passes here in OpenSSL 3: those of the state machine do not go through `ERR_set_error`.
-    if let Some(error) = symbols.address("ERR_vset_error") {
-        inspection.point(elf, Hook::Error, error, None);
-    } else if let Some(error) = symbols.address("ERR_put_error") {
-        inspection.point(elf, Hook::ErrorPut, error, None);
-    }
+    errors(&mut inspection, elf, symbols);
     Some(inspection)
+}
+
+/// Where every error passes that ends a handshake: `ossl_statem_fatal` calls it with the reason. (OpenSSL 3; 1.1.1)
+const ERRORS: [(&str, Hook); 2] = [("ERR_vset_error", Hook::Error), ("ERR_put_error", Hook::ErrorPut)];
+/// A linker's stub is one; a library without stubs calls `ERR_put_error` at a thousand.
+const MOST_CALLS: usize = 8;
+
+/// In every handshake libcrypto itself raises some ten errors that come to nothing, and a probe on each costs as much as
+/// one on the handshake's own calls. So errors are seen where libssl calls libcrypto, if that can be told.
+fn errors(inspection: &mut Inspection, elf: &Elf<'_>, symbols: &Symbols) {
+    let can_tell = elf.machine == Machine::X86_64;
+    let defined = ERRORS.iter().find_map(|&(name, hook)| Some((symbols.address(name)?, hook)));
+    if let Some((address, hook)) = defined {
+        if !(can_tell && inspection.is_companion) {
+            inspection.point(elf, hook, address, None);
+        }
+        return;
+    }
+    if !can_tell {
+        return;
+    }
+    for (name, hook) in ERRORS {
+        let Some(slot) = elf.import(name) else { continue };
+        let calls: Vec<_> = elf
+            .executable()
+            .flat_map(|(address, code)| decode::through_pointer(code, address, slot))
+            .take(MOST_CALLS + 1)
+            .collect();
+        if (1..=MOST_CALLS).contains(&calls.len()) {
+            for call in calls {
+                inspection.point(elf, hook, call, None);
+            }
+            return;
+        }
+    }
+    inspection.gap("where it raises errors", "the reason of failures");
 }
 
 fn library(inspection: &mut Inspection, elf: &Elf<'_>, symbols: &Symbols, handshake: u64) {

@@ -8,7 +8,7 @@ mod x86;
 
 pub use self::{
     walk::{Trace, only, tails, trace},
-    x86::{behind_landing_pad, written},
+    x86::{behind_landing_pad, behind_null_test, through_pointer, written},
 };
 
 /// A general register by its number in the machine's encoding.
@@ -160,5 +160,30 @@ mod tests {
         assert_eq!(at(&[0x48, 0x83, 0xec, 0x18]), 0x1000, "sub $0x18,%rsp");
         assert_eq!(at(&[]), 0x1000);
         assert_eq!(behind_landing_pad(&[0x41, 0x57], 0x1000), 0x1000, "no landing pad");
+    }
+
+    #[test]
+    fn a_test_for_null_is_skipped_before_what_the_kernel_emulates() {
+        // test %rdi,%rdi; je far; push %r13
+        let code = [0x48, 0x85, 0xff, 0x0f, 0x84, 0x97, 0x03, 0, 0, 0x41, 0x55];
+        assert_eq!(behind_null_test(&code, 0x1000), 0x1009);
+        let mut padded = vec![0xf3, 0x0f, 0x1e, 0xfa];
+        padded.extend(code);
+        assert_eq!(behind_null_test(&padded, 0x1000), 0x100d);
+        let mut other = code;
+        other[2] = 0xf6; // test %rsi,%rsi
+        assert_eq!(behind_null_test(&other, 0x1000), 0x1000);
+        other = code;
+        other[9..].copy_from_slice(&[0x89, 0xd8]); // mov %ebx,%eax: would be stepped over, too
+        assert_eq!(behind_null_test(&other, 0x1000), 0x1000);
+    }
+
+    #[test]
+    fn calls_through_a_pointer_are_found() {
+        // nop; call *0x10(%rip); bnd jmp *8(%rip); jmp *0(%rip)
+        let code = [0x90, 0xff, 0x15, 0x10, 0, 0, 0, 0xf2, 0xff, 0x25, 0x09, 0, 0, 0, 0xff, 0x25, 0, 0, 0, 0];
+        assert_eq!(through_pointer(&code, 0x1000, 0x1017), [0x1001, 0x1007]);
+        assert!(through_pointer(&code, 0x1000, 0x2000).is_empty());
+        assert!(through_pointer(&[0xff, 0x25, 0], 0x1000, 0x1000).is_empty());
     }
 }

@@ -133,16 +133,62 @@ pub fn written(instruction: &Instruction) -> u32 {
         .fold(0, |registers, register| registers | 1 << register)
 }
 
-/// Where to probe a function at `address`: behind its `endbr64` if the kernel emulates what follows (a push, a jump or a
-/// call, see `arch/x86/kernel/uprobes.c`), which is ten times cheaper than a single step over the `endbr64`. The stack
-/// is as at the entry, so that a return probe finds the return address there too.
+/// Where to probe a function at `address`: behind its `endbr64` if the kernel emulates what follows, which is ten times
+/// cheaper than a single step over the `endbr64`. The stack is as at the entry, so that a return probe finds the return
+/// address there too.
 pub fn behind_landing_pad(code: &[u8], address: u64) -> u64 {
-    let behind = || one(code.strip_prefix(&LANDING_PAD)?, address);
-    let is_emulated = behind().is_some_and(|instruction| match instruction.mnemonic() {
+    let (code, start) = body(code, address);
+    if one(code, start).is_some_and(|instruction| is_emulated(&instruction)) { start } else { address }
+}
+
+/// Where to probe a function that frees its argument: behind the test for a null pointer with which it begins, if the
+/// kernel emulates what follows. The argument is still in its register there, and to free nothing is nothing to see.
+pub fn behind_null_test(whole: &[u8], address: u64) -> u64 {
+    let (code, start) = body(whole, address);
+    let after_test = || {
+        let test = one(code, start)?;
+        let is_test = test.mnemonic() == Mnemonic::Test
+            && test.op0_register() == Named::RDI
+            && test.op1_register() == Named::RDI;
+        let branch = one(code.get(test.len()..)?, test.next_ip())?;
+        let skips = branch.mnemonic() == Mnemonic::Je && branch.near_branch_target() > branch.next_ip();
+        let rest = one(code.get(test.len() + branch.len()..)?, branch.next_ip())?;
+        (is_test && skips && is_emulated(&rest)).then_some(rest.ip())
+    };
+    after_test().unwrap_or_else(|| behind_landing_pad(whole, address))
+}
+
+/// Where `code`, which is at `address`, calls or jumps to what the pointer at `slot` leads to: how functions of another
+/// file are reached, from one stub for all calls or from each place.
+pub fn through_pointer(code: &[u8], address: u64, slot: u64) -> Vec<u64> {
+    let mut found = Vec::new();
+    for at in memchr::memchr_iter(0xff, code) {
+        // call *x(%rip), jmp *x(%rip)
+        let Some([_, 0x15 | 0x25, by @ ..]) = code[at..].first_chunk::<6>() else { continue };
+        let at = address + at as u64;
+        if (at + 6).wrapping_add_signed(i64::from(i32::from_le_bytes(*by))) == slot {
+            // `bnd` belongs to the instruction.
+            let is_bnd = (at - address).checked_sub(1).is_some_and(|before| code[before as usize] == 0xf2);
+            found.push(at - u64::from(is_bnd));
+        }
+    }
+    found
+}
+
+/// The function without its `endbr64`.
+fn body(code: &[u8], address: u64) -> (&[u8], u64) {
+    match code.strip_prefix(&LANDING_PAD) {
+        Some(rest) => (rest, address + LANDING_PAD.len() as u64),
+        None => (code, address),
+    }
+}
+
+/// A push, a jump or a call: what the kernel emulates instead of stepping over it. (`arch/x86/kernel/uprobes.c`)
+fn is_emulated(instruction: &Instruction) -> bool {
+    match instruction.mnemonic() {
         Mnemonic::Push => instruction.op0_kind() == OpKind::Register,
         Mnemonic::Nop => true,
         Mnemonic::Call | Mnemonic::Jmp => instruction.op0_kind() == OpKind::NearBranch64,
         _ => instruction.flow_control() == FlowControl::ConditionalBranch,
-    });
-    if is_emulated { address + LANDING_PAD.len() as u64 } else { address }
+    }
 }

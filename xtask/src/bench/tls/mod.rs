@@ -1,0 +1,149 @@
+//! The TLS loads: nginx and its clients on one loopback, full and resumed handshakes, without and with the daemon. Both ends
+//! use the system's OpenSSL, so each handshake is seen twice.
+
+mod client;
+mod server;
+
+use std::{fmt::Write as _, path::Path, thread, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+
+use self::{
+    client::{Done, Kind},
+    server::Server,
+};
+use super::{Args, SETTLE, Way, kernel_time, load, median, sorted, subject::Subject, with_attach};
+use crate::process::step;
+
+/// One window.
+#[derive(Clone, Debug)]
+struct Sample {
+    done: Done,
+    /// Of the server and the clients, seconds: what the probes cost falls there.
+    cpu_seconds: f64,
+    /// Of the daemon.
+    user_seconds: f64,
+    lost: Vec<String>,
+}
+
+impl Sample {
+    fn rate(&self) -> f64 {
+        self.per_handshake(self.done.seconds).recip()
+    }
+
+    fn cpu_per_handshake(&self) -> f64 {
+        self.per_handshake(self.cpu_seconds)
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a count of seconds' worth of handshakes")]
+    fn per_handshake(&self, seconds: f64) -> f64 {
+        seconds / self.done.handshakes as f64
+    }
+}
+
+/// One round: without and with the daemon.
+type Pair = [Sample; 2];
+
+/// Measures both kinds of handshakes, in a thread that is alone in a network namespace with its children.
+pub(super) fn measure(binary: &Path, args: &Args) -> Result<String> {
+    thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            load::make_namespace()?;
+            let server = Server::start()?;
+            Kind::ALL.into_iter().map(|kind| one_kind(&server, kind, binary, args)).collect()
+        });
+        worker.join().unwrap_or_else(|_| bail!("the thread of the TLS load panicked"))
+    })
+}
+
+fn one_kind(server: &Server, kind: Kind, binary: &Path, args: &Args) -> Result<String> {
+    let (window, attach) = (Duration::from_secs(args.seconds), args.attach.as_deref());
+    kind.run(Duration::from_secs(1))?;
+    let mut pairs: Vec<Pair> = Vec::new();
+    for round in 1..=args.rounds {
+        let what = kind.name();
+        step(format!(
+            "TLS {what}, round {round} of {}: without, daemon, {} s each",
+            args.rounds, args.seconds
+        ));
+        let [without, daemon] =
+            [Way::Without, Way::Daemon].map(|way| sample(server, kind, binary, way, window, attach));
+        pairs.push([without?, daemon?]);
+    }
+    step("kernel time, with the kernel's own statistics on");
+    let kernel = kernel_time(binary, attach, "handshake", || Ok(kind.run(window)?.handshakes))?;
+    Ok(format!("{}{kernel}", table(kind, &pairs)))
+}
+
+fn sample(
+    server: &Server,
+    kind: Kind,
+    binary: &Path,
+    way: Way,
+    window: Duration,
+    attach: Option<&str>,
+) -> Result<Sample> {
+    let measured = || {
+        thread::sleep(SETTLE);
+        let before = server.cpu_seconds()?;
+        let done = kind.run(window)?;
+        let cpu_seconds = server.cpu_seconds()? - before + done.cpu_seconds;
+        Ok::<_, anyhow::Error>(Sample { done, cpu_seconds, user_seconds: 0.0, lost: Vec::new() })
+    };
+    let Some((arguments, ready)) = way.command() else { return measured() };
+    let subject = Subject::start(binary, &with_attach(arguments, attach), ready)?;
+    let before = subject.user_seconds()?;
+    let sample = measured().context("while the daemon was running")?;
+    let user_seconds = subject.user_seconds()? - before;
+    let lost = subject.stop()?.into_iter().filter(|line| line.contains("lost")).collect();
+    Ok(Sample { user_seconds, lost, ..sample })
+}
+
+fn table(kind: Kind, pairs: &[Pair]) -> String {
+    let mut text = format!(
+        "\n{:<14} {:>11} {:>7} {:>7}  {:>7} {:>13}  {:>15} {:>7}  {:>18}  {:>16}  {}\n",
+        format!("TLS {}", kind.name()),
+        "handshake/s",
+        "min",
+        "max",
+        "ratio",
+        "(quartiles)",
+        "CPU µs/handsh.",
+        "ratio",
+        "daemon's user µs",
+        "p50, p99 ms",
+        "lost"
+    );
+    for (index, way) in [Way::Without, Way::Daemon].into_iter().enumerate() {
+        let of = |value: fn(&Sample) -> f64| sorted(pairs.iter().map(|pair| value(&pair[index])));
+        let ratio = |value: fn(&Sample) -> f64| {
+            sorted(pairs.iter().map(|pair| value(&pair[index]) / value(&pair[0])))
+        };
+        let (rates, ratios) = (of(Sample::rate), ratio(Sample::rate));
+        let quartile = |part: usize| ratios.get((ratios.len() - 1) * part / 4).copied().unwrap_or(0.0);
+        let latency =
+            pairs.iter().map(|pair| pair[index].done.latency).collect::<Option<Vec<_>>>().map_or_else(
+                || "-".to_owned(),
+                |all| {
+                    let of = |value: fn(&(f64, f64)) -> f64| median(&sorted(all.iter().map(value))) * 1e3;
+                    format!("{:.2}, {:.2}", of(|it| it.0), of(|it| it.1))
+                },
+            );
+        let lost: Vec<_> = pairs.iter().flat_map(|pair| &pair[index].lost).map(String::as_str).collect();
+        let _ = writeln!(
+            text,
+            "{:<14} {:>11.0} {:>7.0} {:>7.0}  {:>7.3} {:>13}  {:>15.1} {:>7.3}  {:>18.2}  {latency:>16}  {}",
+            way.name(),
+            median(&rates),
+            rates.first().unwrap_or(&0.0),
+            rates.last().unwrap_or(&0.0),
+            median(&ratios),
+            format!("{:.3} {:.3}", quartile(1), quartile(3)),
+            median(&of(Sample::cpu_per_handshake)) * 1e6,
+            median(&ratio(Sample::cpu_per_handshake)),
+            median(&of(|sample| sample.per_handshake(sample.user_seconds))) * 1e6,
+            if lost.is_empty() { "none".to_owned() } else { lost.join("; ") },
+        );
+    }
+    text
+}

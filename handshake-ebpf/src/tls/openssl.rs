@@ -116,6 +116,25 @@ fn read(session: &mut Session, target: &Target) {
     object::bytes(ssl, &target.random, &mut session.random);
 }
 
+// void SSL_free(SSL *ssl)
+#[uprobe]
+pub fn openssl_free(ctx: ProbeContext) -> u32 {
+    let Some(ssl) = ctx.arg::<u64>(0) else { return 0 };
+    let hit = Hit::new(&ctx, ssl);
+    let key = hit.key();
+    let (Some(session), Some(target)) = (call::session(key), hit.target()) else { return 0 };
+    // Who frees it from inside the callback that tells of the end comes before the return.
+    if !session.is_over()
+        && object::number(ssl, &target.hand_state) == OK
+        && object::number(ssl, &target.in_init) == 0
+    {
+        read(session, target);
+        call::end(key, session, TlsOutcome::Completed, hit.now);
+    }
+    call::free(&hit);
+    0
+}
+
 // void ERR_set_error(int lib, int reason, const char *fmt, ...): OpenSSL 3
 #[uprobe]
 pub fn openssl_error(ctx: ProbeContext) -> u32 {

@@ -1,6 +1,6 @@
 //! Two views of one TLS handshake become one: each fact from the view that saw it happen.
 
-use handshake_common::{TlsClass, TlsSource};
+use handshake_common::{TlsClass, TlsOutcome, TlsSource};
 
 use super::tls::Tls;
 
@@ -45,16 +45,18 @@ impl Fact {
 #[must_use]
 pub fn merge(library: Tls, wire: Tls) -> (Tls, Vec<Fact>) {
     let disagreements = disagreements(&library, &wire);
+    // The library says that it is complete as soon as the program may send.
+    let is_false_start = wire.class == Some(TlsClass::FalseStart);
     let hello_retry = wire.hello_retry.or(library.hello_retry);
     let tls = Tls {
         role: library.role.or(wire.role),
-        outcome: library.outcome.or(wire.outcome),
+        outcome: outcome(&library, &wire),
         version: library.version.or(wire.version),
         class: class(&library, &wire),
         hello_retry,
         start_ns: wire.start_ns.or(library.start_ns),
-        ended_ns: library.ended_ns.or(wire.ended_ns),
-        may_send_ns: wire.may_send_ns.or(library.may_send_ns),
+        ended_ns: if is_false_start { wire.ended_ns } else { library.ended_ns.or(wire.ended_ns) },
+        may_send_ns: wire.may_send_ns.or(if is_false_start { library.ended_ns } else { library.may_send_ns }),
         compute_us: library.compute_us,
         cipher: library.cipher.or(wire.cipher),
         sni: library.sni.or(wire.sni),
@@ -69,6 +71,15 @@ pub fn merge(library: Tls, wire: Tls) -> (Tls, Vec<Fact>) {
         random: wire.random.or(library.random),
     };
     (tls, disagreements)
+}
+
+/// The library's, except that what was let go of without an error, as far as the library could tell, was ended by an alert
+/// that passed by.
+fn outcome(library: &Tls, wire: &Tls) -> Option<TlsOutcome> {
+    match (library.outcome, wire.outcome) {
+        (Some(TlsOutcome::Abandoned), Some(TlsOutcome::Failed)) => wire.outcome,
+        (told, seen) => told.or(seen),
+    }
 }
 
 /// The library's, except for what is plain on the wire and hidden from the library: that a HelloRetryRequest passed by,

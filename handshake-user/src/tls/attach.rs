@@ -1,13 +1,16 @@
 //! Attaches the uprobes of one library file, and lets go of them.
 
-use std::{collections::HashSet, path::Path};
+use std::{
+    collections::{HashSet, VecDeque},
+    path::Path,
+};
 
 use aya::{
     Ebpf,
     maps::{Array, MapData},
     programs::{
         UProbe,
-        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope},
+        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
     },
 };
 use handshake_common::{
@@ -22,14 +25,30 @@ use crate::probe::{chain, shorten};
 #[derive(Debug)]
 pub struct Probed {
     index: u32,
-    links: Vec<(&'static str, UProbeLinkId)>,
+    links: Vec<UProbeLink>,
+}
+
+/// How many links are let go of at once.
+const AT_ONCE: usize = 32;
+
+/// Lets go of probes. For each the kernel waits until no CPU can still be inside it, some tens of milliseconds; those who
+/// wait at the same time wait for the same.
+pub fn let_go(probed: impl IntoIterator<Item = Probed>) {
+    let mut links: Vec<_> = probed.into_iter().flat_map(|probed| probed.links).collect();
+    std::thread::scope(|scope| {
+        let share = links.len().div_ceil(AT_ONCE);
+        while !links.is_empty() {
+            let part = links.split_off(links.len().saturating_sub(share));
+            scope.spawn(move || drop(part));
+        }
+    });
 }
 
 /// Hands out places in the table of targets and attaches programs.
 pub struct Attacher {
     targets: Array<MapData, Target>,
     next: u32,
-    free: Vec<u32>,
+    free: VecDeque<u32>,
     loaded: HashSet<&'static str>,
 }
 
@@ -41,7 +60,7 @@ impl Attacher {
     pub fn new(ebpf: &mut Ebpf) -> Result<Self, String> {
         let targets = ebpf.take_map(MAP).ok_or("the eBPF object lacks its table of TLS libraries")?;
         let targets = Array::try_from(targets).map_err(|error| error.to_string())?;
-        Ok(Self { targets, next: 0, free: Vec::new(), loaded: HashSet::new() })
+        Ok(Self { targets, next: 0, free: VecDeque::new(), loaded: HashSet::new() })
     }
 
     /// Attaches every point of a file; `None` when it has none.
@@ -64,9 +83,9 @@ impl Attacher {
             let name = program(inspection.library, point.hook);
             let cookie = u64::from(index) | point.cookie_flags();
             match self.attach_one(ebpf, name, path, point.offset, cookie) {
-                Ok(link) => probed.links.push((name, link)),
+                Ok(link) => probed.links.push(link),
                 Err(reason) => {
-                    self.detach(ebpf, probed);
+                    self.detach(probed);
                     return Err(format!("cannot probe it: {reason}"));
                 }
             }
@@ -83,27 +102,23 @@ impl Attacher {
     }
 
     /// Lets go of a file.
-    pub fn detach(&mut self, ebpf: &mut Ebpf, probed: Probed) {
-        let Probed { index, links } = probed;
-        for (name, link) in links {
-            if let Some(Ok(program)) = ebpf.program_mut(name).map(<&mut UProbe>::try_from)
-                && let Err(error) = program.detach(link)
-            {
-                tracing::debug!(program = name, %error, "cannot detach");
-            }
+    pub fn detach(&mut self, probed: Probed) {
+        self.free.push_back(probed.index);
+        // Nobody waits for it: records go on meanwhile. Where no thread can be had, it is done at once.
+        let later = std::thread::Builder::new().name("let go".to_owned());
+        if let Err(error) = later.spawn(move || let_go([probed])) {
+            tracing::debug!(%error, "no thread to let go of probes");
         }
-        self.free.push(index);
     }
 
     fn index(&mut self) -> Result<u32, String> {
-        if let Some(index) = self.free.pop() {
-            return Ok(index);
+        // A place that was used before comes last: its probes may still be going.
+        if self.next < MOST_TARGETS {
+            self.next += 1;
+            return Ok(self.next - 1);
         }
-        if self.next >= MOST_TARGETS {
-            return Err(format!("more than {MOST_TARGETS} files of TLS libraries are in use"));
-        }
-        self.next += 1;
-        Ok(self.next - 1)
+        let most = || format!("more than {MOST_TARGETS} files of TLS libraries are in use");
+        self.free.pop_front().ok_or_else(most)
     }
 
     fn attach_one(
@@ -113,7 +128,7 @@ impl Attacher {
         path: &Path,
         offset: u64,
         cookie: u64,
-    ) -> Result<UProbeLinkId, String> {
+    ) -> Result<UProbeLink, String> {
         let program = ebpf.program_mut(name).ok_or_else(|| format!("the eBPF object lacks {name}"))?;
         let program: &mut UProbe = program.try_into().map_err(|error| format!("{name}: {error}"))?;
         if self.loaded.insert(name)
@@ -126,7 +141,8 @@ impl Attacher {
         }
         let location = UProbeAttachLocation::AbsoluteOffset(offset);
         let point = UProbeAttachPoint { location, cookie: Some(cookie) };
-        program.attach(point, path, UProbeScope::AllProcesses).map_err(|error| chain(&error))
+        let attached = program.attach(point, path, UProbeScope::AllProcesses);
+        attached.and_then(|link| program.take_link(link)).map_err(|error| chain(&error))
     }
 }
 
@@ -135,6 +151,7 @@ const fn program(library: Library, hook: Hook) -> &'static str {
     match (library, hook) {
         (Library::OpenSsl, Hook::Enter) => "openssl_enter",
         (Library::OpenSsl, Hook::Leave) => "openssl_leave",
+        (Library::OpenSsl, Hook::Free) => "openssl_free",
         (Library::GnuTls, Hook::Enter) => "gnutls_enter",
         (Library::GnuTls, Hook::Leave) => "gnutls_leave",
         (_, Hook::GoEnter) => "go_enter",

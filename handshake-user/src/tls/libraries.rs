@@ -11,7 +11,7 @@ use handshake_common::{Library, tls::mapping};
 use memmap2::Mmap;
 
 use super::{
-    attach::{Attacher, Probed},
+    attach::{Attacher, Probed, let_go},
     discover::{Discovery, FileId, Found, KernelIterator, News, SWEEP},
     inspect::{Inspection, inspect},
 };
@@ -83,7 +83,7 @@ impl Libraries {
                 News::Gone(id) => {
                     let Some(file) = self.files.remove(&id) else { continue };
                     if let Ok(Some(probed)) = file.probed {
-                        self.attacher.detach(ebpf, probed);
+                        self.attacher.detach(probed);
                     }
                     self.changed = true;
                 }
@@ -182,6 +182,12 @@ impl Libraries {
         self.files.insert(found.id, File { shown: found.shown.clone(), inspection, probed });
         self.pair(found.shown.parent());
         self.changed = true;
+    }
+}
+
+impl Drop for Libraries {
+    fn drop(&mut self) {
+        let_go(self.files.drain().filter_map(|(_, file)| file.probed.ok().flatten()));
     }
 }
 

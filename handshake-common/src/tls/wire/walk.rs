@@ -403,11 +403,11 @@ const fn client_data(wire: &mut Wire, head: Head, ack: u32, at: u32) -> bool {
 }
 
 /// Whether a protected record of TLS 1.3 has the length of a Finished message: its header, a hash of 32 or 48 bytes,
-/// the inner content type, and a tag of 16 bytes or (AES-CCM-8) of 8 (RFC 8446 §4.4.4, §5.2).
+/// the inner content type, and a tag of 16 bytes or (AES-CCM-8) of 8 (RFC 8446 §4.4.4, §5.2). Java pads by 16 bytes.
 #[must_use]
 #[inline(always)]
 pub const fn is_finished(length: u16) -> bool {
-    matches!(length, 53 | 69 | 45)
+    matches!(length, 53 | 69 | 45 | 85)
 }
 
 /// Whether a protected record of TLS 1.3 is too short for any handshake message but long enough for an alert.

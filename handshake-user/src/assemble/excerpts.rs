@@ -63,6 +63,16 @@ impl Excerpts {
         say(&verdict(&sighting.wire, &hellos))
     }
 
+    /// Whether a handshake goes on whose ClientHello has this random.
+    pub(super) fn has_one_with(&self, random: &[u8; 32]) -> bool {
+        // Behind the headers of the record and of the message, and the legacy version (RFC 8446 §4.1.2).
+        const AT: std::ops::Range<usize> = 11..43;
+        let has = |(sender, _, bytes): &(Role, u32, Box<[u8]>)| {
+            *sender == Role::Client && bytes.get(AT).is_some_and(|found| found == random)
+        };
+        self.handshakes.values().any(|handshake| handshake.pieces.iter().any(has))
+    }
+
     fn forget(&mut self, number: u64) -> Option<Handshake> {
         let handshake = self.handshakes.remove(&number)?;
         self.bytes -= handshake.bytes;

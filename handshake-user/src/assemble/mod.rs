@@ -92,6 +92,8 @@ type Key = (u64, u16);
 const NO_SOCKET: u16 = u16::MAX;
 /// How long a view waits for the other one that is sure to come. A program may be slow to read the end of its handshake.
 const PATIENCE_NS: u64 = 1_000_000_000;
+/// How long a library without a socket waits for the wire, which has seen its ClientHello, to tell how it ended.
+const LONGEST_NS: u64 = 60_000_000_000;
 /// How long a view waits for another one that may come: a library whose socket is not known.
 const GRACE_NS: u64 = 200_000_000;
 /// Connections remembered for their closing; each takes some hundred bytes. The oldest give way.
@@ -184,7 +186,7 @@ impl Assembler {
         }
         let own = key(&connection);
         // Without a socket, the ClientHello tells which handshake of the wire it is.
-        let at = if is_joined { own } else { self.pending.find(&tls).unwrap_or(own) };
+        let at = if is_joined { own } else { self.pending.sighting_of(&tls).unwrap_or(own) };
         let library = Some(View { connection, tls });
         match self.pending.take(at) {
             Some(half) if half.library.is_none() => self.settle(at, Half { library, ..half }, tell),
@@ -201,7 +203,13 @@ impl Assembler {
                         }
                         if view.connection.wire_is(Watch::UnderWay) { PATIENCE_NS } else { 0 }
                     }
-                    Some(view) if self.wire != Sight::None && view.tls.random.is_some() => GRACE_NS,
+                    Some(View { tls: Tls { random: Some(random), .. }, .. }) if self.wire != Sight::None => {
+                        if self.excerpts.has_one_with(random) {
+                            LONGEST_NS
+                        } else {
+                            GRACE_NS
+                        }
+                    }
                     _ => 0,
                 };
                 if wait == 0 {
@@ -222,7 +230,8 @@ impl Assembler {
             // Its library has told of it alone, because this was too slow.
             return;
         }
-        let at = if self.pending.get(own).is_some() { own } else { self.pending.find(&tls).unwrap_or(own) };
+        let at =
+            if self.pending.get(own).is_some() { own } else { self.pending.library_of(&tls).unwrap_or(own) };
         let library_comes = connection.tls_session != 0;
         let wire = Some(View { connection, tls });
         match self.pending.take(at) {

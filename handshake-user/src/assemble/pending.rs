@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use handshake_common::{Connection, Role};
 
-use super::Key;
+use super::{Key, NO_SOCKET};
 use crate::model::tls::Tls;
 
 /// What one view said, and what it knew of the connection.
@@ -27,6 +27,9 @@ pub(super) struct Half {
 /// ClientHello.random, and which end of the handshake it is: both may be on this host.
 type Random = ([u8; 32], Option<Role>);
 
+/// Halves by their ClientHello. A relay passes the same one on, so several connections may have it.
+type ByRandom = HashMap<Random, Vec<Key>>;
+
 /// The most that waits at the same time; beyond it the first ones due are told as they are.
 const MOST_PENDING: usize = 65_536;
 
@@ -34,11 +37,21 @@ const MOST_PENDING: usize = 65_536;
 pub(super) struct Pending {
     halves: HashMap<Key, Half>,
     due: BTreeSet<(u64, Key)>,
-    randoms: HashMap<Random, Key>,
+    /// Seen on the wire, and their library has not told.
+    sightings: ByRandom,
+    /// Told by a library that has no socket.
+    socketless: ByRandom,
 }
 
 fn random(tls: &Tls) -> Option<Random> {
     Some((tls.random?, tls.role))
+}
+
+fn only(by_random: &ByRandom, tls: &Tls) -> Option<Key> {
+    match by_random.get(&random(tls)?)?[..] {
+        [key] => Some(key),
+        _ => None,
+    }
 }
 
 impl Pending {
@@ -49,28 +62,43 @@ impl Pending {
     pub(super) fn take(&mut self, key: Key) -> Option<Half> {
         let half = self.halves.remove(&key)?;
         self.due.remove(&(half.until, key));
-        for view in half.library.iter().chain(&half.wire) {
-            if let Some(random) = random(&view.tls)
-                && self.randoms.get(&random) == Some(&key)
-            {
-                self.randoms.remove(&random);
+        if let Some((by_random, random)) = self.place(key, &half)
+            && let Some(keys) = by_random.get_mut(&random)
+        {
+            keys.retain(|other| *other != key);
+            if keys.is_empty() {
+                by_random.remove(&random);
             }
         }
         Some(half)
     }
 
-    /// What waits and has this ClientHello.
-    pub(super) fn find(&self, tls: &Tls) -> Option<Key> {
-        self.randoms.get(&random(tls)?).copied()
+    /// The only handshake that was seen on the wire with this ClientHello, and whose library has not told.
+    pub(super) fn sighting_of(&self, library: &Tls) -> Option<Key> {
+        only(&self.sightings, library)
+    }
+
+    /// The only handshake with this ClientHello that a library without a socket has told of.
+    pub(super) fn library_of(&self, wire: &Tls) -> Option<Key> {
+        only(&self.socketless, wire)
+    }
+
+    /// Where a half is found by its ClientHello: only where the other view may be looking for it.
+    fn place(&mut self, key: Key, half: &Half) -> Option<(&mut ByRandom, Random)> {
+        match (&half.library, &half.wire) {
+            (None, Some(wire)) => Some((&mut self.sightings, random(&wire.tls)?)),
+            (Some(library), None) if key.1 == NO_SOCKET => {
+                Some((&mut self.socketless, random(&library.tls)?))
+            }
+            _ => None,
+        }
     }
 
     /// Waits until then.
     pub(super) fn put(&mut self, key: Key, half: Half, until: u64) {
         let half = Half { until, ..half };
-        for view in half.library.iter().chain(&half.wire) {
-            if let Some(random) = random(&view.tls) {
-                self.randoms.insert(random, key);
-            }
+        if let Some((by_random, random)) = self.place(key, &half) {
+            by_random.entry(random).or_default().push(key);
         }
         self.due.insert((until, key));
         self.halves.insert(key, half);

@@ -13,12 +13,15 @@ use super::scenario::{await_data_of, check_story};
 use super::settings::Settings;
 
 for_each_program!(wrong_version: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6, curl, gnutls, python,
-    asyncio, node, go, rustls, java);
+    node, go, rustls, java);
 for_each_program!(untrusted_certificate: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6, curl, gnutls,
-    python, asyncio, go, rustls, java, postgres);
+    python, go, rustls, java, postgres);
 // Sealed on the link: only a library can tell.
 for_each_program!(untrusted_certificate_with_tls13: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6, curl,
-    gnutls, python, asyncio, go);
+    gnutls, python, go);
+// Who fails hangs up without the alert that its library has made: the other end finds its peer gone.
+for_each_program!(wrong_version_without_an_alert: asyncio);
+for_each_program!(untrusted_certificate_without_an_alert: asyncio);
 for_each_program!(untrusted_afterwards: node);
 for_each_program!(client_gone_after_its_hello: openssl, curl, haproxy, gnutls, python, asyncio, node, go,
     rustls, java);
@@ -57,6 +60,20 @@ fn untrusted(peers: &Peers, settings: Settings) {
             "tls.alert",
             &["unknown_ca", "bad_certificate", "certificate_unknown", "handshake_failure", "internal_error"],
         );
+    }
+}
+
+fn wrong_version_without_an_alert(peers: &Peers) {
+    let ends = fail(peers, Settings::TLS12, Settings::TLS13);
+    check_failed(&ends, Side::Server, &["failed"]);
+    check_failed(&ends, Side::Client, GONE);
+}
+
+fn untrusted_certificate_without_an_alert(peers: &Peers) {
+    for settings in [Settings::TLS12, Settings::TLS13] {
+        let ends = fail(peers, settings, Settings { trusted: false, ..settings });
+        check_failed(&ends, Side::Client, &["failed"]);
+        check_failed(&ends, Side::Server, GONE);
     }
 }
 

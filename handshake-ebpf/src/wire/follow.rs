@@ -36,6 +36,7 @@ static WIRE_PORTS: [u16; wire::raw::MOST_PORTS] = [0; wire::raw::MOST_PORTS];
 
 /// Looks at a packet. Bulk transfer has swept the caches by now, so what counts is how many lines are touched: here the
 /// offsets are in the instructions, which those of [`crate::kernel::LAYOUT`] are not.
+#[expect(clippy::cast_possible_truncation, reason = "the context has the port in 32 bits")]
 #[inline(always)]
 pub fn look(ctx: &SkBuffContext, direction: Direction) {
     let skb = ctx.skb.skb;

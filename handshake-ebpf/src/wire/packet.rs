@@ -105,6 +105,7 @@ impl Bytes {
 
 /// Whether the payload may begin with a handshake record; false for packets without any. Only the usual headers are
 /// looked at, where they lie: whatever else comes, may.
+#[expect(clippy::cast_possible_truncation, reason = "the length of a header")]
 #[inline(always)]
 pub fn may_begin(skb: *mut __sk_buff) -> bool {
     /// Where a TCP header tells its own length.

@@ -165,11 +165,11 @@ pub fn through_pointer(code: &[u8], address: u64, slot: u64) -> Vec<u64> {
     for at in memchr::memchr_iter(0xff, code) {
         // call *x(%rip), jmp *x(%rip)
         let Some([_, 0x15 | 0x25, by @ ..]) = code[at..].first_chunk::<6>() else { continue };
-        let at = address + at as u64;
-        if (at + 6).wrapping_add_signed(i64::from(i32::from_le_bytes(*by))) == slot {
+        let is_at = address + at as u64;
+        if (is_at + 6).wrapping_add_signed(i64::from(i32::from_le_bytes(*by))) == slot {
             // `bnd` belongs to the instruction.
-            let is_bnd = (at - address).checked_sub(1).is_some_and(|before| code[before as usize] == 0xf2);
-            found.push(at - u64::from(is_bnd));
+            let is_bnd = at.checked_sub(1).is_some_and(|before| code[before] == 0xf2);
+            found.push(is_at - u64::from(is_bnd));
         }
     }
     found

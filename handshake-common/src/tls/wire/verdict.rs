@@ -11,6 +11,9 @@ use super::{
 };
 use crate::class::{Role, TlsClass, TlsOutcome, TlsVersion};
 
+/// Java pads what it encrypts in a handshake of TLS 1.3 by so many bytes.
+const JAVA_PADDING: u16 = 16;
+
 /// An alert that could be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Alert {
@@ -227,7 +230,10 @@ impl<'w, 'a> Evidence<'w, 'a> {
         let expected = self.any_server_hello().and_then(|hello| cipher::sizes(hello.cipher));
         let last = self.flight().last()?;
         let fits = match expected {
-            Some((protection, hash)) => last.length == 4 + hash + protection,
+            Some((protection, hash)) => {
+                let length = 4 + hash + protection;
+                last.length == length || last.length == length + JAVA_PADDING
+            }
             None => is_finished(last.length),
         };
         (self.wire.flight > 0 && fits).then_some(last)

@@ -197,7 +197,8 @@ fn signals_end_it_at_once_and_leave_no_probe() {
 
         let (status, took) = daemon.stop(signal);
         assert_eq!(status.code(), Some(0), "{signal}");
-        assert!(took < Duration::from_secs(2), "{signal}: {took:?}");
+        // The kernel takes up to a tenth of a second to let go of each uprobe, one after the other.
+        assert!(took < Duration::from_secs(8), "{signal}: {took:?}");
         // The kernel frees programs after a grace period of its own.
         let loaded = || -> HashSet<u32> {
             aya::programs::loaded_programs().filter_map(Result::ok).map(|program| program.id()).collect()

@@ -25,23 +25,8 @@ use crate::probe::{chain, shorten};
 #[derive(Debug)]
 pub struct Probed {
     index: u32,
+    /// Dropping a link detaches it.
     links: Vec<UProbeLink>,
-}
-
-/// How many links are let go of at once.
-const AT_ONCE: usize = 32;
-
-/// Lets go of probes. For each the kernel waits until no CPU can still be inside it, some tens of milliseconds; those who
-/// wait at the same time wait for the same.
-pub fn let_go(probed: impl IntoIterator<Item = Probed>) {
-    let mut links: Vec<_> = probed.into_iter().flat_map(|probed| probed.links).collect();
-    std::thread::scope(|scope| {
-        let share = links.len().div_ceil(AT_ONCE);
-        while !links.is_empty() {
-            let part = links.split_off(links.len().saturating_sub(share));
-            scope.spawn(move || drop(part));
-        }
-    });
 }
 
 /// Hands out places in the table of targets and attaches programs.
@@ -104,9 +89,10 @@ impl Attacher {
     /// Lets go of a file.
     pub fn detach(&mut self, probed: Probed) {
         self.free.push_back(probed.index);
-        // Nobody waits for it: records go on meanwhile. Where no thread can be had, it is done at once.
+        // The kernel takes up to a tenth of a second for each probe, one after the other, and records go on meanwhile. Where
+        // no thread can be had, they wait.
         let later = std::thread::Builder::new().name("let go".to_owned());
-        if let Err(error) = later.spawn(move || let_go([probed])) {
+        if let Err(error) = later.spawn(move || drop(probed)) {
             tracing::debug!(%error, "no thread to let go of probes");
         }
     }

@@ -11,7 +11,7 @@ use handshake_common::{Library, tls::mapping};
 use memmap2::Mmap;
 
 use super::{
-    attach::{Attacher, Probed, let_go},
+    attach::{Attacher, Probed},
     discover::{Discovery, FileId, Found, KernelIterator, News, SWEEP},
     inspect::{Inspection, inspect},
 };
@@ -175,19 +175,14 @@ impl Libraries {
         };
         drop(bytes);
         let probed = self.attacher.attach(ebpf, &found.path(), &inspection);
-        tracing::info!(
-            path = %found.shown.display(), library = %inspection.library, points = inspection.points.len(),
-            failure = probed.as_ref().err(), "TLS library"
-        );
+        let (path, library) = (found.shown.display(), inspection.library);
+        match &probed {
+            Ok(_) => tracing::info!(%path, %library, points = inspection.points.len(), "TLS library"),
+            Err(error) => tracing::warn!(%path, %library, error, "a TLS library is not probed"),
+        }
         self.files.insert(found.id, File { shown: found.shown.clone(), inspection, probed });
         self.pair(found.shown.parent());
         self.changed = true;
-    }
-}
-
-impl Drop for Libraries {
-    fn drop(&mut self) {
-        let_go(self.files.drain().filter_map(|(_, file)| file.probed.ok().flatten()));
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) mod stripped {
 
 /// A program with a library of its own is found some tens of milliseconds after it has started: what it does before is
 /// seen on the wire alone (docs/limitations.md).
-const FOUND: u64 = 700;
+const FOUND: u64 = 1500;
 
 fn client(bed: &Testbed, address: SocketAddr, settings: Settings, build: &str) -> Box<dyn Client> {
     let client = drive(command(bed, Side::Client, build), address, settings);

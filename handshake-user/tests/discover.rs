@@ -65,7 +65,7 @@ impl Search {
         for news in self.discovery.poll(Instant::now()) {
             match news {
                 News::Found(found) => self.found.push(found),
-                News::Gone(id) => self.gone.push(id),
+                News::Unused(id) | News::Rewritten(id) => self.gone.push(id),
             }
         }
     }

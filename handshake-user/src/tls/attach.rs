@@ -97,6 +97,12 @@ impl Attacher {
         }
     }
 
+    /// Whether there is no place for one more file.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.next >= MOST_TARGETS && self.free.is_empty()
+    }
+
     fn index(&mut self) -> Result<u32, String> {
         // A place that was used before comes last: its probes may still be going.
         if self.next < MOST_TARGETS {

@@ -1,9 +1,9 @@
 //! The TLS libraries of the host: found, inspected, probed, and let go when nobody uses them any more.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use aya::{Btf, Ebpf, programs::Iter};
@@ -22,6 +22,10 @@ const MOST_FILES: usize = 4096;
 /// Files without a TLS library that are remembered, so that a program that comes and goes is read once.
 const MOST_OTHERS: usize = 16_384;
 
+/// How long a file that nobody uses keeps its probes: what runs every few minutes should be seen from its first handshake
+/// on, and letting go of a probe costs the kernel more than a tenth of a second of waiting.
+const KEPT: Duration = Duration::from_mins(10);
+
 /// One file of a library.
 #[derive(Debug)]
 pub struct File {
@@ -31,6 +35,8 @@ pub struct File {
     pub inspection: Inspection,
     /// Its probes, or why it has none.
     probed: Result<Option<Probed>, String>,
+    /// Since when nobody uses it.
+    unused: Option<Instant>,
 }
 
 impl File {
@@ -54,6 +60,8 @@ pub struct Libraries {
     attacher: Attacher,
     /// Companions among them: parts that other files use, such as libcrypto.
     files: HashMap<FileId, File>,
+    /// Those that nobody uses, in the order of time; one that is used again stays here until its time has come.
+    unused: VecDeque<(Instant, FileId)>,
     /// Files in which there is no TLS library.
     others: HashSet<FileId>,
     changed: bool,
@@ -70,6 +78,7 @@ impl Libraries {
             attacher: Attacher::new(ebpf)?,
             discovery: Discovery::new(iterator, SWEEP),
             files: HashMap::new(),
+            unused: VecDeque::new(),
             others: HashSet::new(),
             changed: true,
         })
@@ -77,17 +86,24 @@ impl Libraries {
 
     /// Takes in what has changed on the host; works for some milliseconds, unless a large program is to be inspected.
     pub fn poll(&mut self, ebpf: &mut Ebpf) {
-        for news in self.discovery.poll(Instant::now()) {
+        let now = Instant::now();
+        for news in self.discovery.poll(now) {
             match news {
                 News::Found(found) => self.found(ebpf, &found),
-                News::Gone(id) => {
-                    let Some(file) = self.files.remove(&id) else { continue };
-                    if let Ok(Some(probed)) = file.probed {
-                        self.attacher.detach(probed);
-                    }
+                News::Rewritten(id) => {
+                    self.let_go(id);
+                    self.others.remove(&id);
+                }
+                News::Unused(id) => {
+                    let Some(file) = self.files.get_mut(&id) else { continue };
+                    file.unused = Some(now);
+                    self.unused.push_back((now, id));
                     self.changed = true;
                 }
             }
+        }
+        while self.unused.front().is_some_and(|(since, _)| now.saturating_duration_since(*since) >= KEPT) {
+            self.let_go_of_oldest();
         }
     }
 
@@ -98,11 +114,34 @@ impl Libraries {
         }
     }
 
-    /// Every file of a library, in the order of its path.
+    /// Lets go of the file that nobody has used for longest, if it still is so; false when there is none.
+    fn let_go_of_oldest(&mut self) -> bool {
+        let Some((since, id)) = self.unused.pop_front() else { return false };
+        if self.files.get(&id).is_some_and(|file| file.unused == Some(since)) {
+            self.let_go(id);
+        }
+        true
+    }
+
+    fn let_go(&mut self, id: FileId) {
+        let Some(file) = self.files.remove(&id) else { return };
+        tracing::info!(path = %file.shown.display(), "a TLS library is let go");
+        if let Ok(Some(probed)) = file.probed {
+            self.attacher.detach(probed);
+        }
+        self.changed = true;
+    }
+
+    /// Every file of a library that is in use or stands in a standard place.
+    fn in_use(&self) -> impl Iterator<Item = (&FileId, &File)> {
+        self.files.iter().filter(|(_, file)| !file.inspection.is_companion && file.unused.is_none())
+    }
+
+    /// The same in the order of their paths, with the number of their processes.
     #[must_use]
     pub fn files(&self) -> Vec<(&File, usize)> {
-        let files = self.files.iter().filter(|(_, file)| !file.inspection.is_companion);
-        let mut files: Vec<_> = files.map(|(id, file)| (file, self.discovery.users(*id).count())).collect();
+        let mut files: Vec<_> =
+            self.in_use().map(|(id, file)| (file, self.discovery.users(*id).count())).collect();
         files.sort_by(|(a, _), (b, _)| a.shown.cmp(&b.shown));
         files
     }
@@ -119,7 +158,7 @@ impl Libraries {
                 census.insert((*library, covered), 0);
             }
         }
-        for file in self.files.values().filter(|file| !file.inspection.is_companion) {
+        for (_, file) in self.in_use() {
             *census.entry((file.inspection.library, file.is_covered())).or_default() += 1;
         }
         Some(census)
@@ -153,6 +192,13 @@ impl Libraries {
         if self.others.contains(&found.id) {
             return;
         }
+        if let Some(file) = self.files.get_mut(&found.id) {
+            file.unused = None;
+            file.shown.clone_from(&found.shown);
+            self.changed = true;
+            return;
+        }
+        while (self.files.len() >= MOST_FILES || self.attacher.is_full()) && self.let_go_of_oldest() {}
         if self.files.len() >= MOST_FILES {
             tracing::warn!(path = %found.shown.display(), "too many TLS libraries: this one is not probed");
             return;
@@ -180,7 +226,7 @@ impl Libraries {
             Ok(_) => tracing::info!(%path, %library, points = inspection.points.len(), "TLS library"),
             Err(error) => tracing::warn!(%path, %library, error, "a TLS library is not probed"),
         }
-        self.files.insert(found.id, File { shown: found.shown.clone(), inspection, probed });
+        self.files.insert(found.id, File { shown: found.shown.clone(), inspection, probed, unused: None });
         self.pair(found.shown.parent());
         self.changed = true;
     }

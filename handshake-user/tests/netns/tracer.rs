@@ -84,7 +84,7 @@ impl Tracer {
             );
         };
         let mut command = Command::new(&program);
-        command.args(["trace", "--output", "json"]).args(arguments);
+        command.args(["trace", "--output", "json"]).args(arguments).env("RUST_LOG", "info");
         if let Some(way) = env::var_os("HANDSHAKE_TEST_ATTACH") {
             command.arg("--attach").arg(way);
             // SAFETY: between fork and exec only system calls are made.
@@ -174,6 +174,19 @@ impl Log {
         }
     }
 
+    /// Whether the lines that it says to people become such in time.
+    pub(crate) fn wait_for_log(&self, patience: Duration, enough: impl Fn(&[String]) -> bool) -> bool {
+        let deadline = Instant::now() + patience;
+        let mut said = self.lock();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || enough(&said.stderr) {
+                return !left.is_zero();
+            }
+            said = self.news.wait_timeout(said, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
     pub(crate) fn matching(&self, matches: impl Fn(&Record) -> bool) -> Vec<Record> {
         self.wait_for(Duration::ZERO, matches, |_| true)
     }
@@ -207,6 +220,7 @@ impl Log {
             let _ = ready.send(());
         }
         self.lock().stderr.push(line);
+        self.news.notify_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, Said> {

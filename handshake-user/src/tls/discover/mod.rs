@@ -96,9 +96,10 @@ impl Found {
 pub enum News {
     /// A file that was not known before.
     Found(Found),
-    /// No process has it mapped any more, and it stands in no standard place; or it was rewritten in place, and is
-    /// told as found once more.
-    Gone(FileId),
+    /// No process has it mapped any more, and it stands in no standard place. When one does again, it is told as found.
+    Unused(FileId),
+    /// It was rewritten in place, and is told as found once more.
+    Rewritten(FileId),
 }
 
 /// The search.
@@ -271,7 +272,7 @@ impl Discovery {
             // Under the name that its users will show.
             let shown = open::path_of_open(&file).unwrap_or_else(|_| change.path.clone());
             if self.places.keep(change, id).is_some() && self.ledger.remove(id) {
-                news.push(News::Gone(id));
+                news.push(News::Rewritten(id));
             }
             if !self.ledger.knows(id) {
                 self.offer(Found { id, file, shown, pid: None }, news);
@@ -292,7 +293,7 @@ impl Discovery {
             return;
         }
         self.sweep = None;
-        news.extend(self.ledger.end_sweep(&self.places.standing()).into_iter().map(News::Gone));
+        news.extend(self.ledger.end_sweep(&self.places.standing()).into_iter().map(News::Unused));
         self.aliases.clear();
         self.overlooked = self.missed;
         self.settled |= !self.again;

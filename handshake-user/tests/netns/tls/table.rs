@@ -114,7 +114,8 @@ fn measure(name: &str, line: &Line, fast_open: bool) {
         _server = (peers.server)(&case.bed, address, settings);
         if fast_open {
             // Another process, which leaves the kernel a cookie and takes its session along.
-            accounts.extend((peers.client)(&case.bed, address, settings).connect(1));
+            let mut first = (peers.client)(&case.bed, address, settings);
+            accounts.extend(first.connect(1));
             rows.push(line.row);
             case.bed.wait_until_quiet();
         }

@@ -1,13 +1,13 @@
 //! Go's crypto/tls: with its symbols, and without.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 
-use crate::case::pause;
 use crate::testbed::Testbed;
 use crate::testbed::packet::Side;
 
-use super::{Client, Peers, Running, Settings, both, drive, serve, tool};
+use super::{Client, Peers, Running, Settings, await_probes, both, drive, serve, tool};
 
 pub(crate) const PEERS: Peers = Peers {
     client: |bed, address, settings| client(bed, address, settings, "plain"),
@@ -25,22 +25,22 @@ pub(crate) mod stripped {
     };
 }
 
-/// A program with a library of its own is found some tens of milliseconds after it has started: what it does before is
-/// seen on the wire alone (docs/limitations.md).
-const FOUND: u64 = 1500;
-
 fn client(bed: &Testbed, address: SocketAddr, settings: Settings, build: &str) -> Box<dyn Client> {
     let client = drive(command(bed, Side::Client, build), address, settings);
-    pause(FOUND);
+    await_probes(&program(build));
     client
 }
 
 fn server(bed: &Testbed, address: SocketAddr, settings: Settings, build: &str) -> Running {
     let server = serve(command(bed, Side::Server, build), bed, address, settings);
-    pause(FOUND);
+    await_probes(&program(build));
     server
 }
 
+fn program(build: &str) -> PathBuf {
+    tool(&format!("go-{build}"))
+}
+
 fn command(bed: &Testbed, side: Side, build: &str) -> Command {
-    bed.command(side, tool(&format!("go-{build}")).to_str().unwrap())
+    bed.command(side, program(build).to_str().unwrap())
 }

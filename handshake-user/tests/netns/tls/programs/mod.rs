@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -14,6 +14,7 @@ use crate::case::pause;
 use crate::server::{Server, await_listener};
 use crate::testbed::Testbed;
 use crate::testbed::packet::Side;
+use crate::tracer::Tracer;
 
 use super::settings::Settings;
 
@@ -249,6 +250,18 @@ impl Client for Proxy<'_> {
         };
         (0..times).map(once).collect()
     }
+}
+
+/// Waits until the tracer has probes in a program with a library of its own: what such a program does in its first tens
+/// of milliseconds is seen on the wire alone (docs/limitations.md). It has to be running.
+#[track_caller]
+pub(crate) fn await_probes(program: &Path) {
+    let path = format!(" path={} ", program.display());
+    let found = Tracer::shared().wait_for_log(PATIENCE, |lines| {
+        let last = lines.iter().rev().find(|line| line.contains(&path));
+        last.is_some_and(|line| line.contains(" TLS library "))
+    });
+    assert!(found, "the tracer does not find {}:\n{}", program.display(), Tracer::shared().stderr());
 }
 
 /// The sources of the tests' own programs.

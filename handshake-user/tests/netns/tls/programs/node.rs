@@ -1,17 +1,34 @@
 //! Node.js: an OpenSSL of its own, linked into the program, between memory buffers.
 
+use std::env;
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::testbed::Testbed;
 use crate::testbed::packet::Side;
 
-use super::{Peers, both, drive, serve, source};
+use super::{Peers, await_probes, both, drive, serve, source};
 
 pub(crate) const PEERS: Peers = Peers {
-    client: |bed, address, settings| drive(command(bed, Side::Client), address, settings),
-    server: |bed, address, settings| serve(command(bed, Side::Server), bed, address, settings),
+    client: |bed, address, settings| {
+        let client = drive(command(bed, Side::Client), address, settings);
+        await_probes(&program());
+        client
+    },
+    server: |bed, address, settings| {
+        let server = serve(command(bed, Side::Server), bed, address, settings);
+        await_probes(&program());
+        server
+    },
     libraries: both(Some("openssl")),
 };
+
+/// The file that `node` is.
+fn program() -> PathBuf {
+    let folders = env::var_os("PATH").unwrap_or_default();
+    let file = env::split_paths(&folders).find_map(|folder| folder.join("node").canonicalize().ok());
+    file.expect("node, which this test needs")
+}
 
 fn command(bed: &Testbed, side: Side) -> Command {
     let mut command = bed.command(side, "node");

@@ -155,11 +155,13 @@ pub enum Label {
     RemoteNet,
     /// cgroup v2 path of the process.
     Cgroup,
+    /// The server that the client named in its ClientHello.
+    Sni,
 }
 
 impl Label {
     /// Every label, in the order in which metrics carry them.
-    pub const ALL: &[Self] = &[Self::Process, Self::LocalPort, Self::RemoteNet, Self::Cgroup];
+    pub const ALL: &[Self] = &[Self::Process, Self::LocalPort, Self::RemoteNet, Self::Cgroup, Self::Sni];
 
     /// The label's name.
     #[must_use]
@@ -169,6 +171,7 @@ impl Label {
             Self::LocalPort => "local_port",
             Self::RemoteNet => "remote_net",
             Self::Cgroup => "cgroup",
+            Self::Sni => "sni",
         }
     }
 }

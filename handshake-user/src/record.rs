@@ -9,13 +9,11 @@ use handshake_common::{
     Connection, Facts, Family, FastOpen, FastOpenReason, FinalAck, Initiator, Library, Outcome, Role, Stage,
     Style, TlsClass, TlsOutcome, TlsSource, TlsVersion,
     tcp::{close, open},
+    tls::wire::cipher,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    assemble::Story,
-    model::{self, cipher},
-};
+use crate::{assemble::Story, model};
 
 /// Version of the schema; it changes when a field changes its meaning, not when one is added.
 pub const SCHEMA: u32 = 1;
@@ -302,7 +300,7 @@ impl Tls {
             compute_us: tls.compute_us,
             version: tls.version,
             class: tls.class,
-            cipher: tls.cipher.map(cipher::name),
+            cipher: tls.cipher.map(cipher_name),
             sni: tls.sni.clone(),
             alpn: tls.alpn.clone(),
             alert: tls.alert.map(str::to_owned),
@@ -328,6 +326,11 @@ impl Close {
             unseen: close::peer_fin_unseen(raw).then_some(Unseen::PeerFin),
         }
     }
+}
+
+/// The name of a suite, or its number as IANA writes it.
+fn cipher_name(suite: u16) -> String {
+    cipher::name(suite).map_or_else(|| format!("0x{suite:04X}"), str::to_owned)
 }
 
 fn endpoint(family: Option<Family>, bytes: [u8; 16], port: u16) -> Endpoint {

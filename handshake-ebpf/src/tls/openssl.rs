@@ -123,13 +123,15 @@ pub fn openssl_free(ctx: ProbeContext) -> u32 {
     let hit = Hit::new(&ctx, ssl);
     let key = hit.key();
     let (Some(session), Some(target)) = (call::session(key), hit.target()) else { return 0 };
-    // Who frees it from inside the callback that tells of the end comes before the return.
-    if !session.is_over()
-        && object::number(ssl, &target.hand_state) == OK
-        && object::number(ssl, &target.in_init) == 0
-    {
-        read(session, target);
-        call::end(key, session, TlsOutcome::Completed, hit.now);
+    if !session.is_over() {
+        // Who frees it from inside the callback that tells of the end comes before the return.
+        if object::number(ssl, &target.hand_state) == OK && object::number(ssl, &target.in_init) == 0 {
+            read(session, target);
+            call::end(key, session, TlsOutcome::Completed, hit.now);
+        } else {
+            // Without a socket it is the only thing by which the wire's view of it can be found.
+            object::bytes(ssl, &target.random, &mut session.random);
+        }
     }
     call::free(&hit);
     0

@@ -6,6 +6,7 @@
 
 mod excerpts;
 mod pending;
+mod recent;
 
 use std::collections::{HashMap, VecDeque};
 
@@ -19,7 +20,8 @@ use handshake_common::{
 
 use self::{
     excerpts::Excerpts,
-    pending::{Half, Pending, View},
+    pending::{Half, Pending, View, random},
+    recent::Recent,
 };
 use crate::model::{
     merge::{Fact, merge},
@@ -112,6 +114,8 @@ pub struct Assembler {
     told: HashMap<Key, Tls>,
     /// In the order in which they came.
     order: VecDeque<Key>,
+    /// Those that the wire alone told of, for a library without a socket that tells of them late.
+    wire_only: Recent,
     forgotten: u64,
     disagreements: [u64; Fact::ALL.len()],
 }
@@ -195,6 +199,11 @@ impl Assembler {
                     self.settle(at, half, tell);
                 }
                 let half = Half { library, ..Half::default() };
+                // Such as an object that a garbage collector frees in its own time: it was told already.
+                let hello = half.library.as_ref().and_then(|view| random(&view.tls));
+                if !is_joined && hello.is_some_and(|hello| self.wire_only.contains(&hello)) {
+                    return;
+                }
                 let wait = match &half.library {
                     Some(view) if is_joined => {
                         // It was told already, because this was too slow.
@@ -282,7 +291,13 @@ impl Assembler {
                 }
                 Some((connection, tls))
             }
-            (Some(view), None) | (None, Some(view)) => Some((view.connection, view.tls)),
+            (None, Some(view)) => {
+                if let Some(random) = random(&view.tls) {
+                    self.wire_only.add(random);
+                }
+                Some((view.connection, view.tls))
+            }
+            (Some(view), None) => Some((view.connection, view.tls)),
             (None, None) => None,
         };
         if let Some((mut connection, tls)) = story {

@@ -25,7 +25,7 @@ pub(super) struct Half {
 }
 
 /// ClientHello.random, and which end of the handshake it is: both may be on this host.
-type Random = ([u8; 32], Option<Role>);
+pub(super) type Random = ([u8; 32], Option<Role>);
 
 /// Halves by their ClientHello. A relay passes the same one on, so several connections may have it.
 type ByRandom = HashMap<Random, Vec<Key>>;
@@ -43,7 +43,7 @@ pub(super) struct Pending {
     socketless: ByRandom,
 }
 
-fn random(tls: &Tls) -> Option<Random> {
+pub(super) fn random(tls: &Tls) -> Option<Random> {
     Some((tls.random?, tls.role))
 }
 

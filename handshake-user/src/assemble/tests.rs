@@ -136,6 +136,44 @@ fn the_two_ends_of_one_handshake_on_one_host_stay_apart() {
 }
 
 #[test]
+fn a_library_without_a_socket_that_is_late_tells_nothing_new() {
+    let hello = client_hello();
+    let mut assembler = Assembler::new(Sight::All);
+    assert_eq!(told(&mut assembler, &[excerpt(&hello), wire(client())], 0), []);
+    let stories = told(&mut assembler, &[], GRACE_NS);
+    assert_eq!(sources(&stories), [(Stage::Tls, Some(TlsSource::Wire))]);
+    let mut late = handshake(Connection::default());
+    assert_eq!(told(&mut assembler, &[Raw::Handshake(late)], GRACE_NS + 1), []);
+    assert_eq!(told(&mut assembler, &[], u64::MAX), []);
+    // The other end of it may be on this host too.
+    late.session.role = Role::Server.code();
+    assert_eq!(told(&mut assembler, &[Raw::Handshake(late)], 0), []);
+    assert_eq!(told(&mut assembler, &[], u64::MAX).len(), 1);
+}
+
+#[test]
+fn two_connections_with_one_client_hello_are_two() {
+    let hello = client_hello();
+    let mut assembler = Assembler::new(Sight::All);
+    let other = |connection: Connection| Connection { id: connection.id + 1, ..connection };
+    let raws = [excerpt(&hello), wire(client()), excerpt(&hello), wire(other(client()))];
+    assert_eq!(told(&mut assembler, &raws, 0), []);
+    // Which of them it is, the ClientHello does not say.
+    let mut all = told(&mut assembler, &[library(Connection::default())], 1);
+    let closed = closed_out_of_sight();
+    all.extend(told(&mut assembler, &[Raw::Connection(closed), Raw::Connection(other(closed))], 2));
+    all.extend(told(&mut assembler, &[], u64::MAX));
+    let wire = Some(TlsSource::Wire);
+    let mut sources = sources(&all);
+    sources.sort();
+    let alone = (Stage::Tls, Some(TlsSource::Library));
+    assert_eq!(
+        sources,
+        [(Stage::Close, wire), (Stage::Close, wire), alone, (Stage::Tls, wire), (Stage::Tls, wire)]
+    );
+}
+
+#[test]
 fn a_view_that_stays_alone_is_told_when_its_time_is_over() {
     let mut assembler = Assembler::new(Sight::All);
     assert_eq!(told(&mut assembler, &[wire(client())], 0), []);

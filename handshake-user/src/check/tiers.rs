@@ -15,6 +15,7 @@ use super::{
     probes::NEEDS_ROOT,
     report::{Finding, Tier},
 };
+use crate::probe::load;
 
 /// Runs once for each segment that a time-wait minisocket gets; there in every kernel since 2.6.
 const FUNCTION: &str = "tcp_timewait_state_process";
@@ -76,7 +77,7 @@ fn may_load() -> bool {
         let mut ebpf = Ebpf::load(&object("tracepoint/sock/inet_sock_set_state", 0)?)?;
         let program: &mut aya::programs::TracePoint =
             ebpf.program_mut(PROGRAM).ok_or("no program")?.try_into()?;
-        Ok(program.load()?)
+        Ok(load(|| program.load())?)
     };
     load().is_ok()
 }
@@ -84,7 +85,8 @@ fn may_load() -> bool {
 fn fentry() -> Result<(), Box<dyn Error>> {
     let mut ebpf = Ebpf::load(&object(FENTRY, 0)?)?;
     let program: &mut FEntry = ebpf.program_mut(PROGRAM).ok_or("no program")?.try_into()?;
-    program.load(FUNCTION, &Btf::from_sys_fs()?)?;
+    let btf = Btf::from_sys_fs()?;
+    load(|| program.load(FUNCTION, &btf))?;
     program.attach()?;
     Ok(())
 }
@@ -92,7 +94,7 @@ fn fentry() -> Result<(), Box<dyn Error>> {
 fn kprobe() -> Result<(), Box<dyn Error>> {
     let mut ebpf = Ebpf::load(&object(KPROBE, 0)?)?;
     let program: &mut KProbe = ebpf.program_mut(PROGRAM).ok_or("no program")?.try_into()?;
-    program.load()?;
+    load(|| program.load())?;
     program.attach(FUNCTION, 0)?;
     Ok(())
 }
@@ -102,7 +104,7 @@ fn kprobe() -> Result<(), Box<dyn Error>> {
 fn cgroup_skb(root: &str) -> Result<(), Box<dyn Error>> {
     let mut ebpf = Ebpf::load(&object(CGROUP_SKB, 1)?)?;
     let program: &mut CgroupSkb = ebpf.program_mut(PROGRAM).ok_or("no program")?.try_into()?;
-    program.load()?;
+    load(|| program.load())?;
     program.attach(File::open(root)?, CgroupSkbAttachType::Ingress, CgroupAttachMode::Single)?;
     Ok(())
 }

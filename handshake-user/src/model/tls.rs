@@ -4,11 +4,11 @@ use handshake_common::{
     Library, Role, TlsClass, TlsOutcome, TlsSource, TlsVersion,
     tls::{
         session::{self, Session, TlsFacts},
-        wire::{Sighting, Verdict},
+        wire::{Sighting, Verdict, alert},
     },
 };
 
-use super::alert;
+use super::failure;
 
 /// What is known of a handshake; `None` is unknown. Times are CLOCK_MONOTONIC, nanoseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +82,7 @@ impl Tls {
             cipher: known(u64::from(raw.cipher)).map(|_| raw.cipher),
             sni: None,
             alpn: None,
-            alert: if reason { alert::received(raw.error) } else { None },
+            alert: if reason { failure::received(raw.error) } else { None },
             error: failed.then(|| error_text(raw)).flatten(),
             library: session::library(raw),
             source: TlsSource::Library,
@@ -163,16 +163,16 @@ impl Tls {
 fn error_text(raw: &Session) -> Option<String> {
     if !raw.facts.has(TlsFacts::REASON) {
         let known = if session::library(raw) == Some(Library::GnuTls) {
-            alert::gnutls_error(raw.error)
+            failure::gnutls_error(raw.error)
         } else {
             None
         };
         return (raw.error != 0).then(|| known.map_or_else(|| format!("error {}", raw.error), str::to_owned));
     }
-    if let Some(alert) = alert::received(raw.error) {
+    if let Some(alert) = failure::received(raw.error) {
         return Some(format!("alert {alert} received"));
     }
-    Some(alert::openssl_reason(raw.error).map_or_else(|| format!("reason {}", raw.error), str::to_owned))
+    Some(failure::openssl_reason(raw.error).map_or_else(|| format!("reason {}", raw.error), str::to_owned))
 }
 
 #[cfg(test)]

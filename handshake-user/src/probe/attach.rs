@@ -20,6 +20,7 @@ use handshake_common::{
 use thiserror::Error;
 
 use super::{
+    load::load,
     plan::{Attach, Hook, Offer, Planned, plan},
     wire::{self, TlsWire},
 };
@@ -343,7 +344,7 @@ const NESTED: &str = "inet_sock_set_state_nested";
 fn start_nested(ebpf: &mut Ebpf, btf: &AyaBtf) -> Result<(), String> {
     match ebpf.program_mut(NESTED) {
         Some(Program::BtfTracePoint(program)) => {
-            program.load("inet_sock_set_state", btf).map_err(|error| shorten(&chain(&error)))?;
+            load(|| program.load("inet_sock_set_state", btf)).map_err(|error| shorten(&chain(&error)))?;
             program.attach().map(drop).map_err(|error| chain(&error))
         }
         _ => Err("the eBPF object lacks the program".to_owned()),
@@ -355,12 +356,12 @@ fn load_typed(
     hook: &Hook,
     btf: &AyaBtf,
 ) -> Result<(), aya::programs::ProgramError> {
-    program.load(hook.name, btf)?;
+    load(|| program.load(hook.name, btf))?;
     program.attach().map(drop)
 }
 
 fn load_perf(program: &mut TracePoint, hook: &Hook) -> Result<(), aya::programs::ProgramError> {
-    program.load()?;
+    load(|| program.load())?;
     program.attach(hook.category, hook.name).map(drop)
 }
 

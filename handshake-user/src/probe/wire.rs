@@ -104,7 +104,7 @@ pub(super) fn start(ebpf: &mut Ebpf) -> Result<(), String> {
         let program = ebpf.program_mut(name).ok_or("the eBPF object lacks the program")?;
         let program: &mut CgroupSkb =
             program.try_into().map_err(|error| super::attach::told(name, &error))?;
-        program.load().map_err(|error| super::attach::told(name, &error))?;
+        super::load(|| program.load()).map_err(|error| super::attach::told(name, &error))?;
         // As a link it stands beside other programs, whatever the mode.
         program
             .attach(&root, direction, CgroupAttachMode::Single)

@@ -19,7 +19,7 @@ use handshake_common::{
 };
 
 use super::inspect::{Hook, Inspection};
-use crate::probe::{chain, shorten};
+use crate::probe::{chain, load, shorten};
 
 /// The probes of one file.
 #[derive(Debug)]
@@ -124,7 +124,7 @@ impl Attacher {
         let program = ebpf.program_mut(name).ok_or_else(|| format!("the eBPF object lacks {name}"))?;
         let program: &mut UProbe = program.try_into().map_err(|error| format!("{name}: {error}"))?;
         if self.loaded.insert(name)
-            && let Err(error) = program.load()
+            && let Err(error) = load(|| program.load())
         {
             self.loaded.remove(name);
             let whole = chain(&error);

@@ -7,7 +7,9 @@ use ipnet::IpNet;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
 use crate::{
+    assemble::Story,
     config::{self, Label},
+    model::tls::Tls,
     record::Context,
 };
 
@@ -23,6 +25,25 @@ pub(super) struct Key {
     role: u8,
     network: Option<IpNet>,
     cgroup: Option<String>,
+    sni: Sni,
+}
+
+/// Which server the client named.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+enum Sni {
+    /// There was no TLS, or not yet.
+    #[default]
+    None,
+    Unknown,
+    /// In small letters: names are equal whatever the case (RFC 6066 §3).
+    Name(String),
+}
+
+impl Sni {
+    fn of(tls: Option<&Tls>) -> Self {
+        let Some(tls) = tls else { return Self::None };
+        tls.sni.as_ref().map_or(Self::Unknown, |sni| Self::Name(sni.to_ascii_lowercase()))
+    }
 }
 
 /// The labels that were asked for.
@@ -56,8 +77,9 @@ impl Labels {
         self.wanted.iter().map(|label| label.as_str())
     }
 
-    /// What the labels need to know of a connection; `None` when no label was asked for.
-    pub(super) fn key(&self, raw: &Connection, context: &mut dyn Context) -> Option<Key> {
+    /// What the labels need to know of a story; `None` when no label was asked for.
+    pub(super) fn key(&self, story: &Story, context: &mut dyn Context) -> Option<Key> {
+        let raw = &story.connection;
         if self.wanted.is_empty() {
             return None;
         }
@@ -71,6 +93,7 @@ impl Labels {
                 }
                 Label::RemoteNet => key.network = network(raw, self.remote_net),
                 Label::Cgroup => key.cgroup = context.cgroup(raw.cgroup),
+                Label::Sni => key.sni = Sni::of(story.tls.as_ref()),
             }
         }
         Some(key)
@@ -88,6 +111,11 @@ impl Labels {
             },
             Label::RemoteNet => key.network.map(|network| network.to_string()),
             Label::Cgroup => key.cgroup.clone(),
+            Label::Sni => match &key.sni {
+                Sni::None => Some(String::new()),
+                Sni::Unknown => None,
+                Sni::Name(name) => Some(name.clone()),
+            },
         };
         self.wanted.iter().map(|label| value(label).unwrap_or_else(|| UNKNOWN.to_owned())).collect()
     }
@@ -116,6 +144,8 @@ fn network(raw: &Connection, (ipv4, ipv6): (u8, u8)) -> Option<IpNet> {
 
 #[cfg(test)]
 mod tests {
+    use handshake_common::tls::session::Session;
+
     use super::*;
     use crate::record::tests::{Still, client};
 
@@ -125,13 +155,17 @@ mod tests {
     }
 
     fn values(raw: &Connection) -> Vec<String> {
+        told(&Story::of(raw))
+    }
+
+    fn told(story: &Story) -> Vec<String> {
         let labels = labels(Label::ALL);
-        labels.values(&labels.key(raw, &mut Still).unwrap())
+        labels.values(&labels.key(story, &mut Still).unwrap())
     }
 
     #[test]
     fn a_client_has_no_port_of_its_own() {
-        assert_eq!(values(&client()), ["curl", "", "10.0.0.0/24", "/system.slice/web.service"]);
+        assert_eq!(values(&client()), ["curl", "", "10.0.0.0/24", "/system.slice/web.service", ""]);
     }
 
     #[test]
@@ -141,7 +175,7 @@ mod tests {
         raw.family = Family::Ipv6.code();
         raw.remote = "2001:db8:1:2::3".parse::<Ipv6Addr>().unwrap().octets();
         (raw.local_port, raw.comm, raw.cgroup) = (443, [0; 16], 0);
-        assert_eq!(values(&raw), ["unknown", "443", "2001:db8:1::/48", "unknown"]);
+        assert_eq!(values(&raw), ["unknown", "443", "2001:db8:1::/48", "unknown", ""]);
     }
 
     #[test]
@@ -152,7 +186,16 @@ mod tests {
     }
 
     #[test]
+    fn a_server_name_is_the_same_in_capitals_and_unknown_where_nobody_saw_it() {
+        let with = |sni: Option<&str>| {
+            let tls = Tls { sni: sni.map(str::to_owned), ..Tls::of_library(&Session::default()) };
+            told(&Story { tls: Some(tls), ..Story::of(&client()) })[4].clone()
+        };
+        assert_eq!([with(Some("Example.ORG")), with(None)], ["example.org", "unknown"]);
+    }
+
+    #[test]
     fn nothing_is_looked_up_for_nobody() {
-        assert_eq!(labels(&[]).key(&client(), &mut Still), None);
+        assert_eq!(labels(&[]).key(&Story::of(&client()), &mut Still), None);
     }
 }

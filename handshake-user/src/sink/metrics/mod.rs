@@ -105,7 +105,7 @@ impl Metrics {
     pub fn observe(&mut self, story: &Story, context: &mut dyn Context) {
         let Self { labels, timings, handshakes, events, connections, .. } = self;
         let raw = &story.connection;
-        let key = labels.key(raw, context);
+        let key = labels.key(story, context);
         match story.event {
             Stage::Open => {
                 events.opens.inc();

@@ -11,6 +11,7 @@ use aya::{Btf, programs::Iter};
 use handshake_common::tls::mapping::{self, Mapping};
 
 use super::{FileId, Mapped};
+use crate::probe;
 
 /// `enum bpf_cmd`, `enum bpf_attach_type` of `include/uapi/linux/bpf.h`.
 const BPF_LINK_CREATE: libc::c_long = 28;
@@ -33,7 +34,8 @@ impl Iterator {
     /// When the kernel refuses the program (older than 5.12), or cannot be asked for one process only (older than
     /// 6.1): there `/proc/PID/maps` tells the truth.
     pub fn load(program: &mut Iter, btf: &Btf) -> Result<Self, String> {
-        program.load(mapping::ITERATOR, btf).map_err(|error| crate::probe::shorten(&error.to_string()))?;
+        let loaded = probe::load(|| program.load(mapping::ITERATOR, btf));
+        loaded.map_err(|error| probe::shorten(&error.to_string()))?;
         let fd = program.fd().map_err(|error| error.to_string())?.as_fd().try_clone_to_owned();
         let this = Self { program: fd.map_err(|error| error.to_string())? };
         let own = std::process::id();

@@ -1,47 +1,7 @@
-//! What TLS says when a handshake fails: alerts (RFC 8446 §6), and the reasons of OpenSSL's error queue.
+//! Why a handshake failed, in the words of the library that says so: the reasons of OpenSSL's error queue, and GnuTLS's
+//! errors. Alerts have their names in [`handshake_common::tls::wire::alert`].
 
-/// The name of an alert's description.
-#[must_use]
-pub const fn name(description: u8) -> Option<&'static str> {
-    Some(match description {
-        0 => "close_notify",
-        10 => "unexpected_message",
-        20 => "bad_record_mac",
-        21 => "decryption_failed",
-        22 => "record_overflow",
-        30 => "decompression_failure",
-        40 => "handshake_failure",
-        41 => "no_certificate",
-        42 => "bad_certificate",
-        43 => "unsupported_certificate",
-        44 => "certificate_revoked",
-        45 => "certificate_expired",
-        46 => "certificate_unknown",
-        47 => "illegal_parameter",
-        48 => "unknown_ca",
-        49 => "access_denied",
-        50 => "decode_error",
-        51 => "decrypt_error",
-        60 => "export_restriction",
-        70 => "protocol_version",
-        71 => "insufficient_security",
-        80 => "internal_error",
-        86 => "inappropriate_fallback",
-        90 => "user_canceled",
-        100 => "no_renegotiation",
-        109 => "missing_extension",
-        110 => "unsupported_extension",
-        111 => "certificate_unobtainable",
-        112 => "unrecognized_name",
-        113 => "bad_certificate_status_response",
-        114 => "bad_certificate_hash_value",
-        115 => "unknown_psk_identity",
-        116 => "certificate_required",
-        120 => "no_application_protocol",
-        121 => "ech_required",
-        _ => return None,
-    })
-}
+use handshake_common::tls::wire::alert;
 
 /// OpenSSL adds this to an alert of the peer to make it a reason (`SSL_AD_REASON_OFFSET`, openssl/ssl.h).
 const RECEIVED_ALERT: i32 = 1000;
@@ -49,7 +9,7 @@ const RECEIVED_ALERT: i32 = 1000;
 /// The alert of the peer that a reason of OpenSSL's error queue stands for.
 #[must_use]
 pub fn received(reason: i32) -> Option<&'static str> {
-    name(u8::try_from(reason.checked_sub(RECEIVED_ALERT)?).ok()?)
+    alert::name(u8::try_from(reason.checked_sub(RECEIVED_ALERT)?).ok()?)
 }
 
 /// A reason of OpenSSL's error queue (`SSL_R_…`, openssl/sslerr.h); their numbers are the same from 1.1.1 on.

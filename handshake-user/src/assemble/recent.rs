@@ -1,0 +1,54 @@
+//! The last handshakes that were told by the wire alone.
+
+use std::collections::{HashSet, VecDeque};
+
+use super::pending::Random;
+
+/// How many are remembered; the oldest give way.
+const MOST: usize = 4096;
+
+/// A set of the last ones that were added.
+#[derive(Debug, Default)]
+pub(super) struct Recent {
+    set: HashSet<Random>,
+    /// In the order in which they came.
+    order: VecDeque<Random>,
+}
+
+impl Recent {
+    pub(super) fn add(&mut self, random: Random) {
+        if !self.set.insert(random) {
+            return;
+        }
+        self.order.push_back(random);
+        if self.order.len() > MOST
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.set.remove(&oldest);
+        }
+    }
+
+    pub(super) fn contains(&self, random: &Random) -> bool {
+        self.set.contains(random)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_gives_way() {
+        let number = |number: usize| {
+            let mut random = [0; 32];
+            random[..8].copy_from_slice(&number.to_ne_bytes());
+            (random, None)
+        };
+        let mut recent = Recent::default();
+        (0..=MOST).for_each(|each| recent.add(number(each)));
+        recent.add(number(MOST));
+        assert!(!recent.contains(&number(0)));
+        assert!(recent.contains(&number(1)) && recent.contains(&number(MOST)));
+        assert_eq!((recent.set.len(), recent.order.len()), (MOST, MOST));
+    }
+}

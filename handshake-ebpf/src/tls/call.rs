@@ -20,7 +20,7 @@ use handshake_common::{
 
 use super::{
     fd,
-    maps::{CALLS, CALLS_UNDER_WAY, Call, SESSIONS, TARGETS},
+    maps::{BUCKETS, CALLS, CALLS_UNDER_WAY, Call, SESSIONS, TARGETS},
 };
 use crate::{
     emit,
@@ -116,10 +116,10 @@ pub fn enter(hit: &Hit, target: &Target, begins: bool, role: u8) {
         // SAFETY: the map's own value; only this caller uses it.
         let before = unsafe { core::mem::replace(&mut *old, call) };
         if before.session == 0 {
-            count_calls(1);
+            count_calls(hit.caller, 1);
         }
     } else if CALLS.insert(hit.caller, call, u64::from(BPF_ANY)).is_ok() {
-        count_calls(1);
+        count_calls(hit.caller, 1);
     }
 }
 
@@ -152,7 +152,7 @@ pub fn leave<'a>(hit: &Hit) -> Option<(u64, &'a mut Session, &'static Target)> {
     if key == 0 {
         return None;
     }
-    count_calls(u64::MAX);
+    count_calls(hit.caller, u64::MAX);
     let (session, target) = (session(key)?, target(cookie)?);
     session.leave(hit.now, Untyped::sleeps());
     fd::find(key, session, target);
@@ -215,16 +215,23 @@ pub fn current<'a>() -> Option<(u64, &'a mut Session)> {
     if key == 0 { None } else { Some((key, session(key)?)) }
 }
 
-/// Whether any thread is in a call.
+/// Whether this thread may be in a call.
 #[inline(always)]
-pub fn any() -> bool {
+pub fn may_be_in_one() -> bool {
+    let calls = CALLS_UNDER_WAY.get_ptr(bucket(bpf_get_current_pid_tgid()));
     // SAFETY: the map's own value. Volatile: others count meanwhile.
-    CALLS_UNDER_WAY.get_ptr(0).is_some_and(|calls| unsafe { calls.read_volatile() } != 0)
+    calls.is_some_and(|calls| unsafe { calls.read_volatile() } != 0)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the lower half of a thread's is its own number")]
+#[inline(always)]
+const fn bucket(caller: u64) -> u32 {
+    caller as u32 & (BUCKETS - 1)
 }
 
 #[inline(always)]
-fn count_calls(change: u64) {
-    if let Some(calls) = CALLS_UNDER_WAY.get_ptr_mut(0) {
+fn count_calls(caller: u64, change: u64) {
+    if let Some(calls) = CALLS_UNDER_WAY.get_ptr_mut(bucket(caller)) {
         // SAFETY: the map's own value, counted by all CPUs.
         unsafe { emit::add(calls, change) };
     }

@@ -31,6 +31,10 @@ pub struct Call {
 #[btf_map]
 pub static CALLS: LruHashMap<u64, Call, 8192> = LruHashMap::new();
 
-/// How many calls are under way: while there is none, sends and receives have nothing to look for.
+/// How many counters [`CALLS_UNDER_WAY`] has: a page full, which stays at hand.
+pub const BUCKETS: u32 = 512;
+
+/// How many calls are under way, by the lower bits of their caller: nearly all sends and receives of the host find a zero
+/// here, and spare the search in [`CALLS`].
 #[btf_map]
-pub static CALLS_UNDER_WAY: Array<u64, 1> = Array::new();
+pub static CALLS_UNDER_WAY: Array<u64, { BUCKETS as usize }> = Array::new();

@@ -158,7 +158,7 @@ pub fn openssl_put_error(ctx: ProbeContext) -> u32 {
 /// The first error of the TLS code is the cause of what follows; errors of other parts only where there is no such one.
 #[inline(always)]
 fn failed(library: i32, reason: i32) {
-    if !call::any() {
+    if !call::may_be_in_one() {
         return;
     }
     let Some((_, session)) = call::current() else { return };

@@ -1,7 +1,7 @@
 //! `sock:sock_send_length` and `sock:sock_recv_length`: which socket a call of a library speaks through, and when.
 //!
-//! They run for every send and receive of the host, so nearly all of them leave at the first look: at whether any thread
-//! is inside a handshake.
+//! They run for every send and receive of the host, so nearly all of them leave at the first look: at whether this thread
+//! may be inside a handshake.
 
 use core::ffi::c_void;
 
@@ -25,7 +25,7 @@ const MSG_PEEK: i32 = 2;
 // void sock_send_length(struct sock *sk, int ret, int flags)
 #[btf_tracepoint(function = "sock_send_length")]
 pub fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
-    if call::any() {
+    if call::may_be_in_one() {
         transferred::<Typed>(ctx.arg(0), ctx.arg(1), ctx.arg(2), Flow::Sent);
     }
     0
@@ -34,7 +34,7 @@ pub fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
 // void sock_recv_length(struct sock *sk, int ret, int flags)
 #[btf_tracepoint(function = "sock_recv_length")]
 pub fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
-    if call::any() {
+    if call::may_be_in_one() {
         transferred::<Typed>(ctx.arg(0), ctx.arg(1), ctx.arg(2), Flow::Received);
     }
     0
@@ -52,7 +52,7 @@ pub fn sock_recv_length_perf(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn perf(ctx: &TracePointContext, flow: Flow) -> u32 {
-    if !call::any() {
+    if !call::may_be_in_one() {
         return 0;
     }
     // SAFETY: user space takes the offsets from the tracepoint's own format; both tracepoints are of one class.

@@ -9,7 +9,6 @@ use std::{
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader,
     maps::{MapData, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, Program, TracePoint},
 };
 use aya_log::EbpfLogger;
 use handshake_common::{
@@ -20,7 +19,7 @@ use handshake_common::{
 use thiserror::Error;
 
 use super::{
-    load::load,
+    hook,
     plan::{Attach, Hook, Offer, Planned, plan},
     wire::{self, TlsWire},
 };
@@ -221,37 +220,40 @@ impl Probes {
         let kernel_log = (log_level > 0).then(|| EbpfLogger::init(&mut ebpf)).transpose();
         let kernel_log = kernel_log.map_err(|error| LoadError::Object(error.to_string()))?;
 
+        // All is loaded before anything is attached: the kernel takes a second to verify it, and what happens meanwhile
+        // would have to wait in the ring.
         let mut hooks = Vec::with_capacity(plan.len());
         for planned in plan {
-            let hook = planned.hook;
-            let missing = match planned.attach {
-                Ok(_) => start(&mut ebpf, hook, way, aya_btf).err(),
-                Err(reason) => Some(reason),
-            };
-            match missing {
-                Some(reason) if hook.required => return Err(LoadError::Hook { hook: hook.name, reason }),
-                missing => hooks.push(Attached { hook, missing }),
-            }
+            let possible = planned.attach.and_then(|_| hook::load(&mut ebpf, planned.hook, way, aya_btf));
+            hooks.push(Attached { hook: planned.hook, missing: possible.err() });
         }
-        if way == Attach::TpBtf {
-            // Without the twin nothing is lost but what it would have saved, and that is counted.
-            if let Err(reason) = start_nested(&mut ebpf, aya_btf) {
-                tracing::warn!(reason, "cannot attach {NESTED}: some changes of state will be missed");
-            }
-        }
+        check_required(&hooks)?;
+        let nested = way == Attach::TpBtf;
+        let nested = nested.then(|| hook::load_nested(&mut ebpf, aya_btf));
         let mut tls_wire = settings.tls_wire;
-        if tls_wire != TlsWire::Off {
-            let missing = wire::start(&mut ebpf).err();
-            if missing.is_some() {
-                tls_wire = TlsWire::Off;
-            }
-            hooks.push(Attached { hook: &wire::HOOK, missing });
-        }
+        let wire = (tls_wire != TlsWire::Off).then(|| wire::load(&mut ebpf));
         let libraries = settings.tls_libraries.then(|| {
             let mut libraries = Libraries::new(&mut ebpf, aya_btf)?;
             libraries.settle(&mut ebpf, Instant::now() + SETTLE);
             Ok(libraries)
         });
+
+        // Without the twin nothing is lost but what it would have saved, and that is counted.
+        let nested = nested.map(|loaded| loaded.and_then(|()| hook::attach_nested(&mut ebpf)));
+        if let Some(Err(reason)) = nested {
+            tracing::warn!(reason, "cannot attach {}: some changes of state will be missed", hook::NESTED);
+        }
+        for attached in hooks.iter_mut().filter(|attached| attached.missing.is_none()) {
+            attached.missing = hook::attach(&mut ebpf, attached.hook, way).err();
+        }
+        check_required(&hooks)?;
+        if let Some(loaded) = wire {
+            let missing = loaded.and_then(|()| wire::attach(&mut ebpf)).err();
+            if missing.is_some() {
+                tls_wire = TlsWire::Off;
+            }
+            hooks.push(Attached { hook: &wire::HOOK, missing });
+        }
         let ring = ebpf.take_map("RECORDS").and_then(|map| RingBuf::try_from(map).ok());
         let totals = ebpf.take_map("TOTALS").and_then(|map| PerCpuArray::try_from(map).ok());
         match (ring, totals) {
@@ -307,7 +309,7 @@ impl Probes {
             .ebpf
             .programs()
             // What the twin misses, the program itself sees.
-            .filter(|(name, _)| *name != NESTED)
+            .filter(|(name, _)| *name != hook::NESTED)
             .filter_map(|(_, program)| program.fd().ok())
             .filter_map(|fd| {
                 let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
@@ -320,50 +322,17 @@ impl Probes {
     }
 }
 
+fn check_required(hooks: &[Attached]) -> Result<(), LoadError> {
+    for Attached { hook, missing } in hooks {
+        if let Some(reason) = missing.as_ref().filter(|_| hook.required) {
+            return Err(LoadError::Hook { hook: hook.name, reason: reason.clone() });
+        }
+    }
+    Ok(())
+}
+
 /// How long the libraries that are there already may take before the first record; the rest comes while it runs.
 const SETTLE: Duration = Duration::from_secs(10);
-
-fn start(ebpf: &mut Ebpf, hook: &Hook, way: Attach, btf: &AyaBtf) -> Result<(), String> {
-    let name = match way {
-        Attach::TpBtf => hook.name.to_owned(),
-        Attach::Tracepoint => format!("{}_perf", hook.name),
-    };
-    let program = ebpf.program_mut(&name).ok_or("the eBPF object lacks the program")?;
-    match program {
-        Program::BtfTracePoint(program) => {
-            load_typed(program, hook, btf).map_err(|error| told(&name, &error))
-        }
-        Program::TracePoint(program) => load_perf(program, hook).map_err(|error| told(&name, &error)),
-        _ => Err("the eBPF object has it as another type of program".to_owned()),
-    }
-}
-
-/// The twin of `inet_sock_set_state` for events inside it.
-const NESTED: &str = "inet_sock_set_state_nested";
-
-fn start_nested(ebpf: &mut Ebpf, btf: &AyaBtf) -> Result<(), String> {
-    match ebpf.program_mut(NESTED) {
-        Some(Program::BtfTracePoint(program)) => {
-            load(|| program.load("inet_sock_set_state", btf)).map_err(|error| shorten(&chain(&error)))?;
-            program.attach().map(drop).map_err(|error| chain(&error))
-        }
-        _ => Err("the eBPF object lacks the program".to_owned()),
-    }
-}
-
-fn load_typed(
-    program: &mut BtfTracePoint,
-    hook: &Hook,
-    btf: &AyaBtf,
-) -> Result<(), aya::programs::ProgramError> {
-    load(|| program.load(hook.name, btf))?;
-    program.attach().map(drop)
-}
-
-fn load_perf(program: &mut TracePoint, hook: &Hook) -> Result<(), aya::programs::ProgramError> {
-    load(|| program.load())?;
-    program.attach(hook.category, hook.name).map(drop)
-}
 
 /// An error in one line; the whole of it goes to the log.
 pub(super) fn told(program: &str, error: &dyn std::error::Error) -> String {

@@ -1,6 +1,7 @@
 //! From the kernel's facts to running programs: [`plan`] says what to attach, [`attach`] does it.
 
 mod attach;
+mod hook;
 mod load;
 pub mod plan;
 pub mod wire;

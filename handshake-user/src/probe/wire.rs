@@ -9,7 +9,7 @@ use aya::{
 use handshake_common::tls::wire::raw::MOST_PORTS;
 use serde::Deserialize;
 
-use super::plan::Hook;
+use super::{attach::told, plan::Hook};
 use crate::{assemble::Sight, host};
 
 /// The type of both programs.
@@ -91,26 +91,40 @@ impl TryFrom<String> for TlsWire {
     }
 }
 
-/// Loads both programs and attaches them to the root of cgroup v2, under which every socket of the host is.
+/// Both programs, and which way the packets go that they see.
+const PROGRAMS: [(&str, CgroupSkbAttachType); 2] =
+    [("wire_egress", CgroupSkbAttachType::Egress), ("wire_ingress", CgroupSkbAttachType::Ingress)];
+
+/// Loads both programs.
+///
+/// # Errors
+/// Why the kernel refuses them.
+pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), String> {
+    for (name, _) in PROGRAMS {
+        let program = program(ebpf, name)?;
+        super::load(|| program.load()).map_err(|error| told(name, &error))?;
+    }
+    Ok(())
+}
+
+/// Attaches them to the root of cgroup v2, under which every socket of the host is.
 ///
 /// # Errors
 /// Why that is not possible.
-pub(super) fn start(ebpf: &mut Ebpf) -> Result<(), String> {
+pub(super) fn attach(ebpf: &mut Ebpf) -> Result<(), String> {
     let root = host::cgroup2().ok_or("cgroup v2 is not mounted (mount -t cgroup2 none /sys/fs/cgroup)")?;
     let root = File::open(&root).map_err(|error| format!("cannot open {}: {error}", root.display()))?;
-    for (name, direction) in
-        [("wire_egress", CgroupSkbAttachType::Egress), ("wire_ingress", CgroupSkbAttachType::Ingress)]
-    {
-        let program = ebpf.program_mut(name).ok_or("the eBPF object lacks the program")?;
-        let program: &mut CgroupSkb =
-            program.try_into().map_err(|error| super::attach::told(name, &error))?;
-        super::load(|| program.load()).map_err(|error| super::attach::told(name, &error))?;
+    for (name, direction) in PROGRAMS {
         // As a link it stands beside other programs, whatever the mode.
-        program
-            .attach(&root, direction, CgroupAttachMode::Single)
-            .map_err(|error| super::attach::told(name, &error))?;
+        let attached = program(ebpf, name)?.attach(&root, direction, CgroupAttachMode::Single);
+        attached.map_err(|error| told(name, &error))?;
     }
     Ok(())
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSkb, String> {
+    let program = ebpf.program_mut(name).ok_or("the eBPF object lacks the program")?;
+    program.try_into().map_err(|error| told(name, &error))
 }
 
 #[cfg(test)]

@@ -74,7 +74,7 @@ struct Sample {
 /// `handshake trace`, in turn, and compares within each round. Needs root.
 #[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  sudo -E cargo xtask bench\n  sudo -E cargo xtask bench --rounds 11 --seconds 5\n  sudo -E cargo xtask bench --load tls\n  sudo -E cargo xtask bench --attach tracepoint\n\nQuote the ratio, not the rates: they are of this machine. docs/overhead.md has a measured table."
+    after_help = "Examples:\n  sudo -E cargo xtask bench\n  sudo -E cargo xtask bench --rounds 11 --seconds 5\n  sudo -E cargo xtask bench --load tls\n  sudo -E cargo xtask bench -- --attach tracepoint\n\nQuote the ratio, not the rates: they are of this machine. docs/overhead.md has a measured table."
 )]
 pub(crate) struct Args {
     /// Only this load instead of both
@@ -86,9 +86,9 @@ pub(crate) struct Args {
     /// Length of one measurement, seconds
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
-    /// Measure this way of attaching instead of the default
-    #[arg(long, value_parser = ["tp-btf", "tracepoint"])]
-    attach: Option<String>,
+    /// More arguments for the program under measurement, such as `--tls-wire off`
+    #[arg(last = true, value_name = "ARGS")]
+    more: Vec<String>,
 }
 
 pub(crate) fn main(args: &Args) -> Result<()> {
@@ -107,19 +107,19 @@ pub(crate) fn main(args: &Args) -> Result<()> {
 }
 
 fn measure(binary: &Path, args: &Args) -> Result<String> {
-    let Args { rounds, seconds, attach, .. } = args;
-    let (rounds, seconds, attach) = (*rounds, *seconds, attach.as_deref());
+    let Args { rounds, seconds, more, .. } = args;
+    let (rounds, seconds) = (*rounds, *seconds);
     let window = Duration::from_secs(seconds);
     let load = Load::start()?;
     load.rate_over(window)?;
     let mut samples: Vec<[Sample; 3]> = Vec::new();
     for round in 1..=rounds {
         step(format!("round {round} of {rounds}: without, daemon, trace, {seconds} s each"));
-        let [without, daemon, trace] = Way::ALL.map(|way| sample(&load, binary, way, window, attach));
+        let [without, daemon, trace] = Way::ALL.map(|way| sample(&load, binary, way, window, more));
         samples.push([without?, daemon?, trace?]);
     }
     step("kernel time, with the kernel's own statistics on");
-    let kernel = kernel_time(binary, attach, "connection", || Ok(load.rate_over(window)?.0))?;
+    let kernel = kernel_time(binary, more, "connection", || Ok(load.rate_over(window)?.0))?;
     Ok(format!("{}{kernel}", table(&samples)))
 }
 
@@ -140,13 +140,13 @@ fn machine() -> String {
     )
 }
 
-fn sample(load: &Load, binary: &Path, way: Way, window: Duration, attach: Option<&str>) -> Result<Sample> {
+fn sample(load: &Load, binary: &Path, way: Way, window: Duration, more: &[String]) -> Result<Sample> {
     let Some((arguments, ready)) = way.command() else {
         std::thread::sleep(SETTLE);
         let (connections, rate) = load.rate_over(window)?;
         return Ok(Sample { rate, connections, user_seconds: 0.0, lost: Vec::new() });
     };
-    let subject = Subject::start(binary, &with_attach(arguments, attach), ready)?;
+    let subject = Subject::start(binary, &with(arguments, more), ready)?;
     std::thread::sleep(SETTLE);
     let before = subject.user_seconds()?;
     let (connections, rate) = load.rate_over(window)?;
@@ -155,15 +155,14 @@ fn sample(load: &Load, binary: &Path, way: Way, window: Duration, attach: Option
     Ok(Sample { rate, connections, user_seconds, lost })
 }
 
-fn with_attach<'a>(arguments: &[&'a str], attach: Option<&'a str>) -> Vec<&'a str> {
-    let attach = attach.map(|way| ["--attach", way]);
-    arguments.iter().copied().chain(attach.into_iter().flatten()).collect()
+fn with<'a>(arguments: &[&'a str], more: &'a [String]) -> Vec<&'a str> {
+    arguments.iter().copied().chain(more.iter().map(String::as_str)).collect()
 }
 
 /// Kernel time per hit and per thing that `made` counts, in one window of its own: keeping the statistics costs time, too.
 fn kernel_time(
     binary: &Path,
-    attach: Option<&str>,
+    more: &[String],
     thing: &str,
     made: impl FnOnce() -> Result<u64>,
 ) -> Result<String> {
@@ -171,30 +170,37 @@ fn kernel_time(
     let before = fs::read_to_string(STATS).with_context(|| format!("cannot read {STATS}"))?;
     fs::write(STATS, "1").with_context(|| format!("cannot write {STATS}"))?;
     let measured = (|| {
-        let subject = Subject::start(binary, &with_attach(arguments, attach), ready)?;
+        let subject = Subject::start(binary, &with(arguments, more), ready)?;
         std::thread::sleep(SETTLE);
         let first = subject.program_times()?;
         let made = made()?;
         let last = subject.program_times()?;
+        // Reading them takes its time, in which the load goes on.
+        let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
         subject.stop()?;
-        Ok::<_, anyhow::Error>((first, last, made))
+        Ok::<_, anyhow::Error>((first, last, made, symbols))
     })();
     fs::write(STATS, before.trim()).with_context(|| format!("cannot restore {STATS}"))?;
-    let (first, last, made) = measured?;
-    let (mut hits, mut nanoseconds) = (0, 0);
-    for last in &last {
-        // What was loaded meanwhile began at nothing.
-        let first = first.iter().find(|first| first.id == last.id);
-        hits += last.hits - first.map_or(0, |first| first.hits);
-        nanoseconds += last.nanoseconds - first.map_or(0, |first| first.nanoseconds);
-    }
+    let (first, last, made, symbols) = measured?;
+    let mut programs: Vec<_> =
+        last.iter().map(|last| last.since(&first)).filter(|time| time.hits > 0).collect();
+    programs.sort_by_key(|time| std::cmp::Reverse(time.nanoseconds));
+    let (hits, nanoseconds) = programs
+        .iter()
+        .fold((0, 0), |(hits, nanoseconds), time| (hits + time.hits, nanoseconds + time.nanoseconds));
     ensure!(hits > 0, "the kernel counted no run of any program");
-    Ok(format!(
-        "\nkernel time (statistics' own cost included): {} ns per hit, {:.1} hits and {:.2} µs per {thing} (both ends)\n",
-        nanoseconds / hits,
-        ratio(hits, made),
-        ratio(nanoseconds, made) / 1e3,
-    ))
+    let line = |name: &str, hits, nanoseconds: u64| {
+        let (hits_each, us_each) = (ratio(hits, made), ratio(nanoseconds, made) / 1e3);
+        format!("{name:<28} {:>9} {hits_each:>7.1} {us_each:>7.2}\n", nanoseconds / hits)
+    };
+    let mut text = format!(
+        "\nkernel time per {thing}, both ends, statistics' own cost included\n{:<28} {:>9} {:>7} {:>7}\n",
+        "program", "ns a hit", "hits", "µs"
+    );
+    for time in &programs {
+        text += &line(time.name(&symbols), time.hits, time.nanoseconds);
+    }
+    Ok(text + &line("all", hits, nanoseconds))
 }
 
 fn table(samples: &[[Sample; 3]]) -> String {

@@ -25,8 +25,27 @@ pub(super) struct Subject {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ProgramTime {
     pub(super) id: u64,
+    tag: String,
     pub(super) hits: u64,
     pub(super) nanoseconds: u64,
+}
+
+impl ProgramTime {
+    /// What has come since then; all of it if the program was not loaded yet.
+    pub(super) fn since(&self, before: &[Self]) -> Self {
+        let before = before.iter().find(|before| before.id == self.id);
+        Self {
+            hits: self.hits - before.map_or(0, |before| before.hits),
+            nanoseconds: self.nanoseconds - before.map_or(0, |before| before.nanoseconds),
+            ..self.clone()
+        }
+    }
+
+    /// Its function, by the kernel's symbols, among which is `bpf_prog_TAG_NAME` as long as it is loaded.
+    pub(super) fn name<'a>(&self, symbols: &'a str) -> &'a str {
+        let symbol = format!("bpf_prog_{}_", self.tag);
+        symbols.split_whitespace().find_map(|word| word.strip_prefix(&symbol)).unwrap_or("?")
+    }
 }
 
 impl Subject {
@@ -95,10 +114,15 @@ fn user_ticks(stat: &str) -> Option<u64> {
 }
 
 fn program_time(fdinfo: &str) -> Option<ProgramTime> {
-    let field = |name: &str| {
-        fdinfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse::<u64>().ok())
-    };
-    Some(ProgramTime { id: field("prog_id")?, hits: field("run_cnt")?, nanoseconds: field("run_time_ns")? })
+    let field =
+        |name: &str| fdinfo.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()));
+    let number = |name: &str| field(name)?.parse().ok();
+    Some(ProgramTime {
+        id: number("prog_id")?,
+        tag: field("prog_tag")?.to_owned(),
+        hits: number("run_cnt")?,
+        nanoseconds: number("run_time_ns")?,
+    })
 }
 
 #[cfg(test)]
@@ -114,8 +138,11 @@ mod tests {
 
     #[test]
     fn programs_are_told_from_other_descriptors() {
-        let text = "pos:\t0\nprog_type:\t26\nprog_id:\t12\nrun_time_ns:\t900\nrun_cnt:\t3\n";
-        assert_eq!(program_time(text), Some(ProgramTime { id: 12, hits: 3, nanoseconds: 900 }));
+        let text = "pos:\t0\nprog_type:\t26\nprog_tag:\tab12\nprog_id:\t12\nrun_time_ns:\t900\nrun_cnt:\t3\n";
+        let symbols = "0 t bpf_prog_ab11_other\t[bpf]\n0 t bpf_prog_ab12_tcp_probe\t[bpf]\n";
+        let time = ProgramTime { id: 12, tag: "ab12".to_owned(), hits: 3, nanoseconds: 900 };
+        assert_eq!(time.name(symbols), "tcp_probe");
+        assert_eq!(program_time(text), Some(time));
         assert_eq!(program_time("pos:\t0\nmap_id:\t4\n"), None);
     }
 }

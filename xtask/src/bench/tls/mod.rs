@@ -12,7 +12,7 @@ use self::{
     client::{Done, Kind},
     server::Server,
 };
-use super::{Args, SETTLE, Way, kernel_time, load, median, sorted, subject::Subject, with_attach};
+use super::{Args, SETTLE, Way, kernel_time, load, median, sorted, subject::Subject, with};
 use crate::process::step;
 
 /// One window.
@@ -57,7 +57,7 @@ pub(super) fn measure(binary: &Path, args: &Args) -> Result<String> {
 }
 
 fn one_kind(server: &Server, kind: Kind, binary: &Path, args: &Args) -> Result<String> {
-    let (window, attach) = (Duration::from_secs(args.seconds), args.attach.as_deref());
+    let (window, more) = (Duration::from_secs(args.seconds), &args.more);
     kind.run(Duration::from_secs(1))?;
     let mut pairs: Vec<Pair> = Vec::new();
     for round in 1..=args.rounds {
@@ -67,11 +67,11 @@ fn one_kind(server: &Server, kind: Kind, binary: &Path, args: &Args) -> Result<S
             args.rounds, args.seconds
         ));
         let [without, daemon] =
-            [Way::Without, Way::Daemon].map(|way| sample(server, kind, binary, way, window, attach));
+            [Way::Without, Way::Daemon].map(|way| sample(server, kind, binary, way, window, more));
         pairs.push([without?, daemon?]);
     }
     step("kernel time, with the kernel's own statistics on");
-    let kernel = kernel_time(binary, attach, "handshake", || Ok(kind.run(window)?.handshakes))?;
+    let kernel = kernel_time(binary, more, "handshake", || Ok(kind.run(window)?.handshakes))?;
     Ok(format!("{}{kernel}", table(kind, &pairs)))
 }
 
@@ -81,7 +81,7 @@ fn sample(
     binary: &Path,
     way: Way,
     window: Duration,
-    attach: Option<&str>,
+    more: &[String],
 ) -> Result<Sample> {
     let measured = || {
         thread::sleep(SETTLE);
@@ -91,7 +91,7 @@ fn sample(
         Ok::<_, anyhow::Error>(Sample { done, cpu_seconds, user_seconds: 0.0, lost: Vec::new() })
     };
     let Some((arguments, ready)) = way.command() else { return measured() };
-    let subject = Subject::start(binary, &with_attach(arguments, attach), ready)?;
+    let subject = Subject::start(binary, &with(arguments, more), ready)?;
     let before = subject.user_seconds()?;
     let sample = measured().context("while the daemon was running")?;
     let user_seconds = subject.user_seconds()? - before;

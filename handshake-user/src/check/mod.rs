@@ -56,7 +56,7 @@ fn look() -> Report {
         (Ok(known), Some(way)) => libraries::look(known, way).unwrap_or_else(|why| (Vec::new(), vec![why])),
         _ => (Vec::new(), vec!["finding them needs tracing to work".to_owned()]),
     };
-    let tiers = tiers::look(kernel.cgroup2.as_deref());
+    let tiers = tiers::look();
     Report {
         schema: report::SCHEMA,
         version: env!("CARGO_PKG_VERSION"),

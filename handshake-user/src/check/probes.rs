@@ -3,7 +3,8 @@
 use super::report::{Finding, Hook, Probes, State, Way};
 use crate::probe::{
     self, Kernel, LoadError, Settings, TlsWire,
-    plan::{Attach, HOOKS, Planned},
+    plan::{self, Attach, HOOKS, Planned},
+    wire,
 };
 
 /// Why an attempt was not one.
@@ -23,11 +24,12 @@ pub fn look(kernel: &Kernel, tracefs_readable: bool) -> (Probes, Option<String>)
         if way == Attach::Tracepoint && !tracefs_readable {
             forget_unreadable(&mut plan);
         }
+        plan.push(Planned { hook: &wire::HOOK, attach: Ok(Vec::new()) });
         let settings = Settings {
             attach: Some(way),
             ring_bytes: RING_BYTES,
             max_connections: 1,
-            tls_wire: TlsWire::Off,
+            tls_wire: TlsWire::On,
             tls_libraries: false,
         };
         let attempt = probe::Probes::attach(kernel, &settings).map(|(probes, _ring)| probes.hooks);
@@ -60,9 +62,13 @@ pub fn without_a_kernel(reason: &str) -> Probes {
     probes
 }
 
+/// The tracepoints, and the wire view.
+fn hooks() -> impl Iterator<Item = &'static plan::Hook> {
+    HOOKS.iter().chain([&wire::HOOK])
+}
+
 fn empty() -> Probes {
-    let hooks = HOOKS
-        .iter()
+    let hooks = hooks()
         .map(|hook| Hook {
             tracepoint: format!("{}/{}", hook.category, hook.name),
             required: hook.required,

@@ -1,7 +1,7 @@
 //! The report as text for people.
 
 use super::report::{Finding, Hook, Kernel, Privileges, Probes, Report, State, Sysctl, Tier, TlsLibrary};
-use crate::probe;
+use crate::probe::{self, wire};
 
 /// A line: a mark, a name, what there is to say, and what follows from it on a line of its own.
 struct Line {
@@ -195,6 +195,10 @@ fn hook_line(probes: &Probes, hook: &Hook) -> Line {
     let Some(chosen) = chosen else { return line(UNKNOWN, &hook.tracepoint, "not tested") };
     let state = chosen.finding.state;
     let text = match state {
+        // The same in either way.
+        State::Available if hook.tracepoint.starts_with(wire::CATEGORY) => {
+            "on the root of cgroup v2".to_owned()
+        }
         State::Available => format!("by {}", chosen.way.as_str()),
         State::Refused | State::NotTested => format!("{} {}", chosen.way.as_str(), said(&chosen.finding)),
     };
@@ -259,6 +263,7 @@ mod tests {
                 ways: ways.map(|it| way("", it)).into(),
                 hooks: HOOKS
                     .iter()
+                    .chain([&wire::HOOK])
                     .map(|hook| Hook {
                         tracepoint: format!("{}/{}", hook.category, hook.name),
                         required: hook.required,
@@ -286,14 +291,11 @@ mod tests {
                 },
             ],
             tls_shortfalls: Vec::new(),
-            tiers: vec![
-                Tier {
-                    name: "fentry",
-                    finding: Finding::refused("Operation not permitted"),
-                    adds: "TIME_WAIT",
-                },
-                Tier { name: "cgroup_skb", finding: Finding::AVAILABLE, adds: "the peer's FIN" },
-            ],
+            tiers: vec![Tier {
+                name: "fentry",
+                finding: Finding::refused("Operation not permitted"),
+                adds: "TIME_WAIT",
+            }],
             netns: Some(4_026_531_840),
             sysctls: vec![
                 Sysctl {

@@ -1,10 +1,10 @@
 //! Ways of hooking that later versions will use: whether an empty program attaches that way.
 
-use std::{error::Error, fs::File};
+use std::error::Error;
 
 use aya::{
     Btf, Ebpf,
-    programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, FEntry, KProbe},
+    programs::{FEntry, KProbe},
 };
 use object::{
     Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope,
@@ -23,22 +23,12 @@ const FUNCTION: &str = "tcp_timewait_state_process";
 /// Names of the sections, which tell the loader the type of program.
 const FENTRY: &str = "fentry/tcp_timewait_state_process";
 const KPROBE: &str = "kprobe/tcp_timewait_state_process";
-const CGROUP_SKB: &str = "cgroup_skb/ingress";
 
-/// `mov r0, value; exit`, as the kernel stores instructions on this machine.
-fn returns(value: i32) -> Vec<u8> {
-    // BPF_ALU64 | BPF_MOV | BPF_K, and BPF_JMP | BPF_EXIT.
-    [(0xb7_u8, value), (0x95, 0)]
-        .into_iter()
-        .flat_map(|(code, immediate)| {
-            let [a, b, c, d] = immediate.to_ne_bytes();
-            [code, 0, 0, 0, a, b, c, d]
-        })
-        .collect()
-}
+/// `mov r0, 0; exit`: `BPF_ALU64 | BPF_MOV | BPF_K`, and `BPF_JMP | BPF_EXIT`.
+const CODE: [u8; 16] = [0xb7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
 
-/// Tries every tier. `cgroup2` is where cgroup v2 is mounted.
-pub fn look(cgroup2: Option<&str>) -> Vec<Tier> {
+/// Tries every tier.
+pub fn look() -> Vec<Tier> {
     let finding = |result: Result<(), Box<dyn Error>>| match result {
         Ok(()) => Finding::AVAILABLE,
         Err(error) => judge(&chain(error.as_ref())),
@@ -50,14 +40,6 @@ pub fn look(cgroup2: Option<&str>) -> Vec<Tier> {
             adds: "the peer's FIN that reaches a time-wait minisocket, the time in TIME_WAIT, SYN cookies",
         },
         Tier { name: "kprobe", finding: finding(kprobe()), adds: "what fentry adds, at a higher cost" },
-        Tier {
-            name: "cgroup_skb",
-            finding: match cgroup2 {
-                Some(root) => finding(cgroup_skb(root)),
-                None => Finding::not_tested("cgroup v2 is not mounted"),
-            },
-            adds: "the peer's FIN that reaches a time-wait minisocket, read from the packets",
-        },
     ]
 }
 
@@ -74,7 +56,7 @@ fn judge(error: &str) -> Finding {
 /// Whether an eBPF program of the simplest kind loads: what else is refused is refused for its own sake.
 fn may_load() -> bool {
     let load = || -> Result<(), Box<dyn Error>> {
-        let mut ebpf = Ebpf::load(&object("tracepoint/sock/inet_sock_set_state", 0)?)?;
+        let mut ebpf = Ebpf::load(&object("tracepoint/sock/inet_sock_set_state")?)?;
         let program: &mut aya::programs::TracePoint =
             ebpf.program_mut(PROGRAM).ok_or("no program")?.try_into()?;
         Ok(load(|| program.load())?)
@@ -83,7 +65,7 @@ fn may_load() -> bool {
 }
 
 fn fentry() -> Result<(), Box<dyn Error>> {
-    let mut ebpf = Ebpf::load(&object(FENTRY, 0)?)?;
+    let mut ebpf = Ebpf::load(&object(FENTRY)?)?;
     let program: &mut FEntry = ebpf.program_mut(PROGRAM).ok_or("no program")?.try_into()?;
     let btf = Btf::from_sys_fs()?;
     load(|| program.load(FUNCTION, &btf))?;
@@ -92,38 +74,27 @@ fn fentry() -> Result<(), Box<dyn Error>> {
 }
 
 fn kprobe() -> Result<(), Box<dyn Error>> {
-    let mut ebpf = Ebpf::load(&object(KPROBE, 0)?)?;
+    let mut ebpf = Ebpf::load(&object(KPROBE)?)?;
     let program: &mut KProbe = ebpf.program_mut(PROGRAM).ok_or("no program")?.try_into()?;
     load(|| program.load())?;
     program.attach(FUNCTION, 0)?;
     Ok(())
 }
 
-/// Lets every packet pass, for the moment that it is there. As a link it stands beside other programs, whatever the
-/// mode; a kernel that knows links refuses any other mode with them.
-fn cgroup_skb(root: &str) -> Result<(), Box<dyn Error>> {
-    let mut ebpf = Ebpf::load(&object(CGROUP_SKB, 1)?)?;
-    let program: &mut CgroupSkb = ebpf.program_mut(PROGRAM).ok_or("no program")?.try_into()?;
-    load(|| program.load())?;
-    program.attach(File::open(root)?, CgroupSkbAttachType::Ingress, CgroupAttachMode::Single)?;
-    Ok(())
-}
-
 const PROGRAM: &str = "attempt";
 
-/// An object file with one program that does nothing but return `value`.
-fn object(section: &str, value: i32) -> Result<Vec<u8>, object::write::Error> {
+/// An object file with one program that does nothing.
+fn object(section: &str) -> Result<Vec<u8>, object::write::Error> {
     let endianness = if cfg!(target_endian = "big") { Endianness::Big } else { Endianness::Little };
     let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, endianness);
     let license = object.add_section(Vec::new(), b"license".to_vec(), SectionKind::Data);
     object.append_section_data(license, b"Dual MIT/GPL\0", 1);
     let text = object.add_section(Vec::new(), section.as_bytes().to_vec(), SectionKind::Text);
-    let code = returns(value);
-    object.append_section_data(text, &code, 8);
+    object.append_section_data(text, &CODE, 8);
     object.add_symbol(Symbol {
         name: PROGRAM.as_bytes().to_vec(),
         value: 0,
-        size: code.len() as u64,
+        size: CODE.len() as u64,
         kind: SymbolKind::Text,
         scope: SymbolScope::Linkage,
         weak: false,
@@ -153,8 +124,8 @@ mod tests {
 
     #[test]
     fn the_loader_reads_what_is_written() {
-        for (section, value) in [(FENTRY, 0), (KPROBE, 0), (CGROUP_SKB, 1)] {
-            let bytes = object(section, value).unwrap();
+        for section in [FENTRY, KPROBE] {
+            let bytes = object(section).unwrap();
             let parsed = aya_parses(&bytes);
             assert_eq!(parsed, [PROGRAM], "{section}");
         }
@@ -164,12 +135,5 @@ mod tests {
     fn aya_parses(bytes: &[u8]) -> Vec<String> {
         let ebpf = aya::EbpfLoader::new().btf(None).load(bytes).unwrap();
         ebpf.programs().map(|(name, _)| name.to_owned()).collect()
-    }
-
-    #[test]
-    fn two_instructions() {
-        let code = returns(1);
-        assert_eq!(code.len(), 16);
-        assert_eq!((code[0], code[8]), (0xb7, 0x95));
     }
 }

@@ -13,7 +13,7 @@ use super::{attach::told, plan::Hook};
 use crate::{assemble::Sight, host};
 
 /// The type of both programs.
-pub(super) const CATEGORY: &str = "cgroup_skb";
+pub(crate) const CATEGORY: &str = "cgroup_skb";
 
 /// The hook that both programs are.
 pub static HOOK: Hook = Hook {

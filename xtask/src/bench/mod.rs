@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what the program costs a host that makes connections as fast as it can.
 
+mod bulk;
 mod load;
 mod subject;
 mod tls;
@@ -28,6 +29,8 @@ enum Kind {
     Tcp,
     /// TLS handshakes, full and resumed, between nginx and clients
     Tls,
+    /// Bulk transfer over one connection
+    Bulk,
 }
 
 /// What is compared.
@@ -68,7 +71,7 @@ struct Sample {
     lost: Vec<String>,
 }
 
-/// Measure what handshake costs a host that makes connections and TLS handshakes as fast as it can
+/// Measure what handshake costs a host that makes connections, TLS handshakes or transfers as fast as it can
 ///
 /// Runs the load in a network namespace of its own, without the program, with `handshake daemon` and (TCP only) with
 /// `handshake trace`, in turn, and compares within each round. Needs root.
@@ -77,7 +80,7 @@ struct Sample {
     after_help = "Examples:\n  sudo -E cargo xtask bench\n  sudo -E cargo xtask bench --rounds 11 --seconds 5\n  sudo -E cargo xtask bench --load tls\n  sudo -E cargo xtask bench -- --attach tracepoint\n\nQuote the ratio, not the rates: they are of this machine. docs/overhead.md has a measured table."
 )]
 pub(crate) struct Args {
-    /// Only this load instead of both
+    /// Only this load instead of all
     #[arg(long, value_enum)]
     load: Option<Kind>,
     /// How many times each way is measured
@@ -102,7 +105,8 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     let binary = build::both(&workspace, &ready, Profile::Release)?;
     let tcp = if is_wanted(Kind::Tcp) { measure(&binary, args)? } else { String::new() };
     let tls = if is_wanted(Kind::Tls) { tls::measure(&binary, args)? } else { String::new() };
-    print!("{}\n{tcp}{tls}", machine());
+    let bulk = if is_wanted(Kind::Bulk) { bulk::measure(&binary, args)? } else { String::new() };
+    print!("{}\n{tcp}{tls}{bulk}", machine());
     Ok(())
 }
 

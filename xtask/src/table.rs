@@ -17,7 +17,7 @@ pub(crate) struct Args {}
 
 /// The tests that measure, and what each of their names says in the table, in its order.
 const TESTS: &str = "tls::table::";
-const LINES: [(&str, &str); 12] = [
+const LINES: [(&str, &str); 13] = [
     ("tls12_full", "TLS 1.2 full"),
     ("tls12_resumed", "TLS 1.2 resumed"),
     ("tls12_false_start", "TLS 1.2 false start"),
@@ -30,7 +30,11 @@ const LINES: [(&str, &str); 12] = [
     ("curl_and_nginx", "curl and nginx, TLS 1.3 full"),
     ("curl_and_haproxy", "curl and HAProxy, TLS 1.3 full"),
     ("asyncio", "Python asyncio, TLS 1.3 full"),
+    ("java", "Java, TLS 1.3 full, the first of its JVM"),
 ];
+
+/// Lines of programs that have no way to ask for Fast Open.
+const WITHOUT_FAST_OPEN: [&str; 1] = ["java"];
 
 pub(crate) fn main(_args: &Args) -> Result<()> {
     let workspace = Workspace::locate()?;
@@ -71,7 +75,12 @@ fn render(cells: &str) -> Result<String> {
     for (name, title) in LINES {
         let column = |fast_open: bool| {
             let cell = cells.iter().find(|cell| cell["line"] == name && cell["fast_open"] == fast_open);
-            cell.map_or_else(|| "not measured".to_owned(), describe)
+            let none = if fast_open && WITHOUT_FAST_OPEN.contains(&name) {
+                "cannot ask for it"
+            } else {
+                "not measured"
+            };
+            cell.map_or_else(|| none.to_owned(), describe)
         };
         writeln!(out, "| {title} | {} | {} |", column(false), column(true))?;
     }

@@ -11,7 +11,7 @@ use crate::case::Case;
 use crate::record::Record;
 use crate::testbed::packet::Side;
 
-use super::programs::{Peers, asyncio, curl, false_start, haproxy, rustls, server_address};
+use super::programs::{Peers, asyncio, curl, false_start, haproxy, java, rustls, server_address};
 use super::row::Row;
 use super::scenario::{check, made};
 use super::settings::Settings;
@@ -44,11 +44,17 @@ impl Line {
     }
 }
 
-/// Each line in both columns.
+/// Each line in both columns, and those of the second part in the first alone.
 macro_rules! table {
-    ($($name:ident: $line:expr),+ $(,)?) => {
+    ($($name:ident: $line:expr),+ $(,)?; $($plain:ident: $plain_line:expr),+ $(,)?) => {
         mod plain {
             use super::*;
+            $(
+                #[test]
+                fn $plain() {
+                    measure(stringify!($plain), &$plain_line, false);
+                }
+            )+
             $(
                 #[test]
                 fn $name() {
@@ -83,7 +89,9 @@ table! {
     curl_and_nginx: Line::by(&curl::PEERS, Row::Tls13Full, Settings::TLS13),
     curl_and_haproxy: Line::by(&CURL_AND_HAPROXY, Row::Tls13Full, Settings::TLS13),
     // Blocking, Python looks for a peer before it has sent anything, and fails with Fast Open.
-    asyncio: Line::by(&asyncio::PEERS, Row::Tls13Full, Settings::TLS13),
+    asyncio: Line::by(&asyncio::PEERS, Row::Tls13Full, Settings::TLS13);
+    // It has no way to ask for Fast Open.
+    java: Line::by(&java::PEERS, Row::Tls13Full, Settings::TLS13),
 }
 
 fn measure(name: &str, line: &Line, fast_open: bool) {

@@ -16,11 +16,11 @@ use tokio::{
 };
 
 use crate::{
-    assemble::{Assembler, Raw, Story},
+    assemble::{Assembler, Story},
     cli::{Output, TraceArgs},
     filter::Filter,
     host::{self, Host},
-    probe::{Kernel, Probes, TlsWire},
+    probe::{Kernel, Probes},
     record::Record,
     ring,
     sink::{ladder, savings::Savings, summary::Summary, table},
@@ -47,7 +47,8 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
     }
     tell_of_libraries(&probes);
     eprintln!("tracing the connections of this host ({}); Ctrl-C ends it", probes.way.as_str());
-    session.begin(probes.tls_wire)?;
+    session.begin()?;
+    let mut assembler = Assembler::new(probes.tls_wire.into());
 
     let end = Instant::now() + args.duration.unwrap_or(FOR_EVER).min(FOR_EVER);
     let mut ticks = interval(ring::LIVE);
@@ -69,8 +70,17 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         probes.pass_on_log();
         probes.follow_libraries();
         let now = host::monotonic_ns();
-        let turn = ring::drain(&mut ring, |raw| session.take(raw, now, &mut outcome));
-        session.expire(if last { u64::MAX } else { now }, &mut outcome);
+        let turn = ring::drain(&mut ring, |raw| {
+            assembler.take(raw, now, &mut |story| session.tell(story, &mut outcome));
+            if session.is_full() || outcome.is_err() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        // What has waited long enough for the rest of its story.
+        let until = if last { u64::MAX } else { now };
+        assembler.expire(until, &mut |story| session.tell(story, &mut outcome));
         more = turn.more;
         if turn.malformed > 0 {
             tracing::warn!(turn.malformed, "records of an unknown shape");
@@ -117,7 +127,6 @@ struct Session {
     filter: Filter,
     output: Output,
     left: Option<u64>,
-    assembler: Assembler,
     host: Host,
     summary: Summary,
     whole: Whole,
@@ -132,7 +141,6 @@ impl Session {
             filter: Filter::from(args),
             output: args.output.unwrap_or(default),
             left: args.count,
-            assembler: Assembler::default(),
             host: Host::new(),
             summary: Summary::default(),
             whole: Whole::default(),
@@ -141,8 +149,7 @@ impl Session {
         }
     }
 
-    fn begin(&mut self, wire: TlsWire) -> io::Result<()> {
-        self.assembler = Assembler::new(wire.into());
+    fn begin(&mut self) -> io::Result<()> {
         match self.output {
             Output::Table => writeln!(self.out, "{}", table::heading())?,
             Output::Ladder => write!(self.out, "{}", ladder::legend())?,
@@ -153,20 +160,6 @@ impl Session {
 
     fn is_full(&self) -> bool {
         self.left == Some(0)
-    }
-
-    fn take(&mut self, raw: &Raw<'_>, now_ns: u64, outcome: &mut io::Result<()>) -> ControlFlow<()> {
-        let mut assembler = std::mem::take(&mut self.assembler);
-        assembler.take(raw, now_ns, &mut |story| self.tell(story, outcome));
-        self.assembler = assembler;
-        if self.is_full() || outcome.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    }
-
-    /// Tells what has waited long enough for the rest of its story.
-    fn expire(&mut self, now_ns: u64, outcome: &mut io::Result<()>) {
-        let mut assembler = std::mem::take(&mut self.assembler);
-        assembler.expire(now_ns, &mut |story| self.tell(story, outcome));
-        self.assembler = assembler;
     }
 
     fn tell(&mut self, story: &Story, outcome: &mut io::Result<()>) {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{self, CloneFlags};
 use nix::sys::prctl;
@@ -50,8 +51,11 @@ fn see_tracefs() -> std::io::Result<()> {
     const NONE: Option<&str> = None;
     sched::unshare(CloneFlags::CLONE_NEWNS)?;
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
-    mount(Some("tracefs"), "/sys/kernel/tracing", Some("tracefs"), MsFlags::empty(), NONE)?;
-    Ok(())
+    match mount(Some("tracefs"), "/sys/kernel/tracing", Some("tracefs"), MsFlags::empty(), NONE) {
+        // It is there already.
+        Err(Errno::EBUSY) => Ok(()),
+        mounted => Ok(mounted?),
+    }
 }
 
 impl Tracer {

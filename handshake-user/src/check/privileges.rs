@@ -10,7 +10,7 @@ use super::report::{Capability, Privileges};
 const CAPABILITIES: &[(&str, CapabilitySet, &str)] = &[
     ("CAP_BPF", CapabilitySet::BPF, "loading eBPF programs"),
     ("CAP_PERFMON", CapabilitySet::PERFMON, "tracing with them"),
-    ("CAP_SYS_ADMIN", CapabilitySet::SYS_ADMIN, "holds the two above in it"),
+    ("CAP_SYS_ADMIN", CapabilitySet::SYS_ADMIN, "uprobes on TLS libraries; holds the two above in it"),
     ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN, "programs on packets (cgroup_skb)"),
     ("CAP_DAC_READ_SEARCH", CapabilitySet::DAC_READ_SEARCH, "reading tracefs as another user than root"),
 ];

@@ -134,7 +134,12 @@ impl Attacher {
         let location = UProbeAttachLocation::AbsoluteOffset(offset);
         let point = UProbeAttachPoint { location, cookie: Some(cookie) };
         let attached = program.attach(point, path, UProbeScope::AllProcesses);
-        attached.and_then(|link| program.take_link(link)).map_err(|error| chain(&error))
+        attached.and_then(|link| program.take_link(link)).map_err(|error| {
+            let text = chain(&error);
+            // `perf_uprobe_event_init`: CAP_PERFMON was enough from 5.8 to 6.15.
+            let hint = if text.contains("Permission denied") { ": uprobes take CAP_SYS_ADMIN" } else { "" };
+            format!("{text}{hint}")
+        })
     }
 }
 

@@ -21,6 +21,9 @@ use handshake_common::{
 use super::inspect::{Hook, Inspection};
 use crate::probe::{chain, load, shorten};
 
+/// `bpf_get_attach_cookie` in `enum bpf_func_id` (`include/uapi/linux/bpf.h`), as the verifier names what it does not know.
+const BPF_FUNC_GET_ATTACH_COOKIE: u32 = 174;
+
 /// The probes of one file.
 #[derive(Debug)]
 pub struct Probed {
@@ -129,7 +132,13 @@ impl Attacher {
             self.loaded.remove(name);
             let whole = chain(&error);
             tracing::debug!(program = name, "{whole}");
-            return Err(format!("{name}: {}", shorten(&whole)));
+            let unknown = format!("unknown#{BPF_FUNC_GET_ATTACH_COOKIE}");
+            return Err(if whole.contains(&unknown) {
+                "this kernel gives uprobes no cookie (Linux 5.15): its handshakes are seen on the wire alone"
+                    .to_owned()
+            } else {
+                format!("{name}: {}", shorten(&whole))
+            });
         }
         let location = UProbeAttachLocation::AbsoluteOffset(offset);
         let point = UProbeAttachPoint { location, cookie: Some(cookie) };

@@ -99,6 +99,17 @@ fn in_hello(packet: &Packet, offset: usize) -> bool {
     false
 }
 
+/// A Finished that claims to be longer swallows what tells the false start.
+#[test]
+fn a_finished_longer_than_its_suite_makes_it_tells_nothing() {
+    let mut packets = load("tls12_false_start");
+    let truth = Some((Some(TlsOutcome::Completed), Some(TlsClass::FalseStart)));
+    assert_eq!(judge(&packets, Role::Client), truth);
+    // The upper byte of its length.
+    packets[5].payload[84] = 1;
+    assert_eq!(judge(&packets, Role::Client).and_then(|(_, class)| class), None);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]

@@ -277,7 +277,7 @@ impl Tests<'_> {
     }
 
     fn run_as_root(&self, executable: &Path, pass: &Pass, way: &Root) -> Result<()> {
-        let threads = env::var_os("HANDSHAKE_TEST_THREADS").unwrap_or_else(|| "3".into());
+        let threads = env::var_os("HANDSHAKE_TEST_THREADS").unwrap_or_else(threads);
         let passed_on = env::vars_os().filter(|(name, _)| {
             name.to_str().is_some_and(|name| {
                 ["CI", "RUST_BACKTRACE", "RUST_LOG"].contains(&name)
@@ -298,6 +298,12 @@ impl Tests<'_> {
         command.current_dir(self.workspace.root.join(PACKAGE));
         process::run(&mut command, "the tests with root", "see their output above")
     }
+}
+
+/// How many tests of the network run at a time: they measure milliseconds, and wait most of the time.
+fn threads() -> OsString {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    cpus.clamp(1, 3).to_string().into()
 }
 
 #[cfg(test)]

@@ -75,3 +75,21 @@ pub(super) const fn sizes(suite: u16) -> Option<(u16, u16)> {
         _ => None,
     }
 }
+
+/// TLS 1.2 and before: whether a record of so many bytes may be a Finished, which has 16 of its own. (RFC 5246 §6.2.3,
+/// RFC 5288 §3, RFC 6655 §3, RFC 7905 §2)
+#[must_use]
+pub(super) fn old_finished_fits(suite: Option<u16>, length: u16) -> bool {
+    /// An initialization vector, the message, the longest MAC, the longest padding.
+    const MOST: u16 = 16 + 16 + 48 + 256;
+    let name = suite.and_then(name).unwrap_or("");
+    if name.contains("CHACHA20") || name.contains("CCM_8") {
+        // A tag of 16 bytes; an explicit nonce and a tag of 8 each.
+        length == 16 + 16
+    } else if name.contains("GCM") || name.contains("CCM") {
+        // An explicit nonce, the message, the tag.
+        length == 8 + 16 + 16
+    } else {
+        (16..=MOST).contains(&length)
+    }
+}

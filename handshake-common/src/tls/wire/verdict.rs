@@ -187,7 +187,8 @@ impl<'w, 'a> Evidence<'w, 'a> {
             || (new && (old || told_new == Some(false)))
             || (old && told_new == Some(true))
             || retried_in_vain
-            || retried_by_old;
+            || retried_by_old
+            || evidence.has_odd_finished();
         if new && !evidence.doubtful && first.is_none() {
             evidence.version = Some(TlsVersion::Tls13);
         }
@@ -217,6 +218,13 @@ impl<'w, 'a> Evidence<'w, 'a> {
         self.find(|record| {
             record.content() == content::HANDSHAKE && record.is(Mark::ENCRYPTED) && record.sender() == from
         })
+    }
+
+    /// A Finished of TLS 1.2 or before whose length cannot be: the records that follow are not where they seem to be.
+    fn has_odd_finished(&self) -> bool {
+        let suite = self.any_server_hello().map(|hello| hello.cipher);
+        let finished = [Role::Client, Role::Server].into_iter().filter_map(|from| self.old_finished(from));
+        finished.into_iter().any(|record| !cipher::old_finished_fits(suite, record.length))
     }
 
     /// The client's second flight (TLS 1.3).

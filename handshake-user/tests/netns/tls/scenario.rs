@@ -158,7 +158,9 @@ fn check_end(ends: &Ends, side: Side, library: Option<&str>, truth: &Witness) {
         if library == "go" {
             tls.assert_unknown("tls.compute_us");
         } else {
-            assert!(compute.is_some_and(|compute| !compute.is_zero()), "tls.compute_us in {tls}");
+            // Through memory, a call that slept (for a page of a file, such as a certificate's) does not say how long.
+            let may_be_unknown = tls.get("process.comm").is_some_and(|comm| comm == "python3");
+            assert!(compute.map_or(may_be_unknown, |compute| !compute.is_zero()), "tls.compute_us in {tls}");
             assert!(compute < duration, "more computing than time in {tls}");
         }
     } else {

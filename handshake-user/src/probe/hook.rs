@@ -17,36 +17,7 @@ const OTHER_TYPE: &str = "the eBPF object has it as another type of program";
 /// # Errors
 /// Why the kernel refuses it.
 pub(super) fn load(ebpf: &mut Ebpf, hook: &Hook, way: Attach, btf: &Btf) -> Result<(), String> {
-    let (name, program) = program(ebpf, hook, way)?;
-    match program {
-        Program::BtfTracePoint(program) => super::load(|| program.load(hook.name, btf)),
-        Program::TracePoint(program) => super::load(|| program.load()),
-        _ => return Err(OTHER_TYPE.to_owned()),
-    }
-    .map_err(|error| told(&name, &error))
-}
-
-/// Attaches the program of a hook, which is loaded.
-///
-/// # Errors
-/// Why that is not possible.
-pub(super) fn attach(ebpf: &mut Ebpf, hook: &Hook, way: Attach) -> Result<(), String> {
-    let (name, program) = program(ebpf, hook, way)?;
-    match program {
-        Program::BtfTracePoint(program) => program.attach().map(drop),
-        Program::TracePoint(program) => program.attach(hook.category, hook.name).map(drop),
-        _ => return Err(OTHER_TYPE.to_owned()),
-    }
-    .map_err(|error| told(&name, &error))
-}
-
-fn program<'a>(ebpf: &'a mut Ebpf, hook: &Hook, way: Attach) -> Result<(String, &'a mut Program), String> {
-    let name = match way {
-        Attach::TpBtf => hook.name.to_owned(),
-        Attach::Tracepoint => format!("{}_perf", hook.name),
-    };
-    let program = ebpf.program_mut(&name).ok_or("the eBPF object lacks the program")?;
-    Ok((name, program))
+    load_as(ebpf, &name(hook, way), hook.name, btf)
 }
 
 /// Loads the twin.
@@ -54,12 +25,24 @@ fn program<'a>(ebpf: &'a mut Ebpf, hook: &Hook, way: Attach) -> Result<(String, 
 /// # Errors
 /// Why the kernel refuses it.
 pub(super) fn load_nested(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), String> {
-    match ebpf.program_mut(NESTED) {
-        Some(Program::BtfTracePoint(program)) => {
-            super::load(|| program.load("inet_sock_set_state", btf)).map_err(|error| told(NESTED, &error))
-        }
-        _ => Err(OTHER_TYPE.to_owned()),
+    load_as(ebpf, NESTED, "inet_sock_set_state", btf)
+}
+
+fn load_as(ebpf: &mut Ebpf, name: &str, tracepoint: &str, btf: &Btf) -> Result<(), String> {
+    match program(ebpf, name)? {
+        Program::BtfTracePoint(program) => super::load(|| program.load(tracepoint, btf)),
+        Program::TracePoint(program) => super::load(|| program.load()),
+        _ => return Err(OTHER_TYPE.to_owned()),
     }
+    .map_err(|error| told(name, &error))
+}
+
+/// Attaches the program of a hook, which is loaded.
+///
+/// # Errors
+/// Why that is not possible.
+pub(super) fn attach(ebpf: &mut Ebpf, hook: &Hook, way: Attach) -> Result<(), String> {
+    attach_as(ebpf, &name(hook, way), hook.category, hook.name)
 }
 
 /// Attaches the twin.
@@ -67,10 +50,25 @@ pub(super) fn load_nested(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), String> {
 /// # Errors
 /// Why that is not possible.
 pub(super) fn attach_nested(ebpf: &mut Ebpf) -> Result<(), String> {
-    match ebpf.program_mut(NESTED) {
-        Some(Program::BtfTracePoint(program)) => {
-            program.attach().map(drop).map_err(|error| told(NESTED, &error))
-        }
-        _ => Err(OTHER_TYPE.to_owned()),
+    attach_as(ebpf, NESTED, "sock", "inet_sock_set_state")
+}
+
+fn attach_as(ebpf: &mut Ebpf, name: &str, category: &str, tracepoint: &str) -> Result<(), String> {
+    match program(ebpf, name)? {
+        Program::BtfTracePoint(program) => program.attach().map(drop),
+        Program::TracePoint(program) => program.attach(category, tracepoint).map(drop),
+        _ => return Err(OTHER_TYPE.to_owned()),
     }
+    .map_err(|error| told(name, &error))
+}
+
+fn name(hook: &Hook, way: Attach) -> String {
+    match way {
+        Attach::TpBtf => hook.name.to_owned(),
+        Attach::Tracepoint => format!("{}_perf", hook.name),
+    }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program, String> {
+    ebpf.program_mut(name).ok_or_else(|| "the eBPF object lacks the program".to_owned())
 }

@@ -223,8 +223,9 @@ impl<'w, 'a> Evidence<'w, 'a> {
     /// A Finished of TLS 1.2 or before whose length cannot be: the records that follow are not where they seem to be.
     fn has_odd_finished(&self) -> bool {
         let suite = self.any_server_hello().map(|hello| hello.cipher);
-        let finished = [Role::Client, Role::Server].into_iter().filter_map(|from| self.old_finished(from));
-        finished.into_iter().any(|record| !cipher::old_finished_fits(suite, record.length))
+        let mut finished =
+            [Role::Client, Role::Server].into_iter().filter_map(|from| self.old_finished(from));
+        finished.any(|record| !cipher::old_finished_fits(suite, record.length))
     }
 
     /// The client's second flight (TLS 1.3).

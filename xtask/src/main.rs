@@ -8,6 +8,7 @@ mod lint;
 mod packages;
 mod peers;
 mod process;
+mod repeat;
 mod run;
 mod setup;
 mod table;

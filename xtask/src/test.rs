@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::{
     build, lint, packages, peers, process,
     process::{Root, step},
-    setup,
+    repeat, setup,
     workspace::{Profile, Workspace},
 };
 
@@ -32,8 +32,9 @@ const NETNS: &str = "netns";
 /// in the environment leaving something out is a failure.
 ///
 /// With a FILTER, lints are skipped, and so is the second pass on real networks, over perf tracepoints.
-/// `HANDSHAKE_TEST_THREADS` sets how many tests on real networks run at once (default 3: each has a network of
-/// its own and mostly waits).
+/// `HANDSHAKE_TEST_THREADS` sets how many tests on real networks run at once (default: one per CPU, at most 3: each
+/// has a network of its own and mostly waits). They compare milliseconds, so a test that fails beside others is run
+/// again alone; it passes only if it passes twice, and the closing line names it.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask test\n  \
@@ -51,6 +52,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     let workspace = Workspace::locate()?;
     let ready = setup::ensure(&workspace)?;
     let mut failures: Vec<String> = Vec::new();
+    let mut repeated: Vec<String> = Vec::new();
 
     if args.filter.is_none() {
         failures.extend(lint::all(&workspace, &ready)?.into_iter().map(str::to_owned));
@@ -76,19 +78,22 @@ pub(crate) fn main(args: &Args) -> Result<()> {
             Root::Impossible => Some("this is not root, and sudo would need a password or is not there"),
             way => {
                 step("test: on real networks, as root");
-                if let Err(err) = packages::ensure()
+                let result = packages::ensure()
                     .and_then(|()| peers::ensure(&workspace))
-                    .and_then(|()| tests.as_root(&root, &way))
-                {
-                    step(format!("{err:#}"));
-                    failures.push("tests with root".to_owned());
+                    .and_then(|()| tests.as_root(&root, &way));
+                match result {
+                    Ok(names) => repeated = names,
+                    Err(err) => {
+                        step(format!("{err:#}"));
+                        failures.push("tests with root".to_owned());
+                    }
                 }
                 None
             }
         }
     };
 
-    let (line, passed) = verdict(&failures, &root, left_out, process::is_ci());
+    let (line, passed) = verdict(&failures, &repeated, &root, left_out, process::is_ci());
     if !passed {
         bail!("{line}");
     }
@@ -97,7 +102,13 @@ pub(crate) fn main(args: &Args) -> Result<()> {
 }
 
 /// The closing line, and whether all is well.
-fn verdict(failures: &[String], root: &[String], left_out: Option<&str>, ci: bool) -> (String, bool) {
+fn verdict(
+    failures: &[String],
+    repeated: &[String],
+    root: &[String],
+    left_out: Option<&str>,
+    ci: bool,
+) -> (String, bool) {
     let mut parts = Vec::new();
     if !failures.is_empty() {
         parts.push(format!("test: FAILED: {}", failures.join(", ")));
@@ -112,6 +123,9 @@ fn verdict(failures: &[String], root: &[String], left_out: Option<&str>, ci: boo
         parts.push("test: all passed".to_owned());
     } else if passed {
         parts.insert(0, "test: the rest passed".to_owned());
+    }
+    if !repeated.is_empty() {
+        parts.push(format!("test: passed ONLY WHEN RUN AGAIN, alone: {}", repeated.join(", ")));
     }
     (parts.join("; "), passed)
 }
@@ -220,8 +234,8 @@ impl Tests<'_> {
         units.and(examples)
     }
 
-    /// Built as the user who calls, run as root.
-    fn as_root(&self, tests: &[String], way: &Root) -> Result<()> {
+    /// Built as the user who calls, run as root. Hands back which tests passed only when they were run again.
+    fn as_root(&self, tests: &[String], way: &Root) -> Result<Vec<String>> {
         // Programs that the tests start.
         process::run(
             process::cargo(self.workspace).args(["build", "--package", PACKAGE, "--examples"]),
@@ -256,6 +270,7 @@ impl Tests<'_> {
         let own = Pass { attach: None, filters: &[] };
         let passes = if self.filter.is_none() { vec![own, TWIN] } else { vec![own] };
         let mut failed = Vec::new();
+        let mut repeated = Vec::new();
         for (pass, executable) in passes.iter().flat_map(|pass| found.iter().map(move |found| (pass, found)))
         {
             let name = executable.file_name().unwrap_or_default().display().to_string();
@@ -265,18 +280,21 @@ impl Tests<'_> {
             }
             let over = pass.attach.map_or_else(String::new, |attach| format!(" over {attach}"));
             step(format!("running {}{over}", executable.display()));
-            if let Err(err) = self.run_as_root(executable, pass, way) {
-                step(format!("{err:#}"));
-                failed.push(format!("{name}{over}"));
+            match self.run_as_root(executable, pass, way) {
+                Ok(names) => repeated.extend(names.into_iter().map(|test| format!("{test}{over}"))),
+                Err(err) => {
+                    step(format!("{err:#}"));
+                    failed.push(format!("{name}{over}"));
+                }
             }
         }
         if !failed.is_empty() {
             bail!("failed as root: {}", failed.join(", "));
         }
-        Ok(())
+        Ok(repeated)
     }
 
-    fn run_as_root(&self, executable: &Path, pass: &Pass, way: &Root) -> Result<()> {
+    fn run_as_root(&self, executable: &Path, pass: &Pass, way: &Root) -> Result<Vec<String>> {
         let threads = env::var_os("HANDSHAKE_TEST_THREADS").unwrap_or_else(threads);
         let passed_on = env::vars_os().filter(|(name, _)| {
             name.to_str().is_some_and(|name| {
@@ -290,13 +308,16 @@ impl Tests<'_> {
             .chain([("HANDSHAKE_BIN".into(), self.binary.clone().into())])
             .chain(pass.attach.map(|attach| ("HANDSHAKE_TEST_ATTACH".into(), attach.into())))
             .collect();
-        let mut command = way
-            .command(executable, &variables, self.workspace)
-            .context("there is no way to root from here")?;
-        command.args(self.filter).args(pass.filters).arg("--test-threads").arg(threads);
-        // Where cargo would run it.
-        command.current_dir(self.workspace.root.join(PACKAGE));
-        process::run(&mut command, "the tests with root", "see their output above")
+        let command = || {
+            let mut command = way
+                .command(executable, &variables, self.workspace)
+                .context("there is no way to root from here")?;
+            // Where cargo would run it.
+            command.current_dir(self.workspace.root.join(PACKAGE));
+            Ok(command)
+        };
+        let arguments = self.filter.iter().chain(pass.filters).copied().map(OsString::from);
+        repeat::run(command, &arguments.chain(["--test-threads".into(), threads]).collect::<Vec<_>>())
     }
 }
 
@@ -349,14 +370,16 @@ mod tests {
     #[test]
     fn leaving_out_is_said_and_under_ci_a_failure() {
         let root = ["netns".to_owned()];
-        assert_eq!(verdict(&[], &root, None, true), ("test: all passed".to_owned(), true));
-        let (line, passed) = verdict(&[], &root, Some("no sudo"), false);
+        assert_eq!(verdict(&[], &[], &root, None, true), ("test: all passed".to_owned(), true));
+        let (line, passed) = verdict(&[], &[], &root, Some("no sudo"), false);
         assert!(
             passed && line.contains("the rest passed") && line.contains("LEFT OUT") && line.contains("netns"),
             "{line}"
         );
-        assert!(!verdict(&[], &root, Some("no sudo"), true).1);
-        let (line, passed) = verdict(&["formatting".to_owned()], &root, None, false);
+        assert!(!verdict(&[], &[], &root, Some("no sudo"), true).1);
+        let (line, passed) = verdict(&["formatting".to_owned()], &[], &root, None, false);
         assert!(!passed && line.contains("FAILED: formatting"), "{line}");
+        let (line, passed) = verdict(&[], &["tls::late".to_owned()], &root, None, true);
+        assert!(passed && line.contains("ONLY WHEN RUN AGAIN, alone: tls::late"), "{line}");
     }
 }

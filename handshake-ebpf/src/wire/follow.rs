@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_RB_NO_WAKEUP},
+    bindings::{__sk_buff, BPF_RB_NO_WAKEUP, bpf_sock},
     helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_tcp_sock},
     programs::SkBuffContext,
 };
@@ -17,7 +17,7 @@ use handshake_common::{
 use super::{
     copy::copy,
     maps::{self as wires, Step, Watched},
-    packet::{Packet, may_begin},
+    packet::{Headers, Packet},
 };
 use crate::{
     emit,
@@ -34,24 +34,48 @@ const QUIET: u64 = 1 << 14;
 #[unsafe(no_mangle)]
 static WIRE_PORTS: [u16; wire::raw::MOST_PORTS] = [0; wire::raw::MOST_PORTS];
 
-/// Looks at a packet. Bulk transfer has swept the caches by now, so what counts is how many lines are touched: here the
-/// offsets are in the instructions, which those of [`crate::kernel::LAYOUT`] are not.
+/// The longest packet that a handshake begins with: a ClientHello, and perhaps early data behind it, of which servers take
+/// 16 KiB. What is longer, as segmentation offload makes it, belongs to a transfer.
+const MOST_OPENING: u32 = 24 << 10;
+
+/// Looks at a packet. What counts is how many cache lines are touched and how many helpers are called (their return
+/// is what costs, where the CPU needs safe ones), so the cheapest question comes first. Offsets are in the instructions,
+/// which those of [`crate::kernel::LAYOUT`] are not.
 #[expect(clippy::cast_possible_truncation, reason = "the context has the port in 32 bits")]
 #[inline(always)]
 pub fn look(ctx: &SkBuffContext, direction: Direction) {
     let skb = ctx.skb.skb;
     // SAFETY: the program's own context, and what it leads to. Volatile: the verifier wants the loads as they are.
-    unsafe {
+    let (sk, hot, length) = unsafe {
         let sk = (&raw const (*skb).__bindgen_anon_2.sk).read_volatile();
         if sk.is_null() {
             return;
         }
-        let tcp = bpf_tcp_sock(sk);
-        if tcp.is_null() {
-            return;
-        }
         let remote_port = u16::from_be((&raw const (*sk).dst_port).cast::<u16>().read_volatile());
         let hot = wires::is_hot((&raw const (*sk).src_port).read_volatile() as u16, remote_port);
+        (sk, hot, (&raw const (*skb).len).read_volatile())
+    };
+    if !hot && length > MOST_OPENING {
+        return;
+    }
+    let Some(headers) = Headers::find(skb) else { return };
+    if hot || may_begin(skb, sk, &headers, direction) {
+        follow(skb, sk as *const c_void, direction, &headers);
+    }
+}
+
+/// Whether the payload may begin with a handshake record, on a connection that is young enough.
+#[inline(always)]
+fn may_begin(skb: *mut __sk_buff, sk: *mut bpf_sock, headers: &Headers, direction: Direction) -> bool {
+    if headers.length() == 0 || headers.begins_handshake() == Some(false) {
+        return false;
+    }
+    // SAFETY: the context's own socket. Volatile: the verifier wants the loads as they are.
+    let is_quiet = unsafe {
+        let tcp = bpf_tcp_sock(sk);
+        if tcp.is_null() {
+            return false;
+        }
         // The count of the packet's own direction is more likely to be at hand.
         let received = &raw const (*tcp).bytes_received;
         let acked = &raw const (*tcp).bytes_acked;
@@ -59,19 +83,14 @@ pub fn look(ctx: &SkBuffContext, direction: Direction) {
             Direction::Sent => (acked, received),
             Direction::Received => (received, acked),
         };
-        if hot || (first.read_volatile() <= QUIET && second.read_volatile() <= QUIET && may_begin(skb)) {
-            follow(skb, sk as *const c_void, direction, hot);
-        }
-    }
+        first.read_volatile() <= QUIET && second.read_volatile() <= QUIET
+    };
+    is_quiet && headers.payload(skb).begins_handshake()
 }
 
 #[inline(always)]
-fn follow(skb: *mut __sk_buff, sk: *const c_void, direction: Direction, hot: bool) -> Option<()> {
-    let packet = Packet::read(skb)?;
-    let begins = packet.length != 0 && begins_hello(&packet.payload(skb));
-    if !hot && !begins {
-        return None;
-    }
+fn follow(skb: *mut __sk_buff, sk: *const c_void, direction: Direction, headers: &Headers) -> Option<()> {
+    let packet = Packet::read(headers)?;
     let sock = &KernelSock::<Filtered>::of_packet(sk)?;
     let mut ends = sock.ends();
     let state = sock.state();
@@ -80,7 +99,9 @@ fn follow(skb: *mut __sk_buff, sk: *const c_void, direction: Direction, hot: boo
     }
     let watched = match wires::find(&ends) {
         Some(found) => found,
-        None if begins && is_wanted(&ends) => begin(skb, sock, state, &ends)?,
+        None if packet.length != 0 && begins_hello(&packet.payload(skb)) && is_wanted(&ends) => {
+            begin(skb, sock, state, &ends)?
+        }
         None => return None,
     };
     if !wires::enter(watched) {

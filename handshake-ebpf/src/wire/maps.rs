@@ -1,5 +1,7 @@
 //! What is kept of handshakes on the wire.
 
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
 use aya_ebpf::{
     bindings::BPF_ANY,
     btf_maps::{Array, LruHashMap},
@@ -84,21 +86,23 @@ impl Watched {
 #[btf_map]
 static WIRES: LruHashMap<Endpoints, Watched, 16384> = LruHashMap::new();
 
-/// How many counters [`HOT`] has.
-const BUCKETS: u32 = 16384;
+/// How many counters [`HOT`] has: few enough to stay in the caches.
+const BUCKETS: usize = 4096;
 
 /// How many handshakes are under way, by a hash of their ports: nearly all packets of the host find a zero here, and
 /// spare the search in [`WIRES`]. A handshake that gave way stays counted, which costs a search and nothing else.
 #[btf_map]
-static HOT: Array<u64, { BUCKETS as usize }> = Array::new();
+static HOT: Array<[u32; BUCKETS], 1> = Array::new();
 
 /// Nothing seen yet.
 // SAFETY: integers only.
 static NEW: Watched = unsafe { core::mem::zeroed() };
 
 #[inline(always)]
-fn bucket(local_port: u16, remote_port: u16) -> Option<*mut u64> {
-    HOT.get_ptr_mut(u32::from(local_port ^ remote_port.rotate_left(7)) & (BUCKETS - 1))
+fn bucket(local_port: u16, remote_port: u16) -> Option<*mut u32> {
+    let hash = usize::from(local_port ^ remote_port.rotate_left(7)) & (BUCKETS - 1);
+    // SAFETY: inside the map's value.
+    HOT.get_ptr_mut(0).map(|counts| unsafe { counts.cast::<u32>().add(hash) })
 }
 
 /// Whether a handshake may be under way between these ports.
@@ -109,10 +113,10 @@ pub fn is_hot(local_port: u16, remote_port: u16) -> bool {
 }
 
 #[inline(always)]
-fn heat(ends: &Endpoints, change: u64) {
+fn heat(ends: &Endpoints, change: u32) {
     if let Some(count) = bucket(ends.local_port, ends.remote_port) {
         // SAFETY: the map's own value, counted by all CPUs.
-        unsafe { emit::add(count, change) };
+        unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(count, change) };
     }
 }
 
@@ -147,7 +151,7 @@ pub fn begin<'a>(ends: &Endpoints) -> Option<&'a mut Watched> {
 #[inline(always)]
 pub fn end(ends: &Endpoints) {
     if WIRES.remove(ends).is_ok() {
-        heat(ends, u64::MAX);
+        heat(ends, u32::MAX);
     }
 }
 

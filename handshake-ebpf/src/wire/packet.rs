@@ -1,15 +1,98 @@
 //! A packet, from its network header on.
 
+use core::hint::black_box;
+
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 use handshake_common::tls::wire::{Payload, record::content};
 
 use crate::maps::Endpoints;
 
 const IPPROTO_TCP: u8 = 6;
-/// `struct iphdr`, `struct ipv6hdr`, `struct tcphdr`, bytes without options.
-const IPV4: usize = 20;
-const IPV6: u32 = 40;
+/// `struct ipv6hdr`, `struct tcphdr`, bytes without options.
+const IPV6: usize = 40;
 const TCP: usize = 20;
+
+/// The linear part of a packet, which has all headers by now: the kernel has put them there, or pulled them.
+#[derive(Clone, Copy)]
+struct Linear {
+    start: usize,
+    end: usize,
+}
+
+impl Linear {
+    #[inline(always)]
+    fn of(skb: *mut __sk_buff) -> Self {
+        // SAFETY: the program's context. Volatile: the verifier wants the loads as they are. The compiler must not know that
+        // the context has 32 bits for them, or it would compare no more than those.
+        unsafe {
+            Self {
+                start: black_box((&raw const (*skb).data).read_volatile() as usize),
+                end: black_box((&raw const (*skb).data_end).read_volatile() as usize),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn bytes<const N: usize>(self, at: usize) -> Option<[u8; N]> {
+        let from = self.start + at;
+        // SAFETY: no byte is read but those before the end.
+        if from + N > self.end { None } else { Some(unsafe { (from as *const [u8; N]).read_volatile() }) }
+    }
+
+    #[inline(always)]
+    fn byte(self, at: usize) -> Option<u8> {
+        self.bytes::<1>(at).map(|[byte]| byte)
+    }
+}
+
+/// Where a TCP header lies, and what is behind it.
+#[derive(Clone, Copy)]
+pub struct Headers {
+    linear: Linear,
+    is_ipv6: bool,
+    tcp: usize,
+    /// Where its payload is.
+    payload: u32,
+    /// Length of the packet.
+    total: u32,
+}
+
+impl Headers {
+    /// Finds the headers; `None` for what is not TCP, and for IPv6 with extension headers.
+    #[expect(clippy::cast_possible_truncation, reason = "the length of headers")]
+    #[inline(always)]
+    pub fn find(skb: *mut __sk_buff) -> Option<Self> {
+        let linear = Linear::of(skb);
+        let first = linear.byte(0)?;
+        let (is_ipv6, tcp) = match first >> 4 {
+            4 if linear.byte(9)? == IPPROTO_TCP => (false, usize::from(first & 15) * 4),
+            6 if linear.byte(6)? == IPPROTO_TCP => (true, IPV6),
+            _ => return None,
+        };
+        let payload = (tcp + usize::from(linear.byte(tcp + 12)? >> 4) * 4) as u32;
+        // SAFETY: the program's context.
+        let total = unsafe { (&raw const (*skb).len).read_volatile() };
+        Some(Self { linear, is_ipv6, tcp, payload, total })
+    }
+
+    /// Bytes of payload.
+    #[inline(always)]
+    pub const fn length(&self) -> u32 {
+        self.total.saturating_sub(self.payload)
+    }
+
+    /// What is behind them.
+    #[inline(always)]
+    pub const fn payload(&self, skb: *mut __sk_buff) -> Bytes {
+        Bytes { skb, offset: self.payload, length: self.length() }
+    }
+
+    /// Whether the payload begins as a handshake record; `None` where that is not in the packet's linear part.
+    #[inline(always)]
+    pub fn begins_handshake(&self) -> Option<bool> {
+        self.linear.byte(self.payload as usize).map(|first| first == content::HANDSHAKE)
+    }
+}
 
 /// A TCP segment.
 #[derive(Clone, Copy)]
@@ -28,35 +111,20 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// Reads the headers; `None` for what is not TCP, and for IPv6 with extension headers.
+    /// Reads the TCP header.
     #[inline(always)]
-    pub fn read(skb: *mut __sk_buff) -> Option<Self> {
-        let mut ip = [0; IPV4];
-        if !load(skb, 0, &mut ip) {
-            return None;
-        }
-        let (is_ipv6, protocol, tcp_offset) = match ip[0] >> 4 {
-            4 => (0, ip[9], u32::from(ip[0] & 15) * 4),
-            6 => (1, ip[6], IPV6),
-            _ => return None,
-        };
-        let mut tcp = [0; TCP];
-        if protocol != IPPROTO_TCP || !load(skb, tcp_offset, &mut tcp) {
-            return None;
-        }
-        let offset = tcp_offset + u32::from(tcp[12] >> 4) * 4;
-        // SAFETY: the program's context.
-        let total = unsafe { (&raw const (*skb).len).read_volatile() };
+    pub fn read(headers: &Headers) -> Option<Self> {
+        let tcp = headers.linear.bytes::<TCP>(headers.tcp)?;
         let (syn, has_ack) = (u32::from(tcp[13] >> 1 & 1), u32::from(tcp[13] >> 4 & 1));
         let seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
         let ack = u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]);
         Some(Self {
-            offset,
-            length: total.checked_sub(offset)?,
+            offset: headers.payload,
+            length: headers.total.checked_sub(headers.payload)?,
             seq: seq.wrapping_add(syn),
             ack: ack * has_ack,
             syn,
-            is_ipv6,
+            is_ipv6: u32::from(headers.is_ipv6),
             source_port: u32::from(u16::from_be_bytes([tcp[0], tcp[1]])),
             destination_port: u32::from(u16::from_be_bytes([tcp[2], tcp[3]])),
         })
@@ -103,40 +171,20 @@ impl Bytes {
     }
 }
 
-/// Whether the payload may begin with a handshake record; false for packets without any. Only the usual headers are
-/// looked at, where they lie: whatever else comes, may.
-#[expect(clippy::cast_possible_truncation, reason = "the length of a header")]
-#[inline(always)]
-pub fn may_begin(skb: *mut __sk_buff) -> bool {
-    /// Where a TCP header tells its own length.
-    const DATA_OFFSET: usize = 12;
-    // SAFETY: the program's context; no byte is read but those before the end that the kernel gives. Volatile: the
-    // verifier wants the loads as they are.
-    let (length, payload) = unsafe {
-        let start = (&raw const (*skb).data).read_volatile() as usize;
-        let end = (&raw const (*skb).data_end).read_volatile() as usize;
-        let byte = |at: usize| ((start + at) as *const u8).read_volatile();
-        if start + IPV4 + TCP > end {
-            return true;
-        }
-        let (network, data_offset) = match byte(0) {
-            0x45 => (IPV4 as u32, byte(IPV4 + DATA_OFFSET)),
-            first if first >> 4 == 6 && start + IPV6 as usize + TCP <= end => {
-                (IPV6, byte(IPV6 as usize + DATA_OFFSET))
-            }
-            _ => return true,
-        };
-        ((&raw const (*skb).len).read_volatile(), network + u32::from(data_offset >> 4) * 4)
-    };
-    let mut first = [0];
-    payload < length && load(skb, payload, &mut first) && first[0] == content::HANDSHAKE
-}
-
 #[expect(clippy::cast_possible_truncation, reason = "N is some bytes")]
 #[inline(always)]
 fn load<const N: usize>(skb: *mut __sk_buff, offset: u32, into: &mut [u8; N]) -> bool {
     // SAFETY: the program's context, and room for N bytes; the helper checks that the packet has them.
     unsafe { bpf_skb_load_bytes(skb.cast(), offset, into.as_mut_ptr().cast(), N as u32) == 0 }
+}
+
+impl Bytes {
+    /// Whether it begins as a handshake record.
+    #[inline(always)]
+    pub fn begins_handshake(&self) -> bool {
+        let mut first = [0];
+        self.load(0, &mut first) && first[0] == content::HANDSHAKE
+    }
 }
 
 impl Payload for Bytes {

@@ -3,7 +3,10 @@
 use std::{fs, path::PathBuf};
 
 use handshake::tls::inspect::{Hook, Inspection, inspect};
-use handshake_common::{class::Library, tls::target::Path};
+use handshake_common::{
+    class::Library,
+    tls::target::{Path, Statem},
+};
 use proptest::prelude::*;
 
 /// The file of that name, where Debian, Fedora and Arch have their libraries.
@@ -47,9 +50,8 @@ fn openssl_in_two_files() {
     if inspection.description.is_some_and(|text| text.starts_with("OpenSSL 3.0.")) {
         assert_eq!(target.version, Path::direct(0, 4));
         assert_eq!(target.server, Path::direct(0x38, 4));
-        assert_eq!(target.flow_state, Path::direct(0x48, 4));
-        assert_eq!(target.hand_state, Path::direct(0x5c, 4));
-        assert_eq!(target.in_init, Path::direct(0x64, 4));
+        let states = [0x48, 0x5c, 0x64].map(|offset| Path::direct(offset, 4));
+        assert_eq!(Some(target.statem), Statem::at(states[0], states[1], states[2]));
         assert_eq!(target.resumed, Path::direct(0x4d0, 4));
         assert_eq!(target.early_data, Path::direct(0xb30, 4));
         assert_eq!(target.fd.steps[0], 0x10);

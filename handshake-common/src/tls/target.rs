@@ -44,6 +44,52 @@ impl Path {
     }
 }
 
+/// Words of four bytes that are read of a [`Statem`] at once.
+pub const STATEM_WORDS: usize = 16;
+
+/// OpenSSL's `struct ossl_statem_st` inside the session object (ssl/statem/statem.h): its states lie so near to each other that
+/// one read has them all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Statem {
+    /// Byte offset of the words.
+    pub from: u16,
+    /// Which word is `state`; 1 is the error state.
+    pub flow_state: u8,
+    /// Which word is `hand_state`; 0 before, 1 complete.
+    pub hand_state: u8,
+    /// Which word is `in_init`.
+    pub in_init: u8,
+    /// 1: all of them are known; else none.
+    pub known: u8,
+    /// Always 0.
+    pub reserved: [u8; 2],
+}
+
+impl Statem {
+    /// The states cannot be found in this file.
+    pub const UNKNOWN: Self =
+        Self { from: 0, flow_state: 0, hand_state: 0, in_init: 0, known: 0, reserved: [0; 2] };
+
+    /// The states at these three fields; `None` unless they are different words of one block.
+    #[must_use]
+    pub fn at(flow_state: Path, hand_state: Path, in_init: Path) -> Option<Self> {
+        let states = [flow_state, hand_state, in_init];
+        let from = states.iter().map(|state| state.steps[0]).min()?;
+        let mut words = [0; 3];
+        for (word, state) in words.iter_mut().zip(states) {
+            let bytes = usize::from(state.steps[0] - from);
+            if state.hops != 0 || state.width != 4 || !bytes.is_multiple_of(4) || bytes / 4 >= STATEM_WORDS {
+                return None;
+            }
+            *word = u8::try_from(bytes / 4).ok()?;
+        }
+        let [flow_state, hand_state, in_init] = words;
+        let differ = flow_state != hand_state && flow_state != in_init && hand_state != in_init;
+        differ.then_some(Self { from, flow_state, hand_state, in_init, known: 1, reserved: [0; 2] })
+    }
+}
+
 /// One library file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -56,12 +102,8 @@ pub struct Target {
     pub version: Path,
     /// Not zero: this end is the server. Go: `Conn.isClient`, not zero: the client.
     pub server: Path,
-    /// OpenSSL: `statem.hand_state`; 0 before, 1 complete.
-    pub hand_state: Path,
-    /// OpenSSL: `statem.in_init`.
-    pub in_init: Path,
-    /// OpenSSL: `statem.state`; 1 is the error state.
-    pub flow_state: Path,
+    /// OpenSSL: how far the handshake is.
+    pub statem: Statem,
     /// Not zero: the session was resumed.
     pub resumed: Path,
     /// OpenSSL: `ext.early_data`; 0 not sent, 1 rejected, 2 accepted.
@@ -82,7 +124,7 @@ pub struct Target {
     pub fd_guard_value: u64,
 }
 
-const _: () = assert!(size_of::<Target>() == 8 + 13 * 8 + 8, "no padding, and both sides know the size");
+const _: () = assert!(size_of::<Target>() == 8 + 11 * 8 + 8, "no padding, and both sides know the size");
 
 impl Target {
     /// A library of which nothing but its name is known: handshakes are timed, their class is unknown.
@@ -93,9 +135,7 @@ impl Target {
             reserved: [0; 7],
             version: Path::UNKNOWN,
             server: Path::UNKNOWN,
-            hand_state: Path::UNKNOWN,
-            in_init: Path::UNKNOWN,
-            flow_state: Path::UNKNOWN,
+            statem: Statem::UNKNOWN,
             resumed: Path::UNKNOWN,
             early_data: Path::UNKNOWN,
             hello_retry: Path::UNKNOWN,
@@ -112,3 +152,24 @@ impl Target {
 // SAFETY: integers only, repr(C), and no padding (asserted above).
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Target {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_words_of_one_block() {
+        let at = |flow, hand, init| {
+            Statem::at(Path::direct(flow, 4), Path::direct(hand, 4), Path::direct(init, 4))
+        };
+        let statem = at(0x48, 0x5c, 0x64).unwrap();
+        assert_eq!((statem.from, statem.flow_state, statem.hand_state, statem.in_init), (0x48, 0, 5, 7));
+        assert_eq!(at(0x64, 0x5c, 0x48).unwrap().from, 0x48, "in any order");
+        assert_eq!(at(0x48, 0x5c, 0x5c), None, "two at one place");
+        assert_eq!(at(0x48, 0x5c, 0x88), None, "too far");
+        assert_eq!(at(0x48, 0x5d, 0x64), None, "between two words");
+        assert_eq!(Statem::at(Path::UNKNOWN, Path::direct(0, 4), Path::direct(4, 4)), None);
+        let behind = Path { steps: [0, 8, 0], hops: 1, width: 4 };
+        assert_eq!(Statem::at(behind, Path::direct(4, 4), Path::direct(8, 4)), None, "behind a pointer");
+    }
+}

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     emit,
-    kernel::{Access as _, Untyped, tgid},
+    kernel::{Access as _, Typed, tgid},
     maps, words,
 };
 
@@ -98,7 +98,7 @@ pub fn enter(hit: &Hit, target: &Target, begins: bool, role: u8) {
         None if !begins => return,
         None => None,
     };
-    let sleeps = Untyped::sleeps();
+    let sleeps = Typed::sleeps();
     if let Some(session) = known {
         session.enter(hit.now, sleeps);
     } else {
@@ -129,7 +129,7 @@ fn begin(key: u64, hit: &Hit, target: &Target, role: u8, sleeps: u64) {
     // SAFETY: a session is plain integers, for which zeros are valid.
     let session = unsafe { words::zeroed(&mut fresh) };
     (session.object, session.library, session.role) = (hit.object, target.library, role);
-    Untyped::process().name(&mut session.pid, &mut session.comm, &mut session.cgroup);
+    Typed::process().name(&mut session.pid, &mut session.comm, &mut session.cgroup);
     session.enter(hit.now, sleeps);
     // An LRU table makes room.
     // SAFETY: key and value have the sizes of the map's definition; the plain helper spares a copy on the stack.
@@ -154,7 +154,7 @@ pub fn leave<'a>(hit: &Hit) -> Option<(u64, &'a mut Session, &'static Target)> {
     }
     count_calls(hit.caller, u64::MAX);
     let (session, target) = (session(key)?, target(cookie)?);
-    session.leave(hit.now, Untyped::sleeps());
+    session.leave(hit.now, Typed::sleeps());
     fd::find(key, session, target);
     Some((key, session, target))
 }

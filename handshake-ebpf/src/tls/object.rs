@@ -1,7 +1,9 @@
 //! Reads the fields of a library's session object, along the ways that user space found in the library's own code.
 
-use aya_ebpf::helpers::{bpf_probe_read_user, bpf_probe_read_user_buf};
-use handshake_common::tls::target::Path;
+use core::hint::black_box;
+
+use aya_ebpf::helpers::{bpf_probe_read_user, bpf_probe_read_user_buf, generated};
+use handshake_common::tls::target::{Path, STATEM_WORDS, Statem};
 
 /// What [`number`] says of a field that cannot be read. An `Option` would be cheaper to read but not to verify: the
 /// compiler leaves its value undefined when there is none.
@@ -47,6 +49,42 @@ pub fn number(object: u64, path: &Path) -> u64 {
         return UNKNOWN;
     }
     u64::from_le_bytes(bytes)
+}
+
+/// How far OpenSSL's state machine is.
+#[derive(Clone, Copy, Default)]
+pub struct States {
+    pub flow_state: u32,
+    pub hand_state: u32,
+    pub in_init: u32,
+    /// False: none of them could be read.
+    pub known: bool,
+}
+
+/// Reads the states of OpenSSL's state machine.
+#[expect(clippy::cast_possible_truncation, reason = "the size of some words")]
+#[inline(always)]
+pub fn states(object: u64, at: &Statem) -> States {
+    let mut words = [0_u64; STATEM_WORDS / 2];
+    let from = object.wrapping_add(u64::from(at.from)) as *const [u64; STATEM_WORDS / 2];
+    if at.known == 0 {
+        return States::default();
+    }
+    // SAFETY: the helper catches any fault, and has room for the words.
+    let error = unsafe {
+        generated::bpf_probe_read_user((&raw mut words).cast(), size_of_val(&words) as u32, from.cast())
+    };
+    let word = |index: u8| {
+        let index = black_box(usize::from(index)) & (STATEM_WORDS - 1);
+        // SAFETY: one of the words.
+        unsafe { (&raw const words).cast::<u32>().add(index).read_volatile() }
+    };
+    States {
+        flow_state: word(at.flow_state),
+        hand_state: word(at.hand_state),
+        in_init: word(at.in_init),
+        known: error == 0,
+    }
 }
 
 /// Copies 32 bytes; false where they cannot be read, and then they are zero.

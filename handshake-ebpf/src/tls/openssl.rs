@@ -15,15 +15,15 @@ use handshake_common::{
 
 use super::{
     call::{self, Hit},
-    object::{self, UNKNOWN, low_half},
+    object::{self, States, UNKNOWN, low_half},
 };
 
 /// `TLS_ST_BEFORE`, `TLS_ST_OK`: openssl/ssl.h.
-const BEFORE: u64 = 0;
-const OK: u64 = 1;
+const BEFORE: u32 = 0;
+const OK: u32 = 1;
 /// `MSG_FLOW_UNINITED`, `MSG_FLOW_ERROR`: ssl/statem/statem.h.
-const UNINITED: u64 = 0;
-const ERROR: u64 = 1;
+const UNINITED: u32 = 0;
+const ERROR: u32 = 1;
 /// `SSL_EARLY_DATA_NOT_SENT`, `SSL_EARLY_DATA_ACCEPTED`: openssl/ssl.h.
 const NOT_SENT: u64 = 0;
 const ACCEPTED: u64 = 2;
@@ -36,14 +36,13 @@ pub fn openssl_enter(ctx: ProbeContext) -> u32 {
     let Some(ssl) = ctx.arg::<u64>(0) else { return 0 };
     let hit = Hit::new(&ctx, ssl);
     let Some(target) = hit.target() else { return 0 };
-    let (hand_state, flow_state) =
-        (object::number(ssl, &target.hand_state), object::number(ssl, &target.flow_state));
-    let begins = if hand_state == UNKNOWN || flow_state == UNKNOWN {
+    let states = object::states(ssl, &target.statem);
+    let begins = if states.known {
+        // SSL_in_before(): what comes after the handshake, or goes on, is in another state.
+        states.hand_state == BEFORE && states.flow_state == UNINITED
+    } else {
         // Nothing known of this file: the first call that is seen of an object.
         call::session(hit.key()).is_none()
-    } else {
-        // SSL_in_before(): what comes after the handshake, or goes on, is in another state.
-        hand_state == BEFORE && flow_state == UNINITED
     };
     // Only the beginning asks for it.
     let role = match begins.then(|| object::number(ssl, &target.server)) {
@@ -63,28 +62,28 @@ pub fn openssl_leave(ctx: RetProbeContext) -> u32 {
         return 0;
     }
     let ssl = session.object;
-    let hand_state = object::number(ssl, &target.hand_state);
-    let in_init = object::number(ssl, &target.in_init);
-    let flow_state = object::number(ssl, &target.flow_state);
+    let states = object::states(ssl, &target.statem);
     let result: i32 = ctx.ret();
-    let is_state_known = hand_state != UNKNOWN && in_init != UNKNOWN;
-    let outcome = if hand_state == OK && in_init == 0 {
-        // With early data a call succeeds before that: only the state tells.
+    // With early data a call succeeds before the handshake is complete: only the state tells.
+    let outcome = if is_complete(&states) || (!states.known && result == 1) {
         TlsOutcome::Completed
-    } else if flow_state == ERROR {
+    } else if states.known && states.flow_state == ERROR {
         TlsOutcome::Failed
-    } else if !is_state_known && result == 1 {
-        TlsOutcome::Completed
     } else {
         return 0;
     };
     read(session, target);
     call::end(key, session, outcome, hit.now);
     // What comes later on this object is told by its state.
-    if is_state_known {
+    if states.known {
         call::forget(key);
     }
     0
+}
+
+#[inline(always)]
+const fn is_complete(states: &States) -> bool {
+    states.known && states.hand_state == OK && states.in_init == 0
 }
 
 /// Takes from the object what it knows.
@@ -125,7 +124,7 @@ pub fn openssl_free(ctx: ProbeContext) -> u32 {
     let (Some(session), Some(target)) = (call::session(key), hit.target()) else { return 0 };
     if !session.is_over() {
         // Who frees it from inside the callback that tells of the end comes before the return.
-        if object::number(ssl, &target.hand_state) == OK && object::number(ssl, &target.in_init) == 0 {
+        if is_complete(&object::states(ssl, &target.statem)) {
             read(session, target);
             call::end(key, session, TlsOutcome::Completed, hit.now);
         } else {

@@ -2,7 +2,7 @@
 
 use handshake_common::{
     class::{Library, Role},
-    tls::target::Path,
+    tls::target::{Path, Statem},
 };
 
 use super::{
@@ -39,8 +39,6 @@ pub const SYMBOLS: &[&str] = &[
 
 /// `BIO_TYPE_SOCKET`: 5, a source or sink, with a descriptor (include/openssl/bio.h).
 const BIO_TYPE_SOCKET: u64 = 0x0505;
-/// How far apart members of `OSSL_STATEM` are at most.
-const STATE_MACHINE: u16 = 0x80;
 
 /// Where a BIO keeps what tells its socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,10 +167,10 @@ fn fields(inspection: &mut Inspection, elf: &Elf<'_>, symbols: &Symbols) {
     let target = &mut inspection.target;
     target.version = of.field("SSL_version", &[4]);
     target.server = of.field("SSL_is_server", &[4]);
-    target.hand_state = of.field("SSL_get_state", &[4]);
-    target.in_init = of.field("SSL_in_init", &[4]);
-    let flow_state = flow_state(&of, target.hand_state);
-    target.flow_state = of.known("SSL_in_before", flow_state);
+    let hand_state = of.field("SSL_get_state", &[4]);
+    let in_init = of.field("SSL_in_init", &[4]);
+    let flow_state = flow_state(&of, hand_state);
+    let flow_state = of.known("SSL_in_before", flow_state);
     target.resumed = of.field("SSL_session_reused", &[4]);
     target.early_data = of.field("SSL_get_early_data_status", &[4]);
     let random = client_random(&of);
@@ -184,14 +182,13 @@ fn fields(inspection: &mut Inspection, elf: &Elf<'_>, symbols: &Symbols) {
     inspection.rbio = of.field("SSL_get_rbio", &[8]);
     of.report(inspection, "what they tell of a handshake; its class may be unknown");
 
-    let target = &mut inspection.target;
-    let states = [target.hand_state, target.in_init, target.flow_state];
-    let is_near =
-        |other: Path| other.hops == 0 && other.steps[0].abs_diff(states[0].steps[0]) < STATE_MACHINE;
-    let are_different = states[0] != states[1] && states[0] != states[2] && states[1] != states[2];
-    if states.iter().all(Path::is_known) && !(states.iter().all(|&state| is_near(state)) && are_different) {
-        [target.hand_state, target.in_init, target.flow_state] = [Path::UNKNOWN; 3];
-        inspection.gap("a plausible state of the handshake", "when a handshake is complete");
+    match Statem::at(flow_state, hand_state, in_init) {
+        Some(statem) => inspection.target.statem = statem,
+        None if [flow_state, hand_state, in_init].iter().all(Path::is_known) => {
+            inspection.gap("a plausible state of the handshake", "when a handshake is complete");
+        }
+        // What is missing is among the gaps.
+        None => {}
     }
 }
 
@@ -298,6 +295,8 @@ mod tests {
             ("", vec![0x53, 0xc3]),
             ("", vec![0x55, 0xc3]),
             ("SSL_free", vec![0x31, 0xc0, 0xc3]),
+            // mov 0x5c(%rdi),%eax; mov 0x48(%rdi),%ecx; or %ecx,%eax; ret
+            ("SSL_in_before", vec![0x8b, 0x47, 0x5c, 0x8b, 0x4f, 0x48, 0x09, 0xc8, 0xc3]),
         ];
         let functions: Vec<_> = functions.iter().map(|(name, code)| (*name, code.as_slice())).collect();
         sample::file(sample::X86_64, &functions)
@@ -319,7 +318,8 @@ mod tests {
         ];
         assert_eq!(points, expected);
         assert_eq!(inspection.target.server, Path::direct(0x38, 4));
-        assert_eq!(inspection.target.hand_state, Path::direct(0x5c, 4));
+        let states = [0x48, 0x5c, 0x64].map(|offset| Path::direct(offset, 4));
+        assert_eq!(Some(inspection.target.statem), Statem::at(states[0], states[1], states[2]));
         assert!(!inspection.target.early_data.is_known(), "nothing is guessed");
         assert!(inspection.gaps.iter().any(|gap| gap.missing.contains("SSL_get_early_data_status")));
     }

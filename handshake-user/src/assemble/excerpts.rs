@@ -1,6 +1,6 @@
 //! The bytes of hellos, kept until their handshake is over.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque, hash_map::Entry};
 
 use handshake_common::{
     Role,
@@ -18,6 +18,8 @@ pub(super) struct Excerpts {
     handshakes: HashMap<u64, Handshake>,
     /// In the order in which they began; some are over.
     order: VecDeque<u64>,
+    /// How many pieces are there with this ClientHello.random.
+    randoms: HashMap<[u8; 32], usize>,
     bytes: usize,
     buffers: Box<Buffers>,
 }
@@ -40,6 +42,9 @@ impl Excerpts {
         }
         handshake.bytes += bytes.len();
         self.bytes += bytes.len();
+        if let Some(random) = client_random(sender, bytes) {
+            *self.randoms.entry(random).or_default() += 1;
+        }
         handshake.pieces.push((sender, excerpt.seq, bytes.into()));
         while self.bytes > MOST_OF_ALL {
             let Some(oldest) = self.order.pop_front() else { break };
@@ -65,19 +70,30 @@ impl Excerpts {
 
     /// Whether a handshake goes on whose ClientHello has this random.
     pub(super) fn has_one_with(&self, random: &[u8; 32]) -> bool {
-        // Behind the headers of the record and of the message, and the legacy version (RFC 8446 §4.1.2).
-        const AT: std::ops::Range<usize> = 11..43;
-        let has = |(sender, _, bytes): &(Role, u32, Box<[u8]>)| {
-            *sender == Role::Client && bytes.get(AT).is_some_and(|found| found == random)
-        };
-        self.handshakes.values().any(|handshake| handshake.pieces.iter().any(has))
+        self.randoms.contains_key(random)
     }
 
     fn forget(&mut self, number: u64) -> Option<Handshake> {
         let handshake = self.handshakes.remove(&number)?;
         self.bytes -= handshake.bytes;
+        for random in handshake.pieces.iter().filter_map(|(sender, _, bytes)| client_random(*sender, bytes)) {
+            if let Entry::Occupied(mut count) = self.randoms.entry(random) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+        }
         Some(handshake)
     }
+}
+
+/// ClientHello.random, if these bytes begin as a ClientHello: behind the headers of the record and of the message, and
+/// the legacy version (RFC 8446 §4.1.2).
+fn client_random(sender: Role, bytes: &[u8]) -> Option<[u8; 32]> {
+    const AT: usize = 11;
+    let random = bytes.get(AT..)?.first_chunk()?;
+    (sender == Role::Client).then_some(*random)
 }
 
 #[cfg(test)]
@@ -87,7 +103,7 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         let mut excerpts = Excerpts::default();
-        let bytes = [0; 2048];
+        let bytes = [7; 2048];
         for number in 0..20_000 {
             let excerpt = Excerpt { sender: Role::Client.code(), number, ..Excerpt::default() };
             excerpts.add(&excerpt, &bytes);
@@ -99,9 +115,10 @@ mod tests {
             excerpts.add(&excerpt, &bytes);
         }
         assert_eq!(excerpts.handshakes[&19_999].bytes, MOST_OF_ONE);
+        assert!(excerpts.has_one_with(&[7; 32]) && !excerpts.has_one_with(&[0; 32]));
         for number in 0..20_000 {
             excerpts.settle(&Sighting { number, ..Sighting::default() }, |_| ());
         }
-        assert_eq!((excerpts.bytes, excerpts.handshakes.len()), (0, 0));
+        assert_eq!((excerpts.bytes, excerpts.handshakes.len(), excerpts.randoms.len()), (0, 0, 0));
     }
 }

@@ -15,7 +15,7 @@ use super::{
     probes::NEEDS_ROOT,
     report::{Finding, Tier},
 };
-use crate::probe::load;
+use crate::probe::{chain, load};
 
 /// Runs once for each segment that a time-wait minisocket gets; there in every kernel since 2.6.
 const FUNCTION: &str = "tcp_timewait_state_process";
@@ -102,20 +102,6 @@ fn object(section: &str) -> Result<Vec<u8>, object::write::Error> {
         flags: SymbolFlags::None,
     });
     object.write()
-}
-
-/// An error with all its causes.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        cause = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

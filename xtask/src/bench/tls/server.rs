@@ -41,13 +41,16 @@ impl Server {
         )?;
         fs::write(folder.join("nginx.conf"), configuration()).context("cannot write nginx.conf")?;
         let nginx = process::find_program("nginx").context("there is no nginx")?;
-        let child = Command::new(nginx)
+        // It ends with xtask, even if that is killed.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "TERM"])
+            .arg(nginx)
             .arg("-p")
             .arg(&folder)
             .args(["-c", "nginx.conf", "-e", "errors"])
             .stdin(Stdio::null())
             .spawn()
-            .context("cannot start nginx")?;
+            .context("cannot start nginx by setpriv (util-linux)")?;
         let mut server = Self { child, folder };
         for _ in 0..TRIES {
             if TcpStream::connect(ADDRESS).is_ok() {

@@ -15,6 +15,7 @@ use handshake_common::{
 use super::{
     call::{self, Hit},
     object::{self, UNKNOWN, low_half},
+    stack,
 };
 
 /// `GNUTLS_E_AGAIN`, `…_INTERRUPTED`, `…_WARNING_ALERT_RECEIVED`, `…_GOT_APPLICATION_DATA`: gnutls/gnutls.h; the caller
@@ -26,6 +27,7 @@ const SERVER: u64 = 1;
 // int gnutls_handshake(gnutls_session_t session)
 #[uprobe]
 pub fn gnutls_enter(ctx: ProbeContext) -> u32 {
+    stack::of_the_task(&ctx);
     let Some(object) = ctx.arg::<u64>(0) else { return 0 };
     let hit = Hit::new(&ctx, object);
     let Some(target) = hit.target() else { return 0 };
@@ -42,6 +44,7 @@ pub fn gnutls_enter(ctx: ProbeContext) -> u32 {
 
 #[uretprobe]
 pub fn gnutls_leave(ctx: RetProbeContext) -> u32 {
+    stack::of_the_task(&ctx);
     let hit = Hit::new(&ctx, 0);
     let Some((key, session, target)) = call::leave(&hit) else { return 0 };
     if session.is_over() {

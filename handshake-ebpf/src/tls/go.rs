@@ -14,6 +14,7 @@ use handshake_common::{
 use super::{
     call::{self, Hit},
     object::{self, UNKNOWN, low_half},
+    stack,
 };
 use crate::kernel::tgid;
 
@@ -37,6 +38,7 @@ fn caller(goroutine: u64) -> u64 {
 // func (c *Conn) handshakeContext(ctx context.Context) (ret error)
 #[uprobe]
 pub fn go_enter(ctx: ProbeContext) -> u32 {
+    stack::of_the_task(&ctx);
     let (conn, goroutine) = registers(&ctx);
     let hit = Hit::by(&ctx, conn, caller(goroutine));
     let Some(target) = hit.target() else { return 0 };
@@ -56,6 +58,7 @@ pub fn go_enter(ctx: ProbeContext) -> u32 {
 
 #[uprobe]
 pub fn go_leave(ctx: ProbeContext) -> u32 {
+    stack::of_the_task(&ctx);
     let (error, goroutine) = registers(&ctx);
     let hit = Hit::by(&ctx, 0, caller(goroutine));
     let Some((key, session, target)) = call::leave(&hit) else { return 0 };

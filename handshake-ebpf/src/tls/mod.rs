@@ -12,3 +12,4 @@ mod object;
 mod openssl;
 mod returns;
 mod socket;
+mod stack;

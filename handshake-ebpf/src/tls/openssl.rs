@@ -16,6 +16,7 @@ use handshake_common::{
 use super::{
     call::{self, Hit},
     object::{self, States, UNKNOWN, low_half},
+    stack,
 };
 
 /// `TLS_ST_BEFORE`, `TLS_ST_OK`: openssl/ssl.h.
@@ -33,6 +34,7 @@ const LIB_SSL: i32 = 20;
 // int ossl_statem_connect(SSL *s), int ossl_statem_accept(SSL *s); where they cannot be found, SSL_do_handshake(SSL *s)
 #[uprobe]
 pub fn openssl_enter(ctx: ProbeContext) -> u32 {
+    stack::of_the_task(&ctx);
     let Some(ssl) = ctx.arg::<u64>(0) else { return 0 };
     let hit = Hit::new(&ctx, ssl);
     let Some(target) = hit.target() else { return 0 };
@@ -56,6 +58,7 @@ pub fn openssl_enter(ctx: ProbeContext) -> u32 {
 
 #[uretprobe]
 pub fn openssl_leave(ctx: RetProbeContext) -> u32 {
+    stack::of_the_task(&ctx);
     let hit = Hit::new(&ctx, 0);
     let Some((key, session, target)) = call::leave(&hit) else { return 0 };
     if session.is_over() {
@@ -118,6 +121,7 @@ fn read(session: &mut Session, target: &Target) {
 // void SSL_free(SSL *ssl)
 #[uprobe]
 pub fn openssl_free(ctx: ProbeContext) -> u32 {
+    stack::of_the_task(&ctx);
     let Some(ssl) = ctx.arg::<u64>(0) else { return 0 };
     let hit = Hit::new(&ctx, ssl);
     let key = hit.key();
@@ -139,6 +143,7 @@ pub fn openssl_free(ctx: ProbeContext) -> u32 {
 // void ERR_set_error(int lib, int reason, const char *fmt, ...): OpenSSL 3
 #[uprobe]
 pub fn openssl_error(ctx: ProbeContext) -> u32 {
+    stack::of_the_task(&ctx);
     if let (Some(library), Some(reason)) = (ctx.arg::<i32>(0), ctx.arg::<i32>(1)) {
         failed(library, reason);
     }
@@ -148,6 +153,7 @@ pub fn openssl_error(ctx: ProbeContext) -> u32 {
 // void ERR_put_error(int lib, int func, int reason, const char *file, int line): OpenSSL 1.1.1
 #[uprobe]
 pub fn openssl_put_error(ctx: ProbeContext) -> u32 {
+    stack::of_the_task(&ctx);
     if let (Some(library), Some(reason)) = (ctx.arg::<i32>(0), ctx.arg::<i32>(2)) {
         failed(library, reason);
     }

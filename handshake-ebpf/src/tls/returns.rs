@@ -15,6 +15,7 @@ use handshake_common::{
 use super::{
     call::{self, Hit, is},
     object::{self, UNKNOWN, low_half},
+    stack,
 };
 
 /// `MBEDTLS_ERR_SSL_WANT_READ`, `…_WANT_WRITE`, `…_ASYNC_IN_PROGRESS`, `…_CRYPTO_IN_PROGRESS`: mbedtls/ssl.h.
@@ -24,6 +25,7 @@ const MBEDTLS_AGAIN: [i32; 4] = [-0x6900, -0x6880, -0x6500, -0x7000];
 // mbedtls_ssl_handshake(mbedtls_ssl_context *), s2n_negotiate(struct s2n_connection *, s2n_blocked_status *)
 #[uprobe]
 pub fn tls_enter(ctx: ProbeContext) -> u32 {
+    stack::of_the_task(&ctx);
     let Some(object) = ctx.arg::<u64>(0) else { return 0 };
     let hit = Hit::new(&ctx, object);
     let Some(target) = hit.target() else { return 0 };
@@ -41,6 +43,7 @@ pub fn tls_enter(ctx: ProbeContext) -> u32 {
 
 #[uretprobe]
 pub fn tls_leave(ctx: RetProbeContext) -> u32 {
+    stack::of_the_task(&ctx);
     let hit = Hit::new(&ctx, 0);
     let Some((key, session, target)) = call::leave(&hit) else { return 0 };
     if session.is_over() {
@@ -93,6 +96,7 @@ fn read(session: &mut Session, target: &Target) {
 // SSL_free, PR_Close, wolfSSL_free, mbedtls_ssl_free, gnutls_deinit, s2n_connection_free: the object comes first
 #[uprobe]
 pub fn tls_free(ctx: ProbeContext) -> u32 {
+    stack::of_the_task(&ctx);
     if let Some(object) = ctx.arg::<u64>(0) {
         call::free(&Hit::new(&ctx, object));
     }

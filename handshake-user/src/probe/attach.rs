@@ -378,6 +378,35 @@ fn refused(error: &aya::EbpfError) -> LoadError {
 mod tests {
     use super::*;
 
+    /// Without it two tasks may share a stack: `stack` on the eBPF side says why.
+    #[test]
+    fn every_program_of_a_uprobe_has_a_tail_call() {
+        use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+
+        /// `BPF_JMP | BPF_CALL` of a helper, `bpf_tail_call`.
+        fn is_tail_call(instruction: &[u8]) -> bool {
+            instruction[0] == 0x85 && instruction[1] >> 4 == 0 && instruction[4..] == 12_u32.to_le_bytes()
+        }
+        let object = object::File::parse(OBJECT).unwrap();
+        let mut programs = 0;
+        for section in object.sections() {
+            let name = section.name().unwrap();
+            if !name.starts_with("uprobe") && !name.starts_with("uretprobe") {
+                continue;
+            }
+            let code = section.data().unwrap();
+            for symbol in object.symbols().filter(|symbol| symbol.section_index() == Some(section.index())) {
+                let Some(begin) = usize::try_from(symbol.address()).ok().filter(|_| symbol.size() > 0) else {
+                    continue;
+                };
+                let program = &code[begin..][..usize::try_from(symbol.size()).unwrap()];
+                assert!(program.chunks_exact(8).any(is_tail_call), "{:?}", symbol.name());
+                programs += 1;
+            }
+        }
+        assert!(programs >= 12, "{programs} programs");
+    }
+
     #[test]
     fn a_verifiers_log_becomes_its_last_word() {
         let log = "cannot hook x: refused. Verifier output: func#0 @0\n0: R1=ctx\n29: (85) call f#107\n\

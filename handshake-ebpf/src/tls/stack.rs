@@ -1,0 +1,27 @@
+//! A stack of its own for every run of a uprobe's program.
+//!
+//! Since 6.13 the kernel gives programs that need 64 bytes of stack or more one stack per CPU (`bpf_enable_priv_stack` in
+//! kernel/bpf/verifier.c) and relies on a program not being entered twice on a CPU. For uprobes nothing sees to that: on a
+//! preemptible kernel a task may be interrupted inside the program, another may run through it, and the first goes on with the
+//! other one's values. Programs with a tail call are left on the stack of their task.
+
+use aya_ebpf::{EbpfContext, btf_maps::ProgramArray, macros::btf_map};
+
+use crate::kernel::constant;
+
+/// Leads nowhere.
+#[btf_map]
+static NOWHERE: ProgramArray<1> = ProgramArray::new();
+
+/// Read-only, so that the verifier knows that there is never a call, and takes it out; but it has seen it by then.
+#[unsafe(no_mangle)]
+static NEVER: u32 = 0;
+
+/// To be in every program of a uprobe. Costs nothing when it runs.
+#[inline(always)]
+pub fn of_the_task(ctx: &impl EbpfContext) {
+    if constant(&NEVER) != 0 {
+        // SAFETY: it is never done, and no program is there to be called.
+        unsafe { NOWHERE.tail_call(ctx, 0) };
+    }
+}

@@ -87,7 +87,7 @@ fn library_lines(libraries: &[TlsLibrary], shortfalls: &[String]) -> Vec<Line> {
             1 => "in 1 process".to_owned(),
             count => format!("in {count} processes"),
         };
-        let seen = if *covered { "" } else { ": its handshakes are not seen" };
+        let seen = if *covered { "" } else { ": not probed" };
         Line {
             more: (!gaps.is_empty()).then(|| gaps.join("\n          ")),
             ..line(if *covered { YES } else { NO }, path, format!("{version}, {users}{seen}"))

@@ -23,6 +23,15 @@ const MOST: usize = 4;
 /// # Errors
 /// When a test fails alone, too; when there are more than [`MOST`] failures; when the executable fails in another way.
 pub(crate) fn run(command: impl Fn() -> Result<Command>, arguments: &[OsString]) -> Result<Vec<String>> {
+    // Nobody may be reading.
+    run_and_show(command, arguments, |line| drop(writeln!(io::stdout(), "{line}")))
+}
+
+fn run_and_show(
+    command: impl Fn() -> Result<Command>,
+    arguments: &[OsString],
+    show: impl Fn(&str),
+) -> Result<Vec<String>> {
     let mut first = command()?;
     let mut child = first
         .args(arguments)
@@ -34,8 +43,7 @@ pub(crate) fn run(command: impl Fn() -> Result<Command>, arguments: &[OsString])
         for line in BufReader::new(output).lines() {
             let line = line.context("the output of the tests is not UTF-8")?;
             failed.extend(failure(&line).map(str::to_owned));
-            // Nobody may be reading.
-            let _ = writeln!(io::stdout(), "{line}");
+            show(&line);
         }
     }
     let status = child.wait().context("waiting for the tests")?;
@@ -66,6 +74,10 @@ fn failure(line: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
+    fn run(command: impl Fn() -> Result<Command>) -> Result<Vec<String>> {
+        run_and_show(command, &[], |_| ())
+    }
+
     /// A test executable of which `beside` fails once beside others, and `always` always.
     fn executable(tests: &str) -> impl Fn() -> Result<Command> {
         let script = format!(
@@ -83,18 +95,18 @@ mod tests {
 
     #[test]
     fn what_passes_alone_is_named() {
-        assert_eq!(run(executable("beside"), &[]).unwrap(), ["beside"]);
+        assert_eq!(run(executable("beside")).unwrap(), ["beside"]);
     }
 
     #[test]
     fn what_fails_alone_fails() {
-        assert!(run(executable("beside always"), &[]).is_err());
+        assert!(run(executable("beside always")).is_err());
     }
 
     #[test]
     fn many_failures_are_not_repeated_and_a_crash_has_none() {
-        assert!(run(executable("a b c d e"), &[]).is_err());
-        assert!(run(executable(""), &[]).is_err());
+        assert!(run(executable("a b c d e")).is_err());
+        assert!(run(executable("")).is_err());
     }
 
     #[test]

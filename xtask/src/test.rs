@@ -33,7 +33,7 @@ const NETNS: &str = "netns";
 ///
 /// With a FILTER, lints are skipped, and so is the second pass on real networks, over perf tracepoints.
 /// `HANDSHAKE_TEST_THREADS` sets how many tests on real networks run at once (default: one per CPU, at most 3: each
-/// has a network of its own and mostly waits). They compare milliseconds, so a test that fails beside others is run
+/// has a network of its own and mostly waits). They compare milliseconds, so one of them that fails beside others is run
 /// again alone; it passes only if it passes twice, and the closing line names it.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
@@ -274,13 +274,14 @@ impl Tests<'_> {
         for (pass, executable) in passes.iter().flat_map(|pass| found.iter().map(move |found| (pass, found)))
         {
             let name = executable.file_name().unwrap_or_default().display().to_string();
+            let is_netns = name.starts_with(&format!("{NETNS}-"));
             // What has tests of the network has both ways to attach to it.
-            if pass.attach.is_some() && !name.starts_with(&format!("{NETNS}-")) {
+            if pass.attach.is_some() && !is_netns {
                 continue;
             }
             let over = pass.attach.map_or_else(String::new, |attach| format!(" over {attach}"));
             step(format!("running {}{over}", executable.display()));
-            match self.run_as_root(executable, pass, way) {
+            match self.run_as_root(executable, pass, way, is_netns) {
                 Ok(names) => repeated.extend(names.into_iter().map(|test| format!("{test}{over}"))),
                 Err(err) => {
                     step(format!("{err:#}"));
@@ -294,7 +295,14 @@ impl Tests<'_> {
         Ok(repeated)
     }
 
-    fn run_as_root(&self, executable: &Path, pass: &Pass, way: &Root) -> Result<Vec<String>> {
+    /// Only what `compares_times` may be run again.
+    fn run_as_root(
+        &self,
+        executable: &Path,
+        pass: &Pass,
+        way: &Root,
+        compares_times: bool,
+    ) -> Result<Vec<String>> {
         let threads = env::var_os("HANDSHAKE_TEST_THREADS").unwrap_or_else(threads);
         let passed_on = env::vars_os().filter(|(name, _)| {
             name.to_str().is_some_and(|name| {
@@ -317,7 +325,12 @@ impl Tests<'_> {
             Ok(command)
         };
         let arguments = self.filter.iter().chain(pass.filters).copied().map(OsString::from);
-        repeat::run(command, &arguments.chain(["--test-threads".into(), threads]).collect::<Vec<_>>())
+        let arguments: Vec<_> = arguments.chain(["--test-threads".into(), threads]).collect();
+        if compares_times {
+            return repeat::run(command, &arguments);
+        }
+        process::run(command()?.args(arguments), "the tests with root", "see their output above")?;
+        Ok(Vec::new())
     }
 }
 

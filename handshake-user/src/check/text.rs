@@ -87,10 +87,10 @@ fn library_lines(libraries: &[TlsLibrary], shortfalls: &[String]) -> Vec<Line> {
             1 => "in 1 process".to_owned(),
             count => format!("in {count} processes"),
         };
-        let seen = if *covered { "" } else { ": not probed" };
+        let probed = if *covered { "" } else { ": not probed" };
         Line {
             more: (!gaps.is_empty()).then(|| gaps.join("\n          ")),
-            ..line(if *covered { YES } else { NO }, path, format!("{version}, {users}{seen}"))
+            ..line(if *covered { YES } else { NO }, path, format!("{version}, {users}{probed}"))
         }
     };
     let mut lines: Vec<Line> = libraries.iter().map(row).collect();

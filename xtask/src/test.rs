@@ -20,9 +20,9 @@ use crate::{
 /// The package whose integration tests may need root.
 const PACKAGE: &str = "handshake-user";
 
-/// The integration tests that run as root: those on real networks, the exporter's, and those of the search for
-/// libraries.
-const ROOT: &[&str] = &[NETNS, "daemon", "discover"];
+/// The integration tests that run as root: those on real networks, the exporter's, those of the search for libraries,
+/// and loading under signals.
+const ROOT: &[&str] = &[NETNS, "daemon", "discover", "signals"];
 const NETNS: &str = "netns";
 
 /// Run all tests: lints, tests without root, then the tests on real networks as root
@@ -347,7 +347,7 @@ mod tests {
     #[test]
     fn netns_tests_need_root_and_others_do_not() {
         assert!(needs_root("netns"));
-        assert!(needs_root("daemon") && needs_root("discover"));
+        assert!(needs_root("daemon") && needs_root("discover") && needs_root("signals"));
         assert!(!needs_root("netnsish"));
         assert!(!needs_root("cli"));
     }

@@ -1,21 +1,42 @@
-//! Loading a program: what the kernel gives up on its way is tried again.
+//! Loading a program: the verifier leaves off with `EAGAIN` when anything interrupts its thread (`do_check`).
 
 use std::io;
 
 use aya::programs::ProgramError;
+use nix::sys::signal::{SigSet, SigmaskHow};
 
 /// How often libbpf tries, too (`PROG_LOAD_ATTEMPTS`).
 const ATTEMPTS: u32 = 5;
 
-/// Loads a program; once more when the verifier left off because a signal came (`do_check` returns `EAGAIN`).
+/// Loads a program with the thread's signals held back, and once more when something else interrupted it (the freezer of
+/// a suspended host or container). Attempts alone do not do: where children end every few milliseconds, none gets through.
 ///
 /// # Errors
 /// As the program's own `load`.
 pub fn load(program: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    let _held = Held::back();
     again(
         program,
         |error| matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == io::ErrorKind::WouldBlock),
     )
+}
+
+/// The thread's signals wait until this goes; those to the process find other threads meanwhile.
+struct Held(Option<SigSet>);
+
+impl Held {
+    fn back() -> Self {
+        // Refused for a bad argument only; the program loads without, most times.
+        Self(SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).ok())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(before) = self.0 {
+            let _ = before.thread_set_mask();
+        }
+    }
 }
 
 fn again<E>(mut attempt: impl FnMut() -> Result<(), E>, is_passing: impl Fn(&E) -> bool) -> Result<(), E> {
@@ -30,6 +51,8 @@ fn again<E>(mut attempt: impl FnMut() -> Result<(), E>, is_passing: impl Fn(&E) 
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::signal::Signal;
+
     use super::*;
 
     /// The result, and the number of attempts.
@@ -40,7 +63,20 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_costs_another_attempt_and_a_refusal_does_not() {
+    fn signals_wait_until_it_is_loaded() {
+        let before = SigSet::thread_get_mask().unwrap();
+        let mut meanwhile = before;
+        load(|| {
+            meanwhile = SigSet::thread_get_mask().unwrap();
+            Ok(())
+        })
+        .unwrap();
+        assert!(meanwhile.contains(Signal::SIGCHLD) && meanwhile.contains(Signal::SIGHUP));
+        assert_eq!(SigSet::thread_get_mask().unwrap(), before);
+    }
+
+    #[test]
+    fn an_interruption_costs_another_attempt_and_a_refusal_does_not() {
         assert_eq!(attempts(&[Err(true), Err(true), Ok(())]), (Ok(()), 3));
         assert_eq!(attempts(&[Err(true); 9]), (Err(true), 5));
         assert_eq!(attempts(&[Err(false); 9]), (Err(false), 1));

@@ -3,12 +3,12 @@
 use crate::testbed::packet::Side;
 
 use super::python::script;
-use super::{Peers, both, drive, serve};
+use super::{Library, Peers, both, drive, serve};
 
 pub(crate) const PEERS: Peers = Peers {
     client: |bed, address, settings| drive(script(bed, Side::Client, "memory_bio.py"), address, settings),
     server: |bed, address, settings| {
         serve(script(bed, Side::Server, "memory_bio.py"), bed, address, settings)
     },
-    libraries: both(Some("openssl")),
+    libraries: both(Some(Library::OpenSslThroughMemory)),
 };

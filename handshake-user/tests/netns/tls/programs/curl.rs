@@ -7,12 +7,12 @@ use crate::testbed::packet::Side;
 
 use super::super::certificate::{Certificate, NAME};
 use super::super::settings::{Settings, Version};
-use super::{Account, Client, Peers, account, both, nginx, run};
+use super::{Account, Client, Library, Peers, account, both, nginx, run};
 
 pub(crate) const PEERS: Peers = Peers {
     client: |bed, address, settings| Box::new(Curl { bed, address, settings }),
     server: nginx::serve,
-    libraries: both(Some("openssl")),
+    libraries: both(Some(Library::OpenSsl)),
 };
 
 struct Curl<'a> {

@@ -4,10 +4,10 @@
 use crate::testbed::packet::Side;
 
 use super::python::script;
-use super::{Peers, drive, nginx};
+use super::{Library, Peers, drive, nginx};
 
 pub(crate) const PEERS: Peers = Peers {
     client: |bed, address, settings| drive(script(bed, Side::Client, "false_start.py"), address, settings),
     server: nginx::serve,
-    libraries: [Some("gnutls"), Some("openssl")],
+    libraries: [Some(Library::GnuTls), Some(Library::OpenSsl)],
 };

@@ -11,12 +11,12 @@ use crate::testbed::packet::Side;
 
 use super::super::certificate::{Certificate, NAME};
 use super::super::settings::{Settings, Version};
-use super::{Account, Client, Peers, Running, account, both, run};
+use super::{Account, Client, Library, Peers, Running, account, both, run};
 
 pub(crate) const PEERS: Peers = Peers {
     client: |bed, address, settings| Box::new(Cli::new(bed, address, settings)),
     server: serve,
-    libraries: both(Some("gnutls")),
+    libraries: both(Some(Library::GnuTls)),
 };
 
 #[track_caller]

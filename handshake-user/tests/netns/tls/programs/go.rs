@@ -7,21 +7,21 @@ use std::process::Command;
 use crate::testbed::Testbed;
 use crate::testbed::packet::Side;
 
-use super::{Client, Peers, Running, Settings, await_probes, both, drive, serve, tool};
+use super::{Client, Library, Peers, Running, Settings, await_probes, both, drive, serve, tool};
 
 pub(crate) const PEERS: Peers = Peers {
     client: |bed, address, settings| client(bed, address, settings, "plain"),
     server: |bed, address, settings| server(bed, address, settings, "plain"),
-    libraries: both(Some("go")),
+    libraries: both(Some(Library::Go)),
 };
 
 pub(crate) mod stripped {
-    use super::{Peers, both, client, server};
+    use super::{Library, Peers, both, client, server};
 
     pub(crate) const PEERS: Peers = Peers {
         client: |bed, address, settings| client(bed, address, settings, "stripped"),
         server: |bed, address, settings| server(bed, address, settings, "stripped"),
-        libraries: both(Some("go")),
+        libraries: both(Some(Library::Go)),
     };
 }
 

@@ -44,17 +44,37 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Peers {
     pub(crate) client: for<'a> fn(&'a Testbed, SocketAddr, Settings) -> Box<dyn Client + 'a>,
     pub(crate) server: fn(&Testbed, SocketAddr, Settings) -> Running,
-    /// What records call the code that makes the handshakes of the client, and of the server; `None` where
-    /// no function of it can be probed.
-    pub(crate) libraries: [Option<&'static str>; 2],
+    /// What makes the handshakes of the client, and of the server; `None` where no function of it can be probed.
+    pub(crate) libraries: [Option<Library>; 2],
 }
 
-const fn both(library: Option<&'static str>) -> [Option<&'static str>; 2] {
+/// A library whose functions are probed, and how it is used.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Library {
+    GnuTls,
+    Go,
+    OpenSsl,
+    /// Between memory BIOs: what a call waits for is not known to be the peer.
+    OpenSslThroughMemory,
+}
+
+impl Library {
+    /// Its name in records.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::GnuTls => "gnutls",
+            Self::Go => "go",
+            Self::OpenSsl | Self::OpenSslThroughMemory => "openssl",
+        }
+    }
+}
+
+const fn both(library: Option<Library>) -> [Option<Library>; 2] {
     [library; 2]
 }
 
 impl Peers {
-    pub(crate) fn library(&self, side: Side) -> Option<&'static str> {
+    pub(crate) fn library(&self, side: Side) -> Option<Library> {
         match side {
             Side::Client => self.libraries[0],
             Side::Server => self.libraries[1],

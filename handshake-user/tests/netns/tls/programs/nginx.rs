@@ -12,9 +12,10 @@ use crate::testbed::packet::Side;
 
 use super::super::certificate::{Certificate, NAME};
 use super::super::settings::Settings;
-use super::{Client, Peers, Proxy, Running, both};
+use super::{Client, Library, Peers, Proxy, Running, both};
 
-pub(crate) const PEERS: Peers = Peers { client: proxy, server: serve, libraries: both(Some("openssl")) };
+pub(crate) const PEERS: Peers =
+    Peers { client: proxy, server: serve, libraries: both(Some(Library::OpenSsl)) };
 
 #[track_caller]
 pub(crate) fn serve(bed: &Testbed, address: SocketAddr, settings: Settings) -> Running {

@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::testbed::Testbed;
 use crate::testbed::packet::Side;
 
-use super::{Peers, await_probes, both, drive, serve, source};
+use super::{Library, Peers, await_probes, both, drive, serve, source};
 
 pub(crate) const PEERS: Peers = Peers {
     client: |bed, address, settings| {
@@ -20,7 +20,7 @@ pub(crate) const PEERS: Peers = Peers {
         await_probes(&program());
         server
     },
-    libraries: both(Some("openssl")),
+    libraries: both(Some(Library::OpenSslThroughMemory)),
 };
 
 /// The file that `node` is.

@@ -13,18 +13,18 @@ use crate::testbed::packet::Side;
 
 use super::super::certificate::{Certificate, NAME};
 use super::super::settings::{Settings, Version};
-use super::{Account, Client, Peers, Running, account, both, run, run_for, tool};
+use super::{Account, Client, Library, Peers, Running, account, both, run, run_for, tool};
 
 /// One module a release.
 macro_rules! release {
     ($name:ident, $release:expr) => {
         pub(crate) mod $name {
-            use super::{Peers, Release, both, client, serve};
+            use super::{Library, Peers, Release, both, client, serve};
 
             pub(crate) const PEERS: Peers = Peers {
                 client: |bed, address, settings| client(&$release, bed, address, settings),
                 server: |bed, address, settings| serve(&$release, bed, address, settings),
-                libraries: both(Some("openssl")),
+                libraries: both(Some(Library::OpenSsl)),
             };
         }
     };
@@ -33,7 +33,7 @@ macro_rules! release {
 pub(crate) const PEERS: Peers = Peers {
     client: |bed, address, settings| client(&Release::System, bed, address, settings),
     server: |bed, address, settings| serve(&Release::System, bed, address, settings),
-    libraries: both(Some("openssl")),
+    libraries: both(Some(Library::OpenSsl)),
 };
 
 release!(v1_1_1, Release::Unpacked("openssl-1.1.1"));

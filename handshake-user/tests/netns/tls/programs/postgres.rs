@@ -15,7 +15,7 @@ use crate::testbed::packet::Side;
 
 use super::super::certificate::{Certificate, NAME};
 use super::super::settings::Settings;
-use super::{Account, Client, Peers, Running, account, both, run};
+use super::{Account, Client, Library, Peers, Running, account, both, run};
 
 pub(crate) const PEERS: Peers = Peers {
     client: |bed, address, settings| {
@@ -24,7 +24,7 @@ pub(crate) const PEERS: Peers = Peers {
         Box::new(Psql { bed, address, settings, folder })
     },
     server: serve,
-    libraries: both(Some("openssl")),
+    libraries: both(Some(Library::OpenSsl)),
 };
 
 /// It refuses to run as root.

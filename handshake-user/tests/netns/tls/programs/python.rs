@@ -5,12 +5,12 @@ use std::process::Command;
 use crate::testbed::Testbed;
 use crate::testbed::packet::Side;
 
-use super::{Peers, both, drive, serve, source};
+use super::{Library, Peers, both, drive, serve, source};
 
 pub(crate) const PEERS: Peers = Peers {
     client: |bed, address, settings| drive(command(bed, Side::Client), address, settings),
     server: |bed, address, settings| serve(command(bed, Side::Server), bed, address, settings),
-    libraries: both(Some("openssl")),
+    libraries: both(Some(Library::OpenSsl)),
 };
 
 fn command(bed: &Testbed, side: Side) -> Command {

@@ -22,6 +22,7 @@ fuzz_target!(|data: &[u8]| {
     let mut acks = [0, 0];
     let mut now_ns = 1;
     let mut rest = data;
+    let mut follows = Next::Watch;
     while let [flags, away, high, low, behind @ ..] = rest {
         let length = usize::from(u16::from_be_bytes([*high, *low])).min(behind.len());
         let (payload, next) = behind.split_at(length);
@@ -36,7 +37,13 @@ fuzz_target!(|data: &[u8]| {
         ends[own] = seq.wrapping_add(u32::try_from(length).unwrap());
         let sent = from_client != (data[0] & LOCAL_IS_SERVER != 0);
         let direction = if sent { Direction::Sent } else { Direction::Received };
+        let before = wire;
         let due = walk(&mut wire, &Segment { direction, seq, ack: acks[own], now_ns }, &payload);
+        if follows == Next::Follow && payload.is_empty() {
+            // The kernel side leaves it out.
+            assert_eq!((Wire { packets: before.packets, ..wire }, due.next), (before, Next::Follow));
+        }
+        follows = due.next;
         let (from, count) = (due.copy_offset as usize, due.copy_length as usize);
         if count > 0 {
             let bytes = &payload[from..from + count];

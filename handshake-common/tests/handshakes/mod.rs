@@ -130,6 +130,7 @@ pub struct Watched {
 /// Follows the packets as the kernel side of this end does; `client` and `server` are where their streams begin.
 pub fn watch(packets: &[Packet], local: Role, client: u32, server: u32) -> Option<Watched> {
     let mut watched = Watched::default();
+    let mut next = Next::Watch;
     for packet in packets {
         let (own, other) = if packet.from == Role::Client { (client, server) } else { (server, client) };
         let direction = if packet.from == local { Direction::Sent } else { Direction::Received };
@@ -139,7 +140,12 @@ pub fn watch(packets: &[Packet], local: Role, client: u32, server: u32) -> Optio
             ack: packet.ack.wrapping_add(other),
             now_ns: 1_000_000_000 + packet.at_us * 1000,
         };
+        if next == Next::Follow && packet.payload.is_empty() {
+            assert_changes_nothing(watched.wire, &segment);
+            continue;
+        }
         let due = wire::walk(&mut watched.wire, &segment, &packet.payload.as_slice());
+        next = due.next;
         if due.copy_length > 0 {
             let (from, length) = (due.copy_offset as usize, due.copy_length as usize);
             let bytes = packet.payload[from..from + length].to_vec();
@@ -152,6 +158,15 @@ pub fn watch(packets: &[Packet], local: Role, client: u32, server: u32) -> Optio
         }
     }
     (wire::closed(&mut watched.wire) == Next::Publish).then_some(watched)
+}
+
+/// The kernel side leaves such a packet out.
+fn assert_changes_nothing(wire: Wire, segment: &Segment) {
+    let mut after = wire;
+    let due = wire::walk(&mut after, segment, &[].as_slice());
+    assert_eq!((due.next, due.copy_length), (Next::Follow, 0));
+    after.packets = wire.packets;
+    assert_eq!(after, wire, "without payload, and not without effect: {segment:?}");
 }
 
 impl Watched {

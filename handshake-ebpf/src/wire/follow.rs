@@ -46,20 +46,25 @@ const MOST_OPENING: u32 = 24 << 10;
 pub fn look(ctx: &SkBuffContext, direction: Direction) {
     let skb = ctx.skb.skb;
     // SAFETY: the program's own context, and what it leads to. Volatile: the verifier wants the loads as they are.
-    let (sk, hot, length) = unsafe {
+    let (sk, heat, length) = unsafe {
         let sk = (&raw const (*skb).__bindgen_anon_2.sk).read_volatile();
         if sk.is_null() {
             return;
         }
         let remote_port = u16::from_be((&raw const (*sk).dst_port).cast::<u16>().read_volatile());
-        let hot = wires::is_hot((&raw const (*sk).src_port).read_volatile() as u16, remote_port);
-        (sk, hot, (&raw const (*skb).len).read_volatile())
+        let heat = wires::heat((&raw const (*sk).src_port).read_volatile() as u16, remote_port);
+        (sk, heat, (&raw const (*skb).len).read_volatile())
     };
-    if !hot && length > MOST_OPENING {
+    if heat == 0 && length > MOST_OPENING {
         return;
     }
     let Some(headers) = Headers::find(skb) else { return };
-    if hot || may_begin(skb, sk, &headers, direction) {
+    let is_wanted = if heat == 0 {
+        may_begin(skb, sk, &headers, direction)
+    } else {
+        headers.length != 0 || heat >= wires::ALL
+    };
+    if is_wanted {
         follow(skb, sk as *const c_void, direction, &headers);
     }
 }
@@ -67,7 +72,8 @@ pub fn look(ctx: &SkBuffContext, direction: Direction) {
 /// Whether the payload may begin with a handshake record, on a connection that is young enough.
 #[inline(always)]
 fn may_begin(skb: *mut __sk_buff, sk: *mut bpf_sock, headers: &Headers, direction: Direction) -> bool {
-    if headers.length() == 0 || headers.begins_handshake() == Some(false) {
+    let begins = headers.begins_handshake();
+    if headers.length == 0 || begins == Some(false) {
         return false;
     }
     // SAFETY: the context's own socket. Volatile: the verifier wants the loads as they are.
@@ -85,7 +91,7 @@ fn may_begin(skb: *mut __sk_buff, sk: *mut bpf_sock, headers: &Headers, directio
         };
         first.read_volatile() <= QUIET && second.read_volatile() <= QUIET
     };
-    is_quiet && headers.payload(skb).begins_handshake()
+    is_quiet && begins.unwrap_or_else(|| headers.loads_handshake(skb))
 }
 
 #[inline(always)]
@@ -177,7 +183,8 @@ fn step(
         if let Some(connection) = maps::find(sock.pointer()) {
             connection.wire = Watch::Nothing as u8;
         }
-        wires::end(ends);
+        wires::end(ends, watched);
+        return;
     }
     // On a listening socket, and on one whose opening still goes on (Fast Open), the next packet will do.
     if due.is(Next::Publish)
@@ -186,7 +193,9 @@ fn step(
         && !connection.is(Phase::Opening)
     {
         tell(connection, watched);
-        wires::end(ends);
+        wires::end(ends, watched);
+    } else {
+        wires::want(ends, watched, !due.is(Next::Follow));
     }
 }
 
@@ -235,5 +244,5 @@ pub fn socket_closed<A: Access>(connection: &mut Connection, sock: &KernelSock<A
         tell(connection, watched);
     }
     wires::leave(watched);
-    wires::end(&ends);
+    wires::end(&ends, watched);
 }

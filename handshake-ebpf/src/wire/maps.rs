@@ -25,6 +25,8 @@ pub struct Watched {
     pub hello_in_syn: u64,
     /// 1: its record is out.
     pub told: u64,
+    /// 1: packets without payload are wanted, too.
+    all: u64,
     /// The packet that is looked at, and what is due after it. What the verifier reads back from here it knows nothing
     /// of, so that the many ways that lead to the walker, and out of it, are one: else they multiply.
     packet: Packet,
@@ -90,7 +92,8 @@ static WIRES: LruHashMap<Endpoints, Watched, 16384> = LruHashMap::new();
 const BUCKETS: usize = 4096;
 
 /// How many handshakes are under way, by a hash of their ports: nearly all packets of the host find a zero here, and
-/// spare the search in [`WIRES`]. A handshake that gave way stays counted, which costs a search and nothing else.
+/// spare the search in [`WIRES`]. The upper half counts those that want [`ALL`] packets. A handshake that gave way stays
+/// counted, which costs a search and nothing else.
 #[btf_map]
 static HOT: Array<[u32; BUCKETS], 1> = Array::new();
 
@@ -105,15 +108,18 @@ fn bucket(local_port: u16, remote_port: u16) -> Option<*mut u32> {
     HOT.get_ptr_mut(0).map(|counts| unsafe { counts.cast::<u32>().add(hash) })
 }
 
-/// Whether a handshake may be under way between these ports.
+/// What a handshake that wants packets without payload, too, adds to [`HOT`].
+pub const ALL: u32 = 1 << 16;
+
+/// 0 if no handshake is under way between these ports; at least [`ALL`] if one may be that wants all packets.
 #[inline(always)]
-pub fn is_hot(local_port: u16, remote_port: u16) -> bool {
+pub fn heat(local_port: u16, remote_port: u16) -> u32 {
     // SAFETY: the map's own value. Volatile: others count meanwhile.
-    bucket(local_port, remote_port).is_some_and(|count| unsafe { count.read_volatile() } != 0)
+    bucket(local_port, remote_port).map_or(0, |count| unsafe { count.read_volatile() })
 }
 
 #[inline(always)]
-fn heat(ends: &Endpoints, change: u32) {
+fn count(ends: &Endpoints, change: u32) {
     if let Some(count) = bucket(ends.local_port, ends.remote_port) {
         // SAFETY: the map's own value, counted by all CPUs.
         unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(count, change) };
@@ -143,15 +149,25 @@ pub fn begin<'a>(ends: &Endpoints) -> Option<&'a mut Watched> {
     let watched = find(ends)?;
     // SAFETY: no arguments. No CPU begins two in the same nanosecond.
     watched.number = unsafe { bpf_ktime_get_ns() ^ (u64::from(bpf_get_smp_processor_id()) << 52) };
-    heat(ends, 1);
+    count(ends, 1);
     Some(watched)
+}
+
+/// From now on packets without payload are wanted, or not.
+#[inline(always)]
+pub fn want(ends: &Endpoints, watched: &mut Watched, all: bool) {
+    let before = core::mem::replace(&mut watched.all, u64::from(all));
+    if before != u64::from(all) {
+        count(ends, if all { ALL } else { ALL.wrapping_neg() });
+    }
 }
 
 /// There is no more to see between these ends.
 #[inline(always)]
-pub fn end(ends: &Endpoints) {
+pub fn end(ends: &Endpoints, watched: &Watched) {
+    let counted = if watched.all == 0 { 1 } else { 1 + ALL };
     if WIRES.remove(ends).is_ok() {
-        heat(ends, u32::MAX);
+        count(ends, counted.wrapping_neg());
     }
 }
 

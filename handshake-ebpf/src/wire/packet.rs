@@ -53,12 +53,13 @@ pub struct Headers {
     tcp: usize,
     /// Where its payload is.
     payload: u32,
-    /// Length of the packet.
-    total: u32,
+    /// Bytes of payload.
+    pub length: u32,
 }
 
 impl Headers {
-    /// Finds the headers; `None` for what is not TCP, and for IPv6 with extension headers.
+    /// Finds the headers; `None` for what is not TCP, for IPv6 with extension headers, and for what is shorter than its
+    /// headers say.
     #[expect(clippy::cast_possible_truncation, reason = "the length of headers")]
     #[inline(always)]
     pub fn find(skb: *mut __sk_buff) -> Option<Self> {
@@ -72,25 +73,21 @@ impl Headers {
         let payload = (tcp + usize::from(linear.byte(tcp + 12)? >> 4) * 4) as u32;
         // SAFETY: the program's context.
         let total = unsafe { (&raw const (*skb).len).read_volatile() };
-        Some(Self { linear, is_ipv6, tcp, payload, total })
+        Some(Self { linear, is_ipv6, tcp, payload, length: total.checked_sub(payload)? })
     }
 
-    /// Bytes of payload.
-    #[inline(always)]
-    pub const fn length(&self) -> u32 {
-        self.total.saturating_sub(self.payload)
-    }
-
-    /// What is behind them.
-    #[inline(always)]
-    pub const fn payload(&self, skb: *mut __sk_buff) -> Bytes {
-        Bytes { skb, offset: self.payload, length: self.length() }
-    }
-
-    /// Whether the payload begins as a handshake record; `None` where that is not in the packet's linear part.
+    /// Whether the payload begins as a handshake record does; `None` where its first byte is not in the packet's linear
+    /// part, and only [`Self::loads_handshake`] tells.
     #[inline(always)]
     pub fn begins_handshake(&self) -> Option<bool> {
         self.linear.byte(self.payload as usize).map(|first| first == content::HANDSHAKE)
+    }
+
+    /// The same wherever the byte is.
+    #[inline(always)]
+    pub fn loads_handshake(&self, skb: *mut __sk_buff) -> bool {
+        let mut first = [0];
+        load(skb, self.payload, &mut first) && first[0] == content::HANDSHAKE
     }
 }
 
@@ -120,7 +117,7 @@ impl Packet {
         let ack = u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]);
         Some(Self {
             offset: headers.payload,
-            length: headers.total.checked_sub(headers.payload)?,
+            length: headers.length,
             seq: seq.wrapping_add(syn),
             ack: ack * has_ack,
             syn,
@@ -176,15 +173,6 @@ impl Bytes {
 fn load<const N: usize>(skb: *mut __sk_buff, offset: u32, into: &mut [u8; N]) -> bool {
     // SAFETY: the program's context, and room for N bytes; the helper checks that the packet has them.
     unsafe { bpf_skb_load_bytes(skb.cast(), offset, into.as_mut_ptr().cast(), N as u32) == 0 }
-}
-
-impl Bytes {
-    /// Whether it begins as a handshake record.
-    #[inline(always)]
-    pub fn begins_handshake(&self) -> bool {
-        let mut first = [0];
-        self.load(0, &mut first) && first[0] == content::HANDSHAKE
-    }
 }
 
 impl Payload for Bytes {

@@ -58,8 +58,11 @@ pub struct Segment {
 pub enum Next {
     /// No ClientHello so far: nothing worth keeping is in the `Wire`.
     Watch,
-    /// The handshake is under way: the following packets are wanted, those without payload too.
+    /// The handshake is under way: the following packets with payload are wanted. Others would change nothing but
+    /// their number.
     Follow,
+    /// The same, and those without payload are wanted, too.
+    FollowAll,
     /// There is nothing more to know: publish the `Wire` and let go of the connection.
     Publish,
 }

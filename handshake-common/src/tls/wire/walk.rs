@@ -27,7 +27,7 @@ const LEAST_HELLO: u32 = 38;
 const MOST_HELLO: u32 = 1 << 16;
 
 /// Follows one packet. All of a connection's packets with payload go through here until the handshake is over, and
-/// once it has begun ([`Next::Follow`]) also those without.
+/// while [`Next::FollowAll`] says so also those without.
 #[inline(always)]
 pub fn walk(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> Due {
     let length = payload.len();
@@ -61,8 +61,24 @@ pub fn walk(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> Due {
     if matches!(side, Role::Client) {
         hello_whole(wire, segment.seq.wrapping_add(length), at);
     }
-    let next = if wire.is(Ending::Going) { Next::Follow } else { Next::Publish };
+    let next = if !wire.is(Ending::Going) {
+        Next::Publish
+    } else if awaits_bare(wire) {
+        Next::FollowAll
+    } else {
+        Next::Follow
+    };
     hello_bytes(wire.stream(side), segment.seq, length, side, next)
+}
+
+/// Whether a packet without payload may tell something: where the server's stream begins, that the ClientHello has gone by,
+/// that the client has the server's Finished.
+#[inline(always)]
+const fn awaits_bare(wire: &Wire) -> bool {
+    let (client, server) = (wire.client.seen, wire.server.seen);
+    wire.whole_at == 0
+        || !server.has(Seen::SYNCED)
+        || (client.has(Seen::FINISHED) && server.has(Seen::FINISHED))
 }
 
 /// The connection ended; whatever is known of its handshake is due now.

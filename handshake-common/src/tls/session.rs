@@ -283,6 +283,20 @@ pub const fn version_of(number: u16) -> Option<TlsVersion> {
     }
 }
 
+/// DTLS 1.2 on the wire (RFC 6347 §4.1).
+pub const DTLS1_2: u16 = 0xfefd;
+/// What came before DTLS 1.0, on the wire.
+const DTLS_BAD: u16 = 0x0100;
+/// `DTLS_ANY_VERSION` of OpenSSL (openssl/ssl.h), of which 16 bits were taken: nothing is negotiated yet.
+const DTLS_ANY: u16 = 0xffff;
+
+/// Whether it is one of DTLS, which no TCP connection carries. Versions of DTLS count downwards from 0xfeff.
+#[must_use]
+pub const fn is_datagram(session: &Session) -> bool {
+    session.facts.has(TlsFacts::VERSION_READ)
+        && (session.version >> 8 == 0xfe || matches!(session.version, DTLS_BAD | DTLS_ANY))
+}
+
 /// Whether there was a HelloRetryRequest: what the library says, or else the flights. A TLS 1.3 handshake has one round trip,
 /// and another for each HelloRetryRequest.
 #[must_use]

@@ -163,9 +163,16 @@ pub fn leave<'a>(hit: &Hit) -> Option<(u64, &'a mut Session, &'static Target)> {
 #[inline(always)]
 pub fn free(hit: &Hit) {
     let key = hit.key();
-    let Some(session) = session(key) else { return };
+    if let Some(session) = session(key) {
+        freed(key, session, hit.now);
+    }
+}
+
+/// The object of this session is freed.
+#[inline(always)]
+pub fn freed(key: u64, session: &mut Session, now: u64) {
     if !session.is_over() {
-        end(key, session, TlsOutcome::Abandoned, hit.now);
+        end(key, session, TlsOutcome::Abandoned, now);
     }
     forget(key);
 }

@@ -7,7 +7,7 @@ use aya_ebpf::{
 use handshake_common::{
     Role, TlsOutcome,
     tls::{
-        session::{Session, TlsFacts},
+        session::{DTLS1_2, Session, TlsFacts},
         target::Target,
     },
 };
@@ -68,10 +68,13 @@ pub fn gnutls_leave(ctx: RetProbeContext) -> u32 {
 #[inline(always)]
 fn read(session: &mut Session, target: &Target) {
     let object = session.object;
-    // gnutls_protocol_t: GNUTLS_TLS1_0 is 2, …, GNUTLS_TLS1_3 is 5.
+    // gnutls_protocol_t: GNUTLS_TLS1_0 is 2, …, GNUTLS_TLS1_3 is 5; GNUTLS_DTLS0_9 is 200, …, GNUTLS_DTLS1_2 is 202.
     let version = object::number(object, &target.version);
     if matches!(version, 2..=5) {
         session.version = 0x0301 + low_half(version) - 2;
+        session.facts.set_if(TlsFacts::VERSION_READ, true);
+    } else if matches!(version, 200..=202) {
+        session.version = DTLS1_2;
         session.facts.set_if(TlsFacts::VERSION_READ, true);
     }
     let resumed = object::number(object, &target.resumed);

@@ -65,11 +65,11 @@ pub struct States {
 #[expect(clippy::cast_possible_truncation, reason = "the size of some words")]
 #[inline(always)]
 pub fn states(object: u64, at: &Statem) -> States {
-    let mut words = [0_u64; STATEM_WORDS / 2];
-    let from = object.wrapping_add(u64::from(at.from)) as *const [u64; STATEM_WORDS / 2];
     if at.known == 0 {
         return States::default();
     }
+    let mut words = [0_u64; STATEM_WORDS / 2];
+    let from = object.wrapping_add(u64::from(at.from)) as *const [u64; STATEM_WORDS / 2];
     // SAFETY: the helper catches any fault, and has room for the words.
     let error = unsafe {
         generated::bpf_probe_read_user((&raw mut words).cast(), size_of_val(&words) as u32, from.cast())

@@ -127,16 +127,14 @@ pub fn openssl_free(ctx: ProbeContext) -> u32 {
     let key = hit.key();
     let (Some(session), Some(target)) = (call::session(key), hit.target()) else { return 0 };
     if !session.is_over() {
+        // Without a socket, the random is all by which the wire's view of it can be found.
+        read(session, target);
         // Who frees it from inside the callback that tells of the end comes before the return.
         if is_complete(&object::states(ssl, &target.statem)) {
-            read(session, target);
             call::end(key, session, TlsOutcome::Completed, hit.now);
-        } else {
-            // Without a socket it is the only thing by which the wire's view of it can be found.
-            object::bytes(ssl, &target.random, &mut session.random);
         }
     }
-    call::free(&hit);
+    call::freed(key, session, hit.now);
     0
 }
 

@@ -178,6 +178,9 @@ impl Assembler {
     /// A library has told.
     fn library(&mut self, raw: &Handshake, now_ns: u64, tell: &mut impl FnMut(&Story)) {
         let Handshake { mut connection, ref session } = *raw;
+        if session::is_datagram(session) {
+            return;
+        }
         let tls = Tls::of_library(session);
         let is_joined = connection.id != 0;
         if connection.pid == 0 {

@@ -1,6 +1,9 @@
 use handshake_common::{
     Role, TlsOutcome,
-    tls::{session::Session, wire::Wire},
+    tls::{
+        session::{Session, TlsFacts},
+        wire::Wire,
+    },
 };
 
 use super::*;
@@ -83,6 +86,18 @@ fn a_closing_waits_for_the_handshake_of_its_socket() {
     assert!(stories[1].event == Stage::Close && stories[1].tls.is_some());
     assert_eq!(told(&mut assembler, &[Raw::Connection(closed)], 2), []);
     assert_eq!(told(&mut assembler, &[], 2 + PATIENCE_NS).len(), 1, "but not for ever");
+}
+
+#[test]
+fn datagrams_are_no_connection() {
+    let mut raw = handshake(Connection::default());
+    raw.session.facts = TlsFacts::VERSION_READ;
+    for version in [0xfeff, 0xfefd, 0xfefc, 0xffff, 0x0100] {
+        raw.session.version = version;
+        assert_eq!(told(&mut Assembler::default(), &[Raw::Handshake(raw)], u64::MAX), [], "{version:#x}");
+    }
+    raw.session.version = 0x0303;
+    assert_eq!(told(&mut Assembler::default(), &[Raw::Handshake(raw)], u64::MAX).len(), 1);
 }
 
 #[test]

@@ -67,6 +67,8 @@ impl Tls {
     #[must_use]
     pub fn of_library(raw: &Session) -> Self {
         let failed = raw.outcome == TlsOutcome::Failed.code();
+        // Before, it may be that of the session that was to be resumed.
+        let agreed = raw.outcome == TlsOutcome::Completed.code();
         let reason = failed && raw.facts.has(TlsFacts::REASON);
         let known = |time: u64| (time != 0).then_some(time);
         Self {
@@ -79,7 +81,7 @@ impl Tls {
             ended_ns: known(raw.ended_ns),
             may_send_ns: None,
             compute_us: session::compute_us(raw),
-            cipher: known(u64::from(raw.cipher)).map(|_| raw.cipher),
+            cipher: (agreed && raw.cipher != 0).then_some(raw.cipher),
             sni: None,
             alpn: None,
             alert: if reason { failure::received(raw.error) } else { None },

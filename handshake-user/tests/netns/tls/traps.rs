@@ -1,8 +1,10 @@
 //! Where others have been wrong: what is no handshake, what was there before, what is there twice.
 
-use std::time::Duration;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
-use crate::case::{Case, Expect};
+use crate::case::{Case, Expect, pause};
+use crate::server::Server;
 use crate::testbed::packet::Side;
 use crate::tracer::Tracer;
 
@@ -110,6 +112,54 @@ fn again_by_openssl(settings: Settings, row: Row, order: &[u8]) {
     let (pid, out) = run_for(command, order, Duration::from_millis(800));
     check(&case, &programs::openssl::PEERS, made(&[row], vec![account(pid, &out)]));
     assert_more_handshake(&case, row);
+}
+
+/// DTLS is made by the same functions, and is no handshake of a TCP connection; nor is one that nobody answers.
+#[test]
+fn datagrams() {
+    const PORT: &str = "4433";
+    let case = Case::new();
+    let openssl = |arguments: &[&str]| {
+        let mut command = case.bed.command(Side::Server, "openssl");
+        command.args(arguments);
+        command
+    };
+    let at = format!("127.0.0.1:{PORT}");
+    let client = || openssl(&["s_client", "-dtls", "-connect", &at]);
+    let (unanswered, out) = run(client(), b"");
+    assert!(!out.status.success(), "nobody is there yet");
+
+    let certificate = Certificate::shared();
+    let mut server = openssl(&["s_server", "-dtls", "-quiet", "-accept", &at]);
+    server.arg("-key").arg(&certificate.key).arg("-cert").arg(&certificate.chain).stderr(Stdio::null());
+    let server = Server::start(server);
+    await_listener_of_datagrams(&case, PORT);
+    let (by_openssl, out) = run_for(client(), b"", Duration::from_millis(300));
+    assert!(String::from_utf8_lossy(&out.stdout).contains("Protocol  : DTLSv1.2"), "{out:?}");
+    let mut command = case.bed.command(Side::Server, "gnutls-cli");
+    command.args(["--udp", "--insecure", "--port", PORT, "127.0.0.1"]);
+    let (by_gnutls, out) = run_for(command, b"", Duration::from_millis(300));
+    assert!(String::from_utf8_lossy(&out.stdout).contains("Handshake was completed"), "{out:?}");
+
+    // Longer than any record without a connection takes.
+    pause(1000);
+    let pids = [unanswered, by_openssl, by_gnutls, server.pid()].map(|pid| Some(u64::from(pid)));
+    let records = Tracer::shared().matching(|record| pids.contains(&record.number("process.pid")));
+    assert!(records.is_empty(), "{records:?}");
+}
+
+#[track_caller]
+fn await_listener_of_datagrams(case: &Case, port: &str) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let listens = || {
+        let mut command = case.bed.command(Side::Server, "ss");
+        let out = command.args(["-Hlnu", "sport", "=", &format!(":{port}")]).output().unwrap();
+        !out.stdout.is_empty()
+    };
+    while !listens() {
+        assert!(Instant::now() < deadline, "nothing takes datagrams on port {port}");
+        pause(20);
+    }
 }
 
 /// The link carried what could be taken for one more handshake.

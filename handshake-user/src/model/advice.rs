@@ -93,7 +93,10 @@ settings! {
     /// The server's SYN-ACK was sent again.
     SynAckLost = "no loss of the SYN-ACK or its ACK: path, accept queue",
         "it is sent again after a second at first (RFC 6298 §2.1); the queue: the backlog of listen(), net.core.somaxconn";
-    /// The setup took longer than network and computing here.
+    /// The ClientHello came long after the opening.
+    LateHello = "a client that begins as soon as the connection is open",
+        "its program did something else between the opening and its ClientHello; with STARTTLS that is the dialogue before it";
+    /// The setup took longer than network, computing here and a late ClientHello explain.
     SetupWait = "answers at once, in one piece (TCP_NODELAY, TCP_QUICKACK)",
         "neither the network nor TLS on this end explains the time: the peer computed, a program waited, or an ACK was delayed (40 ms)";
     /// The ACK of the FIN came late.
@@ -157,11 +160,7 @@ pub fn advise(record: &Record) -> Vec<Advice> {
         let timers = SYN_TIMER_US * u64::from(open.syn_retransmits);
         all.push(timed(setting, Some(timers).filter(|&us| open.duration_us.is_some_and(|took| us <= took))));
     }
-    let excess = record.setup.and_then(|setup| setup.excess_us).and_then(|us| u64::try_from(us).ok());
-    let compute = record.tls.as_ref().and_then(|tls| tls.compute_us).unwrap_or(0);
-    if let Some(us) = excess.and_then(|us| us.checked_sub(compute)).filter(|&us| us >= DELAYED_ACK_US) {
-        all.push(timed(Setting::SetupWait, Some(us)));
-    }
+    all.extend(of_waits(record).map(|(setting, us)| timed(setting, Some(us))));
     let orderly = |close: &&Close| {
         matches!(close.style, Some(Style::FourSegments | Style::ThreeSegments | Style::Simultaneous))
     };
@@ -199,6 +198,20 @@ fn of_tls(role: Option<Role>, tls: &Tls) -> Vec<Setting> {
         settings.push(early);
     }
     settings
+}
+
+/// What the setup took beyond its round trips and the computing on this end, and on whose account, microseconds.
+fn of_waits(record: &Record) -> impl Iterator<Item = (Setting, u64)> {
+    let long = |us: &u64| *us >= DELAYED_ACK_US;
+    let excess = record.setup.and_then(|setup| setup.excess_us).and_then(|us| u64::try_from(us).ok());
+    let (tls, open) = (record.tls.as_ref(), record.open.as_ref());
+    let opened = open.and_then(|open| open.duration_us);
+    let hello =
+        tls.and_then(|tls| tls.start_us).zip(opened).and_then(|(hello, open)| hello.checked_sub(open));
+    let late = hello.filter(|_| record.setup.is_some()).filter(long);
+    let compute = tls.and_then(|tls| tls.compute_us).unwrap_or(0);
+    let rest = excess.and_then(|us| us.checked_sub(compute)?.checked_sub(late.unwrap_or(0))).filter(long);
+    late.map(|us| (Setting::LateHello, us)).into_iter().chain(rest.map(|us| (Setting::SetupWait, us)))
 }
 
 /// Whether a HelloRetryRequest made a round trip more.

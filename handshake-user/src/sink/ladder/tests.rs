@@ -446,16 +446,26 @@ fn advice_keeps_to_its_line() {
 
 #[test]
 fn time_that_the_network_does_not_explain_is_somebodys() {
-    let excess = |excess_us, compute_us| {
+    use advice::Setting::{LateHello, SetupWait};
+    // The opening took RTT_US.
+    let waits = |excess_us, compute_us, hello_us| {
         let mut record = with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Full);
         record.setup.as_mut().unwrap().excess_us = Some(excess_us);
-        tls(&mut record).compute_us = compute_us;
-        let all = advice::advise(&record);
-        all.iter().find(|advice| advice.setting == advice::Setting::SetupWait).map(|advice| advice.us)
+        (tls(&mut record).compute_us, tls(&mut record).start_us) = (compute_us, hello_us);
+        let all = advice::advise(&record).into_iter();
+        let waits = all.filter(|advice| [LateHello, SetupWait].contains(&advice.setting));
+        waits.map(|advice| (advice.setting, advice.us.unwrap())).collect::<Vec<_>>()
     };
-    assert_eq!(excess(41_000, Some(1_000)), Some(Some(40_000)));
-    assert_eq!(excess(41_000, Some(41_000)), None);
-    assert_eq!(excess(-41_000, None), None);
+    let at_once = Some(RTT_US + 100);
+    assert_eq!(waits(41_000, Some(1_000), at_once), [(SetupWait, 40_000)]);
+    assert_eq!(waits(41_000, Some(41_000), at_once), []);
+    assert_eq!(waits(-41_000, None, at_once), []);
+    // The program's own delay before its ClientHello is not the other end's.
+    assert_eq!(waits(41_000, Some(1_000), Some(RTT_US + 40_000)), [(LateHello, 40_000)]);
+    assert_eq!(waits(91_000, Some(1_000), Some(RTT_US + 40_000)), [(LateHello, 40_000), (SetupWait, 50_000)]);
+    assert_eq!(waits(41_000, None, None), [(SetupWait, 41_000)]);
+    // In a SYN it is before the end of the opening.
+    assert_eq!(waits(41_000, None, Some(0)), [(SetupWait, 41_000)]);
 }
 
 /// A word of a closed list, or none.

@@ -37,7 +37,9 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
 }
 
 /// The kernel skips a program that is already at work on the CPU: when a soft interrupt breaks into a `connect()` or
-/// `close()` that is just being looked at, the changes of state of all its packets would be lost. They reach this twin.
+/// `close()` that is just being looked at, the changes of state of all its packets would be lost. They reach this twin. Where the
+/// kernel is preemptible, it may be another task that is inside, and the twin sees a change for the second time: none of them does
+/// anything then.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn inet_sock_set_state_nested(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: the map's own value of this CPU.
@@ -83,7 +85,11 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
     }
     let connection = match maps::find(sk) {
         // A new socket at the address of one whose end was missed: a connection that passes SYN_RECV is opening.
-        Some(found) if old == states::SYN_RECV && !found.is(Phase::Opening) => {
+        Some(found)
+            if old == states::SYN_RECV
+                && !found.is(Phase::Opening)
+                && found.id != A::cookie(sock.pointer()) =>
+        {
             renew(found, &sock);
             state::adopt(found, old);
             found
@@ -120,6 +126,10 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
 #[inline(always)]
 fn connecting<A: Access>(sock: &KernelSock<A>, now: u64) {
     if let Some(found) = maps::find(sock.pointer()) {
+        // On a preemptible kernel the twin may see what the other one has seen already: this socket has not come further.
+        if found.is(Phase::Opening) && found.id == A::cookie(sock.pointer()) {
+            return;
+        }
         renew(found, sock);
         state::begin_client(found, now);
         process::note::<A>(found, true);

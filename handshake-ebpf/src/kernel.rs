@@ -2,11 +2,14 @@
 
 use core::{ffi::c_void, marker::PhantomData};
 
-use aya_ebpf::helpers::{
-    bpf_get_current_pid_tgid, bpf_probe_read_kernel,
-    generated::{
-        bpf_get_current_task, bpf_get_current_task_btf, bpf_get_smp_processor_id, bpf_get_socket_cookie,
-        bpf_ktime_get_ns, bpf_skc_to_tcp_sock,
+use aya_ebpf::{
+    bindings::pt_regs,
+    helpers::{
+        bpf_get_current_pid_tgid, bpf_probe_read_kernel,
+        generated::{
+            bpf_get_current_task, bpf_get_current_task_btf, bpf_get_smp_processor_id, bpf_get_socket_cookie,
+            bpf_ktime_get_ns, bpf_skc_to_tcp_sock, bpf_task_pt_regs,
+        },
     },
 };
 use handshake_common::{Connection, Facts, Family, Layout, layout::ABSENT, tcp::Sock};
@@ -198,6 +201,19 @@ impl KernelSock<Filtered> {
 #[inline(always)]
 pub fn tgid() -> u32 {
     (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// The stack pointer with which the current task has entered the kernel. Only for hooks that came later than the helper (5.15).
+#[inline(always)]
+pub fn user_stack() -> u64 {
+    // SAFETY: the current task, and the registers that every task has.
+    unsafe {
+        let regs = bpf_task_pt_regs(bpf_get_current_task_btf() as *mut _) as *const pt_regs;
+        #[cfg(bpf_target_arch = "x86_64")]
+        return (&raw const (*regs).rsp).read_volatile();
+        #[cfg(bpf_target_arch = "aarch64")]
+        return (&raw const (*regs).sp).read_volatile();
+    }
 }
 
 /// Where the kernel gives no cookie: no CPU begins two connections in the same nanosecond.

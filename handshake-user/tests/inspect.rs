@@ -40,6 +40,11 @@ fn openssl_in_two_files() {
     assert_eq!(inspection.library, Library::OpenSsl);
     assert!(inspection.covered && !inspection.is_companion);
     assert!([Hook::Enter, Hook::Leave, Hook::Free].iter().all(|&hook| has(&inspection, hook)));
+    if cfg!(target_arch = "x86_64") {
+        // Distributions build it with checks of the stack, which are cheaper to probe than its return.
+        let exits = inspection.points.iter().filter(|point| point.hook == Hook::Leave);
+        assert!(exits.clone().all(|point| point.exit.is_some_and(|(base, _)| base.depth > 0)), "{exits:?}");
+    }
     assert_eq!(inspection.gaps, [], "the state machine and every field are found");
     let target = inspection.target;
     assert_eq!(target.random.width, 32);
@@ -63,7 +68,7 @@ fn gnutls() {
     let Some(file) = library("libgnutls.so.30") else { return };
     let inspection = inspect(&file).unwrap();
     assert_eq!(inspection.library, Library::GnuTls);
-    assert!(inspection.covered && has(&inspection, Hook::Free));
+    assert!(inspection.covered && has(&inspection, Hook::Leave) && has(&inspection, Hook::Free));
     let target = inspection.target;
     let fields = [target.version, target.server, target.resumed, target.complete, target.random, target.fd];
     assert!(fields.iter().all(Path::is_known), "{:?}", inspection.gaps);

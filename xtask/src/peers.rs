@@ -41,6 +41,7 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<()> {
     for (name, flags) in GO {
         build_go(workspace, &folder.join(name), flags)?;
     }
+    build_c(workspace, &folder.join("coroutines"))?;
     for release in &RELEASES {
         let home = folder.join(release.name);
         if !home.join("openssl").exists() {
@@ -68,6 +69,20 @@ fn build_go(workspace: &Workspace, program: &Path, flags: &str) -> Result<()> {
             .env("GOCACHE", workspace.tools().join("go-cache")),
         "`go build` of the tests' Go program",
         "see its messages above",
+    )
+}
+
+/// With the compiler by which Rust links, and against the libraries alone, whose headers may be missing.
+fn build_c(workspace: &Workspace, program: &Path) -> Result<()> {
+    let source = workspace.root.join("handshake-user/tests/programs/c/coroutines.c");
+    process::run(
+        Command::new("cc")
+            .args(["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-o"])
+            .arg(program)
+            .arg(source)
+            .args(["-l:libssl.so.3", "-l:libcrypto.so.3"]),
+        "`cc` of the tests' C program",
+        "see its messages above; it needs the libraries of OpenSSL 3",
     )
 }
 

@@ -41,6 +41,8 @@ impl TlsFacts {
     pub const VERSION_READ: Self = Self(1 << 11);
     /// The socket closed before the handshake was over.
     pub const SOCKET_CLOSED: Self = Self(1 << 12);
+    /// A call was left for something else on the same thread: what it sent and received was not seen in whole.
+    pub const DOUBTED: Self = Self(1 << 13);
 
     /// Whether all bits of `other` are set.
     #[must_use]
@@ -198,7 +200,7 @@ impl Session {
             if !is_hello {
                 return;
             }
-            self.facts.set_if(TlsFacts::FLIGHTS_SEEN, true);
+            self.facts.set_if(TlsFacts::FLIGHTS_SEEN, !self.facts.has(TlsFacts::DOUBTED));
             self.hello_ns = now;
             // What the client computed before its hello, or the server before it had one, is before the beginning.
             self.compute_ns = 0;
@@ -223,9 +225,20 @@ impl Session {
         self.mark_ns = 0;
     }
 
-    /// The handshake is over.
+    /// A call was left for a while, for something else on the same thread: what it computed is not known, nor all that it sent
+    /// and received.
+    #[inline(always)]
+    pub fn doubt(&mut self) {
+        self.facts.0 &= !TlsFacts::FLIGHTS_SEEN.0;
+        self.facts.0 |= TlsFacts::DOUBTED.0 | TlsFacts::COMPUTE_UNKNOWN.0;
+    }
+
+    /// The handshake is over; `now` is 0 where that was not seen.
     #[inline(always)]
     pub fn end(&mut self, outcome: TlsOutcome, now: u64) {
+        if now == 0 {
+            self.doubt();
+        }
         self.ended_ns = now;
         self.outcome = outcome.code();
         self.progress = Progress::Over as u8;

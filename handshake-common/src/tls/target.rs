@@ -12,6 +12,52 @@ pub const MOST_TARGETS: u32 = 1024;
 pub const COOKIE_SERVER: u64 = 1 << 32;
 /// See [`COOKIE_SERVER`].
 pub const COOKIE_CLIENT: u64 = 1 << 33;
+/// At a way out of a function: [`Base::is_frame_pointer`].
+const COOKIE_FRAME_POINTER: u64 = 1 << 34;
+/// From this bit on: which register has the result, by its number in the machine's encoding.
+const COOKIE_RESULT: u32 = 36;
+/// From this bit on: [`Base::depth`].
+const COOKIE_DEPTH: u32 = 44;
+
+/// Where the stack pointer of a function's entry is, at some instruction of it: so many bytes above a register. It tells one
+/// call of a function from all others that go on in the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// The frame pointer, not the stack pointer.
+    pub is_frame_pointer: bool,
+    /// Bytes.
+    pub depth: u32,
+}
+
+impl Base {
+    /// At the entry itself, and where only the return address is left on the stack.
+    pub const STACK_POINTER: Self = Self { is_frame_pointer: false, depth: 0 };
+
+    /// Whether a cookie has room for it.
+    #[must_use]
+    pub const fn is_plausible(&self) -> bool {
+        self.depth < 1 << (u64::BITS - COOKIE_DEPTH)
+    }
+
+    /// As part of the cookie of a probe on a way out, where that register has the result.
+    #[must_use]
+    pub const fn cookie(self, result: u8) -> u64 {
+        let frame_pointer = if self.is_frame_pointer { COOKIE_FRAME_POINTER } else { 0 };
+        frame_pointer | (result as u64 & 0xff) << COOKIE_RESULT | (self.depth as u64) << COOKIE_DEPTH
+    }
+
+    /// What [`Base::cookie`] was made of: this, and the register.
+    #[expect(clippy::cast_possible_truncation, reason = "the part of the cookie that is meant")]
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_cookie(cookie: u64) -> (Self, u8) {
+        let depth = (cookie >> COOKIE_DEPTH) as u32;
+        (
+            Self { is_frame_pointer: cookie & COOKIE_FRAME_POINTER != 0, depth },
+            (cookie >> COOKIE_RESULT) as u8,
+        )
+    }
+}
 
 /// The way from a session object to one of its fields, through at most two pointers:
 /// `*(*(object + steps[0]) + steps[1]) + steps[2]`, of which only the first `hops + 1` steps are taken.
@@ -156,6 +202,21 @@ unsafe impl aya::Pod for Target {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cookie_holds_a_way_out() {
+        for (base, result) in [
+            (Base::STACK_POINTER, 0),
+            (Base { is_frame_pointer: true, depth: 8 }, 12),
+            (Base { is_frame_pointer: false, depth: (1 << 20) - 1 }, 31),
+        ] {
+            assert!(base.is_plausible());
+            let cookie = base.cookie(result) | COOKIE_SERVER | u64::from(u32::MAX);
+            assert_eq!(Base::of_cookie(cookie), (base, result));
+            assert_eq!(cookie & (COOKIE_CLIENT - 1), COOKIE_SERVER | u64::from(u32::MAX), "the rest of it");
+        }
+        assert!(!Base { is_frame_pointer: false, depth: 1 << 20 }.is_plausible());
+    }
 
     #[test]
     fn states_are_words_of_one_block() {

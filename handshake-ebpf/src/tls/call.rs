@@ -3,24 +3,25 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
-    EbpfContext,
-    bindings::BPF_ANY,
+    EbpfContext as _,
+    bindings::{BPF_ANY, pt_regs},
     helpers::{
         bpf_get_current_pid_tgid,
         generated::{bpf_get_attach_cookie, bpf_ktime_get_ns, bpf_map_update_elem},
     },
+    programs::ProbeContext,
 };
 use handshake_common::{
     Connection, Library, Role, TlsOutcome,
     tls::{
         session::{Session, TlsFacts, key},
-        target::{COOKIE_CLIENT, COOKIE_SERVER, Target},
+        target::{Base, COOKIE_CLIENT, COOKIE_SERVER, Target},
     },
 };
 
 use super::{
     fd,
-    maps::{BUCKETS, CALLS, CALLS_UNDER_WAY, Call, SESSIONS, TARGETS},
+    maps::{BUCKETS, CALLS, CALLS_UNDER_WAY, Call, SESSIONS, SUSPENDED, TARGETS},
 };
 use crate::{
     emit,
@@ -34,23 +35,47 @@ pub struct Hit {
     pub object: u64,
     /// What calls it: a thread, or a goroutine.
     pub caller: u64,
+    /// The stack pointer at the entry of the function; 0 for Go.
+    pub sp: u64,
     pub cookie: u64,
     pub now: u64,
 }
 
 impl Hit {
-    /// A hit of a probe by a thread.
+    /// A hit at a function's entry.
     #[inline(always)]
-    pub fn new(ctx: &impl EbpfContext, object: u64) -> Self {
-        Self::by(ctx, object, bpf_get_current_pid_tgid())
+    pub fn new(ctx: &ProbeContext, object: u64) -> Self {
+        // SAFETY: the probe's own context.
+        let (sp, _) = pointers(unsafe { &*ctx.regs });
+        Self { sp, ..Self::by(ctx, object, bpf_get_current_pid_tgid()) }
+    }
+
+    /// A hit on a function's way out.
+    #[inline(always)]
+    pub fn leaving(ctx: &ProbeContext) -> Self {
+        let hit = Self::by(ctx, 0, bpf_get_current_pid_tgid());
+        let (base, _) = Base::of_cookie(hit.cookie);
+        // SAFETY: the probe's own context.
+        let (stack, frame) = pointers(unsafe { &*ctx.regs });
+        let from = if base.is_frame_pointer { frame } else { stack };
+        Self { sp: from.wrapping_add(u64::from(base.depth)), ..hit }
     }
 
     /// A hit of a probe by this caller.
     #[inline(always)]
-    pub fn by(ctx: &impl EbpfContext, object: u64, caller: u64) -> Self {
+    pub fn by(ctx: &ProbeContext, object: u64, caller: u64) -> Self {
         // SAFETY: the probe's own context; the clock has no arguments.
         let (cookie, now) = unsafe { (bpf_get_attach_cookie(ctx.as_ptr()), bpf_ktime_get_ns()) };
-        Self { object, caller, cookie, now }
+        Self { object, caller, sp: 0, cookie, now }
+    }
+
+    /// What the function returns, on its way out.
+    #[expect(clippy::cast_possible_truncation, reason = "an int")]
+    #[inline(always)]
+    pub fn result(&self, ctx: &ProbeContext) -> i32 {
+        let (_, register) = Base::of_cookie(self.cookie);
+        // SAFETY: the probe's own context.
+        result(unsafe { &*ctx.regs }, register) as i32
     }
 
     /// The library file that was hit.
@@ -63,6 +88,49 @@ impl Hit {
     #[inline(always)]
     pub fn key(&self) -> u64 {
         key(self.object, tgid())
+    }
+}
+
+/// One register. Volatile, and read whether it is needed or not: the verifier wants each load at an offset of its own.
+macro_rules! register {
+    ($regs:ident.$($name:tt)+) => {
+        // SAFETY: a reference is valid to read.
+        unsafe { (&raw const $regs.$($name)+).read_volatile() }
+    };
+}
+
+/// The stack pointer and the frame pointer.
+#[inline(always)]
+fn pointers(regs: &pt_regs) -> (u64, u64) {
+    #[cfg(bpf_target_arch = "x86_64")]
+    return (register!(regs.rsp), register!(regs.rbp));
+    #[cfg(bpf_target_arch = "aarch64")]
+    return (register!(regs.sp), register!(regs.regs[29]));
+}
+
+/// The register of this number, as far as one may have a result on the way out: that of results, or one that a callee
+/// keeps.
+#[inline(always)]
+fn result(regs: &pt_regs, register: u8) -> u64 {
+    #[cfg(bpf_target_arch = "x86_64")]
+    {
+        let (rax, rbx, rbp) = (register!(regs.rax), register!(regs.rbx), register!(regs.rbp));
+        let (r12, r13) = (register!(regs.r12), register!(regs.r13));
+        let (r14, r15) = (register!(regs.r14), register!(regs.r15));
+        match register {
+            3 => rbx,
+            5 => rbp,
+            12 => r12,
+            13 => r13,
+            14 => r14,
+            15 => r15,
+            _ => rax,
+        }
+    }
+    #[cfg(bpf_target_arch = "aarch64")]
+    {
+        let _ = register;
+        register!(regs.regs[0])
     }
 }
 
@@ -111,12 +179,14 @@ pub fn enter(hit: &Hit, target: &Target, begins: bool, role: u8) {
         };
         begin(key, hit, target, role, sleeps);
     }
-    let call = Call { session: key, cookie: hit.cookie };
+    let call = Call { session: key, cookie: hit.cookie, sp: hit.sp };
     if let Some(old) = CALLS.get_ptr_mut(hit.caller) {
         // SAFETY: the map's own value; only this caller uses it.
         let before = unsafe { core::mem::replace(&mut *old, call) };
         if before.session == 0 {
             count_calls(hit.caller, 1);
+        } else {
+            suspend(&before, hit.sp);
         }
     } else if CALLS.insert(hit.caller, call, u64::from(BPF_ANY)).is_ok() {
         count_calls(hit.caller, 1);
@@ -143,20 +213,65 @@ fn begin(key: u64, hit: &Hit, target: &Target, role: u8, sleeps: u64) {
     }
 }
 
+/// The thread enters another call at `sp`, while this one has not returned.
+#[inline(always)]
+fn suspend(call: &Call, sp: u64) {
+    // What stood where another call begins is gone: it was left by a long jump.
+    if call.sp != sp {
+        // An LRU table makes room.
+        let _ = SUSPENDED.insert(on_stack(call.sp), call, u64::from(BPF_ANY));
+    }
+    doubt(call.session);
+}
+
+/// Stacks of different processes can have the same address.
+#[inline(always)]
+fn on_stack(sp: u64) -> u64 {
+    sp ^ (u64::from(tgid()) << 48)
+}
+
+/// What a call sends and receives is no longer seen in whole.
+#[inline(always)]
+fn doubt(key: u64) {
+    if let Some(session) = session(key) {
+        session.doubt();
+    }
+}
+
 /// A call returns: its session, to see how far that is. `None` for what was not seen from its beginning.
 #[inline(always)]
 pub fn leave<'a>(hit: &Hit) -> Option<(u64, &'a mut Session, &'static Target)> {
-    let call = CALLS.get_ptr_mut(hit.caller)?;
-    // SAFETY: the map's own value; only this caller uses it.
-    let (key, cookie) = unsafe { (core::mem::replace(&mut (*call).session, 0), (*call).cookie) };
-    if key == 0 {
-        return None;
-    }
-    count_calls(hit.caller, u64::MAX);
+    let Call { session: key, cookie, .. } = taken(hit)?;
     let (session, target) = (session(key)?, target(cookie)?);
     session.leave(hit.now, Typed::sleeps());
     fd::find(key, session, target);
     Some((key, session, target))
+}
+
+/// The call that returns here. A thread may have another one under way, and the call may have begun on another thread.
+#[inline(always)]
+fn taken(hit: &Hit) -> Option<Call> {
+    let current = CALLS.get_ptr_mut(hit.caller);
+    if let Some(current) = current {
+        // SAFETY: the map's own value; only this caller uses it.
+        let call = unsafe { *current };
+        if call.session != 0 && call.sp == hit.sp {
+            // SAFETY: as above.
+            unsafe { (*current).session = 0 };
+            count_calls(hit.caller, u64::MAX);
+            return Some(call);
+        }
+    }
+    let at = on_stack(hit.sp);
+    // SAFETY: the map's own value, copied at once.
+    let call = unsafe { SUSPENDED.get(at).copied() }?;
+    // It may have given way to others.
+    let _ = SUSPENDED.remove(at);
+    if let Some(current) = current {
+        // SAFETY: as above.
+        doubt(unsafe { (*current).session });
+    }
+    Some(call)
 }
 
 /// The session object is freed.
@@ -213,13 +328,19 @@ pub fn socket_closed(connection: &mut Connection, now: u64) {
     emit::handshake(session, Some(connection));
 }
 
-/// The session of the call that this thread is in.
+/// The call that this thread is in, and its session.
 #[inline(always)]
-pub fn current<'a>() -> Option<(u64, &'a mut Session)> {
-    let call = CALLS.get_ptr_mut(bpf_get_current_pid_tgid())?;
+pub fn current<'a>() -> Option<(&'static Call, &'a mut Session)> {
+    // SAFETY: the map's own value, which the kernel keeps while the program runs; only this thread uses it.
+    let call = unsafe { &*CALLS.get_ptr_mut(bpf_get_current_pid_tgid())? };
+    if call.session == 0 { None } else { Some((call, session(call.session)?)) }
+}
+
+/// Whether this thread is in a call of that session.
+#[inline(always)]
+pub fn is_in(key: u64) -> bool {
     // SAFETY: the map's own value; only this thread uses it.
-    let key = unsafe { (*call).session };
-    if key == 0 { None } else { Some((key, session(key)?)) }
+    CALLS.get_ptr_mut(bpf_get_current_pid_tgid()).is_some_and(|call| unsafe { (*call).session } == key)
 }
 
 /// Whether this thread may be in a call.

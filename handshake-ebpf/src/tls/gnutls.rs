@@ -1,9 +1,6 @@
 //! GnuTLS: `gnutls_handshake`, whose first success is the handshake; on a TLS 1.3 client a later call is a key update.
 
-use aya_ebpf::{
-    macros::{uprobe, uretprobe},
-    programs::{ProbeContext, RetProbeContext},
-};
+use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use handshake_common::{
     Role, TlsOutcome,
     tls::{
@@ -42,15 +39,15 @@ pub fn gnutls_enter(ctx: ProbeContext) -> u32 {
     0
 }
 
-#[uretprobe]
-pub fn gnutls_leave(ctx: RetProbeContext) -> u32 {
+#[uprobe]
+pub fn gnutls_leave(ctx: ProbeContext) -> u32 {
     stack::of_the_task(&ctx);
-    let hit = Hit::new(&ctx, 0);
+    let hit = Hit::leaving(&ctx);
     let Some((key, session, target)) = call::leave(&hit) else { return 0 };
     if session.is_over() {
         return 0;
     }
-    let result: i32 = ctx.ret();
+    let result = hit.result(&ctx);
     if GOES_ON.contains(&result) {
         return 0;
     }

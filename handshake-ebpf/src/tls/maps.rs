@@ -25,11 +25,18 @@ pub struct Call {
     pub session: u64,
     /// The uprobe's cookie.
     pub cookie: u64,
+    /// The stack pointer at its entry, by which it is known again when it returns. 0 for Go, whose stacks move.
+    pub sp: u64,
 }
 
 /// By thread id, or by goroutine.
 #[btf_map]
 pub static CALLS: LruHashMap<u64, Call, 8192> = LruHashMap::new();
+
+/// Calls that were under way when their thread entered another one: above them on the same stack (TLS inside TLS), or on a
+/// stack of its own (coroutines). By the stack pointer at their entry, see [`super::call`].
+#[btf_map]
+pub static SUSPENDED: LruHashMap<u64, Call, 1024> = LruHashMap::new();
 
 /// How many counters [`CALLS_UNDER_WAY`] has: a page full, which stays at hand.
 pub const BUCKETS: u32 = 512;

@@ -1,10 +1,7 @@
 //! OpenSSL: the two functions of its state machine, which run exactly while a handshake (or a message after it) is under
 //! way, whether the program asked for it or it happens inside a read or a write.
 
-use aya_ebpf::{
-    macros::{uprobe, uretprobe},
-    programs::{ProbeContext, RetProbeContext},
-};
+use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use handshake_common::{
     Role, TlsOutcome,
     tls::{
@@ -56,17 +53,17 @@ pub fn openssl_enter(ctx: ProbeContext) -> u32 {
     0
 }
 
-#[uretprobe]
-pub fn openssl_leave(ctx: RetProbeContext) -> u32 {
+#[uprobe]
+pub fn openssl_leave(ctx: ProbeContext) -> u32 {
     stack::of_the_task(&ctx);
-    let hit = Hit::new(&ctx, 0);
+    let hit = Hit::leaving(&ctx);
     let Some((key, session, target)) = call::leave(&hit) else { return 0 };
     if session.is_over() {
         return 0;
     }
     let ssl = session.object;
     let states = object::states(ssl, &target.statem);
-    let result: i32 = ctx.ret();
+    let result = hit.result(&ctx);
     // With early data a call succeeds before the handshake is complete: only the state tells.
     let outcome = if is_complete(&states) || (!states.known && result == 1) {
         TlsOutcome::Completed
@@ -129,9 +126,11 @@ pub fn openssl_free(ctx: ProbeContext) -> u32 {
     if !session.is_over() {
         // Without a socket, the random is all by which the wire's view of it can be found.
         read(session, target);
-        // Who frees it from inside the callback that tells of the end comes before the return.
         if is_complete(&object::states(ssl, &target.statem)) {
-            call::end(key, session, TlsOutcome::Completed, hit.now);
+            // Who frees it from inside the callback that tells of the end comes before the return. Else that was not seen, as when
+            // a coroutine went on on another thread.
+            let ended = if call::is_in(key) { hit.now } else { 0 };
+            call::end(key, session, TlsOutcome::Completed, ended);
         }
     }
     call::freed(key, session, hit.now);

@@ -1,9 +1,6 @@
 //! Libraries whose handshake function tells by its return value how far it is: BoringSSL, NSS, wolfSSL, mbedTLS, s2n.
 
-use aya_ebpf::{
-    macros::{uprobe, uretprobe},
-    programs::{ProbeContext, RetProbeContext},
-};
+use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use handshake_common::{
     Library, Role, TlsOutcome,
     tls::{
@@ -41,15 +38,15 @@ pub fn tls_enter(ctx: ProbeContext) -> u32 {
     0
 }
 
-#[uretprobe]
-pub fn tls_leave(ctx: RetProbeContext) -> u32 {
+#[uprobe]
+pub fn tls_leave(ctx: ProbeContext) -> u32 {
     stack::of_the_task(&ctx);
-    let hit = Hit::new(&ctx, 0);
+    let hit = Hit::leaving(&ctx);
     let Some((key, session, target)) = call::leave(&hit) else { return 0 };
     if session.is_over() {
         return 0;
     }
-    let result: i32 = ctx.ret();
+    let result = hit.result(&ctx);
     let outcome = if is(target, Library::BoringSsl) || is(target, Library::WolfSsl) {
         // 1 is done; less may be a failure or "again", which only another call would tell.
         if result == 1 { TlsOutcome::Completed } else { return 0 }

@@ -14,13 +14,16 @@ use handshake_common::tls::session::{Flow, Session};
 
 use super::call;
 use crate::{
-    kernel::{Access, KernelSock, Typed, Untyped},
+    kernel::{Access, KernelSock, Typed, Untyped, user_stack},
     maps,
     tcp::{adopt_now, perf_field},
 };
 
 /// `MSG_PEEK`: what is looked at will be received again.
 const MSG_PEEK: i32 = 2;
+/// How deep below a handshake function's entry, bytes, a library sends and receives: some hundred, and what the program's own
+/// functions between the two take. Stacks of coroutines are not much smaller.
+const DEEPEST: u64 = 1 << 16;
 
 // void sock_send_length(struct sock *sk, int ret, int flags)
 #[btf_tracepoint(function = "sock_send_length")]
@@ -73,10 +76,15 @@ fn transferred<A: Access>(sk: *const c_void, bytes: i32, flags: i32, flow: Flow)
     if bytes <= 0 || flags & MSG_PEEK != 0 {
         return;
     }
-    let Some((key, session)) = call::current() else { return };
+    let Some((call, session)) = call::current() else { return };
     if session.sk == 0 {
+        // Else the thread has left the call's stack for another one, and speaks for that.
+        let depth = call.sp.wrapping_sub(user_stack());
+        if depth > DEEPEST {
+            return;
+        }
         let Some(sock) = KernelSock::<A>::new(sk) else { return };
-        join(key, session, &sock);
+        join(call.session, session, &sock);
     }
     if session.sk != sk as u64 {
         // A name server, a log: not the peer of this handshake.

@@ -23,7 +23,8 @@ pub const SYMBOLS: &[&str] = &[
 pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     let handshake = symbols.address("gnutls_handshake")?;
     let mut inspection = Inspection::new(Library::GnuTls);
-    inspection.around(elf, handshake, None);
+    // Called again on a client of TLS 1.3 it changes the keys.
+    inspection.around_until(elf, handshake, None, Some("gnutls_session_key_update"));
     if let Some(free) = symbols.address("gnutls_deinit") {
         inspection.point(elf, Hook::Free, free, None);
     }

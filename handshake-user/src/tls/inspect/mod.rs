@@ -6,6 +6,8 @@
 mod boringssl;
 mod decode;
 mod elf;
+mod exits;
+mod frames;
 mod gnutls;
 mod go;
 mod mbedtls;
@@ -18,7 +20,7 @@ mod wolfssl;
 
 use handshake_common::{
     class::{Library, Role},
-    tls::target::{COOKIE_CLIENT, COOKIE_SERVER, Path, Target},
+    tls::target::{Base, COOKIE_CLIENT, COOKIE_SERVER, Path, Target},
 };
 
 use self::elf::{Elf, Symbols};
@@ -28,7 +30,7 @@ use self::elf::{Elf, Symbols};
 pub enum Hook {
     /// Entry of a function that advances the handshake; the session object is its first argument.
     Enter,
-    /// Its return, so a return probe; the result is an `int`.
+    /// A way out of it; the result is an `int`.
     Leave,
     /// Entry of the function that frees the session object, or one of its references.
     Free,
@@ -50,16 +52,22 @@ pub struct Point {
     pub offset: u64,
     /// Which end of the connection a session object is that this function works on, where the function decides that.
     pub role: Option<Role>,
+    /// A way out: where the entry's stack pointer is there, and the register that has the result.
+    pub exit: Option<(Base, u8)>,
 }
 
 impl Point {
     /// What the probe's cookie holds beside the target's index.
     #[must_use]
     pub const fn cookie_flags(&self) -> u64 {
-        match self.role {
+        let role = match self.role {
             Some(Role::Server) => COOKIE_SERVER,
             Some(Role::Client) => COOKIE_CLIENT,
             None => 0,
+        };
+        match self.exit {
+            Some((base, result)) => role | base.cookie(result),
+            None => role,
         }
     }
 }
@@ -111,16 +119,34 @@ impl Inspection {
             _ => decode::behind_landing_pad(code, address),
         };
         let Some(offset) = elf.code_offset(place) else { return false };
-        self.points.push(Point { hook, offset, role });
+        self.points.push(Point { hook, offset, role, exit: None });
         true
     }
 
-    /// Entry and return of a function that advances the handshake.
+    /// Entry of a function that advances the handshake, and its ways out.
     fn around(&mut self, elf: &Elf<'_>, address: u64, role: Option<Role>) {
-        if self.point(elf, Hook::Enter, address, role) {
-            self.point(elf, Hook::Leave, address, role);
-            self.covered = true;
+        self.around_until(elf, address, role, None);
+    }
+
+    /// The same; with a handshake that is over the function may also end in that one of another file.
+    fn around_until(&mut self, elf: &Elf<'_>, address: u64, role: Option<Role>, over: Option<&str>) {
+        let exits = exits::exits(elf, address, over).unwrap_or_default();
+        let exits: Option<Vec<_>> =
+            exits.iter().map(|exit| Some((exit, elf.code_offset(exit.address)?))).collect();
+        let Some(exits) = exits.filter(|exits| !exits.is_empty()) else {
+            return self.gap("all places where its handshake function returns", "all that the library knows");
+        };
+        if !self.point(elf, Hook::Enter, address, role) {
+            return;
         }
+        for (exit, offset) in exits {
+            // Functions that end in the same one share its ways out.
+            if self.points.iter().all(|point| (point.hook, point.offset) != (Hook::Leave, offset)) {
+                let exit = Some((exit.base, exit.result));
+                self.points.push(Point { hook: Hook::Leave, offset, role, exit });
+            }
+        }
+        self.covered = true;
     }
 
     fn gap(&mut self, missing: impl Into<String>, lost: &'static str) {

@@ -311,9 +311,9 @@ mod tests {
             inspection.points.iter().map(|point| (point.hook, point.offset, point.role)).collect();
         let expected = [
             (Hook::Enter, offset(14), Some(Role::Server)),
-            (Hook::Leave, offset(14), Some(Role::Server)),
+            (Hook::Leave, offset(14) + 1, Some(Role::Server)),
             (Hook::Enter, offset(15), Some(Role::Client)),
-            (Hook::Leave, offset(15), Some(Role::Client)),
+            (Hook::Leave, offset(15) + 1, Some(Role::Client)),
             (Hook::Free, offset(16), None),
         ];
         assert_eq!(points, expected);

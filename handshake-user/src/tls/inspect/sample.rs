@@ -1,4 +1,4 @@
-//! Small ELF files for the tests: one loaded segment at [`BASE`], and symbols.
+//! Small ELF files for the tests: one loaded segment at [`BASE`], symbols, and an unwind table by which no function has a frame.
 
 /// Address of the first byte of the file.
 pub const BASE: u64 = 0x40_0000;
@@ -8,6 +8,7 @@ pub const CODE: u64 = BASE + HEADERS as u64;
 const HEADERS: usize = 64 + 56;
 const SECTION: usize = 64;
 const SYMBOL: usize = 24;
+const SECTION_NAMES: &[u8] = b"\0.eh_frame\0";
 /// Functions begin at multiples of it.
 const ALIGNMENT: usize = 64;
 
@@ -24,6 +25,7 @@ pub fn file(machine: u16, functions: &[(&str, &[u8])]) -> Vec<u8> {
     let mut body = vec![0; HEADERS];
     let mut symbols = vec![0; SYMBOL];
     let mut names = vec![0];
+    let mut frames = common_frame(machine);
     for (index, (name, code)) in functions.iter().enumerate() {
         assert!(code.len() <= ALIGNMENT, "{name} is too long");
         let at = address(index);
@@ -35,7 +37,9 @@ pub fn file(machine: u16, functions: &[(&str, &[u8])]) -> Vec<u8> {
         symbols.extend((code.len() as u64).to_le_bytes());
         names.extend_from_slice(name.as_bytes());
         names.push(0);
+        frames.extend(frame(frames.len(), at, code.len() as u64));
     }
+    frames.extend([0; 4]);
     body.resize(body.len().next_multiple_of(8), 0xcc);
     let loaded = body.len();
     let symbols_at = body.len();
@@ -43,10 +47,17 @@ pub fn file(machine: u16, functions: &[(&str, &[u8])]) -> Vec<u8> {
     let names_at = body.len();
     body.extend_from_slice(&names);
     body.resize(body.len().next_multiple_of(8), 0);
+    let frames_at = body.len();
+    body.extend_from_slice(&frames);
+    let section_names_at = body.len();
+    body.extend_from_slice(SECTION_NAMES);
+    body.resize(body.len().next_multiple_of(8), 0);
     let sections_at = body.len();
     body.extend([0; SECTION]);
-    section(&mut body, 11, symbols_at, symbols.len(), 2, SYMBOL);
-    section(&mut body, 3, names_at, names.len(), 0, 0);
+    section(&mut body, [0, 11], symbols_at, symbols.len(), 2, SYMBOL);
+    section(&mut body, [0, 3], names_at, names.len(), 0, 0);
+    section(&mut body, [1, 1], frames_at, frames.len(), 0, 0);
+    section(&mut body, [0, 3], section_names_at, SECTION_NAMES.len(), 0, 0);
 
     let mut header = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
     for half in [2, machine, 1, 0] {
@@ -56,7 +67,7 @@ pub fn file(machine: u16, functions: &[(&str, &[u8])]) -> Vec<u8> {
         header.extend(word.to_le_bytes());
     }
     header.extend([0; 4]);
-    for half in [64_u16, 56, 1, 64, 3, 2] {
+    for half in [64_u16, 56, 1, 64, 5, 4] {
         header.extend(half.to_le_bytes());
     }
     header.extend([1_u32, 5].map(u32::to_le_bytes).concat());
@@ -67,8 +78,30 @@ pub fn file(machine: u16, functions: &[(&str, &[u8])]) -> Vec<u8> {
     body
 }
 
-fn section(file: &mut Vec<u8>, kind: u32, at: usize, size: usize, link: u32, entry: usize) {
-    file.extend([0, kind].map(u32::to_le_bytes).concat());
+/// What all entries of `.eh_frame` have in common: the frame begins at the stack pointer of the entry.
+fn common_frame(machine: u16) -> Vec<u8> {
+    // DW_CFA_def_cfa: a register, and the bytes that a call pushes.
+    let (return_address, cfa) = if machine == X86_64 { (16, [0x0c, 7, 8]) } else { (30, [0x0c, 31, 0]) };
+    let mut entry = vec![0, 0, 0, 0, 1, 0, 1, 0x78, return_address];
+    entry.extend(cfa);
+    sized(&entry)
+}
+
+/// A function's entry, which will stand at `place`.
+fn frame(place: usize, address: u64, size: u64) -> Vec<u8> {
+    let to_common = u32::try_from(place + 4).unwrap().to_le_bytes();
+    sized(&[to_common.as_slice(), &address.to_le_bytes(), &size.to_le_bytes()].concat())
+}
+
+fn sized(entry: &[u8]) -> Vec<u8> {
+    let mut bytes = u32::try_from(entry.len().next_multiple_of(4)).unwrap().to_le_bytes().to_vec();
+    bytes.extend_from_slice(entry);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+fn section(file: &mut Vec<u8>, name_and_kind: [u32; 2], at: usize, size: usize, link: u32, entry: usize) {
+    file.extend(name_and_kind.map(u32::to_le_bytes).concat());
     file.extend([0, 0, at as u64, size as u64].map(u64::to_le_bytes).concat());
     file.extend([link, 0].map(u32::to_le_bytes).concat());
     file.extend([8, entry as u64].map(u64::to_le_bytes).concat());

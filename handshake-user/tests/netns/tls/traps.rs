@@ -114,6 +114,18 @@ fn again_by_openssl(settings: Settings, row: Row, order: &[u8]) {
     assert_more_handshake(&case, row);
 }
 
+/// A return probe kills such programs, and takes one handshake for another.
+#[test]
+fn coroutines_on_one_thread() {
+    let case = Case::new();
+    let address = server_address(&case.bed);
+    let peers = &programs::coroutines::PEERS;
+    let _server = (peers.server)(&case.bed, address, Settings::TLS13);
+    let rows = [Row::Tls13Full; 5];
+    let accounts = (peers.client)(&case.bed, address, Settings::TLS13).connect(rows.len());
+    check(&case, peers, made(&rows, accounts));
+}
+
 /// DTLS is made by the same functions, and is no handshake of a TCP connection; nor is one that nobody answers.
 #[test]
 fn datagrams() {

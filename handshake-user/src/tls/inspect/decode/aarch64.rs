@@ -2,6 +2,8 @@
 
 use super::{Operation, Register};
 
+/// X0.
+pub const RESULT: Register = 0;
 /// The register number that means zero or the stack pointer.
 const ZERO: u32 = 31;
 
@@ -47,6 +49,9 @@ fn operation(word: u32, address: u64) -> Operation {
     }
     if is(0xffff_fc1f, 0xd65f_0000) || is(0xffff_fbff, 0xd65f_0bff) {
         return Operation::Return; // ret, retaa, retab
+    }
+    if is(0xffff_fc1f, 0xd61f_0000) || is(0xfeff_f800, 0xd61f_0800) {
+        return Operation::Leap { in_table: false }; // br, braa, brab
     }
     if is(0x1c00_0000, 0x1400_0000) {
         return Operation::Stop; // other branches, system and exceptions

@@ -6,10 +6,13 @@ mod aarch64;
 mod walk;
 mod x86;
 
+use std::collections::HashSet;
+
 pub use self::{
-    walk::{Trace, only, tails, trace},
+    walk::{Trace, decode, only, tails, trace},
     x86::{behind_landing_pad, behind_null_test, through_pointer, written},
 };
+use crate::tls::inspect::elf::{Elf, Machine};
 
 /// A general register by its number in the machine's encoding.
 pub type Register = u8;
@@ -57,9 +60,37 @@ pub enum Operation {
     Branch {
         target: u64,
     },
+    /// Goes on at an address from a register or from memory; `in_table`: of one of the function's own labels, for certain.
+    Leap {
+        in_table: bool,
+    },
     Return,
     /// Nothing is known of what follows.
     Stop,
+}
+
+/// The register of a result.
+#[must_use]
+pub const fn result(machine: Machine) -> Register {
+    match machine {
+        Machine::X86_64 => x86::RESULT,
+        Machine::Aarch64 => aarch64::RESULT,
+    }
+}
+
+/// A place on the way to a return, which is the last of these instructions, that is much cheaper to probe; and the register
+/// that has the result there.
+#[must_use]
+pub fn checked_return(
+    elf: &Elf<'_>,
+    steps: &[(u64, Operation)],
+    jumped_to: &HashSet<u64>,
+) -> Option<(u64, Register)> {
+    match elf.machine {
+        Machine::X86_64 => x86::checked_return(elf, steps, jumped_to),
+        // The kernel simulates the return itself.
+        Machine::Aarch64 => None,
+    }
 }
 
 #[cfg(test)]

@@ -126,7 +126,7 @@ struct Walker {
 }
 
 /// One instruction, and the address of the next.
-fn decode(elf: &Elf<'_>, at: u64) -> Option<(Operation, u64)> {
+pub fn decode(elf: &Elf<'_>, at: u64) -> Option<(Operation, u64)> {
     let code = elf.code(at)?;
     match elf.machine {
         Machine::X86_64 => x86::decode(code, at),
@@ -158,7 +158,7 @@ pub fn tails(elf: &Elf<'_>, entry: u64) -> Vec<u64> {
                     break;
                 }
                 Operation::Branch { target } => waiting.push(target),
-                Operation::Return | Operation::Stop => break,
+                Operation::Return | Operation::Leap { .. } | Operation::Stop => break,
                 _ => {}
             }
         }
@@ -206,7 +206,7 @@ pub fn trace(elf: &Elf<'_>, function: Symbol) -> Trace {
                     trace.leave(walker.registers[usize::from(convention.result)]);
                     break;
                 }
-                Operation::Stop => break,
+                Operation::Leap { .. } | Operation::Stop => break,
                 // A call that does not return, as after a smashed stack.
                 _ if is_last => break,
                 operation => walker.run(operation, &convention, &mut trace),

@@ -1,12 +1,21 @@
 //! Instructions of x86-64.
 
+use std::collections::HashSet;
+
 use iced_x86::{
     Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
     Register as Named,
 };
 
 use super::{Operation, Register};
+use crate::tls::inspect::elf::Elf;
 
+/// RAX.
+pub const RESULT: Register = 0;
+/// Where a thread keeps the word that its frames are checked by, in the segment of FS.
+const CANARY: u64 = 0x28;
+/// Instructions between that check and the return.
+const LONGEST_EPILOGUE: usize = 32;
 /// The longest instruction (Intel SDM, volume 2, §2.3.11).
 const LONGEST: usize = 15;
 /// `endbr64`: where an indirect jump may land.
@@ -30,6 +39,9 @@ fn operation(instruction: &Instruction) -> Operation {
         FlowControl::UnconditionalBranch => Operation::Jump { target: instruction.near_branch_target() },
         FlowControl::ConditionalBranch => Operation::Branch { target: instruction.near_branch_target() },
         FlowControl::Call | FlowControl::IndirectCall => Operation::Call,
+        FlowControl::IndirectBranch => {
+            Operation::Leap { in_table: instruction.segment_prefix() == Named::DS } // notrack
+        }
         FlowControl::Return => Operation::Return,
         _ => Operation::Stop,
     }
@@ -156,6 +168,54 @@ pub fn behind_null_test(whole: &[u8], address: u64) -> u64 {
         (is_test && skips && is_emulated(&rest)).then_some(rest.ip())
     };
     after_test().unwrap_or_else(|| behind_landing_pad(whole, address))
+}
+
+/// The branch of the check for a smashed stack before a return: the kernel emulates it, and steps over a return, which takes
+/// fifteen times as long on a virtual machine. Who branches there does not return. (`-fstack-protector`)
+pub fn checked_return(
+    elf: &Elf<'_>,
+    steps: &[(u64, Operation)],
+    jumped_to: &HashSet<u64>,
+) -> Option<(u64, Register)> {
+    let instruction = |address| one(elf.code(address)?, address);
+    let mut result = RESULT;
+    let (&(mut behind, _), before) = steps.split_last()?;
+    for (index, &(at, operation)) in before.iter().enumerate().rev().take(LONGEST_EPILOGUE) {
+        if jumped_to.contains(&behind) {
+            return None;
+        }
+        match operation {
+            Operation::Branch { .. } => {
+                let check = instruction(before.get(index.checked_sub(1)?)?.0)?;
+                let is_check = check.segment_prefix() == Named::FS
+                    && check.memory_displacement64() == CANARY
+                    && check.memory_base() == Named::None;
+                return is_check.then_some((at, result));
+            }
+            Operation::Jump { .. }
+            | Operation::Leap { .. }
+            | Operation::Return
+            | Operation::Stop
+            | Operation::Call => {
+                return None;
+            }
+            _ => result = before_move(&instruction(at)?, result)?,
+        }
+        behind = at;
+    }
+    None
+}
+
+/// Which register held before an instruction what `register` holds behind it.
+fn before_move(instruction: &Instruction, register: Register) -> Option<Register> {
+    if written(instruction) & 1 << register == 0 {
+        return Some(register);
+    }
+    let is_move = instruction.mnemonic() == Mnemonic::Mov
+        && instruction.op0_kind() == OpKind::Register
+        && instruction.op1_kind() == OpKind::Register;
+    (is_move && whole(instruction.op0_register()) == Some(register)).then_some(())?;
+    whole(instruction.op1_register())
 }
 
 /// Where `code`, which is at `address`, calls or jumps to what the pointer at `slot` leads to: how functions of another

@@ -10,5 +10,5 @@ pub(crate) const PEERS: Peers = Peers {
     server: |bed, address, settings| {
         serve(script(bed, Side::Server, "memory_bio.py"), bed, address, settings)
     },
-    libraries: both(Some(Library::OpenSslThroughMemory)),
+    libraries: both(Some(Library::OpenSslInDoubt)),
 };

@@ -19,6 +19,7 @@ use crate::tracer::Tracer;
 use super::settings::Settings;
 
 pub(crate) mod asyncio;
+pub(crate) mod coroutines;
 pub(crate) mod curl;
 pub(crate) mod false_start;
 pub(crate) mod gnutls;
@@ -54,8 +55,8 @@ pub(crate) enum Library {
     GnuTls,
     Go,
     OpenSsl,
-    /// Between memory BIOs: what a call waits for is not known to be the peer.
-    OpenSslThroughMemory,
+    /// What a call waits for is not known to be the peer: between memory BIOs, or on coroutines.
+    OpenSslInDoubt,
 }
 
 impl Library {
@@ -64,7 +65,7 @@ impl Library {
         match self {
             Self::GnuTls => "gnutls",
             Self::Go => "go",
-            Self::OpenSsl | Self::OpenSslThroughMemory => "openssl",
+            Self::OpenSsl | Self::OpenSslInDoubt => "openssl",
         }
     }
 }

@@ -20,7 +20,7 @@ pub(crate) const PEERS: Peers = Peers {
         await_probes(&program());
         server
     },
-    libraries: both(Some(Library::OpenSslThroughMemory)),
+    libraries: both(Some(Library::OpenSslInDoubt)),
 };
 
 /// The file that `node` is.

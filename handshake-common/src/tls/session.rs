@@ -522,4 +522,26 @@ mod tests {
         assert_eq!(Handshake::from_bytes(handshake.as_bytes()), Some(handshake));
         assert_eq!(Handshake::from_bytes(&handshake.as_bytes()[1..]), None);
     }
+
+    #[test]
+    fn what_was_not_seen_in_whole_is_unknown() {
+        let mut session = blocking_client(1);
+        assert_eq!(class(&session), Some(TlsClass::Full));
+        assert!(compute_us(&session).is_some());
+        session.doubt();
+        assert_eq!((class(&session), compute_us(&session)), (None, None));
+        session.facts.set_if(TlsFacts::RESUMED, true);
+        assert_eq!(class(&session), Some(TlsClass::Resumed), "the library itself tells");
+
+        // Nor is what comes later.
+        let mut session = completed(Role::Client, TlsFacts::default(), 0x0304);
+        session.enter(MS, 0);
+        session.doubt();
+        session.transferred(Flow::Sent, 300, 2 * MS, 0);
+        session.transferred(Flow::Received, 500, 52 * MS, 1);
+        assert_eq!(class(&session), None);
+
+        session.end(TlsOutcome::Completed, 0);
+        assert_eq!(duration_us(&session), None, "its end was not seen");
+    }
 }

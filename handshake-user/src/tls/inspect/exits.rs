@@ -42,6 +42,14 @@ pub fn exits(elf: &Elf<'_>, entry: u64, but: Option<&str>) -> Option<Vec<Exit>> 
     let parts = parts(elf, &frames, entry, |target| slot.is_some_and(|slot| is_stub(elf, target, slot)))?;
     let jumped_to: HashSet<u64> =
         parts.iter().flat_map(|part| &part.steps).filter_map(|(_, operation)| target(*operation)).collect();
+    // A probe that is not at the beginning of an instruction would break the program: data between the instructions would show
+    // here.
+    let begins: HashSet<u64> =
+        parts.iter().flat_map(|part| &part.steps).map(|&(address, _)| address).collect();
+    let within = |target: &u64| parts.iter().any(|part| part.frame.holds(*target));
+    if !jumped_to.iter().filter(|target| within(target)).chain([&entry]).all(|at| begins.contains(at)) {
+        return None;
+    }
     let mut exits = Vec::new();
     for Part { frame, steps } in &parts {
         for (index, (address, operation)) in steps.iter().enumerate() {
@@ -84,8 +92,7 @@ fn parts<'f, 'a>(
     let mut waiting = vec![entry];
     let mut left = MOST_INSTRUCTIONS;
     while let Some(address) = waiting.pop() {
-        let is_known = |part: &Part<'_, '_>| (part.frame.start..part.frame.end).contains(&address);
-        if parts.iter().any(is_known) || is_left_out(address) {
+        if parts.iter().any(|part| part.frame.holds(address)) || is_left_out(address) {
             continue;
         }
         let frame = frames.at(address).filter(|_| parts.len() < MOST_PARTS)?;
@@ -95,7 +102,7 @@ fn parts<'f, 'a>(
             left = left.checked_sub(1)?;
             let (operation, next) = decode::decode(elf, at)?;
             steps.push((at, operation));
-            waiting.extend(target(operation).filter(|target| !(frame.start..frame.end).contains(target)));
+            waiting.extend(target(operation).filter(|&target| !frame.holds(target)));
             at = next;
         }
         parts.push(Part { frame, steps });
@@ -189,6 +196,8 @@ mod tests {
         assert_eq!(found(sample::AARCH64, &[&code]), None);
         // It never returns.
         assert_eq!(found(sample::X86_64, &[&[0xeb, 0xfe]]), None);
+        // jmp into the middle of the mov: these are no instructions.
+        assert_eq!(found(sample::X86_64, &[&[0xeb, 0x01, 0xb8, 0, 0, 0, 0, 0xc3]]), None);
         // jmp into nowhere
         assert_eq!(found(sample::X86_64, &[&[0xc3, 0xe9, 0, 0, 0, 0x10]]), None);
     }

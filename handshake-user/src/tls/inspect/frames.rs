@@ -46,6 +46,11 @@ impl<'a> Frames<'a> {
 }
 
 impl Frame<'_, '_> {
+    /// Whether this address is in it.
+    pub fn holds(&self, address: u64) -> bool {
+        (self.start..self.end).contains(&address)
+    }
+
     /// Where, before this instruction, the stack pointer of the function's entry is to be found; `None`: not as a distance from
     /// a register.
     pub fn base(&self, address: u64) -> Option<Base> {

@@ -163,6 +163,12 @@ mod tests {
     fn the_check_of_the_stack_is_the_cheaper_way_out() {
         let exits = |code: &[u8]| found(sample::X86_64, &[code]).unwrap();
         assert_eq!(exits(&CHECKED), [(10, Base::STACK_POINTER, RBX)]);
+        // push %rbx; mov %fs:0x28,%rax; cmp 8(%rsp),%rax; jne far; mov %ebx,%eax; pop %rbx; ret
+        let clang = [
+            0x53, 0x64, 0x48, 0x8b, 0x04, 0x25, 0x28, 0, 0, 0, 0x48, 0x3b, 0x44, 0x24, 0x08, 0x75, 0x04,
+            0x89, 0xd8, 0x5b, 0xc3, 0x90, 0x90,
+        ];
+        assert_eq!(exits(&clang), [(15, Base::STACK_POINTER, RBX)]);
         let the_return = [(15, Base::STACK_POINTER, RAX)];
         let with = |at: usize, byte| {
             let mut code = CHECKED;

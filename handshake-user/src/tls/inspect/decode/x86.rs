@@ -186,11 +186,10 @@ pub fn checked_return(
         }
         match operation {
             Operation::Branch { .. } => {
-                let check = instruction(before.get(index.checked_sub(1)?)?.0)?;
-                let is_check = check.segment_prefix() == Named::FS
-                    && check.memory_displacement64() == CANARY
-                    && check.memory_base() == Named::None;
-                return is_check.then_some((at, result));
+                // GCC compares with it in memory, Clang loads it first.
+                let checks = &before[index.saturating_sub(2)..index];
+                let mut checks = checks.iter().filter_map(|&(address, _)| instruction(address));
+                return checks.any(|check| is_canary(&check)).then_some((at, result));
             }
             Operation::Jump { .. }
             | Operation::Leap { .. }
@@ -204,6 +203,12 @@ pub fn checked_return(
         behind = at;
     }
     None
+}
+
+fn is_canary(instruction: &Instruction) -> bool {
+    instruction.segment_prefix() == Named::FS
+        && instruction.memory_displacement64() == CANARY
+        && instruction.memory_base() == Named::None
 }
 
 /// Which register held before an instruction what `register` holds behind it.

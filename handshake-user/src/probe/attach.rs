@@ -9,6 +9,7 @@ use std::{
 use aya::{
     Btf as AyaBtf, Ebpf, EbpfLoader,
     maps::{MapData, PerCpuArray, RingBuf},
+    programs::Program,
 };
 use aya_log::EbpfLogger;
 use handshake_common::{
@@ -304,21 +305,21 @@ impl Probes {
     #[must_use]
     pub fn missed_runs(&self) -> u64 {
         use std::os::fd::{AsFd as _, AsRawFd as _};
-        let saved = self.totals().map_or(0, |totals| totals.at(totals::NESTED));
-        let skipped: u64 = self
-            .ebpf
-            .programs()
+        let skipped = |program: &Program| {
+            let path = format!("/proc/self/fdinfo/{}", program.fd().ok()?.as_fd().as_raw_fd());
+            let info = fs::read_to_string(path).ok()?;
+            info.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
+        };
+        let missed = |(name, program)| match name {
             // What the twin misses, the program itself sees.
-            .filter(|(name, _)| *name != hook::NESTED)
-            .filter_map(|(_, program)| program.fd().ok())
-            .filter_map(|fd| {
-                let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
-                let info = fs::read_to_string(path).ok()?;
-                info.lines()
-                    .find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
-            })
-            .sum();
-        skipped.saturating_sub(saved)
+            hook::NESTED => None,
+            hook::TWINNED => {
+                let saved = self.totals().map_or(0, |totals| totals.at(totals::NESTED));
+                Some(skipped(program)?.saturating_sub(saved))
+            }
+            _ => skipped(program),
+        };
+        self.ebpf.programs().filter_map(missed).sum()
     }
 }
 

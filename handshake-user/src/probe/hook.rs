@@ -7,7 +7,9 @@ use super::{
     plan::{Attach, Hook},
 };
 
-/// The twin of `inet_sock_set_state` for events inside it.
+/// The program on changes of state.
+pub(super) const TWINNED: &str = "inet_sock_set_state";
+/// Its twin, for events inside it.
 pub(super) const NESTED: &str = "inet_sock_set_state_nested";
 
 const OTHER_TYPE: &str = "the eBPF object has it as another type of program";
@@ -25,7 +27,7 @@ pub(super) fn load(ebpf: &mut Ebpf, hook: &Hook, way: Attach, btf: &Btf) -> Resu
 /// # Errors
 /// Why the kernel refuses it.
 pub(super) fn load_nested(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), String> {
-    load_as(ebpf, NESTED, "inet_sock_set_state", btf)
+    load_as(ebpf, NESTED, TWINNED, btf)
 }
 
 fn load_as(ebpf: &mut Ebpf, name: &str, tracepoint: &str, btf: &Btf) -> Result<(), String> {

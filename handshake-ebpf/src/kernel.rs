@@ -208,7 +208,7 @@ pub fn tgid() -> u32 {
 pub fn user_stack() -> u64 {
     // SAFETY: the current task, and the registers that every task has.
     unsafe {
-        let regs = bpf_task_pt_regs(bpf_get_current_task_btf() as *mut _) as *const pt_regs;
+        let regs = bpf_task_pt_regs(bpf_get_current_task_btf()) as *const pt_regs;
         #[cfg(bpf_target_arch = "x86_64")]
         return (&raw const (*regs).rsp).read_volatile();
         #[cfg(bpf_target_arch = "aarch64")]

@@ -34,6 +34,10 @@ impl Row {
         }
     }
 
+    pub(crate) fn offers_early_data(self) -> bool {
+        matches!(self, Self::EarlyDataAccepted | Self::EarlyDataRejected | Self::EarlyDataRejectedByRetry)
+    }
+
     /// From the `ClientHello` to the end of the handshake on the client.
     pub(crate) fn client_round_trips(self) -> u32 {
         match self {

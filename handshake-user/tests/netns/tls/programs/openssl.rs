@@ -13,7 +13,7 @@ use crate::testbed::packet::Side;
 
 use super::super::certificate::{Certificate, NAME};
 use super::super::settings::{Settings, Version};
-use super::{Account, Client, Library, Peers, Running, account, both, run, run_for, tool};
+use super::{Account, Client, Library, Peers, Running, account, await_probes, both, run, run_for, tool};
 
 /// One module a release.
 macro_rules! release {
@@ -47,6 +47,14 @@ pub(crate) enum Release {
 }
 
 impl Release {
+    /// Its library is in none of the system's places.
+    #[track_caller]
+    fn await_probes(&self) {
+        let Self::Unpacked(name) = self else { return };
+        let library = if *name == "openssl-1.1.1" { "libssl.so.1.1" } else { "libssl.so.3" };
+        await_probes(&tool(&format!("{name}/lib/{library}")));
+    }
+
     fn command(&self, bed: &Testbed, side: Side) -> Command {
         match self {
             Self::System => bed.command(side, "openssl"),
@@ -80,7 +88,9 @@ fn serve(release: &Release, bed: &Testbed, address: SocketAddr, settings: Settin
     if !settings.tickets {
         command.arg("-no_ticket");
     }
-    Running::start(bed, address, command)
+    let running = Running::start(bed, address, command);
+    release.await_probes();
+    running
 }
 
 fn version(settings: Settings) -> &'static str {

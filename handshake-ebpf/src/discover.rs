@@ -57,7 +57,8 @@ pub unsafe extern "C" fn mappings(ctx: *const TaskVma) -> i32 {
         let mm = Direct::read::<usize>(task, layout!(task_mm)) as *const c_void;
         let (start, end): (u64, u64) =
             (Direct::read(vma, layout!(vma_start)), Direct::read(vma, layout!(vma_end)));
-        // Not by `exe_file`: under an overlay its inode is the overlay's.
+        // Not by `exe_file`: under an overlay its inode is the overlay's. In the middle of exec it is not set yet, and what is mapped by
+        // then may be the program.
         let code: u64 = Direct::read(mm, layout!(mm_start_code));
         let record = Mapping {
             start,
@@ -66,7 +67,7 @@ pub unsafe extern "C" fn mappings(ctx: *const TaskVma) -> i32 {
             dev: Direct::read(sb, layout!(sb_dev)),
             generation: Direct::read(inode, layout!(inode_generation)),
             pid: Direct::read(task, layout!(task_tgid)),
-            main: u32::from(start <= code && code < end),
+            main: u32::from(code == 0 || (start <= code && code < end)),
         };
         // When the buffer is full the kernel asks again for this mapping.
         let _ = bpf_seq_write((*(*ctx).meta).seq, (&raw const record).cast(), mapping::SIZE);

@@ -200,9 +200,12 @@ impl Session {
             if !is_hello {
                 return;
             }
-            self.facts.set_if(TlsFacts::FLIGHTS_SEEN, !self.facts.has(TlsFacts::DOUBTED));
+            if !self.facts.has(TlsFacts::DOUBTED) {
+                self.facts.0 &= !TlsFacts::COMPUTE_UNKNOWN.0;
+                self.facts.0 |= TlsFacts::FLIGHTS_SEEN.0;
+            }
             self.hello_ns = now;
-            // What the client computed before its hello, or the server before it had one, is before the beginning.
+            // What the client computed before its hello, or the server before it had one, is before the beginning; known or not.
             self.compute_ns = 0;
         }
         // A dummy ChangeCipherSpec goes out in the middle of the peer's flight and answers nothing (RFC 8446 §D.4).
@@ -521,6 +524,18 @@ mod tests {
         let handshake = Handshake { session: blocking_client(1), ..Handshake::default() };
         assert_eq!(Handshake::from_bytes(handshake.as_bytes()), Some(handshake));
         assert_eq!(Handshake::from_bytes(&handshake.as_bytes()[1..]), None);
+    }
+
+    #[test]
+    fn a_call_that_slept_before_the_hello_does_not_count() {
+        let mut session = completed(Role::Server, TlsFacts::default(), 0x0303);
+        session.enter(MS, 0);
+        session.leave(3 * MS, 1);
+        assert_eq!(compute_us(&session), None);
+        session.enter(50 * MS, 1);
+        session.transferred(Flow::Received, 300, 51 * MS, 1);
+        session.leave(53 * MS, 1);
+        assert_eq!(compute_us(&session), Some(2000));
     }
 
     #[test]

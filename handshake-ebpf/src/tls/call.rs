@@ -219,15 +219,15 @@ fn suspend(call: &Call, sp: u64) {
     // What stood where another call begins is gone: it was left by a long jump.
     if call.sp != sp {
         // An LRU table makes room.
-        let _ = SUSPENDED.insert(on_stack(call.sp), call, u64::from(BPF_ANY));
+        let _ = SUSPENDED.insert(of_process(call.sp), call, u64::from(BPF_ANY));
     }
     doubt(call.session);
 }
 
-/// Stacks of different processes can have the same address.
+/// Stacks and goroutines of different processes can have the same address: one that no other process has.
 #[inline(always)]
-fn on_stack(sp: u64) -> u64 {
-    sp ^ (u64::from(tgid()) << 48)
+pub fn of_process(address: u64) -> u64 {
+    address ^ (u64::from(tgid()) << 48)
 }
 
 /// What a call sends and receives is no longer seen in whole.
@@ -262,7 +262,7 @@ fn taken(hit: &Hit) -> Option<Call> {
             return Some(call);
         }
     }
-    let at = on_stack(hit.sp);
+    let at = of_process(hit.sp);
     // SAFETY: the map's own value, copied at once.
     let call = unsafe { SUSPENDED.get(at).copied() }?;
     // It may have given way to others.

@@ -16,7 +16,6 @@ use super::{
     object::{self, UNKNOWN, low_half},
     stack,
 };
-use crate::kernel::tgid;
 
 /// The receiver, which Go's register ABI passes first, and the goroutine.
 #[inline(always)]
@@ -29,18 +28,12 @@ fn registers(ctx: &ProbeContext) -> (u64, u64) {
     return (regs.regs[0], regs.regs[28]);
 }
 
-/// Goroutines of different processes can have the same address.
-#[inline(always)]
-fn caller(goroutine: u64) -> u64 {
-    goroutine ^ (u64::from(tgid()) << 48)
-}
-
 // func (c *Conn) handshakeContext(ctx context.Context) (ret error)
 #[uprobe]
 pub fn go_enter(ctx: ProbeContext) -> u32 {
     stack::of_the_task(&ctx);
     let (conn, goroutine) = registers(&ctx);
-    let hit = Hit::by(&ctx, conn, caller(goroutine));
+    let hit = Hit::by(&ctx, conn, call::of_process(goroutine));
     let Some(target) = hit.target() else { return 0 };
     // Without this field every read would be taken for a handshake.
     if object::number(conn, &target.complete) != 0 {
@@ -60,7 +53,7 @@ pub fn go_enter(ctx: ProbeContext) -> u32 {
 pub fn go_leave(ctx: ProbeContext) -> u32 {
     stack::of_the_task(&ctx);
     let (error, goroutine) = registers(&ctx);
-    let hit = Hit::by(&ctx, 0, caller(goroutine));
+    let hit = Hit::by(&ctx, 0, call::of_process(goroutine));
     let Some((key, session, target)) = call::leave(&hit) else { return 0 };
     if session.is_over() {
         return 0;

@@ -70,10 +70,9 @@ pub fn exits(elf: &Elf<'_>, entry: u64, but: Option<&str>) -> Option<Vec<Exit>> 
                     }));
                 }
                 // By a table it goes on in the function. With no frame left it is another function's turn.
-                Operation::Leap { in_table: false } if frame.base(*address) == Some(Base::STACK_POINTER) => {
+                Operation::Leap { in_table } if frame.base(*address)? == Base::STACK_POINTER && !in_table => {
                     return None;
                 }
-                Operation::Leap { .. } => _ = frame.base(*address)?,
                 _ => {}
             }
         }

@@ -105,6 +105,19 @@ impl Cgroup2 {
         let inode = fs::metadata(&mount).ok().filter(|_| is_cgroup2)?.ino();
         Some(Self { mount, is_whole: inode == ROOT_INODE })
     }
+
+    /// What is not seen from here, and what to do; `None` if it is the host's whole hierarchy.
+    #[must_use]
+    pub fn shortfall(&self) -> Option<String> {
+        let mount = Untrusted::from(self.mount.as_path());
+        (!self.is_whole).then(|| {
+            format!(
+                "{mount} is not the root of the host's cgroup v2: TLS handshakes of processes that are not below it are \
+                 not seen on the wire, nor that a connection spoke no TLS: run it with --cgroupns=host (Kubernetes: \
+                 mount the host's /sys/fs/cgroup)"
+            )
+        })
+    }
 }
 
 /// `include/uapi/linux/magic.h`.

@@ -47,6 +47,7 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
     for hook in probes.hooks.iter().filter(|hook| hook.missing.is_some()) {
         say(format_args!("not attached: {} ({})", hook.hook.name, hook.hook.lost_without));
     }
+    probes.wire_shortfall.iter().for_each(say);
     tell_of_libraries(&probes);
     say(format_args!("tracing the connections of this host ({}); Ctrl-C ends it", probes.way.as_str()));
     session.begin()?;

@@ -142,6 +142,8 @@ pub struct Probes {
     pub hooks: Vec<Attached>,
     /// Which TLS handshakes are seen on the wire.
     pub sight: Sight,
+    /// What of them is not seen because of where this program runs.
+    pub wire_shortfall: Option<String>,
     /// The TLS libraries of the host, or why they are not probed; `None`: not asked for.
     pub libraries: Option<Result<Libraries, String>>,
     totals: PerCpuArray<MapData, [u64; totals::SLOTS]>,
@@ -248,17 +250,23 @@ impl Probes {
             attached.missing = hook::attach(&mut ebpf, attached.hook, way).err();
         }
         check_required(&hooks)?;
-        let mut sight = Sight::None;
+        let (mut sight, mut wire_shortfall) = (Sight::None, None);
         if let Some(loaded) = wire {
             let attached = loaded.and_then(|()| wire::attach(&mut ebpf, settings.tls_wire));
-            sight = attached.as_ref().copied().unwrap_or_default();
-            hooks.push(Attached { hook: &wire::HOOK, missing: attached.err() });
+            let missing = match attached {
+                Ok(seen) => {
+                    (sight, wire_shortfall) = seen;
+                    None
+                }
+                Err(reason) => Some(reason),
+            };
+            hooks.push(Attached { hook: &wire::HOOK, missing });
         }
         let ring = ebpf.take_map("RECORDS").and_then(|map| RingBuf::try_from(map).ok());
         let totals = ebpf.take_map("TOTALS").and_then(|map| PerCpuArray::try_from(map).ok());
         match (ring, totals) {
             (Some(ring), Some(totals)) => {
-                Ok((Self { ebpf, way, hooks, sight, libraries, totals, kernel_log }, ring))
+                Ok((Self { ebpf, way, hooks, sight, wire_shortfall, libraries, totals, kernel_log }, ring))
             }
             _ => Err(LoadError::Object("it lacks its maps".to_owned())),
         }

@@ -10,10 +10,7 @@ use handshake_common::tls::wire::raw::MOST_PORTS;
 use serde::Deserialize;
 
 use super::{attach::told, plan::Hook};
-use crate::{
-    assemble::Sight,
-    host::{self, Cgroup2},
-};
+use crate::{assemble::Sight, host};
 
 /// The type of both programs.
 pub(crate) const CATEGORY: &str = "cgroup_skb";
@@ -111,20 +108,21 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), String> {
 }
 
 /// Attaches them to the root of cgroup v2, under which every socket of the host is; in a container that has a hierarchy of
-/// its own, to the root of that. Returns what is seen there.
+/// its own, to the root of that. Returns what is seen there, and
+/// what is not, in words.
 ///
 /// # Errors
 /// Why that is not possible.
-pub(super) fn attach(ebpf: &mut Ebpf, wire: TlsWire) -> Result<Sight, String> {
-    let Cgroup2 { mount, is_whole } =
-        host::cgroup2().ok_or("cgroup v2 is not mounted (mount -t cgroup2 none /sys/fs/cgroup)")?;
-    let root = File::open(&mount).map_err(|error| format!("cannot open {}: {error}", mount.display()))?;
+pub(super) fn attach(ebpf: &mut Ebpf, wire: TlsWire) -> Result<(Sight, Option<String>), String> {
+    let cgroup2 = host::cgroup2().ok_or("cgroup v2 is not mounted (mount -t cgroup2 none /sys/fs/cgroup)")?;
+    let mount = &cgroup2.mount;
+    let root = File::open(mount).map_err(|error| format!("cannot open {}: {error}", mount.display()))?;
     for (name, direction) in PROGRAMS {
         // As a link it stands beside other programs, whatever the mode.
         let attached = program(ebpf, name)?.attach(&root, direction, CgroupAttachMode::Single);
         attached.map_err(|error| told(name, &error))?;
     }
-    Ok(if is_whole { wire.into() } else { Sight::Some })
+    Ok((if cgroup2.is_whole { wire.into() } else { Sight::Some }, cgroup2.shortfall()))
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSkb, String> {

@@ -37,10 +37,11 @@ const FOR_EVER: Duration = Duration::from_hours(100 * 365 * 24);
 pub async fn run(args: TraceArgs) -> Result<ExitCode> {
     let mut session = Session::new(&args);
     let kernel = Kernel::read()?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let (mut probes, mut ring) = Probes::attach(&kernel, &args.probes.into())?;
     drop(kernel);
+    // Not before: until there is something to tell, they end the program at once.
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
 
     for hook in probes.hooks.iter().filter(|hook| hook.missing.is_some()) {
         eprintln!("not attached: {} ({})", hook.hook.name, hook.hook.lost_without);

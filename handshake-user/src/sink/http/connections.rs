@@ -10,7 +10,7 @@ use tokio::{
 use super::activity::Activity;
 
 /// Connections at once; more wait in the listen queue.
-pub(super) const MOST: usize = 1024;
+pub(super) const MOST: usize = 512;
 /// How many are closed at a time.
 const BATCH: usize = 128;
 /// When to look again if nobody can be closed yet.

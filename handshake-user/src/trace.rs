@@ -39,10 +39,11 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
     let mut session = Session::new(&args);
     args.notes().iter().for_each(say);
     let kernel = Kernel::read()?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let (mut probes, mut ring) = Probes::attach(&kernel, &args.probes.into())?;
     drop(kernel);
+    // Not before: until there is something to tell, they end the program at once.
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
 
     for hook in probes.hooks.iter().filter(|hook| hook.missing.is_some()) {
         say(format_args!("not attached: {} ({})", hook.hook.name, hook.hook.lost_without));

@@ -4,8 +4,12 @@
 //! Needs root. `cargo xtask test` builds the program and names it in `HANDSHAKE_BIN`.
 #![expect(clippy::float_cmp, reason = "counts are whole numbers")]
 
+#[path = "daemon/ends.rs"]
+mod ends;
 #[path = "daemon/program.rs"]
 mod program;
+#[path = "daemon/siege.rs"]
+mod siege;
 
 use std::{
     collections::HashSet,

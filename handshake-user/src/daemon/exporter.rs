@@ -106,7 +106,10 @@ impl Exporter {
         if let Err(error) = state.advance() {
             tracing::warn!(%error, "cannot read the last totals");
         }
-        state.live = None;
+        let live = state.live.take();
+        // To detach takes long, and pages are still asked for.
+        drop(state);
+        drop(live);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

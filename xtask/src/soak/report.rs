@@ -272,12 +272,12 @@ pub(super) fn counts(counts: &Counts, others: HostOpens, failures: &mut Vec<Stri
 }
 
 /// Records and connections that the daemon itself counts as lost.
-pub(super) fn losses(first: &Scrape, last: &Scrape, failures: &mut Vec<String>) -> String {
+pub(super) fn losses(before: &Scrape, after: &Scrape, failures: &mut Vec<String>) -> String {
     const LOST: &str = "handshake_events_lost_total";
     let mut text = String::from("lost, by its own account:");
     for reason in ["ring_full", "state_full", "malformed", "recursion"] {
         let label = format!("reason=\"{reason}\"");
-        let lost = last.sum(LOST, &[&label]) - first.sum(LOST, &[&label]);
+        let lost = after.sum(LOST, &[&label]) - before.sum(LOST, &[&label]);
         let _ = write!(text, " {reason} {lost}");
         // What `recursion` hid from a count shows there.
         if lost > 0.0 && reason != "recursion" {
@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn a_long_run_waits_until_files_are_let_go() {
-        assert_eq!(warm_up(Duration::from_mins(60)), Duration::from_mins(13));
+        assert_eq!(warm_up(Duration::from_hours(1)), Duration::from_mins(13));
         assert_eq!(warm_up(Duration::from_mins(4)), Duration::from_mins(1));
     }
 }

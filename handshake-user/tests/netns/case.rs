@@ -120,7 +120,10 @@ impl Case {
             let waited = self.log.wait_for(PATIENCE, |record| about.is_told_by(record, side), enough);
             waited.unwrap_or_else(|TimedOut(records)| {
                 let found = (count(&records, "open"), count(&records, "close"));
-                panic!("(open, close) records of the {side:?} after {PATIENCE:?}: {found:?}, not {:?}", expect.of(side))
+                panic!(
+                    "(open, close) records of the {side:?} after {PATIENCE:?}: {found:?}, not {:?}",
+                    expect.of(side)
+                )
             });
         };
         end(Side::Client);

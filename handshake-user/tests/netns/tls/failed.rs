@@ -4,7 +4,7 @@ use std::io::Write;
 
 use socket2::Socket;
 
-use crate::case::{Case, Ends, Expect, pause};
+use crate::case::{Case, Ends, Expect};
 use crate::testbed::packet::{Packet, Side};
 use crate::testbed::{Family, Testbed, faults};
 

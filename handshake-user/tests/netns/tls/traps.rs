@@ -42,7 +42,10 @@ fn two_clients_at_once() {
     let peers = &programs::asyncio::PEERS;
     let _server = (peers.server)(&case.bed, address, Settings::TLS13);
     let mut clients = [(); 2].map(|()| (python::PEERS.client)(&case.bed, address, Settings::TLS13));
-    let mut theirs: Vec<_> = clients.iter_mut().map(|client| u64::from(client.driven().expect("one of the tests' own programs").begin())).collect();
+    let mut theirs: Vec<_> = clients
+        .iter_mut()
+        .map(|client| u64::from(client.driven().expect("one of the tests' own programs").begin()))
+        .collect();
     await_data_of(&case, Side::Client, 2);
     case.bed.wait_until_quiet();
     let mut pids: Vec<_> = case

@@ -11,6 +11,7 @@ mod process;
 mod repeat;
 mod run;
 mod setup;
+mod soak;
 mod table;
 mod test;
 mod toolchain;
@@ -24,7 +25,7 @@ use clap::{Parser, Subcommand};
 ///
 /// Every command first installs what it misses: Rust's library sources into the active toolchain, and
 /// bpf-linker into target/tools. Nothing here needs root, except the last step of `run` and of `test`,
-/// and `bench`.
+/// `bench` and `soak`.
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",
@@ -46,6 +47,7 @@ enum Command {
     Test(test::Args),
     Table(table::Args),
     Bench(bench::Args),
+    Soak(soak::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::main(&args),
         Command::Table(args) => table::main(&args),
         Command::Bench(args) => bench::main(&args),
+        Command::Soak(args) => soak::main(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

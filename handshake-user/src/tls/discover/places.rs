@@ -85,7 +85,11 @@ fn stamp(path: &Path) -> Option<Stamp> {
 #[must_use]
 pub fn standard() -> Vec<PathBuf> {
     let cached = fs::read(LD_CACHE).map(|cache| ld_cache::paths(&cache)).unwrap_or_default();
-    let libraries = if cached.is_empty() { in_folders() } else { cached };
+    wanted(if cached.is_empty() { in_folders() } else { cached })
+}
+
+/// Those of these libraries that matter, and programs with a library inside.
+fn wanted(libraries: impl IntoIterator<Item = PathBuf>) -> Vec<PathBuf> {
     let programs = PROGRAM_FOLDERS
         .iter()
         .flat_map(|folder| names::PROGRAMS.iter().map(move |name| Path::new(folder).join(name)));
@@ -140,8 +144,18 @@ mod tests {
 
     #[test]
     fn standard_places_hold_only_what_may_be_a_tls_library() {
-        let standard = standard();
-        assert!(standard.iter().all(|path| path.is_absolute()));
-        assert!(standard.iter().all(|path| names::is_library(path) || names::is_program(path)));
+        let folder = "/usr/lib/x86_64-linux-gnu";
+        let libraries = ["libssl.so.3", "libc.so.6", "libgnutls.so.30", "libssl.a"];
+        let found = wanted(libraries.map(|name| Path::new(folder).join(name)));
+        let has = |path: &str| found.iter().any(|found| found == Path::new(path));
+        assert!(
+            has("/usr/lib/x86_64-linux-gnu/libssl.so.3") && has("/usr/lib/x86_64-linux-gnu/libgnutls.so.30")
+        );
+        assert!(!has("/usr/lib/x86_64-linux-gnu/libc.so.6") && !has("/usr/lib/x86_64-linux-gnu/libssl.a"));
+        assert!(
+            has("/usr/bin/node"),
+            "programs with a library inside, whether they are there or not: {found:?}"
+        );
+        assert_eq!(found.len(), 2 + PROGRAM_FOLDERS.len() * names::PROGRAMS.len());
     }
 }

@@ -189,7 +189,7 @@ fn two_instances_count_the_same_and_end_without_the_other() {
 
     let second = Daemon::start(&label);
     let (listener, at, network) = listen("127.77.5.1");
-    let churn = || (0..20).for_each(|_| close(connect(&listener, at)));
+    let churn = || (0..20).for_each(|_| _ = close(connect(&listener, at)));
     // An interrupt in the middle of a program can hide a state change from it; the daemon knows how many.
     let counted = |scrape: &Scrape| {
         let labels = ["role=\"client\"", network.as_str()];

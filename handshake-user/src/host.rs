@@ -69,7 +69,7 @@ impl Host {
     /// Takes in every cgroup, or as many as there is room for: anybody who was given a part of the tree may fill it.
     fn walk(&mut self, root: &Path) {
         let mut folders = vec![root.to_owned()];
-        let mut room = CACHED_CGROUPS;
+        let mut left = CACHED_CGROUPS;
         while let Some(folder) = folders.pop() {
             if let Ok(metadata) = fs::metadata(&folder) {
                 self.cgroups.insert(metadata.ino(), Some(cgroup_name(root, &folder)));
@@ -77,13 +77,13 @@ impl Host {
             let Ok(entries) = fs::read_dir(&folder) else { continue };
             let below = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
             let before = folders.len();
-            folders.extend(below.take(room).map(|entry| entry.path()));
-            room -= folders.len() - before;
+            folders.extend(below.take(left).map(|entry| entry.path()));
+            left -= folders.len() - before;
         }
     }
 }
 
-/// The folder of a cgroup, whose id is a file handle of its file system; this takes CAP_DAC_READ_SEARCH, and Linux 5.5.
+/// The folder of a cgroup, whose id is a file handle of its file system; this takes `CAP_DAC_READ_SEARCH`, and Linux 5.5.
 /// `ESTALE`: it is gone.
 fn folder_of(root: &Path, id: u64) -> io::Result<PathBuf> {
     /// `struct file_handle`, of the kind `FILEID_KERNFS` of `include/linux/exportfs.h`.

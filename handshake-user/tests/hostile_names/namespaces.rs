@@ -123,8 +123,8 @@ fn a_part_of_the_cgroups_is_not_taken_for_the_root() {
 fn closing_without_tls(trace: &Program, stranger: &mut Stranger, server: &Server) -> Value {
     stranger.connect(server.port(), b"this is no handshake");
     let find = |said: &str| {
-        let records = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        records.filter(|record| record["event"] == "close" && record["role"] == "client").last()
+        let mut records = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        records.rfind(|record| record["event"] == "close" && record["role"] == "client")
     };
     trace.wait_for("the closing", |said| find(said).is_some());
     find(&trace.said()).unwrap()
@@ -138,10 +138,10 @@ fn who_sees_a_part_does_not_claim_that_there_was_no_tls() {
     let arguments = ["trace", "--port", &port, "--output", "json", "--tls-libraries", "off"];
     let mut stranger = Stranger::start();
 
-    let part = Program::spawn(&mut inside.command(true, &arguments), None, "tracing the connections");
-    let closing = closing_without_tls(&part, &mut stranger, &server);
+    let below = Program::spawn(&mut inside.command(true, &arguments), None, "tracing the connections");
+    let closing = closing_without_tls(&below, &mut stranger, &server);
     assert!(closing.get("setup").is_none(), "{closing}");
-    let (_, stderr) = part.stop();
+    let (_, stderr) = below.stop();
     let notes = String::from_utf8(stderr).unwrap();
     assert!(notes.contains("--cgroupns=host"), "{notes}");
 

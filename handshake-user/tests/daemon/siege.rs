@@ -287,3 +287,15 @@ fn half_request_lines_do_not_delay_a_scrape() {
     }
     assert!(begin.elapsed() < Duration::from_secs(6), "{:?}", begin.elapsed());
 }
+
+/// Descriptors are short: connections that are waited for give theirs.
+#[test]
+fn without_descriptors_a_scrape_is_answered_all_the_same() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+    let daemon = Daemon::start(&[]);
+    let limit = Some(daemon.files() as u64 + 24);
+    let pid = Pid::from_raw(i32::try_from(daemon.pid()).unwrap());
+    prlimit(pid, Resource::Nofile, Rlimit { current: limit, maximum: limit }).unwrap();
+    endure(&daemon, &[Kind::Idle, Kind::Slow], CLIENTS / 2, Duration::from_secs(2));
+}

@@ -15,7 +15,7 @@ const CLOSE: Duration = Duration::from_secs(1);
 
 /// When others want the place: how long a client may keep us waiting for a request. It follows on the heels of the
 /// handshake's last ACK.
-const REQUEST_WHEN_CROWDED: Duration = Duration::from_millis(50);
+const REQUEST_WHEN_CROWDED: Duration = Duration::from_millis(25);
 /// The same for an acknowledgment of what was sent, for the next request, and for the client's FIN.
 const ACK_WHEN_CROWDED: Duration = Duration::from_millis(100);
 

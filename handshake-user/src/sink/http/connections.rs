@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rustix::process::{Resource, getrlimit};
 use tokio::{
     task::{AbortHandle, yield_now},
     time::{Duration, Instant, sleep},
@@ -9,15 +10,17 @@ use tokio::{
 
 use super::activity::Activity;
 
-/// Connections at once; more wait in the listen queue.
-pub(super) const MOST: usize = 512;
+/// Connections at once, where the process may open many files; more wait in the listen queue.
+const MOST: usize = 512;
 /// How many are closed at a time.
 const BATCH: usize = 128;
 /// When to look again if nobody can be closed yet.
 const AGAIN: Duration = Duration::from_millis(5);
 
-#[derive(Default)]
-pub(super) struct Connections(Vec<Connection>);
+pub(super) struct Connections {
+    open: Vec<Connection>,
+    most: usize,
+}
 
 struct Connection {
     activity: Arc<Activity>,
@@ -25,16 +28,23 @@ struct Connection {
 }
 
 impl Connections {
+    pub(super) fn new() -> Self {
+        // The rest of the descriptors is for the probes, and for what a scrape reads.
+        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let most = usize::try_from(files / 4).unwrap_or(usize::MAX).clamp(1, MOST);
+        Self { open: Vec::new(), most }
+    }
+
     pub(super) fn add(&mut self, activity: Arc<Activity>, task: AbortHandle) {
-        self.0.push(Connection { activity, task });
+        self.open.push(Connection { activity, task });
     }
 
     /// Whether one more has to wait until another one is closed.
     pub(super) fn is_full(&mut self) -> bool {
-        if self.0.len() >= MOST {
-            self.0.retain(|connection| !connection.task.is_finished());
+        if self.open.len() >= self.most {
+            self.open.retain(|connection| !connection.task.is_finished());
         }
-        self.0.len() >= MOST
+        self.open.len() >= self.most
     }
 
     /// Waits until one more may come.
@@ -46,15 +56,15 @@ impl Connections {
 
     /// Closes those that have kept us waiting for longest, or waits a little when nobody has for long enough.
     pub(super) async fn close_some(&mut self) {
-        self.0.retain(|connection| !connection.task.is_finished());
+        self.open.retain(|connection| !connection.task.is_finished());
         let now = Instant::now();
-        let waits = self.0.iter().map(|connection| connection.activity.waited_for_until());
+        let waits = self.open.iter().map(|connection| connection.activity.waited_for_until());
         let overdue = overdue(waits, now);
         // What they were waited for may be there already: all tasks that can go on do so first.
         yield_now().await;
         let mut closed = false;
         for (until, index) in overdue {
-            let Connection { activity, task } = &self.0[index];
+            let Connection { activity, task } = &self.open[index];
             if activity.waited_for_until() == Some(until) {
                 task.abort();
                 closed = true;
@@ -65,7 +75,7 @@ impl Connections {
     }
 
     pub(super) fn close_all(self) {
-        for connection in self.0 {
+        for connection in self.open {
             connection.task.abort();
         }
     }

@@ -121,13 +121,12 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 pub async fn serve<P: Pages>(listener: TcpListener, pages: Arc<P>, stop: impl Future<Output = ()>) {
     let site = Arc::new(Site::new(pages));
     let graceful = GracefulShutdown::new();
-    let mut connections = Connections::default();
+    let mut connections = Connections::new();
     let (mut crowded, mut refused) = (Notice::default(), Notice::default());
     tokio::pin!(stop);
     loop {
         if connections.is_full() && crowded.is_due() {
             tracing::warn!(
-                most = connections::MOST,
                 "too many HTTP connections: those that are waited for are closed for new ones; a firewall should let \
                  only Prometheus in"
             );

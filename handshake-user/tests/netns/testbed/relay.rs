@@ -1,6 +1,7 @@
 //! Carries packets between the two TUN devices, late and not always, and writes down what it saw.
 
 use std::collections::VecDeque;
+use std::ffi::c_int;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
@@ -72,15 +73,15 @@ impl Relay {
     }
 
     pub(super) fn add_rule(&self, rule: Rule) {
-        lock(&self.shared.rules).push(rule);
+        in_a_hurry(|| lock(&self.shared.rules).push(rule));
     }
 
     pub(super) fn clear_rules(&self) {
-        lock(&self.shared.rules).clear();
+        in_a_hurry(|| lock(&self.shared.rules).clear());
     }
 
     pub(super) fn capture(&self) -> Capture {
-        Capture::new(lock(&self.shared.seen).clone())
+        Capture::new(in_a_hurry(|| lock(&self.shared.seen).clone()))
     }
 }
 
@@ -203,9 +204,21 @@ impl Lane {
 
 /// A relay that waits for a processor would be a longer link than the one asked for.
 fn hurry() {
-    let parameters = libc::sched_param { sched_priority: 10 };
+    schedule(libc::SCHED_FIFO, 10);
+}
+
+/// Whoever keeps a lock that the relay waits for must not wait for a processor either.
+fn in_a_hurry<T>(work: impl FnOnce() -> T) -> T {
+    hurry();
+    let result = work();
+    schedule(libc::SCHED_OTHER, 0);
+    result
+}
+
+fn schedule(policy: c_int, sched_priority: c_int) {
+    let parameters = libc::sched_param { sched_priority };
     // SAFETY: the structure outlives the call. A refusal makes the link less exact, which the self-tests would show.
-    let _ = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
+    let _ = unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) };
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -114,8 +114,14 @@ impl Tracer {
             unsafe { command.pre_exec(see_tracefs) };
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // SAFETY: between fork and exec only one system call is made.
-        unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+        // SAFETY: between fork and exec only system calls are made.
+        unsafe {
+            command.pre_exec(|| {
+                prctl::set_pdeathsig(Signal::SIGKILL)?;
+                testbed::priority::go_first();
+                Ok(())
+            })
+        };
         let mut child = command.spawn().map_err(|error| format!("{}: {error}", program.display()))?;
 
         let log = Arc::new(Log::default());

@@ -1,7 +1,6 @@
 //! A network namespace without a name: it goes when the last file that refers to it is closed, so that nothing
 //! is left behind, however the test process ends.
 
-use std::ffi::CStr;
 use std::fs::{self, File};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -11,12 +10,11 @@ use std::panic;
 use std::process::Command;
 use std::thread;
 
-use nix::libc;
 use nix::sched::{self, CloneFlags};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 
-use super::link;
+use super::{link, priority};
 
 pub(crate) struct Namespace {
     file: File,
@@ -65,28 +63,11 @@ impl Namespace {
             command.pre_exec(move || {
                 sched::setns(file.as_fd(), CloneFlags::CLONE_NEWNET)?;
                 prctl::set_pdeathsig(Signal::SIGKILL)?;
-                go_first();
+                priority::go_first();
                 Ok(())
             });
         }
         command
-    }
-}
-
-/// What a program does late because others have the processor is not what its packets tell. The kernel weighs a session's
-/// processes together (sched(7), autogroup), so it gets a session of its own. Makes system calls only.
-fn go_first() {
-    const NICE: &CStr = c"-15";
-    // SAFETY: the strings are constants that end with a zero; the file belongs to nobody else. A refusal makes times less exact,
-    // which the tests that compare them would show.
-    unsafe {
-        libc::setsid();
-        let group = libc::open(c"/proc/self/autogroup".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-        if group >= 0 {
-            libc::write(group, NICE.as_ptr().cast(), NICE.count_bytes());
-            libc::close(group);
-        }
-        libc::setpriority(libc::PRIO_PROCESS, 0, -15);
     }
 }
 

@@ -25,7 +25,8 @@ use crate::testbed;
 
 /// The probes are verified by the kernel first, which takes its time on a small machine.
 const START: Duration = Duration::from_mins(1);
-const END: Duration = Duration::from_secs(15);
+/// It lets go of some hundred probes, each of which takes the kernel up to a tenth of a second.
+const END: Duration = Duration::from_mins(1);
 
 pub(crate) struct Tracer {
     child: Child,
@@ -113,8 +114,14 @@ impl Tracer {
             unsafe { command.pre_exec(see_tracefs) };
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // SAFETY: between fork and exec only one system call is made.
-        unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+        // SAFETY: between fork and exec only system calls are made.
+        unsafe {
+            command.pre_exec(|| {
+                prctl::set_pdeathsig(Signal::SIGKILL)?;
+                testbed::priority::go_first();
+                Ok(())
+            })
+        };
         let mut child = command.spawn().map_err(|error| format!("{}: {error}", program.display()))?;
 
         let log = Arc::new(Log::default());

@@ -30,16 +30,15 @@ pub(super) struct Sample {
 /// What the library files of one group cost the daemon as long as it keeps them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct PerGroup {
-    pub(super) descriptors: f64,
     pub(super) probes: f64,
 }
 
 impl PerGroup {
-    pub(super) fn between(before: &Usage, after: &Usage) -> Self {
-        Self {
-            descriptors: (after.descriptors - before.descriptors).max(0.0),
-            probes: (after.probes - before.probes).max(0.0),
-        }
+    /// From what the daemon uses after each of some groups: the first one has programs loaded that later ones share, and others
+    /// on the host may bring files of their own meanwhile.
+    pub(super) fn of(usages: &[Usage]) -> Self {
+        let steps = usages.windows(2).map(|pair| pair[1].probes - pair[0].probes);
+        Self { probes: steps.fold(f64::INFINITY, f64::min).clamp(0.0, 1000.0) }
     }
 }
 
@@ -68,14 +67,14 @@ const FIGURES: [Figure; 8] = [
         limit: |_| Limit { least: 256.0, part: 0.0 },
     },
     Figure {
-        name: "descriptors, less those of kept files",
-        of: |sample, each| sample.usage.descriptors - each.descriptors * count(sample.kept),
-        limit: |each| Limit { least: each.descriptors.max(4.0), part: 0.0 },
+        name: "descriptors, less one for each probe",
+        of: |sample, _| sample.usage.descriptors - sample.usage.probes,
+        limit: |_| Limit { least: 4.0, part: 0.0 },
     },
     Figure {
         name: "probes, less those of kept files",
         of: |sample, each| sample.usage.probes - each.probes * count(sample.kept),
-        limit: |each| Limit { least: each.probes.max(4.0), part: 0.0 },
+        limit: |each| Limit { least: (2.0 * each.probes).max(4.0), part: 0.0 },
     },
     Figure {
         name: "threads",
@@ -292,12 +291,12 @@ mod tests {
     use super::*;
 
     fn sample(seconds: u32, resident_kib: f64, probes: f64, kept: u64) -> Sample {
-        let usage = Usage { resident_kib, probes, ..Usage::default() };
+        let usage = Usage { resident_kib, probes, descriptors: probes, ..Usage::default() };
         let seconds = f64::from(seconds);
         Sample { seconds, usage, cpu_ms: 1.0, kept, series: 100, made: 0, tls: 0 }
     }
 
-    const EACH: PerGroup = PerGroup { descriptors: 0.0, probes: 10.0 };
+    const EACH: PerGroup = PerGroup { probes: 10.0 };
 
     fn failures(samples: &[Sample]) -> Vec<String> {
         let mut failures = Vec::new();
@@ -316,6 +315,12 @@ mod tests {
         };
         assert_eq!(failures(&samples(0)), Vec::<String>::new());
         assert!(failures(&samples(1))[0].starts_with("probes"), "{:?}", failures(&samples(1)));
+    }
+
+    #[test]
+    fn what_a_group_costs_is_measured_without_the_files_of_others() {
+        let usages = [41.0, 45.0, 71.0, 75.0].map(|probes| Usage { probes, ..Usage::default() });
+        assert_eq!(PerGroup::of(&usages), PerGroup { probes: 4.0 });
     }
 
     #[test]

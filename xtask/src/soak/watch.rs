@@ -163,9 +163,10 @@ impl Scrape {
         self.text.lines().filter_map(value).sum()
     }
 
-    /// Series that it has.
-    pub(super) fn series(&self) -> usize {
-        self.text.lines().filter(|line| line.starts_with("handshake_")).count()
+    /// Series that it has, without those of other networks than those that begin with this.
+    pub(super) fn series(&self, network: &str) -> usize {
+        let is_ours = |line: &&str| !line.contains("remote_net=\"") || line.contains(network);
+        self.text.lines().filter(|line| line.starts_with("handshake_")).filter(is_ours).count()
     }
 }
 
@@ -248,7 +249,7 @@ mod tests {
         let scrape = Scrape { text: text.to_owned(), took: Duration::ZERO };
         assert!((scrape.sum("handshake_a", &["role=\"client\""]) - 5.0).abs() < 1e-9);
         assert!((scrape.sum("handshake_ab", &[]) - 5.0).abs() < 1e-9);
-        assert_eq!(scrape.series(), 4);
+        assert_eq!(scrape.series("remote_net=\"198.18."), 4);
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub(crate) mod forge;
 mod link;
 pub(crate) mod namespace;
 pub(crate) mod packet;
+pub(crate) mod priority;
 mod relay;
 mod selftest;
 
@@ -50,6 +51,7 @@ impl Testbed {
             nix::unistd::geteuid().is_root(),
             "this test makes network namespaces and needs root: run it through `cargo xtask test`"
         );
+        priority::raise();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let client = Namespace::new(&addresses(number, Side::Client));
         let server = Namespace::new(&addresses(number, Side::Server));

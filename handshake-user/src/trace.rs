@@ -46,6 +46,7 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         eprintln!("not attached: {} ({})", hook.hook.name, hook.hook.lost_without);
     }
     tell_of_libraries(&probes);
+    probes.follow_libraries(ring::LIVE).context("cannot start a thread to follow the TLS libraries")?;
     eprintln!("tracing the connections of this host ({}); Ctrl-C ends it", probes.way.as_str());
     session.begin()?;
     let mut assembler = Assembler::new(probes.tls_wire.into());
@@ -68,7 +69,6 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         }
         let mut outcome = Ok(());
         probes.pass_on_log();
-        probes.follow_libraries();
         let now = host::monotonic_ns();
         let turn = ring::drain(&mut ring, |raw| {
             assembler.take(raw, now, &mut |story| session.tell(story, &mut outcome));

@@ -50,6 +50,7 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
     }
     probes.wire_shortfall.iter().for_each(say);
     tell_of_libraries(&probes);
+    probes.follow_libraries(ring::LIVE).context("cannot start a thread to follow the TLS libraries")?;
     say(format_args!("tracing the connections of this host ({}); Ctrl-C ends it", probes.way.as_str()));
     session.begin()?;
     let mut assembler = Assembler::new(probes.sight);
@@ -72,7 +73,6 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         }
         let mut outcome = Ok(());
         probes.pass_on_log();
-        probes.follow_libraries();
         let now = host::monotonic_ns();
         let turn = ring::drain(&mut ring, |raw| {
             assembler.take(raw, now, &mut |story| session.tell(story, &mut outcome));

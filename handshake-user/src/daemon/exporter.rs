@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 
 use super::preexisting;
@@ -69,7 +69,10 @@ impl Exporter {
     }
 
     /// The probes are attached: from now on, something can be said.
-    pub(super) fn begin(&self, live: Live) -> Result<()> {
+    pub(super) fn begin(&self, mut live: Live) -> Result<()> {
+        live.probes
+            .follow_libraries(ring::CALM)
+            .context("cannot start a thread to follow the TLS libraries")?;
         let mut state = self.lock();
         for hook in &live.probes.hooks {
             let kind = hook.hook.kind(live.probes.way);
@@ -133,12 +136,12 @@ impl State {
         let Some(Live { probes, ring, assembler, host }) = live else { return false };
         let now = host::monotonic_ns();
         probes.pass_on_log();
-        probes.follow_libraries();
-        if let Some(Ok(libraries)) = &mut probes.libraries
-            && let Some(census) = libraries.census()
-        {
+        if let Some((census, skipped)) = probes.library_news() {
             for ((library, covered), files) in census {
                 metrics.library(library, covered, files);
+            }
+            for (reason, files) in skipped.iter() {
+                metrics.library_skipped(reason, files);
             }
         }
         let turn = ring::drain(ring, |raw| {

@@ -26,7 +26,7 @@ use self::{
     timing::Timing,
     tls::Handshakes,
 };
-use crate::{assemble::Story, config, model::merge::Fact, record::Context};
+use crate::{assemble::Story, config, model::merge::Fact, record::Context, tls::skipped::Reason};
 
 /// Every metric of the daemon.
 pub struct Metrics {
@@ -124,6 +124,11 @@ impl Metrics {
     /// So many files of a TLS library are in use, and their handshakes are seen, or not.
     pub fn library(&self, library: Library, covered: bool, files: i64) {
         self.handshakes.library(library, covered, files);
+    }
+
+    /// So many files that may hold a TLS library were not probed for this reason.
+    pub fn library_skipped(&self, reason: Reason, files: u64) {
+        self.handshakes.library_skipped(reason, files);
     }
 
     /// So often the two views of a handshake told a fact differently.

@@ -7,7 +7,7 @@ use gimli::{
 };
 use handshake_common::tls::target::Base;
 
-use super::elf::{Elf, Machine};
+use super::elf::{Elf, Machine, Section};
 
 type Bytes<'a> = EndianSlice<'a, LittleEndian>;
 
@@ -31,7 +31,8 @@ pub struct Frame<'f, 'a> {
 impl<'a> Frames<'a> {
     /// `None`: the file has no such tables.
     pub fn of(elf: &Elf<'a>) -> Option<Self> {
-        let (address, bytes) = elf.section(".eh_frame")?;
+        let Section { address, range } = elf.section(".eh_frame")?;
+        let bytes = elf.image.bytes(range.start, usize::try_from(range.end - range.start).ok()?)?;
         let section = EhFrame::new(bytes, LittleEndian);
         Some(Self { section, bases: BaseAddresses::default().set_eh_frame(address), machine: elf.machine })
     }

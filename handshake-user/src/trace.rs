@@ -215,7 +215,7 @@ impl Session {
             }
         };
         note(lost, "records, the ring was full (a larger --ring-kib helps)");
-        note(unfollowed, "state changes, no room for the connection (a larger --max-connections helps)");
+        note(unfollowed, "connections, no room to follow them (a larger --max-connections helps)");
         note(self.whole.forgotten(), "connections that stayed open, for want of room to remember them");
         note(missed, "runs of a hook, the kernel was inside the same program already");
         match self.output {

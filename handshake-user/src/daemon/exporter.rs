@@ -83,7 +83,7 @@ impl Exporter {
             let before = live.probes.totals()?;
             let sockets = preexisting::sockets();
             let after = live.probes.totals()?;
-            state.metrics.found(sockets, &after);
+            state.metrics.found(&sockets, &after);
             if before == after {
                 break;
             }

@@ -176,7 +176,7 @@ pub(super) mod tests {
         gauges.set(&totals(&[(totals::closing(CLIENT), 3), (totals::closes(CLIENT, None, None), 7)]));
         let families = registry.gather();
         let values = families.iter().flat_map(|family| family.get_metric());
-        assert!(values.map(|metric| metric.get_gauge().value()).all(|value| value == 0.0));
+        assert!(values.map(|metric| metric.get_gauge().get_value()).all(|value| value == 0.0));
     }
 
     #[test]

@@ -313,7 +313,7 @@ impl Soak {
     /// Ends the daemon; what is left behind.
     fn end(mut self, children: &std::collections::BTreeSet<u32>) -> Result<Vec<String>> {
         let mut left = Vec::new();
-        let holders = watch::holders(&self.made.namespaces());
+        let holders = watch::holders(&self.made.namespaces(), self.daemon.id(), self.supplies.folder());
         if !holders.is_empty() {
             left.push(format!("network namespaces held by {}", holders.join(", ")));
         }

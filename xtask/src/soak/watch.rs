@@ -146,9 +146,10 @@ impl Scrape {
         let begin = Instant::now();
         let mut stream = TcpStream::connect(address).context("the daemon does not accept a scrape")?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes())?;
         let mut text = String::new();
-        stream.read_to_string(&mut text).with_context(|| format!("no answer to a scrape in {PATIENCE:?}"))?;
+        stream.read_to_string(&mut text).context("no whole answer to a scrape")?;
         ensure!(text.starts_with("HTTP/1.1 200 "), "a scrape was answered with {:?}", text.lines().next());
         Ok(Self { text, took: begin.elapsed() })
     }

@@ -108,6 +108,11 @@ impl Supplies {
         Ok(supplies)
     }
 
+    /// Where its files are.
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     fn key(&self) -> PathBuf {
         self.folder.path().join("key.pem")
     }

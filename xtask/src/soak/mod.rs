@@ -117,6 +117,8 @@ struct Soak {
     /// Scrapes after the first.
     scrapes: u64,
     stops: u64,
+    /// Scrapes that failed, and why.
+    unanswered: Vec<String>,
     slowest: Duration,
     objects: Objects,
 }
@@ -136,6 +138,7 @@ impl Soak {
             begin,
             scrapes: 0,
             stops: 0,
+            unanswered: Vec::new(),
             slowest: Duration::ZERO,
             objects: Objects::default(),
         })
@@ -160,7 +163,7 @@ impl Soak {
             active: (others.active - host.active).saturating_sub(self.scrapes + 1),
             passive: (others.passive - host.passive).saturating_sub(self.scrapes + 1),
         };
-        let mut failures = Vec::new();
+        let mut failures = std::mem::take(&mut self.unanswered);
         let mut text = self.summary(time, seed, per_group);
         text += &report::trends(&samples, per_group, time, &mut failures);
         text += &report::counts(&counts, others, &mut failures);
@@ -291,7 +294,14 @@ impl Soak {
     }
 
     fn scrape(&mut self) -> Result<Scrape> {
-        let scrape = Scrape::of(&self.address)?;
+        let scrape = match Scrape::of(&self.address) {
+            Ok(scrape) => scrape,
+            // A failure, but no reason to see no more.
+            Err(error) => {
+                self.unanswered.push(format!("{:.0?}: {error:#}", self.begin.elapsed()));
+                Scrape::of(&self.address)?
+            }
+        };
         self.scrapes += 1;
         self.slowest = self.slowest.max(scrape.took);
         Ok(scrape)
@@ -313,7 +323,7 @@ impl Soak {
     /// Ends the daemon; what is left behind.
     fn end(mut self, children: &std::collections::BTreeSet<u32>) -> Result<Vec<String>> {
         let mut left = Vec::new();
-        let holders = watch::holders(&self.made.namespaces());
+        let holders = watch::holders(&self.made.namespaces(), self.daemon.id(), self.supplies.folder());
         if !holders.is_empty() {
             left.push(format!("network namespaces held by {}", holders.join(", ")));
         }

@@ -5,7 +5,8 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::TcpStream,
-    os::unix::fs::MetadataExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -145,9 +146,10 @@ impl Scrape {
         let begin = Instant::now();
         let mut stream = TcpStream::connect(address).context("the daemon does not accept a scrape")?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes())?;
         let mut text = String::new();
-        stream.read_to_string(&mut text).with_context(|| format!("no answer to a scrape in {PATIENCE:?}"))?;
+        stream.read_to_string(&mut text).context("no whole answer to a scrape")?;
         ensure!(text.starts_with("HTTP/1.1 200 "), "a scrape was answered with {:?}", text.lines().next());
         Ok(Self { text, took: begin.elapsed() })
     }
@@ -195,13 +197,23 @@ impl HostOpens {
     }
 }
 
-/// Who is still in one of these network namespaces, or holds one open.
-pub(super) fn holders(namespaces: &HashSet<u64>) -> Vec<String> {
+/// Who of ours is still in one of these network namespaces, or holds one open: the daemon, and whose command line or environment
+/// names the load's folder. Of others there may be namespaces with the same number, which the kernel gives again.
+pub(super) fn holders(namespaces: &HashSet<u64>, daemon: u32, folder: &Path) -> Vec<String> {
     let mut holders = Vec::new();
     let Ok(processes) = fs::read_dir("/proc") else { return holders };
     for process in processes.flatten() {
         let path = process.path();
         if !process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
+            continue;
+        }
+        let names_it = |file: &str| {
+            let text = fs::read(path.join(file)).unwrap_or_default();
+            let folder = folder.as_os_str().as_bytes();
+            text.windows(folder.len()).any(|part| part == folder)
+        };
+        let is_daemon = process.file_name().to_str() == Some(daemon.to_string().as_str());
+        if !is_daemon && !["cmdline", "environ"].into_iter().any(names_it) {
             continue;
         }
         let inside = fs::metadata(path.join("ns/net")).is_ok_and(|meta| namespaces.contains(&meta.ino()));
@@ -263,8 +275,9 @@ mod tests {
     #[test]
     fn this_process_is_in_its_own_namespace() {
         let own = fs::metadata("/proc/self/ns/net").unwrap().ino();
-        let name = format!("{} (", std::process::id());
-        assert!(holders(&HashSet::from([own])).iter().any(|holder| holder.starts_with(&name)));
-        assert!(holders(&HashSet::from([0])).is_empty());
+        let (pid, folder) = (std::process::id(), Path::new("/nobody/names/this"));
+        let holders = |number, pid| holders(&HashSet::from([number]), pid, folder);
+        assert!(holders(own, pid)[0].starts_with(&format!("{pid} (")));
+        assert!(holders(0, pid).is_empty() && holders(own, 0).is_empty());
     }
 }

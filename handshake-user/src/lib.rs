@@ -11,6 +11,8 @@ pub mod config;
 pub mod daemon;
 pub mod explain;
 pub mod filter;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod host;
 pub mod model;
 pub mod probe;

@@ -41,7 +41,7 @@ fn types() -> Result<Btf, String> {
 
 /// Where a file system of this type is mounted. Lines of `mountinfo` look like
 /// `36 35 98:0 / /sys/kernel/tracing rw,relatime shared:1 - tracefs tracefs rw`.
-fn mounted<'a>(mountinfo: &'a str, kind: &str) -> Option<&'a str> {
+pub(crate) fn mounted<'a>(mountinfo: &'a str, kind: &str) -> Option<&'a str> {
     mountinfo.lines().find_map(|line| {
         let (mount, source) = line.split_once(" - ")?;
         if source.split(' ').next()? != kind {

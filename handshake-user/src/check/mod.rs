@@ -1,6 +1,6 @@
 //! `handshake check`: what this kernel and this host offer, tried out where that can be.
 
-mod kernel;
+pub(crate) mod kernel;
 mod libraries;
 mod privileges;
 mod probes;

@@ -23,7 +23,7 @@ fn table(path: &Path) -> u64 {
 }
 
 /// Counts the lines of `/proc/net/tcp` that are sockets with a connection: `sl local remote st tx:rx tr:when …`.
-fn connections(table: &str) -> u64 {
+pub(crate) fn connections(table: &str) -> u64 {
     let is_connection = |line: &str| {
         let mut columns = line.split_ascii_whitespace().skip(3);
         let (Some(state), Some(timer)) = (columns.next(), columns.nth(1)) else { return false };

@@ -13,7 +13,8 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
     sync::watch,
     task::JoinSet,
     time::{sleep, timeout},
@@ -110,7 +111,11 @@ pub async fn serve<P: Pages>(listener: TcpListener, pages: Arc<P>, stop: impl Fu
     }
 }
 
-async fn connection<P: Pages>(stream: TcpStream, pages: Arc<P>, mut stopped: watch::Receiver<()>) {
+pub(crate) async fn connection<P: Pages>(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    pages: Arc<P>,
+    mut stopped: watch::Receiver<()>,
+) {
     let service = service_fn(move |request: Request<Incoming>| {
         let answer = answer(request.method(), request.uri().path(), &*pages);
         async move { Ok::<_, Infallible>(answer) }
@@ -175,6 +180,7 @@ mod tests {
     use http_body_util::BodyExt as _;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
         sync::oneshot,
         time::Instant,
     };

@@ -1,0 +1,135 @@
+//! Any bytes as records of the ring buffer, all the way to what is shown. A byte of flags (how much the wire sees; 0xf0: with
+//! the text of all metrics, which takes its time), then steps: a byte that says what it is, a length (two bytes), that many
+//! bytes.
+#![no_main]
+
+use std::{
+    cell::RefCell,
+    collections::HashSet,
+    time::{Duration, SystemTime},
+};
+
+use handshake::{
+    assemble::{Assembler, Raw, Sight, Story},
+    config::{Config, Label},
+    record::{Context, Record},
+    sink::{metrics::Metrics, savings::Savings, summary::Summary},
+    whole::Whole,
+};
+use handshake_common::{Kind, Stage, connection, tls::session, tls::wire::raw};
+use handshake_fuzz::{Input, assert_harmless, record};
+use libfuzzer_sys::fuzz_target;
+
+/// A host without a kernel.
+struct Still;
+
+impl Context for Still {
+    fn wall_time(&self, monotonic_ns: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_nanos(monotonic_ns)
+    }
+
+    fn cgroup(&mut self, id: u64) -> Option<String> {
+        (id != 0).then(|| format!("/{id}"))
+    }
+}
+
+/// Where everything ends.
+struct Sinks<'m> {
+    metrics: &'m mut Metrics,
+    summary: Summary,
+    savings: Savings,
+    whole: Whole,
+    told: [u64; Stage::SLOTS],
+}
+
+thread_local! {
+    /// Some thousand counters: one set of them for all inputs.
+    static METRICS: RefCell<Metrics> = RefCell::new({
+        let labels = Label::ALL.to_vec();
+        let settings = handshake::config::Metrics { labels, max_series: 4, ..Config::default().metrics };
+        Metrics::new(&settings).expect("metrics can be made")
+    });
+}
+
+impl Sinks<'_> {
+    fn take(&mut self, story: &Story) {
+        self.told[usize::from(story.event.code())] += 1;
+        self.metrics.observe(story, &mut Still);
+        let told = Record::new(story, &mut Still);
+        record::check(&told);
+        self.summary.add(&told);
+        if let Some(whole) = self.whole.take(told) {
+            record::check(&whole);
+            self.savings.add(&whole);
+        }
+    }
+}
+
+fuzz_target!(|data: &[u8]| METRICS.with_borrow_mut(|metrics| follow(data, metrics)));
+
+fn follow(data: &[u8], metrics: &mut Metrics) {
+    let mut input = Input(data);
+    let Some(flags) = input.byte() else { return };
+    let mut sinks = Sinks {
+        metrics,
+        summary: Summary::default(),
+        savings: Savings::default(),
+        whole: Whole::default(),
+        told: [0; Stage::SLOTS],
+    };
+    let mut assembler = Assembler::new([Sight::None, Sight::Some, Sight::All][usize::from(flags & 3) % 3]);
+    let mut now_ns = 1;
+    let (mut opened, mut closed, mut handshakes) = (0, 0, 0);
+    let mut closings = HashSet::new();
+    while let (Some(step), Some(bytes)) = (input.byte(), input.block()) {
+        let kind = Kind::from_code(step & 7);
+        let size = match kind {
+            Some(Kind::Open | Kind::Close) => connection::SIZE,
+            Some(Kind::Library) => session::SIZE,
+            Some(Kind::Wire) => raw::SIZE,
+            Some(Kind::Hello) => raw::HEADER.max(bytes.len()),
+            None => {
+                // Time passes, ten milliseconds a byte and more.
+                now_ns += bytes.iter().map(|byte| u64::from(*byte) * 10_000_000).sum::<u64>();
+                assembler.expire(now_ns, &mut |story| sinks.take(story));
+                continue;
+            }
+        };
+        let mut bytes = bytes.to_vec();
+        // Records of the wrong size are refused; most are of the right one.
+        if step & 8 == 0 {
+            bytes.resize(size, 0);
+        }
+        if let (Some(kind), Some(first)) = (kind, bytes.first_mut()) {
+            *first = kind.code();
+        }
+        let Some(raw) = Raw::from_bytes(&bytes) else { continue };
+        match &raw {
+            Raw::Connection(connection) if connection.stage() == Some(Stage::Close) => {
+                // The kernel side tells of no closing twice.
+                if !closings.insert((connection.id, connection.generation)) {
+                    continue;
+                }
+                closed += 1;
+            }
+            Raw::Connection(_) => opened += 1,
+            Raw::Handshake(_) | Raw::Sighting(_) => handshakes += 1,
+            Raw::Excerpt(..) => {}
+        }
+        assembler.take(&raw, now_ns, &mut |story| sinks.take(story));
+    }
+    assembler.finish(&mut |story| sinks.take(story));
+    let told = |stage: Stage| sinks.told[usize::from(stage.code())];
+    assert_eq!((told(Stage::Open), told(Stage::Close)), (opened, closed), "each is told once");
+    assert!(told(Stage::Tls) <= handshakes, "a handshake is told twice");
+    assembler.finish(&mut |_| panic!("something is left"));
+    for whole in sinks.whole.finish() {
+        record::check(&whole);
+        sinks.savings.add(&whole);
+    }
+    assert_harmless(&sinks.summary.render());
+    assert_harmless(&sinks.savings.render());
+    if flags >= 0xf0 {
+        assert_harmless(&sinks.metrics.render().expect("metrics can be written"));
+    }
+}

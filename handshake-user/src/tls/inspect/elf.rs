@@ -8,12 +8,15 @@ use object::{
 };
 
 type Header = elf::FileHeader64<LittleEndian>;
+type Section = elf::SectionHeader64<LittleEndian>;
 const LE: LittleEndian = LittleEndian;
 
 /// Files of more segments are not looked at; real ones have about ten.
 const MOST_SEGMENTS: usize = 64;
 /// Of linked files; `.rela.dyn` and `.rela.plt` are all there is.
 const MOST_RELOCATION_SECTIONS: usize = 8;
+/// Of linked files; real ones have about forty.
+const MOST_SECTIONS: usize = 4096;
 
 /// A 64-bit little-endian program or shared library of a known machine, as far as it can be read.
 pub struct Elf<'a> {
@@ -23,6 +26,7 @@ pub struct Elf<'a> {
     pub is_fixed: bool,
     segments: Vec<Segment>,
     sections: SectionTable<'a, Header>,
+    section_names: &'a [u8],
 }
 
 /// Whose instructions.
@@ -49,6 +53,13 @@ pub struct Symbol {
 /// The lower half; also keeps sums of an address and the size of a structure in range.
 fn is_user_space(address: u64) -> bool {
     i64::try_from(address).is_ok()
+}
+
+/// Whether that string is this name. Looks no further than the name is long: strings without an end would make many such
+/// questions take for ever.
+fn is_named(strings: &[u8], start: u32, name: &str) -> bool {
+    let string = strings.get(start as usize..).unwrap_or_default();
+    string.strip_prefix(name.as_bytes()).is_some_and(|behind| behind.first() == Some(&0))
 }
 
 /// Those of the wanted symbols that the file defines.
@@ -105,8 +116,12 @@ impl<'a> Elf<'a> {
             segments.iter().all(|it| it.address.checked_add(it.size).is_some_and(is_user_space));
         (is_user_space && total / 2 <= data.len() as u64).then_some(())?;
         // A file may do without sections; then it has no symbols for us.
-        let sections = header.sections(LE, data).unwrap_or_default();
-        Some(Self { data, machine, is_fixed: header.e_type(LE) == elf::ET_EXEC, segments, sections })
+        let sections = header.sections(LE, data).ok().filter(|sections| sections.len() <= MOST_SECTIONS);
+        let sections = sections.unwrap_or_default();
+        let names = header.section_strings_index(LE, data).and_then(|index| sections.section(index));
+        let section_names = names.and_then(|names| names.data(LE, data)).unwrap_or_default();
+        let is_fixed = header.e_type(LE) == elf::ET_EXEC;
+        Some(Self { data, machine, is_fixed, segments, sections, section_names })
     }
 
     /// The wanted symbols that are defined here, in one pass over both symbol tables.
@@ -144,7 +159,8 @@ impl<'a> Elf<'a> {
     /// The section of that name, with the address of its first byte.
     #[must_use]
     pub fn section(&self, name: &str) -> Option<(u64, &'a [u8])> {
-        let (_, section) = self.sections.section_by_name(LE, name.as_bytes())?;
+        let is_it = |section: &&Section| is_named(self.section_names, section.sh_name(LE), name);
+        let section = self.sections.iter().find(is_it)?;
         is_user_space(section.sh_addr(LE)).then_some(())?;
         Some((section.sh_addr(LE), section.data(LE, self.data).ok()?))
     }
@@ -266,10 +282,9 @@ impl<'a> Elf<'a> {
             Machine::Aarch64 => [elf::R_AARCH64_JUMP_SLOT, elf::R_AARCH64_GLOB_DAT],
         };
         let symbols = self.sections.symbols(LE, self.data, elf::SHT_DYNSYM).ok()?;
-        let is_it = |index| {
-            let symbol = symbols.symbol(index).ok();
-            symbol.is_some_and(|it| symbols.symbol_name(LE, it).is_ok_and(|it| it == name.as_bytes()))
-        };
+        let strings = self.sections.section(symbols.string_section()).ok()?.data(LE, self.data).ok()?;
+        let is_it =
+            |index| symbols.symbol(index).is_ok_and(|symbol| is_named(strings, symbol.st_name(LE), name));
         let sections = self.sections.iter().filter(|section| section.sh_type(LE) == elf::SHT_RELA);
         let mut relocations = sections
             .take(MOST_RELOCATION_SECTIONS)

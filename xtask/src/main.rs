@@ -3,6 +3,7 @@
 mod apt;
 mod bench;
 mod build;
+mod fuzz;
 mod linker;
 mod lint;
 mod packages;
@@ -44,6 +45,7 @@ enum Command {
     Run(run::Args),
     Lint(lint::Args),
     Test(test::Args),
+    Fuzz(fuzz::Args),
     Table(table::Args),
     Bench(bench::Args),
 }
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::main(args),
         Command::Lint(args) => lint::main(&args),
         Command::Test(args) => test::main(&args),
+        Command::Fuzz(args) => fuzz::main(&args),
         Command::Table(args) => table::main(&args),
         Command::Bench(args) => bench::main(&args),
     };

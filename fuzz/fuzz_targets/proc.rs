@@ -2,7 +2,7 @@
 #![no_main]
 
 use handshake::{
-    fuzzing::{connections, cpus, maps_line, mounted},
+    fuzzing::{connections, cpus, maps_line, mounts},
     probe::plan::{Attach, HOOKS, Offer, plan},
 };
 use handshake_common::tls::mapping::{self, Mapping};
@@ -21,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
         }
         1 => {
             for kind in ["tracefs", "cgroup2"] {
-                assert!(mounted(&text, kind).is_none_or(|mount| text.contains(mount)));
+                assert!(mounts(&text, kind).len() <= text.lines().count());
             }
         }
         2 => assert!(connections(&text) <= text.lines().count() as u64),

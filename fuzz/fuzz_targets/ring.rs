@@ -1,5 +1,5 @@
-//! Any bytes as records of the ring buffer, all the way to what is shown. A byte of flags (how much the wire sees; 0xf0: with
-//! the text of all metrics, which takes its time), then steps: a byte that says what it is, a length (two bytes), that many
+//! Any bytes as records of the ring buffer, all the way to what is shown. A byte of flags (how much the wire sees; 4: with
+//! the summary, 0xf0: with the text of all metrics, which take their time), then steps: a byte that says what it is, a length (two bytes), that many
 //! bytes.
 #![no_main]
 
@@ -14,6 +14,7 @@ use handshake::{
     config::{Config, Label},
     record::{Context, Record},
     sink::{metrics::Metrics, savings::Savings, summary::Summary},
+    untrusted::Untrusted,
     whole::Whole,
 };
 use handshake_common::{Kind, Stage, connection, tls::session, tls::wire::raw};
@@ -28,15 +29,15 @@ impl Context for Still {
         SystemTime::UNIX_EPOCH + Duration::from_nanos(monotonic_ns)
     }
 
-    fn cgroup(&mut self, id: u64) -> Option<String> {
-        (id != 0).then(|| format!("/{id}"))
+    fn cgroup(&mut self, id: u64) -> Option<Untrusted> {
+        (id != 0).then(|| format!("/{id}\x1b[2J\n").into())
     }
 }
 
 /// Where everything ends.
 struct Sinks<'m> {
     metrics: &'m mut Metrics,
-    summary: Summary,
+    summary: Option<Summary>,
     savings: Savings,
     whole: Whole,
     told: [u64; Stage::SLOTS],
@@ -57,7 +58,9 @@ impl Sinks<'_> {
         self.metrics.observe(story, &mut Still);
         let told = Record::new(story, &mut Still);
         record::check(&told);
-        self.summary.add(&told);
+        if let Some(summary) = &mut self.summary {
+            summary.add(&told);
+        }
         if let Some(whole) = self.whole.take(told) {
             record::check(&whole);
             self.savings.add(&whole);
@@ -72,7 +75,7 @@ fn follow(data: &[u8], metrics: &mut Metrics) {
     let Some(flags) = input.byte() else { return };
     let mut sinks = Sinks {
         metrics,
-        summary: Summary::default(),
+        summary: (flags & 4 != 0).then(Summary::default),
         savings: Savings::default(),
         whole: Whole::default(),
         told: [0; Stage::SLOTS],
@@ -127,7 +130,7 @@ fn follow(data: &[u8], metrics: &mut Metrics) {
         record::check(&whole);
         sinks.savings.add(&whole);
     }
-    assert_harmless(&sinks.summary.render());
+    assert_harmless(&sinks.summary.map(|summary| summary.render()).unwrap_or_default());
     assert_harmless(&sinks.savings.render());
     if flags >= 0xf0 {
         assert_harmless(&sinks.metrics.render().expect("metrics can be written"));

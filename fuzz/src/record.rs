@@ -3,6 +3,7 @@
 use handshake::{
     record::Record,
     sink::{ladder, table},
+    untrusted::json,
 };
 
 use crate::assert_harmless;
@@ -12,8 +13,9 @@ use crate::assert_harmless;
 /// # Panics
 /// When it does not hold.
 pub fn check(record: &Record) {
-    let json = serde_json::to_string(record).expect("a record can be written");
+    let json = json(serde_json::to_string(record).expect("a record can be written"));
     assert!(!json.contains('\n'), "a record is one line");
+    assert_harmless(&json);
     let read: Record = serde_json::from_str(&json).expect("what is written can be read");
     assert_eq!(read, *record, "what is written is what is read");
     let line = table::line(record);

@@ -1,15 +1,15 @@
 //! The command line.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use handshake_common::{Role, Stage};
 use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::{
     config::DaemonArgs,
-    filter::NetNs,
+    filter::{self, NetNs},
     probe::{TlsWire, plan::Attach},
 };
 
@@ -30,6 +30,22 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Refuses what is well-formed and could never show anything.
+    ///
+    /// # Errors
+    /// A usage error that says why.
+    pub fn possible(self) -> Result<Self, clap::Error> {
+        match &self.command {
+            Command::Trace(args) => match args.never() {
+                Some(why) => Err(Self::command().error(ErrorKind::ArgumentConflict, why)),
+                None => Ok(self),
+            },
+            _ => Ok(self),
+        }
+    }
 }
 
 /// The commands.
@@ -73,6 +89,9 @@ pub struct ProbeArgs {
     pub tls_libraries: Switch,
 }
 
+/// `PID_MAX_LIMIT` of `include/linux/threads.h`.
+const PID_MAX: i64 = 4_194_304;
+
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -109,10 +128,10 @@ pub struct TraceArgs {
     /// Network of the peer, such as 10.0.0.0/8 or `2001:db8::/32`; may be given more than once.
     #[arg(long, value_name = "CIDR", value_parser = parse_network)]
     pub remote: Vec<IpNet>,
-    /// Process id.
-    #[arg(long)]
+    /// Process id, in the host's PID namespace.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=PID_MAX))]
     pub pid: Option<u32>,
-    /// Name of the process, whole.
+    /// Name of the process, whole; the kernel keeps the first 15 bytes of it.
     #[arg(long)]
     pub comm: Option<String>,
     /// Only this end of the connections.
@@ -152,6 +171,29 @@ impl TraceArgs {
     #[must_use]
     pub fn stage(&self) -> Option<Stage> {
         self.stage.as_deref()?.parse().ok()
+    }
+
+    /// Why no record could ever pass these filters.
+    fn never(&self) -> Option<&'static str> {
+        let blind = self.probes.tls_wire == TlsWire::Off && self.probes.tls_libraries == Switch::Off;
+        (blind && self.stage() == Some(Stage::Tls))
+            .then_some("--stage tls needs one of the two views: --tls-wire on, --tls-libraries on")
+    }
+
+    /// What the filters do that their user may not expect, a line each.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes: Vec<String> =
+            self.comm.as_deref().and_then(filter::note_on_comm).into_iter().collect();
+        let by_process = self.pid.is_some() || self.comm.is_some();
+        if by_process && self.role() == Some(Role::Server) && self.stage() == Some(Stage::Open) {
+            notes.push(
+                "a server's process is known from its close() on, so hardly any opening of a server passes \
+                 --pid or --comm; --stage close does"
+                    .to_owned(),
+            );
+        }
+        notes
     }
 }
 
@@ -196,15 +238,22 @@ pub enum Output {
 
 /// A network, or an address as a network of one.
 fn parse_network(text: &str) -> Result<IpNet, String> {
-    text.parse::<IpNet>()
-        .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
-        .map_err(|_| "not an address or a network; write 10.0.0.0/8, 192.0.2.1, 2001:db8::/32".to_owned())
+    let network = text
+        .parse::<IpNet>()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| "not an address or a network; write 10.0.0.0/8, 192.0.2.1, 2001:db8::/32".to_owned())?;
+    Ok(unmapped(network).unwrap_or(network))
+}
+
+/// A v4-mapped network as that of IPv4: records name the address that is on the wire.
+fn unmapped(network: IpNet) -> Option<IpNet> {
+    let IpNet::V6(mapped) = network else { return None };
+    let address = mapped.addr().to_ipv4_mapped()?;
+    IpNet::new(IpAddr::V4(address), mapped.prefix_len().checked_sub(96)?).ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
@@ -222,9 +271,12 @@ mod tests {
             vec!["--role", "peer"],
             vec!["--count", "0"],
             vec!["--netns", "no-such-namespace"],
+            vec!["--pid", "0"],
+            vec!["--pid", "4194305"],
+            vec!["--stage", "tls", "--tls-wire", "off", "--tls-libraries", "off"],
         ] {
             let line = ["handshake", "trace"].into_iter().chain(bad.iter().copied());
-            let error = Cli::try_parse_from(line).unwrap_err();
+            let error = Cli::try_parse_from(line).and_then(Cli::possible).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{bad:?}");
         }
     }
@@ -233,5 +285,29 @@ mod tests {
     fn an_address_is_a_network_of_one() {
         assert_eq!(parse_network("192.0.2.1").unwrap().prefix_len(), 32);
         assert_eq!(parse_network("2001:db8::1").unwrap().prefix_len(), 128);
+    }
+
+    #[test]
+    fn filters_that_surprise_are_told() {
+        let notes = |arguments: &[&str]| {
+            let line = ["handshake", "trace"].iter().chain(arguments);
+            let Command::Trace(args) = Cli::parse_from(line).command else { panic!() };
+            args.notes()
+        };
+        assert!(notes(&["--comm", "NetworkManager-dispatcher"])[0].contains("\"NetworkManager-\""));
+        assert!(notes(&["--stage", "open", "--role", "server", "--pid", "1"])[0].contains("--stage close"));
+        assert_eq!(notes(&["--comm", "NetworkManager", "--role", "client", "--stage", "open"]), [""; 0]);
+    }
+
+    #[test]
+    fn every_network_can_match() {
+        let contains = |network: &str, address: &str| {
+            parse_network(network).unwrap().contains(&address.parse::<IpAddr>().unwrap())
+        };
+        assert!(contains("10.9.9.9/8", "10.0.0.1"), "bits behind the prefix do not count");
+        // The wire speaks IPv4 there.
+        assert!(contains("::ffff:10.0.0.0/104", "10.1.2.3") && !contains("::ffff:10.0.0.0/104", "11.0.0.1"));
+        assert!(contains("::ffff:192.0.2.1", "192.0.2.1"));
+        assert!(contains("::/0", "2001:db8::1"));
     }
 }

@@ -12,12 +12,13 @@ use anyhow::{Context as _, Result};
 use crate::{
     cli::ExplainArgs,
     record::{Record, SCHEMA},
-    sink::{ladder, savings::Savings, text::printable},
+    sink::{ladder, savings::Savings},
+    untrusted::{Untrusted, say},
     whole::Whole,
 };
 
-/// Longest line that is read; records have less than 2 KB.
-const LONGEST_LINE: usize = 1 << 20;
+/// Longest line that is read. Records have less than 2 KB; only a cgroup of 4096 bytes that all are escaped makes a longer one.
+const LONGEST_LINE: usize = 32 << 10;
 
 /// Draws every connection of the records. Lines that are none are told on standard error, with their number, and make
 /// the exit status 1.
@@ -26,14 +27,14 @@ const LONGEST_LINE: usize = 1 << 20;
 /// When the input cannot be read or the output cannot be written.
 pub fn run(args: &ExplainArgs) -> Result<ExitCode> {
     let from_stdin = args.file.as_os_str() == "-";
-    let name = if from_stdin { "standard input".to_owned() } else { printable(&args.file.to_string_lossy()) };
+    let name = if from_stdin { "standard input".to_owned() } else { shown(&args.file) };
     let mut input: Box<dyn BufRead> =
         if from_stdin { Box::new(io::stdin().lock()) } else { Box::new(BufReader::new(open(&args.file)?)) };
     let mut out = Drawing::new(BufWriter::new(io::stdout().lock()));
     let mut bad = 0_u64;
     let result = draw_all(&mut input, &mut out, |line, error| {
         bad += 1;
-        eprintln!("{}", complaint(&name, line, error));
+        say(complaint(&name, line, error));
     });
     match result {
         Err(Failure::Read(error)) => return Err(error).with_context(|| format!("cannot read {name}")),
@@ -45,8 +46,12 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode> {
     Ok(if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+fn shown(path: &Path) -> String {
+    Untrusted::from(path).to_string()
+}
+
 fn open(path: &Path) -> Result<File> {
-    File::open(path).with_context(|| format!("cannot open {}", path.display()))
+    File::open(path).with_context(|| format!("cannot open {}", shown(path)))
 }
 
 /// What is drawn of these bytes, and what is said of lines that are no records.
@@ -58,7 +63,7 @@ pub(crate) fn to_text(mut records: &[u8]) -> (String, Vec<String>) {
 }
 
 fn complaint(name: &str, line: u64, error: &str) -> String {
-    format!("handshake: {name}, line {line}: {}", printable(error))
+    format!("handshake: {name}, line {line}: {}", Untrusted::from(error))
 }
 
 /// Which side of the program failed.

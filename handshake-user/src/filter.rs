@@ -1,11 +1,19 @@
 //! Which records `trace` shows. Pure, but for looking up a namespace once.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
+use std::{
+    fs::File,
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    },
+    path::Path,
+    time::Duration,
+};
 
 use handshake_common::{Role, Stage};
 use ipnet::IpNet;
 
-use crate::{cli::TraceArgs, record::Record};
+use crate::{cli::TraceArgs, record::Record, untrusted::Untrusted};
 
 /// A network namespace by its inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,16 +26,49 @@ impl NetNs {
     /// When there is no such namespace.
     pub fn parse(text: &str) -> Result<Self, String> {
         if let Ok(inode) = text.parse() {
-            return Ok(Self(inode));
+            return if inode == 0 { Err("inodes count from 1".to_owned()) } else { Ok(Self(inode)) };
         }
         let path = if text.contains('/') { text.into() } else { Path::new("/run/netns").join(text) };
-        let metadata = fs::metadata(&path).map_err(|error| {
+        let inode = network_namespace(&path).map_err(|error| {
             format!("no network namespace at {}: {error}; `ip netns list` names them", path.display())
         })?;
-        u32::try_from(metadata.ino())
-            .map(Self)
-            .map_err(|_| format!("{} is no network namespace", path.display()))
+        inode.map(Self).ok_or_else(|| format!("{} is no network namespace", path.display()))
     }
+}
+
+/// The inode of the network namespace at this path; `None` if something else is there.
+fn network_namespace(path: &Path) -> std::io::Result<Option<u32>> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let is_namespace = rustix::fs::fstatfs(&file)?.f_type == NSFS_MAGIC;
+    // SAFETY: the request takes no argument.
+    let is_network =
+        is_namespace && unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) } == libc::CLONE_NEWNET;
+    let inode = file.metadata()?.ino();
+    Ok(u32::try_from(inode).ok().filter(|_| is_network))
+}
+
+/// `include/uapi/linux/magic.h`.
+const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
+/// `include/uapi/linux/nsfs.h`: `_IO(0xb7, 0x3)`.
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+
+/// Bytes of its name that the kernel keeps of a process: `TASK_COMM_LEN` less the zero at the end.
+const COMM_BYTES: usize = 15;
+
+/// A name as the kernel keeps it. A character that is cut in two is one in the record, too.
+fn kept(comm: &str) -> Untrusted {
+    Untrusted::from_bytes(&comm.as_bytes()[..comm.len().min(COMM_BYTES)])
+}
+
+/// What a name matches that is longer than the kernel keeps it, for the user to know.
+#[must_use]
+pub fn note_on_comm(comm: &str) -> Option<String> {
+    (comm.len() > COMM_BYTES).then(|| {
+        let kept = kept(comm);
+        format!(
+            "--comm: the kernel keeps {COMM_BYTES} bytes of a name; shown are all processes called \"{kept}\""
+        )
+    })
 }
 
 /// All conditions must hold; what a record does not know, it does not fulfil.
@@ -36,7 +77,7 @@ pub struct Filter {
     ports: Vec<u16>,
     remotes: Vec<IpNet>,
     pid: Option<u32>,
-    comm: Option<String>,
+    comm: Option<Untrusted>,
     role: Option<Role>,
     stage: Option<Stage>,
     slower_than: Option<Duration>,
@@ -49,7 +90,7 @@ impl From<&TraceArgs> for Filter {
             ports: args.port.clone(),
             remotes: args.remote.clone(),
             pid: args.pid,
-            comm: args.comm.clone(),
+            comm: args.comm.as_deref().map(kept),
             role: args.role(),
             stage: args.stage(),
             slower_than: args.slower_than,
@@ -81,6 +122,8 @@ impl Filter {
 
 #[cfg(test)]
 mod tests {
+    use handshake_common::Connection;
+
     use super::*;
     use crate::{
         assemble::Story,
@@ -150,5 +193,27 @@ mod tests {
         assert_eq!(NetNs::parse("4026531840"), Ok(NetNs(4_026_531_840)));
         assert!(NetNs::parse("/proc/self/ns/net").is_ok());
         assert!(NetNs::parse("no-such-namespace").unwrap_err().contains("ip netns list"));
+    }
+
+    #[test]
+    fn what_is_no_network_namespace_could_never_match() {
+        for other in ["/proc/self/ns/mnt", "/proc/self/maps", "/", "/dev/null"] {
+            assert!(NetNs::parse(other).unwrap_err().contains("is no network namespace"), "{other}");
+        }
+        assert!(NetNs::parse("0").is_err());
+    }
+
+    #[test]
+    fn a_long_name_matches_as_the_kernel_keeps_it() {
+        let process = |comm: &[u8; 16]| {
+            let raw = Connection { comm: *comm, ..client() };
+            Record::new(&Story::of(&raw), &mut Still)
+        };
+        let filter = |comm: &str| Filter { comm: Some(kept(comm)), ..Filter::default() };
+        assert!(filter("a-program-with-a-long-name").passes(&process(b"a-program-with-\0")));
+        assert!(!filter("a-program-with-a-long-name").passes(&process(b"a-program-with\0\0")));
+        assert!(filter("a-program-with\u{e9}").passes(&process(b"a-program-with\xc3\0")), "cut in two");
+        assert!(note_on_comm("a-program-with-a-long-name").unwrap().contains("\"a-program-with-\""));
+        assert_eq!(note_on_comm("fifteen-bytes-x"), None);
     }
 }

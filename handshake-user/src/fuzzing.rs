@@ -9,10 +9,9 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
-    check::kernel,
     config::{self, Config},
     daemon::preexisting,
-    explain,
+    explain, host,
     sink::http::{self, Pages},
     tls::{
         discover::{ld_cache, maps, watch},
@@ -44,10 +43,10 @@ pub fn maps_line(line: &[u8]) -> Option<PathBuf> {
     maps::parse(line).map(|line| line.path)
 }
 
-/// Where a `mountinfo` says that a file system of this type is mounted.
+/// Where a `mountinfo` says that file systems of this type are mounted.
 #[must_use]
-pub fn mounted<'a>(mountinfo: &'a str, kind: &str) -> Option<&'a str> {
-    kernel::mounted(mountinfo, kind)
+pub fn mounts(mountinfo: &str, kind: &str) -> Vec<PathBuf> {
+    host::mounts(mountinfo, kind).collect()
 }
 
 /// The connections in a `/proc/net/tcp`.

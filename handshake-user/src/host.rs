@@ -2,16 +2,19 @@
 
 use std::{
     collections::HashMap,
+    ffi::OsString,
     fs,
-    os::unix::fs::MetadataExt as _,
+    os::unix::{ffi::OsStringExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
-use crate::record::Context;
+use crate::{record::Context, untrusted::Untrusted};
 
-/// Where cgroup v2 is mounted: alone, or below a hybrid hierarchy.
-const CGROUP2: &[&str] = &["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+/// Where cgroup v2 is usually mounted: below a hybrid hierarchy, or alone.
+const CGROUP2: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+/// The inode of the host's root cgroup: kernfs numbers from its root on, in every version.
+const ROOT_INODE: u64 = 1;
 /// Names are few; past this many the cache begins anew.
 const CACHED_CGROUPS: usize = 10_000;
 
@@ -20,7 +23,7 @@ const CACHED_CGROUPS: usize = 10_000;
 pub struct Host {
     boot: SystemTime,
     cgroup_root: Option<PathBuf>,
-    cgroups: HashMap<u64, Option<String>>,
+    cgroups: HashMap<u64, Option<Untrusted>>,
 }
 
 impl Host {
@@ -28,7 +31,7 @@ impl Host {
     #[must_use]
     pub fn new() -> Self {
         let mut host = Self { boot: SystemTime::UNIX_EPOCH, cgroup_root: None, cgroups: HashMap::new() };
-        host.cgroup_root = cgroup2();
+        host.cgroup_root = cgroup2().map(|cgroup2| cgroup2.mount);
         host.refresh_clock();
         host
     }
@@ -39,7 +42,7 @@ impl Host {
     }
 
     /// Finds a cgroup by its id, which is the inode of its folder; remembers all that it passes.
-    fn find_cgroup(&mut self, id: u64) -> Option<String> {
+    fn find_cgroup(&mut self, id: u64) -> Option<Untrusted> {
         let root = self.cgroup_root.clone()?;
         if self.cgroups.len() > CACHED_CGROUPS {
             self.cgroups.clear();
@@ -74,7 +77,7 @@ impl Context for Host {
         if monotonic_ns == 0 { SystemTime::now() } else { self.boot + Duration::from_nanos(monotonic_ns) }
     }
 
-    fn cgroup(&mut self, id: u64) -> Option<String> {
+    fn cgroup(&mut self, id: u64) -> Option<Untrusted> {
         if id == 0 {
             return None;
         }
@@ -85,18 +88,73 @@ impl Context for Host {
     }
 }
 
-/// Where cgroup v2 is mounted.
-#[must_use]
-pub fn cgroup2() -> Option<PathBuf> {
-    CGROUP2
-        .iter()
-        .map(PathBuf::from)
-        .find(|root| root.join("cgroup.procs").exists() && root.join("cgroup.controllers").exists())
+/// A mount of cgroup v2.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cgroup2 {
+    /// Where.
+    pub mount: PathBuf,
+    /// It shows the host's whole hierarchy. A mount that was made inside of a cgroup namespace begins at the root of that
+    /// namespace, and one that was made elsewhere may begin at any cgroup.
+    pub is_whole: bool,
 }
 
-fn cgroup_name(root: &Path, folder: &Path) -> String {
+impl Cgroup2 {
+    /// What is at this place, if it is cgroup v2.
+    fn at(mount: PathBuf) -> Option<Self> {
+        let is_cgroup2 = rustix::fs::statfs(&mount).is_ok_and(|found| found.f_type == CGROUP2_SUPER_MAGIC);
+        let inode = fs::metadata(&mount).ok().filter(|_| is_cgroup2)?.ino();
+        Some(Self { mount, is_whole: inode == ROOT_INODE })
+    }
+
+    /// What is not seen from here, and what to do; `None` if it is the host's whole hierarchy.
+    #[must_use]
+    pub fn shortfall(&self) -> Option<String> {
+        let mount = Untrusted::from(self.mount.as_path());
+        (!self.is_whole).then(|| {
+            format!(
+                "{mount} is not the root of the host's cgroup v2: TLS handshakes of processes that are not below it are \
+                 not seen on the wire, nor that a connection spoke no TLS: run it with --cgroupns=host (Kubernetes: \
+                 mount the host's /sys/fs/cgroup)"
+            )
+        })
+    }
+}
+
+/// `include/uapi/linux/magic.h`.
+const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;
+
+/// The mount of cgroup v2 that shows most.
+#[must_use]
+pub fn cgroup2() -> Option<Cgroup2> {
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let places = CGROUP2.iter().map(PathBuf::from).chain(mounts(&mountinfo, "cgroup2"));
+    let found: Vec<_> = places.filter_map(Cgroup2::at).collect();
+    found.iter().find(|found| found.is_whole).or(found.first()).cloned()
+}
+
+/// Where file systems of this type are mounted. Lines of `mountinfo` look like
+/// `36 35 98:0 / /sys/kernel/tracing rw,relatime shared:1 - tracefs tracefs rw`.
+pub(crate) fn mounts(mountinfo: &str, kind: &str) -> impl Iterator<Item = PathBuf> {
+    mountinfo.lines().filter_map(move |line| {
+        let (mount, source) = line.split_once(" - ")?;
+        (source.split(' ').next()? == kind).then(|| unescape(mount.split(' ').nth(4)?)).flatten()
+    })
+}
+
+/// Blanks and backslashes are written as three octal digits.
+fn unescape(text: &str) -> Option<PathBuf> {
+    let mut parts = text.split('\\');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        bytes.push(u8::from_str_radix(part.get(..3)?, 8).ok()?);
+        bytes.extend(&part.as_bytes()[3..]);
+    }
+    Some(OsString::from_vec(bytes).into())
+}
+
+fn cgroup_name(root: &Path, folder: &Path) -> Untrusted {
     let below = folder.strip_prefix(root).unwrap_or(folder);
-    format!("/{}", below.display())
+    Untrusted::from(Path::new("/").join(below).as_path())
 }
 
 /// CLOCK_MONOTONIC, nanoseconds: what `bpf_ktime_get_ns` reads.
@@ -120,10 +178,33 @@ mod tests {
 
     #[test]
     fn cgroups_are_named_from_their_root() {
-        assert_eq!(cgroup_name(Path::new("/sys/fs/cgroup"), Path::new("/sys/fs/cgroup")), "/");
-        assert_eq!(
-            cgroup_name(Path::new("/sys/fs/cgroup"), Path::new("/sys/fs/cgroup/system.slice/a.service")),
-            "/system.slice/a.service"
-        );
+        let name = |below: &str| {
+            let root = Path::new("/sys/fs/cgroup");
+            cgroup_name(root, &root.join(below)).raw().to_owned()
+        };
+        assert_eq!(name(""), "/");
+        assert_eq!(name("system.slice/a.service"), "/system.slice/a.service");
+    }
+
+    #[test]
+    fn mounts_are_found_by_their_type() {
+        let mountinfo = "22 1 0:20 / /sys rw,nosuid - sysfs sysfs rw\n\
+            30 22 0:26 / /sys/fs/cgroup/unified rw shared:4 - cgroup2 cgroup rw\n\
+            31 22 0:27 / /sys/kernel/a\\040\\134b rw - tracefs nodev rw\n";
+        let first = |mountinfo: &str, kind| mounts(mountinfo, kind).next();
+        assert_eq!(first(mountinfo, "cgroup2"), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(first(mountinfo, "tracefs"), Some("/sys/kernel/a \\b".into()));
+        assert_eq!(first(mountinfo, "debugfs"), None);
+        for broken in
+            ["no such line", " - tracefs", "1 2 3 / /a\\04 rw - tracefs t", "1 2 3 / /\\é9 - tracefs t"]
+        {
+            assert_eq!(first(broken, "tracefs"), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn another_file_system_is_no_cgroup() {
+        assert_eq!(Cgroup2::at("/proc".into()), None);
+        assert_eq!(Cgroup2::at("/nonexistent".into()), None);
     }
 }

@@ -14,6 +14,7 @@ pub mod filter;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod host;
+pub mod logging;
 pub mod model;
 pub mod probe;
 pub mod record;
@@ -21,15 +22,12 @@ pub mod ring;
 pub mod sink;
 pub mod tls;
 pub mod trace;
+pub mod untrusted;
 pub mod whole;
 
-use std::{
-    io::{self, IsTerminal as _},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command};
 
@@ -38,7 +36,7 @@ use crate::cli::{Cli, Command};
 /// # Errors
 /// When the command fails; the text says what to do.
 pub fn run(cli: Cli) -> Result<ExitCode> {
-    log_to_stderr(cli.verbose);
+    logging::to_stderr(cli.verbose);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -49,18 +47,4 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
     }
-}
-
-/// Logs go to standard error: standard output belongs to the records.
-fn log_to_stderr(verbose: u8) {
-    let default = match verbose {
-        0 => "warn",
-        1 => "info",
-        _ => "debug",
-    };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    // Colours are for a terminal whose user has not declined them.
-    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
-    log.with_ansi(colours).init();
 }

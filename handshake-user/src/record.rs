@@ -13,7 +13,7 @@ use handshake_common::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{assemble::Story, model};
+use crate::{assemble::Story, model, untrusted::Untrusted};
 
 /// Version of the schema; it changes when a field changes its meaning, not when one is added.
 pub const SCHEMA: u32 = 1;
@@ -27,10 +27,10 @@ pub struct Record {
     /// The stage that ended.
     pub event: Stage,
     /// When it ended: wall time, RFC 3339, UTC, microseconds.
-    pub time: String,
+    pub time: Untrusted,
     /// The same for all records of a connection: the socket's cookie in hexadecimal, as `ss -e` shows it
     /// (`sk:`), with `.N` for the N-th connection that one socket made after its first.
-    pub id: String,
+    pub id: Untrusted,
     /// Which end of the connection the socket is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<Role>,
@@ -84,10 +84,10 @@ pub struct Process {
     /// In the initial pid namespace.
     pub pid: u32,
     /// Its name, at most 15 bytes.
-    pub comm: String,
+    pub comm: Untrusted,
     /// Path in the cgroup v2 hierarchy.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cgroup: Option<String>,
+    pub cgroup: Option<Untrusted>,
 }
 
 /// See docs/metrics.md for what each number is.
@@ -141,19 +141,19 @@ pub struct Tls {
     pub class: Option<TlsClass>,
     /// IANA's name of the cipher suite; its number where it has none that is known here.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cipher: Option<String>,
+    pub cipher: Option<Untrusted>,
     /// Server name that the client asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub sni: Option<String>,
+    pub sni: Option<Untrusted>,
     /// Application protocol that was chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub alpn: Option<String>,
+    pub alpn: Option<Untrusted>,
     /// Alert that ended it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub alert: Option<String>,
+    pub alert: Option<Untrusted>,
     /// What the library said of the failure.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
+    pub error: Option<Untrusted>,
     /// Whose code made it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub library: Option<Library>,
@@ -223,7 +223,7 @@ pub trait Context {
     /// The wall time of a moment of CLOCK_MONOTONIC, nanoseconds.
     fn wall_time(&self, monotonic_ns: u64) -> SystemTime;
     /// The path of a cgroup v2 id.
-    fn cgroup(&mut self, id: u64) -> Option<String>;
+    fn cgroup(&mut self, id: u64) -> Option<Untrusted>;
 }
 
 impl Record {
@@ -244,8 +244,8 @@ impl Record {
         Self {
             schema: SCHEMA,
             event,
-            time: humantime::format_rfc3339_micros(context.wall_time(ended_ns)).to_string(),
-            id: if is_joined { format!("{:x}{serial}", raw.id) } else { format!("tls-{:x}", raw.id) },
+            time: humantime::format_rfc3339_micros(context.wall_time(ended_ns)).to_string().into(),
+            id: if is_joined { format!("{:x}{serial}", raw.id) } else { format!("tls-{:x}", raw.id) }.into(),
             role: raw.role().or(tls.as_ref().and_then(|tls| tls.role)),
             family: raw.family(),
             local: is_joined.then(|| endpoint(raw.family(), raw.local, raw.local_port)),
@@ -300,11 +300,11 @@ impl Tls {
             compute_us: tls.compute_us,
             version: tls.version,
             class: tls.class,
-            cipher: tls.cipher.map(cipher_name),
-            sni: tls.sni.clone(),
-            alpn: tls.alpn.clone(),
-            alert: tls.alert.map(str::to_owned),
-            error: tls.error.clone(),
+            cipher: tls.cipher.map(|suite| cipher_name(suite).into()),
+            sni: tls.sni.as_deref().map(Untrusted::from),
+            alpn: tls.alpn.as_deref().map(Untrusted::from),
+            alert: tls.alert.map(Untrusted::from),
+            error: tls.error.as_deref().map(Untrusted::from),
             library: tls.library,
             source: tls.source,
             round_trips: tls.round_trips().map(|counted| counted.handshake),
@@ -347,12 +347,14 @@ fn process(raw: &Connection, context: &mut impl Context) -> Option<Process> {
     if raw.pid == 0 {
         return None;
     }
-    let length = raw.comm.iter().position(|&byte| byte == 0).unwrap_or(raw.comm.len());
-    Some(Process {
-        pid: raw.pid,
-        comm: String::from_utf8_lossy(&raw.comm[..length]).into_owned(),
-        cgroup: context.cgroup(raw.cgroup),
-    })
+    Some(Process { pid: raw.pid, comm: comm(&raw.comm), cgroup: context.cgroup(raw.cgroup) })
+}
+
+/// The name of a process, as the kernel keeps it: it ends at the first zero byte.
+#[must_use]
+pub fn comm(bytes: &[u8; 16]) -> Untrusted {
+    let length = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    Untrusted::from_bytes(&bytes[..length])
 }
 
 #[cfg(test)]
@@ -369,8 +371,8 @@ pub(crate) mod tests {
             SystemTime::UNIX_EPOCH + Duration::from_nanos(monotonic_ns)
         }
 
-        fn cgroup(&mut self, id: u64) -> Option<String> {
-            (id != 0).then(|| "/system.slice/web.service".to_owned())
+        fn cgroup(&mut self, id: u64) -> Option<Untrusted> {
+            (id != 0).then(|| "/system.slice/web.service".into())
         }
     }
 

@@ -24,6 +24,7 @@ use crate::{
     record::Record,
     ring,
     sink::{ladder, savings::Savings, summary::Summary, table},
+    untrusted::{self, say},
     whole::Whole,
 };
 
@@ -36,6 +37,7 @@ const FOR_EVER: Duration = Duration::from_hours(100 * 365 * 24);
 /// When the probes cannot be attached or the output cannot be written.
 pub async fn run(args: TraceArgs) -> Result<ExitCode> {
     let mut session = Session::new(&args);
+    args.notes().iter().for_each(say);
     let kernel = Kernel::read()?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
@@ -43,12 +45,13 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
     drop(kernel);
 
     for hook in probes.hooks.iter().filter(|hook| hook.missing.is_some()) {
-        eprintln!("not attached: {} ({})", hook.hook.name, hook.hook.lost_without);
+        say(format_args!("not attached: {} ({})", hook.hook.name, hook.hook.lost_without));
     }
+    probes.wire_shortfall.iter().for_each(say);
     tell_of_libraries(&probes);
-    eprintln!("tracing the connections of this host ({}); Ctrl-C ends it", probes.way.as_str());
+    say(format_args!("tracing the connections of this host ({}); Ctrl-C ends it", probes.way.as_str()));
     session.begin()?;
-    let mut assembler = Assembler::new(probes.tls_wire.into());
+    let mut assembler = Assembler::new(probes.sight);
 
     let end = Instant::now() + args.duration.unwrap_or(FOR_EVER).min(FOR_EVER);
     let mut ticks = interval(ring::LIVE);
@@ -109,14 +112,14 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
 fn tell_of_libraries(probes: &Probes) {
     match &probes.libraries {
         None => {}
-        Some(Err(reason)) => eprintln!("TLS libraries are not probed: {reason}"),
+        Some(Err(reason)) => say(format_args!("TLS libraries are not probed: {reason}")),
         Some(Ok(libraries)) => {
             let files = libraries.files();
             let covered = files.iter().filter(|(file, _)| file.is_covered()).count();
             let rest = if covered == files.len() { "" } else { "; `handshake check` says why not all" };
-            eprintln!("TLS libraries probed: {covered} of {}{rest}", files.len());
+            say(format_args!("TLS libraries probed: {covered} of {}{rest}", files.len()));
             for shortfall in libraries.shortfalls() {
-                eprintln!("{shortfall}");
+                say(shortfall);
             }
         }
     }
@@ -182,9 +185,8 @@ impl Session {
             Output::Table => writeln!(self.out, "{}", table::line(&record))?,
             Output::Ladder => {}
             Output::Json => {
-                serde_json::to_writer(&mut self.out, &record)?;
                 // Whoever reads them can have them explained.
-                return self.out.write_all(b"\n");
+                return writeln!(self.out, "{}", untrusted::json(serde_json::to_string(&record)?));
             }
         }
         self.whole.take(record).map_or(Ok(()), |whole| self.end(&whole))

@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, HashMap};
 
 use handshake_common::{Outcome, Stage};
 
-use crate::record::{Endpoint, Record};
+use crate::{
+    record::{Endpoint, Record},
+    untrusted::Untrusted,
+};
 
 /// Connections remembered until they close, each by a record of some hundred bytes. The oldest give way.
 const MOST: usize = 65_536;
 
 /// Which connection. The ends tell records of different hosts apart.
-type Key = (String, Option<Endpoint>, Option<Endpoint>);
+type Key = (Untrusted, Option<Endpoint>, Option<Endpoint>);
 
 /// Connections that are not told yet.
 #[derive(Debug, Default)]
@@ -112,10 +115,10 @@ mod tests {
     fn what_does_not_close_comes_at_the_end_in_order() {
         let mut whole = Whole::default();
         for id in ["b", "a", "b"] {
-            assert_eq!(whole.take(Record { id: id.to_owned(), ..opened(Role::Server) }), None);
+            assert_eq!(whole.take(Record { id: id.into(), ..opened(Role::Server) }), None);
         }
         let ids: Vec<_> = whole.finish().map(|record| record.id).collect();
-        assert_eq!(ids, ["b", "a"]);
+        assert_eq!(ids, ["b".into(), "a".into()]);
     }
 
     #[test]
@@ -142,7 +145,7 @@ mod tests {
     fn memory_is_bounded_and_what_is_forgotten_is_counted() {
         let mut whole = Whole::default();
         for id in 0..MOST + 10 {
-            whole.take(Record { id: id.to_string(), ..opened(Role::Client) });
+            whole.take(Record { id: id.to_string().into(), ..opened(Role::Client) });
         }
         assert_eq!((whole.open.len(), whole.places.len(), whole.forgotten()), (MOST, MOST, 10));
     }

@@ -134,7 +134,7 @@ impl Types {
         for (index, (member, rest)) in inner.iter().enumerate() {
             let kind = if rest.is_empty() { int } else { self.structure("", rest, int) };
             // One bit wide, as a flag is.
-            members.extend([self.string(member), kind, 1 << 24 | u32::try_from(index).unwrap() * 32]);
+            members.extend([self.string(member), kind, (1 << 24) | (32 * u32::try_from(index).unwrap())]);
         }
         let length = u32::try_from(inner.len()).unwrap();
         self.add(name, 1 << 31 | 4 << 24 | length, 4 * length, &members)

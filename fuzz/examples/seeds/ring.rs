@@ -6,6 +6,7 @@ use std::{fs, path::Path, time::SystemTime};
 use handshake::{
     assemble::{Assembler, Raw, Sight},
     record::{Context, Record},
+    untrusted::Untrusted,
 };
 use handshake_common::{
     Connection, Facts, Family, Initiator, Kind, Library, Role, Stage, TlsOutcome, Watch,
@@ -188,8 +189,8 @@ fn lines(steps: &[u8]) -> Vec<u8> {
             SystemTime::UNIX_EPOCH
         }
 
-        fn cgroup(&mut self, _: u64) -> Option<String> {
-            Some("/system.slice/web.service".to_owned())
+        fn cgroup(&mut self, _: u64) -> Option<Untrusted> {
+            Some("/system.slice/web.service".into())
         }
     }
     let mut lines = Vec::new();

@@ -4,6 +4,7 @@ use super::report::TlsLibrary;
 use crate::{
     probe::{self, Kernel, Settings, plan::Attach},
     tls::libraries::File,
+    untrusted::Untrusted,
 };
 
 /// Every file of a library; otherwise why they cannot be told.
@@ -24,9 +25,9 @@ pub fn look(kernel: &Kernel, way: Attach) -> Result<(Vec<TlsLibrary>, Vec<String
 
 fn row(file: &File, processes: usize) -> TlsLibrary {
     TlsLibrary {
-        path: file.shown.display().to_string(),
+        path: file.shown.as_path().into(),
         library: file.inspection.library,
-        version: file.inspection.description.clone(),
+        version: file.inspection.description.as_deref().map(Untrusted::from),
         covered: file.is_covered(),
         processes,
         gaps: file.gaps(),

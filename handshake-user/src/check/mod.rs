@@ -1,7 +1,8 @@
 //! `handshake check`: what this kernel and this host offer, tried out where that can be.
 
-pub(crate) mod kernel;
+mod kernel;
 mod libraries;
+mod namespaces;
 mod privileges;
 mod probes;
 mod report;
@@ -18,7 +19,7 @@ use anyhow::{Context as _, Result};
 
 pub use report::{Finding, Report, State};
 
-use crate::{cli::CheckArgs, probe};
+use crate::{cli::CheckArgs, host, probe, untrusted};
 
 /// Writes the report. The exit status says whether tracing would work.
 ///
@@ -27,9 +28,8 @@ use crate::{cli::CheckArgs, probe};
 pub fn run(args: &CheckArgs) -> Result<ExitCode> {
     let report = look();
     let text = if args.json {
-        let mut json = serde_json::to_string_pretty(&report).context("cannot put the report into JSON")?;
-        json.push('\n');
-        json
+        let json = serde_json::to_string_pretty(&report).context("cannot put the report into JSON")?;
+        untrusted::json(json + "\n")
     } else {
         text::render(&report)
     };
@@ -46,7 +46,9 @@ pub fn run(args: &CheckArgs) -> Result<ExitCode> {
 
 /// Looks at everything. What cannot be looked at is part of the report, not an error.
 fn look() -> Report {
-    let kernel = kernel::look();
+    let cgroup2 = host::cgroup2();
+    let namespaces = namespaces::look(cgroup2.as_ref());
+    let kernel = kernel::look(cgroup2.as_ref());
     let known = probe::Kernel::read();
     let (probes, reason) = match &known {
         Ok(known) => probes::look(known, kernel.tracefs.readable),
@@ -63,7 +65,8 @@ fn look() -> Report {
         works: reason.is_none(),
         reason,
         kernel,
-        privileges: privileges::look(),
+        privileges: privileges::look(&namespaces),
+        namespaces,
         probes,
         tls_libraries,
         tls_shortfalls,

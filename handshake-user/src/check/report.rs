@@ -3,7 +3,7 @@
 use handshake_common::Library;
 use serde::Serialize;
 
-use crate::probe::plan::Attach;
+use crate::{probe::plan::Attach, untrusted::Untrusted};
 
 /// Version of the schema; it changes when a key changes its meaning, not when one is added.
 pub const SCHEMA: u32 = 1;
@@ -24,6 +24,8 @@ pub struct Report {
     pub kernel: Kernel,
     /// Who asks.
     pub privileges: Privileges,
+    /// Where it runs.
+    pub namespaces: Vec<Namespace>,
     /// The hooks of this version.
     pub probes: Probes,
     /// The TLS libraries in use, and those in the system's own places.
@@ -94,7 +96,10 @@ pub struct Kernel {
     pub tracefs: Tracefs,
     /// Where cgroup v2 is mounted.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cgroup2: Option<String>,
+    pub cgroup2: Option<Untrusted>,
+    /// That mount shows the host's whole hierarchy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup2_is_root: Option<bool>,
 }
 
 /// tracefs, which only perf tracepoints need.
@@ -102,9 +107,22 @@ pub struct Kernel {
 pub struct Tracefs {
     /// Where it is mounted.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub mount: Option<String>,
+    pub mount: Option<Untrusted>,
     /// This user can read it.
     pub readable: bool,
+}
+
+/// One namespace of this process.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Namespace {
+    /// As in `/proc/PID/ns`.
+    pub name: &'static str,
+    /// It is the host's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initial: Option<bool>,
+    /// What is not seen from here, and what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost: Option<String>,
 }
 
 /// What the user may do.
@@ -176,12 +194,12 @@ pub struct Hook {
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct TlsLibrary {
     /// As a process sees it.
-    pub path: String,
+    pub path: Untrusted,
     /// Which library.
     pub library: Library,
     /// In its own words.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
+    pub version: Option<Untrusted>,
     /// Its handshakes are seen.
     pub covered: bool,
     /// How many processes have it mapped.

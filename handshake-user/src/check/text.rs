@@ -1,14 +1,25 @@
 //! The report as text for people.
 
-use super::report::{Finding, Hook, Kernel, Privileges, Probes, Report, State, Sysctl, Tier, TlsLibrary};
-use crate::probe::{self, wire};
+use super::report::{
+    Finding, Hook, Kernel, Namespace, Privileges, Probes, Report, State, Sysctl, Tier, TlsLibrary,
+};
+use crate::{
+    probe::{self, wire},
+    untrusted::escape,
+};
 
-/// A line: a mark, a name, what there is to say, and what follows from it on a line of its own.
+/// Longest name that moves the texts beside it, characters.
+const WIDEST: usize = 64;
+/// Longest text that is shown whole, characters: paths of strangers are cut before, reasons of the kernel's are not.
+const LONGEST: usize = 1024;
+
+/// A line: a mark, a name, what there is to say, and what follows from it, each on a line of its own. What it quotes of
+/// strangers is made harmless by [`section`], which alone writes lines.
 struct Line {
     mark: &'static str,
     name: String,
     text: String,
-    more: Option<String>,
+    more: Vec<String>,
 }
 
 const YES: &str = "ok";
@@ -18,7 +29,7 @@ const UNKNOWN: &str = "?";
 const PLAIN: &str = "";
 
 fn line(mark: &'static str, name: impl Into<String>, text: impl Into<String>) -> Line {
-    Line { mark, name: name.into(), text: text.into(), more: None }
+    Line { mark, name: name.into(), text: text.into(), more: Vec::new() }
 }
 
 /// The whole report.
@@ -30,6 +41,7 @@ pub fn render(report: &Report) -> String {
         reason,
         kernel,
         privileges,
+        namespaces,
         probes,
         tls_libraries,
         tls_shortfalls,
@@ -39,7 +51,7 @@ pub fn render(report: &Report) -> String {
     } = report;
     let way = probes.way.map_or("", |way| way.as_str());
     let verdict = match reason {
-        Some(reason) => format!("tracing does not work: {reason}"),
+        Some(reason) => format!("tracing does not work: {}", escape(reason, LONGEST)),
         None if *works => format!("tracing works, by {way}"),
         None => "tracing does not work".to_owned(),
     };
@@ -48,9 +60,10 @@ pub fn render(report: &Report) -> String {
         format!("handshake {version} on Linux {}, {}\n{verdict}\n", kernel.release, kernel.arch),
         section("Kernel", &kernel_lines(kernel)),
         section("Privileges", &privilege_lines(privileges)),
+        section("Namespaces", &namespaces.iter().map(namespace_line).collect::<Vec<_>>()),
         section(
             if probes.way.is_some() { "Probes (attached, and detached again)" } else { "Probes" },
-            &probe_lines(probes),
+            &probe_lines(kernel, probes),
         ),
         section("TLS libraries", &library_lines(tls_libraries, tls_shortfalls)),
         section(
@@ -66,13 +79,15 @@ pub fn render(report: &Report) -> String {
 }
 
 fn section(title: &str, lines: &[Line]) -> String {
-    let width = lines.iter().map(|line| line.name.chars().count()).max().unwrap_or(0);
+    let names: Vec<_> = lines.iter().map(|line| escape(&line.name, LONGEST)).collect();
+    let width =
+        names.iter().map(|name| name.chars().count()).filter(|&width| width <= WIDEST).max().unwrap_or(0);
     let mut text = format!("{title}\n");
-    for Line { mark, name, text: said, more } in lines {
-        text.push_str(format!("  {mark:<2}  {name:<width$}  {said}").trim_end());
+    for (Line { mark, name: _, text: said, more }, name) in lines.iter().zip(names) {
+        text.push_str(format!("  {mark:<2}  {name:<width$}  {}", escape(said, LONGEST)).trim_end());
         text.push('\n');
-        if let Some(more) = more {
-            text.extend(["          ", more, "\n"]);
+        for more in more {
+            text.extend(["          ", &escape(more, LONGEST), "\n"]);
         }
     }
     text
@@ -81,7 +96,7 @@ fn section(title: &str, lines: &[Line]) -> String {
 fn library_lines(libraries: &[TlsLibrary], shortfalls: &[String]) -> Vec<Line> {
     let row = |library: &TlsLibrary| {
         let TlsLibrary { path, library, version, covered, processes, gaps } = library;
-        let version = version.as_deref().unwrap_or(library.as_str());
+        let version = version.as_ref().map_or_else(|| library.to_string(), ToString::to_string);
         let users = match processes {
             0 => "in no process now".to_owned(),
             1 => "in 1 process".to_owned(),
@@ -89,8 +104,8 @@ fn library_lines(libraries: &[TlsLibrary], shortfalls: &[String]) -> Vec<Line> {
         };
         let probed = if *covered { "" } else { ": not probed" };
         Line {
-            more: (!gaps.is_empty()).then(|| gaps.join("\n          ")),
-            ..line(if *covered { YES } else { NO }, path, format!("{version}, {users}{probed}"))
+            more: gaps.clone(),
+            ..line(if *covered { YES } else { NO }, path.to_string(), format!("{version}, {users}{probed}"))
         }
     };
     let mut lines: Vec<Line> = libraries.iter().map(row).collect();
@@ -102,7 +117,8 @@ fn library_lines(libraries: &[TlsLibrary], shortfalls: &[String]) -> Vec<Line> {
 }
 
 fn kernel_lines(kernel: &Kernel) -> Vec<Line> {
-    let Kernel { release: _, arch: _, btf, members, missing_members, tracefs, cgroup2 } = kernel;
+    let Kernel { release: _, arch: _, btf, members, missing_members, tracefs, cgroup2, cgroup2_is_root } =
+        kernel;
     let types = match (&btf.reason, members) {
         (Some(reason), _) => line(NO, "type information", reason),
         (None, Some(count)) if missing_members.is_empty() => line(
@@ -113,30 +129,42 @@ fn kernel_lines(kernel: &Kernel) -> Vec<Line> {
         (None, _) => line(NO, "type information", format!("it lacks {}", missing_members.join(", "))),
     };
     let tracefs = match (&tracefs.mount, tracefs.readable) {
-        (Some(mount), true) => line(YES, "tracefs", mount),
+        (Some(mount), true) => line(YES, "tracefs", mount.to_string()),
         (Some(mount), false) => line(UNKNOWN, "tracefs", format!("{mount}, which this user cannot read")),
         (None, _) => Line {
-            more: Some("perf tracepoints need it: mount -t tracefs tracefs /sys/kernel/tracing".to_owned()),
+            more: vec!["perf tracepoints need it: mount -t tracefs tracefs /sys/kernel/tracing".to_owned()],
             ..line(NO, "tracefs", "not mounted")
         },
     };
     let cgroup2 = match cgroup2 {
-        Some(mount) => line(YES, "cgroup v2", mount),
+        Some(mount) if *cgroup2_is_root == Some(false) => {
+            line(NO, "cgroup v2", format!("{mount}, which is not the host's root"))
+        }
+        Some(mount) => line(YES, "cgroup v2", mount.to_string()),
         None => Line {
-            more: Some("without it: the cgroup of a process is unknown".to_owned()),
+            more: vec!["without it: the cgroup of a process is unknown".to_owned()],
             ..line(NO, "cgroup v2", "not mounted")
         },
     };
     vec![types, tracefs, cgroup2]
 }
 
+fn namespace_line(namespace: &Namespace) -> Line {
+    let Namespace { name, initial, lost } = namespace;
+    let (mark, text) = match (initial, lost) {
+        (Some(true), _) => (YES, "the host's"),
+        (Some(false), None) => (YES, "its own, which hides nothing here"),
+        (Some(false), Some(_)) => (NO, "its own"),
+        (None, _) => (UNKNOWN, "it cannot be told whether it is the host's"),
+    };
+    let mark = if lost.is_some() { NO } else { mark };
+    Line { more: lost.iter().cloned().collect(), ..line(mark, *name, text) }
+}
+
 fn privilege_lines(privileges: &Privileges) -> Vec<Line> {
-    let Privileges { uid, initial_user_namespace, capabilities, unprivileged_bpf_disabled, lockdown } =
+    let Privileges { uid, initial_user_namespace: _, capabilities, unprivileged_bpf_disabled, lockdown } =
         privileges;
     let mut lines = vec![line(PLAIN, "user id", uid.to_string())];
-    if *initial_user_namespace == Some(false) {
-        lines.push(line(NO, "user namespace", "not the host's own: its root is not the host's root"));
-    }
     match capabilities {
         Some(capabilities) => lines.extend(
             capabilities.iter().map(|it| line(if it.held { YES } else { NO }, it.name, it.needed_for)),
@@ -184,31 +212,34 @@ fn said(finding: &Finding) -> String {
     }
 }
 
-fn probe_lines(probes: &Probes) -> Vec<Line> {
+fn probe_lines(kernel: &Kernel, probes: &Probes) -> Vec<Line> {
     let ways = probes.ways.iter().map(|way| line(mark(&way.finding), way.way.as_str(), said(&way.finding)));
-    ways.chain(probes.hooks.iter().map(|hook| hook_line(probes, hook))).collect()
+    ways.chain(probes.hooks.iter().map(|hook| hook_line(kernel, probes, hook))).collect()
 }
 
 /// A hook stands for the way that would be taken, or else for the first.
-fn hook_line(probes: &Probes, hook: &Hook) -> Line {
+fn hook_line(kernel: &Kernel, probes: &Probes, hook: &Hook) -> Line {
     let chosen = hook.ways.iter().find(|way| Some(way.way) == probes.way).or(hook.ways.first());
     let Some(chosen) = chosen else { return line(UNKNOWN, &hook.tracepoint, "not tested") };
     let state = chosen.finding.state;
     let text = match state {
         // The same in either way.
-        State::Available if hook.tracepoint.starts_with(wire::CATEGORY) => {
-            "on the root of cgroup v2".to_owned()
-        }
+        State::Available if hook.tracepoint.starts_with(wire::CATEGORY) => match &kernel.cgroup2 {
+            Some(mount) if kernel.cgroup2_is_root == Some(false) => {
+                format!("on {mount}, and only what is below it")
+            }
+            _ => "on the root of cgroup v2".to_owned(),
+        },
         State::Available => format!("by {}", chosen.way.as_str()),
         State::Refused | State::NotTested => format!("{} {}", chosen.way.as_str(), said(&chosen.finding)),
     };
     let lost = (state != State::Available).then(|| format!("without it: {}", hook.lost_without));
-    Line { more: lost, ..line(mark(&chosen.finding), &hook.tracepoint, text) }
+    Line { more: lost.into_iter().collect(), ..line(mark(&chosen.finding), &hook.tracepoint, text) }
 }
 
 fn tier_line(tier: &Tier) -> Line {
     Line {
-        more: Some(format!("adds: {}", tier.adds)),
+        more: vec![format!("adds: {}", tier.adds)],
         ..line(mark(&tier.finding), tier.name, said(&tier.finding))
     }
 }
@@ -219,7 +250,7 @@ fn sysctl_line(sysctl: &Sysctl) -> Line {
         (Some(value), Some(flags)) if !flags.is_empty() => format!("{value} ({})", flags.join(", ")),
         (Some(value), _) => value.clone(),
     };
-    Line { more: sysctl.means.clone(), ..line(PLAIN, sysctl.name, text) }
+    Line { more: sysctl.means.iter().cloned().collect(), ..line(PLAIN, sysctl.name, text) }
 }
 
 #[cfg(test)]
@@ -228,6 +259,7 @@ mod tests {
     use crate::{
         check::report::{Capability, Tracefs, Way},
         probe::plan::{Attach, HOOKS},
+        untrusted::{is_harmless, tests::HOSTILE},
     };
 
     fn report(findings: impl Fn(&str, Attach) -> Finding) -> Report {
@@ -244,8 +276,9 @@ mod tests {
                 btf: Finding::AVAILABLE,
                 members: Some(41),
                 missing_members: Vec::new(),
-                tracefs: Tracefs { mount: Some("/sys/kernel/tracing".to_owned()), readable: true },
-                cgroup2: Some("/sys/fs/cgroup".to_owned()),
+                tracefs: Tracefs { mount: Some("/sys/kernel/tracing".into()), readable: true },
+                cgroup2: Some("/sys/fs/cgroup".into()),
+                cgroup2_is_root: Some(true),
             },
             privileges: Privileges {
                 uid: 0,
@@ -258,6 +291,9 @@ mod tests {
                 unprivileged_bpf_disabled: Some(2),
                 lockdown: Some("none".to_owned()),
             },
+            namespaces: ["cgroup", "pid", "net", "user"]
+                .map(|name| Namespace { name, initial: Some(true), lost: None })
+                .into(),
             probes: Probes {
                 way: Some(Attach::TpBtf),
                 ways: ways.map(|it| way("", it)).into(),
@@ -274,15 +310,15 @@ mod tests {
             },
             tls_libraries: vec![
                 TlsLibrary {
-                    path: "/usr/lib/x86_64-linux-gnu/libssl.so.3".to_owned(),
+                    path: "/usr/lib/x86_64-linux-gnu/libssl.so.3".into(),
                     library: handshake_common::Library::OpenSsl,
-                    version: Some("OpenSSL 3.0.19 27 Jan 2026".to_owned()),
+                    version: Some("OpenSSL 3.0.19 27 Jan 2026".into()),
                     covered: true,
                     processes: 12,
                     gaps: Vec::new(),
                 },
                 TlsLibrary {
-                    path: "/opt/app/server".to_owned(),
+                    path: "/opt/app/server".into(),
                     library: handshake_common::Library::Go,
                     version: None,
                     covered: false,
@@ -339,8 +375,36 @@ mod tests {
         report.kernel.btf = Finding::refused("/sys/kernel/btf/vmlinux: No such file or directory");
         report.kernel.members = None;
         report.kernel.tracefs = Tracefs { mount: None, readable: false };
-        report.kernel.cgroup2 = None;
+        (report.kernel.cgroup2, report.kernel.cgroup2_is_root) = (None, None);
         insta::assert_snapshot!(render(&report));
+    }
+
+    #[test]
+    fn a_container() {
+        let mut report = report(|_, _| Finding::AVAILABLE);
+        let own = |namespace: &mut Namespace| {
+            namespace.initial = Some(false);
+            namespace.lost = Some(format!("what is lost without the host's {}", namespace.name));
+        };
+        report.namespaces.iter_mut().for_each(own);
+        (report.namespaces[2].initial, report.namespaces[2].lost) = (None, None);
+        report.kernel.cgroup2_is_root = Some(false);
+        insta::assert_snapshot!(render(&report));
+    }
+
+    #[test]
+    fn names_of_strangers_forge_no_line() {
+        let mut report = report(|_, _| Finding::refused(HOSTILE));
+        let lines = render(&report).lines().count();
+        let library = &mut report.tls_libraries[0];
+        library.path = HOSTILE.into();
+        library.version = Some(HOSTILE.into());
+        report.tls_libraries[1].gaps = vec![HOSTILE.to_owned()];
+        let text = render(&report);
+        assert!(text.chars().all(|c| c == '\n' || is_harmless(c)), "{text:?}");
+        assert_eq!(text.lines().count(), lines);
+        report.tls_libraries[0].path = "\u{9b}".repeat(4096).into();
+        assert!(render(&report).lines().all(|line| line.chars().count() < 2 * LONGEST));
     }
 
     #[test]

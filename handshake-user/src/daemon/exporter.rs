@@ -52,7 +52,7 @@ pub(super) struct Live {
 
 impl Live {
     pub(super) fn new(probes: Probes, ring: RingBuf<MapData>) -> Self {
-        let assembler = Assembler::new(probes.tls_wire.into());
+        let assembler = Assembler::new(probes.sight);
         Self { probes, ring, assembler, host: Host::new() }
     }
 }

@@ -24,6 +24,7 @@ use crate::{
     probe::{Kernel, Probes, Settings},
     ring,
     sink::http,
+    untrusted::say,
 };
 
 /// Serves until SIGTERM or SIGINT.
@@ -49,8 +50,9 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
     };
     if let Some(live) = attached {
         for hook in live.probes.hooks.iter().filter(|hook| hook.missing.is_some()) {
-            eprintln!("handshake: not attached: {} ({})", hook.hook.name, hook.hook.lost_without);
+            say(format_args!("handshake: not attached: {} ({})", hook.hook.name, hook.hook.lost_without));
         }
+        live.probes.wire_shortfall.iter().for_each(say);
         exporter.begin(live)?;
         eprintln!("handshake: listening on http://{address}/metrics");
         notify(&[NotifyState::Ready]);

@@ -25,6 +25,7 @@ use super::{
     wire::{self, TlsWire},
 };
 use crate::{
+    assemble::Sight,
     btf::{self, Btf, BtfError},
     tls::{
         discover::KernelIterator,
@@ -140,7 +141,9 @@ pub struct Probes {
     /// Every hook, attached or not.
     pub hooks: Vec<Attached>,
     /// Which TLS handshakes are seen on the wire.
-    pub tls_wire: TlsWire,
+    pub sight: Sight,
+    /// What of them is not seen because of where this program runs.
+    pub wire_shortfall: Option<String>,
     /// The TLS libraries of the host, or why they are not probed; `None`: not asked for.
     pub libraries: Option<Result<Libraries, String>>,
     totals: PerCpuArray<MapData, [u64; totals::SLOTS]>,
@@ -231,8 +234,7 @@ impl Probes {
         check_required(&hooks)?;
         let nested = way == Attach::TpBtf;
         let nested = nested.then(|| hook::load_nested(&mut ebpf, aya_btf));
-        let mut tls_wire = settings.tls_wire;
-        let wire = (tls_wire != TlsWire::Off).then(|| wire::load(&mut ebpf));
+        let wire = (settings.tls_wire != TlsWire::Off).then(|| wire::load(&mut ebpf));
         let libraries = settings.tls_libraries.then(|| {
             let mut libraries = Libraries::new(&mut ebpf, aya_btf)?;
             libraries.settle(&mut ebpf, Instant::now() + SETTLE);
@@ -248,18 +250,23 @@ impl Probes {
             attached.missing = hook::attach(&mut ebpf, attached.hook, way).err();
         }
         check_required(&hooks)?;
+        let (mut sight, mut wire_shortfall) = (Sight::None, None);
         if let Some(loaded) = wire {
-            let missing = loaded.and_then(|()| wire::attach(&mut ebpf)).err();
-            if missing.is_some() {
-                tls_wire = TlsWire::Off;
-            }
+            let attached = loaded.and_then(|()| wire::attach(&mut ebpf, settings.tls_wire));
+            let missing = match attached {
+                Ok(seen) => {
+                    (sight, wire_shortfall) = seen;
+                    None
+                }
+                Err(reason) => Some(reason),
+            };
             hooks.push(Attached { hook: &wire::HOOK, missing });
         }
         let ring = ebpf.take_map("RECORDS").and_then(|map| RingBuf::try_from(map).ok());
         let totals = ebpf.take_map("TOTALS").and_then(|map| PerCpuArray::try_from(map).ok());
         match (ring, totals) {
             (Some(ring), Some(totals)) => {
-                Ok((Self { ebpf, way, hooks, tls_wire, libraries, totals, kernel_log }, ring))
+                Ok((Self { ebpf, way, hooks, sight, wire_shortfall, libraries, totals, kernel_log }, ring))
             }
             _ => Err(LoadError::Object("it lacks its maps".to_owned())),
         }
@@ -338,7 +345,10 @@ const SETTLE: Duration = Duration::from_secs(10);
 /// An error in one line; the whole of it goes to the log.
 pub(super) fn told(program: &str, error: &dyn std::error::Error) -> String {
     let whole = chain(error);
-    tracing::debug!(program, "{whole}");
+    // A verifier's log has a line for each instruction.
+    for line in whole.lines() {
+        tracing::debug!(program, "{line}");
+    }
     shorten(&whole)
 }
 

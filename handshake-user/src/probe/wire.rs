@@ -107,19 +107,22 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), String> {
     Ok(())
 }
 
-/// Attaches them to the root of cgroup v2, under which every socket of the host is.
+/// Attaches them to the root of cgroup v2, under which every socket of the host is; in a container that has a hierarchy of
+/// its own, to the root of that. Returns what is seen there, and
+/// what is not, in words.
 ///
 /// # Errors
 /// Why that is not possible.
-pub(super) fn attach(ebpf: &mut Ebpf) -> Result<(), String> {
-    let root = host::cgroup2().ok_or("cgroup v2 is not mounted (mount -t cgroup2 none /sys/fs/cgroup)")?;
-    let root = File::open(&root).map_err(|error| format!("cannot open {}: {error}", root.display()))?;
+pub(super) fn attach(ebpf: &mut Ebpf, wire: TlsWire) -> Result<(Sight, Option<String>), String> {
+    let cgroup2 = host::cgroup2().ok_or("cgroup v2 is not mounted (mount -t cgroup2 none /sys/fs/cgroup)")?;
+    let mount = &cgroup2.mount;
+    let root = File::open(mount).map_err(|error| format!("cannot open {}: {error}", mount.display()))?;
     for (name, direction) in PROGRAMS {
         // As a link it stands beside other programs, whatever the mode.
         let attached = program(ebpf, name)?.attach(&root, direction, CgroupAttachMode::Single);
         attached.map_err(|error| told(name, &error))?;
     }
-    Ok(())
+    Ok((if cgroup2.is_whole { wire.into() } else { Sight::Some }, cgroup2.shortfall()))
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSkb, String> {

@@ -4,8 +4,11 @@ use std::fmt::Write as _;
 
 use handshake_common::{FastOpen, FinalAck, Stage, TlsOutcome};
 
-use super::text::{duration, endpoint, printable};
-use crate::record::{Close, Open, Record, Setup, Tls, Unseen};
+use super::text::{duration, endpoint};
+use crate::{
+    record::{Close, Open, Record, Setup, Tls, Unseen},
+    untrusted::Untrusted,
+};
 
 /// The heading above the lines.
 #[must_use]
@@ -19,11 +22,12 @@ pub fn heading() -> String {
 /// One record, one line. `?` is unknown.
 #[must_use]
 pub fn line(record: &Record) -> String {
-    let time = record.time.split('T').nth(1).map_or("", |time| time.trim_end_matches('Z'));
+    let time = record.time.raw().split('T').nth(1).map_or("", |time| time.trim_end_matches('Z'));
+    let time = Untrusted::from(time);
     let process = record
         .process
         .as_ref()
-        .map_or_else(|| "-".to_owned(), |process| format!("{}/{}", printable(&process.comm), process.pid));
+        .map_or_else(|| "-".to_owned(), |process| format!("{}/{}", process.comm, process.pid));
     let (result, rtt, details) = match (record.event, &record.open, &record.close) {
         (Stage::Close, open, Some(close)) => (
             close.style.map_or("?", |style| style.as_str()),
@@ -103,7 +107,7 @@ fn tls_details(record: &Record) -> String {
     let said = [("alert", &tls.alert), ("", &tls.error), ("sni", &tls.sni), ("alpn", &tls.alpn)];
     for (name, value) in said {
         if let Some(value) = value {
-            details.push(format!("{name} {}", printable(value)).trim_start().to_owned());
+            details.push(format!("{name} {value}").trim_start().to_owned());
         }
     }
     if let Some(Setup { round_trips: Some(round_trips), duration_us: took, .. }) = record.setup {

@@ -24,19 +24,6 @@ pub fn endpoint(end: Endpoint) -> String {
     }
 }
 
-/// A process may call itself anything; control characters do not reach the terminal.
-#[must_use]
-pub fn printable(name: &str) -> String {
-    name.chars().map(|c| if is_harmless(c) { c } else { '?' }).collect()
-}
-
-/// Whether a terminal shows it where it stands: no control characters, and none that turn the direction of the line
-/// (Unicode: `Bidi_Control`).
-fn is_harmless(c: char) -> bool {
-    !c.is_control()
-        && !matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
 /// Puts words into lines of at most `width` characters. The first keeps the spaces that it begins with, later ones begin
 /// with `indent`. A word that is longer stands alone.
 #[must_use]
@@ -70,11 +57,6 @@ mod tests {
         let shown = [0, 999, 1_000, 50_646, 999_999, 1_050_646].map(|us| duration(Some(us)));
         assert_eq!(shown, ["0 µs", "999 µs", "1.0 ms", "50.6 ms", "1000.0 ms", "1.05 s"]);
         assert_eq!(duration(None), "?");
-    }
-
-    #[test]
-    fn nothing_drives_the_terminal() {
-        assert_eq!(printable("a\x1b[31m\u{202e}b\u{9b}"), "a?[31m?b?");
     }
 
     #[test]

@@ -131,7 +131,9 @@ impl Attacher {
         {
             self.loaded.remove(name);
             let whole = chain(&error);
-            tracing::debug!(program = name, "{whole}");
+            for line in whole.lines() {
+                tracing::debug!(program = name, "{line}");
+            }
             let unknown = format!("unknown#{BPF_FUNC_GET_ATTACH_COOKIE}");
             return Err(if whole.contains(&unknown) {
                 "this kernel gives uprobes no cookie (Linux 5.15): its handshakes are seen on the wire alone"

@@ -10,6 +10,7 @@ use crate::{
     model::advice,
     record::{Record, Tls},
     sink::text::duration,
+    untrusted::Untrusted,
 };
 
 /// What a handshake is drawn from.
@@ -152,8 +153,8 @@ impl<'a> View<'a> {
     }
 
     fn cut_short(&self, outcome: Option<TlsOutcome>) -> Vec<Step> {
-        let alert = self.tls.alert.as_deref().unwrap_or("?");
-        let error = self.tls.error.as_deref().unwrap_or(alert);
+        let alert = self.tls.alert.as_ref().map_or("?", Untrusted::raw);
+        let error = self.tls.error.as_ref().map_or(alert, Untrusted::raw);
         let mut steps = vec![self.hello()];
         steps.push(match outcome {
             Some(TlsOutcome::Failed) if self.tls.alert.is_some() => {

@@ -12,10 +12,11 @@ use std::fmt::Write as _;
 
 use handshake_common::{Outcome, Role, TlsOutcome};
 
-use super::text::{duration, endpoint, printable, wrap};
+use super::text::{duration, endpoint, wrap};
 use crate::{
     model::advice::{self, Advice},
     record::{Record, Tls},
+    untrusted::{Untrusted, escape},
 };
 
 /// Columns that text keeps to.
@@ -37,7 +38,7 @@ pub fn draw(record: &Record) -> String {
     let mut text = header(record);
     let scale = draw::Scale::of(scale_us(record));
     for step in segments::steps(record) {
-        let step = segments::Step { what: name(&step.what), ..step };
+        let step = segments::Step { what: escape(&step.what, LONGEST_NAME), ..step };
         text.push_str(&draw::line(&step, scale));
         text.push('\n');
     }
@@ -137,9 +138,9 @@ fn tls_facts(tls: &Tls) -> String {
     if tls.compute_us.is_some() {
         facts.push(format!("computed {}", duration(tls.compute_us)));
     }
-    facts.extend(tls.cipher.as_deref().map(name));
-    facts.extend(tls.sni.as_deref().map(|sni| format!("sni {}", name(sni))));
-    facts.extend(tls.alpn.as_deref().map(|alpn| format!("alpn {}", name(alpn))));
+    facts.extend(tls.cipher.as_ref().map(name));
+    facts.extend(tls.sni.as_ref().map(|sni| format!("sni {}", name(sni))));
+    facts.extend(tls.alpn.as_ref().map(|alpn| format!("alpn {}", name(alpn))));
     facts.extend(tls.library.map(|library| library.as_str().to_owned()));
     // No line ends inside of a fact.
     let whole: Vec<_> = facts.iter().map(|fact| fact.replace(' ', "\u{a0}")).collect();
@@ -147,12 +148,8 @@ fn tls_facts(tls: &Tls) -> String {
 }
 
 /// A name of somebody else's choice, cut where it is too long.
-fn name(text: &str) -> String {
-    let mut shown: String = printable(text).chars().take(LONGEST_NAME).collect();
-    if text.chars().nth(LONGEST_NAME).is_some() {
-        shown.push('…');
-    }
-    shown
+fn name(text: &Untrusted) -> String {
+    format!("{text:.LONGEST_NAME$}")
 }
 
 /// What a ladder's exactness goes by.

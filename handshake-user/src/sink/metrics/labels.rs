@@ -10,12 +10,15 @@ use crate::{
     assemble::Story,
     config::{self, Label},
     model::tls::Tls,
-    record::Context,
+    record::{Context, comm},
+    untrusted::Untrusted,
 };
 
 /// What everything over the limit is counted under.
 pub(super) const OTHER: &str = "other";
 const UNKNOWN: &str = "unknown";
+/// Longest value, characters: the paths of containers inside of containers are whole.
+const LONGEST: usize = 512;
 
 /// The values of one connection, as far as labels ask for them; the rest is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -24,7 +27,7 @@ pub(super) struct Key {
     port: Option<u16>,
     role: u8,
     network: Option<IpNet>,
-    cgroup: Option<String>,
+    cgroup: Option<Untrusted>,
     sni: Sni,
 }
 
@@ -36,13 +39,13 @@ enum Sni {
     None,
     Unknown,
     /// In small letters: names are equal whatever the case (RFC 6066 §3).
-    Name(String),
+    Name(Untrusted),
 }
 
 impl Sni {
     fn of(tls: Option<&Tls>) -> Self {
         let Some(tls) = tls else { return Self::None };
-        tls.sni.as_ref().map_or(Self::Unknown, |sni| Self::Name(sni.to_ascii_lowercase()))
+        tls.sni.as_ref().map_or(Self::Unknown, |sni| Self::Name(sni.to_ascii_lowercase().into()))
     }
 }
 
@@ -102,7 +105,7 @@ impl Labels {
     /// The label values of a key, in the order of the labels.
     pub(super) fn values(&self, key: &Key) -> Vec<String> {
         let value = |label: &Label| match label {
-            Label::Process => comm(&key.comm),
+            Label::Process => (key.comm[0] != 0).then(|| shown(&comm(&key.comm))),
             Label::LocalPort => match (key.port, Role::from_code(key.role)) {
                 (Some(port), _) => Some(port.to_string()),
                 // A client's port is arbitrary; an empty value is no label.
@@ -110,11 +113,11 @@ impl Labels {
                 (None, None) => None,
             },
             Label::RemoteNet => key.network.map(|network| network.to_string()),
-            Label::Cgroup => key.cgroup.clone(),
+            Label::Cgroup => key.cgroup.as_ref().map(shown),
             Label::Sni => match &key.sni {
                 Sni::None => Some(String::new()),
                 Sni::Unknown => None,
-                Sni::Name(name) => Some(name.clone()),
+                Sni::Name(name) => Some(shown(name)),
             },
         };
         self.wanted.iter().map(|label| value(label).unwrap_or_else(|| UNKNOWN.to_owned())).collect()
@@ -126,9 +129,8 @@ impl Labels {
     }
 }
 
-fn comm(bytes: &[u8; 16]) -> Option<String> {
-    let length = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
-    (length > 0).then(|| String::from_utf8_lossy(&bytes[..length]).into_owned())
+fn shown(value: &Untrusted) -> String {
+    format!("{value:.LONGEST$}")
 }
 
 fn network(raw: &Connection, (ipv4, ipv6): (u8, u8)) -> Option<IpNet> {
@@ -147,7 +149,10 @@ mod tests {
     use handshake_common::tls::session::Session;
 
     use super::*;
-    use crate::record::tests::{Still, client};
+    use crate::{
+        record::tests::{Still, client},
+        untrusted::{is_harmless, tests::HOSTILE},
+    };
 
     fn labels(wanted: &[Label]) -> Labels {
         let settings = config::Metrics { labels: wanted.to_vec(), ..config::Config::default().metrics };
@@ -192,6 +197,18 @@ mod tests {
             told(&Story { tls: Some(tls), ..Story::of(&client()) })[4].clone()
         };
         assert_eq!([with(Some("Example.ORG")), with(None)], ["example.org", "unknown"]);
+    }
+
+    #[test]
+    fn names_of_strangers_are_harmless_and_bounded() {
+        let mut raw = client();
+        raw.comm = *b"\x1b[2J\xff\n} 1\0\0\0\0\0\0\0";
+        let tls = Tls { sni: Some(HOSTILE.repeat(99)), ..Tls::of_library(&Session::default()) };
+        let values = told(&Story { tls: Some(tls), ..Story::of(&raw) });
+        assert_eq!(values[0], r"\x1b[2J\xff\n} 1");
+        for value in values {
+            assert!(value.chars().all(is_harmless) && value.chars().count() <= LONGEST, "{value:?}");
+        }
     }
 
     #[test]

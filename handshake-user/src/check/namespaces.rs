@@ -1,0 +1,115 @@
+//! Which namespaces of this process are the host's own, and what it does not see where they are not.
+
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
+
+use super::report::Namespace;
+use crate::host::Cgroup2;
+
+/// Inodes of the initial namespaces: `include/uapi/linux/nsfs.h`, the same numbers since Linux 3.8.
+const CGROUP: u64 = 0xefff_fffb;
+const PID: u64 = 0xefff_fffc;
+const USER: u64 = 0xefff_fffd;
+
+/// What is the host's own; `None` where it cannot be told.
+#[derive(Clone, Copy, Debug, Default)]
+struct Own {
+    cgroup: Option<bool>,
+    pid: Option<bool>,
+    net: Option<bool>,
+    user: Option<bool>,
+}
+
+/// Looks at this process.
+pub fn look(cgroup2: Option<&Cgroup2>) -> Vec<Namespace> {
+    let is = |name: &str, initial: u64| {
+        fs::metadata(format!("/proc/self/ns/{name}")).ok().map(|namespace| namespace.ino() == initial)
+    };
+    let own = Own { cgroup: is("cgroup", CGROUP), pid: is("pid", PID), net: net(), user: is("user", USER) };
+    describe(own, cgroup2)
+}
+
+/// The initial network namespace has no number of its own before Linux 6.18, but settings that no other one has.
+fn net() -> Option<bool> {
+    let settings = Path::new("/proc/sys/net");
+    settings.exists().then(|| settings.join("core/netdev_budget").exists())
+}
+
+fn describe(own: Own, cgroup2: Option<&Cgroup2>) -> Vec<Namespace> {
+    let lost = |is_initial: Option<bool>, what: &str| (is_initial == Some(false)).then(|| what.to_owned());
+    vec![
+        Namespace {
+            name: "cgroup",
+            initial: own.cgroup,
+            // Not the namespace counts, but what the mount shows.
+            lost: cgroup2.and_then(Cgroup2::shortfall),
+        },
+        Namespace {
+            name: "pid",
+            initial: own.pid,
+            lost: lost(
+                own.pid,
+                "TLS libraries of processes that /proc does not show here are not probed, and their connections \
+                 from before are not counted: run it with --pid=host (Kubernetes: hostPID: true)",
+            ),
+        },
+        Namespace {
+            name: "net",
+            initial: own.net,
+            lost: lost(
+                own.net,
+                "connections of every namespace are seen all the same, but the settings below are those of this one, \
+                 and the daemon listens in it: for the host's, --network=host (Kubernetes: hostNetwork: true)",
+            ),
+        },
+        Namespace {
+            name: "user",
+            initial: own.user,
+            lost: lost(
+                own.user,
+                "its root is not the host's root, and its capabilities do not count for eBPF: run it as the host's \
+                 root (Docker: --userns=host; Podman: as root; Kubernetes: hostUsers: true)",
+            ),
+        },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn whole(is_whole: bool) -> Cgroup2 {
+        Cgroup2 { mount: "/sys/fs/cgroup".into(), is_whole }
+    }
+
+    #[test]
+    fn on_the_host_nothing_is_lost() {
+        let own = Own { cgroup: Some(true), pid: Some(true), net: Some(true), user: Some(true) };
+        let namespaces = describe(own, Some(&whole(true)));
+        assert_eq!(namespaces.iter().map(|it| it.name).collect::<Vec<_>>(), ["cgroup", "pid", "net", "user"]);
+        assert!(namespaces.iter().all(|it| it.initial == Some(true) && it.lost.is_none()));
+    }
+
+    #[test]
+    fn a_container_is_told_what_it_does_not_see() {
+        let own = Own { cgroup: Some(false), pid: Some(false), net: Some(false), user: Some(false) };
+        let namespaces = describe(own, Some(&whole(false)));
+        for (namespace, remedy) in
+            namespaces.iter().zip(["--cgroupns=host", "--pid=host", "--network=host", "--userns=host"])
+        {
+            assert_eq!(namespace.initial, Some(false));
+            assert!(namespace.lost.as_ref().unwrap().contains(remedy), "{namespace:?}");
+        }
+    }
+
+    #[test]
+    fn with_the_hosts_own_mount_a_cgroup_namespace_hides_nothing() {
+        let own = Own { cgroup: Some(false), ..Own::default() };
+        assert_eq!(describe(own, Some(&whole(true)))[0].lost, None);
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_unknown() {
+        let namespaces = describe(Own::default(), None);
+        assert!(namespaces.iter().all(|it| it.initial.is_none() && it.lost.is_none()));
+    }
+}

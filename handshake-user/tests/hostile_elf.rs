@@ -22,7 +22,7 @@ const CODE: u64 = BASE + 0x1000;
 fn inspected_in_time(file: Vec<u8>) -> Option<Inspection> {
     let (say, said) = mpsc::channel();
     let began = Instant::now();
-    thread::spawn(move || say.send(inspect_bytes(&file)));
+    thread::spawn(move || drop(say.send(inspect_bytes(&file))));
     let inspection = said.recv_timeout(PATIENCE).expect("it is looked into in time");
     eprintln!("took {:?}", began.elapsed());
     inspection
@@ -53,7 +53,7 @@ fn library(code: &[u8], frames: &[u8], names: &[&str]) -> Vec<u8> {
     image.finish()
 }
 
-/// DW_CFA_def_cfa: the stack pointer and 8.
+/// `DW_CFA_def_cfa`: the stack pointer and 8.
 const COMMON: [u8; 12] = [0, 0, 0, 0, 1, 0, 1, 0x78, 16, 0x0c, 7, 8];
 
 #[test]

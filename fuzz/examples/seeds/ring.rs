@@ -48,10 +48,17 @@ pub fn all() -> Vec<Seed> {
                 .collect();
             seeds.push(("hello", format!("{name}-{role}"), [&[32], &stream[..]].concat()));
         }
+        if index == 0 {
+            let mut hostile = steps(&packets, Role::Client, *b"\x1b[2J\x1b]0;x\x07\n\xff\"\\\0\0");
+            // With the text of the metrics.
+            hostile[0] |= 0xf0;
+            seeds.push(("explain", "hostile".to_owned(), lines(&hostile)));
+            seeds.push(("ring", "hostile".to_owned(), hostile));
+        }
         // A few are enough: the records differ little.
         if index % 4 == 0 {
             for role in [Role::Client, Role::Server] {
-                let steps = steps(&packets, role);
+                let steps = steps(&packets, role, *b"curl\0\0\0\0\0\0\0\0\0\0\0\0");
                 seeds.push(("explain", format!("{name}-{role}"), lines(&steps)));
                 seeds.push(("ring", format!("{name}-{role}"), steps));
             }
@@ -89,7 +96,7 @@ fn packets_of(packets: &[Packet], local: Role) -> Vec<u8> {
 }
 
 /// As the target `ring` reads it: the whole life of a connection.
-fn steps(packets: &[Packet], local: Role) -> Vec<u8> {
+fn steps(packets: &[Packet], local: Role, comm: [u8; 16]) -> Vec<u8> {
     const START: u64 = 1_000_000_000;
     const NUMBER: u64 = 7;
     let client = local == Role::Client;
@@ -103,7 +110,7 @@ fn steps(packets: &[Packet], local: Role) -> Vec<u8> {
         srtt_us: 50_000,
         facts: Facts::ESTABLISHED,
         pid: 1234,
-        comm: *b"curl\0\0\0\0\0\0\0\0\0\0\0\0",
+        comm,
         cgroup: 7,
         netns: 9,
         local_port: if client { 51000 } else { 443 },

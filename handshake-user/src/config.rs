@@ -232,6 +232,11 @@ impl DaemonArgs {
     }
 }
 
+/// The settings of a daemon that is told nothing but what this file says.
+pub(crate) fn settled(text: &str, path: &Path) -> Result<Config> {
+    Ok(parse(text, path)?.settle())
+}
+
 /// Reads a configuration file; the error is one line: where, and what is wrong.
 fn parse(text: &str, path: &Path) -> Result<Options> {
     toml::from_str(text).map_err(|error| {

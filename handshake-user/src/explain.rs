@@ -34,7 +34,7 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode> {
     let mut bad = 0_u64;
     let result = draw_all(&mut input, &mut out, |line, error| {
         bad += 1;
-        say(format_args!("handshake: {name}, line {line}: {}", Untrusted::from(error)));
+        say(complaint(&name, line, error));
     });
     match result {
         Err(Failure::Read(error)) => return Err(error).with_context(|| format!("cannot read {name}")),
@@ -52,6 +52,18 @@ fn shown(path: &Path) -> String {
 
 fn open(path: &Path) -> Result<File> {
     File::open(path).with_context(|| format!("cannot open {}", shown(path)))
+}
+
+/// What is drawn of these bytes, and what is said of lines that are no records.
+pub(crate) fn to_text(mut records: &[u8]) -> (String, Vec<String>) {
+    let (mut out, mut said) = (Drawing::new(Vec::new()), Vec::new());
+    let result = draw_all(&mut records, &mut out, |line, error| said.push(complaint("records", line, error)));
+    debug_assert!(result.is_ok(), "memory can be read and written");
+    (String::from_utf8_lossy(&out.out).into_owned(), said)
+}
+
+fn complaint(name: &str, line: u64, error: &str) -> String {
+    format!("handshake: {name}, line {line}: {}", Untrusted::from(error))
 }
 
 /// Which side of the program failed.

@@ -13,6 +13,8 @@ pub mod daemon;
 pub mod descriptors;
 pub mod explain;
 pub mod filter;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod host;
 pub mod logging;
 pub mod model;

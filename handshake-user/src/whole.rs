@@ -11,6 +11,8 @@ use crate::{
 
 /// Connections remembered until they close, each by a record of some hundred bytes. The oldest give way.
 const MOST: usize = 65_536;
+/// And bytes of them, which only records that this program has not written reach.
+const MOST_BYTES: usize = 256 << 20;
 
 /// Which connection. The ends tell records of different hosts apart.
 type Key = (Untrusted, Option<Endpoint>, Option<Endpoint>);
@@ -22,6 +24,7 @@ pub struct Whole {
     open: BTreeMap<u64, Record>,
     places: HashMap<Key, u64>,
     next: u64,
+    bytes: usize,
     forgotten: u64,
 }
 
@@ -31,7 +34,10 @@ impl Whole {
         let key = key(&record);
         let place = self.places.get(&key).copied();
         let whole = match place.and_then(|place| self.open.remove(&place)) {
-            Some(earlier) => filled(record, earlier),
+            Some(earlier) => {
+                self.bytes -= size(&earlier);
+                filled(record, earlier)
+            }
             None => record,
         };
         if is_last(&whole) {
@@ -42,11 +48,13 @@ impl Whole {
             self.next += 1;
             self.next
         });
+        self.bytes += size(&whole);
         self.open.insert(place, whole);
         self.places.insert(key, place);
-        if self.open.len() > MOST
+        while (self.open.len() > MOST || self.bytes > MOST_BYTES)
             && let Some((_, oldest)) = self.open.pop_first()
         {
+            self.bytes -= size(&oldest);
             self.places.remove(&self::key(&oldest));
             self.forgotten += 1;
         }
@@ -56,6 +64,7 @@ impl Whole {
     /// Those that did not close, in the order in which they began.
     pub fn finish(&mut self) -> impl Iterator<Item = Record> + use<> {
         self.places.clear();
+        self.bytes = 0;
         std::mem::take(&mut self.open).into_values()
     }
 
@@ -68,6 +77,17 @@ impl Whole {
 
 fn key(record: &Record) -> Key {
     (record.id.clone(), record.local, record.remote)
+}
+
+/// Bytes that it takes to remember a record, by its text; its id is kept twice.
+fn size(record: &Record) -> usize {
+    let Record { time, id, process, tls, .. } = record;
+    let process = process.iter().flat_map(|process| [Some(&process.comm), process.cgroup.as_ref()]);
+    let tls = tls
+        .iter()
+        .flat_map(|tls| [&tls.cipher, &tls.sni, &tls.alpn, &tls.alert, &tls.error].map(Option::as_ref));
+    let texts = [time, id, id].into_iter().chain(process.chain(tls).flatten());
+    size_of::<Record>() + texts.map(|text| text.raw().len()).sum::<usize>()
 }
 
 /// Whether no further record will come of this connection, or of this handshake.
@@ -148,5 +168,22 @@ mod tests {
             whole.take(Record { id: id.to_string().into(), ..opened(Role::Client) });
         }
         assert_eq!((whole.open.len(), whole.places.len(), whole.forgotten()), (MOST, MOST, 10));
+    }
+
+    #[test]
+    fn long_texts_do_not_take_more_memory() {
+        let mut whole = Whole::default();
+        let long = "a".repeat(1 << 20);
+        for id in 0..300 {
+            let mut record = Record { id: format!("{id}").into(), ..opened(Role::Client) };
+            record.process.as_mut().unwrap().comm = long.as_str().into();
+            whole.take(record.clone());
+            // Filled in, it counts once.
+            whole.take(record);
+        }
+        assert_eq!(whole.bytes, whole.open.values().map(size).sum::<usize>());
+        assert!(whole.bytes <= MOST_BYTES && whole.open.len() == whole.places.len());
+        assert_eq!(whole.open.len() as u64 + whole.forgotten(), 300);
+        assert!(whole.forgotten() > 40, "{}", whole.forgotten());
     }
 }

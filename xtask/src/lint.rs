@@ -50,6 +50,16 @@ pub(crate) fn all(workspace: &Workspace, ready: &Ready) -> Result<Vec<&'static s
         ),
     );
 
+    step("lint: cargo fmt --check of the fuzz targets");
+    check(
+        "formatting of the fuzz targets",
+        process::run(
+            process::cargo(workspace).args(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]),
+            "checking the formatting of the fuzz targets",
+            "`cargo fmt --manifest-path fuzz/Cargo.toml` mends it",
+        ),
+    );
+
     step("lint: clippy for the eBPF side");
     check(
         "clippy of the eBPF side",

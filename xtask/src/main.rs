@@ -3,6 +3,7 @@
 mod apt;
 mod bench;
 mod build;
+mod fuzz;
 mod linker;
 mod lint;
 mod packages;
@@ -45,6 +46,7 @@ enum Command {
     Run(run::Args),
     Lint(lint::Args),
     Test(test::Args),
+    Fuzz(fuzz::Args),
     Table(table::Args),
     Bench(bench::Args),
     Soak(soak::Args),
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::main(args),
         Command::Lint(args) => lint::main(&args),
         Command::Test(args) => test::main(&args),
+        Command::Fuzz(args) => fuzz::main(&args),
         Command::Table(args) => table::main(&args),
         Command::Bench(args) => bench::main(&args),
         Command::Soak(args) => soak::main(&args),

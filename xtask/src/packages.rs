@@ -45,6 +45,9 @@ const BENCH: [Needed; 4] = [
     Needed { program: "ab", package: "apache2-utils", why: "full handshakes, and their latency" },
 ];
 
+/// What builds the fuzz targets, beside Rust.
+const FUZZ: [Needed; 1] = [Needed { program: "c++", package: "g++", why: "libFuzzer is written in C++" }];
+
 /// Debian starts a server with its installation; the tests start their own, on their own networks.
 const SERVICES: [&str; 3] = ["nginx", "haproxy", "postgresql"];
 
@@ -56,6 +59,11 @@ pub(crate) fn ensure() -> Result<()> {
 /// The same for the TLS part of the benchmark.
 pub(crate) fn ensure_for_bench() -> Result<()> {
     ensure_for("the TLS loads of the benchmark", &BENCH)
+}
+
+/// The same for the fuzz targets.
+pub(crate) fn ensure_for_fuzz() -> Result<()> {
+    ensure_for("the fuzz targets", &FUZZ)
 }
 
 fn ensure_for(whom: &str, needed: &[Needed]) -> Result<()> {

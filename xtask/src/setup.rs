@@ -77,7 +77,7 @@ fn satisfied(workspace: &Workspace, toolchain: &Toolchain) -> Option<PathBuf> {
     (linker.is_file() && has_library_sources(toolchain)).then_some(linker)
 }
 
-fn lock(workspace: &Workspace) -> Result<File> {
+pub(crate) fn lock(workspace: &Workspace) -> Result<File> {
     let tools = workspace.tools();
     fs::create_dir_all(&tools).with_context(|| {
         format!(

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
 use crate::{
-    build, lint, packages, peers, process,
+    build, fuzz, lint, packages, peers, process,
     process::{Root, step},
     repeat, setup,
     workspace::{Profile, Workspace},
@@ -31,7 +31,7 @@ const NETNS: &str = "netns";
 /// through sudo. Without a way to root it runs the rest and says what it left out; with CI=true
 /// in the environment leaving something out is a failure.
 ///
-/// With a FILTER, lints are skipped, and so is the second pass on real networks, over perf tracepoints.
+/// With a FILTER, lints and hostile bytes (`cargo xtask fuzz`) are skipped, and so is the second pass on real networks, over perf tracepoints.
 /// `HANDSHAKE_TEST_THREADS` sets how many tests on real networks run at once (default: one per CPU, at most 3: each
 /// has a network of its own and mostly waits). One of them that fails by a comparison of times, and by nothing else, is run
 /// again alone; it passes only if it passes twice, and the closing line names it. With CI=true one such test a run is all.
@@ -67,6 +67,14 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     if let Err(err) = tests.without_root(&plain) {
         step(format!("{err:#}"));
         failures.push("tests without root".to_owned());
+    }
+
+    if args.filter.is_none() {
+        step("test: hostile bytes");
+        if let Err(err) = fuzz::all(&workspace, &ready) {
+            step(format!("{err:#}"));
+            failures.push("fuzz".to_owned());
+        }
     }
 
     let left_out = if root.is_empty() {

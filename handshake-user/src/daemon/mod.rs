@@ -1,7 +1,7 @@
 //! `handshake daemon`: the exporter. One thread drains the ring at its own pace and answers scrapes in between.
 
 mod exporter;
-mod preexisting;
+pub(crate) mod preexisting;
 
 use std::{
     future::{Future, pending},

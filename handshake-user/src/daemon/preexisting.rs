@@ -33,7 +33,7 @@ fn count(path: &Path, census: &mut Census) {
 }
 
 /// Counts the lines of `/proc/net/tcp` that are sockets with a connection: `sl local remote st tx:rx tr:when …`.
-fn connections(table: &str, census: &mut Census) {
+pub(crate) fn connections(table: &str, census: &mut Census) {
     for line in table.lines().skip(1) {
         let mut columns = line.split_ascii_whitespace().skip(3);
         let (Some(state), Some(timer)) = (columns.next(), columns.nth(1)) else { continue };

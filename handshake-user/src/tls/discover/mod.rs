@@ -5,14 +5,14 @@
 //! [`watch`] for new mappings, which looks only at processes that mapped something unknown.
 
 mod iterator;
-mod ld_cache;
+pub(crate) mod ld_cache;
 mod ledger;
-mod maps;
+pub(crate) mod maps;
 mod names;
 mod open;
 mod places;
 mod source;
-mod watch;
+pub(crate) mod watch;
 
 use std::{
     collections::{HashMap, VecDeque},

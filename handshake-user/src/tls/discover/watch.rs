@@ -112,7 +112,7 @@ impl Watch {
 }
 
 /// The numbers in a list such as `0-3,8`.
-fn cpus(list: &str) -> impl Iterator<Item = usize> {
+pub(crate) fn cpus(list: &str) -> impl Iterator<Item = usize> {
     list.trim().split(',').flat_map(|part| {
         let (from, to) = part.split_once('-').unwrap_or((part, part));
         match (from.parse(), to.parse::<usize>()) {

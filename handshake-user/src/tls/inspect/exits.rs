@@ -29,8 +29,8 @@ pub struct Exit {
     pub result: Register,
 }
 
-struct Part<'f, 'a> {
-    frame: Frame<'f, 'a>,
+struct Part {
+    frame: Frame,
     steps: Vec<(u64, Operation)>,
 }
 
@@ -81,13 +81,13 @@ pub fn exits(elf: &Elf<'_>, entry: u64, but: Option<&str>) -> Option<Vec<Exit>> 
 }
 
 /// The function from its first to its last instruction, and all that it jumps to outside of that.
-fn parts<'f, 'a>(
-    elf: &Elf<'a>,
-    frames: &'f Frames<'a>,
+fn parts(
+    elf: &Elf<'_>,
+    frames: &Frames<'_>,
     entry: u64,
     is_left_out: impl Fn(u64) -> bool,
-) -> Option<Vec<Part<'f, 'a>>> {
-    let mut parts: Vec<Part<'f, 'a>> = Vec::new();
+) -> Option<Vec<Part>> {
+    let mut parts: Vec<Part> = Vec::new();
     let mut waiting = vec![entry];
     let mut left = MOST_INSTRUCTIONS;
     while let Some(address) = waiting.pop() {
@@ -114,7 +114,7 @@ fn is_stub(elf: &Elf<'_>, address: u64, slot: u64) -> bool {
     /// On every machine and for every linker.
     const LONGEST: usize = 16;
     let code = elf.code(address, LONGEST).unwrap_or_default();
-    !decode::through_pointer(code, address, slot).is_empty()
+    decode::through_pointer(code, address, slot).next().is_some()
 }
 
 fn target(operation: Operation) -> Option<u64> {

@@ -217,9 +217,13 @@ pub fn inspect(file: &[u8]) -> Option<Inspection> {
 
 fn look(image: &Image<'_>) -> Option<Inspection> {
     let elf = Elf::parse(image)?;
-    let wanted = LIBRARIES.map(|library| library.symbols).concat();
-    let symbols = elf.symbols(&wanted);
+    let symbols = elf.symbols(&symbols());
     LIBRARIES.iter().find_map(|library| (library.inspect)(&elf, &symbols)).or_else(|| go::inspect(&elf))
+}
+
+/// What is looked for, of all libraries.
+pub(crate) fn symbols() -> Vec<&'static str> {
+    LIBRARIES.map(|library| library.symbols).concat()
 }
 
 /// A library that is known by its symbols.

@@ -215,8 +215,9 @@ mod tests {
     fn calls_through_a_pointer_are_found() {
         // nop; call *0x10(%rip); bnd jmp *8(%rip); jmp *0(%rip)
         let code = [0x90, 0xff, 0x15, 0x10, 0, 0, 0, 0xf2, 0xff, 0x25, 0x09, 0, 0, 0, 0xff, 0x25, 0, 0, 0, 0];
-        assert_eq!(through_pointer(&code, 0x1000, 0x1017), [0x1001, 0x1007]);
-        assert!(through_pointer(&code, 0x1000, 0x2000).is_empty());
-        assert!(through_pointer(&[0xff, 0x25, 0], 0x1000, 0x1000).is_empty());
+        let through = |code: &[u8], slot| through_pointer(code, 0x1000, slot).collect::<Vec<_>>();
+        assert_eq!(through(&code, 0x1017), [0x1001, 0x1007]);
+        assert!(through(&code, 0x2000).is_empty());
+        assert!(through(&[0xff, 0x25, 0], 0x1000).is_empty());
     }
 }

@@ -225,19 +225,16 @@ fn before_move(instruction: &Instruction, register: Register) -> Option<Register
 
 /// Where `code`, which is at `address`, calls or jumps to what the pointer at `slot` leads to: how functions of another
 /// file are reached, from one stub for all calls or from each place.
-pub fn through_pointer(code: &[u8], address: u64, slot: u64) -> Vec<u64> {
-    let mut found = Vec::new();
-    for at in memchr::memchr_iter(0xff, code) {
+pub fn through_pointer(code: &[u8], address: u64, slot: u64) -> impl Iterator<Item = u64> {
+    memchr::memchr_iter(0xff, code).filter_map(move |at| {
         // call *x(%rip), jmp *x(%rip)
-        let Some([_, 0x15 | 0x25, by @ ..]) = code[at..].first_chunk::<6>() else { continue };
+        let [_, 0x15 | 0x25, by @ ..] = code[at..].first_chunk::<6>()? else { return None };
         let is_at = address + at as u64;
-        if (is_at + 6).wrapping_add_signed(i64::from(i32::from_le_bytes(*by))) == slot {
-            // `bnd` belongs to the instruction.
-            let is_bnd = at.checked_sub(1).is_some_and(|before| code[before] == 0xf2);
-            found.push(is_at - u64::from(is_bnd));
-        }
-    }
-    found
+        let leads_to = (is_at + 6).wrapping_add_signed(i64::from(i32::from_le_bytes(*by)));
+        // `bnd` belongs to the instruction.
+        let is_bnd = at.checked_sub(1).is_some_and(|before| code[before] == 0xf2);
+        (leads_to == slot).then_some(is_at - u64::from(is_bnd))
+    })
 }
 
 /// The function without its `endbr64`.

@@ -10,6 +10,9 @@ use crate::tls::inspect::{decode::written, elf::Elf};
 /// More instructions are not looked at; there are about 600.
 const MOST_INSTRUCTIONS: usize = 20_000;
 
+/// Returns; there are about ten. Each takes a probe.
+const MOST_RETURNS: usize = 64;
+
 /// Addresses to probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Places {
@@ -39,7 +42,7 @@ pub fn places(elf: &Elf<'_>, function: Function, complete: u16) -> Option<Places
     let shortcut = sole_return(&instructions, branch, at_once);
     let returns = instructions.iter().filter(|it| it.flow_control() == FlowControl::Return);
     let leave: Vec<_> = returns.map(Instruction::ip).filter(|&ip| Some(ip) != shortcut).collect();
-    (!leave.is_empty()).then_some(Places { enter: behind.ip(), leave })
+    (1..=MOST_RETURNS).contains(&leave.len()).then_some(Places { enter: behind.ip(), leave })
 }
 
 /// Whether it reads that field of the receiver.

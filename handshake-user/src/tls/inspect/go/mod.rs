@@ -122,5 +122,6 @@ fn version(elf: &Elf<'_>) -> Option<String> {
     (data.starts_with(MAGIC) && data.get(FLAGS)? & IS_INLINE != 0).then_some(())?;
     let length = *data.get(TEXT)?;
     (length < 0x80).then_some(())?;
-    str::from_utf8(data.get(TEXT + 1..)?.get(..usize::from(length))?).ok().map(str::to_owned)
+    let text = str::from_utf8(data.get(TEXT + 1..)?.get(..usize::from(length))?).ok()?;
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~')).then(|| text.to_owned())
 }

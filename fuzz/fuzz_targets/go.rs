@@ -1,0 +1,8 @@
+//! A Go program with anything in its tables (`handshake_fuzz::go`).
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|description: &[u8]| {
+    handshake_fuzz::elf::inspect(&handshake_fuzz::go::file(description));
+});

@@ -1,0 +1,8 @@
+//! A library with the functions that are looked for, and anything in them (`handshake_fuzz::library`).
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|description: &[u8]| {
+    handshake_fuzz::elf::inspect(&handshake_fuzz::library::file(description));
+});

@@ -1,0 +1,45 @@
+//! Text of the kernel's, into which others write names of files, mounts and processes. The first byte says which.
+#![no_main]
+
+use handshake::{
+    fuzzing::{connections, cpus, maps_line, mounts},
+    probe::plan::{Attach, HOOKS, Offer, plan},
+};
+use handshake_common::tls::mapping::{self, Mapping};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((which, bytes)) = data.split_first() else { return };
+    let text = String::from_utf8_lossy(bytes);
+    match which % 6 {
+        0 => {
+            for line in bytes.split(|byte| *byte == b'\n') {
+                if let Some(path) = maps_line(line) {
+                    assert!(path.is_absolute() && path.as_os_str().len() < line.len());
+                }
+            }
+        }
+        1 => {
+            for kind in ["tracefs", "cgroup2"] {
+                assert!(mounts(&text, kind).len() <= text.lines().count());
+            }
+        }
+        2 => assert!(connections(&text) <= text.lines().count() as u64),
+        3 => assert!(cpus(&text, 10_000).len() <= 10_000),
+        4 => {
+            let plan =
+                plan(Attach::Tracepoint, |_| Offer { typed: false, format: Some(text.clone().into_owned()) });
+            assert_eq!(plan.len(), HOOKS.len());
+            for (planned, hook) in plan.iter().zip(HOOKS) {
+                assert!(
+                    planned.attach.as_ref().is_ok_and(|offsets| offsets.len() == hook.perf_fields.len())
+                        || planned.attach.is_err()
+                );
+            }
+        }
+        _ => {
+            let records = bytes.chunks(mapping::SIZE as usize).filter_map(Mapping::from_bytes);
+            assert_eq!(records.count(), bytes.len() / mapping::SIZE as usize);
+        }
+    }
+});

@@ -1,0 +1,146 @@
+//! Any bytes as records of the ring buffer, all the way to what is shown. A byte of flags (how much the wire sees; 4: with
+//! the summary, 0xf0: with the text of all metrics, which take their time), then steps: a byte that says what it is, a length (two bytes), that many
+//! bytes.
+#![no_main]
+
+use std::{
+    cell::RefCell,
+    collections::HashSet,
+    time::{Duration, SystemTime},
+};
+
+use handshake::{
+    assemble::{Assembler, Raw, Sight, Story},
+    config::{Config, Label},
+    record::{Context, Record},
+    sink::{metrics::Metrics, savings::Savings, summary::Summary},
+    untrusted::Untrusted,
+    whole::Whole,
+};
+use handshake_common::{Kind, Stage, connection, tls::session, tls::wire::raw};
+use handshake_fuzz::{Input, assert_harmless, record};
+use libfuzzer_sys::fuzz_target;
+
+/// A host without a kernel.
+struct Still;
+
+impl Context for Still {
+    fn wall_time(&self, monotonic_ns: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_nanos(monotonic_ns)
+    }
+
+    fn cgroup(&mut self, id: u64) -> Option<Untrusted> {
+        (id != 0).then(|| format!("/{id}\x1b[2J\n").into())
+    }
+}
+
+/// Where everything ends.
+struct Sinks<'m> {
+    metrics: &'m mut Metrics,
+    summary: Option<Summary>,
+    savings: Savings,
+    whole: Whole,
+    told: [u64; Stage::SLOTS],
+}
+
+thread_local! {
+    /// Some thousand counters: one set of them for all inputs whose text is not looked at.
+    static METRICS: RefCell<Metrics> = RefCell::new(metrics());
+}
+
+fn metrics() -> Metrics {
+    let labels = Label::ALL.to_vec();
+    let settings = handshake::config::Metrics { labels, max_series: 4, ..Config::default().metrics };
+    Metrics::new(&settings).expect("metrics can be made")
+}
+
+impl Sinks<'_> {
+    fn take(&mut self, story: &Story) {
+        self.told[usize::from(story.event.code())] += 1;
+        self.metrics.observe(story, &mut Still);
+        let told = Record::new(story, &mut Still);
+        record::check(&told);
+        if let Some(summary) = &mut self.summary {
+            summary.add(&told);
+        }
+        if let Some(whole) = self.whole.take(told) {
+            record::check(&whole);
+            self.savings.add(&whole);
+        }
+    }
+}
+
+fuzz_target!(|data: &[u8]| {
+    let mut input = Input(data);
+    match input.byte() {
+        Some(flags @ 0xf0..) => {
+            let mut metrics = metrics();
+            follow(flags, input, &mut metrics);
+            assert_harmless(&metrics.render().expect("metrics can be written"));
+        }
+        Some(flags) => METRICS.with_borrow_mut(|metrics| follow(flags, input, metrics)),
+        None => {}
+    }
+});
+
+fn follow(flags: u8, mut input: Input<'_>, metrics: &mut Metrics) {
+    let mut sinks = Sinks {
+        metrics,
+        summary: (flags & 4 != 0).then(Summary::default),
+        savings: Savings::default(),
+        whole: Whole::default(),
+        told: [0; Stage::SLOTS],
+    };
+    let mut assembler = Assembler::new([Sight::None, Sight::Some, Sight::All][usize::from(flags & 3) % 3]);
+    let mut now_ns = 1;
+    let (mut opened, mut closed, mut handshakes) = (0, 0, 0);
+    let mut closings = HashSet::new();
+    while let (Some(step), Some(bytes)) = (input.byte(), input.block()) {
+        let kind = Kind::from_code(step & 7);
+        let size = match kind {
+            Some(Kind::Open | Kind::Close) => connection::SIZE,
+            Some(Kind::Library) => session::SIZE,
+            Some(Kind::Wire) => raw::SIZE,
+            Some(Kind::Hello) => raw::HEADER.max(bytes.len()),
+            None => {
+                // Time passes, ten milliseconds a byte and more.
+                now_ns += bytes.iter().map(|byte| u64::from(*byte) * 10_000_000).sum::<u64>();
+                assembler.expire(now_ns, &mut |story| sinks.take(story));
+                continue;
+            }
+        };
+        let mut bytes = bytes.to_vec();
+        // Records of the wrong size are refused; most are of the right one.
+        if step & 8 == 0 {
+            bytes.resize(size, 0);
+        }
+        if let (Some(kind), Some(first)) = (kind, bytes.first_mut()) {
+            *first = kind.code();
+        }
+        let Some(raw) = Raw::from_bytes(&bytes) else { continue };
+        match &raw {
+            Raw::Connection(connection) if connection.stage() == Some(Stage::Close) => {
+                // The kernel side tells of no closing twice.
+                if !closings.insert((connection.id, connection.generation)) {
+                    continue;
+                }
+                closed += 1;
+            }
+            Raw::Connection(_) => opened += 1,
+            Raw::Handshake(_) | Raw::Sighting(_) => handshakes += 1,
+            Raw::Excerpt(..) => {}
+        }
+        assembler.take(&raw, now_ns, &mut |story| sinks.take(story));
+    }
+    assembler.finish(&mut |story| sinks.take(story));
+    let told = |stage: Stage| sinks.told[usize::from(stage.code())];
+    assert_eq!((told(Stage::Open), told(Stage::Close)), (opened, closed), "each is told once");
+    assert!(told(Stage::Tls) <= handshakes, "a handshake is told twice");
+    assembler.finish(&mut |_| panic!("something is left"));
+    for whole in sinks.whole.finish() {
+        record::check(&whole);
+        sinks.savings.add(&whole);
+    }
+    assert_harmless(&sinks.summary.map(|summary| summary.render()).unwrap_or_default());
+    assert_harmless(&sinks.savings.render());
+}

@@ -1,0 +1,28 @@
+//! What must hold of the inspection of any file.
+
+use handshake::{fuzzing::inspect_bytes, tls::inspect::Inspection};
+
+use crate::assert_harmless;
+
+/// More places than any library has; each is a probe, and takes the kernel a tenth of a second to let go of.
+const MOST_POINTS: usize = 200;
+
+/// Inspects a file.
+///
+/// # Panics
+/// When the result makes no sense.
+pub fn inspect(file: &[u8]) -> Option<Inspection> {
+    let inspection = inspect_bytes(file)?;
+    assert!(inspection.points.len() <= MOST_POINTS, "{} probes", inspection.points.len());
+    for point in &inspection.points {
+        assert!(point.offset < file.len() as u64, "a probe behind the end of the file");
+    }
+    assert_harmless(inspection.description.as_deref().unwrap_or_default());
+    for gap in &inspection.gaps {
+        assert_harmless(&gap.missing);
+    }
+    // What a process has mapped comes in any order and of any kind.
+    let mut completed = inspection.clone();
+    completed.complete_with(&inspection);
+    Some(inspection)
+}

@@ -1,0 +1,25 @@
+//! What must hold of every record, whatever it was made of.
+
+use handshake::{
+    record::Record,
+    sink::{ladder, table},
+    untrusted::json,
+};
+
+use crate::assert_harmless;
+
+/// What is written can be read, and what is shown drives no terminal.
+///
+/// # Panics
+/// When it does not hold.
+pub fn check(record: &Record) {
+    let json = json(serde_json::to_string(record).expect("a record can be written"));
+    assert!(!json.contains('\n'), "a record is one line");
+    assert_harmless(&json);
+    let read: Record = serde_json::from_str(&json).expect("what is written can be read");
+    assert_eq!(read, *record, "what is written is what is read");
+    let line = table::line(record);
+    assert!(!line.contains('\n'), "a record is one line");
+    assert_harmless(&line);
+    assert_harmless(&ladder::draw(record));
+}

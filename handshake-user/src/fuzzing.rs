@@ -1,0 +1,87 @@
+//! What the fuzz targets (fuzz/) call beside the public parts of this crate. Always compiled, so that it is checked with
+//! the rest; nothing of the program calls it.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::{
+    config::{self, Config},
+    daemon::preexisting,
+    explain, host,
+    sink::{
+        http::{self, Pages},
+        metrics::Census,
+    },
+    tls::{
+        discover::{ld_cache, maps, watch},
+        inspect::{self, Inspection},
+    },
+};
+
+/// What is found in a file with these bytes.
+#[must_use]
+pub fn inspect_bytes(file: &[u8]) -> Option<Inspection> {
+    inspect::inspect(file)
+}
+
+/// The names of the functions that are looked for in a file.
+#[must_use]
+pub fn symbols() -> Vec<&'static str> {
+    inspect::symbols()
+}
+
+/// The paths in an `ld.so.cache`.
+#[must_use]
+pub fn ld_cache(cache: &[u8]) -> Vec<PathBuf> {
+    ld_cache::paths(cache)
+}
+
+/// The path of the executable mapping that a line of `/proc/PID/maps` tells of.
+#[must_use]
+pub fn maps_line(line: &[u8]) -> Option<PathBuf> {
+    maps::parse(line).map(|line| line.path)
+}
+
+/// Where a `mountinfo` says that file systems of this type are mounted.
+#[must_use]
+pub fn mounts(mountinfo: &str, kind: &str) -> Vec<PathBuf> {
+    host::mounts(mountinfo, kind).collect()
+}
+
+/// The connections in a `/proc/net/tcp`.
+#[must_use]
+pub fn connections(table: &str) -> u64 {
+    let mut census = Census::default();
+    preexisting::connections(table, &mut census);
+    census.opening + census.established + census.closing
+}
+
+/// The numbers in a list of CPUs, so many at the most.
+#[must_use]
+pub fn cpus(list: &str, most: usize) -> Vec<usize> {
+    watch::cpus(list).take(most).collect()
+}
+
+/// The settings that a configuration file makes.
+///
+/// # Errors
+/// When it says something that makes no sense.
+pub fn config(text: &str, path: &Path) -> anyhow::Result<Config> {
+    config::settled(text, path)
+}
+
+/// What `handshake explain` draws of these bytes, and what it says of lines that are no records.
+#[must_use]
+pub fn explain(records: &[u8]) -> (String, Vec<String>) {
+    explain::to_text(records)
+}
+
+/// Serves one connection, until it ends.
+pub async fn http<P: Pages>(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, pages: Arc<P>) {
+    // What is no HTTP ends with an error, as it should.
+    drop(http::converse(stream, pages).await);
+}

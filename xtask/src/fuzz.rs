@@ -1,0 +1,388 @@
+//! `cargo xtask fuzz`: hostile bytes for everything that reads what others wrote (fuzz/).
+
+use std::{
+    collections::VecDeque,
+    fmt::Write as _,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
+    thread,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{
+    build, linker, packages, process,
+    process::step,
+    setup::{self, Ready},
+    workspace::Workspace,
+};
+
+/// Of cargo-fuzz.
+const VERSION: &str = "0.13.2";
+
+/// An input that takes longer, seconds, is a finding.
+const TIMEOUT: u32 = 5;
+/// So is one that takes more memory, MiB, and one that asks for so much at once.
+const MOST_MEMORY: u32 = 512;
+const LARGEST_ALLOCATION: u32 = 128;
+
+/// What CI gives each target, seconds.
+const IN_CI: u32 = 10;
+
+/// Feed hostile bytes to everything that reads what others wrote
+///
+/// Builds the targets once, with the address sanitizer, and runs each for some seconds. What they begin with is in
+/// fuzz/corpus; what they find on the way is kept in target/fuzz/corpus and is where the next run goes on, until --merge takes
+/// the part of it that matters into fuzz/corpus. An input that breaks something ends its target, and this command fails. An
+/// input may take 5 s and 512 MiB.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    cargo xtask fuzz                              # every target, 10 s each\n  \
+    cargo xtask fuzz elf library --seconds 600\n  \
+    cargo xtask fuzz elf --input target/fuzz/artifacts/elf/crash-0123    # only this input\n  \
+    cargo xtask fuzz --merge --seconds 60         # then commit fuzz/corpus\n\n\
+An input that broke something goes into fuzz/corpus/TARGET together with the repair, so that it is tried for ever.")]
+pub(crate) struct Args {
+    /// Only these targets, the files in `fuzz/fuzz_targets`
+    #[arg(value_name = "TARGET")]
+    targets: Vec<String>,
+    /// How long each runs
+    #[arg(long, default_value_t = IN_CI, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    seconds: u32,
+    /// How many run at once [default: one per CPU, at most 2]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=64))]
+    jobs: Option<u8>,
+    /// Afterwards, take what reaches more of the program into fuzz/corpus
+    #[arg(long)]
+    merge: bool,
+    /// Run only the inputs in this file, once
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seconds", "jobs", "merge"])]
+    input: Option<PathBuf>,
+}
+
+pub(crate) fn main(args: &Args) -> Result<()> {
+    let workspace = Workspace::locate()?;
+    let ready = setup::ensure(&workspace)?;
+    let known = targets(&workspace)?;
+    if let Some(unknown) = args.targets.iter().find(|target| !known.contains(target)) {
+        bail!("there is no target {unknown}; there are {}", known.join(", "));
+    }
+    let wanted = if args.targets.is_empty() { known } else { args.targets.clone() };
+    if let Some(input) = &args.input {
+        let [target] = &wanted[..] else { bail!("with --input, name the one TARGET that it is for") };
+        let fuzzers = Fuzzers::build(&workspace, &ready)?;
+        let mut command = fuzzers.command(target);
+        command.args(limits()).arg(input);
+        return process::run(&mut command, &format!("the target {target} with this input"), "see above");
+    }
+    let fuzzers = Fuzzers::build(&workspace, &ready)?;
+    fuzzers.run(&wanted, args.seconds, jobs(args.jobs))?;
+    if args.merge {
+        wanted.iter().try_for_each(|target| fuzzers.merge(target))?;
+    }
+    Ok(())
+}
+
+/// Every target for a moment, as a part of the tests.
+pub(crate) fn all(workspace: &Workspace, ready: &Ready) -> Result<()> {
+    Fuzzers::build(workspace, ready)?.run(&targets(workspace)?, IN_CI, jobs(None))
+}
+
+fn jobs(asked: Option<u8>) -> usize {
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    asked.map_or_else(|| cpus.min(2), usize::from)
+}
+
+/// The names of all targets, in order.
+fn targets(workspace: &Workspace) -> Result<Vec<String>> {
+    let folder = workspace.root.join("fuzz/fuzz_targets");
+    let files = fs::read_dir(&folder)
+        .with_context(|| format!("cannot read {}: is the clone complete?", folder.display()))?;
+    let mut names: Vec<_> =
+        files.flatten().filter_map(|file| Some(file.path().file_stem()?.to_str()?.to_owned())).collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn limits() -> [String; 3] {
+    [
+        format!("-timeout={TIMEOUT}"),
+        format!("-rss_limit_mb={MOST_MEMORY}"),
+        format!("-malloc_limit_mb={LARGEST_ALLOCATION}"),
+    ]
+}
+
+/// The finished targets.
+struct Fuzzers<'w> {
+    workspace: &'w Workspace,
+    /// Where their executables are.
+    folder: PathBuf,
+}
+
+impl<'w> Fuzzers<'w> {
+    fn build(workspace: &'w Workspace, ready: &Ready) -> Result<Self> {
+        packages::ensure_for_fuzz()?;
+        let tool = ensure_tool(workspace)?;
+        let object = build::ebpf(workspace, ready)?;
+        let target = workspace.target.join("fuzz");
+        let host = &ready.toolchain.version.host;
+        let folder = target.join(host).join("release");
+        if !folder.is_dir() {
+            step("building the fuzz targets (two to four minutes the first time)");
+        }
+        process::run(
+            process::cargo(workspace)
+                .args(["fuzz", "build", "--fuzz-dir", "fuzz", "--target", host, "--target-dir"])
+                .arg(&target)
+                .env("PATH", linker::path_with(&tool)?)
+                .env("HANDSHAKE_EBPF_OBJECT", object)
+                // Coverage and the sanitizer on the stable compiler; no nightly is needed.
+                .env("RUSTC_BOOTSTRAP", "1"),
+            "building the fuzz targets",
+            "see the compiler's messages above",
+        )?;
+        Ok(Self { workspace, folder })
+    }
+
+    fn command(&self, target: &str) -> Command {
+        let mut command = process::clean(self.folder.join(target), self.workspace);
+        // Freed memory that is kept, so that later uses of it are seen, counts as used.
+        command.current_dir(&self.workspace.root).env("ASAN_OPTIONS", "quarantine_size_mb=32");
+        command
+    }
+
+    /// Runs these targets, so many at a time, and prints how it went.
+    fn run(&self, targets: &[String], seconds: u32, jobs: usize) -> Result<()> {
+        let rounds = targets.len().div_ceil(jobs);
+        step(format!(
+            "fuzz: {} targets, {jobs} at a time, {seconds} s each: about {} s",
+            targets.len(),
+            rounds * seconds as usize
+        ));
+        let waiting: Mutex<VecDeque<&String>> = Mutex::new(targets.iter().collect());
+        let done: Mutex<Vec<Outcome>> = Mutex::default();
+        let work = || -> Result<()> {
+            loop {
+                let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                let Some(target) = next else { return Ok(()) };
+                let outcome = self.one(target, seconds)?;
+                done.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
+            }
+        };
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..jobs.min(targets.len())).map(|_| scope.spawn(work)).collect();
+            workers.into_iter().try_for_each(|worker| {
+                worker.join().unwrap_or_else(|_| bail!("a thread that waits for a target has panicked"))
+            })
+        })?;
+        let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        done.sort_by(|one, other| one.target.cmp(&other.target));
+        print!("{}", table(&done));
+        let failed: Vec<_> = done.iter().filter_map(Outcome::complaint).collect();
+        ensure!(failed.is_empty(), "{}", failed.join("\n"));
+        Ok(())
+    }
+
+    fn one(&self, target: &str, seconds: u32) -> Result<Outcome> {
+        let [committed, found, artifacts] =
+            [self.committed(target), self.below("corpus", target), self.below("artifacts", target)];
+        for folder in [&committed, &found, &artifacts] {
+            fs::create_dir_all(folder)
+                .with_context(|| format!("cannot create {}: is the disk full?", folder.display()))?;
+        }
+        let log = self.below("corpus", target).with_extension("log");
+        let file = File::create(&log)
+            .with_context(|| format!("cannot create {}: is the disk full?", log.display()))?;
+        let status = self
+            .command(target)
+            .args(limits())
+            .arg(format!("-max_total_time={seconds}"))
+            .arg(format!("-artifact_prefix={}/", artifacts.display()))
+            .arg("-print_final_stats=1")
+            .args([&found, &committed])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(file)
+            .status()
+            .with_context(|| format!("the target {target} cannot be started"))?;
+        let text = fs::read(&log).with_context(|| format!("cannot read {}", log.display()))?;
+        let mut outcome = Outcome::read(target, &String::from_utf8_lossy(&text));
+        outcome.corpus = [&committed, &found].map(|folder| count(folder)).iter().sum();
+        outcome.failed = (!status.success()).then_some(log);
+        Ok(outcome)
+    }
+
+    /// Copies into the committed inputs what reaches more than they do.
+    fn merge(&self, target: &str) -> Result<()> {
+        let [committed, found] = [self.committed(target), self.below("corpus", target)];
+        let before = count(&committed);
+        process::read(
+            self.command(target).args(limits()).arg("-merge=1").args([&committed, &found]),
+            &format!("merging the inputs of {target}"),
+            "see its output",
+        )?;
+        step(format!("{target}: {} inputs added to {}", count(&committed) - before, committed.display()));
+        Ok(())
+    }
+
+    fn committed(&self, target: &str) -> PathBuf {
+        self.workspace.root.join("fuzz/corpus").join(target)
+    }
+
+    fn below(&self, what: &str, target: &str) -> PathBuf {
+        self.workspace.target.join("fuzz").join(what).join(target)
+    }
+}
+
+fn count(folder: &Path) -> usize {
+    fs::read_dir(folder).map_or(0, Iterator::count)
+}
+
+/// The path of cargo-fuzz, of this workspace's own.
+fn ensure_tool(workspace: &Workspace) -> Result<PathBuf> {
+    let tool = workspace.tools().join("bin/cargo-fuzz");
+    let is_there = || {
+        let version = Command::new(&tool).args(["fuzz", "--version"]).stdin(Stdio::null()).output();
+        version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).trim().ends_with(VERSION))
+    };
+    if is_there() {
+        return Ok(tool);
+    }
+    // Two terminals, one installation.
+    let _lock = setup::lock(workspace)?;
+    if is_there() {
+        return Ok(tool);
+    }
+    step(format!(
+        "building cargo-fuzz {VERSION} into target/tools: it builds the fuzz targets (a minute, once)"
+    ));
+    process::run(
+        process::cargo(workspace)
+            .args(["install", "cargo-fuzz", "--version", VERSION, "--locked", "--force", "--root"])
+            .arg(workspace.tools())
+            // Otherwise cargo advises to add that folder to PATH, which nobody needs.
+            .env("PATH", linker::path_with(&tool)?)
+            .env("CARGO_TARGET_DIR", workspace.tools().join("build")),
+        "building cargo-fuzz",
+        "see cargo's message above; is the network there?",
+    )?;
+    // Only the program is needed any more.
+    fs::remove_dir_all(workspace.tools().join("build")).ok();
+    Ok(tool)
+}
+
+/// How one target went.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Outcome {
+    target: String,
+    executions: u64,
+    per_second: u64,
+    /// Places of the program that were reached, by the inputs at the start and at the end.
+    covered: (u64, u64),
+    /// Inputs that are kept.
+    corpus: usize,
+    /// Inputs that broke something.
+    broke: Vec<String>,
+    /// The log of a target that failed.
+    failed: Option<PathBuf>,
+}
+
+impl Outcome {
+    /// Reads what libFuzzer has written.
+    fn read(target: &str, log: &str) -> Self {
+        let statistic = |name: &str| {
+            let value = log.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+        };
+        let covered: Vec<u64> = log
+            .lines()
+            .filter_map(|line| line.split_once(" cov: ")?.1.split(' ').next()?.parse().ok())
+            .collect();
+        let begun = log.lines().find(|line| line.contains("INITED"));
+        let begun = begun.and_then(|line| line.split_once(" cov: ")?.1.split(' ').next()?.parse().ok());
+        let broke = log.lines().filter_map(|line| line.split_once("Test unit written to "));
+        Self {
+            target: target.to_owned(),
+            executions: statistic("stat::number_of_executed_units"),
+            per_second: statistic("stat::average_exec_per_sec"),
+            covered: (begun.unwrap_or(0), covered.last().copied().unwrap_or(0)),
+            corpus: 0,
+            broke: broke.map(|(_, path)| path.trim().to_owned()).collect(),
+            failed: None,
+        }
+    }
+
+    /// What failed, and how to see it again.
+    fn complaint(&self) -> Option<String> {
+        let log = self.failed.as_ref()?;
+        let target = &self.target;
+        let mut text = format!("fuzz: {target} failed, see {}", log.display());
+        for path in &self.broke {
+            let _ = write!(
+                text,
+                "\n  again with the input that broke it: cargo xtask fuzz {target} --input {path}"
+            );
+        }
+        Some(text)
+    }
+}
+
+fn table(outcomes: &[Outcome]) -> String {
+    let mut text = format!(
+        "{:<10} {:>12} {:>8} {:>7} {:>9} {:>7} {:>7}\n",
+        "target", "executions", "a second", "covered", "(before)", "inputs", "crashes"
+    );
+    for Outcome { target, executions, per_second, covered, corpus, broke, failed } in outcomes {
+        let crashes = if failed.is_some() { broke.len().max(1) } else { 0 };
+        let (before, covered) = (format!("({})", covered.0), covered.1);
+        let _ = writeln!(
+            text,
+            "{target:<10} {executions:>12} {per_second:>8} {covered:>7} {before:>9} {corpus:>7} {crashes:>7}"
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = "INFO: Seed: 1\n\
+        #9\tINITED cov: 3377 ft: 5470 corp: 8/1270b exec/s: 0 rss: 95Mb\n\
+        #8811\tNEW    cov: 3380 ft: 5480 corp: 9/1280b lim: 8 exec/s: 2937 rss: 295Mb L: 8/8 MS: 1 CMP-\n\
+        #8831\tDONE   cov: 3381 ft: 5481 corp: 9/1280b lim: 8 exec/s: 2207 rss: 295Mb\n\
+        stat::number_of_executed_units: 8831\n\
+        stat::average_exec_per_sec:     2207\n";
+
+    #[test]
+    fn what_libfuzzer_says_is_read() {
+        let outcome = Outcome::read("elf", LOG);
+        assert_eq!((outcome.executions, outcome.per_second, outcome.covered), (8831, 2207, (3377, 3381)));
+        assert_eq!(outcome.complaint(), None);
+        assert!(table(&[outcome]).contains("elf "));
+    }
+
+    #[test]
+    fn a_crash_says_how_to_see_it_again() {
+        let log = format!("{LOG}artifact_prefix='/a/'; Test unit written to /a/crash-1\nBase64: AA==\n");
+        let outcome = Outcome { failed: Some("/l/elf.log".into()), ..Outcome::read("elf", &log) };
+        let complaint = outcome.complaint().unwrap();
+        assert!(complaint.contains("/l/elf.log"), "{complaint}");
+        assert!(complaint.contains("cargo xtask fuzz elf --input /a/crash-1"), "{complaint}");
+        assert!(table(&[outcome]).trim_end().ends_with(" 1"));
+    }
+
+    #[test]
+    fn every_target_is_in_the_manifest_and_has_inputs() {
+        let workspace = Workspace::locate().unwrap();
+        let manifest = fs::read_to_string(workspace.root.join("fuzz/Cargo.toml")).unwrap();
+        let targets = targets(&workspace).unwrap();
+        assert_eq!(manifest.matches("[[bin]]").count(), targets.len());
+        for target in targets {
+            assert!(manifest.contains(&format!("path = \"fuzz_targets/{target}.rs\"")), "{target}");
+            assert!(count(&workspace.root.join("fuzz/corpus").join(&target)) > 0, "{target} has no inputs");
+        }
+    }
+}

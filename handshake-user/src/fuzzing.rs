@@ -54,7 +54,7 @@ pub fn mounts(mountinfo: &str, kind: &str) -> Vec<PathBuf> {
 
 /// The connections in a `/proc/net/tcp`.
 #[must_use]
-pub fn connections(table: &str) -> u64 {
+pub fn connections(table: &str) -> i64 {
     let mut census = Census::default();
     preexisting::connections(table, &mut census);
     census.opening + census.established + census.closing

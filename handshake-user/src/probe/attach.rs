@@ -274,7 +274,10 @@ impl Probes {
                 });
                 programs.lock().unwrap_or_else(PoisonError::into_inner).extend(own);
                 let (ebpf, worker) = (Some(ebpf), None);
-                Ok((Self { ebpf, way, hooks, tls_wire, libraries, worker, programs, totals, kernel_log }, ring))
+                Ok((
+                    Self { ebpf, way, hooks, tls_wire, libraries, worker, programs, totals, kernel_log },
+                    ring,
+                ))
             }
             _ => Err(LoadError::Object("it lacks its maps".to_owned())),
         }

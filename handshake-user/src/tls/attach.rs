@@ -147,9 +147,7 @@ impl Attacher {
         let program = ebpf.program_mut(name).ok_or_else(|| format!("the eBPF object lacks {name}"))?;
         let program: &mut UProbe = program.try_into().map_err(|error| format!("{name}: {error}"))?;
         let newly = self.loaded.insert(name);
-        if newly
-            && let Err(error) = load(|| program.load())
-        {
+        if newly && let Err(error) = load(|| program.load()) {
             self.loaded.remove(name);
             let whole = chain(&error);
             tracing::debug!(program = name, "{whole}");

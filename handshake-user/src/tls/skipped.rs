@@ -55,7 +55,9 @@ impl Reason {
             Self::Changed => "it changes while it is read",
             Self::Timeout => "reading it takes too long; does its file system answer?",
             Self::Unreadable => "it cannot be read",
-            Self::Descriptors => "too few file descriptors are left; raise the hard limit (LimitNOFILE=, ulimit -Hn)",
+            Self::Descriptors => {
+                "too few file descriptors are left; raise the hard limit (LimitNOFILE=, ulimit -Hn)"
+            }
             Self::TableFull => "too many files of TLS libraries are in use",
             Self::QueueFull => "its owner has too many files waiting to be looked into",
         }

@@ -1,13 +1,7 @@
 //! `/proc/PID/maps`: where no iterator can be had. Up to Linux 6.7 it shows the true inode also under an overlay,
 //! later the overlay's (`file_user_inode`, 6.8).
 
-use std::{
-    ffi::OsString,
-    fs,
-    ops::Range,
-    os::unix::ffi::OsStringExt as _,
-    path::PathBuf,
-};
+use std::{ffi::OsString, fs, ops::Range, os::unix::ffi::OsStringExt as _, path::PathBuf};
 
 use super::{FileId, Mapped};
 use crate::bounded;

@@ -93,7 +93,8 @@ fn stamp(path: &Path) -> Option<Stamp> {
 /// The paths of what may be a TLS library in the standard places, some of which may not exist.
 #[must_use]
 pub fn standard() -> Vec<PathBuf> {
-    let cached = bounded::read(LD_CACHE, LARGEST_CACHE).map(|cache| ld_cache::paths(&cache)).unwrap_or_default();
+    let cached =
+        bounded::read(LD_CACHE, LARGEST_CACHE).map(|cache| ld_cache::paths(&cache)).unwrap_or_default();
     let libraries = if cached.is_empty() { in_folders() } else { cached };
     let programs = PROGRAM_FOLDERS
         .iter()

@@ -331,7 +331,8 @@ impl<'a> Elf<'a> {
         let mut goes_on = ControlFlow::Continue(());
         for section in sections.take(MOST_RELOCATION_SECTIONS).filter_map(range) {
             self.image.scan(section, 0, |_, piece, _| {
-                goes_on = table::<elf::Rela64<LittleEndian>, RELOCATION>(piece).iter().try_for_each(&mut each);
+                goes_on =
+                    table::<elf::Rela64<LittleEndian>, RELOCATION>(piece).iter().try_for_each(&mut each);
                 goes_on
             });
             if goes_on.is_break() {

@@ -42,12 +42,14 @@ impl<'a> Functions<'a> {
         is_known.then_some(())?;
         let [count, _files, text, names, units, _file_names, _counters, table] =
             elf.pointers(address.checked_add(8)?)?;
-        let part = |start: u64| Some(range.start.checked_add(start)?..range.end).filter(|part| !part.is_empty());
+        let part =
+            |start: u64| Some(range.start.checked_add(start)?..range.end).filter(|part| !part.is_empty());
         let (mut names, table) = (part(names)?, part(table)?);
         if let Some(behind) = part(units).filter(|behind| behind.start > names.start) {
             names.end = behind.start;
         }
-        let count = usize::try_from(count).ok().filter(|&count| (count as u64) < (table.end - table.start) / 8)?;
+        let count =
+            usize::try_from(count).ok().filter(|&count| (count as u64) < (table.end - table.start) / 8)?;
         // Newer linkers leave the start of the text out.
         let text = if text == 0 { elf.section(".text")?.address } else { text };
         Some(Self { elf, text, names, table, count })

@@ -388,11 +388,9 @@ impl<'a> Elf<'a> {
         let finder = memchr::memmem::Finder::new(start.as_bytes());
         for segment in &self.segments {
             self.image.scan(segment.range(), LONGEST, |_, piece, own| {
-                let begins = finder.find_iter(piece).take_while(|at| *at < own);
-                found = begins
-                    .filter_map(|at| versioned(&piece[at..piece.len().min(at + LONGEST)], start))
-                    .next()
-                    .map(str::to_owned);
+                let mut begins = finder.find_iter(piece).take_while(|at| *at < own);
+                let text = |at: usize| versioned(&piece[at..piece.len().min(at + LONGEST)], start);
+                found = begins.find_map(text).map(str::to_owned);
                 if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
             if found.is_some() {

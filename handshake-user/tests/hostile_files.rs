@@ -39,7 +39,7 @@ fn a_file_that_is_cut_short_while_it_is_read_ends_nothing() {
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let daemon = Daemon::start(&[]);
     let trace = program::command(&[]);
-    let mut trace = Command::new(trace.get_program().to_owned())
+    let mut trace = Command::new(trace.get_program())
         .args(["trace", "--output", "json", "--duration", "300s"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -27,5 +27,5 @@ pub fn spare() -> usize {
     let limit = limit();
     // Without /proc nothing is known, and opening fails where there are too few.
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    limit.saturating_sub(open).saturating_sub(RESERVE.min(limit / 2))
+    limit.saturating_sub(open).saturating_sub(RESERVE.min(limit / 4))
 }

@@ -40,7 +40,7 @@ fn a_file_that_is_cut_short_while_it_is_read_ends_nothing() {
     let daemon = Daemon::start(&[]);
     let trace = program::command(&[]);
     let mut trace = Command::new(trace.get_program())
-        .args(["trace", "--output", "json", "--duration", "40s"])
+        .args(["trace", "--output", "json", "--duration", "300s"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -66,5 +66,7 @@ fn a_file_that_is_cut_short_while_it_is_read_ends_nothing() {
     let seen = scrape.sum("handshake_tls_files_skipped_total", &["reason=\"changed\""]);
     assert!(seen >= 1.0, "no file was cut short while it was read");
     assert!(slowest < Duration::from_millis(500), "{slowest:?}");
-    assert!(trace.wait().unwrap().success());
+    assert_eq!(trace.try_wait().unwrap(), None, "the trace goes on");
+    // The kernel lets go of each probe in a tenth of a second; the end is not waited for.
+    trace.kill().unwrap();
 }

@@ -30,6 +30,8 @@ const KEPT: Duration = Duration::from_mins(10);
 
 /// How often each reason for not probing a file is told.
 const TOLD_EVERY: Duration = Duration::from_hours(1);
+/// How often a failure to attach is told.
+const FAILURE_EVERY: Duration = Duration::from_mins(1);
 /// Until a file is tried again for which there was no room, or whose file system did not answer.
 const LONG_PAUSE: Duration = Duration::from_mins(1);
 /// Until its owner's other files have been looked into.
@@ -92,6 +94,8 @@ pub struct Libraries {
     skipped: Skipped,
     /// When each reason was last told.
     told: HashMap<Reason, Instant>,
+    /// When a failure to attach was last told.
+    failed: Option<Instant>,
     changed: bool,
 }
 
@@ -113,6 +117,7 @@ impl Libraries {
             put_off: HashMap::new(),
             skipped: Skipped::default(),
             told: HashMap::new(),
+            failed: None,
             changed: true,
         })
     }
@@ -333,7 +338,14 @@ impl Libraries {
         let (path, library) = (shown.display(), inspection.library);
         match &probed {
             Ok(_) => tracing::info!(%path, %library, points = inspection.points.len(), "TLS library"),
-            Err(error) => tracing::warn!(%path, %library, error, "a TLS library is not probed"),
+            // Anybody can make files that cannot be probed, without end.
+            Err(error)
+                if self.failed.is_none_or(|told| now.saturating_duration_since(told) >= FAILURE_EVERY) =>
+            {
+                self.failed = Some(now);
+                tracing::warn!(%path, %library, error, "a TLS library is not probed");
+            }
+            Err(error) => tracing::debug!(%path, %library, error, "a TLS library is not probed"),
         }
         let folder = shown.parent().map(Path::to_owned);
         self.put_off.remove(&id);

@@ -389,8 +389,8 @@ impl<'a> Elf<'a> {
         for segment in &self.segments {
             self.image.scan(segment.range(), LONGEST, |_, piece, own| {
                 let mut begins = finder.find_iter(piece).take_while(|at| *at < own);
-                let text = begins.find_map(|at| versioned(&piece[at..piece.len().min(at + LONGEST)], start));
-                found = text.map(str::to_owned);
+                let text = |at: usize| versioned(&piece[at..piece.len().min(at + LONGEST)], start);
+                found = begins.find_map(text).map(str::to_owned);
                 if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
             if found.is_some() {

@@ -200,6 +200,12 @@ impl Discovery {
         self.again = true;
     }
 
+    /// Whether a file stands in a standard place, which is the system's own.
+    #[must_use]
+    pub fn is_standing(&self, id: FileId) -> bool {
+        self.places.has(id)
+    }
+
     /// What reads files that may never answer.
     pub const fn reader(&mut self) -> &mut Reader {
         &mut self.reader

@@ -1,17 +1,17 @@
 //! How many probes the files may have that do not stand in the system's own places.
 //!
-//! The kernel takes about 85 ms to let go of a probe, one after the other, also when the program is killed. Whoever makes files
+//! The kernel takes 85 to 100 ms to let go of a probe, one after the other, also when the program is killed. Whoever makes files
 //! without end must not make the end of this program last for minutes.
 
 use std::collections::HashMap;
 
 /// Of one user other than root: 5 s. Node.js with OpenSSL inside takes 27, a shared library about ten.
-const MOST_OF_ONE: usize = 64;
-/// Of all users other than root, with however many ids (`/etc/subuid` gives 65,536 to each): 8 s.
+const MOST_OF_ONE: usize = 48;
+/// Of all users other than root, with however many ids (`/etc/subuid` gives 65,536 to each): 10 s.
 const MOST_OF_OTHERS: usize = 96;
-/// Of root: in images of containers, where root need not be the host's. Some hundred images; together with the others' about
-/// the 90 s that systemd waits for the end.
-const MOST_OF_ROOT: usize = 960;
+/// Of root: in images of containers, where root need not be the host's. Some 70 images; together with all others
+/// about the 90 s that systemd waits for the end.
+const MOST_OF_ROOT: usize = 768;
 
 /// The probes that are attached, those that are being let go of among them.
 #[derive(Debug, Default)]
@@ -72,15 +72,15 @@ mod tests {
             }
             probes
         };
-        assert_eq!([1000, 1001, 1002, 0].map(&mut fill), [64, 32, 0, MOST_OF_ROOT]);
+        assert_eq!([1000, 1001, 1002, 0].map(&mut fill), [48, 48, 0, MOST_OF_ROOT]);
         assert!(budget.would_help(1000, 1002, 10), "there is no room for all of them");
         assert!(!budget.would_help(1001, 1000, 1), "it has too many of its own");
         assert!(budget.would_help(1000, 1000, 1));
         assert!(!budget.would_help(0, 1000, 1) && !budget.would_help(1000, 0, 1));
-        for _ in 0..64 {
+        for _ in 0..48 {
             budget.remove(1000);
         }
-        assert!(budget.fits(1002, 64) && !budget.fits(1002, 65));
+        assert!(budget.fits(1002, 48) && !budget.fits(1002, 49));
         assert_eq!(budget.of.len(), 2, "who has none is forgotten");
     }
 }

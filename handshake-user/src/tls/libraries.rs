@@ -223,7 +223,8 @@ impl Libraries {
             file.unused.is_some() || (is_used && self.discovery.users(*id).next().is_none())
         };
         let files = self.files.iter().filter(|(id, file)| gives_way(id, file));
-        let descriptors = |file: &File| 1 + file.probed.as_ref().ok().and_then(Option::as_ref).map_or(0, Probed::len);
+        let descriptors =
+            |file: &File| 1 + file.probed.as_ref().ok().and_then(Option::as_ref).map_or(0, Probed::len);
         self.attacher.going() + files.map(|(_, file)| descriptors(file)).sum::<usize>()
     }
 

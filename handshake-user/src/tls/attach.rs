@@ -40,12 +40,6 @@ pub struct Probed {
 }
 
 impl Probed {
-    /// Whose budget they take; `None` in the system's own places.
-    #[must_use]
-    pub const fn owner(&self) -> Option<u32> {
-        self.owner
-    }
-
     /// How many.
     #[must_use]
     pub const fn len(&self) -> usize {
@@ -158,6 +152,11 @@ impl Attacher {
     #[must_use]
     pub const fn budget(&self) -> &Budget {
         &self.budget
+    }
+
+    /// The same, to count files; their probes are counted already.
+    pub const fn budget_mut(&mut self) -> &mut Budget {
+        &mut self.budget
     }
 
     /// How many probes wait to be let go of.

@@ -1,4 +1,4 @@
-//! How many probes the files may have that do not stand in the system's own places.
+//! How many files there may be that do not stand in the system's own places, and their probes, taken together.
 //!
 //! The kernel takes 85 to 100 ms to let go of a probe, one after the other, also when the program is killed. Whoever makes files
 //! without end must not make the end of this program last for minutes.
@@ -13,7 +13,7 @@ const MOST_OF_OTHERS: usize = 96;
 /// about the 90 s that systemd waits for the end.
 const MOST_OF_ROOT: usize = 768;
 
-/// The probes that are attached, those that are being let go of among them.
+/// Files, and the probes that are attached, those that are being let go of among them.
 #[derive(Debug, Default)]
 pub struct Budget {
     of: HashMap<u32, usize>,
@@ -22,18 +22,18 @@ pub struct Budget {
 impl Budget {
     /// Whether a user's files may have so many more.
     #[must_use]
-    pub fn fits(&self, owner: u32, probes: usize) -> bool {
+    pub fn fits(&self, owner: u32, more: usize) -> bool {
         let most = if owner == 0 { MOST_OF_ROOT } else { MOST_OF_ONE };
-        self.of(owner) + probes <= most && (owner == 0 || self.of_others() + probes <= MOST_OF_OTHERS)
+        self.of(owner) + more <= most && (owner == 0 || self.of_others() + more <= MOST_OF_OTHERS)
     }
 
     /// Whether there would be room for so many more of a user if another user's files gave way.
     #[must_use]
-    pub fn would_help(&self, other: u32, owner: u32, probes: usize) -> bool {
-        other == owner || (owner != 0 && other != 0 && self.of(owner) + probes <= MOST_OF_ONE)
+    pub fn would_help(&self, other: u32, owner: u32, more: usize) -> bool {
+        other == owner || (owner != 0 && other != 0 && self.of(owner) + more <= MOST_OF_ONE)
     }
 
-    /// One more is attached.
+    /// There is one more.
     pub fn add(&mut self, owner: u32) {
         *self.of.entry(owner).or_default() += 1;
     }
@@ -65,12 +65,12 @@ mod tests {
     fn nobody_has_more_than_their_share_and_all_get_theirs_back() {
         let mut budget = Budget::default();
         let mut fill = |owner| {
-            let mut probes = 0;
+            let mut count = 0;
             while budget.fits(owner, 1) {
                 budget.add(owner);
-                probes += 1;
+                count += 1;
             }
-            probes
+            count
         };
         assert_eq!([1000, 1001, 1002, 0].map(&mut fill), [48, 48, 0, MOST_OF_ROOT]);
         assert!(budget.would_help(1000, 1002, 10), "there is no room for all of them");

@@ -55,6 +55,8 @@ pub struct File {
     /// Its probes, or why it has none.
     probed: Result<Option<Probed>, String>,
     handle: Handle,
+    /// Whose budget it takes; `None` in the system's own places.
+    owner: Option<u32>,
     /// Since when nobody uses it.
     unused: Option<Instant>,
 }
@@ -202,13 +204,12 @@ impl Libraries {
         true
     }
 
-    /// The same among those whose going makes room for so many probes of this owner.
-    fn let_go_of_unused_for(&mut self, owner: u32, points: usize) {
+    /// The same among those whose going makes room for so much of this owner.
+    fn let_go_of_unused_for(&mut self, owner: u32, more: usize) {
         let budget = self.attacher.budget();
         let gives_way = |(since, id): &(Instant, FileId)| {
             let file = self.files.get(id).filter(|file| file.unused == Some(*since));
-            let probed = file.and_then(|file| file.probed.as_ref().ok()?.as_ref());
-            probed.and_then(Probed::owner).is_some_and(|other| budget.would_help(other, owner, points))
+            file.and_then(|file| file.owner).is_some_and(|other| budget.would_help(other, owner, more))
         };
         if let Some(at) = self.unused.iter().position(gives_way)
             && let Some((_, id)) = self.unused.remove(at)
@@ -228,7 +229,8 @@ impl Libraries {
         self.attacher.going() + files.map(|(_, file)| descriptors(file)).sum::<usize>()
     }
 
-    /// Lets go of the file that nobody has used for longest; where there is none, of one that only stands in a standard place. It is probed again when there is room.
+    /// Lets go of the file that nobody has used for longest; where there is none, of one that only stands in a standard place. It
+    /// is probed again when there is room.
     fn let_go_of_one(&mut self, now: Instant) -> bool {
         if self.let_go_of_unused() {
             return true;
@@ -243,6 +245,7 @@ impl Libraries {
 
     fn let_go(&mut self, id: FileId) {
         let Some(file) = self.files.remove(&id) else { return };
+        file.owner.inspect(|owner| self.attacher.budget_mut().remove(*owner));
         tracing::info!(path = %file.shown.display(), "a TLS library is let go");
         if let Ok(Some(probed)) = file.probed {
             self.attacher.detach(probed);
@@ -412,7 +415,8 @@ impl Libraries {
         }
         let folder = shown.parent().map(Path::to_owned);
         self.put_off.remove(&id);
-        self.files.insert(id, File { shown, inspection, probed, handle, unused: None });
+        owner.inspect(|owner| self.attacher.budget_mut().add(*owner));
+        self.files.insert(id, File { shown, inspection, probed, handle, owner, unused: None });
         self.pair(folder.as_deref());
         self.changed = true;
     }
@@ -426,15 +430,16 @@ impl Libraries {
         points: usize,
         now: Instant,
     ) -> Result<(), Reason> {
-        if let Some(owner) = owner.filter(|owner| !self.attacher.budget().fits(*owner, points)) {
+        if let Some(owner) = owner.filter(|owner| !self.attacher.budget().fits(*owner, 1 + points)) {
             // That takes its time, for which others do not wait; what is let go of already may do.
             if !self.attacher.is_letting_go() {
-                self.let_go_of_unused_for(owner, points);
+                self.let_go_of_unused_for(owner, 1 + points);
             }
             return Err(Reason::ProbeLimit);
         }
         let is_used = self.discovery.users(id).next().is_some();
-        let needed = points + PROGRAMS;
+        // One more to see what becomes of it.
+        let needed = 1 + points + PROGRAMS;
         if descriptors::spare() + self.reclaimable(is_used) < needed {
             return Err(Reason::Descriptors);
         }

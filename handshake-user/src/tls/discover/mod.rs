@@ -338,7 +338,7 @@ impl Discovery {
             }
         };
         if !mapped.main && !names::is_library(&shown) {
-            self.ledger.add(mapped.id, false, None);
+            self.ledger.add(mapped.id, None, None);
             return;
         }
         let opened = {
@@ -349,7 +349,7 @@ impl Discovery {
             Ok(Ok(file)) => file,
             Err(refusal) => {
                 if refusal == Refusal::Timeout {
-                    self.ledger.add(mapped.id, false, None);
+                    self.ledger.add(mapped.id, None, None);
                     news.push(News::Unanswered(mapped.id, shown));
                 }
                 return;
@@ -398,7 +398,11 @@ impl Discovery {
     }
 
     fn offer(&mut self, found: Found, news: &mut Vec<News>) {
-        self.ledger.add(found.id, true, found.pid);
+        if !self.ledger.has_room_for(found.owner) {
+            self.missed += 1;
+            return;
+        }
+        self.ledger.add(found.id, Some(found.owner), found.pid);
         news.push(News::Found(found));
     }
 }

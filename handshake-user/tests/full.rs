@@ -107,8 +107,8 @@ impl Look {
 fn attack(arguments: &[&str], still: Option<Duration>) {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let is_full = arguments.contains(&"--max-connections");
-    let witness = Daemon::start(&["--tls", "off"]);
-    let daemon = Daemon::start(&[&["--tls", "off"], arguments].concat());
+    let witness = Daemon::start(&[]);
+    let daemon = Daemon::start(arguments);
     let mut load = Load::start();
     let first = Look::at(&daemon, &witness);
 

@@ -199,7 +199,7 @@ prop_compose! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
     #[test]
     fn what_is_gone_is_in_no_gauge(is_client in any::<bool>(), steps in prop::collection::vec(step(), 8)) {
         let mut followed = Followed::default();
@@ -223,9 +223,11 @@ proptest! {
             at = new;
             path.push(at);
             let (opening, established, closing) = followed.counted.gauge();
-            // Room or not, it is in one place; a server's opening is in none.
+            // Room or not, it is in one place; a server's opening is in none, and a Fast Open child that is closed before it is
+            // established counts as such only later.
+            let skips = state::skips_established(path[0], path[1]);
             let sum = opening + established.iter().sum::<i64>() + closing.iter().sum::<i64>();
-            prop_assert!(at == CLOSE || sum == 1, "{path:?}: {:?}", followed.counted);
+            prop_assert!(at == CLOSE || skips || sum == 1, "{path:?}: {:?}", followed.counted);
             prop_assert!(followed.counted.state_full <= 1, "{path:?}: {:?}", followed.counted);
             if at == CLOSE {
                 break;

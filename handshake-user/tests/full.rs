@@ -89,9 +89,9 @@ impl Look {
         (sum(&self.daemon) - sum(&first.daemon), least, most)
     }
 
-    fn agrees(&self, first: &Self, name: &str, labels: &[&str]) -> bool {
+    fn agrees(&self, first: &Self, name: &str, labels: &[&str], within: f64) -> bool {
         let (count, least, most) = self.rise(first, name, labels);
-        least <= count && count <= most
+        least - within <= count && count <= most + within
     }
 
     /// Like [`Look::agrees`] for a gauge, which only a look at a quiet moment can tell.
@@ -125,18 +125,25 @@ fn attack(arguments: &[&str], still: Option<Duration>) {
     let all = 2.0 * PAIRS;
     let right = |last: &Look| -> Result<(), String> {
         let must = |holds: bool, name: &str, labels: &[&str]| {
-            if holds { Ok(()) } else { Err(format!("{name} {labels:?}: {:?}", last.rise(&first, name, labels))) }
+            if holds {
+                Ok(())
+            } else {
+                Err(format!("{name} {labels:?}: {:?}", last.rise(&first, name, labels)))
+            }
         };
         for role in roles {
             for outcome in ["established", "refused", "reset", "timeout", "unreachable", "unknown"] {
                 let labels = [role, &format!("outcome=\"{outcome}\"")];
-                must(last.agrees(&first, OPENS, &labels), OPENS, &labels)?;
+                must(last.agrees(&first, OPENS, &labels, 0.0), OPENS, &labels)?;
             }
         }
         must(last.rise(&first, CLOSES, &[]).0 >= all, CLOSES, &[])?;
-        must(last.agrees(&first, CLOSES, &[]), CLOSES, &[])?;
+        // A stranger's connection that was there before one of the two daemons is of unknown role to that one, and of a socket that
+        // was reset before its start it sees no end.
+        let strangers = (last.rise(&first, CLOSES, &[]).2 - all).clamp(0.0, STRANGERS);
+        must(last.agrees(&first, CLOSES, &[], strangers), CLOSES, &[])?;
         for role in roles.iter().filter(|_| !is_full) {
-            must(last.agrees(&first, CLOSES, &[role]), CLOSES, &[role])?;
+            must(last.agrees(&first, CLOSES, &[role], strangers), CLOSES, &[role])?;
         }
         for state in states {
             must(last.gauge_agrees(&first, state), GAUGE, &[state])?;
@@ -152,7 +159,13 @@ fn attack(arguments: &[&str], still: Option<Duration>) {
         let last = Look::at(&daemon, &witness);
         match right(&last) {
             Ok(()) => break last,
-            Err(wrong) => assert!(Instant::now() < deadline, "daemon, least, most of the witness: {wrong}"),
+            Err(wrong) => {
+                let recursion = last.rise(&first, LOST, &["recursion"]);
+                assert!(
+                    Instant::now() < deadline,
+                    "daemon, least, most of the witness: {wrong}; recursion {recursion:?}"
+                );
+            }
         }
         thread::sleep(Duration::from_millis(200));
     };
@@ -175,7 +188,10 @@ fn attack(arguments: &[&str], still: Option<Duration>) {
         assert_eq!(state_full, 0.0);
     }
     if still.is_some() {
-        assert!(rise(LOST, &["ring_full"]) > all / 2.0, "a reader that stands still loses records, and says so");
+        assert!(
+            rise(LOST, &["ring_full"]) > all / 2.0,
+            "a reader that stands still loses records, and says so"
+        );
     }
     assert_eq!(rise(LOST, &["recursion"]), 0.0);
     println!(

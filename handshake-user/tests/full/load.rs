@@ -196,7 +196,10 @@ fn wait_for_end(mut stream: TcpStream) {
 /// The loopback device of a new namespace is down.
 fn bring_up() {
     let status = Command::new("ip").args(["link", "set", "lo", "up"]).status();
-    assert!(status.is_ok_and(|status| status.success()), "`ip link set lo up` failed: is iproute2 installed?");
+    assert!(
+        status.is_ok_and(|status| status.success()),
+        "`ip link set lo up` failed: is iproute2 installed?"
+    );
 }
 
 fn say(word: &str) {

@@ -1,6 +1,7 @@
 //! As many connections at once as two processes have descriptors for, in a network namespace of their own.
 
 use std::{
+    collections::BTreeMap,
     env,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
@@ -60,6 +61,20 @@ impl Load {
         self.client.say("open");
         self.client.expect("open");
         self.server.expect("open");
+    }
+
+    /// The states of its sockets, as `/proc/net/tcp` writes them; listeners and time-wait minisockets are none.
+    pub(crate) fn sockets(&self) -> BTreeMap<String, usize> {
+        let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", self.server.child.id())).unwrap();
+        let mut states = BTreeMap::new();
+        for line in table.lines().skip(1) {
+            let columns: Vec<_> = line.split_ascii_whitespace().collect();
+            let (state, timer) = (columns[3], columns[5]);
+            if state != "0A" && !timer.starts_with("03:") {
+                *states.entry(state.to_owned()).or_default() += 1;
+            }
+        }
+        states
     }
 
     /// Returns when both ends of all have been closed.

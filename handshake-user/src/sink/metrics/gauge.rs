@@ -68,16 +68,12 @@ impl Connections {
     fn census(&self, role: Option<Role>, totals: &Totals) -> Census {
         let at = |slot| signed(totals.at(slot));
         let closing = at(totals::closing(role));
-        let established = match role {
-            Some(role) => {
-                let role = Some(role);
-                opened(role, Some(Outcome::Established), totals) + at(totals::unopened(role))
-                    - at(totals::unfollowed(role))
-            }
-            None => {
-                let unfollowed = [Some(Role::Client), Some(Role::Server), None].map(totals::unfollowed);
-                self.before.established + unfollowed.into_iter().map(at).sum::<i64>()
-            }
+        let established = if role.is_some() {
+            opened(role, Some(Outcome::Established), totals) + at(totals::unopened(role))
+                - at(totals::unfollowed(role))
+        } else {
+            let unfollowed = [Some(Role::Client), Some(Role::Server), None].map(totals::unfollowed);
+            self.before.established + unfollowed.into_iter().map(at).sum::<i64>()
         };
         let closing_before = if role.is_none() { self.before.closing } else { 0 };
         Census {
@@ -187,7 +183,7 @@ pub(super) mod tests {
         let gauges = Connections::new(&registry).unwrap();
         gauges.set(&totals(&[(totals::closing(CLIENT), 3), (totals::closes(CLIENT, None, None), 7)]));
         let families = registry.gather();
-        let values = families.iter().flat_map(|family| family.get_metric());
+        let values = families.iter().flat_map(prometheus::proto::MetricFamily::get_metric);
         assert!(values.map(|metric| metric.get_gauge().get_value()).all(|value| value.abs() < 1.0));
     }
 

@@ -44,6 +44,8 @@ impl Facts {
     pub const ACK_WITHOUT_FIN: Self = Self(1 << 16);
     /// A time-wait minisocket took over in FIN_WAIT2: the peer's FIN cannot be seen from the tracepoints.
     pub const PEER_FIN_UNSEEN: Self = Self(1 << 17);
+    /// The table has been full: what is `PREEXISTING` may as well have begun while there was no room for it.
+    pub const MAYBE_UNFOLLOWED: Self = Self(1 << 18);
 
     /// Whether all bits of `other` are set.
     #[must_use]

@@ -151,6 +151,14 @@ pub fn passing(connection: &mut Connection, sock: &impl Sock, old: u32, new: u32
     if connection.is(Phase::Ending) { due.and(destroyed(connection)) } else { due }
 }
 
+/// Whether this step of a connection without room leaves open how its opening ended, although it goes on: a Fast Open child that
+/// is closed by its program or its peer before the handshake ends.
+#[inline(always)]
+#[must_use]
+pub const fn skips_established(old: u32, new: u32) -> bool {
+    old == states::SYN_RECV && new != states::ESTABLISHED && new != states::CLOSE
+}
+
 /// `tcp:tcp_receive_reset`. The kernel runs the same function when data arrives after `close()`, and then it is
 /// we who send the RST (`tcp_rcv_state_process`, FIN_WAIT1 and FIN_WAIT2).
 #[inline(always)]

@@ -12,7 +12,7 @@ use crate::{
 pub enum Loss {
     /// The ring buffer had no room: user space reads too slowly.
     RingFull = 0,
-    /// No state could be kept for a connection: the table, or the socket's memory allowance, is full.
+    /// No state could be kept for a connection that began: the table is full. Counted once for each.
     StateFull = 1,
 }
 
@@ -40,11 +40,13 @@ const CLOSING: usize = BEGUN + Role::SLOTS;
 pub const NESTED: usize = CLOSING + Role::SLOTS;
 const LOST: usize = NESTED + 1;
 const TLS_LOST: usize = LOST + Loss::ALL.len();
+const UNFOLLOWED: usize = TLS_LOST + TlsOutcome::SLOTS;
+const UNOPENED: usize = UNFOLLOWED + Role::SLOTS;
 
 /// How many counters there is room for: a power of two, so that a mask keeps every index inside.
 pub const SLOTS: usize = 256;
 
-const _: () = assert!(SLOTS.is_power_of_two() && TLS_LOST + TlsOutcome::SLOTS <= SLOTS);
+const _: () = assert!(SLOTS.is_power_of_two() && UNOPENED + Role::SLOTS <= SLOTS);
 
 /// Slot of `opens` by role, family and outcome.
 #[must_use]
@@ -102,6 +104,21 @@ pub const fn lost(loss: Loss) -> usize {
 #[inline(always)]
 pub const fn tls_lost(outcome: u8) -> usize {
     TLS_LOST + if (outcome as usize) < TlsOutcome::SLOTS { outcome as usize } else { 0 }
+}
+
+/// Slot of the connections that were established while there was no room to follow them: whatever is seen of them
+/// later, their role is not known any more. By the role that they had, unknown where the opening itself was not seen to end.
+#[must_use]
+#[inline(always)]
+pub const fn unfollowed(role: Option<Role>) -> usize {
+    UNFOLLOWED + Role::code_of(role) as usize
+}
+
+/// Slot of the closings of Fast Open children that never became established.
+#[must_use]
+#[inline(always)]
+pub const fn unopened(role: Option<Role>) -> usize {
+    UNOPENED + Role::code_of(role) as usize
 }
 
 /// The slot of `opens` that this connection's opening belongs to.

@@ -7,7 +7,7 @@ use core::{
 
 use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ringbuf_output};
 use handshake_common::{
-    Connection, FastOpen, Stage, connection,
+    Connection, Facts, FastOpen, Stage, connection,
     tcp::{open, state::Due},
     tls::session::{Handshake, Session},
     totals::{self, Loss},
@@ -82,6 +82,9 @@ pub fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<A>, due
     }
     if due.has(Due::CLOSE) {
         count(totals::close_slot(connection));
+        if !connection.facts.has(Facts::ESTABLISHED) && !connection.facts.has(Facts::PREEXISTING) {
+            count(totals::unopened(connection.role()));
+        }
         record(connection, Stage::Close);
     }
 }

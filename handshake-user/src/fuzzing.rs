@@ -12,7 +12,10 @@ use crate::{
     config::{self, Config},
     daemon::preexisting,
     explain, host,
-    sink::http::{self, Pages},
+    sink::{
+        http::{self, Pages},
+        metrics::Census,
+    },
     tls::{
         discover::{ld_cache, maps, watch},
         inspect::{self, Inspection},
@@ -51,8 +54,10 @@ pub fn mounts(mountinfo: &str, kind: &str) -> Vec<PathBuf> {
 
 /// The connections in a `/proc/net/tcp`.
 #[must_use]
-pub fn connections(table: &str) -> u64 {
-    preexisting::connections(table)
+pub fn connections(table: &str) -> i64 {
+    let mut census = Census::default();
+    preexisting::connections(table, &mut census);
+    census.opening + census.established + census.closing
 }
 
 /// The numbers in a list of CPUs, so many at the most.
@@ -76,8 +81,7 @@ pub fn explain(records: &[u8]) -> (String, Vec<String>) {
 }
 
 /// Serves one connection, until it ends.
-pub async fn http<P: Pages>(stream: impl AsyncRead + AsyncWrite + Unpin, pages: Arc<P>) {
-    // The server does not stop.
-    let (_going_on, stopped) = tokio::sync::watch::channel(());
-    http::connection(stream, pages, stopped).await;
+pub async fn http<P: Pages>(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, pages: Arc<P>) {
+    // What is no HTTP ends with an error, as it should.
+    drop(http::converse(stream, pages).await);
 }

@@ -4,11 +4,13 @@
 //! it means, and a command ([`trace`]) shows it in one of the shapes of [`sink`].
 
 pub mod assemble;
+pub mod bounded;
 pub mod btf;
 pub mod check;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod descriptors;
 pub mod explain;
 pub mod filter;
 #[doc(hidden)]
@@ -37,6 +39,7 @@ use crate::cli::{Cli, Command};
 /// When the command fails; the text says what to do.
 pub fn run(cli: Cli) -> Result<ExitCode> {
     logging::to_stderr(cli.verbose);
+    descriptors::raise_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

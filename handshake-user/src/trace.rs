@@ -39,16 +39,18 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
     let mut session = Session::new(&args);
     args.notes().iter().for_each(say);
     let kernel = Kernel::read()?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let (mut probes, mut ring) = Probes::attach(&kernel, &args.probes.into())?;
     drop(kernel);
+    // Not before: until there is something to tell, they end the program at once.
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
 
     for hook in probes.hooks.iter().filter(|hook| hook.missing.is_some()) {
         say(format_args!("not attached: {} ({})", hook.hook.name, hook.hook.lost_without));
     }
     probes.wire_shortfall.iter().for_each(say);
     tell_of_libraries(&probes);
+    probes.follow_libraries(ring::LIVE).context("cannot start a thread to follow the TLS libraries")?;
     say(format_args!("tracing the connections of this host ({}); Ctrl-C ends it", probes.way.as_str()));
     session.begin()?;
     let mut assembler = Assembler::new(probes.sight);
@@ -71,7 +73,6 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         }
         let mut outcome = Ok(());
         probes.pass_on_log();
-        probes.follow_libraries();
         let now = host::monotonic_ns();
         let turn = ring::drain(&mut ring, |raw| {
             assembler.take(raw, now, &mut |story| session.tell(story, &mut outcome));
@@ -214,7 +215,7 @@ impl Session {
             }
         };
         note(lost, "records, the ring was full (a larger --ring-kib helps)");
-        note(unfollowed, "state changes, no room for the connection (a larger --max-connections helps)");
+        note(unfollowed, "connections, no room to follow them (a larger --max-connections helps)");
         note(self.whole.forgotten(), "connections that stayed open, for want of room to remember them");
         note(missed, "runs of a hook, the kernel was inside the same program already");
         match self.output {

@@ -82,6 +82,9 @@ fn usage_errors_are_status_2_and_name_what_is_wrong() {
         (&["check", "--yaml"], "--yaml"),
         (&["explain", "--depth", "3"], "--depth"),
         (&["explain", "one.jsonl", "two.jsonl"], "two.jsonl"),
+        (&["trace", "--pid", "0"], "--pid"),
+        (&["trace", "--netns", "/proc/self/ns/mnt"], "no network namespace"),
+        (&["trace", "--stage", "tls", "--tls-wire", "off", "--tls-libraries", "off"], "--tls-wire on"),
     ] {
         let output = handshake(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
@@ -197,6 +200,86 @@ fn a_file_that_is_not_there_is_named() {
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output.stderr);
     assert!(said.starts_with("handshake: ") && said.contains("/nonexistent/records.jsonl"), "{said}");
+}
+
+/// Clears the screen, forges a line, turns the direction of the rest.
+const HOSTILE: &str = "a\x1b[2J\u{9b}31m\u{202e}\u{2028}\u{200b}\n  ok  forged\x07";
+
+#[track_caller]
+fn assert_harmless(output: &[u8]) {
+    let said = text(output);
+    let harmful = |c: char| {
+        c != '\n' && c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    assert!(!said.chars().any(harmful), "{said:?}");
+    assert!(!said.lines().any(|line| line.trim_start().starts_with("ok  forged")), "{said}");
+}
+
+#[test]
+fn records_of_a_stranger_drive_no_terminal() {
+    let mut record: serde_json::Value = serde_json::from_str(CLOSED).unwrap();
+    record["event"] = "tls".into();
+    let long = HOSTILE.repeat(50);
+    record["tls"] = serde_json::json!({"outcome": "failed", "source": "both", "version": "1.3", "cipher": HOSTILE, "sni": long,
+        "alpn": HOSTILE, "alert": HOSTILE, "error": HOSTILE});
+    record["process"] = serde_json::json!({"pid": 1, "comm": HOSTILE, "cgroup": HOSTILE});
+    (record["time"], record["id"]) = (HOSTILE.into(), HOSTILE.into());
+    let mut lines = record.to_string();
+    // What is no record quotes the line.
+    for (key, value) in [("event", HOSTILE), ("role", HOSTILE), (HOSTILE, "x"), ("family", &long)] {
+        let mut broken: serde_json::Value = serde_json::from_str(CLOSED).unwrap();
+        broken[key] = value.into();
+        lines.push('\n');
+        lines.push_str(&broken.to_string());
+    }
+    let output = explained(lines.as_bytes());
+    assert_harmless(&output.stdout);
+    assert_harmless(&output.stderr);
+    assert!(text(&output.stdout).contains("sni a\\x1b[2J"), "{}", text(&output.stdout));
+    assert!(
+        text(&output.stdout).contains('…')
+            && text(&output.stdout).lines().all(|line| line.chars().count() < 200)
+    );
+    assert_eq!(
+        text(&output.stderr).lines().count(),
+        3,
+        "an unknown key is none of our business: {}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
+fn arguments_out_of_a_strangers_folder_drive_no_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(HOSTILE);
+    let (there, missing) = (file.to_str().unwrap(), "/nonexistent/\x1b[2J\n  ok  forged");
+    std::fs::write(&file, "no record\n").unwrap();
+    for (arguments, status) in [
+        (&["explain", there][..], 1),
+        (&["explain", missing], 1),
+        (&["explain", there, there], 2),
+        (&[HOSTILE], 2),
+        (&["trace", "--netns", missing], 2),
+        (&["trace", "--role", HOSTILE], 2),
+        (&["daemon", "--config", missing], 1),
+        (&["daemon", "--config", there], 1),
+    ] {
+        let output = handshake(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {}", text(&output.stderr));
+        assert_harmless(&output.stdout);
+        assert_harmless(&output.stderr);
+        assert!(text(&output.stderr).contains("\\x1b[2J"), "{arguments:?}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn arguments_that_are_no_text_are_usage_errors() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let output =
+        handshake(&["trace", "--comm"]).arg(std::ffi::OsStr::from_bytes(b"\xff\x1b[2J")).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert_harmless(&output.stderr);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use std::{
 
 use handshake::{
     probe::{Kernel, Probes, Settings, TlsWire},
-    tls::discover::{Discovery, FileId, Found, KernelIterator, News},
+    tls::discover::{self, Discovery, FileId, Found, KernelIterator, News},
 };
 use perf_event::{Builder, events::Software};
 use tempfile::TempDir;
@@ -26,6 +26,8 @@ use self::process::{Overlay, Process};
 
 /// Short, so that what is gone is gone soon.
 const SWEEP: Duration = Duration::from_millis(300);
+/// Files in one poll.
+const ROOM: usize = 128;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn iterator() -> Result<KernelIterator, String> {
@@ -62,10 +64,11 @@ impl Search {
     }
 
     fn poll(&mut self) {
-        for news in self.discovery.poll(Instant::now()) {
+        for news in self.discovery.poll(Instant::now(), ROOM) {
             match news {
                 News::Found(found) => self.found.push(found),
                 News::Unused(id) | News::Rewritten(id) => self.gone.push(id),
+                News::Unanswered(_, path) => panic!("{} does not answer", path.display()),
             }
         }
     }
@@ -138,12 +141,12 @@ fn copy(from: &Path, to: &Path) -> PathBuf {
 /// The kernel takes a uprobe on this file, at the start of a function of it.
 fn takes_a_uprobe(found: &Found) {
     use object::{Object as _, ObjectSection as _};
-    let data = fs::read(found.path()).unwrap();
+    let data = fs::read(discover::path_of(&found.file)).unwrap();
     let elf = object::File::parse(&*data).unwrap();
     let text = elf.section_by_name(".text").unwrap();
     let (offset, _) = text.file_range().unwrap();
     let kind = fs::read_to_string("/sys/bus/event_source/devices/uprobe/type").unwrap();
-    let path = CString::new(found.path().into_os_string().into_vec()).unwrap();
+    let path = CString::new(discover::path_of(&found.file).into_os_string().into_vec()).unwrap();
     let mut probe = Builder::new(Software::DUMMY);
     let attributes = probe.any_pid().one_cpu(0).include_kernel().attrs_mut();
     (attributes.type_, attributes.config) = (kind.trim().parse().unwrap(), 0);

@@ -66,6 +66,14 @@ macro_rules! for_each_family_and_side {
     )+};
 }
 
+/// Asserts what a busy machine can make untrue: a comparison of times. `cargo xtask test` knows these words, and may run a
+/// test again that fails by them, alone (xtask/src/repeat.rs); nothing else that fails is run again.
+macro_rules! assert_time {
+    ($condition:expr, $($message:tt)+) => {
+        assert!($condition, "compares times: {}", format_args!($($message)+))
+    };
+}
+
 #[path = "netns/case.rs"]
 mod case;
 #[path = "netns/closes/mod.rs"]

@@ -12,6 +12,7 @@ mod process;
 mod repeat;
 mod run;
 mod setup;
+mod soak;
 mod table;
 mod test;
 mod toolchain;
@@ -25,7 +26,7 @@ use clap::{Parser, Subcommand};
 ///
 /// Every command first installs what it misses: Rust's library sources into the active toolchain, and
 /// bpf-linker into target/tools. Nothing here needs root, except the last step of `run` and of `test`,
-/// and `bench`.
+/// `bench` and `soak`.
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",
@@ -48,6 +49,7 @@ enum Command {
     Fuzz(fuzz::Args),
     Table(table::Args),
     Bench(bench::Args),
+    Soak(soak::Args),
 }
 
 fn main() -> ExitCode {
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         Command::Fuzz(args) => fuzz::main(&args),
         Command::Table(args) => table::main(&args),
         Command::Bench(args) => bench::main(&args),
+        Command::Soak(args) => soak::main(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

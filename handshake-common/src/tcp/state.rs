@@ -91,7 +91,9 @@ pub fn adopt(connection: &mut Connection, old: u32) {
         connection.role = Role::Client.code();
         return;
     }
-    connection.phase = Phase::Open as u8;
+    // What is closing already was counted as such: by an earlier step, or at the start.
+    let phase = if old == states::ESTABLISHED { Phase::Open } else { Phase::Closing };
+    connection.phase = phase as u8;
     connection.initiator = Initiator::code_of(match old {
         states::FIN_WAIT1 | states::FIN_WAIT2 => Some(Initiator::Local),
         states::CLOSE_WAIT | states::LAST_ACK => Some(Initiator::Remote),
@@ -139,6 +141,14 @@ pub fn transition(connection: &mut Connection, sock: &impl Sock, old: u32, new: 
         states::CLOSE => closed(connection, sock, old, now),
         _ => Due::NOTHING,
     }
+}
+
+/// The same for a connection without room, which was adopted for this one step and is forgotten after it: nothing can wait
+/// for a reset or the end of the socket.
+#[inline(always)]
+pub fn passing(connection: &mut Connection, sock: &impl Sock, old: u32, new: u32, now: u64) -> Due {
+    let due = transition(connection, sock, old, new, now);
+    if connection.is(Phase::Ending) { due.and(destroyed(connection)) } else { due }
 }
 
 /// `tcp:tcp_receive_reset`. The kernel runs the same function when data arrives after `close()`, and then it is

@@ -98,7 +98,7 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
         None if old == states::SYN_RECV && new == states::ESTABLISHED => return accepted(&sock, now),
         None => match adopt(&sock, old) {
             Some(adopted) => adopted,
-            None => return,
+            None => return pass(&sock, old, new, now),
         },
     };
     if connection.tls_session != 0 && matches!(new, states::FIN_WAIT1 | states::LAST_ACK) {
@@ -140,9 +140,8 @@ fn connecting<A: Access>(sock: &KernelSock<A>, now: u64) {
     let connection = fresh(&mut space, sock);
     state::begin_client(connection, now);
     process::note::<A>(connection, true);
-    if keep(sock, connection) {
-        emit::count(totals::begun(Some(Role::Client)));
-    }
+    emit::count(totals::begun(Some(Role::Client)));
+    keep(sock, connection);
 }
 
 /// A server's new connection. The entry is written once, after its record has gone: cheaper than in place.
@@ -157,7 +156,32 @@ fn accepted<A: Access>(sock: &KernelSock<A>, now: u64) {
     }
     emit::publish(connection, sock, due);
     find_wire(connection);
-    keep(sock, connection);
+    if !keep(sock, connection) {
+        emit::count(totals::unfollowed(Some(Role::Server)));
+    }
+}
+
+/// One step of a connection that there is no room for: what the step tells by itself is counted and told.
+#[inline(always)]
+fn pass<A: Access>(sock: &KernelSock<A>, old: u32, new: u32, now: u64) {
+    if !state::is_followed(old) {
+        return;
+    }
+    if old == states::SYN_RECV && new == states::FIN_WAIT1 {
+        // A Fast Open child that its program closes before the handshake ends: how that ended, only state would tell.
+        emit::count(totals::opens(Some(Role::Server), None, None));
+        emit::count(totals::unfollowed(None));
+        emit::count(totals::closing(None));
+        return;
+    }
+    let mut space = MaybeUninit::uninit();
+    let connection = fresh(&mut space, sock);
+    state::adopt(connection, old);
+    let due = state::passing(connection, sock, old, new, now);
+    emit::publish(connection, sock, due);
+    if new == states::ESTABLISHED {
+        emit::count(totals::unfollowed(connection.role()));
+    }
 }
 
 /// Data that came before a server's socket was there may have been a ClientHello.
@@ -169,7 +193,8 @@ fn find_wire(connection: &mut Connection) {
     }
 }
 
-/// A socket of which nothing is known: most were there before the program.
+/// A socket of which nothing is known: most were there before the program, or there was no room when they came. That their
+/// opening began, and their closing, was counted then. `None` if there is no room, or no connection.
 #[inline(always)]
 pub(super) fn adopt<'a, A: Access>(sock: &KernelSock<A>, old: u32) -> Option<&'a mut Connection> {
     if !state::is_followed(old) {
@@ -179,13 +204,7 @@ pub(super) fn adopt<'a, A: Access>(sock: &KernelSock<A>, old: u32) -> Option<&'a
     let mut space = MaybeUninit::uninit();
     let connection = fresh(&mut space, sock);
     state::adopt(connection, old);
-    if !keep(sock, connection) {
-        return None;
-    }
-    if old == states::SYN_SENT {
-        emit::count(totals::begun(Some(Role::Client)));
-    }
-    maps::find(sock.pointer())
+    if maps::keep(sock.pointer(), connection) { maps::find(sock.pointer()) } else { None }
 }
 
 /// A socket that something happens on, and that is not followed yet.
@@ -202,16 +221,13 @@ pub fn adopt_in_place<'a, A: Access>(sock: &KernelSock<A>, id: u64) -> Option<&'
     // SAFETY: integers only.
     static NEW: Connection = unsafe { core::mem::zeroed() };
     let old = sock.state();
-    if !state::is_followed(old) || !keep(sock, &NEW) {
+    if !state::is_followed(old) || !maps::keep(sock.pointer(), &NEW) {
         return None;
     }
     let connection = maps::find(sock.pointer())?;
     connection.id = id;
     state::adopt(connection, old);
     sock.identify(connection);
-    if old == states::SYN_SENT {
-        emit::count(totals::begun(Some(Role::Client)));
-    }
     Some(connection)
 }
 
@@ -224,6 +240,7 @@ fn fresh<'a, A: Access>(space: &'a mut MaybeUninit<Connection>, sock: &KernelSoc
     connection
 }
 
+/// Keeps the state of a connection that has just begun; false, and counted, if there is no room.
 #[inline(always)]
 fn keep<A: Access>(sock: &KernelSock<A>, connection: &Connection) -> bool {
     let kept = maps::keep(sock.pointer(), connection);

@@ -153,8 +153,8 @@ fn namespace_line(namespace: &Namespace) -> Line {
     let Namespace { name, initial, lost } = namespace;
     let (mark, text) = match (initial, lost) {
         (Some(true), _) => (YES, "the host's"),
-        (Some(false), None) => (YES, "its own, which hides nothing here"),
-        (Some(false), Some(_)) => (NO, "its own"),
+        (Some(false), None) => (YES, "not the host's, which hides nothing here"),
+        (Some(false), Some(_)) => (NO, "not the host's"),
         (None, _) => (UNKNOWN, "it cannot be told whether it is the host's"),
     };
     let mark = if lost.is_some() { NO } else { mark };

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 
 use super::preexisting;
@@ -69,7 +69,10 @@ impl Exporter {
     }
 
     /// The probes are attached: from now on, something can be said.
-    pub(super) fn begin(&self, live: Live) -> Result<()> {
+    pub(super) fn begin(&self, mut live: Live) -> Result<()> {
+        live.probes
+            .follow_libraries(ring::CALM)
+            .context("cannot start a thread to follow the TLS libraries")?;
         let mut state = self.lock();
         for hook in &live.probes.hooks {
             let kind = hook.hook.kind(live.probes.way);
@@ -80,7 +83,7 @@ impl Exporter {
             let before = live.probes.totals()?;
             let sockets = preexisting::sockets();
             let after = live.probes.totals()?;
-            state.metrics.found(sockets, &after);
+            state.metrics.found(&sockets, &after);
             if before == after {
                 break;
             }
@@ -106,7 +109,10 @@ impl Exporter {
         if let Err(error) = state.advance() {
             tracing::warn!(%error, "cannot read the last totals");
         }
-        state.live = None;
+        let live = state.live.take();
+        // To detach takes long, and pages are still asked for.
+        drop(state);
+        drop(live);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -130,12 +136,12 @@ impl State {
         let Some(Live { probes, ring, assembler, host }) = live else { return false };
         let now = host::monotonic_ns();
         probes.pass_on_log();
-        probes.follow_libraries();
-        if let Some(Ok(libraries)) = &mut probes.libraries
-            && let Some(census) = libraries.census()
-        {
+        if let Some((census, skipped)) = probes.library_news() {
             for ((library, covered), files) in census {
                 metrics.library(library, covered, files);
+            }
+            for (reason, files) in skipped.iter() {
+                metrics.library_skipped(reason, files);
             }
         }
         let turn = ring::drain(ring, |raw| {

@@ -2,7 +2,9 @@
 
 use std::{
     fs, io,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::Path,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -28,8 +30,11 @@ use crate::{
     assemble::Sight,
     btf::{self, Btf, BtfError},
     tls::{
+        attach::Programs,
         discover::KernelIterator,
-        libraries::{Libraries, mappings},
+        libraries::{Census, Libraries, mappings},
+        skipped::Skipped,
+        worker::Worker,
     },
 };
 
@@ -135,7 +140,8 @@ pub struct Attached {
 
 /// The running programs. Dropping it detaches them.
 pub struct Probes {
-    ebpf: Ebpf,
+    /// With the worker, once it works.
+    ebpf: Option<Ebpf>,
     /// How they are attached.
     pub way: Attach,
     /// Every hook, attached or not.
@@ -144,8 +150,10 @@ pub struct Probes {
     pub sight: Sight,
     /// What of them is not seen because of where this program runs.
     pub wire_shortfall: Option<String>,
-    /// The TLS libraries of the host, or why they are not probed; `None`: not asked for.
+    /// The TLS libraries of the host, or why they are not probed; `None`: not asked for, or with the worker.
     pub libraries: Option<Result<Libraries, String>>,
+    worker: Option<Worker>,
+    programs: Programs,
     totals: PerCpuArray<MapData, [u64; totals::SLOTS]>,
     kernel_log: Option<EbpfLogger<&'static dyn log::Log>>,
 }
@@ -235,8 +243,9 @@ impl Probes {
         let nested = way == Attach::TpBtf;
         let nested = nested.then(|| hook::load_nested(&mut ebpf, aya_btf));
         let wire = (settings.tls_wire != TlsWire::Off).then(|| wire::load(&mut ebpf));
+        let programs = Programs::default();
         let libraries = settings.tls_libraries.then(|| {
-            let mut libraries = Libraries::new(&mut ebpf, aya_btf)?;
+            let mut libraries = Libraries::new(&mut ebpf, aya_btf, Arc::clone(&programs))?;
             libraries.settle(&mut ebpf, Instant::now() + SETTLE);
             Ok(libraries)
         });
@@ -266,7 +275,25 @@ impl Probes {
         let totals = ebpf.take_map("TOTALS").and_then(|map| PerCpuArray::try_from(map).ok());
         match (ring, totals) {
             (Some(ring), Some(totals)) => {
-                Ok((Self { ebpf, way, hooks, sight, wire_shortfall, libraries, totals, kernel_log }, ring))
+                let own = ebpf.programs().filter(|(_, program)| !matches!(program, Program::UProbe(_)));
+                let own = own.filter_map(|(name, program)| {
+                    Some((name.to_owned(), program.fd().ok()?.as_fd().try_clone_to_owned().ok()?))
+                });
+                programs.lock().unwrap_or_else(PoisonError::into_inner).extend(own);
+                let (ebpf, worker) = (Some(ebpf), None);
+                let probes = Self {
+                    ebpf,
+                    way,
+                    hooks,
+                    sight,
+                    wire_shortfall,
+                    libraries,
+                    worker,
+                    programs,
+                    totals,
+                    kernel_log,
+                };
+                Ok((probes, ring))
             }
             _ => Err(LoadError::Object("it lacks its maps".to_owned())),
         }
@@ -284,11 +311,23 @@ impl Probes {
         Ok(sum)
     }
 
-    /// Takes in which TLS libraries have come and gone.
-    pub fn follow_libraries(&mut self) {
-        if let Some(Ok(libraries)) = &mut self.libraries {
-            libraries.poll(&mut self.ebpf);
+    /// From now on a thread of its own takes in which TLS libraries come and go, in intervals of `pace`.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn follow_libraries(&mut self, pace: Duration) -> io::Result<()> {
+        if let Some(Ok(libraries)) = self.libraries.take_if(|libraries| libraries.is_ok())
+            && let Some(ebpf) = self.ebpf.take()
+        {
+            self.worker = Some(Worker::start(libraries, ebpf, pace)?);
         }
+        Ok(())
+    }
+
+    /// How many files of TLS libraries there are and what was skipped, if that has changed since it was asked for last.
+    #[must_use]
+    pub fn library_news(&self) -> Option<(Census, Skipped)> {
+        self.worker.as_ref()?.news()
     }
 
     /// Loads the iterator over the mappings of this host.
@@ -297,7 +336,7 @@ impl Probes {
     /// When this kernel cannot run it, with the reason.
     pub fn mappings(&mut self) -> Result<KernelIterator, String> {
         let btf = AyaBtf::from_sys_fs().map_err(|error| chain(&error))?;
-        mappings(&mut self.ebpf, &btf)
+        mappings(self.ebpf.as_mut().ok_or("the worker has the object")?, &btf)
     }
 
     /// Passes on what the programs logged (`-vv`).
@@ -311,13 +350,12 @@ impl Probes {
     /// twin saw the event either.
     #[must_use]
     pub fn missed_runs(&self) -> u64 {
-        use std::os::fd::{AsFd as _, AsRawFd as _};
-        let skipped = |program: &Program| {
-            let path = format!("/proc/self/fdinfo/{}", program.fd().ok()?.as_fd().as_raw_fd());
+        let skipped = |program: &OwnedFd| {
+            let path = format!("/proc/self/fdinfo/{}", program.as_raw_fd());
             let info = fs::read_to_string(path).ok()?;
             info.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
         };
-        let missed = |(name, program)| match name {
+        let missed = |(name, program): &(String, OwnedFd)| match name.as_str() {
             // What the twin misses, the program itself sees.
             hook::NESTED => None,
             hook::TWINNED => {
@@ -326,7 +364,7 @@ impl Probes {
             }
             _ => skipped(program),
         };
-        self.ebpf.programs().filter_map(missed).sum()
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(missed).sum()
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::{
     collections::{HashSet, VecDeque},
+    os::fd::{AsFd as _, OwnedFd},
     path::Path,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use aya::{
@@ -32,29 +34,36 @@ pub struct Probed {
     links: Vec<UProbeLink>,
 }
 
+/// Programs by their names: the kernel counts for each how often it left it out.
+pub type Programs = Arc<Mutex<Vec<(String, OwnedFd)>>>;
+
 /// Hands out places in the table of targets and attaches programs.
 pub struct Attacher {
     targets: Array<MapData, Target>,
     next: u32,
     free: VecDeque<u32>,
+    /// Files that are let go, probe by probe.
+    going: VecDeque<Probed>,
     loaded: HashSet<&'static str>,
+    programs: Programs,
 }
 
 impl Attacher {
-    /// Takes the table of targets out of the object.
+    /// Takes the table of targets out of the object; what is loaded is added to `programs`.
     ///
     /// # Errors
     /// When the object has none.
-    pub fn new(ebpf: &mut Ebpf) -> Result<Self, String> {
+    pub fn new(ebpf: &mut Ebpf, programs: Programs) -> Result<Self, String> {
         let targets = ebpf.take_map(MAP).ok_or("the eBPF object lacks its table of TLS libraries")?;
         let targets = Array::try_from(targets).map_err(|error| error.to_string())?;
-        Ok(Self { targets, next: 0, free: VecDeque::new(), loaded: HashSet::new() })
+        let (free, going) = (VecDeque::new(), VecDeque::new());
+        Ok(Self { targets, next: 0, free, going, loaded: HashSet::new(), programs })
     }
 
     /// Attaches every point of a file; `None` when it has none.
     ///
     /// # Errors
-    /// Why not. Then nothing of it stays attached.
+    /// Why not. Then what is attached of it is let go of.
     pub fn attach(
         &mut self,
         ebpf: &mut Ebpf,
@@ -89,15 +98,27 @@ impl Attacher {
         self.targets.set(probed.index, inspection.target, 0).map_err(|error| error.to_string())
     }
 
-    /// Lets go of a file.
+    /// Lets go of a file, by and by: see [`Attacher::go_on`].
     pub fn detach(&mut self, probed: Probed) {
-        self.free.push_back(probed.index);
-        // The kernel takes up to a tenth of a second for each probe, one after the other, and records go on meanwhile. Where
-        // no thread can be had, they wait.
-        let later = std::thread::Builder::new().name("let go".to_owned());
-        if let Err(error) = later.spawn(move || drop(probed)) {
-            tracing::debug!(%error, "no thread to let go of probes");
+        self.going.push_back(probed);
+    }
+
+    /// Lets go of one more probe, which takes the kernel up to a tenth of a second; false when there is none to let go of.
+    pub fn go_on(&mut self) -> bool {
+        let Some(probed) = self.going.front_mut() else { return false };
+        let link = probed.links.pop();
+        let is_last = probed.links.is_empty();
+        drop(link);
+        if is_last && let Some(probed) = self.going.pop_front() {
+            self.free.push_back(probed.index);
         }
+        true
+    }
+
+    /// Whether probes wait to be let go of.
+    #[must_use]
+    pub fn is_letting_go(&self) -> bool {
+        !self.going.is_empty()
     }
 
     /// Whether there is no place for one more file.
@@ -107,7 +128,6 @@ impl Attacher {
     }
 
     fn index(&mut self) -> Result<u32, String> {
-        // A place that was used before comes last: its probes may still be going.
         if self.next < MOST_TARGETS {
             self.next += 1;
             return Ok(self.next - 1);
@@ -126,9 +146,8 @@ impl Attacher {
     ) -> Result<UProbeLink, String> {
         let program = ebpf.program_mut(name).ok_or_else(|| format!("the eBPF object lacks {name}"))?;
         let program: &mut UProbe = program.try_into().map_err(|error| format!("{name}: {error}"))?;
-        if self.loaded.insert(name)
-            && let Err(error) = load(|| program.load())
-        {
+        let newly = self.loaded.insert(name);
+        if newly && let Err(error) = load(|| program.load()) {
             self.loaded.remove(name);
             let whole = chain(&error);
             for line in whole.lines() {
@@ -141,6 +160,9 @@ impl Attacher {
             } else {
                 format!("{name}: {}", shorten(&whole))
             });
+        }
+        if newly && let Some(fd) = program.fd().ok().and_then(|fd| fd.as_fd().try_clone_to_owned().ok()) {
+            self.programs.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), fd));
         }
         let location = UProbeAttachLocation::AbsoluteOffset(offset);
         let point = UProbeAttachPoint { location, cookie: Some(cookie) };

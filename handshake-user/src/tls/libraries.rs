@@ -8,13 +8,15 @@ use std::{
 
 use aya::{Btf, Ebpf, programs::Iter};
 use handshake_common::{Library, tls::mapping};
-use memmap2::Mmap;
 
 use super::{
-    attach::{Attacher, Probed},
-    discover::{Discovery, FileId, Found, KernelIterator, News, SWEEP},
-    inspect::{Inspection, inspect},
+    attach::{Attacher, Probed, Programs},
+    discover::{self, Discovery, FileId, Found, KernelIterator, News, SWEEP},
+    inspect::{Inspection, inspect_file},
+    queue::{MOST as MOST_QUEUED, Queue},
+    skipped::{Reason, Skipped},
 };
+use crate::descriptors;
 
 /// Files that are kept account of, at the most; what comes beyond is not probed.
 const MOST_FILES: usize = 4096;
@@ -25,6 +27,17 @@ const MOST_OTHERS: usize = 16_384;
 /// How long a file that nobody uses keeps its probes: what runs every few minutes should be seen from its first handshake
 /// on, and letting go of a probe costs the kernel more than a tenth of a second of waiting.
 const KEPT: Duration = Duration::from_mins(10);
+
+/// How often each reason for not probing a file is told.
+const TOLD_EVERY: Duration = Duration::from_hours(1);
+/// How often a failure to attach is told.
+const FAILURE_EVERY: Duration = Duration::from_mins(1);
+/// Until a file is tried again for which there was no room, or whose file system did not answer.
+const LONG_PAUSE: Duration = Duration::from_mins(1);
+/// Until its owner's other files have been looked into.
+const QUEUE_PAUSE: Duration = Duration::from_secs(5);
+/// Descriptors of programs that are loaded with the first file that needs them.
+const PROGRAMS: usize = 6;
 
 /// One file of a library.
 #[derive(Debug)]
@@ -54,72 +67,137 @@ impl File {
     }
 }
 
+/// Files of each library, by whether they are covered.
+pub type Census = BTreeMap<(Library, bool), i64>;
+
+/// A file that is to be tried again.
+#[derive(Debug)]
+struct PutOff {
+    times: u32,
+    /// `None`: not before it is found anew.
+    until: Option<Instant>,
+}
+
 /// Every TLS library that is in use.
 pub struct Libraries {
     discovery: Discovery,
     attacher: Attacher,
+    /// Found and not looked into yet.
+    queue: Queue,
     /// Companions among them: parts that other files use, such as libcrypto.
     files: HashMap<FileId, File>,
     /// Those that nobody uses, in the order of time; one that is used again stays here until its time has come.
     unused: VecDeque<(Instant, FileId)>,
     /// Files in which there is no TLS library.
     others: HashSet<FileId>,
+    put_off: HashMap<FileId, PutOff>,
+    skipped: Skipped,
+    /// When each reason was last told.
+    told: HashMap<Reason, Instant>,
+    /// When a failure to attach was last told.
+    failed: Option<Instant>,
     changed: bool,
 }
 
 impl Libraries {
-    /// Begins to look for them; everything else is done by [`Libraries::poll`].
+    /// Begins to look for them; everything else is done by [`Libraries::turn`]. The programs that are loaded for them are
+    /// added to `programs`.
     ///
     /// # Errors
     /// When the eBPF object lacks what it needs, in words.
-    pub fn new(ebpf: &mut Ebpf, btf: &Btf) -> Result<Self, String> {
+    pub fn new(ebpf: &mut Ebpf, btf: &Btf, programs: Programs) -> Result<Self, String> {
         let iterator = mappings(ebpf, btf);
         Ok(Self {
-            attacher: Attacher::new(ebpf)?,
+            attacher: Attacher::new(ebpf, programs)?,
             discovery: Discovery::new(iterator, SWEEP),
+            queue: Queue::default(),
             files: HashMap::new(),
             unused: VecDeque::new(),
             others: HashSet::new(),
+            put_off: HashMap::new(),
+            skipped: Skipped::default(),
+            told: HashMap::new(),
+            failed: None,
             changed: true,
         })
     }
 
-    /// Takes in what has changed on the host; works for some milliseconds, unless a large program is to be inspected.
-    pub fn poll(&mut self, ebpf: &mut Ebpf) {
+    /// Takes in what has changed on the host, looks into one file, and lets go of one probe: as a rule some milliseconds, up to
+    /// some seconds with a large program or many probes. True when there is more to do at once.
+    pub fn turn(&mut self, ebpf: &mut Ebpf) -> bool {
         let now = Instant::now();
-        for news in self.discovery.poll(now) {
-            match news {
-                News::Found(found) => self.found(ebpf, &found),
-                News::Rewritten(id) => {
-                    self.let_go(id);
-                    self.others.remove(&id);
-                }
-                News::Unused(id) => {
-                    let Some(file) = self.files.get_mut(&id) else { continue };
-                    file.unused = Some(now);
-                    self.unused.push_back((now, id));
-                    self.changed = true;
-                }
-            }
+        // Each that waits is open.
+        let room = (descriptors::limit() / 8).min(MOST_QUEUED).saturating_sub(self.queue.len());
+        for news in self.discovery.poll(now, room) {
+            self.take_in(news, now);
         }
         while self.unused.front().is_some_and(|(since, _)| now.saturating_duration_since(*since) >= KEPT) {
-            self.let_go_of_oldest();
+            self.let_go_of_unused();
+        }
+        self.try_again(now);
+        if let Some(found) = self.queue.pop() {
+            self.look_into(ebpf, found, now);
+        }
+        self.attacher.go_on();
+        !self.queue.is_empty() || self.attacher.is_letting_go()
+    }
+
+    fn take_in(&mut self, news: News, now: Instant) {
+        match news {
+            News::Found(found) => {
+                if self.others.contains(&found.id) {
+                    return;
+                }
+                if let Some(file) = self.files.get_mut(&found.id) {
+                    file.unused = None;
+                    file.shown.clone_from(&found.shown);
+                    self.changed = true;
+                } else if let Err(found) = self.queue.push(found.owner, found) {
+                    self.skip(found.id, &found.shown, Reason::QueueFull, now);
+                }
+            }
+            News::Rewritten(id) => {
+                self.let_go(id);
+                self.others.remove(&id);
+                self.put_off.remove(&id);
+            }
+            News::Unused(id) => {
+                self.put_off.remove(&id);
+                let Some(file) = self.files.get_mut(&id) else { return };
+                file.unused = Some(now);
+                self.unused.push_back((now, id));
+                self.changed = true;
+            }
+            News::Unanswered(id, shown) => self.skip(id, &shown, Reason::Timeout, now),
         }
     }
 
-    /// Polls until everything that was there at the start is probed, or it takes too long.
+    /// Does turns until everything that was there at the start is probed, or it takes too long.
     pub fn settle(&mut self, ebpf: &mut Ebpf, until: Instant) {
-        while !self.discovery.is_settled() && Instant::now() < until {
-            self.poll(ebpf);
+        while (!self.discovery.is_settled() || !self.queue.is_empty()) && Instant::now() < until {
+            self.turn(ebpf);
         }
     }
 
     /// Lets go of the file that nobody has used for longest, if it still is so; false when there is none.
-    fn let_go_of_oldest(&mut self) -> bool {
+    fn let_go_of_unused(&mut self) -> bool {
         let Some((since, id)) = self.unused.pop_front() else { return false };
         if self.files.get(&id).is_some_and(|file| file.unused == Some(since)) {
             self.let_go(id);
         }
+        true
+    }
+
+    /// The same; where there is none, of one that only stands in a standard place. It is probed again when there is room.
+    fn let_go_of_one(&mut self, now: Instant) -> bool {
+        if self.let_go_of_unused() {
+            return true;
+        }
+        let idle = |id: &FileId| self.discovery.users(*id).next().is_none();
+        let standing = self.files.iter().find(|(id, file)| matches!(file.probed, Ok(Some(_))) && idle(id));
+        let Some((id, shown)) = standing.map(|(id, file)| (*id, file.shown.clone())) else { return false };
+        self.let_go(id);
+        self.skip(id, &shown, Reason::Descriptors, now);
         true
     }
 
@@ -130,6 +208,46 @@ impl Libraries {
             self.attacher.detach(probed);
         }
         self.changed = true;
+    }
+
+    /// Counts a file that is not looked into or not probed, tells of it now and then, and puts it off.
+    fn skip(&mut self, id: FileId, shown: &Path, reason: Reason, now: Instant) {
+        self.skipped.count(reason);
+        self.changed = true;
+        let is_due =
+            self.told.get(&reason).is_none_or(|told| now.saturating_duration_since(*told) >= TOLD_EVERY);
+        if is_due && reason != Reason::Unreadable {
+            self.told.insert(reason, now);
+            tracing::warn!(
+                path = %shown.display(),
+                "a file that may hold a TLS library is not probed, so its handshakes are seen on the wire alone: {} (told \
+                 once an hour; handshake_tls_files_skipped_total counts)",
+                reason.text()
+            );
+        }
+        if self.put_off.len() >= MOST_OTHERS {
+            self.put_off.clear();
+        }
+        let put_off = self.put_off.entry(id).or_insert(PutOff { times: 0, until: None });
+        put_off.times += 1;
+        let pause = match reason {
+            // It may be an installation that goes on. Who writes for ever is not waited for.
+            Reason::Changed => Some(Duration::from_secs(1 << put_off.times)).filter(|_| put_off.times <= 5),
+            Reason::QueueFull => Some(QUEUE_PAUSE),
+            Reason::Timeout | Reason::Descriptors | Reason::TableFull => Some(LONG_PAUSE),
+            Reason::TooLarge | Reason::Unreadable => None,
+        };
+        put_off.until = pause.map(|pause| now + pause);
+    }
+
+    /// Has those files found once more whose time has come.
+    fn try_again(&mut self, now: Instant) {
+        for (id, put_off) in &mut self.put_off {
+            if put_off.until.is_some_and(|until| until <= now) {
+                put_off.until = None;
+                self.discovery.forget(*id);
+            }
+        }
     }
 
     /// Every file of a library that is in use or stands in a standard place.
@@ -146,9 +264,9 @@ impl Libraries {
         files
     }
 
-    /// How many files of each library there are, by whether they are covered; `None` when nothing has changed since
-    /// it was asked last.
-    pub fn census(&mut self) -> Option<BTreeMap<(Library, bool), i64>> {
+    /// How many files of each library there are, by whether they are covered, and what was skipped; `None` when nothing
+    /// has changed since it was asked last.
+    pub fn census(&mut self) -> Option<(Census, Skipped)> {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
@@ -161,7 +279,7 @@ impl Libraries {
         for (_, file) in self.in_use() {
             *census.entry((file.inspection.library, file.is_covered())).or_default() += 1;
         }
-        Some(census)
+        Some((census, self.skipped))
     }
 
     /// What this host does not offer to the search.
@@ -188,47 +306,73 @@ impl Libraries {
         }
     }
 
-    fn found(&mut self, ebpf: &mut Ebpf, found: &Found) {
-        if self.others.contains(&found.id) {
+    fn look_into(&mut self, ebpf: &mut Ebpf, found: Found, now: Instant) {
+        let Found { id, file, shown, .. } = found;
+        // It may have gone into the queue twice.
+        if self.files.contains_key(&id) || self.others.contains(&id) {
             return;
         }
-        if let Some(file) = self.files.get_mut(&found.id) {
-            file.unused = None;
-            file.shown.clone_from(&found.shown);
-            self.changed = true;
-            return;
-        }
-        while (self.files.len() >= MOST_FILES || self.attacher.is_full()) && self.let_go_of_oldest() {}
-        if self.files.len() >= MOST_FILES {
-            tracing::warn!(path = %found.shown.display(), "too many TLS libraries: this one is not probed");
-            return;
-        }
-        // SAFETY: the map is only read. A file that is cut short meanwhile would end the program with SIGBUS; programs
-        // and libraries that are executed cannot be written to (ETXTBSY), or are replaced as a whole.
-        let bytes = match unsafe { Mmap::map(&found.file) } {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                tracing::debug!(path = %found.shown.display(), %error, "cannot be read");
+        let inspected = self.discovery.reader().run(id.dev, move || {
+            let inspected = inspect_file(&file);
+            (file, inspected)
+        });
+        let (file, inspection) = match inspected {
+            Ok((file, Ok(Some(inspection)))) => (file, inspection),
+            Ok((_, Ok(None))) => {
+                if self.others.len() >= MOST_OTHERS {
+                    self.others.clear();
+                }
+                self.others.insert(id);
+                self.put_off.remove(&id);
                 return;
             }
-        };
-        let Some(inspection) = inspect(&bytes) else {
-            if self.others.len() >= MOST_OTHERS {
-                self.others.clear();
+            Ok((_, Err(refusal))) | Err(refusal) => {
+                tracing::debug!(path = %shown.display(), %refusal, "is not looked into");
+                return self.skip(id, &shown, refusal.into(), now);
             }
-            self.others.insert(found.id);
-            return;
         };
-        drop(bytes);
-        let probed = self.attacher.attach(ebpf, &found.path(), &inspection);
-        let (path, library) = (found.shown.display(), inspection.library);
+        if let Err(reason) = self.make_room(id, inspection.points.len(), now) {
+            return self.skip(id, &shown, reason, now);
+        }
+        let probed = self.attacher.attach(ebpf, &discover::path_of(&file), &inspection);
+        let (path, library) = (shown.display(), inspection.library);
         match &probed {
             Ok(_) => tracing::info!(%path, %library, points = inspection.points.len(), "TLS library"),
-            Err(error) => tracing::warn!(%path, %library, error, "a TLS library is not probed"),
+            // Anybody can make files that cannot be probed, without end.
+            Err(error)
+                if self.failed.is_none_or(|told| now.saturating_duration_since(told) >= FAILURE_EVERY) =>
+            {
+                self.failed = Some(now);
+                tracing::warn!(%path, %library, error, "a TLS library is not probed");
+            }
+            Err(error) => tracing::debug!(%path, %library, error, "a TLS library is not probed"),
         }
-        self.files.insert(found.id, File { shown: found.shown.clone(), inspection, probed, unused: None });
-        self.pair(found.shown.parent());
+        let folder = shown.parent().map(Path::to_owned);
+        self.put_off.remove(&id);
+        self.files.insert(id, File { shown, inspection, probed, unused: None });
+        self.pair(folder.as_deref());
         self.changed = true;
+    }
+
+    /// Makes room for one more file with so many probes. Files that nobody uses give way; to one in use, also those that only
+    /// stand in a standard place.
+    fn make_room(&mut self, id: FileId, points: usize, now: Instant) -> Result<(), Reason> {
+        let is_used = self.discovery.users(id).next().is_some();
+        loop {
+            let reason = if self.files.len() >= MOST_FILES || self.attacher.is_full() {
+                Reason::TableFull
+            } else if descriptors::spare() < points + PROGRAMS {
+                Reason::Descriptors
+            } else {
+                return Ok(());
+            };
+            // What is let go of already comes first.
+            let gave_way = self.attacher.go_on()
+                || if is_used { self.let_go_of_one(now) } else { self.let_go_of_unused() };
+            if !gave_way {
+                return Err(reason);
+            }
+        }
     }
 }
 

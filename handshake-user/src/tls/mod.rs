@@ -5,3 +5,7 @@ pub mod attach;
 pub mod discover;
 pub mod inspect;
 pub mod libraries;
+pub mod queue;
+pub mod reader;
+pub mod skipped;
+pub mod worker;

@@ -30,12 +30,17 @@ pub(crate) struct Daemon {
 
 /// `handshake daemon`, which dies with the test.
 pub(crate) fn command(arguments: &[&str]) -> Command {
+    program(&[&["daemon"], arguments].concat())
+}
+
+/// `handshake`, which dies with the test.
+pub(crate) fn program(arguments: &[&str]) -> Command {
     let program = env::var_os("HANDSHAKE_BIN").map(PathBuf::from);
     let program =
         program.expect("HANDSHAKE_BIN does not name the program under test: run through `cargo xtask test`");
     assert!(nix::unistd::geteuid().is_root(), "these tests load programs into the kernel: run them as root");
     let mut command = Command::new(program);
-    command.arg("daemon").args(arguments);
+    command.args(arguments);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HANDSHAKE_")) {
         command.env_remove(name);
@@ -77,6 +82,31 @@ impl Daemon {
                 info.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok())
             })
             .collect()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its memory, KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// How many files it has open.
+    pub(crate) fn files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
+    /// How many of them are sockets.
+    pub(crate) fn sockets(&self) -> usize {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().flatten();
+        files
+            .filter_map(|file| fs::read_link(file.path()).ok())
+            .filter(|to| to.to_string_lossy().starts_with("socket:"))
+            .count()
     }
 
     /// One request on a connection of its own: status, head, body.

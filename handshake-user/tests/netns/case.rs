@@ -14,13 +14,11 @@ use crate::socket;
 use crate::testbed::capture::{Capture, Connection};
 use crate::testbed::packet::Side;
 use crate::testbed::{Family, Testbed};
-use crate::tracer::{Log, Tracer};
+use crate::tracer::{Log, TimedOut, Tracer};
 
 pub(crate) const RTT: Duration = Duration::from_millis(50);
 /// Records may come late, but not later than a person would wait.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Time for a record that should not come.
-const SETTLE: Duration = Duration::from_millis(300);
 
 pub(crate) fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
@@ -111,25 +109,40 @@ impl Case {
     }
 
     /// Waits for the records of this connection and checks that there are just these, and what must hold for
-    /// every record.
+    /// every record. That no more of them come is looked at when the tracer has ended.
     #[track_caller]
     pub(crate) fn ends(&self, connection: Connection, expect: Expect) -> Ends {
+        let about = self.about(connection);
         let end = |side: Side| {
             let (opens, closes) = expect.of(side);
-            let matches = |record: &Record| self.tells_of(record, connection, side);
             let enough =
                 |records: &[Record]| count(records, "open") >= opens && count(records, "close") >= closes;
-            self.log.wait_for(PATIENCE, matches, enough)
+            let waited = self.log.wait_for(PATIENCE, |record| about.is_told_by(record, side), enough);
+            waited.unwrap_or_else(|TimedOut(records)| {
+                let found = (count(&records, "open"), count(&records, "close"));
+                panic!(
+                    "(open, close) records of the {side:?} after {PATIENCE:?}: {found:?}, not {:?}",
+                    expect.of(side)
+                )
+            });
         };
         end(Side::Client);
         end(Side::Server);
-        thread::sleep(SETTLE);
-        let end = |side: Side| self.log.matching(|record| self.tells_of(record, connection, side));
+        let end = |side: Side| self.log.matching(|record| about.is_told_by(record, side));
         let ends = Ends { client: end(Side::Client), server: end(Side::Server) };
         for side in [Side::Client, Side::Server] {
             let records = ends.all(side);
             let found = (count(records, "open"), count(records, "close"));
             assert_eq!(found, expect.of(side), "(open, close) records of the {side:?}");
+            let seen = counts(records);
+            let name = format!("{}, {connection:?}, {side:?}", thread::current().name().unwrap_or("a test"));
+            self.log.promise(name, move |all| {
+                let found = counts(all.iter().filter(|record| about.is_told_by(record, side)));
+                if found == seen {
+                    return Ok(());
+                }
+                Err(format!("(open, tls, close) records were {seen:?} when the test looked, and are {found:?} at the end"))
+            });
             for record in records {
                 check(record, side);
             }
@@ -145,11 +158,24 @@ impl Case {
         ends
     }
 
-    fn tells_of(&self, record: &Record, connection: Connection, side: Side) -> bool {
-        let [client, server] = [Side::Client, Side::Server].map(|side| self.bed.namespace(side).inode());
-        record.end("local") == Some(connection.end(side))
-            && record.end("remote") == Some(connection.end(side.other()))
-            && record.number("netns").is_none_or(|netns| netns == client || netns == server)
+    fn about(&self, connection: Connection) -> About {
+        let namespaces = [Side::Client, Side::Server].map(|side| self.bed.namespace(side).inode());
+        About { connection, namespaces }
+    }
+}
+
+/// One connection of one bed.
+#[derive(Clone, Copy)]
+struct About {
+    connection: Connection,
+    namespaces: [u64; 2],
+}
+
+impl About {
+    fn is_told_by(&self, record: &Record, side: Side) -> bool {
+        record.end("local") == Some(self.connection.end(side))
+            && record.end("remote") == Some(self.connection.end(side.other()))
+            && record.number("netns").is_none_or(|netns| self.namespaces.contains(&netns))
     }
 }
 
@@ -279,6 +305,17 @@ impl Ends {
 
 fn count(records: &[Record], event: &str) -> usize {
     records.iter().filter(|record| record.is_event(event)).count()
+}
+
+/// Records of openings, TLS handshakes and closings.
+fn counts<'a>(records: impl IntoIterator<Item = &'a Record>) -> [usize; 3] {
+    let mut counts = [0; 3];
+    for record in records {
+        for (count, event) in counts.iter_mut().zip(["open", "tls", "close"]) {
+            *count += usize::from(record.is_event(event));
+        }
+    }
+    counts
 }
 
 #[track_caller]

@@ -93,7 +93,7 @@ fn used_again_from_the_same_port(family: Family) {
         disconnect(&client);
         await_input(&server);
         drop(server);
-        pause(100);
+        case.bed.wait_until_quiet();
     }
     let connection = case.connection();
     let flow = case.flow(connection);
@@ -131,7 +131,7 @@ fn killed_with_its_process(family: Family) {
     await_input(&listener);
     let (server, _) = listener.accept().unwrap();
     await_input(&server);
-    pause(100);
+    case.bed.wait_until_quiet();
     curl.kill().unwrap();
     curl.wait().unwrap();
     drain(&server);

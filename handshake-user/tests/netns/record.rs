@@ -94,7 +94,7 @@ impl Record {
     #[track_caller]
     pub(crate) fn assert_within_or_unknown(&self, path: &str, truth: Duration, tolerance: Duration) {
         if let Some(actual) = self.micros(path) {
-            assert!(
+            assert_time!(
                 actual.abs_diff(truth) <= tolerance,
                 "{path} is {actual:?}, the truth is {truth:?}, in {self}"
             );

@@ -42,22 +42,36 @@ pub(crate) fn await_listener(bed: &Testbed, port: u16) {
 /// By asking the kernel: a connection made to find out would be one more to count.
 #[track_caller]
 pub(crate) fn await_listener_of(bed: &Testbed, side: Side, port: u16) {
+    const LISTEN: &str = "0A";
+    await_states(bed, side, port, "nobody listens on port", |states| {
+        states.iter().any(|state| state == LISTEN)
+    });
+}
+
+/// Until the kernel of that side has no socket with this port any more.
+#[track_caller]
+pub(crate) fn await_no_socket(bed: &Testbed, side: Side, port: u16) {
+    await_states(bed, side, port, "there is still a socket with port", <[String]>::is_empty);
+}
+
+/// The states of all sockets with this port, as the kernel lists them.
+#[track_caller]
+fn await_states(bed: &Testbed, side: Side, port: u16, otherwise: &str, enough: impl Fn(&[String]) -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
-    // local_address, the port in hexadecimal; the state 0A is LISTEN.
-    let is_it = |line: &str| {
+    // local_address, the port in hexadecimal; rem_address; st.
+    let state = |line: &str| {
         let mut words = line.split_whitespace().skip(1);
-        let local = words.next().unwrap_or_default();
-        local.ends_with(&format!(":{port:04X}")) && words.nth(1) == Some("0A")
+        words.next()?.ends_with(&format!(":{port:04X}")).then_some(())?;
+        words.nth(1).map(str::to_owned)
     };
-    let listening = || {
-        bed.namespace(side).inside(|| {
-            ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"]
-                .iter()
-                .any(|path| fs::read_to_string(path).is_ok_and(|text| text.lines().any(is_it)))
-        })
+    let states = || -> Vec<String> {
+        let tables = bed.namespace(side).inside(|| {
+            ["tcp", "tcp6"].map(|name| fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap())
+        });
+        tables.iter().flat_map(|table| table.lines().filter_map(state)).collect()
     };
-    while !listening() {
-        assert!(Instant::now() < deadline, "nobody listens on port {port}");
+    while !enough(&states()) {
+        assert!(Instant::now() < deadline, "{otherwise} {port}");
         pause(20);
     }
 }

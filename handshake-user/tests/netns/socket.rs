@@ -78,6 +78,12 @@ pub(crate) fn await_input(socket: &Socket) {
     wait_for(socket, PollFlags::POLLIN);
 }
 
+/// Until the connection is gone in both directions, as by a reset.
+pub(crate) fn await_hang_up(socket: &Socket) {
+    // It is told unasked.
+    wait_for(socket, PollFlags::empty());
+}
+
 fn wait_for(socket: &Socket, what: PollFlags) {
     let mut files = [PollFd::new(socket.as_fd(), what)];
     let ready = nix::poll::poll(&mut files, PollTimeout::from(10_000_u16)).unwrap();

@@ -1,8 +1,10 @@
 //! The program under test, running beside the tests.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -11,6 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::libc;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{self, CloneFlags};
 use nix::sys::prctl;
@@ -22,7 +25,8 @@ use crate::testbed;
 
 /// The probes are verified by the kernel first, which takes its time on a small machine.
 const START: Duration = Duration::from_mins(1);
-const END: Duration = Duration::from_secs(15);
+/// It lets go of some hundred probes, each of which takes the kernel up to a tenth of a second.
+const END: Duration = Duration::from_mins(1);
 
 pub(crate) struct Tracer {
     child: Child,
@@ -35,7 +39,13 @@ pub(crate) struct Tracer {
 pub(crate) struct Log {
     said: Mutex<Said>,
     news: Condvar,
+    /// What must be true of all that it has said when it has ended.
+    promises: Mutex<BTreeMap<String, Promise>>,
 }
+
+/// What a test has seen of a connection's end holds to the end: no record comes later. Looks at everything that was said,
+/// and tells what is wrong with it.
+type Promise = Box<dyn Fn(&[Record]) -> Result<(), String> + Send>;
 
 #[derive(Default)]
 struct Said {
@@ -59,7 +69,8 @@ fn see_tracefs() -> std::io::Result<()> {
 }
 
 impl Tracer {
-    /// One tracer serves all tests: it sees the whole host, and every bed has addresses of its own.
+    /// One tracer serves all tests: it sees the whole host, and every bed has addresses of its own. It ends with the process
+    /// of the tests, which fails if the promises are not kept then.
     pub(crate) fn shared() -> Arc<Log> {
         static SHARED: OnceLock<Result<Arc<Log>, String>> = OnceLock::new();
         let started = SHARED.get_or_init(|| {
@@ -67,7 +78,9 @@ impl Tracer {
             // The kernel ends the program with the thread that started it: this one lasts as long as the tests.
             let body = move || match Self::start(&[]) {
                 Ok(tracer) => {
-                    let _ = send.send(Ok(tracer.log()));
+                    let log = tracer.log();
+                    *LAST.lock().unwrap() = Some(tracer);
+                    let _ = send.send(Ok(log));
                     loop {
                         thread::park();
                     }
@@ -75,7 +88,13 @@ impl Tracer {
                 Err(reason) => drop(send.send(Err(reason))),
             };
             thread::Builder::new().name("tracer".into()).spawn(body).unwrap();
-            receive.recv().unwrap()
+            let log = receive.recv().unwrap();
+            if log.is_ok() {
+                // SAFETY: `at_the_end` is a function of the right kind that lasts as long as the process.
+                let registered = unsafe { libc::atexit(at_the_end) };
+                assert_eq!(registered, 0, "nothing would look at what is said at the end");
+            }
+            log
         });
         started.clone().unwrap_or_else(|reason| panic!("{reason}"))
     }
@@ -95,8 +114,14 @@ impl Tracer {
             unsafe { command.pre_exec(see_tracefs) };
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // SAFETY: between fork and exec only one system call is made.
-        unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+        // SAFETY: between fork and exec only system calls are made.
+        unsafe {
+            command.pre_exec(|| {
+                prctl::set_pdeathsig(Signal::SIGKILL)?;
+                testbed::priority::go_first();
+                Ok(())
+            })
+        };
         let mut child = command.spawn().map_err(|error| format!("{}: {error}", program.display()))?;
 
         let log = Arc::new(Log::default());
@@ -123,9 +148,17 @@ impl Tracer {
         Arc::clone(&self.log)
     }
 
-    /// Ends it as Ctrl-C does; everything it had to say is in the log afterwards.
+    /// Ends it as Ctrl-C does; everything it had to say is in the log afterwards, and the promises are kept.
     #[track_caller]
-    pub(crate) fn stop(mut self) {
+    pub(crate) fn stop(self) {
+        let log = self.log();
+        self.end();
+        let broken = log.broken_promises();
+        assert!(broken.is_empty(), "{}", broken.join("\n"));
+    }
+
+    #[track_caller]
+    fn end(mut self) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
         signal::kill(pid, Signal::SIGINT).unwrap();
         let status = self.wait(END);
@@ -158,21 +191,48 @@ impl Drop for Tracer {
     }
 }
 
+/// The shared tracer, to be ended when the tests are over.
+static LAST: Mutex<Option<Tracer>> = Mutex::new(None);
+
+/// With which status the process ends when a promise is not kept. Not libtest's own: no test that failed is to blame, and none
+/// that passes when it is run again makes it good.
+const BROKEN: i32 = 102;
+
+/// The last thing that the process of the tests does. What it settled at its end was still to come, up to a minute later.
+extern "C" fn at_the_end() {
+    let Some(tracer) = LAST.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+    let log = tracer.log();
+    let ended = panic::catch_unwind(AssertUnwindSafe(|| tracer.end()));
+    let broken = log.broken_promises();
+    if ended.is_err() || !broken.is_empty() {
+        eprintln!("after the last test:\n{}", broken.join("\n"));
+        // SAFETY: ends the process as it is; no other function that waits for its end is ours.
+        unsafe { libc::_exit(BROKEN) }
+    }
+}
+
+/// There were not enough records in time; those that there were.
+#[derive(Debug)]
+pub(crate) struct TimedOut(pub(crate) Vec<Record>);
+
 impl Log {
-    /// The matching records, once there are enough of them or the time is over.
+    /// The matching records, once there are enough of them.
     pub(crate) fn wait_for(
         &self,
         patience: Duration,
         matches: impl Fn(&Record) -> bool,
         enough: impl Fn(&[Record]) -> bool,
-    ) -> Vec<Record> {
+    ) -> Result<Vec<Record>, TimedOut> {
         let deadline = Instant::now() + patience;
         let mut said = self.lock();
         loop {
             let found: Vec<_> = said.records.iter().filter(|record| matches(record)).cloned().collect();
+            if enough(&found) {
+                return Ok(found);
+            }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || enough(&found) {
-                return found;
+            if left.is_zero() {
+                return Err(TimedOut(found));
             }
             said = self.news.wait_timeout(said, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -183,16 +243,40 @@ impl Log {
         let deadline = Instant::now() + patience;
         let mut said = self.lock();
         loop {
+            if enough(&said.stderr) {
+                return true;
+            }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || enough(&said.stderr) {
-                return !left.is_zero();
+            if left.is_zero() {
+                return false;
             }
             said = self.news.wait_timeout(said, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     pub(crate) fn matching(&self, matches: impl Fn(&Record) -> bool) -> Vec<Record> {
-        self.wait_for(Duration::ZERO, matches, |_| true)
+        self.lock().records.iter().filter(|record| matches(record)).cloned().collect()
+    }
+
+    /// This must hold of everything that was said once the program has ended; a later promise of the same name replaces it.
+    pub(crate) fn promise(
+        &self,
+        name: String,
+        holds: impl Fn(&[Record]) -> Result<(), String> + Send + 'static,
+    ) {
+        let mut promises = self.promises.lock().unwrap_or_else(PoisonError::into_inner);
+        promises.insert(name, Box::new(holds));
+    }
+
+    /// Which promises are broken, and how.
+    fn broken_promises(&self) -> Vec<String> {
+        let said = self.lock();
+        let promises = self.promises.lock().unwrap_or_else(PoisonError::into_inner);
+        let broken = promises.iter().filter_map(|(name, holds)| {
+            let reason = holds(&said.records).err()?;
+            Some(format!("{name}: {reason}"))
+        });
+        broken.collect()
     }
 
     pub(crate) fn garbage(&self) -> Vec<String> {

@@ -94,10 +94,10 @@ impl Drop for Load {
 }
 
 /// Moves this thread, and those that it will start, into a new network namespace.
-pub(super) fn make_namespace() -> Result<()> {
+pub(crate) fn make_namespace() -> Result<()> {
     // SAFETY: unshare(2) of the network namespace changes only this thread; it touches no memory of ours.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
-        .context("cannot make a network namespace; the benchmark needs root")?;
+        .context("cannot make a network namespace; this needs root")?;
     let up = Command::new("ip")
         .args(["link", "set", "lo", "up"])
         .status()
@@ -105,7 +105,7 @@ pub(super) fn make_namespace() -> Result<()> {
     ensure!(up.success(), "`ip link set lo up` failed");
     // TIME_WAIT of a minute would use up the ports; past this many, the kernel lets the oldest go.
     std::fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", "1000")
-        .context("cannot set net.ipv4.tcp_max_tw_buckets in the benchmark's namespace")
+        .context("cannot set net.ipv4.tcp_max_tw_buckets in the load's namespace")
 }
 
 fn serve(listener: &TcpListener, alone: &AtomicBool) -> Result<()> {

@@ -1,8 +1,8 @@
 //! `cargo xtask bench`: what the program costs a host that makes connections as fast as it can.
 
 mod bulk;
-mod load;
-mod subject;
+pub(crate) mod load;
+pub(crate) mod subject;
 mod tls;
 
 use std::{fmt::Write as _, fs, path::Path, time::Duration};

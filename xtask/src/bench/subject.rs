@@ -3,8 +3,9 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
+    os::unix::process::CommandExt as _,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
     thread,
     time::Duration,
@@ -16,23 +17,25 @@ use anyhow::{Context as _, Result, bail};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running `handshake`.
-pub(super) struct Subject {
+pub(crate) struct Subject {
     child: Child,
     errors: thread::JoinHandle<Vec<String>>,
+    /// What it said on standard error when it was ready.
+    pub(crate) greeting: String,
 }
 
 /// Run time of one eBPF program.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ProgramTime {
-    pub(super) id: u64,
+pub(crate) struct ProgramTime {
+    pub(crate) id: u64,
     tag: String,
-    pub(super) hits: u64,
-    pub(super) nanoseconds: u64,
+    pub(crate) hits: u64,
+    pub(crate) nanoseconds: u64,
 }
 
 impl ProgramTime {
     /// What has come since then; all of it if the program was not loaded yet.
-    pub(super) fn since(&self, before: &[Self]) -> Self {
+    pub(crate) fn since(&self, before: &[Self]) -> Self {
         let before = before.iter().find(|before| before.id == self.id);
         Self {
             hits: self.hits - before.map_or(0, |before| before.hits),
@@ -42,7 +45,7 @@ impl ProgramTime {
     }
 
     /// Its function, by the kernel's symbols, among which is `bpf_prog_TAG_NAME` as long as it is loaded.
-    pub(super) fn name<'a>(&self, symbols: &'a str) -> &'a str {
+    pub(crate) fn name<'a>(&self, symbols: &'a str) -> &'a str {
         let symbol = format!("bpf_prog_{}_", self.tag);
         symbols.split_whitespace().find_map(|word| word.strip_prefix(&symbol)).unwrap_or("?")
     }
@@ -50,36 +53,47 @@ impl ProgramTime {
 
 impl Subject {
     /// Starts the program and waits for the line on standard error that says it is attached.
-    pub(super) fn start(binary: &Path, arguments: &[&str], ready: &'static str) -> Result<Self> {
-        let mut child = Command::new(binary)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot start {}", binary.display()))?;
+    pub(crate) fn start(binary: &Path, arguments: &[&str], ready: &'static str) -> Result<Self> {
+        let mut command = Command::new(binary);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        dies_with_its_parent(&mut command);
+        let mut child = command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;
         let stderr = child.stderr.take().context("no standard error")?;
         let (say, said) = mpsc::channel();
         let errors = thread::spawn(move || {
             let mut lines = Vec::new();
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 if line.contains(ready) {
-                    say.send(()).ok();
+                    say.send(line.clone()).ok();
                 }
                 lines.push(line);
             }
             lines
         });
-        let subject = Self { child, errors };
-        if said.recv_timeout(PATIENCE).is_err() {
+        let subject = Self { child, errors, greeting: String::new() };
+        let Ok(greeting) = said.recv_timeout(PATIENCE) else {
             let lines = subject.stop()?;
             bail!("`handshake {}` did not get ready: {}", arguments.join(" "), lines.join("; "));
-        }
-        Ok(subject)
+        };
+        Ok(Self { greeting, ..subject })
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it has ended; `None` while it runs.
+    pub(crate) fn has_ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.child.try_wait().context("cannot look after handshake")
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) -> Result<()> {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal)
+            .context("cannot send handshake a signal")
     }
 
     /// User CPU time so far, seconds (`utime` of /proc/PID/stat).
-    pub(super) fn user_seconds(&self) -> Result<f64> {
+    pub(crate) fn user_seconds(&self) -> Result<f64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
         let ticks = user_ticks(&stat).context("cannot read /proc/PID/stat")?;
         #[expect(clippy::cast_precision_loss, reason = "clock ticks of a benchmark's length")]
@@ -87,7 +101,7 @@ impl Subject {
     }
 
     /// The run times of its eBPF programs, which the kernel keeps while `kernel.bpf_stats_enabled` is 1.
-    pub(super) fn program_times(&self) -> Result<Vec<ProgramTime>> {
+    pub(crate) fn program_times(&self) -> Result<Vec<ProgramTime>> {
         let folder = format!("/proc/{}/fdinfo", self.child.id());
         let mut times: Vec<ProgramTime> = fs::read_dir(&folder)
             .with_context(|| format!("cannot read {folder}"))?
@@ -100,12 +114,22 @@ impl Subject {
     }
 
     /// Ends it as an operator would; returns what it said on standard error.
-    pub(super) fn stop(mut self) -> Result<Vec<String>> {
+    pub(crate) fn stop(mut self) -> Result<Vec<String>> {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::INT).ok();
         self.child.wait().context("cannot wait for handshake")?;
         Ok(self.errors.join().unwrap_or_default())
     }
+}
+
+/// The kernel ends the program with the thread that starts it, so that a killed run leaves nothing behind.
+pub(crate) fn dies_with_its_parent(command: &mut Command) {
+    // SAFETY: between fork and exec only one system call is made.
+    unsafe {
+        command.pre_exec(|| {
+            Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
+        })
+    };
 }
 
 /// Field 14 of /proc/PID/stat; the name before it may hold anything, so count from its closing parenthesis.

@@ -1,23 +1,24 @@
 //! How many connections there are, from the kernel side's counters: what began less what ended.
 
-use handshake_common::{Connection, Facts, Family, Outcome, Role, totals, totals::Totals};
+use handshake_common::{Family, Outcome, Role, totals, totals::Totals};
 use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
 
 /// `handshake_connections`.
 pub(super) struct Connections {
     gauges: [(Option<Role>, [Option<IntGauge>; 3]); 3],
-    /// Connections from before the start: counted once, less those that closed since.
-    before: u64,
-    /// By role: closings of Fast Open children that never became established.
-    unopened: [u64; Role::SLOTS],
+    /// What the counters have not seen begin: connections from before the start.
+    before: Census,
 }
 
-/// How many connections are in each state.
+/// How many connections are in each state. Below zero: more ended than were seen to begin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Census {
-    opening: u64,
-    established: u64,
-    closing: u64,
+pub struct Census {
+    /// SYN sent.
+    pub opening: i64,
+    /// Established.
+    pub established: i64,
+    /// From the first FIN on.
+    pub closing: i64,
 }
 
 impl Connections {
@@ -34,76 +35,72 @@ impl Connections {
             let opening = (role == Some(Role::Client)).then(|| gauge("opening"));
             (role, [opening, Some(gauge("established")), Some(gauge("closing"))])
         });
-        Ok(Self { gauges, before: 0, unopened: [0; Role::SLOTS] })
-    }
-
-    /// A closing whose opening failed: it left "established" without ever having come there.
-    pub(super) fn closed(&mut self, raw: &Connection) {
-        if !raw.facts.has(Facts::ESTABLISHED)
-            && !raw.facts.has(Facts::PREEXISTING)
-            && let Some(count) = self.unopened.get_mut(usize::from(raw.role))
-        {
-            *count += 1;
-        }
+        Ok(Self { gauges, before: Census::default() })
     }
 
     /// So many sockets had a connection when the counters stood so: those that they do not explain were there before.
-    pub(super) fn found(&mut self, sockets: u64, totals: &Totals) {
-        let followed: u64 = [Role::Client, Role::Server]
-            .into_iter()
-            .map(|role| self.census(Some(role), totals))
-            .map(|census| census.established + census.closing)
-            .sum();
-        self.before = sockets.saturating_sub(followed) + closed(None, totals);
+    pub(super) fn found(&mut self, sockets: &Census, totals: &Totals) {
+        self.before = Census::default();
+        let mut before = *sockets;
+        for role in [Some(Role::Client), Some(Role::Server), None] {
+            let seen = self.census(role, totals);
+            before.opening -= seen.opening;
+            before.established -= seen.established;
+            before.closing -= seen.closing;
+        }
+        self.before = before;
     }
 
-    /// Sets the gauges.
+    /// Sets the gauges. What was not seen, because a state change was missed, must not make a number negative.
     pub(super) fn set(&self, totals: &Totals) {
         for (role, gauges) in &self.gauges {
             let Census { opening, established, closing } = self.census(*role, totals);
             for (gauge, count) in gauges.iter().zip([opening, established, closing]) {
                 if let Some(gauge) = gauge {
-                    gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+                    gauge.set(count.max(0));
                 }
             }
         }
     }
 
-    /// What was not seen, because a state change was missed, must not make a number negative.
+    /// What of a connection's end is counted without its role has to be of the unknown from its beginning: those from before
+    /// the start, and those that were established without room to follow them.
     fn census(&self, role: Option<Role>, totals: &Totals) -> Census {
-        let closing = totals.at(totals::closing(role));
-        let established = match role {
-            Some(role) => {
-                opened(Some(role), Some(Outcome::Established), totals)
-                    + self.unopened[usize::from(role.code())]
-            }
-            None => self.before,
+        let at = |slot| signed(totals.at(slot));
+        let closing = at(totals::closing(role));
+        let established = if role.is_some() {
+            opened(role, Some(Outcome::Established), totals) + at(totals::unopened(role))
+                - at(totals::unfollowed(role))
+        } else {
+            let unfollowed = [Some(Role::Client), Some(Role::Server), None].map(totals::unfollowed);
+            self.before.established + unfollowed.into_iter().map(at).sum::<i64>()
         };
-        let ended: u64 = outcomes().map(|outcome| opened(role, outcome, totals)).sum();
+        let before = |which: Option<Role>, count| if role == which { count } else { 0 };
+        let ended: i64 = or_unknown(Outcome::ALL).map(|outcome| opened(role, outcome, totals)).sum();
         Census {
-            opening: totals.at(totals::begun(role)).saturating_sub(ended),
-            established: established.saturating_sub(closing),
-            closing: closing.saturating_sub(closed(role, totals)),
+            opening: before(Some(Role::Client), self.before.opening) + at(totals::begun(role)) - ended,
+            established: established - closing,
+            closing: before(None, self.before.closing) + closing - closed(role, totals),
         }
     }
 }
 
 /// Openings that ended in this way, over all families.
-fn opened(role: Option<Role>, outcome: Option<Outcome>, totals: &Totals) -> u64 {
-    or_unknown(Family::ALL).map(|family| totals.at(totals::opens(role, family, outcome))).sum()
+fn opened(role: Option<Role>, outcome: Option<Outcome>, totals: &Totals) -> i64 {
+    or_unknown(Family::ALL).map(|family| signed(totals.at(totals::opens(role, family, outcome)))).sum()
 }
 
 /// Closings that ended, over all classes.
-fn closed(role: Option<Role>, totals: &Totals) -> u64 {
+fn closed(role: Option<Role>, totals: &Totals) -> i64 {
     use handshake_common::{Initiator, Style};
     or_unknown(Initiator::ALL)
         .flat_map(|initiator| or_unknown(Style::ALL).map(move |style| (initiator, style)))
-        .map(|(initiator, style)| totals.at(totals::closes(role, initiator, style)))
+        .map(|(initiator, style)| signed(totals.at(totals::closes(role, initiator, style))))
         .sum()
 }
 
-fn outcomes() -> impl Iterator<Item = Option<Outcome>> {
-    or_unknown(Outcome::ALL)
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// Every value of a list, and "unknown".
@@ -155,18 +152,26 @@ pub(super) mod tests {
     #[test]
     fn connections_from_before_are_those_that_the_counters_do_not_explain() {
         let mut gauges = gauges();
-        let mut counts = vec![(totals::opens(CLIENT, V4, Some(Outcome::Established)), 3)];
-        gauges.found(5, &totals(&counts));
-        assert_eq!(gauges.census(None, &totals(&counts)).established, 2);
-        counts.extend([(totals::closing(None), 2), (totals::closes(None, Some(Initiator::Local), None), 1)]);
-        let census = gauges.census(None, &totals(&counts));
-        assert_eq!(census, Census { opening: 0, established: 0, closing: 1 });
+        let mut counts =
+            vec![(totals::begun(CLIENT), 3), (totals::opens(CLIENT, V4, Some(Outcome::Established)), 3)];
+        gauges.found(&Census { opening: 1, established: 5, closing: 4 }, &totals(&counts));
+        assert_eq!(
+            gauges.census(CLIENT, &totals(&counts)),
+            Census { opening: 1, established: 3, closing: 0 }
+        );
+        assert_eq!(gauges.census(None, &totals(&counts)), Census { opening: 0, established: 2, closing: 4 });
+        counts.extend([(totals::closing(None), 2), (totals::closes(None, Some(Initiator::Local), None), 5)]);
+        assert_eq!(gauges.census(None, &totals(&counts)), Census { opening: 0, established: 0, closing: 1 });
     }
 
     #[test]
     fn nothing_is_negative_when_something_was_missed() {
-        let totals = totals(&[(totals::closing(CLIENT), 3), (totals::closes(CLIENT, None, None), 7)]);
-        assert_eq!(gauges().census(CLIENT, &totals), Census::default());
+        let registry = Registry::new();
+        let gauges = Connections::new(&registry).unwrap();
+        gauges.set(&totals(&[(totals::closing(CLIENT), 3), (totals::closes(CLIENT, None, None), 7)]));
+        let families = registry.gather();
+        let values = families.iter().flat_map(prometheus::proto::MetricFamily::get_metric);
+        assert!(values.map(|metric| metric.get_gauge().get_value()).all(|value| value.abs() < 1.0));
     }
 
     #[test]
@@ -175,11 +180,26 @@ pub(super) mod tests {
         let totals = totals(&[
             (totals::opens(server, V4, Some(Outcome::Established)), 5),
             (totals::opens(server, V4, Some(Outcome::Reset)), 1),
+            (totals::unopened(server), 1),
             (totals::closing(server), 1),
             (totals::closes(server, Some(Initiator::Local), Some(Style::ResetReceived)), 1),
         ]);
-        let mut gauges = gauges();
-        gauges.closed(&Connection { role: Role::Server.code(), ..Connection::default() });
-        assert_eq!(gauges.census(server, &totals), Census { opening: 0, established: 5, closing: 0 });
+        let census = gauges().census(server, &totals);
+        assert_eq!((census.established, census.closing), (5, 0));
+    }
+
+    #[test]
+    fn what_found_no_room_is_of_unknown_role_until_it_has_gone() {
+        let server = Some(Role::Server);
+        let mut counts = vec![
+            (totals::opens(server, V4, Some(Outcome::Established)), 5),
+            (totals::unfollowed(server), 2),
+            (totals::unfollowed(None), 1),
+        ];
+        assert_eq!(gauges().census(server, &totals(&counts)).established, 3);
+        assert_eq!(gauges().census(None, &totals(&counts)).established, 3);
+        counts.extend([(totals::closing(None), 3), (totals::closes(None, None, None), 2)]);
+        let census = gauges().census(None, &totals(&counts));
+        assert_eq!(census, Census { opening: 0, established: 0, closing: 1 });
     }
 }

@@ -18,6 +18,7 @@ use prometheus::{
     process_collector::ProcessCollector,
 };
 
+pub use self::gauge::Census;
 use self::{
     class::{FAMILY, FAST_OPEN, FAST_OPEN_RESULT, FINAL_ACK, INITIATOR, OUTCOME, ROLE, STYLE},
     counting::Counting,
@@ -26,7 +27,7 @@ use self::{
     timing::Timing,
     tls::Handshakes,
 };
-use crate::{assemble::Story, config, model::merge::Fact, record::Context};
+use crate::{assemble::Story, config, model::merge::Fact, record::Context, tls::skipped::Reason};
 
 /// Every metric of the daemon.
 pub struct Metrics {
@@ -103,7 +104,7 @@ impl Metrics {
 
     /// Takes a story in.
     pub fn observe(&mut self, story: &Story, context: &mut dyn Context) {
-        let Self { labels, timings, handshakes, events, connections, .. } = self;
+        let Self { labels, timings, handshakes, events, .. } = self;
         let raw = &story.connection;
         let key = labels.key(story, context);
         match story.event {
@@ -114,7 +115,6 @@ impl Metrics {
             Stage::Tls => events.handshakes.inc(),
             Stage::Close => {
                 events.closes.inc();
-                connections.closed(raw);
                 timings.closed(raw, labels, key.as_ref());
             }
         }
@@ -124,6 +124,11 @@ impl Metrics {
     /// So many files of a TLS library are in use, and their handshakes are seen, or not.
     pub fn library(&self, library: Library, covered: bool, files: i64) {
         self.handshakes.library(library, covered, files);
+    }
+
+    /// So many files that may hold a TLS library were not probed for this reason.
+    pub fn library_skipped(&self, reason: Reason, files: u64) {
+        self.handshakes.library_skipped(reason, files);
     }
 
     /// So often the two views of a handshake told a fact differently.
@@ -139,7 +144,7 @@ impl Metrics {
     }
 
     /// So many sockets had a connection when the counters stood so: those that they do not explain were there before.
-    pub fn found(&mut self, sockets: u64, totals: &Totals) {
+    pub fn found(&mut self, sockets: &Census, totals: &Totals) {
         self.connections.found(sockets, totals);
     }
 
@@ -303,7 +308,7 @@ impl Events {
         let lost = IntCounterVec::new(
             Opts::new(
                 "handshake_events_lost_total",
-                "What was not seen or not delivered, by reason: durations lack these, totals only state_full and recursion.",
+                "What was not seen or not delivered, by reason: durations lack these, totals only recursion.",
             ),
             &["reason"],
         )?;

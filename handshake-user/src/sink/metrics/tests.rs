@@ -88,7 +88,7 @@ fn totals_come_from_the_kernel_and_only_ever_advance() {
         (totals::closes(client, Some(Initiator::Local), Some(Style::FourSegments)), 1),
         (totals::lost(Loss::RingFull), 6),
     ];
-    metrics.found(7, &Totals::ZERO);
+    metrics.found(&Census { established: 7, ..Census::default() }, &Totals::ZERO);
     metrics.advance(&totals(&first), 1);
     let second: Vec<_> = first.iter().map(|&(slot, count)| (slot, count * 2)).collect();
     metrics.advance(&totals(&second), 2);

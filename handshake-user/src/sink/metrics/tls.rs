@@ -15,6 +15,7 @@ use crate::{
     assemble::Story,
     config,
     model::{merge::Fact, tls::Tls},
+    tls::skipped::Reason,
 };
 
 /// The label value of a setup without TLS, as a code behind those of the versions.
@@ -31,6 +32,7 @@ pub(super) struct Handshakes {
     setup_round_trips: IntCounterVec,
     ended: IntCounterVec,
     libraries: IntGaugeVec,
+    skipped: IntCounterVec,
     disagreements: IntCounterVec,
     lost: [u64; TlsOutcome::SLOTS],
 }
@@ -130,6 +132,11 @@ impl Handshakes {
                 &["role", "version", "class", "library", "outcome"],
             )?,
             libraries,
+            skipped: counter(
+                "handshake_tls_files_skipped_total",
+                "How often a file that may hold a TLS library was not looked into or not probed, by reason.",
+                &["reason"],
+            )?,
             disagreements: counter(
                 "handshake_tls_disagreements_total",
                 "TLS handshakes of which the library and the wire told a fact differently.",
@@ -145,6 +152,9 @@ impl Handshakes {
         }
         for fact in Fact::ALL {
             made.disagreements.with_label_values(&[fact.as_str()]);
+        }
+        for reason in Reason::ALL {
+            made.skipped.with_label_values(&[reason.as_str()]);
         }
         for library in Library::ALL {
             for covered in ["true", "false"] {
@@ -179,6 +189,11 @@ impl Handshakes {
     pub(super) fn library(&self, library: Library, covered: bool, files: i64) {
         let covered = if covered { "true" } else { "false" };
         self.libraries.with_label_values(&[library.as_str(), covered]).set(files);
+    }
+
+    /// So many files were not probed for this reason.
+    pub(super) fn library_skipped(&self, reason: Reason, files: u64) {
+        super::catch_up(&self.skipped.with_label_values(&[reason.as_str()]), files);
     }
 
     /// So often the two views told this fact differently.

@@ -84,9 +84,9 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(target_env = "musl", ignore = "musl has no cache")]
     fn the_cache_of_this_host_knows_its_c_library() {
-        // musl has none.
-        let Ok(cache) = std::fs::read("/etc/ld.so.cache") else { return };
+        let cache = std::fs::read("/etc/ld.so.cache").expect("glibc's cache: `ldconfig` makes it");
         let paths = paths(&cache);
         assert!(paths.iter().any(|path| path.ends_with("libc.so.6")), "{} paths", paths.len());
     }

@@ -1,16 +1,10 @@
 //! `/proc/PID/maps`: where no iterator can be had. Up to Linux 6.7 it shows the true inode also under an overlay,
 //! later the overlay's (`file_user_inode`, 6.8).
 
-use std::{
-    ffi::OsString,
-    fs::{self, File},
-    io::Read as _,
-    ops::Range,
-    os::unix::ffi::OsStringExt as _,
-    path::PathBuf,
-};
+use std::{ffi::OsString, fs, ops::Range, os::unix::ffi::OsStringExt as _, path::PathBuf};
 
 use super::{FileId, Mapped};
+use crate::bounded;
 
 /// More than the 65530 mappings that a process may have take with usual paths, bytes.
 const LONGEST: u64 = 16 << 20;
@@ -65,11 +59,8 @@ pub fn shown(path: &[u8]) -> PathBuf {
 /// What a process has mapped; nothing when it is gone or may not be looked at.
 #[must_use]
 pub fn of(pid: u32) -> Vec<Mapped> {
-    let mut text = Vec::new();
-    let file = File::open(format!("/proc/{pid}/maps"));
-    if file.and_then(|file| file.take(LONGEST).read_to_end(&mut text)).is_err() {
-        return Vec::new();
-    }
+    // What is longer tells nothing: its end may be the middle of a line.
+    let Ok(text) = bounded::read(format!("/proc/{pid}/maps"), LONGEST) else { return Vec::new() };
     let program = fs::read_link(format!("/proc/{pid}/exe"))
         .map_or_else(|_| PathBuf::new(), |path| shown(&path.into_os_string().into_vec()));
     text.split(|byte| *byte == b'\n')

@@ -30,6 +30,7 @@ use self::{
     source::{Source, Sweep},
     watch::{Alias, Heard, Watch},
 };
+use crate::tls::{inspect::Refusal, reader::Reader};
 
 /// How often all processes are looked through, when new mappings are watched: for what the watch cannot tell, above all
 /// the end of processes.
@@ -41,8 +42,6 @@ const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long one [`Discovery::poll`] works; one portion may take it beyond that.
 const SLICE: Duration = Duration::from_millis(5);
-/// Files found in one poll at the most: each is open.
-const MOST_NEWS: usize = 128;
 /// New mappings that wait to be looked at. What does not fit, the next sweep finds.
 const MOST_WAITING: usize = 4096;
 
@@ -77,18 +76,18 @@ pub struct Found {
     pub id: FileId,
     /// The file itself.
     pub file: File,
+    /// Whose it is.
+    pub owner: u32,
     /// For people: its path as the process sees it.
     pub shown: PathBuf,
     /// A process that has it mapped; `None`: it stands in a standard place, or the process has ended already.
     pub pid: Option<u32>,
 }
 
-impl Found {
-    /// A path that leads to exactly this file, for uprobes too, as long as [`Found::file`] is open.
-    #[must_use]
-    pub fn path(&self) -> PathBuf {
-        open::again(&self.file)
-    }
+/// A path that leads to exactly this file, for uprobes too, as long as it is open.
+#[must_use]
+pub fn path_of(file: &File) -> PathBuf {
+    open::again(file)
 }
 
 /// What has changed.
@@ -100,6 +99,8 @@ pub enum News {
     Unused(FileId),
     /// It was rewritten in place, and is told as found once more.
     Rewritten(FileId),
+    /// The file system of what would be told as found does not answer.
+    Unanswered(FileId, PathBuf),
 }
 
 /// The search.
@@ -113,6 +114,9 @@ pub struct Discovery {
     /// Files by the watch's names for them; begins anew with each sweep, since such a name may come to mean another.
     aliases: HashMap<Alias, FileId>,
     waiting: VecDeque<Heard>,
+    reader: Reader,
+    /// Files that may still be told of in this poll.
+    room: usize,
     sweep: Option<Sweep>,
     every: Duration,
     began: Option<Instant>,
@@ -155,6 +159,8 @@ impl Discovery {
             places: Places::default(),
             aliases: HashMap::new(),
             waiting: VecDeque::new(),
+            reader: Reader::default(),
+            room: 0,
             sweep: None,
             every,
             began: None,
@@ -165,23 +171,38 @@ impl Discovery {
         }
     }
 
-    /// What has changed since the last time. Call it as often as the ring of records is read; it works for some
-    /// milliseconds at the most.
-    pub fn poll(&mut self, now: Instant) -> Vec<News> {
+    /// What has changed since the last time, with so many files found at the most: each is open. It works for some
+    /// milliseconds, unless a file system is slow to answer.
+    pub fn poll(&mut self, now: Instant, room: usize) -> Vec<News> {
         let mut news = Vec::new();
+        self.room = room;
         let end = Instant::now() + SLICE;
         self.listen();
         self.follow(end, &mut news);
         let due = self.began.is_none_or(|began| {
             now.saturating_duration_since(began) >= if self.again { SWEEP_PAUSE } else { self.every }
         });
-        if self.sweep.is_none() && (due || (self.again && !self.settled)) {
+        // Without room it would find nothing.
+        if self.sweep.is_none() && room > 0 && (due || (self.again && !self.settled)) {
             self.begin_sweep(now, &mut news);
         }
         while self.sweep.is_some() && Instant::now() < end {
             self.go_on(&mut news);
         }
         news
+    }
+
+    /// A file that was told as found is to be told once more, if it is still in use then.
+    pub fn forget(&mut self, id: FileId) {
+        self.ledger.remove(id);
+        self.places.forget(id);
+        self.aliases.retain(|_, known| *known != id);
+        self.again = true;
+    }
+
+    /// What reads files that may never answer.
+    pub const fn reader(&mut self) -> &mut Reader {
+        &mut self.reader
     }
 
     /// Whether everything that was there at the start has been told.
@@ -264,7 +285,7 @@ impl Discovery {
         (self.again, self.missed) = (false, 0);
         self.ledger.begin_sweep();
         for change in self.places.look(places::standard()) {
-            let Ok(file) = open::regular(&change.path) else { continue };
+            let Ok((file, owner)) = open::regular(&change.path) else { continue };
             let Some(id) = self.source.identify(&file) else { continue };
             if !self.has_room(news) {
                 break;
@@ -275,7 +296,7 @@ impl Discovery {
                 news.push(News::Rewritten(id));
             }
             if !self.ledger.knows(id) {
-                self.offer(Found { id, file, shown, pid: None }, news);
+                self.offer(Found { id, file, owner, shown, pid: None }, news);
             }
         }
         match self.source.sweep() {
@@ -314,9 +335,20 @@ impl Discovery {
             self.ledger.add(mapped.id, false, None);
             return;
         }
-        let file = match open::mapped(mapped, &shown) {
-            Ok(file) => file,
-            Err(error) => {
+        let opened = {
+            let (mapped, shown) = (mapped.clone(), shown.clone());
+            self.reader.run(mapped.id.dev, move || open::mapped(&mapped, &shown))
+        };
+        let (file, owner) = match opened {
+            Ok(Ok(file)) => file,
+            Err(refusal) => {
+                if refusal == Refusal::Timeout {
+                    self.ledger.add(mapped.id, false, None);
+                    news.push(News::Unanswered(mapped.id, shown));
+                }
+                return;
+            }
+            Ok(Err(error)) => {
                 tracing::debug!(pid = mapped.pid, path = %shown.display(), %error, "cannot open what it has mapped");
                 self.missed += 1;
                 return;
@@ -327,7 +359,7 @@ impl Discovery {
             self.missed += 1;
             return;
         }
-        self.offer(Found { id: mapped.id, file, shown, pid: Some(mapped.pid) }, news);
+        self.offer(Found { id: mapped.id, file, owner, shown, pid: Some(mapped.pid) }, news);
     }
 
     /// Where only a name is left: the file of this name in our own root directory, whichever it is.
@@ -336,10 +368,14 @@ impl Discovery {
         if !(names::is_library(path) || names::is_program(path)) || !self.has_room(news) {
             return None;
         }
-        let file = open::regular(path).ok()?;
+        let opened = {
+            let path = path.to_owned();
+            self.reader.run(heard.alias.device(), move || open::regular(&path))
+        };
+        let (file, owner) = opened.ok()?.ok()?;
         let id = self.source.identify(&file)?;
         if !self.ledger.knows(id) {
-            self.offer(Found { id, file, shown: path.to_owned(), pid: None }, news);
+            self.offer(Found { id, file, owner, shown: path.to_owned(), pid: None }, news);
         }
         heard.alias.may_be(id).then_some(id)
     }
@@ -350,7 +386,7 @@ impl Discovery {
             self.missed += 1;
             return false;
         }
-        let room = news.len() < MOST_NEWS;
+        let room = news.len() < self.room;
         self.again |= !room;
         room
     }

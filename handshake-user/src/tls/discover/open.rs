@@ -4,7 +4,10 @@
 use std::{
     fs::{self, File},
     io,
-    os::{fd::AsRawFd as _, unix::ffi::OsStringExt as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::{ffi::OsStringExt as _, fs::MetadataExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -38,24 +41,25 @@ fn target(link: &Path) -> io::Result<PathBuf> {
 ///
 /// # Errors
 /// When neither works.
-pub fn mapped(mapped: &Mapped, shown: &Path) -> io::Result<File> {
+pub fn mapped(mapped: &Mapped, shown: &Path) -> io::Result<(File, u32)> {
     regular(&link(mapped)).or_else(|error| {
         let inside = shown.strip_prefix("/").map_err(|_| error)?;
         regular(&PathBuf::from(format!("/proc/{}/root", mapped.pid)).join(inside))
     })
 }
 
-/// Opens a regular file for reading.
+/// Opens a regular file for reading; tells its owner, too.
 ///
 /// # Errors
 /// When it cannot be opened, or is no regular file.
-pub fn regular(path: &Path) -> io::Result<File> {
+pub fn regular(path: &Path) -> io::Result<(File, u32)> {
     // O_PATH opens nothing yet: opening a device or a FIFO could have effects, or never return.
     let handle = File::from(rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?);
-    if !handle.metadata()?.is_file() {
+    let metadata = handle.metadata()?;
+    if !metadata.is_file() {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    File::open(again(&handle))
+    Ok((File::open(again(&handle))?, metadata.uid()))
 }
 
 /// A path that opens the file behind an open one.
@@ -79,7 +83,8 @@ mod tests {
         let (file, fifo) = (folder.path().join("file"), folder.path().join("fifo"));
         fs::write(&file, "text").unwrap();
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let open = regular(&file).unwrap();
+        let (open, owner) = regular(&file).unwrap();
+        assert_eq!(owner, rustix::process::getuid().as_raw());
         assert_eq!(fs::read(again(&open)).unwrap(), b"text");
         for other in [&fifo, folder.path(), Path::new("/dev/null")] {
             assert!(regular(other).is_err(), "{}", other.display());

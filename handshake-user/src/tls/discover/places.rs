@@ -9,13 +9,17 @@ use std::{
 };
 
 use super::{FileId, ld_cache, names};
+use crate::bounded;
 
 const LD_CACHE: &str = "/etc/ld.so.cache";
+/// Of some thousand libraries it has a quarter of a megabyte.
+const LARGEST_CACHE: u64 = 16 << 20;
 /// Where there is no cache (musl): the loader's own directories.
 const LIBRARY_FOLDERS: &[&str] = &["/lib", "/usr/lib", "/usr/local/lib", "/lib64", "/usr/lib64"];
 const PROGRAM_FOLDERS: &[&str] = &["/usr/local/bin", "/usr/bin"];
 /// More than are ever there.
 const MOST: usize = 1024;
+const MOST_ENTRIES: usize = 100_000;
 
 /// By what a file is known to be still the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +68,11 @@ impl Places {
         old.map(|(_, old)| old).filter(|old| *old == id)
     }
 
+    /// What stands there under this identity is to be told again.
+    pub fn forget(&mut self, id: FileId) {
+        self.files.retain(|_, (_, known)| *known != id);
+    }
+
     /// What stands in the standard places now.
     #[must_use]
     pub fn standing(&self) -> HashSet<FileId> {
@@ -84,8 +93,13 @@ fn stamp(path: &Path) -> Option<Stamp> {
 /// The paths of what may be a TLS library in the standard places, some of which may not exist.
 #[must_use]
 pub fn standard() -> Vec<PathBuf> {
-    let cached = fs::read(LD_CACHE).map(|cache| ld_cache::paths(&cache)).unwrap_or_default();
-    let libraries = if cached.is_empty() { in_folders() } else { cached };
+    let cached =
+        bounded::read(LD_CACHE, LARGEST_CACHE).map(|cache| ld_cache::paths(&cache)).unwrap_or_default();
+    wanted(if cached.is_empty() { in_folders() } else { cached })
+}
+
+/// Those of these libraries that matter, and programs with a library inside.
+fn wanted(libraries: impl IntoIterator<Item = PathBuf>) -> Vec<PathBuf> {
     let programs = PROGRAM_FOLDERS
         .iter()
         .flat_map(|folder| names::PROGRAMS.iter().map(move |name| Path::new(folder).join(name)));
@@ -94,7 +108,7 @@ pub fn standard() -> Vec<PathBuf> {
 
 fn in_folders() -> Vec<PathBuf> {
     let entries = LIBRARY_FOLDERS.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten();
-    entries.flatten().map(|entry| entry.path()).collect()
+    entries.flatten().take(MOST_ENTRIES).map(|entry| entry.path()).collect()
 }
 
 #[cfg(test)]
@@ -140,8 +154,18 @@ mod tests {
 
     #[test]
     fn standard_places_hold_only_what_may_be_a_tls_library() {
-        let standard = standard();
-        assert!(standard.iter().all(|path| path.is_absolute()));
-        assert!(standard.iter().all(|path| names::is_library(path) || names::is_program(path)));
+        let folder = "/usr/lib/x86_64-linux-gnu";
+        let libraries = ["libssl.so.3", "libc.so.6", "libgnutls.so.30", "libssl.a"];
+        let found = wanted(libraries.map(|name| Path::new(folder).join(name)));
+        let has = |path: &str| found.iter().any(|found| found == Path::new(path));
+        assert!(
+            has("/usr/lib/x86_64-linux-gnu/libssl.so.3") && has("/usr/lib/x86_64-linux-gnu/libgnutls.so.30")
+        );
+        assert!(!has("/usr/lib/x86_64-linux-gnu/libc.so.6") && !has("/usr/lib/x86_64-linux-gnu/libssl.a"));
+        assert!(
+            has("/usr/bin/node"),
+            "programs with a library inside, whether they are there or not: {found:?}"
+        );
+        assert_eq!(found.len(), 2 + PROGRAM_FOLDERS.len() * names::PROGRAMS.len());
     }
 }

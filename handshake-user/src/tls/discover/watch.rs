@@ -22,6 +22,12 @@ pub struct Alias {
 }
 
 impl Alias {
+    /// Its file system, as `stat` numbers it.
+    #[must_use]
+    pub fn device(self) -> u64 {
+        rustix::fs::makedev(self.dev.0, self.dev.1)
+    }
+
     /// Whether it can be the name of this file.
     #[must_use]
     pub fn may_be(self, id: FileId) -> bool {

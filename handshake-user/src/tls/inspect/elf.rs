@@ -1,32 +1,40 @@
 //! What is asked of an ELF file: symbols by name, bytes by address, pointers as the loader will leave them.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    ops::{ControlFlow, Range},
+};
 
 use object::{
-    LittleEndian, elf,
+    LittleEndian, elf, pod,
     read::elf::{FileHeader as _, ProgramHeader as _, Rela as _, SectionHeader as _, SectionTable, Sym as _},
 };
 
+use super::image::Image;
+
 type Header = elf::FileHeader64<LittleEndian>;
-type Section = elf::SectionHeader64<LittleEndian>;
+type Sections<'a> = SectionTable<'a, Header, &'a Image<'a>>;
 const LE: LittleEndian = LittleEndian;
+const SYMBOL: usize = size_of::<elf::Sym64<LittleEndian>>();
+const RELOCATION: usize = size_of::<elf::Rela64<LittleEndian>>();
 
 /// Files of more segments are not looked at; real ones have about ten.
 const MOST_SEGMENTS: usize = 64;
 /// Of linked files; `.rela.dyn` and `.rela.plt` are all there is.
 const MOST_RELOCATION_SECTIONS: usize = 8;
-/// Of linked files; real ones have about forty.
-const MOST_SECTIONS: usize = 4096;
+/// Files of more sections are not looked at; with a section a function, before linking, there are more.
+const MOST_SECTIONS: usize = 8192;
+/// Places of wanted names in one table of strings.
+const MOST_NAMES: usize = 4096;
 
 /// A 64-bit little-endian program or shared library of a known machine, as far as it can be read.
 pub struct Elf<'a> {
-    data: &'a [u8],
+    pub image: &'a Image<'a>,
     pub machine: Machine,
     /// The addresses in the file are those in memory: not PIE, not a shared library.
     pub is_fixed: bool,
     segments: Vec<Segment>,
-    sections: SectionTable<'a, Header>,
-    section_names: &'a [u8],
+    sections: Sections<'a>,
 }
 
 /// Whose instructions.
@@ -50,16 +58,23 @@ pub struct Symbol {
     pub size: u64,
 }
 
+impl Segment {
+    /// Its place in the file.
+    fn range(&self) -> Range<u64> {
+        self.offset..self.offset.saturating_add(self.size)
+    }
+}
+
+/// Where in the file a section is, and at which address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Section {
+    pub address: u64,
+    pub range: Range<u64>,
+}
+
 /// The lower half; also keeps sums of an address and the size of a structure in range.
 fn is_user_space(address: u64) -> bool {
     i64::try_from(address).is_ok()
-}
-
-/// Whether that string is this name. Looks no further than the name is long: strings without an end would make many such
-/// questions take for ever.
-fn is_named(strings: &[u8], start: u32, name: &str) -> bool {
-    let string = strings.get(start as usize..).unwrap_or_default();
-    string.strip_prefix(name.as_bytes()).is_some_and(|behind| behind.first() == Some(&0))
 }
 
 /// Those of the wanted symbols that the file defines.
@@ -86,8 +101,8 @@ impl Symbols {
 impl<'a> Elf<'a> {
     /// `None`: another kind of file, or a broken one.
     #[must_use]
-    pub fn parse(data: &'a [u8]) -> Option<Self> {
-        let header = Header::parse(data).ok()?;
+    pub fn parse(image: &'a Image<'a>) -> Option<Self> {
+        let header = Header::parse(image).ok()?;
         if header.is_big_endian() || !header.is_class_64() {
             return None;
         }
@@ -96,10 +111,10 @@ impl<'a> Elf<'a> {
             elf::EM_AARCH64 => Machine::Aarch64,
             _ => return None,
         };
-        let headers = header.program_headers(LE, data).ok()?;
-        if headers.len() > MOST_SEGMENTS {
+        if usize::from(header.e_phnum(LE)) > MOST_SEGMENTS {
             return None;
         }
+        let headers = header.program_headers(LE, image).ok()?;
         let segments: Vec<_> = headers
             .iter()
             .filter(|segment| segment.p_type(LE) == elf::PT_LOAD)
@@ -114,55 +129,77 @@ impl<'a> Elf<'a> {
         let total = segments.iter().try_fold(0_u64, |total, segment| total.checked_add(segment.size))?;
         let is_user_space =
             segments.iter().all(|it| it.address.checked_add(it.size).is_some_and(is_user_space));
-        (is_user_space && total / 2 <= data.len() as u64).then_some(())?;
-        // A file may do without sections; then it has no symbols for us.
-        let sections = header.sections(LE, data).ok().filter(|sections| sections.len() <= MOST_SECTIONS);
-        let sections = sections.unwrap_or_default();
-        let names = header.section_strings_index(LE, data).and_then(|index| sections.section(index));
-        let section_names = names.and_then(|names| names.data(LE, data)).unwrap_or_default();
+        (is_user_space && total / 2 <= image.size()).then_some(())?;
         let is_fixed = header.e_type(LE) == elf::ET_EXEC;
-        Some(Self { data, machine, is_fixed, segments, sections, section_names })
+        Some(Self { image, machine, is_fixed, segments, sections: sections(header, image) })
     }
 
     /// The wanted symbols that are defined here, in one pass over both symbol tables.
     #[must_use]
     pub fn symbols(&self, wanted: &[&'static str]) -> Symbols {
-        let wanted: HashMap<&[u8], &'static str> =
-            wanted.iter().map(|&name| (name.as_bytes(), name)).collect();
-        let longest = wanted.keys().map(|name| name.len()).max().unwrap_or(0);
-        // Never further than the longest wanted name: strings without an end would make this quadratic.
-        let name_at = |strings: &'a [u8], start: u32| {
-            let rest = strings.get(start as usize..)?;
-            let rest = &rest[..rest.len().min(longest + 1)];
-            Some(&rest[..memchr::memchr(0, rest)?])
-        };
         let mut found = HashMap::new();
         for kind in [elf::SHT_DYNSYM, elf::SHT_SYMTAB] {
-            let Ok(table) = self.sections.symbols(LE, self.data, kind) else { continue };
-            let strings = self.sections.section(table.string_section()).and_then(|it| it.data(LE, self.data));
-            let Ok(strings) = strings else { continue };
-            for symbol in table.iter() {
-                if symbol.st_shndx(LE) == elf::SHN_UNDEF || symbol.st_value(LE) == 0 {
-                    continue;
-                }
-                if let Some(name) = name_at(strings, symbol.st_name(LE))
-                    && let Some(&name) = wanted.get(name)
-                {
-                    let symbol = Symbol { address: symbol.st_value(LE), size: symbol.st_size(LE) };
-                    found.entry(name).or_insert(symbol);
-                }
+            let Some((symbols, strings)) = self.symbol_table(kind) else { continue };
+            let names = self.names(strings, wanted);
+            if names.is_empty() {
+                continue;
             }
+            self.image.scan(symbols, 0, |_, piece, _| {
+                for symbol in table::<elf::Sym64<LittleEndian>, SYMBOL>(piece) {
+                    if symbol.st_shndx(LE) != elf::SHN_UNDEF
+                        && symbol.st_value(LE) != 0
+                        && let Some(&name) = names.get(&u64::from(symbol.st_name(LE)))
+                    {
+                        let symbol = Symbol { address: symbol.st_value(LE), size: symbol.st_size(LE) };
+                        found.entry(name).or_insert(symbol);
+                    }
+                }
+                ControlFlow::Continue(())
+            });
         }
         Symbols(found)
     }
 
-    /// The section of that name, with the address of its first byte.
+    /// Where the symbols of that kind are in the file, and where their names.
+    fn symbol_table(&self, kind: u32) -> Option<(Range<u64>, Range<u64>)> {
+        let table = self.sections.iter().find(|section| section.sh_type(LE) == kind)?;
+        let strings = self.sections.section(table.link(LE)).ok()?;
+        Some((range(table)?, range(strings)?))
+    }
+
+    /// Where in a part of the file these names end a string: linkers share the ends of longer ones. From its beginning on.
     #[must_use]
-    pub fn section(&self, name: &str) -> Option<(u64, &'a [u8])> {
-        let is_it = |section: &&Section| is_named(self.section_names, section.sh_name(LE), name);
-        let section = self.sections.iter().find(is_it)?;
+    pub fn names(&self, strings: Range<u64>, wanted: &[&'static str]) -> HashMap<u64, &'static str> {
+        let mut by_end: [Vec<&'static str>; 256] = [const { Vec::new() }; 256];
+        for name in wanted {
+            if let Some(&last) = name.as_bytes().last() {
+                by_end[usize::from(last)].push(name);
+            }
+        }
+        let longest = wanted.iter().map(|name| name.len()).max().unwrap_or(0);
+        let mut found = HashMap::new();
+        let start = strings.start;
+        self.image.scan(strings, longest + 1, |at, piece, own| {
+            for end in memchr::memchr_iter(0, piece) {
+                let Some(&last) = piece[..end].last() else { continue };
+                let names = by_end[usize::from(last)].iter();
+                for name in names.filter(|name| piece[..end].ends_with(name.as_bytes())) {
+                    if end - name.len() < own {
+                        found.insert(at - start + (end - name.len()) as u64, *name);
+                    }
+                }
+            }
+            if found.len() > MOST_NAMES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        found
+    }
+
+    /// The section of that name.
+    #[must_use]
+    pub fn section(&self, name: &str) -> Option<Section> {
+        let (_, section) = self.sections.section_by_name(LE, name.as_bytes())?;
         is_user_space(section.sh_addr(LE)).then_some(())?;
-        Some((section.sh_addr(LE), section.data(LE, self.data).ok()?))
+        Some(Section { address: section.sh_addr(LE), range: range(section)? })
     }
 
     fn segment(&self, address: u64) -> Option<&Segment> {
@@ -177,22 +214,27 @@ impl<'a> Elf<'a> {
         Some(self.segment(address)?.address)
     }
 
-    /// The bytes from `address` to the end of its segment.
+    /// The bytes from `address` on: so many at most, and none beyond its segment.
     #[must_use]
-    pub fn bytes(&self, address: u64) -> Option<&'a [u8]> {
+    pub fn bytes(&self, address: u64, most: usize) -> Option<&'a [u8]> {
         let segment = self.segment(address)?;
         let into = address - segment.address;
-        let start = usize::try_from(segment.offset.checked_add(into)?).ok()?;
-        let size = usize::try_from(segment.size - into).ok()?;
-        let rest = self.data.get(start..)?;
-        Some(&rest[..size.min(rest.len())])
+        let start = segment.offset.checked_add(into)?;
+        let size = (segment.size - into).min(self.image.size().checked_sub(start)?);
+        self.image.bytes(start, usize::try_from(size).map_or(most, |size| size.min(most)))
     }
 
-    /// The instructions from `address` to the end of its segment.
+    /// The instructions from `address` on: so many bytes at most, and none beyond its segment.
     #[must_use]
-    pub fn code(&self, address: u64) -> Option<&'a [u8]> {
+    pub fn code(&self, address: u64, most: usize) -> Option<&'a [u8]> {
         self.segment(address).filter(|segment| segment.executable)?;
-        self.bytes(address)
+        self.bytes(address, most)
+    }
+
+    /// Whether there are instructions.
+    #[must_use]
+    pub fn is_code(&self, address: u64) -> bool {
+        self.segment(address).is_some_and(|segment| segment.executable)
     }
 
     /// Where in the file the instruction at `address` is: what a uprobe is placed at.
@@ -213,8 +255,8 @@ impl<'a> Elf<'a> {
     /// they stand in the file already.
     #[must_use]
     pub fn words(&self, address: u64, most: usize) -> Vec<u64> {
-        let bytes = self.bytes(address).unwrap_or_default().as_chunks().0;
-        let mut words: Vec<_> = bytes.iter().take(most).map(|word| u64::from_le_bytes(*word)).collect();
+        let bytes = self.bytes(address, most.saturating_mul(8)).unwrap_or_default().as_chunks().0;
+        let mut words: Vec<_> = bytes.iter().map(|word| u64::from_le_bytes(*word)).collect();
         self.each_relative(|at, target| {
             if let Some(into) = at.checked_sub(address)
                 && into % 8 == 0
@@ -234,10 +276,16 @@ impl<'a> Elf<'a> {
             return found;
         };
         let is_one = |word: u64| lowest <= word && word <= highest && targets.contains(&word);
-        for (start, bytes) in self.loaded() {
-            let words = bytes.as_chunks().0.iter().zip((0_u64..).step_by(8));
-            let hits = words.filter(|(word, _)| is_one(u64::from_le_bytes(**word)));
-            found.extend(hits.map(|(_, into)| start.wrapping_add(into)).take(most));
+        for segment in &self.segments {
+            let before = found.len();
+            self.image.scan(segment.range(), 0, |at, piece, _| {
+                let start = segment.address.wrapping_add(at - segment.offset);
+                let words = piece.as_chunks().0.iter().zip((0_u64..).step_by(8));
+                let hits = words.filter(|(word, _)| is_one(u64::from_le_bytes(**word)));
+                let left = most - (found.len() - before);
+                found.extend(hits.map(|(_, into)| start.wrapping_add(into)).take(left));
+                if found.len() - before == most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
         }
         self.each_relative(|at, target| {
             if is_one(target) && found.len() < 2 * most && !found.contains(&at) {
@@ -251,10 +299,17 @@ impl<'a> Elf<'a> {
     /// Addresses at which these bytes are: so many at most.
     #[must_use]
     pub fn find(&self, bytes: &[u8], most: usize) -> Vec<u64> {
-        let places = self.loaded().flat_map(|(start, loaded)| {
-            memchr::memmem::find_iter(loaded, bytes).map(move |into| start.wrapping_add(into as u64))
-        });
-        places.take(most).collect()
+        let mut found = Vec::new();
+        let finder = memchr::memmem::Finder::new(bytes);
+        for segment in &self.segments {
+            self.image.scan(segment.range(), bytes.len().saturating_sub(1), |at, piece, _| {
+                let start = segment.address.wrapping_add(at - segment.offset);
+                let places = finder.find_iter(piece).map(|into| start.wrapping_add(into as u64));
+                found.extend(places.take(most - found.len()));
+                if found.len() == most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+        }
+        found
     }
 
     /// Every relative relocation with an addend of its own: where, and the address that will stand there.
@@ -263,13 +318,25 @@ impl<'a> Elf<'a> {
             Machine::X86_64 => elf::R_X86_64_RELATIVE,
             Machine::Aarch64 => elf::R_AARCH64_RELATIVE,
         };
+        self.each_relocation(|relocation| {
+            if relocation.r_type(LE, false) == relative {
+                each(relocation.r_offset(LE), relocation.r_addend(LE).cast_unsigned());
+            }
+            ControlFlow::Continue(())
+        });
+    }
+
+    fn each_relocation(&self, mut each: impl FnMut(&elf::Rela64<LittleEndian>) -> ControlFlow<()>) {
         let sections = self.sections.iter().filter(|section| section.sh_type(LE) == elf::SHT_RELA);
-        for section in sections.take(MOST_RELOCATION_SECTIONS) {
-            let Ok(Some((relocations, _))) = section.rela(LE, self.data) else { continue };
-            for relocation in relocations {
-                if relocation.r_type(LE, false) == relative {
-                    each(relocation.r_offset(LE), relocation.r_addend(LE).cast_unsigned());
-                }
+        let mut goes_on = ControlFlow::Continue(());
+        for section in sections.take(MOST_RELOCATION_SECTIONS).filter_map(range) {
+            self.image.scan(section, 0, |_, piece, _| {
+                goes_on =
+                    table::<elf::Rela64<LittleEndian>, RELOCATION>(piece).iter().try_for_each(&mut each);
+                goes_on
+            });
+            if goes_on.is_break() {
+                return;
             }
         }
     }
@@ -281,45 +348,81 @@ impl<'a> Elf<'a> {
             Machine::X86_64 => [elf::R_X86_64_JUMP_SLOT, elf::R_X86_64_GLOB_DAT],
             Machine::Aarch64 => [elf::R_AARCH64_JUMP_SLOT, elf::R_AARCH64_GLOB_DAT],
         };
-        let symbols = self.sections.symbols(LE, self.data, elf::SHT_DYNSYM).ok()?;
-        let strings = self.sections.section(symbols.string_section()).ok()?.data(LE, self.data).ok()?;
-        let is_it =
-            |index| symbols.symbol(index).is_ok_and(|symbol| is_named(strings, symbol.st_name(LE), name));
-        let sections = self.sections.iter().filter(|section| section.sh_type(LE) == elf::SHT_RELA);
-        let mut relocations = sections
-            .take(MOST_RELOCATION_SECTIONS)
-            .filter_map(|section| section.rela(LE, self.data).ok()?)
-            .flat_map(|(relocations, _)| relocations);
-        let found = relocations.find(|relocation| {
-            kinds.contains(&relocation.r_type(LE, false)) && relocation.symbol(LE, false).is_some_and(is_it)
+        let (symbols, strings) = self.symbol_table(elf::SHT_DYNSYM)?;
+        let is_it = |index: u32| {
+            let symbol = symbols.start.checked_add(u64::from(index) * SYMBOL as u64)?;
+            let symbol = self.image.bytes(symbol, SYMBOL).filter(|_| symbol < symbols.end)?;
+            let [symbol] = table::<elf::Sym64<LittleEndian>, SYMBOL>(symbol) else { return None };
+            let at = strings.start.checked_add(u64::from(symbol.st_name(LE)))?;
+            let text = self.image.bytes(at, name.len() + 1)?;
+            Some(text.strip_prefix(name.as_bytes()) == Some(&[0]))
+        };
+        let mut found = None;
+        self.each_relocation(|relocation| {
+            let symbol = relocation.symbol(LE, false);
+            if kinds.contains(&relocation.r_type(LE, false))
+                && symbol.and_then(|symbol| is_it(u32::try_from(symbol.0).ok()?)) == Some(true)
+            {
+                found = Some(relocation.r_offset(LE));
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
         });
-        found.map(|relocation| relocation.r_offset(LE))
+        found
     }
 
-    /// The parts of the file that are executed, with their addresses.
-    pub fn executable(&self) -> impl Iterator<Item = (u64, &'a [u8])> {
-        let segments = self.segments.iter().filter(|segment| segment.executable);
-        segments.filter_map(|segment| Some((segment.address, self.bytes(segment.address)?)))
-    }
-
-    /// The parts of the file that are loaded, with their addresses.
-    pub fn loaded(&self) -> impl Iterator<Item = (u64, &'a [u8])> {
-        self.segments.iter().filter_map(|segment| Some((segment.address, self.bytes(segment.address)?)))
+    /// Hands what is executed to `each`: addresses, bytes with `ahead` more behind them, and how many are not these.
+    pub fn scan_code(&self, ahead: usize, mut each: impl FnMut(u64, &[u8], usize) -> ControlFlow<()>) {
+        for segment in self.segments.iter().filter(|segment| segment.executable) {
+            self.image.scan(segment.range(), ahead, |at, piece, own| {
+                each(segment.address.wrapping_add(at - segment.offset), piece, own)
+            });
+        }
     }
 
     /// The first printable text in the loaded parts that begins with `start` and a version of three numbers.
     #[must_use]
-    pub fn text_with_version(&self, start: &str) -> Option<&'a str> {
+    pub fn text_with_version(&self, start: &str) -> Option<String> {
         const LONGEST: usize = 80;
-        self.loaded().find_map(|(_, bytes)| {
-            memchr::memmem::find_iter(bytes, start.as_bytes()).find_map(|at| {
-                let text = &bytes[at..bytes.len().min(at + LONGEST)];
-                let end = text.iter().position(|byte| !matches!(byte, b' '..=b'~')).unwrap_or(text.len());
-                let text = str::from_utf8(&text[..end]).ok()?;
-                let number = text[start.len()..].split(' ').next()?;
-                let has_parts = number.matches('.').count() >= 2;
-                (has_parts && number.starts_with(|next: char| next.is_ascii_digit())).then_some(text)
-            })
-        })
+        let mut found = None;
+        let finder = memchr::memmem::Finder::new(start.as_bytes());
+        for segment in &self.segments {
+            self.image.scan(segment.range(), LONGEST, |_, piece, own| {
+                let mut begins = finder.find_iter(piece).take_while(|at| *at < own);
+                let text = |at: usize| versioned(&piece[at..piece.len().min(at + LONGEST)], start);
+                found = begins.find_map(text).map(str::to_owned);
+                if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            if found.is_some() {
+                break;
+            }
+        }
+        found
     }
+}
+
+/// A file may do without sections; then it has no symbols for us.
+fn sections<'a>(header: &Header, image: &'a Image<'a>) -> Sections<'a> {
+    let is_bounded = header.shnum(LE, image).is_ok_and(|count| count <= MOST_SECTIONS);
+    if is_bounded { header.sections(LE, image).unwrap_or_default() } else { Sections::default() }
+}
+
+/// Where in the file a section is.
+fn range(section: &elf::SectionHeader64<LittleEndian>) -> Option<Range<u64>> {
+    let (start, size) = section.file_range(LE)?;
+    Some(start..start.checked_add(size)?)
+}
+
+/// The whole entries of a table.
+fn table<T: pod::Pod, const SIZE: usize>(bytes: &[u8]) -> &[T] {
+    pod::slice_from_bytes(bytes, bytes.len() / SIZE).map_or(&[], |(entries, _)| entries)
+}
+
+/// The printable text at the beginning, if a version of three numbers follows `start` there.
+fn versioned<'t>(bytes: &'t [u8], start: &str) -> Option<&'t str> {
+    let end = bytes.iter().position(|byte| !matches!(byte, b' '..=b'~')).unwrap_or(bytes.len());
+    let text = str::from_utf8(&bytes[..end]).ok()?;
+    let number = text.get(start.len()..)?.split(' ').next()?;
+    let has_parts = number.matches('.').count() >= 2;
+    (has_parts && number.starts_with(|next: char| next.is_ascii_digit())).then_some(text)
 }

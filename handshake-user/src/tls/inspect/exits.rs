@@ -113,8 +113,8 @@ fn parts(
 fn is_stub(elf: &Elf<'_>, address: u64, slot: u64) -> bool {
     /// On every machine and for every linker.
     const LONGEST: usize = 16;
-    let code = elf.code(address).unwrap_or_default();
-    decode::through_pointer(&code[..code.len().min(LONGEST)], address, slot).next().is_some()
+    let code = elf.code(address, LONGEST).unwrap_or_default();
+    decode::through_pointer(code, address, slot).next().is_some()
 }
 
 fn target(operation: Operation) -> Option<u64> {
@@ -127,14 +127,14 @@ fn target(operation: Operation) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tls::inspect::sample;
+    use crate::tls::inspect::{image::Image, sample};
 
     /// Of the first function; addresses from its own on.
     fn found(machine: u16, functions: &[&[u8]]) -> Option<Vec<(u64, Base, Register)>> {
         let functions: Vec<_> = functions.iter().map(|code| ("f", *code)).collect();
         let file = sample::file(machine, &functions);
         let start = sample::address(0);
-        let exits = exits(&Elf::parse(&file).unwrap(), start, None)?;
+        let exits = exits(&Elf::parse(&Image::new(&file)).unwrap(), start, None)?;
         Some(exits.iter().map(|exit| (exit.address - start, exit.base, exit.result)).collect())
     }
 

@@ -7,7 +7,7 @@ use gimli::{
 };
 use handshake_common::tls::target::Base;
 
-use super::elf::{Elf, Machine};
+use super::elf::{Elf, Machine, Section};
 
 type Bytes<'a> = EndianSlice<'a, LittleEndian>;
 
@@ -43,7 +43,8 @@ struct Row {
 impl<'a> Frames<'a> {
     /// `None`: the file has no such tables.
     pub fn of(elf: &Elf<'a>) -> Option<Self> {
-        let (address, bytes) = elf.section(".eh_frame")?;
+        let Section { address, range } = elf.section(".eh_frame")?;
+        let bytes = elf.image.bytes(range.start, usize::try_from(range.end - range.start).ok()?)?;
         let section = EhFrame::new(bytes, LittleEndian);
         let bases = BaseAddresses::default().set_eh_frame(address);
         Some(Self { bytes, section, bases, machine: elf.machine })

@@ -15,7 +15,7 @@ pub const SYMBOLS: &[&str] =
 pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     let mut inspection = Inspection::new(Library::MbedTls);
     inspection.description =
-        elf.text_with_version("Mbed TLS ").or_else(|| elf.text_with_version("mbed TLS ")).map(str::to_owned);
+        elf.text_with_version("Mbed TLS ").or_else(|| elf.text_with_version("mbed TLS "));
     // Reading and writing call it too, until the handshake is complete.
     inspection.around(elf, symbols.address("mbedtls_ssl_handshake")?, None);
     if let Some(free) = symbols.address("mbedtls_ssl_free") {

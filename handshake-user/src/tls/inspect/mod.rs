@@ -1,7 +1,7 @@
 //! Which TLS library a file holds, what to probe there, and where its session objects keep what a record tells: all of it
 //! read from the very file that will be probed, for no table of versions can know how that one was built.
 //!
-//! Pure over the bytes of the file, which may come from a container and may be anything.
+//! Pure over the bytes of the file, which may come from a container and may be anything; they are read within limits.
 
 mod boringssl;
 mod decode;
@@ -10,6 +10,7 @@ mod exits;
 mod frames;
 mod gnutls;
 mod go;
+mod image;
 mod mbedtls;
 mod nss;
 mod openssl;
@@ -18,12 +19,18 @@ mod s2n;
 mod sample;
 mod wolfssl;
 
+use std::{fs::File, os::unix::fs::MetadataExt as _};
+
 use handshake_common::{
     class::{Library, Role},
     tls::target::{Base, COOKIE_CLIENT, COOKIE_SERVER, Path, Target},
 };
 
-use self::elf::{Elf, Symbols};
+pub use self::image::Refusal;
+use self::{
+    elf::{Elf, Symbols},
+    image::Image,
+};
 
 /// What a probe at some place sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -113,7 +120,9 @@ impl Inspection {
     }
 
     fn point(&mut self, elf: &Elf<'_>, hook: Hook, address: u64, role: Option<Role>) -> bool {
-        let Some(code) = elf.code(address) else { return false };
+        /// A landing pad, a test, a branch, and the instruction behind.
+        const BEGINNING: usize = 64;
+        let Some(code) = elf.code(address, BEGINNING) else { return false };
         let place = match hook {
             Hook::Free => decode::behind_null_test(code, address),
             _ => decode::behind_landing_pad(code, address),
@@ -164,12 +173,50 @@ impl Inspection {
     }
 }
 
-/// What `file` holds, the content of a program or of a shared library.
+/// What `file` holds, a program or a shared library of anybody's.
 ///
 /// `None`: no TLS library that is known here.
+///
+/// # Errors
+/// When it cannot be read, takes too much, or changes meanwhile: then nothing is known of it.
+pub fn inspect_file(file: &File) -> Result<Option<Inspection>, Refusal> {
+    let before = Stamp::of(file)?;
+    let image = Image::open(file, before.size)?;
+    let inspection = look(&image);
+    if Stamp::of(file)? != before {
+        return Err(Refusal::Changed);
+    }
+    image.refusal().map_or(Ok(inspection), Err)
+}
+
+/// By what a file is known to be unchanged.
+#[derive(PartialEq, Eq)]
+struct Stamp {
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(file: &File) -> Result<Self, Refusal> {
+        let file = file.metadata().map_err(|_| Refusal::Unreadable)?;
+        Ok(Self {
+            size: file.size(),
+            modified: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+        })
+    }
+}
+
+/// The same of bytes in memory, within the same limits.
 #[must_use]
 pub fn inspect(file: &[u8]) -> Option<Inspection> {
-    let elf = Elf::parse(file)?;
+    let image = Image::new(file);
+    look(&image).filter(|_| image.refusal().is_none())
+}
+
+fn look(image: &Image<'_>) -> Option<Inspection> {
+    let elf = Elf::parse(image)?;
     let symbols = elf.symbols(&symbols());
     LIBRARIES.iter().find_map(|library| (library.inspect)(&elf, &symbols)).or_else(|| go::inspect(&elf))
 }

@@ -13,7 +13,7 @@ pub const SYMBOLS: &[&str] = &["SSL_ForceHandshake"];
 /// `None`: not in this file.
 pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     let mut inspection = Inspection::new(Library::Nss);
-    inspection.description = elf.text_with_version("NSS ").map(str::to_owned);
+    inspection.description = elf.text_with_version("NSS ");
     // `SSL_ForceHandshakeWithTimeout` goes through it.
     inspection.around(elf, symbols.address("SSL_ForceHandshake")?, None);
     inspection.gap(

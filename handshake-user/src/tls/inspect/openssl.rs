@@ -1,5 +1,7 @@
 //! OpenSSL 1.1.1 and 3, in libssl and libcrypto or linked into a program that keeps its symbols.
 
+use std::ops::ControlFlow;
+
 use handshake_common::{
     class::{Library, Role},
     tls::target::{Path, Statem},
@@ -60,7 +62,7 @@ pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
         symbols.has("BIO_s_socket").then_some(())?;
         inspection.is_companion = true;
     }
-    inspection.description = elf.text_with_version("OpenSSL ").map(str::to_owned);
+    inspection.description = elf.text_with_version("OpenSSL ");
     errors(&mut inspection, elf, symbols);
     Some(inspection)
 }
@@ -86,11 +88,7 @@ fn errors(inspection: &mut Inspection, elf: &Elf<'_>, symbols: &Symbols) {
     }
     for (name, hook) in ERRORS {
         let Some(slot) = elf.import(name) else { continue };
-        let calls: Vec<_> = elf
-            .executable()
-            .flat_map(|(address, code)| decode::through_pointer(code, address, slot))
-            .take(MOST_CALLS + 1)
-            .collect();
+        let calls = calls_through(elf, slot);
         if (1..=MOST_CALLS).contains(&calls.len()) {
             for call in calls {
                 inspection.point(elf, hook, call, None);
@@ -99,6 +97,21 @@ fn errors(inspection: &mut Inspection, elf: &Elf<'_>, symbols: &Symbols) {
         }
     }
     inspection.gap("where it raises errors", "the reason of failures");
+}
+
+/// Where the file calls what the pointer at `slot` leads to; more than [`MOST_CALLS`] are not all told.
+fn calls_through(elf: &Elf<'_>, slot: u64) -> Vec<u64> {
+    /// The longest form, with a prefix, less a byte.
+    const AHEAD: usize = 6;
+    let mut calls = Vec::new();
+    elf.scan_code(AHEAD, |address, code, own| {
+        let found = decode::through_pointer(code, address, slot);
+        calls.extend(found.into_iter().filter(|call| call - address < own as u64));
+        // A prefix in the piece before belongs to the instruction that seems to begin in this one.
+        calls.dedup_by(|later, earlier| *later == *earlier + 1);
+        if calls.len() > MOST_CALLS { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    calls
 }
 
 fn library(inspection: &mut Inspection, elf: &Elf<'_>, symbols: &Symbols, handshake: u64) {
@@ -147,7 +160,7 @@ impl StateMachine {
             let slots: Vec<_> =
                 (0..WORDS).filter(|&slot| both[slot] == like[slot] && both[slot] != unlike[slot]).collect();
             let function = both[decode::only(&slots)?];
-            elf.code(function).map(|_| function)
+            elf.is_code(function).then_some(function)
         };
         let (accept, connect) = (sole(&server, &client)?, sole(&client, &server)?);
         (accept != connect).then_some(Self { accept, connect })
@@ -227,7 +240,7 @@ pub fn bio(elf: &Elf<'_>, symbols: &Symbols) -> Option<Bio> {
     let method = decode::trace(elf, symbols.get("BIO_s_socket")?).constants;
     let functions = elf.pointers::<WORDS>(decode::only(&method)?)?;
     let mut numbers = Vec::new();
-    for &function in functions[2..].iter().filter(|&&function| elf.code(function).is_some()) {
+    for &function in functions[2..].iter().filter(|&&function| elf.is_code(function)) {
         for field in decode::trace(elf, Symbol { address: function, size: 0 }).handed_on {
             if field.hops == 0 && field.width == 4 && !numbers.contains(&field) {
                 numbers.push(field);

@@ -7,6 +7,7 @@ use nix::libc;
 use socket2::{Socket, TcpKeepalive};
 
 use crate::case::{Case, Expect, pause};
+use crate::server::await_no_socket;
 use crate::socket::await_input;
 use crate::testbed::capture::{Capture, Connection};
 use crate::testbed::packet::{Packet, Side};
@@ -69,7 +70,7 @@ fn fin_never_acknowledged(family: Family) {
     let connection: Connection = pair.connection;
     case.bed.fault(faults::blackhole());
     drop(pair.client);
-    pause(3000);
+    await_no_socket(&case.bed, Side::Client, connection.client.port());
     case.bed.mend();
     drop(pair.server);
     let flow = case.flow(connection);
@@ -96,6 +97,7 @@ fn fin_lost_once(family: Family) {
     case.bed.fault(faults::drop_first(1, Side::Client, Packet::is_fin));
     drop(pair.client);
     await_input(&pair.server);
+    // The other program takes its time.
     pause(100);
     drop(pair.server);
     let flow = case.flow(connection);
@@ -111,12 +113,10 @@ fn last_ack_lost_once(family: Family) {
     let pair = case.establish(family);
     let connection = pair.connection;
     drop(pair.client);
-    await_input(&pair.server);
-    pause(100);
+    case.bed.wait_until("the FIN is acknowledged", |link| link.has_fin_acknowledged(Side::Client));
     case.bed.fault(faults::drop_first(1, Side::Client, Packet::is_bare_ack));
     drop(pair.server);
-    // Longer than the retransmit timer.
-    pause(500);
+    case.bed.wait_until("the FIN is sent again", |link| link.count(Side::Server, Packet::is_fin) >= 2);
     let flow = case.flow(connection);
     assert!(flow.count(Side::Server, Packet::is_fin) >= 2);
     assert!(truth::ack_wait(&flow, Side::Server) > Duration::from_millis(150));

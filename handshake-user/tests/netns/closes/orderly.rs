@@ -90,8 +90,9 @@ fn half_close_then_close(family: Family, first: Side) {
     let connection = pair.connection;
     let (active, passive) = pair.split(first);
     active.shutdown(Shutdown::Write).unwrap();
-    pause(150);
+    case.bed.wait_until("the FIN is acknowledged", |link| link.has_fin_acknowledged(first));
     drop(active);
+    // The other program takes its time.
     pause(100);
     drop(passive);
     let flow = case.flow(connection);

@@ -5,9 +5,9 @@ use std::net::Shutdown;
 
 use socket2::Socket;
 
-use crate::case::{Case, Ends, Expect, ms, pause};
+use crate::case::{Case, Ends, Expect, ms};
 use crate::record::Record;
-use crate::socket::{await_input, disconnect, drain};
+use crate::socket::{await_hang_up, await_input, disconnect, drain};
 use crate::testbed::packet::{Packet, Side};
 use crate::testbed::{Family, faults};
 use crate::truth;
@@ -85,7 +85,7 @@ fn after_the_half_close_of_the_other(family: Family, polite: Side) {
     let (active, passive) = pair.split(polite);
     active.shutdown(Shutdown::Write).unwrap();
     drain(&passive);
-    pause(100);
+    case.bed.wait_until("the FIN is acknowledged", |link| link.has_fin_acknowledged(polite));
     passive.set_linger(Some(ms(0))).unwrap();
     drop(passive);
     await_input(&active);
@@ -112,9 +112,9 @@ fn for_data_after_the_close(family: Family, first: Side) {
     let (active, mut passive) = pair.split(first);
     drop(active);
     drain(&passive);
-    pause(100);
+    case.bed.wait_until("the FIN is acknowledged", |link| link.has_fin_acknowledged(first));
     passive.write_all(b"are you still there?").unwrap();
-    pause(100);
+    await_hang_up(&passive);
     assert_eq!(passive.write_all(b"no").unwrap_err().kind(), ErrorKind::BrokenPipe);
     drop(passive);
     let flow = case.flow(connection);
@@ -167,7 +167,7 @@ fn never_accepted(family: Family) {
     let (listener, address) = case.bed.listen(family);
     let client = case.bed.socket(Side::Client, family);
     client.connect(&address.into()).unwrap();
-    pause(100);
+    await_input(&listener);
     drop(listener);
     await_input(&client);
     drop(client);

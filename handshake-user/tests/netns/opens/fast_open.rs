@@ -178,7 +178,8 @@ fn data_accepted_with_a_late_first_write(family: Family) {
     client.write_all(EARLY).unwrap();
     scene.accept(client).finish_after(300);
     let (connection, flow) = scene.flow();
-    assert!(truth::client_open(&flow) < RTT + ms(10));
+    let taken = truth::client_open(&flow);
+    assert_time!(taken < RTT + ms(10), "the opening took {taken:?} on the link");
 
     check_accepted(&scene.case.ends(connection, Expect::BOTH), &flow);
 }

@@ -119,6 +119,20 @@ impl Capture {
         (fin.arrived, self.got(side, |packet| packet.acknowledges(end)))
     }
 
+    /// Whether such a packet has come to that side.
+    pub(crate) fn has_got(&self, side: Side, matches: impl Fn(&Packet) -> bool) -> bool {
+        self.from(side.other(), matches).iter().any(|seen| matches!(seen.fate, Fate::Released(_)))
+    }
+
+    /// Whether the FIN of that side was acknowledged, and it knows.
+    pub(crate) fn has_fin_acknowledged(&self, side: Side) -> bool {
+        let fins = self.from(side, Packet::is_fin);
+        fins.first().is_some_and(|fin| {
+            let end = fin.packet.end();
+            self.has_got(side, |packet| packet.acknowledges(end))
+        })
+    }
+
     /// For tcpdump and Wireshark, with the times at which the packets were sent.
     pub(super) fn write_pcap(&self, path: &Path) -> io::Result<()> {
         const LINKTYPE_RAW: u32 = 101;

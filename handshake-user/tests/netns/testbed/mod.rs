@@ -6,12 +6,13 @@ pub(crate) mod forge;
 mod link;
 pub(crate) mod namespace;
 pub(crate) mod packet;
+pub(crate) mod priority;
 mod relay;
 mod selftest;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::{self, Command};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ use relay::Relay;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// No two beds of a run share an address.
-static NUMBER: AtomicU8 = AtomicU8::new(1);
+static NUMBER: AtomicU16 = AtomicU16::new(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {
@@ -40,7 +41,7 @@ pub(crate) struct Testbed {
     relay: Relay,
     client: Namespace,
     server: Namespace,
-    number: u8,
+    number: u16,
 }
 
 impl Testbed {
@@ -50,6 +51,7 @@ impl Testbed {
             nix::unistd::geteuid().is_root(),
             "this test makes network namespaces and needs root: run it through `cargo xtask test`"
         );
+        priority::raise();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let client = Namespace::new(&addresses(number, Side::Client));
         let server = Namespace::new(&addresses(number, Side::Server));
@@ -138,6 +140,16 @@ impl Testbed {
     pub(crate) fn capture(&self) -> Capture {
         self.relay.capture()
     }
+
+    /// Until the link has carried what the test waits for.
+    #[track_caller]
+    pub(crate) fn wait_until(&self, what: &str, is_so: impl Fn(&Capture) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_so(&self.capture()) {
+            assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 impl Drop for Testbed {
@@ -163,16 +175,18 @@ pub(crate) fn address_prefixes() -> [String; 2] {
 }
 
 /// And they differ from bed to bed.
-fn addresses(number: u8, side: Side) -> [IpAddr; 2] {
+fn addresses(number: u16, side: Side) -> [IpAddr; 2] {
     let host = match side {
         Side::Client => 1,
         Side::Server => 2,
     };
     let run = run();
     let [high, low] = run.to_be_bytes();
+    let [page, line] = number.to_be_bytes();
+    assert!(page < 127, "more beds than addresses");
     [
-        Ipv4Addr::new(10, high ^ low, number, host).into(),
-        Ipv6Addr::new(0xfd77, run, number.into(), 0, 0, 0, 0, host.into()).into(),
+        Ipv4Addr::new(10, high ^ low, line, 2 * page + host).into(),
+        Ipv6Addr::new(0xfd77, run, number, 0, 0, 0, 0, host.into()).into(),
     ]
 }
 

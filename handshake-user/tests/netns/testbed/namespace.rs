@@ -14,7 +14,7 @@ use nix::sched::{self, CloneFlags};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 
-use super::link;
+use super::{link, priority};
 
 pub(crate) struct Namespace {
     file: File,
@@ -58,11 +58,12 @@ impl Namespace {
     pub(super) fn command(&self, program: &str) -> Command {
         let file = self.file.try_clone().unwrap();
         let mut command = Command::new(program);
-        // SAFETY: between fork and exec only two system calls are made, on a file that the closure owns.
+        // SAFETY: between fork and exec only system calls are made, on a file that the closure owns.
         unsafe {
             command.pre_exec(move || {
                 sched::setns(file.as_fd(), CloneFlags::CLONE_NEWNET)?;
                 prctl::set_pdeathsig(Signal::SIGKILL)?;
+                priority::go_first();
                 Ok(())
             });
         }

@@ -9,7 +9,6 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::libc;
 use nix::poll::{PollFd, PollFlags};
 use nix::sys::eventfd::EventFd;
 use nix::sys::signal::SigSet;
@@ -18,6 +17,7 @@ use nix::sys::time::TimeSpec;
 use super::capture::{Capture, Fate, Seen};
 use super::faults::Verdict;
 use super::packet::{Packet, Side};
+use super::priority;
 
 pub(super) type Rule = Box<dyn FnMut(&Packet) -> Verdict + Send>;
 
@@ -72,15 +72,15 @@ impl Relay {
     }
 
     pub(super) fn add_rule(&self, rule: Rule) {
-        lock(&self.shared.rules).push(rule);
+        priority::as_relay(|| lock(&self.shared.rules).push(rule));
     }
 
     pub(super) fn clear_rules(&self) {
-        lock(&self.shared.rules).clear();
+        priority::as_relay(|| lock(&self.shared.rules).clear());
     }
 
     pub(super) fn capture(&self) -> Capture {
-        Capture::new(lock(&self.shared.seen).clone())
+        Capture::new(priority::as_relay(|| lock(&self.shared.seen).clone()))
     }
 }
 
@@ -99,7 +99,7 @@ impl Drop for Relay {
 
 impl Lane {
     fn run(&mut self) {
-        hurry();
+        priority::raise_relay();
         while self.wait() {
             while let Some(bytes) = self.read() {
                 self.take(&bytes, Instant::now());
@@ -199,13 +199,6 @@ impl Lane {
     fn settle(&self, line: usize, fate: Fate) {
         lock(&self.shared.seen)[line].fate = fate;
     }
-}
-
-/// A relay that waits for a processor would be a longer link than the one asked for.
-fn hurry() {
-    let parameters = libc::sched_param { sched_priority: 10 };
-    // SAFETY: the structure outlives the call. A refusal makes the link less exact, which the self-tests would show.
-    let _ = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -108,14 +108,14 @@ fn witness(case: &Case, connection: Connection, made: &Made) -> Witness {
     ] {
         assert_eq!(actual, round_trips, "round trips of the {what}");
         let least = RTT * round_trips;
-        assert!(
+        assert_time!(
             least <= duration + ms(1) && duration <= least + COMPUTING,
             "{what}: {duration:?} for {round_trips} round trips"
         );
     }
     if let Some(taken) = made.account.taken.filter(|_| made.row != Row::Tls12FalseStart) {
         let truth = witness.client.duration;
-        assert!(taken + TOLERANCE >= truth, "{taken:?} by the client's own clock, not {truth:?}");
+        assert_time!(taken + TOLERANCE >= truth, "{taken:?} by the client's own clock, not {truth:?}");
     }
     witness
 }
@@ -134,7 +134,7 @@ fn assert_time(
     if side == Side::Client && library == Some(Library::GnuTls) {
         let told = tls.micros(path).unwrap_or_else(|| panic!("{path} is missing in {tls}"));
         let range = RTT * round_trips..=truth + TOLERANCE;
-        assert!(range.contains(&told), "{path} is {told:?}, not within {range:?}, in {tls}");
+        assert_time!(range.contains(&told), "{path} is {told:?}, not within {range:?}, in {tls}");
     } else {
         tls.assert_within(path, truth, TOLERANCE);
     }

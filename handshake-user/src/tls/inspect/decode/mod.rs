@@ -100,12 +100,14 @@ mod tests {
     use super::*;
     use crate::tls::inspect::{
         elf::{Elf, Symbol},
+        image::Image,
         sample,
     };
 
     fn traced(machine: u16, code: &[u8]) -> Trace {
         let file = sample::file(machine, &[("f", code)]);
-        let elf = Elf::parse(&file).unwrap();
+        let image = Image::new(&file);
+        let elf = Elf::parse(&image).unwrap();
         trace(&elf, Symbol { address: sample::address(0), size: code.len() as u64 })
     }
 
@@ -180,7 +182,7 @@ mod tests {
         let mut functions = vec![("f", code.as_slice())];
         functions.extend([filler; 8]);
         let file = sample::file(sample::X86_64, &functions);
-        assert_eq!(tails(&Elf::parse(&file).unwrap(), sample::address(0)), [sample::address(8)]);
+        assert_eq!(tails(&Elf::parse(&Image::new(&file)).unwrap(), sample::address(0)), [sample::address(8)]);
     }
 
     #[test]

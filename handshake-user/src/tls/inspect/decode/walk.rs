@@ -15,6 +15,8 @@ const LONGEST_PATH: usize = 200;
 const MOST_PATHS: usize = 64;
 /// Structures are not larger.
 const LARGEST_OFFSET: i64 = 0x4000;
+/// Bytes of the longest instruction (Intel SDM, volume 2, §2.3.11).
+const LONGEST: usize = 15;
 
 /// A way from the first argument to an address: after each step but the last a pointer is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +129,7 @@ struct Walker {
 
 /// One instruction, and the address of the next.
 pub fn decode(elf: &Elf<'_>, at: u64) -> Option<(Operation, u64)> {
-    let code = elf.code(at)?;
+    let code = elf.code(at, LONGEST)?;
     match elf.machine {
         Machine::X86_64 => x86::decode(code, at),
         Machine::Aarch64 => aarch64::decode(code, at),
@@ -152,7 +154,7 @@ pub fn tails(elf: &Elf<'_>, entry: u64) -> Vec<u64> {
             match operation {
                 Operation::Jump { target } if target.abs_diff(entry) < FAR => at = target,
                 Operation::Jump { target } => {
-                    if elf.code(target).is_some() {
+                    if elf.is_code(target) {
                         once(&mut found, target);
                     }
                     break;

@@ -177,7 +177,7 @@ pub fn checked_return(
     steps: &[(u64, Operation)],
     jumped_to: &HashSet<u64>,
 ) -> Option<(u64, Register)> {
-    let instruction = |address| one(elf.code(address)?, address);
+    let instruction = |address| one(elf.code(address, LONGEST)?, address);
     let mut result = RESULT;
     let (&(mut behind, _), before) = steps.split_last()?;
     for (index, &(at, operation)) in before.iter().enumerate().rev().take(LONGEST_EPILOGUE) {

@@ -25,7 +25,7 @@ pub struct Places {
 #[must_use]
 pub fn places(elf: &Elf<'_>, function: Function, complete: u16) -> Option<Places> {
     let size = usize::try_from(function.end.checked_sub(function.entry)?).ok()?;
-    let code = elf.code(function.entry)?.get(..size)?;
+    let code = elf.code(function.entry, size).filter(|code| code.len() == size)?;
     let instructions: Vec<_> = Decoder::with_ip(64, code, function.entry, DecoderOptions::NONE)
         .into_iter()
         .take(MOST_INSTRUCTIONS)
@@ -80,7 +80,7 @@ fn sole_return(instructions: &[Instruction], from: usize, start: u64) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tls::inspect::sample;
+    use crate::tls::inspect::{image::Image, sample};
 
     /// The shape of Go 1.24, shortened.
     #[rustfmt::skip]
@@ -106,7 +106,7 @@ mod tests {
         let file = sample::file(sample::X86_64, &[("", code)]);
         let entry = sample::address(0);
         let function = Function { entry, end: entry + code.len() as u64 };
-        places(&Elf::parse(&file).unwrap(), function, complete)
+        places(&Elf::parse(&Image::new(&file)).unwrap(), function, complete)
     }
 
     #[test]

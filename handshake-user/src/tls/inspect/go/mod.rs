@@ -37,7 +37,7 @@ pub fn inspect(elf: &Elf<'_>) -> Option<Inspection> {
     let [function] = functions.named([HANDSHAKE]);
     let function = function?;
     let mut inspection = Inspection::new(Library::Go);
-    inspection.description = version(elf).map(str::to_owned);
+    inspection.description = version(elf);
     if elf.machine != Machine::X86_64 {
         inspection.gap("a reader of this machine's Go instructions", "handshakes of Go programs");
         return Some(inspection);
@@ -111,15 +111,17 @@ fn socket(inspection: &mut Inspection, elf: &Elf<'_>, functions: &Functions<'_>)
 }
 
 /// As `go version` says it. (Go's debug/buildinfo)
-fn version<'a>(elf: &Elf<'a>) -> Option<&'a str> {
+fn version(elf: &Elf<'_>) -> Option<String> {
     const MAGIC: &[u8] = b"\xff Go buildinf:";
     const FLAGS: usize = 15;
     const IS_INLINE: u8 = 2;
     const TEXT: usize = 32;
-    let (_, data) = elf.section(".go.buildinfo")?;
+    const MOST: usize = TEXT + 1 + 0x7f;
+    let range = elf.section(".go.buildinfo")?.range;
+    let data = elf.image.bytes(range.start, usize::try_from(range.end - range.start).ok()?.min(MOST))?;
     (data.starts_with(MAGIC) && data.get(FLAGS)? & IS_INLINE != 0).then_some(())?;
     let length = *data.get(TEXT)?;
     (length < 0x80).then_some(())?;
     let text = str::from_utf8(data.get(TEXT + 1..)?.get(..usize::from(length))?).ok()?;
-    text.bytes().all(|byte| matches!(byte, b' '..=b'~')).then_some(text)
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~')).then(|| text.to_owned())
 }

@@ -65,7 +65,7 @@ impl<'a> Structure<'a> {
 
 /// A name: flags, a length of one byte (none that matters here is longer), the text.
 fn name<'a>(elf: &Elf<'a>, address: u64) -> Option<&'a str> {
-    let [_flags, length, text @ ..] = elf.bytes(address)? else { return None };
+    let [_flags, length, text @ ..] = elf.bytes(address, 2 + 0x7f)? else { return None };
     (*length < 0x80).then_some(())?;
     str::from_utf8(text.get(..usize::from(*length))?).ok()
 }

@@ -89,10 +89,9 @@ pub(crate) trait Client {
     /// when the last one is at its end, or before.
     fn connect(&mut self, times: usize) -> Vec<Account>;
 
-    /// Begins a connection and does not wait for it; dropped then, the program is killed. The process id. For
-    /// the tests' own programs only.
-    fn begin(&mut self) -> u32 {
-        unimplemented!("it connects to its end");
+    /// The same client where it can begin a connection without waiting for its end: the tests' own programs.
+    fn driven(&mut self) -> Option<&mut Driven> {
+        None
     }
 }
 
@@ -153,7 +152,7 @@ fn words(role: &str, address: SocketAddr, settings: Settings) -> Vec<String> {
 }
 
 /// A client that connects for every line it reads, and writes a line about it.
-struct Driven {
+pub(crate) struct Driven {
     child: Child,
     stdin: ChildStdin,
     lines: Receiver<String>,
@@ -174,6 +173,12 @@ impl Driven {
         });
         Self { child, stdin, lines }
     }
+
+    /// Begins a connection and does not wait for it; dropped then, the program is killed. The process id.
+    pub(crate) fn begin(&mut self) -> u32 {
+        self.stdin.write_all(b"\n").unwrap();
+        self.child.id()
+    }
 }
 
 impl Client for Driven {
@@ -190,9 +195,8 @@ impl Client for Driven {
         (0..times).map(once).collect()
     }
 
-    fn begin(&mut self) -> u32 {
-        self.stdin.write_all(b"\n").unwrap();
-        self.child.id()
+    fn driven(&mut self) -> Option<&mut Driven> {
+        Some(self)
     }
 }
 

@@ -1,0 +1,188 @@
+//! What a connection is doing: by when it must have come further, and which one has to make room for another.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::time::{Duration, Instant};
+
+/// From the first byte of a request, or from accept, to the end of its head.
+const REQUEST: Duration = Duration::from_secs(5);
+/// From the request until the kernel has taken all of the answer. Prometheus waits for ten seconds, too.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Between an answer and the next request: longer than scrapes are apart.
+const IDLE: Duration = Duration::from_secs(90);
+/// From our FIN to the peer's.
+const CLOSE: Duration = Duration::from_secs(1);
+
+/// When others want the place: how long a client may keep us waiting for a request. It follows on the heels of the
+/// handshake's last ACK.
+const REQUEST_WHEN_CROWDED: Duration = Duration::from_millis(25);
+/// The same for an acknowledgment of what was sent, for the next request, and for the client's FIN.
+const ACK_WHEN_CROWDED: Duration = Duration::from_millis(100);
+
+/// Shared by the connection and by the table of all connections.
+pub(super) struct Activity(Mutex<State>);
+
+struct State {
+    phase: Phase,
+    /// Since when the client has been waited for. The bytes of an unfinished request do not count: they are too easily
+    /// sent.
+    progress: Instant,
+    /// When the connection is to be given up.
+    deadline: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Between two requests.
+    Idle,
+    /// A request is awaited or incomplete.
+    Reading,
+    /// The request is complete; nothing was sent yet.
+    Answering,
+    /// Some of the answer was sent.
+    Sending,
+    /// The whole answer is in the write buffer.
+    Flushing,
+    /// We have sent a FIN.
+    Closing,
+}
+
+impl Activity {
+    /// A connection that has just been accepted.
+    pub(super) fn new() -> Self {
+        let now = Instant::now();
+        Self(Mutex::new(State { phase: Phase::Reading, progress: now, deadline: now + REQUEST }))
+    }
+
+    /// When the connection is to be given up.
+    pub(super) fn deadline(&self) -> Instant {
+        self.lock().deadline
+    }
+
+    /// Until when the client is waited for if others want the place; `None` while it is the client who waits.
+    pub(super) fn waited_for_until(&self) -> Option<Instant> {
+        let state = self.lock();
+        match state.phase {
+            Phase::Answering => None,
+            Phase::Reading => Some(state.progress + REQUEST_WHEN_CROWDED),
+            // The last of the answer may be on its way still.
+            Phase::Idle | Phase::Sending | Phase::Flushing | Phase::Closing => {
+                Some(state.progress + ACK_WHEN_CROWDED)
+            }
+        }
+    }
+
+    /// Bytes came in.
+    pub(super) fn received(&self) {
+        let mut state = self.lock();
+        if state.phase == Phase::Idle {
+            state.phase = Phase::Reading;
+            state.deadline = Instant::now() + REQUEST;
+        }
+    }
+
+    /// A request is complete.
+    pub(super) fn requested(&self) {
+        self.lock().enter(Phase::Answering, ANSWER);
+    }
+
+    /// The last of the answer went into the write buffer.
+    pub(super) fn buffered(&self) {
+        let mut state = self.lock();
+        if matches!(state.phase, Phase::Answering | Phase::Sending) {
+            state.phase = Phase::Flushing;
+        }
+    }
+
+    /// The kernel took some bytes.
+    pub(super) fn sent(&self) {
+        let mut state = self.lock();
+        match state.phase {
+            // The HTTP layer answers what is no request by itself.
+            Phase::Idle | Phase::Reading => state.enter(Phase::Flushing, ANSWER),
+            Phase::Answering => state.phase = Phase::Sending,
+            Phase::Sending | Phase::Flushing | Phase::Closing => {}
+        }
+        state.progress = Instant::now();
+    }
+
+    /// The write buffer is empty.
+    pub(super) fn flushed(&self) {
+        let mut state = self.lock();
+        if state.phase == Phase::Flushing {
+            state.enter(Phase::Idle, IDLE);
+        }
+    }
+
+    /// Our FIN is sent.
+    pub(super) fn closing(&self) {
+        let mut state = self.lock();
+        if state.phase != Phase::Closing {
+            state.enter(Phase::Closing, CLOSE);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn enter(&mut self, phase: Phase, limit: Duration) {
+        let now = Instant::now();
+        *self = Self { phase, progress: now, deadline: now + limit };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const STEP: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_has_five_seconds_from_accept_or_from_its_first_byte() {
+        let begin = Instant::now();
+        let activity = Activity::new();
+        advance(STEP).await;
+        activity.received();
+        assert_eq!(activity.deadline(), begin + REQUEST, "more bytes give no more time");
+        activity.requested();
+        activity.buffered();
+        activity.sent();
+        activity.flushed();
+        assert_eq!(activity.deadline(), begin + STEP + IDLE);
+        advance(STEP).await;
+        activity.received();
+        assert_eq!(activity.deadline(), begin + STEP * 2 + REQUEST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn taking_an_answer_slowly_is_progress_but_gives_no_more_time() {
+        let begin = Instant::now();
+        let activity = Activity::new();
+        activity.requested();
+        advance(STEP).await;
+        activity.sent();
+        // Between two pieces the buffer is empty, too.
+        activity.flushed();
+        assert_eq!(activity.waited_for_until(), Some(begin + STEP + ACK_WHEN_CROWDED));
+        assert_eq!(activity.deadline(), begin + ANSWER);
+        activity.buffered();
+        activity.flushed();
+        assert_eq!(activity.deadline(), begin + STEP + IDLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unfinished_request_is_no_progress() {
+        let begin = Instant::now();
+        let activity = Activity::new();
+        advance(STEP).await;
+        activity.received();
+        assert_eq!(activity.waited_for_until(), Some(begin + REQUEST_WHEN_CROWDED));
+        activity.requested();
+        assert_eq!(activity.waited_for_until(), None, "now it waits for us");
+    }
+}

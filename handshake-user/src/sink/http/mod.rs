@@ -1,0 +1,440 @@
+//! The daemon's HTTP server: four pages, GET and HEAD, HTTP/1.
+
+mod activity;
+mod body;
+mod connections;
+mod rendering;
+mod stream;
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, anyhow};
+use hyper::{
+    Method, Request, Response, StatusCode, Version,
+    header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderValue},
+    rt,
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::{
+    rt::TokioIo,
+    server::graceful::{GracefulConnection, GracefulShutdown},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpSocket},
+    time::timeout,
+};
+
+use self::{activity::Activity, body::Body, connections::Connections, rendering::Renderings, stream::Stream};
+use super::metrics;
+
+/// Connections that the kernel keeps until they are accepted, if `net.core.somaxconn` allows.
+const BACKLOG: u32 = 4096;
+/// What the kernel keeps of a connection, unread and unsent; it takes twice as much for its own account of it.
+const RECEIVE_BUFFER: u32 = 16 * 1024;
+const SEND_BUFFER: u32 = 64 * 1024;
+/// How long a peer may leave what was sent unacknowledged, also after we have closed.
+const ACKNOWLEDGED: Duration = Duration::from_secs(10);
+/// The most that the head of a request may be; of headers the HTTP layer takes a hundred.
+const HEAD: usize = 16 * 1024;
+/// How long answers that are under way may take once the server stops.
+const FAREWELL: Duration = Duration::from_millis(500);
+/// How often the log tells of the same trouble, at the most.
+const TELL: Duration = Duration::from_mins(1);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+const INDEX: &str = "<!doctype html>
+<html lang=\"en\"><head><meta charset=\"utf-8\"><title>handshake</title></head>
+<body><h1>handshake</h1>
+<p>TCP openings and closings of this host, timed in the kernel.</p>
+<ul>
+<li><a href=\"/metrics\">/metrics</a>: for Prometheus</li>
+<li><a href=\"/healthz\">/healthz</a>: whether the event loop lives</li>
+<li><a href=\"/readyz\">/readyz</a>: whether the probes are attached</li>
+</ul></body></html>
+";
+
+/// What the pages show.
+pub trait Pages: Send + Sync + 'static {
+    /// The text of `/metrics`.
+    ///
+    /// # Errors
+    /// When it cannot be had now.
+    fn metrics(&self) -> Result<String>;
+    /// Whether the event loop lives.
+    ///
+    /// # Errors
+    /// Why not.
+    fn healthy(&self) -> Result<(), String>;
+    /// Whether everything that is required is attached.
+    ///
+    /// # Errors
+    /// Why not.
+    fn ready(&self) -> Result<(), String>;
+}
+
+/// Takes the address.
+///
+/// # Errors
+/// When it cannot be had; the text says what to do.
+pub fn listen(address: SocketAddr) -> Result<TcpListener> {
+    bind(address).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => anyhow!(
+            "cannot listen on {address}: it is in use; see by whom with `ss -ltnp 'sport = :{}'`, or take another \
+             with --listen",
+            address.port()
+        ),
+        io::ErrorKind::AddrNotAvailable => anyhow!(
+            "cannot listen on {address}: this host does not have the address; see those it has with `ip address`"
+        ),
+        io::ErrorKind::PermissionDenied => anyhow!(
+            "cannot listen on {address}: ports below 1024 need root or CAP_NET_BIND_SERVICE; take another with --listen"
+        ),
+        _ => anyhow!("cannot listen on {address}: {error}"),
+    })
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Connections from before a restart may still be in TIME_WAIT.
+    socket.set_reuseaddr(true)?;
+    // What is accepted inherits all of these.
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.set_nodelay(true)?;
+    let milliseconds = u32::try_from(ACKNOWLEDGED.as_millis()).unwrap_or(u32::MAX);
+    rustix::net::sockopt::set_tcp_user_timeout(&socket, milliseconds)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Serves until `stop`, then lets answers under way finish, for a moment.
+pub async fn serve<P: Pages>(listener: TcpListener, pages: Arc<P>, stop: impl Future<Output = ()>) {
+    let site = Arc::new(Site::new(pages));
+    let graceful = GracefulShutdown::new();
+    let mut connections = Connections::new();
+    let (mut crowded, mut refused) = (Notice::default(), Notice::default());
+    tokio::pin!(stop);
+    loop {
+        if connections.is_full() && crowded.is_due() {
+            tracing::warn!(
+                "too many HTTP connections: those that are waited for are closed for new ones; a firewall should let \
+                 only Prometheus in"
+            );
+        }
+        let next = async {
+            connections.room().await;
+            listener.accept().await
+        };
+        let accepted = tokio::select! {
+            biased;
+            () = &mut stop => break,
+            accepted = next => accepted,
+        };
+        match accepted {
+            Ok((tcp, _)) => {
+                let activity = Arc::new(Activity::new());
+                let stream = TokioIo::new(Stream::new(tcp, Arc::clone(&activity)));
+                let conversation =
+                    graceful.watch(conversation(stream, Arc::clone(&site), Arc::clone(&activity)));
+                let task = tokio::spawn(async move {
+                    if let Err(error) = conversation.await {
+                        tracing::debug!(%error, "an HTTP connection ended early");
+                    }
+                });
+                connections.add(activity, task.abort_handle());
+            }
+            Err(error) if is_of_the_connection(&error) => {}
+            Err(error) => {
+                if refused.is_due() {
+                    tracing::warn!(
+                        %error,
+                        "cannot accept an HTTP connection; if files are the matter, raise LimitNOFILE (ulimit -n)"
+                    );
+                }
+                connections.close_some().await;
+            }
+        }
+    }
+    drop(listener);
+    if timeout(FAREWELL, graceful.shutdown()).await.is_err() {
+        tracing::debug!("closing HTTP connections that do not end");
+    }
+    connections.close_all();
+}
+
+/// Whether only the connection that was to be accepted is gone, as accept(2) says.
+fn is_of_the_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// Something that is told now and then, however often it happens.
+#[derive(Default)]
+struct Notice(Option<Instant>);
+
+impl Notice {
+    fn is_due(&mut self) -> bool {
+        let is_due = self.0.is_none_or(|told| told.elapsed() >= TELL);
+        if is_due {
+            self.0 = Some(Instant::now());
+        }
+        is_due
+    }
+}
+
+/// Answers the requests of one connection, whatever carries it.
+///
+/// # Errors
+/// When it is no HTTP, or ends in the middle of a request.
+pub async fn converse<P: Pages>(
+    io: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    pages: Arc<P>,
+) -> hyper::Result<()> {
+    conversation(TokioIo::new(io), Arc::new(Site::new(pages)), Arc::new(Activity::new())).await
+}
+
+fn conversation<I, P>(
+    io: I,
+    site: Arc<Site<P>>,
+    activity: Arc<Activity>,
+) -> impl GracefulConnection<Error = hyper::Error, Output = hyper::Result<()>>
+where
+    I: rt::Read + rt::Write + Unpin + 'static,
+    P: Pages,
+{
+    let service = service_fn(move |request| {
+        activity.requested();
+        let (site, activity) = (Arc::clone(&site), Arc::clone(&activity));
+        async move { Ok::<_, Infallible>(site.answer(&request, &activity).await) }
+    });
+    http1::Builder::new()
+        // Who sends a request and a FIN wants the answer all the same.
+        .half_close(true)
+        .max_buf_size(HEAD)
+        .header_read_timeout(None)
+        .serve_connection(io, service)
+}
+
+struct Site<P> {
+    pages: Arc<P>,
+    renderings: Renderings,
+}
+
+impl<P: Pages> Site<P> {
+    fn new(pages: Arc<P>) -> Self {
+        Self { pages, renderings: Renderings::default() }
+    }
+
+    /// What a request gets. The HTTP layer leaves the body out for HEAD.
+    async fn answer<B: hyper::body::Body>(
+        &self,
+        request: &Request<B>,
+        activity: &Arc<Activity>,
+    ) -> Response<Body> {
+        let page = |status, kind, text: String| page(status, kind, Body::page(text, activity));
+        let mut response = if request.version() == Version::HTTP_11
+            && request.headers().get_all(HOST).iter().count() != 1
+        {
+            page(StatusCode::BAD_REQUEST, TEXT, "one Host header is required\n".to_owned())
+        } else if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut refusal = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET and HEAD only\n".to_owned());
+            refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            refusal
+        } else {
+            match request.uri().path() {
+                "/" => page(StatusCode::OK, HTML, INDEX.to_owned()),
+                "/metrics" => match self.renderings.fresh(|| self.pages.metrics()).await {
+                    Ok(text) => {
+                        self::page(StatusCode::OK, metrics::CONTENT_TYPE, Body::shared(text, activity))
+                    }
+                    Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error:#}\n")),
+                },
+                "/healthz" => verdict(self.pages.healthy(), page),
+                "/readyz" => verdict(self.pages.ready(), page),
+                _ => page(
+                    StatusCode::NOT_FOUND,
+                    TEXT,
+                    "not found; there are /metrics, /healthz, /readyz\n".to_owned(),
+                ),
+            }
+        };
+        // A body is not read, so the next request could not be found.
+        if !request.body().is_end_stream() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+fn verdict(
+    verdict: Result<(), String>,
+    page: impl Fn(StatusCode, &'static str, String) -> Response<Body>,
+) -> Response<Body> {
+    match verdict {
+        Ok(()) => page(StatusCode::OK, TEXT, "ok\n".to_owned()),
+        Err(reason) => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{reason}\n")),
+    }
+}
+
+fn page(status: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+        sync::oneshot,
+        time::Instant,
+    };
+
+    use super::*;
+
+    /// Pages of a daemon that is healthy and not ready.
+    struct Waiting;
+
+    impl Pages for Waiting {
+        fn metrics(&self) -> Result<String> {
+            Ok("up 1\n".to_owned())
+        }
+
+        fn healthy(&self) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn ready(&self) -> Result<(), String> {
+            Err("the probes are being attached".to_owned())
+        }
+    }
+
+    /// What comes back for these bytes, if nothing follows them.
+    async fn said_to(bytes: &[u8]) -> String {
+        let (ours, theirs) = tokio::io::duplex(64);
+        let server = tokio::spawn(converse(theirs, Arc::new(Waiting)));
+        let (mut read, mut write) = tokio::io::split(ours);
+        let mut answer = Vec::new();
+        let both = async {
+            tokio::join!(
+                async {
+                    // Refused once the server has heard enough.
+                    let _ = write.write_all(bytes).await;
+                    let _ = write.shutdown().await;
+                },
+                read.read_to_end(&mut answer)
+            )
+        };
+        timeout(Duration::from_secs(10), both).await.unwrap().1.unwrap();
+        drop(server.await.unwrap());
+        String::from_utf8(answer).unwrap()
+    }
+
+    async fn status(bytes: &str) -> u16 {
+        let answer = said_to(bytes.as_bytes()).await;
+        answer.strip_prefix("HTTP/1.").map_or(0, |rest| rest[2..5].parse().unwrap())
+    }
+
+    async fn get(path: &str) -> (u16, String, String) {
+        let answer = said_to(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let kind = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap();
+        (head[9..12].parse().unwrap(), kind.to_owned(), body.to_owned())
+    }
+
+    #[tokio::test]
+    async fn pages_say_what_they_are() {
+        assert_eq!(get("/metrics").await, (200, metrics::CONTENT_TYPE.into(), "up 1\n".into()));
+        assert_eq!(get("/healthz").await, (200, TEXT.into(), "ok\n".into()));
+        assert_eq!(get("/readyz").await, (503, TEXT.into(), "the probes are being attached\n".into()));
+        assert_eq!(get("/").await.0, 200);
+        assert_eq!(get("/nothing").await.0, 404);
+    }
+
+    #[tokio::test]
+    async fn only_reading_is_allowed() {
+        let refusal = said_to(b"POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n12345").await;
+        assert!(refusal.starts_with("HTTP/1.1 405 "), "{refusal}");
+        for header in ["allow: GET, HEAD\r\n", "connection: close\r\n"] {
+            assert!(refusal.contains(header), "{refusal}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_request_is_answered_as_such() {
+        for (bytes, expected) in [
+            ("GET /metrics HTTP/1.0\r\n\r\n", 200),
+            ("GET http://a/metrics HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+            ("\r\n\r\nGET /metrics?x=1 HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+            ("GET /metrics HTTP/1.1\r\n\r\n", 400),
+            ("GET /metrics HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+            ("GET /metrics HTTP/7.7\r\n\r\n", 400),
+            ("\x16\x03\x01\x02\0\x01\0\x01\r\n\r\n", 400),
+            ("GET /\u{1} HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+            ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+            ("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+            // Nobody to answer.
+            ("", 0),
+            ("GET /metrics HT", 0),
+        ] {
+            assert_eq!(status(bytes).await, expected, "{bytes:?}");
+        }
+        let head = |header: &str| format!("GET / HTTP/1.1\r\nHost: a\r\n{header}\r\n");
+        assert_eq!(status(&head("")).await, 200);
+        assert_eq!(status(&head(&"a: b\r\n".repeat(100))).await, 431);
+        assert_eq!(status(&head(&format!("a: {}\r\n", "b".repeat(HEAD)))).await, 431);
+        assert_eq!(status(&format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(1 << 20))).await, 431);
+    }
+
+    #[tokio::test]
+    async fn requests_in_one_packet_are_answered_in_order() {
+        let requests =
+            ["/metrics", "/healthz", "/x"].map(|path| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let answers = said_to(requests.concat().as_bytes()).await;
+        let statuses: Vec<_> = answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+        assert_eq!(statuses, ["200", "200", "404"]);
+    }
+
+    #[tokio::test]
+    async fn a_busy_port_is_one_sentence() {
+        let taken = listen(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = listen(address).unwrap_err().to_string();
+        assert!(error.contains(&address.to_string()) && error.contains("ss -ltnp"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn head_has_no_body_and_an_unfinished_request_does_not_hold_the_end_up() {
+        let listener = listen(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = tokio::spawn(serve(listener, Arc::new(Waiting), async { drop(stopped.await) }));
+
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"HEAD /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut head = String::new();
+        stream.read_to_string(&mut head).await.unwrap();
+        assert!(head.starts_with("HTTP/1.1 200") && head.contains("content-length: 5\r\n"), "{head}");
+        assert!(head.ends_with("\r\n\r\n"), "{head}");
+
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        slow.write_all(b"GET /metrics HT").await.unwrap();
+        let begin = Instant::now();
+        drop(stop);
+        server.await.unwrap();
+        assert!(begin.elapsed() < Duration::from_millis(900), "{:?}", begin.elapsed());
+    }
+}

@@ -1,0 +1,100 @@
+//! The text of `/metrics`: rendered once for all who asked meanwhile, and kept only while it is being sent.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Weak},
+};
+
+use anyhow::Result;
+use tokio::{
+    sync::Mutex,
+    time::{Duration, Instant, sleep_until},
+};
+
+/// From one rendering to the next: the most that scrapes can cost, however many there are.
+const PACE: Duration = Duration::from_millis(25);
+/// How long a text is kept for those that it is being sent to.
+const KEPT: Duration = Duration::from_secs(10);
+/// Bytes of all texts that are kept; the newest one is in any case.
+const KEPT_BYTES: usize = 16 << 20;
+
+#[derive(Default)]
+pub(super) struct Renderings(Mutex<VecDeque<Rendering>>);
+
+struct Rendering {
+    begun: Instant,
+    text: Arc<str>,
+}
+
+impl Renderings {
+    /// A text that was rendered after it was asked for.
+    ///
+    /// # Errors
+    /// That of `render`.
+    pub(super) async fn fresh(&self, render: impl Fn() -> Result<String>) -> Result<Weak<str>> {
+        let asked = Instant::now();
+        let mut kept = self.0.lock().await;
+        if let Some(newest) = kept.back() {
+            if newest.begun > asked {
+                return Ok(Arc::downgrade(&newest.text));
+            }
+            sleep_until(newest.begun + PACE).await;
+        }
+        let begun = Instant::now();
+        let text: Arc<str> = render()?.into();
+        let fresh = Arc::downgrade(&text);
+        kept.push_back(Rendering { begun, text });
+        let mut bytes: usize = kept.iter().map(|rendering| rendering.text.len()).sum();
+        while let [oldest, _, ..] = kept.make_contiguous()
+            && (bytes > KEPT_BYTES || oldest.begun + KEPT < begun)
+        {
+            bytes -= oldest.text.len();
+            kept.pop_front();
+        }
+        Ok(fresh)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_meanwhile_shares_and_nobody_gets_an_older_one() {
+        let renderings = Renderings::default();
+        let count = AtomicUsize::new(0);
+        let render = || Ok(count.fetch_add(1, Ordering::Relaxed).to_string());
+        let text = |fresh: Result<Weak<str>>| fresh.unwrap().upgrade().unwrap().to_string();
+        assert_eq!(text(renderings.fresh(render).await), "0");
+        let (a, b, c) =
+            tokio::join!(renderings.fresh(render), renderings.fresh(render), renderings.fresh(render));
+        assert_eq!([text(a), text(b), text(c)], ["1", "1", "1"]);
+        assert_eq!(text(renderings.fresh(render).await), "2");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_kept_is_bounded_in_bytes_and_time() {
+        let renderings = Renderings::default();
+        let render = || Ok("x".repeat(KEPT_BYTES / 4));
+        let mut texts = Vec::new();
+        for _ in 0..6 {
+            texts.push(renderings.fresh(render).await.unwrap());
+        }
+        let alive = |texts: &[Weak<str>]| texts.iter().filter(|text| text.strong_count() > 0).count();
+        assert_eq!(alive(&texts), 4);
+        advance(KEPT * 2).await;
+        texts.push(renderings.fresh(render).await.unwrap());
+        assert_eq!(alive(&texts), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_is_told_and_the_next_one_tries_again() {
+        let renderings = Renderings::default();
+        assert!(renderings.fresh(|| anyhow::bail!("no totals")).await.is_err());
+        assert!(renderings.fresh(|| Ok(String::new())).await.is_ok());
+    }
+}

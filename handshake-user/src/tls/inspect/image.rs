@@ -1,0 +1,284 @@
+//! The bytes of a file under inspection: read in blocks as they are asked for, within limits. Never a memory map: whoever
+//! owns the file can cut it short, and touching what is gone of a mapping ends the program with SIGBUS.
+
+use std::{
+    cell::Cell,
+    fs::File,
+    io,
+    ops::{ControlFlow, Range},
+    os::unix::fs::FileExt as _,
+    time::{Duration, Instant},
+};
+
+use elsa::FrozenMap;
+use object::ReadRef;
+
+/// Blocks begin at multiples of it.
+const BLOCK: u64 = 64 << 10;
+/// And reach so far into the next one, so that what is asked for seldom spans two.
+const OVERLAP: u64 = 8 << 10;
+/// What is read at a time of what is looked through only once: whole words, and whole entries of ELF tables.
+const STRIDE: usize = 24 * 8192;
+
+/// Larger files are not looked into. The largest programs with TLS inside, browsers and Go programs, have a quarter of it.
+const LARGEST_FILE: u64 = 1 << 30;
+/// In one piece: an unwind table.
+const LARGEST_PIECE: usize = 24 << 20;
+/// All that one inspection holds at the same time.
+const MOST_KEPT: usize = 40 << 20;
+/// All that one inspection reads: the largest Go program, as often as its types are searched.
+const MOST_READ: u64 = 4 << 30;
+/// How long one inspection may take; the largest programs take half a second.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// Why a file cannot be looked into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It, or what its own tables say of it, is beyond the limits.
+    #[error("it is too large, or its tables are")]
+    TooLarge,
+    /// Reading took too long.
+    #[error("reading it takes too long")]
+    Timeout,
+    /// It ended before its end, or it is another one than it was at the start.
+    #[error("it changes while it is read")]
+    Changed,
+    /// The system refused to read.
+    #[error("it cannot be read")]
+    Unreadable,
+}
+
+enum Source<'s> {
+    Bytes(&'s [u8]),
+    File(&'s File),
+}
+
+/// A file, and what was read of it so far.
+pub struct Image<'s> {
+    source: Source<'s>,
+    size: u64,
+    kept: FrozenMap<(u64, usize), Vec<u8>>,
+    kept_bytes: Cell<usize>,
+    read_bytes: Cell<u64>,
+    deadline: Instant,
+    refusal: Cell<Option<Refusal>>,
+}
+
+impl<'s> Image<'s> {
+    /// Of bytes in memory.
+    #[must_use]
+    pub fn new(bytes: &'s [u8]) -> Self {
+        Self::of(Source::Bytes(bytes), bytes.len() as u64)
+    }
+
+    /// Of a file.
+    ///
+    /// # Errors
+    /// When it is too large.
+    pub fn open(file: &'s File, size: u64) -> Result<Self, Refusal> {
+        if size > LARGEST_FILE { Err(Refusal::TooLarge) } else { Ok(Self::of(Source::File(file), size)) }
+    }
+
+    fn of(source: Source<'s>, size: u64) -> Self {
+        Self {
+            source,
+            size,
+            kept: FrozenMap::new(),
+            kept_bytes: Cell::new(0),
+            read_bytes: Cell::new(0),
+            deadline: Instant::now() + LONGEST,
+            refusal: Cell::new(None),
+        }
+    }
+
+    /// In bytes.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Why something could not be read that was asked for. Then nothing that was concluded holds.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.refusal.get()
+    }
+
+    /// So many bytes; `None` when the file has no such place, or after a refusal.
+    #[must_use]
+    pub fn bytes(&self, offset: u64, size: usize) -> Option<&[u8]> {
+        let end = offset.checked_add(size as u64).filter(|end| *end <= self.size)?;
+        let block = offset - offset % BLOCK;
+        if end > block + BLOCK + OVERLAP {
+            return self.keep(offset, size);
+        }
+        let whole = self.keep(block, usize::try_from((self.size - block).min(BLOCK + OVERLAP)).ok()?)?;
+        whole.get(usize::try_from(offset - block).ok()?..)?.get(..size)
+    }
+
+    fn keep(&self, offset: u64, size: usize) -> Option<&[u8]> {
+        if let Some(kept) = self.kept.get(&(offset, size)) {
+            return Some(kept);
+        }
+        let total = self.kept_bytes.get().saturating_add(size);
+        if size > LARGEST_PIECE || total > MOST_KEPT {
+            return self.refuse(Refusal::TooLarge);
+        }
+        let mut piece = vec![0; size];
+        self.read(offset, &mut piece)?;
+        self.kept_bytes.set(total);
+        Some(self.kept.insert((offset, size), piece))
+    }
+
+    /// Hands a part of the file to `each`, piece by piece, without keeping it: the place of a piece in the file, its bytes with
+    /// `ahead` more behind them as far as there are more, and how many are its own. What begins among these is seen once.
+    pub fn scan(
+        &self,
+        part: Range<u64>,
+        ahead: usize,
+        mut each: impl FnMut(u64, &[u8], usize) -> ControlFlow<()>,
+    ) {
+        let end = part.end.min(self.size);
+        let mut at = part.start;
+        let length = |bytes: u64, most: usize| usize::try_from(bytes).map_or(most, |bytes| bytes.min(most));
+        let mut buffer = vec![0; length(end.saturating_sub(at), STRIDE + ahead)];
+        while at < end {
+            let own = length(end - at, STRIDE);
+            let piece = &mut buffer[..length(end - at, STRIDE + ahead)];
+            if self.read(at, piece).is_none() || each(at, piece, own).is_break() {
+                return;
+            }
+            at += own as u64;
+        }
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Option<()> {
+        if self.refusal.get().is_some() {
+            return None;
+        }
+        let total = self.read_bytes.get().saturating_add(buffer.len() as u64);
+        self.read_bytes.set(total);
+        if total > MOST_READ {
+            return self.refuse(Refusal::TooLarge);
+        }
+        let mut done = 0;
+        while done < buffer.len() {
+            if Instant::now() > self.deadline {
+                return self.refuse(Refusal::Timeout);
+            }
+            match self.source.read_at(&mut buffer[done..], offset + done as u64) {
+                Ok(0) => return self.refuse(Refusal::Changed),
+                Ok(length) => done += length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return self.refuse(Refusal::Unreadable),
+            }
+        }
+        Some(())
+    }
+
+    fn refuse<T>(&self, refusal: Refusal) -> Option<T> {
+        self.refusal.set(self.refusal.get().or(Some(refusal)));
+        None
+    }
+}
+
+impl Source<'_> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        match self {
+            Self::File(file) => file.read_at(buffer, offset),
+            Self::Bytes(bytes) => {
+                let rest = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or(&[]);
+                let length = rest.len().min(buffer.len());
+                buffer[..length].copy_from_slice(&rest[..length]);
+                Ok(length)
+            }
+        }
+    }
+}
+
+impl<'a> ReadRef<'a> for &'a Image<'_> {
+    fn len(self) -> Result<u64, ()> {
+        Ok(self.size)
+    }
+
+    fn read_bytes_at(self, offset: u64, size: u64) -> Result<&'a [u8], ()> {
+        usize::try_from(size).ok().and_then(|size| self.bytes(offset, size)).ok_or(())
+    }
+
+    /// Of strings no longer than the overlap; the names of sections are.
+    fn read_bytes_at_until(self, range: Range<u64>, delimiter: u8) -> Result<&'a [u8], ()> {
+        let longest = range.end.min(self.size).saturating_sub(range.start).min(OVERLAP);
+        let bytes = self.read_bytes_at(range.start, longest)?;
+        memchr::memchr(delimiter, bytes).map(|end| &bytes[..end]).ok_or(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+
+    fn sample() -> Vec<u8> {
+        (0..3 * STRIDE + 100).map(|at| u8::try_from(at % 251).unwrap()).collect()
+    }
+
+    #[test]
+    fn bytes_are_those_of_the_file_wherever_they_lie() {
+        let (bytes, folder) = (sample(), tempfile::tempfile().unwrap());
+        folder.write_all_at(&bytes, 0).unwrap();
+        let file = Image::open(&folder, bytes.len() as u64).unwrap();
+        let memory = Image::new(&bytes);
+        let block = usize::try_from(BLOCK).unwrap();
+        for (at, size) in
+            [(0, 1), (block - 1, 2), (block + 5, 8 << 10), (block - 1, 2 * block), (bytes.len() - 3, 3)]
+        {
+            let expected = Some(&bytes[at..at + size]);
+            assert_eq!(file.bytes(at as u64, size), expected, "{at} {size}");
+            assert_eq!(memory.bytes(at as u64, size), expected, "{at} {size}");
+        }
+        assert_eq!(file.bytes(bytes.len() as u64 - 1, 2), None);
+        assert_eq!(file.bytes(u64::MAX, 2), None);
+        assert_eq!(file.refusal(), None);
+    }
+
+    #[test]
+    fn a_scan_passes_everything_once_with_what_follows() {
+        let bytes = sample();
+        let image = Image::new(&bytes);
+        let mut passed = Vec::new();
+        image.scan(7..u64::MAX, 10, |at, piece, own| {
+            assert_eq!(at, 7 + passed.len() as u64);
+            assert!(piece.len() == own + 10 || at + piece.len() as u64 == bytes.len() as u64);
+            passed.extend_from_slice(&piece[..own]);
+            ControlFlow::Continue(())
+        });
+        assert_eq!(passed, bytes[7..]);
+    }
+
+    #[test]
+    fn limits_hold_and_are_told() {
+        let sparse = tempfile::tempfile().unwrap();
+        sparse.set_len(8 << 40).unwrap();
+        assert_eq!(Image::open(&sparse, 8 << 40).err(), Some(Refusal::TooLarge));
+        let image = Image::open(&sparse, LARGEST_FILE).unwrap();
+        assert_eq!(image.bytes(0, LARGEST_PIECE + 1), None);
+        assert_eq!(image.refusal(), Some(Refusal::TooLarge));
+        let image = Image::open(&sparse, LARGEST_FILE).unwrap();
+        let blocks = (0..LARGEST_FILE).step_by(BLOCK.try_into().unwrap());
+        let kept = blocks.take_while(|at| image.bytes(*at, 1).is_some()).count();
+        assert!((500..700).contains(&kept), "{kept}");
+        assert_eq!(image.refusal(), Some(Refusal::TooLarge));
+    }
+
+    #[test]
+    fn a_file_that_is_cut_short_is_no_end_of_the_program() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(10 * BLOCK).unwrap();
+        let image = Image::open(&file, 10 * BLOCK).unwrap();
+        assert!(image.bytes(0, 4).is_some());
+        file.set_len(4096).unwrap();
+        assert_eq!(image.bytes(5 * BLOCK, 4), None);
+        assert_eq!(image.refusal(), Some(Refusal::Changed));
+        assert_eq!(image.bytes(5 * BLOCK, 4), None, "nothing more is read");
+    }
+}

@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// Each section has so much room.
-pub const ROOM: u64 = 0x1000;
+pub const ROOM: u64 = 0x600;
 /// The sections of a description, in their order, and where they are.
 pub const SECTIONS: [(&str, u64); 4] = [
     (".gopclntab", BASE + ROOM),

@@ -9,9 +9,9 @@ use crate::{
 };
 
 /// Each function has so much room.
-pub const SLOT: u64 = 0x100;
+pub const SLOT: u64 = 0x80;
 /// Where the first one is.
-pub const CODE: u64 = BASE + 0x1000;
+pub const CODE: u64 = BASE + 0x100;
 const MOST_FUNCTIONS: usize = 60;
 
 /// What an entry begins with, beside the number of a symbol for a function.
@@ -114,7 +114,7 @@ pub fn file(description: &[u8]) -> Vec<u8> {
 pub fn with_frames(frames: &[u8]) -> Vec<u8> {
     // push %rbx; test %edi,%edi; je 1f; pop %rbx; ret; 1: notrack jmp *%rax; jmp to the second function
     const FIRST: [u8; 16] =
-        [0x53, 0x85, 0xff, 0x74, 0x02, 0x5b, 0xc3, 0x3e, 0xff, 0xe0, 0xe9, 0xf1, 0, 0, 0, 0xcc];
+        [0x53, 0x85, 0xff, 0x74, 0x02, 0x5b, 0xc3, 0x3e, 0xff, 0xe0, 0xe9, 0x71, 0, 0, 0, 0xcc];
     let mut image = Image::new(X86_64, true);
     image.put_at(CODE, &FIRST);
     image.put_at(CODE + SLOT, &[0x55, 0x5d, 0xc3]);

@@ -131,7 +131,7 @@ const CHECKED: [u8; 19] =
     [0x53, 0x64, 0x48, 0x2b, 0x04, 0x25, 0x28, 0, 0, 0, 0x75, 0x04, 0x89, 0xd8, 0x5b, 0xc3, 0x90, 0x90, 0x90];
 
 fn openssl(flags: u8) -> Vec<u8> {
-    const SLOT_OF_ERRORS: u64 = 0x4000;
+    const SLOT_OF_ERRORS: u64 = 0x2000;
     let (accept, connect, other) = (address(7), address(8), address(9));
     let methods = [[accept, connect], [accept, other], [other, connect]];
     let mut library = Library::new(flags)

@@ -166,13 +166,20 @@ impl Handshakes {
         for fact in Fact::ALL {
             made.disagreements.with_label_values(&[fact.as_str()]);
         }
-        Reason::ALL.into_iter().for_each(|reason| made.library_skipped(reason, 0));
+        made.prepare_files();
+        Ok(made)
+    }
+
+    /// Zeros for what may be said of files.
+    fn prepare_files(&self) {
+        for reason in Reason::ALL {
+            self.skipped.with_label_values(&[reason.as_str()]);
+        }
         for library in Library::ALL {
             for covered in ["true", "false"] {
-                made.libraries.with_label_values(&[library.as_str(), covered]);
+                self.libraries.with_label_values(&[library.as_str(), covered]);
             }
         }
-        Ok(made)
     }
 
     /// Zeros for what handshakes of this library can come to.

@@ -59,6 +59,15 @@ fn setup([role, version]: Codes<2>) -> bool {
     role != 0 && usual.contains(&version)
 }
 
+fn turn(registry: &Registry) -> prometheus::Result<IntGauge> {
+    let turn = IntGauge::new(
+        "handshake_tls_worker_last_turn_timestamp_seconds",
+        "When the thread that follows the TLS libraries last came round; 0 before it begins, and without it.",
+    )?;
+    registry.register(Box::new(turn.clone()))?;
+    Ok(turn)
+}
+
 impl Handshakes {
     pub(super) fn new(
         registry: &Registry,
@@ -71,11 +80,6 @@ impl Handshakes {
             registry.register(Box::new(family.clone()))?;
             Ok(family)
         };
-        let turn = IntGauge::new(
-            "handshake_tls_worker_last_turn_timestamp_seconds",
-            "When the thread that follows the TLS libraries last came round; 0 before it begins, and without it.",
-        )?;
-        registry.register(Box::new(turn.clone()))?;
         let libraries = IntGaugeVec::new(
             Opts::new(
                 "handshake_tls_libraries",
@@ -145,7 +149,7 @@ impl Handshakes {
                 "How often a file that may hold a TLS library was not looked into or not probed, by reason.",
                 &["reason"],
             )?,
-            turn,
+            turn: turn(registry)?,
             disagreements: counter(
                 "handshake_tls_disagreements_total",
                 "TLS handshakes of which the library and the wire told a fact differently.",
@@ -162,15 +166,20 @@ impl Handshakes {
         for fact in Fact::ALL {
             made.disagreements.with_label_values(&[fact.as_str()]);
         }
+        made.prepare_files();
+        Ok(made)
+    }
+
+    /// Zeros for what may be said of files.
+    fn prepare_files(&self) {
         for reason in Reason::ALL {
-            made.skipped.with_label_values(&[reason.as_str()]);
+            self.skipped.with_label_values(&[reason.as_str()]);
         }
         for library in Library::ALL {
             for covered in ["true", "false"] {
-                made.libraries.with_label_values(&[library.as_str(), covered]);
+                self.libraries.with_label_values(&[library.as_str(), covered]);
             }
         }
-        Ok(made)
     }
 
     /// Zeros for what handshakes of this library can come to.

@@ -107,8 +107,10 @@ impl Look {
 fn attack(arguments: &[&str], still: Option<Duration>) {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let is_full = arguments.contains(&"--max-connections");
-    let witness = Daemon::start(&[]);
-    let daemon = Daemon::start(arguments);
+    // To let go of the probes of libraries would take longer than all the rest.
+    let without_tls = ["--tls-libraries", "off"];
+    let witness = Daemon::start(&without_tls);
+    let daemon = Daemon::start(&[&without_tls, arguments].concat());
     let mut load = Load::start();
     let first = Look::at(&daemon, &witness);
 

@@ -6,6 +6,7 @@ use super::{Sock, states};
 use crate::{
     class::{Initiator, Role},
     connection::{Connection, Facts, Phase, Watch},
+    tls::session::Key,
 };
 
 /// What is due after an event; several can be due at once.
@@ -57,7 +58,7 @@ pub fn begin_client(connection: &mut Connection, now: u64) {
     connection.peer_fin_ns = 0;
     connection.closed_ns = 0;
     connection.fin_acked_clock_ns = 0;
-    connection.tls_session = 0;
+    connection.tls_session = Key::NONE;
     connection.wire = Watch::Nothing as u8;
 }
 

@@ -101,9 +101,9 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
             None => return pass(&sock, old, new, now),
         },
     };
-    if connection.tls_session != 0 && matches!(new, states::FIN_WAIT1 | states::LAST_ACK) {
+    if !connection.tls_session.is_none() && matches!(new, states::FIN_WAIT1 | states::LAST_ACK) {
         // The program lets go of a handshake under way.
-        call::socket_closed(connection, now);
+        call::socket_closed(connection, sk, now);
     }
     if new == states::CLOSE && connection.wire_is(Watch::UnderWay) {
         wire::socket_closed(connection, &sock);

@@ -1,0 +1,106 @@
+//! A hundred libraries go, and a hundred others come.
+
+use std::{
+    fs,
+    os::unix::net::UnixDatagram,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    alone,
+    program::{self, Daemon},
+    proper::{copies, installed},
+    serving::Serving,
+    stranger::Stranger,
+};
+
+const FILES: usize = 100;
+/// Every second when the service manager waits for two.
+const WATCHDOG_EVERY: Duration = Duration::from_secs(1);
+
+/// The service manager, which takes the time between two signs of life.
+struct Manager {
+    over: Arc<AtomicBool>,
+    thread: JoinHandle<(usize, Duration)>,
+}
+
+impl Manager {
+    fn start(socket: &Path) -> Self {
+        let socket = UnixDatagram::bind(socket).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let over = Arc::<AtomicBool>::default();
+        let its = Arc::clone(&over);
+        let thread = thread::spawn(move || {
+            let (mut count, mut longest, mut last) = (0, Duration::ZERO, None::<Instant>);
+            while !its.load(Ordering::Relaxed) {
+                let mut buffer = [0; 256];
+                let length = socket.recv(&mut buffer).unwrap_or(0);
+                if let Some(last) = last {
+                    longest = longest.max(last.elapsed());
+                }
+                if buffer[..length].starts_with(b"WATCHDOG=1") {
+                    count += 1;
+                    last = Some(Instant::now());
+                }
+            }
+            (count, longest)
+        });
+        Self { over, thread }
+    }
+
+    /// How many there were, and the longest wait for one.
+    fn stop(self) -> (usize, Duration) {
+        self.over.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+#[test]
+fn serving_goes_on_while_a_hundred_libraries_go_and_a_hundred_come() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    // Of all libraries it has the fewest places to probe.
+    let library = installed("libgnutls.so.30");
+    let socket = folder.path().join("notify");
+    let manager = Manager::start(&socket);
+    let mut command = program::command(&["--listen", "127.0.0.1:0"]);
+    command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "2000000");
+    let daemon = Daemon::spawn(&mut command);
+    let mut serving = Serving::new(&daemon);
+    let covered = |daemon: &Daemon| {
+        let labels = ["library=\"gnutls\"", "covered=\"true\""];
+        daemon.scrape().sum("handshake_tls_libraries", &labels)
+    };
+    let standing = covered(&daemon);
+    let all = standing + FILES as f64;
+
+    let mut before = Stranger::start();
+    let old = copies(&library, FILES, folder.path(), "libgnutls-old");
+    before.map(&old);
+    serving.until("the old ones are probed", Duration::from_secs(40), |daemon| covered(daemon) >= all);
+    let held = daemon.files();
+
+    let new = copies(&library, FILES, folder.path(), "libgnutls-new");
+    old.iter().for_each(|path| fs::remove_file(path).unwrap());
+    drop(before);
+    let mut after = Stranger::start();
+    after.map(&new);
+    serving.until("the old ones are told of no more", Duration::from_secs(40), |daemon| {
+        after.flood(&library);
+        covered(daemon) <= all
+    });
+    serving.until("the new ones are probed", Duration::from_secs(40), |daemon| {
+        covered(daemon) >= all && daemon.files() <= held + FILES
+    });
+    let (signs, longest) = manager.stop();
+    println!("{} times asked, slowest {:?}, watchdog {longest:?}", serving.asked, serving.slowest);
+    assert!(serving.slowest < Duration::from_millis(100), "{:?}", serving.slowest);
+    assert!(signs > 2 && longest < WATCHDOG_EVERY * 3 / 2, "{signs} signs of life, {longest:?} without one");
+    assert!(serving.threads <= 8, "{} threads", serving.threads);
+}

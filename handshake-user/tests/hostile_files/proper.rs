@@ -53,9 +53,8 @@ impl Proper {
     /// Handshakes until the daemon has seen one from inside the library.
     #[track_caller]
     pub(crate) fn is_seen(&self, serving: &mut Serving<'_>, patience: Duration) {
-        let labels = [format!("process=\"{NAME}\""), "library=\"openssl\"".into(), "outcome=\"completed\"".into()];
-        let labels: Vec<_> = labels.iter().map(String::as_str).collect();
-        let count = |daemon: &Daemon| daemon.scrape().sum("handshake_tls_handshakes_total", &labels);
+        let labels = [&*format!("process=\"{NAME}\""), "library=\"openssl\""];
+        let count = |daemon: &Daemon| daemon.scrape().sum("handshake_tls_duration_seconds_count", &labels);
         serving.until("a proper library is probed", patience, |daemon| {
             let before = count(daemon);
             let client = Command::new(self.folder.path().join(NAME))

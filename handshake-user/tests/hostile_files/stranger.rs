@@ -67,10 +67,6 @@ impl Stranger {
         let mut line = String::new();
         assert_ne!(self.said.read_line(&mut line).unwrap(), 0, "the stranger has ended");
     }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
 }
 
 impl Drop for Stranger {

@@ -147,6 +147,12 @@ impl Daemon {
         }
     }
 
+    /// Kills it, and does not wait until the kernel has let go of all its probes.
+    pub(crate) fn abandon(mut self) {
+        self.child.kill().unwrap();
+        std::mem::forget(self);
+    }
+
     /// Ends it; returns how it ended and how long that took.
     pub(crate) fn stop(mut self, signal: Signal) -> (ExitStatus, Duration) {
         let begin = Instant::now();

@@ -76,7 +76,9 @@ fn greedy(length: u64) -> Vec<u8> {
     let mut bytes = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x03\0\x3e\0\x01\0\0\0".to_vec();
     let mut put = |number: u64, width: usize| bytes.extend_from_slice(&number.to_le_bytes()[..width]);
     // Entry, segments, sections, flags.
-    [(0x1000, 8), (SEGMENTS_AT, 8), (HEAD, 8), (0, 4)].into_iter().for_each(|(number, width)| put(number, width));
+    [(0x1000, 8), (SEGMENTS_AT, 8), (HEAD, 8), (0, 4)]
+        .into_iter()
+        .for_each(|(number, width)| put(number, width));
     [64, 56, SEGMENTS.len() as u64, 64, 16, 15].into_iter().for_each(|size| put(size, 2));
     let mut name_at = 0;
     for (index, (name, kind)) in SECTIONS.into_iter().enumerate() {
@@ -150,9 +152,8 @@ fn odd_files_cost_little_and_hide_nothing() {
     let mut stranger = Stranger::start();
     stranger.map(&files);
     Proper::start().is_seen(&mut serving, Duration::from_secs(30));
-    let skipped = |daemon: &Daemon| {
-        daemon.scrape().sum("handshake_tls_files_skipped_total", &["reason=\"too_large\""])
-    };
+    let skipped =
+        |daemon: &Daemon| daemon.scrape().sum("handshake_tls_files_skipped_total", &["reason=\"too_large\""]);
     serving.until("the largest are told", Duration::from_secs(10), |daemon| skipped(daemon) >= 4.0);
     let peak = daemon.status("VmHWM:") >> 10;
     println!("peak {peak} MB, slowest {:?}", serving.slowest);

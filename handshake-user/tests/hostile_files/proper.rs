@@ -34,7 +34,10 @@ impl Proper {
         fs::copy("/usr/bin/openssl", folder.path().join(NAME)).unwrap();
         let (key, certificate) = (folder.path().join("key"), folder.path().join("certificate"));
         let made = Command::new("openssl")
-            .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=proper -keyout".split(' '))
+            .args(
+                "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=proper -keyout"
+                    .split(' '),
+            )
             .args([&*key, Path::new("-out"), &certificate])
             .output()
             .unwrap();

@@ -25,8 +25,9 @@ impl<'d> Serving<'d> {
     pub(crate) fn ask(&mut self) {
         let pid = self.daemon.pid();
         for path in ["/healthz", "/metrics"] {
-            let waited =
-                || waited(&format!("/proc/{pid}/task/{pid}/schedstat")) + waited("/proc/thread-self/schedstat");
+            let waited = || {
+                waited(&format!("/proc/{pid}/task/{pid}/schedstat")) + waited("/proc/thread-self/schedstat")
+            };
             let (before, begin) = (waited(), Instant::now());
             assert_eq!(self.daemon.request("GET", path).0, 200, "{path}");
             let took = begin.elapsed().saturating_sub(waited().saturating_sub(before));
@@ -45,7 +46,12 @@ impl<'d> Serving<'d> {
             self.ask();
             std::thread::sleep(Duration::from_millis(20));
         }
-        println!("{what}: after {:?}, {} times asked, slowest {:?}", begin.elapsed(), self.asked, self.slowest);
+        println!(
+            "{what}: after {:?}, {} times asked, slowest {:?}",
+            begin.elapsed(),
+            self.asked,
+            self.slowest
+        );
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
 };
 
 const FILES: usize = 100;
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Every second when the service manager waits for two.
 const WATCHDOG_EVERY: Duration = Duration::from_secs(1);
 
@@ -79,7 +79,7 @@ fn serving_goes_on_while_a_hundred_libraries_go_and_a_hundred_come() {
         daemon.scrape().sum("handshake_tls_libraries", &labels)
     };
     let standing = ["gnutls", "nss"].map(|library| covered(&daemon, library));
-    let files = FILES as f64;
+    let files = f64::from(u32::try_from(FILES).unwrap());
 
     let mut before = Stranger::start();
     let old = copies(&gnutls, FILES, folder.path(), "libgnutls-old");

@@ -13,7 +13,7 @@ use crate::{
 };
 
 const LIMIT: u64 = 160;
-const FILES: usize = 40;
+const FILES: u32 = 40;
 
 #[test]
 fn what_fits_is_probed_and_the_rest_is_told() {
@@ -37,10 +37,10 @@ fn what_fits_is_probed_and_the_rest_is_told() {
     let (standing, untold) = (covered(&daemon), told(&daemon));
 
     let mut many = Stranger::start();
-    let files = copies(&installed("libgnutls.so.30"), FILES, folder.path(), "libgnutls-many");
+    let files = copies(&installed("libgnutls.so.30"), FILES as usize, folder.path(), "libgnutls-many");
     many.map(&files);
     serving.until("what does not fit is told", Duration::from_secs(20), |daemon| {
-        covered(daemon) - standing + told(daemon) - untold >= FILES as f64
+        covered(daemon) - standing + told(daemon) - untold >= f64::from(FILES)
     });
     let probed = covered(&daemon) - standing;
     println!("{probed} of {FILES} probed, {} files open", daemon.files());

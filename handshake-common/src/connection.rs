@@ -1,6 +1,9 @@
 //! The state that the kernel side keeps for one connection; its very bytes are the record that user space reads.
 
-use crate::class::{Family, Initiator, Role, Stage};
+use crate::{
+    class::{Family, Initiator, Role, Stage},
+    tls::session::Key,
+};
 
 /// Yes-or-no facts about a connection, one bit each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +47,8 @@ impl Facts {
     pub const ACK_WITHOUT_FIN: Self = Self(1 << 16);
     /// A time-wait minisocket took over in FIN_WAIT2: the peer's FIN cannot be seen from the tracepoints.
     pub const PEER_FIN_UNSEEN: Self = Self(1 << 17);
+    /// The table has been full: what is `PREEXISTING` may as well have begun while there was no room for it.
+    pub const MAYBE_UNFOLLOWED: Self = Self(1 << 18);
 
     /// Whether all bits of `other` are set.
     #[must_use]
@@ -132,8 +137,8 @@ pub struct Connection {
     pub closed_ns: u64,
     /// `tcp_clock_cache` while the ACK of our FIN was handled: tells whether a FIN came in the same segment.
     pub fin_acked_clock_ns: u64,
-    /// The TLS handshake under way on this socket, by the key of its session (`tls::session`); 0 = none.
-    pub tls_session: u64,
+    /// The session object of the TLS handshake under way on this socket, if any.
+    pub tls_session: Key,
     /// cgroup v2 id of the process; 0 = unknown.
     pub cgroup: u64,
     /// Addresses in network order; IPv4 in the first four bytes.
@@ -167,7 +172,7 @@ pub struct Connection {
 /// Size of a raw record, bytes.
 pub const SIZE: usize = size_of::<Connection>();
 
-const _: () = assert!(SIZE == 176, "the raw record has no padding and both sides know its size");
+const _: () = assert!(SIZE == 192, "the raw record has no padding and both sides know its size");
 const _: () = assert!(core::mem::offset_of!(Connection, error) == SIZE - 2);
 
 impl Connection {

@@ -42,11 +42,16 @@ const LOST: usize = NESTED + 1;
 const TLS_LOST: usize = LOST + Loss::ALL.len();
 const UNFOLLOWED: usize = TLS_LOST + TlsOutcome::SLOTS;
 const UNOPENED: usize = UNFOLLOWED + Role::SLOTS;
+/// Slot of the `connect()`s that there was no room for. Their openings are among [`begun`], and end as [`LATE`].
+pub const UNKEPT: usize = UNOPENED + Role::SLOTS;
+/// Slot of the openings of clients that ended and whose beginning was not followed: there was no room, it was before the
+/// program began, or it was missed.
+pub const LATE: usize = UNKEPT + 1;
 
 /// How many counters there is room for: a power of two, so that a mask keeps every index inside.
 pub const SLOTS: usize = 256;
 
-const _: () = assert!(SLOTS.is_power_of_two() && UNOPENED + Role::SLOTS <= SLOTS);
+const _: () = assert!(SLOTS.is_power_of_two() && LATE < SLOTS);
 
 /// Slot of `opens` by role, family and outcome.
 #[must_use]

@@ -74,6 +74,9 @@ pub fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<A>, due
     }
     if due.has(Due::OPEN) {
         count(totals::open_slot(connection));
+        if connection.facts.has(Facts::PREEXISTING) {
+            count(totals::LATE);
+        }
         let fast_open = open::fast_open(connection);
         if fast_open != Some(FastOpen::None) {
             count(totals::fast_opens(connection.role(), fast_open));

@@ -14,7 +14,10 @@ use aya_ebpf::{
 };
 use handshake_common::{Connection, Facts, Family, Layout, layout::ABSENT, tcp::Sock};
 
-use crate::{maps::Endpoints, process::Process};
+use crate::{
+    maps::Endpoints,
+    process::{Process, Task},
+};
 
 /// Filled in by user space before the load, read-only after it: the verifier takes each member as a constant.
 #[unsafe(no_mangle)]
@@ -89,6 +92,8 @@ pub trait Access {
     fn process() -> Process;
     /// How often the current task has gone to sleep (`nvcsw`).
     fn sleeps() -> u64;
+    /// What tells the current task from all others.
+    fn task() -> Task;
 }
 
 /// BTF-typed programs.
@@ -122,6 +127,15 @@ impl Access for Typed {
         // SAFETY: the helper returns the current task, BTF-typed.
         unsafe { Direct::read(bpf_get_current_task_btf() as *const c_void, layout!(task_nvcsw)) }
     }
+
+    #[inline(always)]
+    fn task() -> Task {
+        if layout!(has_tracing_helpers) == 0 {
+            return Untyped::task();
+        }
+        // SAFETY: the helper returns the current task, BTF-typed.
+        unsafe { Task::read::<Direct>(bpf_get_current_task_btf() as *const c_void) }
+    }
 }
 
 /// Programs on perf tracepoints.
@@ -145,6 +159,12 @@ impl Access for Untyped {
         // SAFETY: the helper returns the current task.
         unsafe { Probed::read(bpf_get_current_task() as *const c_void, layout!(task_nvcsw)) }
     }
+
+    #[inline(always)]
+    fn task() -> Task {
+        // SAFETY: the helper returns the current task.
+        unsafe { Task::read::<Probed>(bpf_get_current_task() as *const c_void) }
+    }
 }
 
 /// Programs that filter packets: typed as well, but no task and no tracing.
@@ -165,6 +185,11 @@ impl Access for Filtered {
     #[inline(always)]
     fn sleeps() -> u64 {
         Untyped::sleeps()
+    }
+
+    #[inline(always)]
+    fn task() -> Task {
+        Untyped::task()
     }
 }
 
@@ -197,10 +222,11 @@ impl KernelSock<Filtered> {
     }
 }
 
-/// The current process, in the initial pid namespace.
+/// The current thread, in the initial pid namespace.
+#[expect(clippy::cast_possible_truncation, reason = "the lower half is the thread's id")]
 #[inline(always)]
-pub fn tgid() -> u32 {
-    (bpf_get_current_pid_tgid() >> 32) as u32
+pub fn thread() -> u32 {
+    bpf_get_current_pid_tgid() as u32
 }
 
 /// The stack pointer with which the current task has entered the kernel. Only for hooks that came later than the helper (5.15).

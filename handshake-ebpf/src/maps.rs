@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::BPF_ANY,
-    btf_maps::{HashMap, LruHashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
     helpers::generated::bpf_map_update_elem,
     macros::btf_map,
 };
@@ -27,6 +27,10 @@ pub static TOTALS: PerCpuArray<[u64; totals::SLOTS], 1> = PerCpuArray::new();
 /// Whether `inet_sock_set_state` is at work on this CPU.
 #[btf_map]
 pub static BUSY: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// Whether there was no room for a connection, ever.
+#[btf_map]
+pub static FULL: Array<u32, 1> = Array::new();
 
 /// The two ends of a connection.
 #[derive(Clone, Copy, Default)]

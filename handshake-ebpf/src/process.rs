@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_get_current_cgroup_id;
-use handshake_common::Connection;
+use handshake_common::{Connection, tls::session::Key};
 
 use crate::kernel::{Access, Memory, layout};
 
@@ -46,6 +46,52 @@ impl Process {
         *comm = unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>(self.comm) };
         // SAFETY: no arguments.
         *cgroup = unsafe { bpf_get_current_cgroup_id() };
+    }
+}
+
+/// What tells a task from all others: ids are used again.
+#[derive(Clone, Copy)]
+pub struct Task {
+    /// Its thread id.
+    pub thread: u32,
+    tgid: u32,
+    execs: u32,
+    born_ns: u64,
+    process_born_ns: u64,
+}
+
+impl Task {
+    /// Reads a `task_struct`.
+    ///
+    /// # Safety
+    /// `task` must be the current task, BTF-typed for [`crate::kernel::Direct`].
+    #[inline(always)]
+    pub unsafe fn read<M: Memory>(task: *const c_void) -> Self {
+        // SAFETY: the caller's promise; the leader of the current task lives as long as the task.
+        unsafe {
+            let leader = M::read::<usize>(task, layout!(task_group_leader)) as *const c_void;
+            Self {
+                thread: M::read(task, layout!(task_pid)),
+                tgid: M::read(task, layout!(task_tgid)),
+                execs: M::read(task, layout!(task_self_exec_id)),
+                born_ns: M::read(task, layout!(task_start_time)),
+                process_born_ns: M::read(leader, layout!(task_start_time)),
+            }
+        }
+    }
+
+    /// The key of the thread itself.
+    #[inline(always)]
+    pub fn key(&self) -> Key {
+        let Self { thread, tgid, execs, born_ns, .. } = *self;
+        Key { address: u64::from(thread), born_ns, tgid, execs }
+    }
+
+    /// The key of what is at this address of its process.
+    #[inline(always)]
+    pub fn key_of(&self, address: u64) -> Key {
+        let Self { tgid, execs, process_born_ns: born_ns, .. } = *self;
+        Key { address, born_ns, tgid, execs }
     }
 }
 

@@ -6,6 +6,13 @@ use std::{
     path::Path,
 };
 
+/// A file of the kernel's with a few lines at the most, such as a setting.
+pub const SMALL: u64 = 64 << 10;
+/// `/proc/self/mountinfo`: 100,000 mounts, more than which no namespace has (`fs.mount-max`), with long paths.
+pub const MOUNTINFO: u64 = 64 << 20;
+/// The kernel's types: of the largest kernels 12 MiB.
+pub const KERNEL_BTF: u64 = 128 << 20;
+
 /// The whole of a file that has no more than `most` bytes.
 ///
 /// # Errors

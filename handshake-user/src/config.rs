@@ -2,7 +2,6 @@
 //! What is parsed is valid: every value has a type that refuses what makes no sense.
 
 use std::{
-    fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
@@ -13,9 +12,13 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
 use crate::{
+    bounded,
     cli::{MAX_CONNECTIONS, RING_KIB, Switch},
     probe::{Settings, TlsWire, plan::Attach},
 };
+
+/// Of the configuration, bytes.
+const LARGEST_FILE: u64 = 1 << 20;
 
 /// `handshake daemon`.
 #[derive(Debug, Args)]
@@ -222,7 +225,7 @@ impl DaemonArgs {
         let Self { config, options } = self;
         let file = match config {
             Some(path) => {
-                let text = fs::read_to_string(&path)
+                let text = bounded::read_to_string(&path, LARGEST_FILE)
                     .with_context(|| format!("cannot read the configuration {}", path.display()))?;
                 parse(&text, &path)?
             }

@@ -26,6 +26,6 @@ pub fn limit() -> usize {
 pub fn spare() -> usize {
     let limit = limit();
     // Without /proc nothing is known, and opening fails where there are too few.
-    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.take(limit).count());
     limit.saturating_sub(open).saturating_sub(RESERVE.min(limit / 4))
 }

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::{record::Context, untrusted::Untrusted};
+use crate::{bounded, record::Context, untrusted::Untrusted};
 
 /// Where cgroup v2 is usually mounted: below a hybrid hierarchy, or alone.
 const CGROUP2: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
@@ -168,7 +168,7 @@ const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;
 /// The mount of cgroup v2 that shows most.
 #[must_use]
 pub fn cgroup2() -> Option<Cgroup2> {
-    let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mountinfo = bounded::read_to_string("/proc/self/mountinfo", bounded::MOUNTINFO).unwrap_or_default();
     let places = CGROUP2.iter().map(PathBuf::from).chain(mounts(&mountinfo, "cgroup2"));
     let found: Vec<_> = places.filter_map(Cgroup2::at).collect();
     found.iter().find(|found| found.is_whole).or(found.first()).cloned()

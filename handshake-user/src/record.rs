@@ -232,9 +232,10 @@ impl Record {
     pub fn new(story: &Story, context: &mut impl Context) -> Self {
         let Story { connection: raw, event, tls, setup, is_joined, .. } = story;
         let (raw, event, is_joined) = (raw, *event, *is_joined);
-        let preexisting = raw.facts.has(Facts::PREEXISTING);
-        // Of a connection that was there before, only an opening that ended under our eyes is known.
-        let opened = !preexisting || raw.role == Role::Client.code();
+        let is_stranger = raw.facts.has(Facts::PREEXISTING);
+        let preexisting = is_stranger && !raw.facts.has(Facts::MAYBE_UNFOLLOWED);
+        // Of a connection that was there before, or for which there was no room, only an opening that ended under our eyes is known.
+        let opened = !is_stranger || raw.role == Role::Client.code();
         let ended_ns = match event {
             Stage::Open => raw.open_ns,
             Stage::Close => raw.closed_ns,
@@ -443,5 +444,15 @@ pub(crate) mod tests {
         let record = Record::new(&Story::of(&raw), &mut Still);
         assert!(record.preexisting && record.open.is_none() && record.lifetime_us.is_none());
         assert_eq!(record.process, None);
+    }
+
+    #[test]
+    fn a_connection_that_found_no_room_does_not_claim_to_be_from_before() {
+        let mut raw = client();
+        (raw.role, raw.stage) = (0, Stage::Close.code());
+        raw.facts = Facts::PREEXISTING;
+        raw.facts.set(Facts::MAYBE_UNFOLLOWED);
+        let record = Record::new(&Story::of(&raw), &mut Still);
+        assert!(!record.preexisting && record.open.is_none() && record.lifetime_us.is_none());
     }
 }

@@ -73,6 +73,7 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         }
         let mut outcome = Ok(());
         probes.pass_on_log();
+        probes.worker_turn();
         let now = host::monotonic_ns();
         let turn = ring::drain(&mut ring, |raw| {
             assembler.take(raw, now, &mut |story| session.tell(story, &mut outcome));

@@ -1,72 +1,33 @@
-//! Files of strangers: none of them ends the program or keeps it from serving.
+//! Files of strangers: none of them ends the program, keeps it from serving, or hides a proper library for long.
 //!
 //! Needs root: run through `cargo xtask test`.
 
+#[path = "hostile_files/churn.rs"]
+mod churn;
+#[path = "hostile_files/descriptors.rs"]
+mod descriptors;
+#[path = "hostile_files/mappings.rs"]
+mod mappings;
+#[path = "hostile_files/odd.rs"]
+mod odd;
 #[path = "daemon/program.rs"]
 #[expect(dead_code, reason = "shared with the tests of the exporter")]
 mod program;
+#[path = "hostile_files/proper.rs"]
+mod proper;
+#[path = "hostile_files/serving.rs"]
+mod serving;
+#[path = "hostile_files/silent.rs"]
+mod silent;
+#[path = "hostile_files/stranger.rs"]
+mod stranger;
+#[path = "hostile_files/truncation.rs"]
+mod truncation;
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use program::Daemon;
-
-/// As nobody: writes copies of a large program with OpenSSL inside, maps each as code, and cuts it short at some moment.
-const ATTACK: &str = r#"
-import mmap, os, random, shutil, sys, time
-os.setgroups([]); os.setgid(65534); os.setuid(65534)
-source, folder, end = sys.argv[1], sys.argv[2], time.monotonic() + float(sys.argv[3])
-turn = 0
-while time.monotonic() < end:
-    path = f"{folder}/libssl-{turn}.so.3"
-    shutil.copyfile(source, path)
-    with open(path, "r+b") as file:
-        code = mmap.mmap(file.fileno(), 4096, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_EXEC)
-        time.sleep(random.uniform(0, 0.35))
-        os.ftruncate(file.fileno(), 4096)
-        code.close()
-    os.unlink(path)
-    turn += 1
-"#;
-
-#[test]
-fn a_file_that_is_cut_short_while_it_is_read_ends_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let daemon = Daemon::start(&[]);
-    let trace = program::command(&[]);
-    let mut trace = Command::new(trace.get_program())
-        .args(["trace", "--output", "json", "--duration", "300s"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut attack = Command::new("/usr/bin/python3")
-        .args(["-c", ATTACK, "/usr/bin/node"])
-        .arg(folder.path())
-        .arg("25")
-        .spawn()
-        .unwrap();
-    let mut slowest = Duration::ZERO;
-    let status = loop {
-        let begin = Instant::now();
-        assert_eq!(daemon.request("GET", "/healthz").0, 200);
-        slowest = slowest.max(begin.elapsed());
-        if let Some(status) = attack.try_wait().unwrap() {
-            break status;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    };
-    assert!(status.success(), "{status}");
-    let scrape = daemon.scrape();
-    let seen = scrape.sum("handshake_tls_files_skipped_total", &["reason=\"changed\""]);
-    assert!(seen >= 1.0, "no file was cut short while it was read");
-    assert!(slowest < Duration::from_millis(500), "{slowest:?}");
-    assert_eq!(trace.try_wait().unwrap(), None, "the trace goes on");
-    // The kernel lets go of each probe in a tenth of a second; the end is not waited for.
-    trace.kill().unwrap();
+/// Every daemon sees the files of all tests, so there is one test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }

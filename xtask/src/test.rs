@@ -20,9 +20,18 @@ use crate::{
 /// The package whose integration tests may need root.
 const PACKAGE: &str = "handshake-user";
 
-/// The integration tests that run as root: those on real networks, the exporter's, those of the search for libraries,
+/// The integration tests that run as root: those on real networks, the exporter's, callers that die, the search for libraries,
 /// and loading under signals.
-const ROOT: &[&str] = &[NETNS, "daemon", "discover", "hostile_files", "hostile_names", "signals"];
+const ROOT: &[&str] = &[
+    NETNS,
+    "daemon",
+    "dead_callers",
+    "discover",
+    "full",
+    "hostile_files",
+    "hostile_names",
+    "signals",
+];
 const NETNS: &str = "netns";
 
 /// Run all tests: lints, tests without root, then the tests on real networks as root

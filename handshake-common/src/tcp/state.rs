@@ -6,6 +6,7 @@ use super::{Sock, states};
 use crate::{
     class::{Initiator, Role},
     connection::{Connection, Facts, Phase, Watch},
+    tls::session::Key,
 };
 
 /// What is due after an event; several can be due at once.
@@ -57,7 +58,7 @@ pub fn begin_client(connection: &mut Connection, now: u64) {
     connection.peer_fin_ns = 0;
     connection.closed_ns = 0;
     connection.fin_acked_clock_ns = 0;
-    connection.tls_session = 0;
+    connection.tls_session = Key::NONE;
     connection.wire = Watch::Nothing as u8;
 }
 
@@ -149,6 +150,14 @@ pub fn transition(connection: &mut Connection, sock: &impl Sock, old: u32, new: 
 pub fn passing(connection: &mut Connection, sock: &impl Sock, old: u32, new: u32, now: u64) -> Due {
     let due = transition(connection, sock, old, new, now);
     if connection.is(Phase::Ending) { due.and(destroyed(connection)) } else { due }
+}
+
+/// Whether this step of a connection without room leaves open how its opening ended, although it goes on: a Fast Open child that
+/// is closed by its program or its peer before the handshake ends.
+#[inline(always)]
+#[must_use]
+pub const fn skips_established(old: u32, new: u32) -> bool {
+    old == states::SYN_RECV && new != states::ESTABLISHED && new != states::CLOSE
 }
 
 /// `tcp:tcp_receive_reset`. The kernel runs the same function when data arrives after `close()`, and then it is

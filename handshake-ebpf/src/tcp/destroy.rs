@@ -37,9 +37,9 @@ pub fn tcp_destroy_sock_perf(ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn destroyed<A: Access>(sk: *const c_void) {
     let Some(connection) = maps::find(sk) else { return };
-    if connection.tls_session != 0 {
+    if !connection.tls_session.is_none() {
         // SAFETY: no arguments.
-        call::socket_closed(connection, unsafe { bpf_ktime_get_ns() });
+        call::socket_closed(connection, sk, unsafe { bpf_ktime_get_ns() });
     }
     let sock = KernelSock::<A>::new(sk);
     if connection.wire_is(Watch::UnderWay)

@@ -18,7 +18,7 @@ use super::perf_field;
 use crate::{
     emit,
     kernel::{Access, KernelSock, Typed, Untyped, read_endpoints},
-    maps::{self, BUSY, Endpoints, SYNACKS},
+    maps::{self, BUSY, Endpoints, FULL, SYNACKS},
     process,
     tls::call,
     wire, words,
@@ -101,9 +101,9 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
             None => return pass(&sock, old, new, now),
         },
     };
-    if connection.tls_session != 0 && matches!(new, states::FIN_WAIT1 | states::LAST_ACK) {
+    if !connection.tls_session.is_none() && matches!(new, states::FIN_WAIT1 | states::LAST_ACK) {
         // The program lets go of a handshake under way.
-        call::socket_closed(connection, now);
+        call::socket_closed(connection, sk, now);
     }
     if new == states::CLOSE && connection.wire_is(Watch::UnderWay) {
         wire::socket_closed(connection, &sock);
@@ -141,7 +141,9 @@ fn connecting<A: Access>(sock: &KernelSock<A>, now: u64) {
     state::begin_client(connection, now);
     process::note::<A>(connection, true);
     emit::count(totals::begun(Some(Role::Client)));
-    keep(sock, connection);
+    if !keep(sock, connection) {
+        emit::count(totals::UNKEPT);
+    }
 }
 
 /// A server's new connection. The entry is written once, after its record has gone: cheaper than in place.
@@ -167,16 +169,15 @@ fn pass<A: Access>(sock: &KernelSock<A>, old: u32, new: u32, now: u64) {
     if !state::is_followed(old) {
         return;
     }
-    if old == states::SYN_RECV && new == states::FIN_WAIT1 {
-        // A Fast Open child that its program closes before the handshake ends: how that ended, only state would tell.
+    if state::skips_established(old, new) {
         emit::count(totals::opens(Some(Role::Server), None, None));
         emit::count(totals::unfollowed(None));
         emit::count(totals::closing(None));
+        no_room(sock);
         return;
     }
     let mut space = MaybeUninit::uninit();
-    let connection = fresh(&mut space, sock);
-    state::adopt(connection, old);
+    let connection = stranger(&mut space, sock, old);
     let due = state::passing(connection, sock, old, new, now);
     emit::publish(connection, sock, due);
     if new == states::ESTABLISHED {
@@ -202,8 +203,7 @@ pub(super) fn adopt<'a, A: Access>(sock: &KernelSock<A>, old: u32) -> Option<&'a
     }
     // The cookie also names the minisocket that may follow, but only if it was asked for before.
     let mut space = MaybeUninit::uninit();
-    let connection = fresh(&mut space, sock);
-    state::adopt(connection, old);
+    let connection = stranger(&mut space, sock, old);
     if maps::keep(sock.pointer(), connection) { maps::find(sock.pointer()) } else { None }
 }
 
@@ -227,8 +227,30 @@ pub fn adopt_in_place<'a, A: Access>(sock: &KernelSock<A>, id: u64) -> Option<&'
     let connection = maps::find(sock.pointer())?;
     connection.id = id;
     state::adopt(connection, old);
+    doubt(connection);
     sock.identify(connection);
     Some(connection)
+}
+
+/// A connection that was not followed so far, about to leave `old`.
+#[inline(always)]
+fn stranger<'a, A: Access>(
+    space: &'a mut MaybeUninit<Connection>,
+    sock: &KernelSock<A>,
+    old: u32,
+) -> &'a mut Connection {
+    let connection = fresh(space, sock);
+    state::adopt(connection, old);
+    doubt(connection);
+    connection
+}
+
+/// Once the table has been full, nobody knows of a stranger whether it was there before the program.
+#[inline(always)]
+fn doubt(connection: &mut Connection) {
+    if connection.facts.has(Facts::PREEXISTING) && FULL.get(0).is_some_and(|&full| full != 0) {
+        connection.facts.set(Facts::MAYBE_UNFOLLOWED);
+    }
 }
 
 /// A connection of which nothing is known but its number.
@@ -245,10 +267,20 @@ fn fresh<'a, A: Access>(space: &'a mut MaybeUninit<Connection>, sock: &KernelSoc
 fn keep<A: Access>(sock: &KernelSock<A>, connection: &Connection) -> bool {
     let kept = maps::keep(sock.pointer(), connection);
     if !kept {
-        emit::count(totals::lost(Loss::StateFull));
-        debug!((), "no room for connection {:x}", connection.id);
+        no_room(sock);
     }
     kept
+}
+
+/// The table is full for a connection that has just begun.
+#[inline(always)]
+fn no_room<A: Access>(sock: &KernelSock<A>) {
+    emit::count(totals::lost(Loss::StateFull));
+    if let Some(full) = FULL.get_ptr_mut(0) {
+        // SAFETY: the map's own value; everybody writes the same.
+        unsafe { full.write_volatile(1) };
+    }
+    debug!((), "no room for connection {:x}", A::cookie(sock.pointer()));
 }
 
 /// The entry's connection is over: `connect(AF_UNSPEC)` made its socket new, or the end of its socket was missed

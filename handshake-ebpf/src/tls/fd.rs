@@ -4,7 +4,10 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_get_current_task;
-use handshake_common::tls::{session::Session, target::Target};
+use handshake_common::tls::{
+    session::{Key, Session},
+    target::Target,
+};
 
 use super::{
     object::{self, UNKNOWN},
@@ -18,7 +21,7 @@ const SOCKET: u16 = 0o140_000;
 
 /// Looks the session's socket up, unless it is known.
 #[inline(always)]
-pub fn find(key: u64, session: &mut Session, target: &Target) {
+pub fn find(key: &Key, session: &mut Session, target: &Target) {
     if session.sk != 0 {
         return;
     }

@@ -29,7 +29,7 @@ pub fn gnutls_enter(ctx: ProbeContext) -> u32 {
     let hit = Hit::new(&ctx, object);
     let Some(target) = hit.target() else { return 0 };
     let complete = object::number(object, &target.complete);
-    let begins = call::session(hit.key()).is_none() && (complete == 0 || complete == UNKNOWN);
+    let begins = call::session(&hit.key()).is_none() && (complete == 0 || complete == UNKNOWN);
     let role = match object::number(object, &target.server) {
         UNKNOWN => 0,
         entity if entity & SERVER != 0 => Role::Server.code(),
@@ -58,7 +58,7 @@ pub fn gnutls_leave(ctx: ProbeContext) -> u32 {
     } else {
         TlsOutcome::Completed
     };
-    call::end(key, session, outcome, hit.now);
+    call::end(&key, session, outcome, hit.now);
     0
 }
 

@@ -33,13 +33,13 @@ fn registers(ctx: &ProbeContext) -> (u64, u64) {
 pub fn go_enter(ctx: ProbeContext) -> u32 {
     stack::of_the_task(&ctx);
     let (conn, goroutine) = registers(&ctx);
-    let hit = Hit::by(&ctx, conn, call::of_process(goroutine));
+    let hit = Hit::of_goroutine(&ctx, conn, goroutine);
     let Some(target) = hit.target() else { return 0 };
     // Without this field every read would be taken for a handshake.
     if object::number(conn, &target.complete) != 0 {
         return 0;
     }
-    let begins = call::session(hit.key()).is_none();
+    let begins = call::session(&hit.key()).is_none();
     let role = match object::number(conn, &target.server) {
         UNKNOWN => 0,
         0 => Role::Server.code(),
@@ -53,7 +53,7 @@ pub fn go_enter(ctx: ProbeContext) -> u32 {
 pub fn go_leave(ctx: ProbeContext) -> u32 {
     stack::of_the_task(&ctx);
     let (error, goroutine) = registers(&ctx);
-    let hit = Hit::by(&ctx, 0, call::of_process(goroutine));
+    let hit = Hit::of_goroutine(&ctx, 0, goroutine);
     let Some((key, session, target)) = call::leave(&hit) else { return 0 };
     if session.is_over() {
         return 0;
@@ -63,10 +63,10 @@ pub fn go_leave(ctx: ProbeContext) -> u32 {
     read(session, target);
     // The calls of other goroutines slept on other threads.
     session.facts.set_if(TlsFacts::COMPUTE_UNKNOWN, true);
-    call::end(key, session, outcome, hit.now);
+    call::end(&key, session, outcome, hit.now);
     // Later calls find the handshake complete, or repeat the error.
     if outcome == TlsOutcome::Completed {
-        call::forget(key);
+        call::forget(&key);
     }
     0
 }

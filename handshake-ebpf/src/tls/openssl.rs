@@ -15,6 +15,7 @@ use super::{
     object::{self, States, UNKNOWN, low_half},
     stack,
 };
+use crate::kernel::Typed;
 
 /// `TLS_ST_BEFORE`, `TLS_ST_OK`: openssl/ssl.h.
 const BEFORE: u32 = 0;
@@ -41,7 +42,7 @@ pub fn openssl_enter(ctx: ProbeContext) -> u32 {
         states.hand_state == BEFORE && states.flow_state == UNINITED
     } else {
         // Nothing known of this file: the first call that is seen of an object.
-        call::session(hit.key()).is_none()
+        call::session(&hit.key()).is_none()
     };
     // Only the beginning asks for it.
     let role = match begins.then(|| object::number(ssl, &target.server)) {
@@ -73,10 +74,10 @@ pub fn openssl_leave(ctx: ProbeContext) -> u32 {
         return 0;
     };
     read(session, target);
-    call::end(key, session, outcome, hit.now);
+    call::end(&key, session, outcome, hit.now);
     // What comes later on this object is told by its state.
     if states.known {
-        call::forget(key);
+        call::forget(&key);
     }
     0
 }
@@ -122,18 +123,18 @@ pub fn openssl_free(ctx: ProbeContext) -> u32 {
     let Some(ssl) = ctx.arg::<u64>(0) else { return 0 };
     let hit = Hit::new(&ctx, ssl);
     let key = hit.key();
-    let (Some(session), Some(target)) = (call::session(key), hit.target()) else { return 0 };
+    let (Some(session), Some(target)) = (call::session(&key), hit.target()) else { return 0 };
     if !session.is_over() {
         // Without a socket, the random is all by which the wire's view of it can be found.
         read(session, target);
         if is_complete(&object::states(ssl, &target.statem)) {
             // Who frees it from inside the callback that tells of the end comes before the return. Else that was not seen, as when
             // a coroutine went on on another thread.
-            let ended = if call::is_in(key) { hit.now } else { 0 };
-            call::end(key, session, TlsOutcome::Completed, ended);
+            let ended = if hit.is_in(&key) { hit.now } else { 0 };
+            call::end(&key, session, TlsOutcome::Completed, ended);
         }
     }
-    call::freed(key, session, hit.now);
+    call::freed(&key, session, hit.now);
     0
 }
 
@@ -163,7 +164,7 @@ fn failed(library: i32, reason: i32) {
     if !call::may_be_in_one() {
         return;
     }
-    let Some((_, session)) = call::current() else { return };
+    let Some((_, session)) = call::current::<Typed>() else { return };
     if library == LIB_SSL && !session.facts.has(TlsFacts::REASON) {
         session.error = reason;
         session.facts.set_if(TlsFacts::REASON, true);

@@ -28,7 +28,7 @@ pub fn tls_enter(ctx: ProbeContext) -> u32 {
     let Some(target) = hit.target() else { return 0 };
     // Once complete, further calls return at once: the entry stays until the object is freed.
     let complete = object::number(object, &target.complete);
-    let begins = call::session(hit.key()).is_none() && (complete == 0 || complete == UNKNOWN);
+    let begins = call::session(&hit.key()).is_none() && (complete == 0 || complete == UNKNOWN);
     let role = match object::number(object, &target.server) {
         UNKNOWN => 0,
         0 => Role::Client.code(),
@@ -65,7 +65,7 @@ pub fn tls_leave(ctx: ProbeContext) -> u32 {
         return 0;
     };
     read(session, target);
-    call::end(key, session, outcome, hit.now);
+    call::end(&key, session, outcome, hit.now);
     0
 }
 

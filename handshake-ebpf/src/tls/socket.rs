@@ -10,7 +10,7 @@ use aya_ebpf::{
     macros::{btf_tracepoint, tracepoint},
     programs::{BtfTracePointContext, TracePointContext},
 };
-use handshake_common::tls::session::{Flow, Session};
+use handshake_common::tls::session::{Flow, Key, Session};
 
 use super::call;
 use crate::{
@@ -76,7 +76,7 @@ fn transferred<A: Access>(sk: *const c_void, bytes: i32, flags: i32, flow: Flow)
     if bytes <= 0 || flags & MSG_PEEK != 0 {
         return;
     }
-    let Some((call, session)) = call::current() else { return };
+    let Some((call, session)) = call::current::<A>() else { return };
     if session.sk == 0 {
         // Else the thread has left the call's stack for another one, and speaks for that.
         let depth = call.sp.wrapping_sub(user_stack());
@@ -84,7 +84,7 @@ fn transferred<A: Access>(sk: *const c_void, bytes: i32, flags: i32, flow: Flow)
             return;
         }
         let Some(sock) = KernelSock::<A>::new(sk) else { return };
-        join(call.session, session, &sock);
+        join(&call.session, session, &sock);
     }
     if session.sk != sk as u64 {
         // A name server, a log: not the peer of this handshake.
@@ -97,7 +97,7 @@ fn transferred<A: Access>(sk: *const c_void, bytes: i32, flags: i32, flow: Flow)
 
 /// The session speaks through this socket.
 #[inline(always)]
-pub fn join<A: Access>(key: u64, session: &mut Session, sock: &KernelSock<A>) {
+pub fn join<A: Access>(key: &Key, session: &mut Session, sock: &KernelSock<A>) {
     let connection = match maps::find(sock.pointer()) {
         Some(found) => found,
         None => match adopt_now(sock) {
@@ -106,7 +106,7 @@ pub fn join<A: Access>(key: u64, session: &mut Session, sock: &KernelSock<A>) {
         },
     };
     session.sk = sock.pointer() as u64;
-    connection.tls_session = key;
+    connection.tls_session = *key;
     if connection.pid == 0 {
         (connection.pid, connection.comm, connection.cgroup) = (session.pid, session.comm, session.cgroup);
     }

@@ -55,14 +55,14 @@ pub fn look(ctx: &SkBuffContext, direction: Direction) {
         let heat = wires::heat((&raw const (*sk).src_port).read_volatile() as u16, remote_port);
         (sk, heat, (&raw const (*skb).len).read_volatile())
     };
-    if heat == 0 && length > MOST_OPENING {
+    if heat.is_none() && length > MOST_OPENING {
         return;
     }
     let Some(headers) = Headers::find(skb) else { return };
-    let is_wanted = if heat == 0 {
+    let is_wanted = if heat.is_none() {
         may_begin(skb, sk, &headers, direction)
     } else {
-        headers.length != 0 || heat >= wires::ALL
+        headers.length != 0 || heat.wants_all()
     };
     if is_wanted {
         follow(skb, sk as *const c_void, direction, &headers);
@@ -108,7 +108,10 @@ fn follow(skb: *mut __sk_buff, sk: *const c_void, direction: Direction, headers:
         None if packet.length != 0 && begins_hello(&packet.payload(skb)) && is_wanted(&ends) => {
             begin(skb, sock, state, &ends)?
         }
-        None => return None,
+        None => {
+            wires::cool(&ends);
+            return None;
+        }
     };
     if !wires::enter(watched) {
         return None;
@@ -195,7 +198,7 @@ fn step(
         tell(connection, watched);
         wires::end(ends, watched);
     } else {
-        wires::want(ends, watched, !due.is(Next::Follow));
+        wires::want(ends, watched, !due.is(Next::Follow), now_ns);
     }
 }
 
@@ -237,12 +240,13 @@ pub fn socket_closed<A: Access>(connection: &mut Connection, sock: &KernelSock<A
     let ends = Endpoints::of(connection);
     connection.wire = Watch::Nothing as u8;
     let Some(watched) = wires::find(&ends) else { return };
-    if !wires::enter(watched) {
-        return;
+    // Another program may be at it: its packet comes too late. The entry goes all the same, or the next connection
+    // between these ends would find it.
+    if wires::enter(watched) {
+        if watched.told == 0 && wire::closed(&mut watched.wire) == Next::Publish {
+            tell(connection, watched);
+        }
+        wires::leave(watched);
     }
-    if watched.told == 0 && wire::closed(&mut watched.wire) == Next::Publish {
-        tell(connection, watched);
-    }
-    wires::leave(watched);
     wires::end(&ends, watched);
 }

@@ -1,9 +1,7 @@
 //! What is kept of handshakes on the wire.
 
-use core::intrinsics::{AtomicOrdering, atomic_xadd};
-
 use aya_ebpf::{
-    bindings::BPF_ANY,
+    bindings::BPF_NOEXIST,
     btf_maps::{Array, LruHashMap},
     helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_map_update_elem},
     macros::btf_map,
@@ -26,7 +24,9 @@ pub struct Watched {
     /// 1: its record is out.
     pub told: u64,
     /// 1: packets without payload are wanted, too.
-    all: u64,
+    all: u32,
+    /// The epoch in which it is counted in [`HOT`].
+    epoch: u32,
     /// The packet that is looked at, and what is due after it. What the verifier reads back from here it knows nothing
     /// of, so that the many ways that lead to the walker, and out of it, are one: else they multiply.
     packet: Packet,
@@ -92,37 +92,121 @@ static WIRES: LruHashMap<Endpoints, Watched, 16384> = LruHashMap::new();
 const BUCKETS: usize = 4096;
 
 /// How many handshakes are under way, by a hash of their ports: nearly all packets of the host find a zero here, and
-/// spare the search in [`WIRES`]. The upper half counts those that want [`ALL`] packets. A handshake that gave way stays
-/// counted, which costs a search and nothing else.
+/// spare the search in [`WIRES`]. Four counts of 16 bits: those under way and those that want all packets ([`ALL`]), in even epochs and
+/// in odd ones. What was seen last in the epoch before the last one is counted no more: of a handshake that gave way, or that nobody
+/// goes on with, nothing stays behind.
 #[btf_map]
-static HOT: Array<[u32; BUCKETS], 1> = Array::new();
+static HOT: Array<[u64; BUCKETS], 1> = Array::new();
+
+/// The last epoch of each counter of [`HOT`].
+#[btf_map]
+static EPOCHS: Array<[u32; BUCKETS], 1> = Array::new();
+
+/// An epoch is so many bits of nanoseconds long: 137 s. A handshake that stands still for longer than that may be followed no
+/// further; servers wait for a minute.
+const EPOCH_BITS: u32 = 37;
 
 /// Nothing seen yet.
 // SAFETY: integers only.
 static NEW: Watched = unsafe { core::mem::zeroed() };
 
 #[inline(always)]
-fn bucket(local_port: u16, remote_port: u16) -> Option<*mut u32> {
-    let hash = usize::from(local_port ^ remote_port.rotate_left(7)) & (BUCKETS - 1);
+fn bucket(local_port: u16, remote_port: u16) -> usize {
+    usize::from(local_port ^ remote_port.rotate_left(7)) & (BUCKETS - 1)
+}
+
+#[inline(always)]
+fn bucket_of(ends: &Endpoints) -> usize {
+    bucket(ends.local_port, ends.remote_port)
+}
+
+#[inline(always)]
+fn counts(bucket: usize) -> Option<*mut u64> {
     // SAFETY: inside the map's value.
-    HOT.get_ptr_mut(0).map(|counts| unsafe { counts.cast::<u32>().add(hash) })
+    HOT.get_ptr_mut(0).map(|counts| unsafe { counts.cast::<u64>().add(bucket) })
 }
 
-/// What a handshake that wants packets without payload, too, adds to [`HOT`].
-pub const ALL: u32 = 1 << 16;
+/// What a handshake that wants packets without payload, too, adds to [`HOT`] in an even epoch.
+const ALL: u64 = 1 << 16;
+/// From the counts of even epochs to those of odd ones, bits.
+const ODD: u32 = 32;
+/// The counts of an even epoch.
+const EVEN_COUNTS: u64 = (1 << ODD) - 1;
+/// The counts of what wants all packets.
+const ALL_COUNTS: u64 = 0xffff_0000_ffff_0000;
 
-/// 0 if no handshake is under way between these ports; at least [`ALL`] if one may be that wants all packets.
+/// How many handshakes may be under way between some ports.
+#[derive(Clone, Copy)]
+pub struct Heat(u64);
+
+impl Heat {
+    /// No handshake is under way.
+    #[inline(always)]
+    pub fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
+    /// One may be that wants all packets.
+    #[inline(always)]
+    pub fn wants_all(self) -> bool {
+        self.0 & ALL_COUNTS != 0
+    }
+}
+
+/// What is under way between these ports.
 #[inline(always)]
-pub fn heat(local_port: u16, remote_port: u16) -> u32 {
+pub fn heat(local_port: u16, remote_port: u16) -> Heat {
     // SAFETY: the map's own value. Volatile: others count meanwhile.
-    bucket(local_port, remote_port).map_or(0, |count| unsafe { count.read_volatile() })
+    Heat(counts(bucket(local_port, remote_port)).map_or(0, |counts| unsafe { counts.read_volatile() }))
+}
+
+/// The current epoch, in which these ports are counted from now on. Two CPUs may do that at once, and count one too many or too
+/// few: too many lasts for two epochs, too few costs a handshake packets, which are missing as those that are lost.
+#[inline(always)]
+fn turn(ends: &Endpoints, now_ns: u64) -> u32 {
+    let epoch = (now_ns >> EPOCH_BITS) as u32;
+    let at = bucket_of(ends);
+    // SAFETY: inside the map's value.
+    let last = EPOCHS.get_ptr_mut(0).map(|epochs| unsafe { epochs.cast::<u32>().add(at) });
+    if let (Some(last), Some(counts)) = (last, counts(at)) {
+        // SAFETY: the map's own values. Volatile: others count meanwhile.
+        unsafe {
+            let before = last.read_volatile();
+            if before != epoch {
+                last.write_volatile(epoch);
+                let kept = if before.wrapping_add(1) == epoch { EVEN_COUNTS << lane(before) } else { 0 };
+                let kept = counts.read_volatile() & kept;
+                counts.write_volatile(kept);
+            }
+        }
+    }
+    epoch
 }
 
 #[inline(always)]
-fn count(ends: &Endpoints, change: u32) {
-    if let Some(count) = bucket(ends.local_port, ends.remote_port) {
+const fn lane(epoch: u32) -> u32 {
+    (epoch & 1) * ODD
+}
+
+#[inline(always)]
+fn add(ends: &Endpoints, epoch: u32, change: u64) {
+    if let Some(counts) = counts(bucket_of(ends)) {
         // SAFETY: the map's own value, counted by all CPUs.
-        unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(count, change) };
+        unsafe { emit::add(counts, change << lane(epoch)) };
+    }
+}
+
+/// What a handshake is counted as.
+#[inline(always)]
+fn weight(all: u32) -> u64 {
+    if all == 0 { 1 } else { 1 + ALL }
+}
+
+/// Takes a handshake out of the counts, unless time has.
+#[inline(always)]
+fn discount(ends: &Endpoints, (all, counted): (u32, u32), epoch: u32) {
+    if epoch.wrapping_sub(counted) <= 1 {
+        add(ends, counted, weight(all).wrapping_neg());
     }
 }
 
@@ -133,41 +217,59 @@ pub fn find<'a>(ends: &Endpoints) -> Option<&'a mut Watched> {
     WIRES.get_ptr_mut(ends).map(|watched| unsafe { &mut *watched })
 }
 
+/// No handshake is under way between these ends although it looked like that: between others of the same ports, or not any more.
+#[inline(always)]
+pub fn cool(ends: &Endpoints) {
+    // SAFETY: no arguments.
+    turn(ends, unsafe { bpf_ktime_get_ns() });
+}
+
 /// A handshake may begin between these ends.
 #[inline(always)]
 pub fn begin<'a>(ends: &Endpoints) -> Option<&'a mut Watched> {
     // SAFETY: key and value have the sizes of the map's definition. The plain helper spares a copy of the value on
     // the stack.
-    unsafe {
+    let error = unsafe {
         bpf_map_update_elem(
             (&raw const WIRES).cast_mut().cast(),
             core::ptr::from_ref(ends).cast_mut().cast(),
             (&raw const NEW).cast_mut().cast(),
-            u64::from(BPF_ANY),
-        );
-    }
+            u64::from(BPF_NOEXIST),
+        )
+    };
     let watched = find(ends)?;
-    // SAFETY: no arguments. No CPU begins two in the same nanosecond.
-    watched.number = unsafe { bpf_ktime_get_ns() ^ (u64::from(bpf_get_smp_processor_id()) << 52) };
-    count(ends, 1);
+    // Else another CPU has just begun it.
+    if error == 0 {
+        // SAFETY: no arguments.
+        let (now_ns, cpu) = unsafe { (bpf_ktime_get_ns(), bpf_get_smp_processor_id()) };
+        // No CPU begins two in the same nanosecond.
+        watched.number = now_ns ^ (u64::from(cpu) << 52);
+        watched.epoch = turn(ends, now_ns);
+        add(ends, watched.epoch, 1);
+    }
     Some(watched)
 }
 
 /// From now on packets without payload are wanted, or not.
 #[inline(always)]
-pub fn want(ends: &Endpoints, watched: &mut Watched, all: bool) {
-    let before = core::mem::replace(&mut watched.all, u64::from(all));
-    if before != u64::from(all) {
-        count(ends, if all { ALL } else { ALL.wrapping_neg() });
+pub fn want(ends: &Endpoints, watched: &mut Watched, all: bool, now_ns: u64) {
+    let all = u32::from(all);
+    let epoch = turn(ends, now_ns);
+    if watched.all != all || watched.epoch != epoch {
+        discount(ends, (watched.all, watched.epoch), epoch);
+        (watched.all, watched.epoch) = (all, epoch);
+        add(ends, epoch, weight(all));
     }
 }
 
 /// There is no more to see between these ends.
 #[inline(always)]
 pub fn end(ends: &Endpoints, watched: &Watched) {
-    let counted = if watched.all == 0 { 1 } else { 1 + ALL };
+    let counted = (watched.all, watched.epoch);
     if WIRES.remove(ends).is_ok() {
-        count(ends, counted.wrapping_neg());
+        // SAFETY: no arguments.
+        let epoch = turn(ends, unsafe { bpf_ktime_get_ns() });
+        discount(ends, counted, epoch);
     }
 }
 

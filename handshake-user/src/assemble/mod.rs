@@ -188,7 +188,7 @@ impl Assembler {
                 (session.pid, session.comm, session.cgroup);
         }
         if !is_joined {
-            connection.id = session::key(session.object, session.pid) ^ session.begun_ns;
+            connection.id = session::id(session);
             connection.generation = NO_SOCKET;
         }
         let own = key(&connection);
@@ -244,7 +244,7 @@ impl Assembler {
         }
         let at =
             if self.pending.get(own).is_some() { own } else { self.pending.library_of(&tls).unwrap_or(own) };
-        let library_comes = connection.tls_session != 0;
+        let library_comes = !connection.tls_session.is_none();
         let wire = Some(View { connection, tls });
         match self.pending.take(at) {
             Some(half) if half.wire.is_none() && half.library.is_some() => {
@@ -260,7 +260,7 @@ impl Assembler {
 
     fn closing(&mut self, connection: &Connection, now_ns: u64, tell: &mut impl FnMut(&Story)) {
         let key = key(connection);
-        let library_comes = connection.tls_session != 0;
+        let library_comes = !connection.tls_session.is_none();
         let waits = self.pending.get(key).map(|half| half.wire.is_some());
         match waits {
             // Its end has come before the end of the handshake, or right behind it.
@@ -341,7 +341,7 @@ impl Assembler {
         let tls = self.told.remove(&key(connection));
         let none = self.wire == Sight::All
             && !connection.facts.has(Facts::PREEXISTING)
-            && connection.tls_session == 0
+            && connection.tls_session.is_none()
             && connection.wire_is(Watch::Nothing);
         let knows = tls.is_some() || none;
         let setup = if knows { setup::setup(connection, tls.as_ref()) } else { None };

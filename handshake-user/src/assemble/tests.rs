@@ -1,7 +1,7 @@
 use handshake_common::{
     Role, TlsOutcome,
     tls::{
-        session::{Session, TlsFacts},
+        session::{Key, Session, TlsFacts},
         wire::Wire,
     },
 };
@@ -10,6 +10,7 @@ use super::*;
 use crate::record::tests::{client, closed_out_of_sight};
 
 const RANDOM: [u8; 32] = [7; 32];
+const UNDER_WAY: Key = Key { tgid: 9, ..Key::NONE };
 
 fn handshake(connection: Connection) -> Handshake {
     let mut session = Session { pid: 7, object: 0x5000, role: Role::Client.code(), ..Session::default() };
@@ -79,7 +80,7 @@ fn the_closing_tells_the_whole_story() {
 #[test]
 fn a_closing_waits_for_the_handshake_of_its_socket() {
     let mut assembler = Assembler::default();
-    let closed = Connection { tls_session: 9, ..closed_out_of_sight() };
+    let closed = Connection { tls_session: UNDER_WAY, ..closed_out_of_sight() };
     assert_eq!(told(&mut assembler, &[Raw::Connection(closed)], 0), []);
     let stories = told(&mut assembler, &[library(client())], 1);
     assert_eq!(stories.len(), 2);
@@ -103,7 +104,7 @@ fn datagrams_are_no_connection() {
 #[test]
 fn two_views_are_one_record_whichever_comes_first() {
     let hello = client_hello();
-    let from_wire = [excerpt(&hello), wire(Connection { tls_session: 9, ..client() })];
+    let from_wire = [excerpt(&hello), wire(Connection { tls_session: UNDER_WAY, ..client() })];
     for library_first in [true, false] {
         let mut assembler = Assembler::new(Sight::All);
         let library = [library(under_way())];

@@ -4,6 +4,7 @@ use std::fs;
 
 use super::report::{Finding, Kernel, Tracefs};
 use crate::{
+    bounded,
     btf::{self, Btf},
     host::{self, Cgroup2},
     probe,
@@ -20,7 +21,7 @@ pub fn look(cgroup2: Option<&Cgroup2>) -> Kernel {
         }
         Err(reason) => (Finding::refused(reason), None, Vec::new()),
     };
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = bounded::read_to_string("/proc/self/mountinfo", bounded::MOUNTINFO).unwrap_or_default();
     let tracefs = host::mounts(&mounts, "tracefs").next();
     Kernel {
         release: uname.release().to_string_lossy().into_owned(),
@@ -38,6 +39,7 @@ pub fn look(cgroup2: Option<&Cgroup2>) -> Kernel {
 }
 
 fn types() -> Result<Btf, String> {
-    let bytes = fs::read(probe::BTF_PATH).map_err(|error| format!("{}: {error}", probe::BTF_PATH))?;
+    let bytes = bounded::read(probe::BTF_PATH, bounded::KERNEL_BTF)
+        .map_err(|error| format!("{}: {error}", probe::BTF_PATH))?;
     Btf::from_bytes(&bytes).map_err(|error| format!("{} cannot be read: {error}", probe::BTF_PATH))
 }

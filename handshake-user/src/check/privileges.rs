@@ -1,10 +1,9 @@
 //! What the user may do.
 
-use std::fs;
-
 use rustix::thread::CapabilitySet;
 
 use super::report::{Capability, Namespace, Privileges};
+use crate::bounded;
 
 /// What loading needs, by capabilities(7). `CAP_SYS_ADMIN` holds `CAP_BPF` and `CAP_PERFMON` in it.
 const CAPABILITIES: &[(&str, CapabilitySet, &str)] = &[
@@ -34,10 +33,13 @@ pub fn look(namespaces: &[Namespace]) -> Privileges {
                 })
                 .collect()
         }),
-        unprivileged_bpf_disabled: fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled")
-            .ok()
-            .and_then(|value| value.trim().parse().ok()),
-        lockdown: fs::read_to_string("/sys/kernel/security/lockdown")
+        unprivileged_bpf_disabled: bounded::read_to_string(
+            "/proc/sys/kernel/unprivileged_bpf_disabled",
+            bounded::SMALL,
+        )
+        .ok()
+        .and_then(|value| value.trim().parse().ok()),
+        lockdown: bounded::read_to_string("/sys/kernel/security/lockdown", bounded::SMALL)
             .ok()
             .and_then(|modes| chosen(&modes).map(str::to_owned)),
     }

@@ -4,6 +4,7 @@
 use std::{fs, os::unix::fs::MetadataExt as _};
 
 use super::report::Sysctl;
+use crate::bounded;
 
 /// Looks another setting up.
 type Lookup<'a> = &'a dyn Fn(&str) -> Option<i64>;
@@ -137,7 +138,7 @@ pub fn netns() -> Option<u64> {
 pub fn look() -> Vec<Sysctl> {
     describe(&|name| {
         let path = format!("/proc/sys/{}", name.replace('.', "/"));
-        fs::read_to_string(path).ok().map(|value| value.trim().to_owned())
+        bounded::read_to_string(path, bounded::SMALL).ok().map(|value| value.trim().to_owned())
     })
 }
 

@@ -27,6 +27,8 @@ use crate::{
 const SCRAPE_TURNS: u32 = 5;
 /// How often the connections from before are counted, until nothing happens meanwhile.
 const COUNTS: u32 = 10;
+/// How long that may take: a million sockets take some seconds.
+const COUNTING: Duration = Duration::from_secs(20);
 /// A loop that has not come round for so long is stuck.
 const STUCK: Duration = Duration::from_secs(10);
 
@@ -68,26 +70,35 @@ impl Exporter {
         Ok(Self { state: Mutex::new(State { metrics, live: None, turn: Instant::now() }) })
     }
 
-    /// The probes are attached: from now on, something can be said.
+    /// The probes are attached: from now on, something can be said. To count what was there before may take seconds, while pages
+    /// are asked for.
     pub(super) fn begin(&self, mut live: Live) -> Result<()> {
         live.probes
             .follow_libraries(ring::CALM)
             .context("cannot start a thread to follow the TLS libraries")?;
-        let mut state = self.lock();
         for hook in &live.probes.hooks {
             let kind = hook.hook.kind(live.probes.way);
-            state.metrics.probe(hook.hook.name, kind, hook.missing.is_none());
+            self.lock().metrics.probe(hook.hook.name, kind, hook.missing.is_none());
         }
+        let deadline = Instant::now() + COUNTING;
         for _ in 0..COUNTS {
             // What has begun since the probes are attached is in the totals and is taken off.
             let before = live.probes.totals()?;
-            let sockets = preexisting::sockets();
+            let Some(sockets) = preexisting::sockets(deadline) else {
+                tracing::warn!(
+                    "counting the connections that were there before takes longer than {} s, so those that are not counted yet \
+                     are missing in handshake_connections",
+                    COUNTING.as_secs()
+                );
+                break;
+            };
             let after = live.probes.totals()?;
-            state.metrics.found(&sockets, &after);
+            self.lock().metrics.found(&sockets, &after);
             if before == after {
                 break;
             }
         }
+        let mut state = self.lock();
         state.live = Some(live);
         state.turn = Instant::now();
         drop(state);
@@ -136,6 +147,9 @@ impl State {
         let Some(Live { probes, ring, assembler, host }) = live else { return false };
         let now = host::monotonic_ns();
         probes.pass_on_log();
+        if let Some(turn) = probes.worker_turn() {
+            metrics.library_turn(turn);
+        }
         if let Some((census, skipped)) = probes.library_news() {
             for ((library, covered), files) in census {
                 metrics.library(library, covered, files);

@@ -53,7 +53,8 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
             say(format_args!("handshake: not attached: {} ({})", hook.hook.name, hook.hook.lost_without));
         }
         live.probes.wire_shortfall.iter().for_each(say);
-        exporter.begin(live)?;
+        let began = Arc::clone(&exporter);
+        spawn_blocking(move || began.begin(live)).await.context("the exporter did not begin")??;
         eprintln!("handshake: listening on http://{address}/metrics");
         notify(&[NotifyState::Ready]);
         tokio::select! {

@@ -1,11 +1,11 @@
 //! Loads the eBPF object into the kernel and attaches its programs.
 
 use std::{
-    fs, io,
+    io,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::Path,
     sync::{Arc, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use aya::{
@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     assemble::Sight,
+    bounded,
     btf::{self, Btf, BtfError},
     tls::{
         attach::Programs,
@@ -91,7 +92,7 @@ impl Kernel {
     /// # Errors
     /// When there is none, or it lacks a structure member.
     pub fn read() -> Result<Self, LoadError> {
-        let bytes = fs::read(BTF_PATH).map_err(LoadError::NoBtf)?;
+        let bytes = bounded::read(BTF_PATH, bounded::KERNEL_BTF).map_err(LoadError::NoBtf)?;
         let btf = Btf::from_bytes(&bytes)?;
         let layout = btf::layout(&btf)?;
         Ok(Self { btf, layout })
@@ -110,7 +111,7 @@ impl Kernel {
 fn perf_format(hook: &Hook) -> Option<String> {
     TRACEFS.iter().find_map(|root| {
         let format = Path::new(root).join("events").join(hook.category).join(hook.name).join("format");
-        fs::read_to_string(format).ok()
+        bounded::read_to_string(format, bounded::SMALL).ok()
     })
 }
 
@@ -330,6 +331,12 @@ impl Probes {
         self.worker.as_ref()?.news()
     }
 
+    /// When the thread that follows the libraries last came round; tells in the log when it has not for long. `None` when there
+    /// is no such thread.
+    pub fn worker_turn(&mut self) -> Option<SystemTime> {
+        self.worker.as_mut().map(Worker::last_turn)
+    }
+
     /// Loads the iterator over the mappings of this host.
     ///
     /// # Errors
@@ -352,7 +359,7 @@ impl Probes {
     pub fn missed_runs(&self) -> u64 {
         let skipped = |program: &OwnedFd| {
             let path = format!("/proc/self/fdinfo/{}", program.as_raw_fd());
-            let info = fs::read_to_string(path).ok()?;
+            let info = bounded::read_to_string(path, bounded::SMALL).ok()?;
             info.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
         };
         let missed = |(name, program): &(String, OwnedFd)| match name.as_str() {

@@ -20,7 +20,10 @@ use handshake_common::{
     tls::target::{MAP, MOST_TARGETS, Target},
 };
 
-use super::inspect::{Hook, Inspection};
+use super::{
+    budget::Budget,
+    inspect::{Hook, Inspection},
+};
 use crate::probe::{chain, load, shorten};
 
 /// `bpf_get_attach_cookie` in `enum bpf_func_id` (`include/uapi/linux/bpf.h`), as the verifier names what it does not know.
@@ -30,8 +33,24 @@ const BPF_FUNC_GET_ATTACH_COOKIE: u32 = 174;
 #[derive(Debug)]
 pub struct Probed {
     index: u32,
+    /// Whose budget they take; `None` in the system's own places.
+    owner: Option<u32>,
     /// Dropping a link detaches it.
     links: Vec<UProbeLink>,
+}
+
+impl Probed {
+    /// How many.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.links.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
 }
 
 /// Programs by their names: the kernel counts for each how often it left it out.
@@ -44,6 +63,7 @@ pub struct Attacher {
     free: VecDeque<u32>,
     /// Files that are let go, probe by probe.
     going: VecDeque<Probed>,
+    budget: Budget,
     loaded: HashSet<&'static str>,
     programs: Programs,
 }
@@ -57,10 +77,11 @@ impl Attacher {
         let targets = ebpf.take_map(MAP).ok_or("the eBPF object lacks its table of TLS libraries")?;
         let targets = Array::try_from(targets).map_err(|error| error.to_string())?;
         let (free, going) = (VecDeque::new(), VecDeque::new());
-        Ok(Self { targets, next: 0, free, going, loaded: HashSet::new(), programs })
+        let (budget, loaded) = (Budget::default(), HashSet::new());
+        Ok(Self { targets, next: 0, free, going, budget, loaded, programs })
     }
 
-    /// Attaches every point of a file; `None` when it has none.
+    /// Attaches every point of a file of this owner, unless it stands in the system's own places; `None` when it has none.
     ///
     /// # Errors
     /// Why not. Then what is attached of it is let go of.
@@ -68,6 +89,7 @@ impl Attacher {
         &mut self,
         ebpf: &mut Ebpf,
         path: &Path,
+        owner: Option<u32>,
         inspection: &Inspection,
     ) -> Result<Option<Probed>, String> {
         if inspection.points.is_empty() {
@@ -75,12 +97,15 @@ impl Attacher {
         }
         let index = self.index()?;
         self.targets.set(index, inspection.target, 0).map_err(|error| error.to_string())?;
-        let mut probed = Probed { index, links: Vec::new() };
+        let mut probed = Probed { index, owner, links: Vec::new() };
         for point in &inspection.points {
             let name = program(inspection.library, point.hook);
             let cookie = u64::from(index) | point.cookie_flags();
             match self.attach_one(ebpf, name, path, point.offset, cookie) {
-                Ok(link) => probed.links.push(link),
+                Ok(link) => {
+                    probed.links.push(link);
+                    owner.inspect(|owner| self.budget.add(*owner));
+                }
                 Err(reason) => {
                     self.detach(probed);
                     return Err(format!("cannot probe it: {reason}"));
@@ -106,9 +131,11 @@ impl Attacher {
     /// Lets go of one more probe, which takes the kernel up to a tenth of a second; false when there is none to let go of.
     pub fn go_on(&mut self) -> bool {
         let Some(probed) = self.going.front_mut() else { return false };
-        let link = probed.links.pop();
+        if let Some(link) = probed.links.pop() {
+            drop(link);
+            probed.owner.inspect(|owner| self.budget.remove(*owner));
+        }
         let is_last = probed.links.is_empty();
-        drop(link);
         if is_last && let Some(probed) = self.going.pop_front() {
             self.free.push_back(probed.index);
         }
@@ -119,6 +146,23 @@ impl Attacher {
     #[must_use]
     pub fn is_letting_go(&self) -> bool {
         !self.going.is_empty()
+    }
+
+    /// What the files of each user may have.
+    #[must_use]
+    pub const fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// The same, to count files; their probes are counted already.
+    pub const fn budget_mut(&mut self) -> &mut Budget {
+        &mut self.budget
+    }
+
+    /// How many probes wait to be let go of.
+    #[must_use]
+    pub fn going(&self) -> usize {
+        self.going.iter().map(Probed::len).sum()
     }
 
     /// Whether there is no place for one more file.

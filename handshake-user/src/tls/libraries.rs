@@ -12,7 +12,8 @@ use handshake_common::{Library, tls::mapping};
 use super::{
     attach::{Attacher, Probed, Programs},
     discover::{self, Discovery, FileId, Found, KernelIterator, News, SWEEP},
-    inspect::{Inspection, inspect_file},
+    handle::Handle,
+    inspect::{Inspection, Refusal, inspect_file},
     queue::{MOST as MOST_QUEUED, Queue},
     skipped::{Reason, Skipped},
 };
@@ -28,14 +29,19 @@ const MOST_OTHERS: usize = 16_384;
 /// on, and letting go of a probe costs the kernel more than a tenth of a second of waiting.
 const KEPT: Duration = Duration::from_mins(10);
 
+/// How often it is looked whether probed files are still what they were.
+const LOOK_AGAIN: Duration = SWEEP;
+
 /// How often each reason for not probing a file is told.
 const TOLD_EVERY: Duration = Duration::from_hours(1);
 /// How often a failure to attach is told.
 const FAILURE_EVERY: Duration = Duration::from_mins(1);
 /// Until a file is tried again for which there was no room, or whose file system did not answer.
 const LONG_PAUSE: Duration = Duration::from_mins(1);
-/// Until its owner's other files have been looked into.
-const QUEUE_PAUSE: Duration = Duration::from_secs(5);
+/// Until its owner's other files have been looked into, or let go.
+const SHORT_PAUSE: Duration = Duration::from_secs(5);
+/// Of how many times [`LONG_PAUSE`] the pause is at the most for which there is no room again and again.
+const MOST_PAUSES: u32 = 10;
 /// Descriptors of programs that are loaded with the first file that needs them.
 const PROGRAMS: usize = 6;
 
@@ -48,6 +54,9 @@ pub struct File {
     pub inspection: Inspection,
     /// Its probes, or why it has none.
     probed: Result<Option<Probed>, String>,
+    handle: Handle,
+    /// Whose budget it takes; `None` in the system's own places.
+    owner: Option<u32>,
     /// Since when nobody uses it.
     unused: Option<Instant>,
 }
@@ -94,6 +103,8 @@ pub struct Libraries {
     skipped: Skipped,
     /// When each reason was last told.
     told: HashMap<Reason, Instant>,
+    /// When it was last looked whether the probed files are still what they were.
+    looked: Option<Instant>,
     /// When a failure to attach was last told.
     failed: Option<Instant>,
     changed: bool,
@@ -117,6 +128,7 @@ impl Libraries {
             put_off: HashMap::new(),
             skipped: Skipped::default(),
             told: HashMap::new(),
+            looked: None,
             failed: None,
             changed: true,
         })
@@ -134,6 +146,7 @@ impl Libraries {
         while self.unused.front().is_some_and(|(since, _)| now.saturating_duration_since(*since) >= KEPT) {
             self.let_go_of_unused();
         }
+        self.look_again(now);
         self.try_again(now);
         if let Some(found) = self.queue.pop() {
             self.look_into(ebpf, found, now);
@@ -164,6 +177,9 @@ impl Libraries {
             News::Unused(id) => {
                 self.put_off.remove(&id);
                 let Some(file) = self.files.get_mut(&id) else { return };
+                if file.handle.is_deleted() {
+                    return self.let_go(id);
+                }
                 file.unused = Some(now);
                 self.unused.push_back((now, id));
                 self.changed = true;
@@ -188,7 +204,33 @@ impl Libraries {
         true
     }
 
-    /// The same; where there is none, of one that only stands in a standard place. It is probed again when there is room.
+    /// The same among those whose going makes room for so much of this owner.
+    fn let_go_of_unused_for(&mut self, owner: u32, more: usize) {
+        let budget = self.attacher.budget();
+        let gives_way = |(since, id): &(Instant, FileId)| {
+            let file = self.files.get(id).filter(|file| file.unused == Some(*since));
+            file.and_then(|file| file.owner).is_some_and(|other| budget.would_help(other, owner, more))
+        };
+        if let Some(at) = self.unused.iter().position(gives_way)
+            && let Some((_, id)) = self.unused.remove(at)
+        {
+            self.let_go(id);
+        }
+    }
+
+    /// How many descriptors there would be if everything gave way that may.
+    fn reclaimable(&self, is_used: bool) -> usize {
+        let gives_way = |id: &FileId, file: &File| {
+            file.unused.is_some() || (is_used && self.discovery.users(*id).next().is_none())
+        };
+        let files = self.files.iter().filter(|(id, file)| gives_way(id, file));
+        let descriptors =
+            |file: &File| 1 + file.probed.as_ref().ok().and_then(Option::as_ref).map_or(0, Probed::len);
+        self.attacher.going() + files.map(|(_, file)| descriptors(file)).sum::<usize>()
+    }
+
+    /// Lets go of the file that nobody has used for longest; where there is none, of one that only stands in a standard place. It
+    /// is probed again when there is room.
     fn let_go_of_one(&mut self, now: Instant) -> bool {
         if self.let_go_of_unused() {
             return true;
@@ -203,6 +245,7 @@ impl Libraries {
 
     fn let_go(&mut self, id: FileId) {
         let Some(file) = self.files.remove(&id) else { return };
+        file.owner.inspect(|owner| self.attacher.budget_mut().remove(*owner));
         tracing::info!(path = %file.shown.display(), "a TLS library is let go");
         if let Ok(Some(probed)) = file.probed {
             self.attacher.detach(probed);
@@ -233,11 +276,32 @@ impl Libraries {
         let pause = match reason {
             // It may be an installation that goes on. Who writes for ever is not waited for.
             Reason::Changed => Some(Duration::from_secs(1 << put_off.times)).filter(|_| put_off.times <= 5),
-            Reason::QueueFull => Some(QUEUE_PAUSE),
+            Reason::QueueFull => Some(SHORT_PAUSE),
+            Reason::ProbeLimit if self.attacher.is_letting_go() => Some(SHORT_PAUSE),
+            Reason::ProbeLimit => Some(LONG_PAUSE * put_off.times.min(MOST_PAUSES)),
             Reason::Timeout | Reason::Descriptors | Reason::TableFull => Some(LONG_PAUSE),
             Reason::TooLarge | Reason::Unreadable => None,
         };
         put_off.until = pause.map(|pause| now + pause);
+    }
+
+    /// Lets go of files that were written to, to look into them once more, and of those that nobody can use any more.
+    fn look_again(&mut self, now: Instant) {
+        if self.looked.is_some_and(|looked| now.saturating_duration_since(looked) < LOOK_AGAIN) {
+            return;
+        }
+        self.looked = Some(now);
+        let is_over = |file: &File| file.unused.is_some() && file.handle.is_deleted();
+        let changed: Vec<_> = self
+            .files
+            .iter()
+            .filter(|(_, file)| file.handle.is_changed() || is_over(file))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in changed {
+            self.let_go(id);
+            self.discovery.forget(id);
+        }
     }
 
     /// Has those files found once more whose time has come.
@@ -307,18 +371,19 @@ impl Libraries {
     }
 
     fn look_into(&mut self, ebpf: &mut Ebpf, found: Found, now: Instant) {
-        let Found { id, file, shown, .. } = found;
+        let Found { id, file, owner, shown, .. } = found;
         // It may have gone into the queue twice.
         if self.files.contains_key(&id) || self.others.contains(&id) {
             return;
         }
         let inspected = self.discovery.reader().run(id.dev, move || {
-            let inspected = inspect_file(&file);
-            (file, inspected)
+            // What changes from now on is seen.
+            let handle = Handle::new(file).map_err(|_| Refusal::Unreadable)?;
+            inspect_file(handle.file()).map(|inspection| inspection.map(|inspection| (handle, inspection)))
         });
-        let (file, inspection) = match inspected {
-            Ok((file, Ok(Some(inspection)))) => (file, inspection),
-            Ok((_, Ok(None))) => {
+        let (handle, inspection) = match inspected.flatten() {
+            Ok(Some(inspected)) => inspected,
+            Ok(None) => {
                 if self.others.len() >= MOST_OTHERS {
                     self.others.clear();
                 }
@@ -326,15 +391,16 @@ impl Libraries {
                 self.put_off.remove(&id);
                 return;
             }
-            Ok((_, Err(refusal))) | Err(refusal) => {
+            Err(refusal) => {
                 tracing::debug!(path = %shown.display(), %refusal, "is not looked into");
                 return self.skip(id, &shown, refusal.into(), now);
             }
         };
-        if let Err(reason) = self.make_room(id, inspection.points.len(), now) {
+        let owner = Some(owner).filter(|_| !self.discovery.is_standing(id));
+        if let Err(reason) = self.make_room(id, owner, inspection.points.len(), now) {
             return self.skip(id, &shown, reason, now);
         }
-        let probed = self.attacher.attach(ebpf, &discover::path_of(&file), &inspection);
+        let probed = self.attacher.attach(ebpf, &discover::path_of(handle.file()), owner, &inspection);
         let (path, library) = (shown.display(), inspection.library);
         match &probed {
             Ok(_) => tracing::info!(%path, %library, points = inspection.points.len(), "TLS library"),
@@ -349,19 +415,38 @@ impl Libraries {
         }
         let folder = shown.parent().map(Path::to_owned);
         self.put_off.remove(&id);
-        self.files.insert(id, File { shown, inspection, probed, unused: None });
+        owner.inspect(|owner| self.attacher.budget_mut().add(*owner));
+        self.files.insert(id, File { shown, inspection, probed, handle, owner, unused: None });
         self.pair(folder.as_deref());
         self.changed = true;
     }
 
     /// Makes room for one more file with so many probes. Files that nobody uses give way; to one in use, also those that only
     /// stand in a standard place.
-    fn make_room(&mut self, id: FileId, points: usize, now: Instant) -> Result<(), Reason> {
+    fn make_room(
+        &mut self,
+        id: FileId,
+        owner: Option<u32>,
+        points: usize,
+        now: Instant,
+    ) -> Result<(), Reason> {
+        if let Some(owner) = owner.filter(|owner| !self.attacher.budget().fits(*owner, 1 + points)) {
+            // That takes its time, for which others do not wait; what is let go of already may do.
+            if !self.attacher.is_letting_go() {
+                self.let_go_of_unused_for(owner, 1 + points);
+            }
+            return Err(Reason::ProbeLimit);
+        }
         let is_used = self.discovery.users(id).next().is_some();
+        // One more to see what becomes of it.
+        let needed = 1 + points + PROGRAMS;
+        if descriptors::spare() + self.reclaimable(is_used) < needed {
+            return Err(Reason::Descriptors);
+        }
         loop {
             let reason = if self.files.len() >= MOST_FILES || self.attacher.is_full() {
                 Reason::TableFull
-            } else if descriptors::spare() < points + PROGRAMS {
+            } else if descriptors::spare() < needed {
                 Reason::Descriptors
             } else {
                 return Ok(());

@@ -2,7 +2,9 @@
 //! [`libraries`] keeps account.
 
 pub mod attach;
+pub mod budget;
 pub mod discover;
+pub mod handle;
 pub mod inspect;
 pub mod libraries;
 pub mod queue;

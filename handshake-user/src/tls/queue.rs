@@ -14,11 +14,13 @@ const MOST_OF_ONE: usize = 64;
 pub struct Queue<T = Found> {
     owners: VecDeque<(u32, VecDeque<T>)>,
     length: usize,
+    /// Whose turn was the last.
+    last: Option<u32>,
 }
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
-        Self { owners: VecDeque::new(), length: 0 }
+        Self { owners: VecDeque::new(), length: 0, last: None }
     }
 }
 
@@ -40,9 +42,11 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// The next one.
+    /// The next one. Root has every second turn: others can have ids without number.
     pub fn pop(&mut self) -> Option<T> {
-        let (owner, mut files) = self.owners.pop_front()?;
+        let root = self.owners.iter().position(|(owner, _)| *owner == 0).filter(|_| self.last != Some(0));
+        let (owner, mut files) = self.owners.remove(root.unwrap_or(0))?;
+        self.last = Some(owner);
         let file = files.pop_front();
         if !files.is_empty() {
             self.owners.push_back((owner, files));
@@ -78,7 +82,7 @@ mod tests {
         queue.push(33, 600).unwrap();
         assert_eq!(queue.len(), MOST_OF_ONE + 3);
         let order: Vec<_> = (0..6).filter_map(|_| queue.pop()).collect();
-        assert_eq!(order, [0, 500, 600, 1, 501, 2]);
+        assert_eq!(order, [500, 0, 501, 600, 1, 2]);
         while queue.pop().is_some() {}
         assert!(queue.is_empty() && queue.owners.is_empty());
     }

@@ -15,6 +15,8 @@ pub enum Reason {
     Unreadable,
     /// Its probes would take the descriptors that serving needs.
     Descriptors,
+    /// Its owner's files, or those of all users but root, have as many probes as they may.
+    ProbeLimit,
     /// There are too many files of TLS libraries.
     TableFull,
     /// Its owner has too many files waiting.
@@ -23,12 +25,13 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::TooLarge,
         Self::Changed,
         Self::Timeout,
         Self::Unreadable,
         Self::Descriptors,
+        Self::ProbeLimit,
         Self::TableFull,
         Self::QueueFull,
     ];
@@ -42,6 +45,7 @@ impl Reason {
             Self::Timeout => "timeout",
             Self::Unreadable => "unreadable",
             Self::Descriptors => "descriptors",
+            Self::ProbeLimit => "probe_limit",
             Self::TableFull => "table_full",
             Self::QueueFull => "queue_full",
         }
@@ -57,6 +61,9 @@ impl Reason {
             Self::Unreadable => "it cannot be read",
             Self::Descriptors => {
                 "too few file descriptors are left; raise the hard limit (LimitNOFILE=, ulimit -Hn)"
+            }
+            Self::ProbeLimit => {
+                "its owner's files, or those of all users but root, have as many probes as can be let go of in time"
             }
             Self::TableFull => "too many files of TLS libraries are in use",
             Self::QueueFull => "its owner has too many files waiting to be looked into",

@@ -20,6 +20,9 @@ use nix::{
     unistd::Pid,
 };
 
+/// Longer than any answer may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A daemon that has attached its probes.
 pub(crate) struct Daemon {
     child: Child,
@@ -90,9 +93,14 @@ impl Daemon {
 
     /// Its memory, KiB.
     pub(crate) fn resident_kib(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// A number out of its `/proc/PID/status`.
+    pub(crate) fn status(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse().unwrap()
+        let rest = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        rest.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// How many files it has open.
@@ -112,6 +120,7 @@ impl Daemon {
     /// One request on a connection of its own: status, head, body.
     pub(crate) fn request(&self, method: &str, path: &str) -> (u16, String, String) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         write!(stream, "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
@@ -136,6 +145,12 @@ impl Daemon {
             }
             thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Kills it, and does not wait until the kernel has let go of all its probes.
+    pub(crate) fn abandon(mut self) {
+        self.child.kill().unwrap();
+        std::mem::forget(self);
     }
 
     /// Ends it; returns how it ended and how long that took.

@@ -75,13 +75,26 @@ impl Connections {
             let unfollowed = [Some(Role::Client), Some(Role::Server), None].map(totals::unfollowed);
             self.before.established + unfollowed.into_iter().map(at).sum::<i64>()
         };
-        let before = |which: Option<Role>, count| if role == which { count } else { 0 };
-        let ended: i64 = or_unknown(Outcome::ALL).map(|outcome| opened(role, outcome, totals)).sum();
+        let closing_before = if role.is_none() { self.before.closing } else { 0 };
         Census {
-            opening: before(Some(Role::Client), self.before.opening) + at(totals::begun(role)) - ended,
+            opening: if role == Some(Role::Client) { self.opening(totals) } else { 0 },
             established: established - closing,
-            closing: before(None, self.before.closing) + closing - closed(role, totals),
+            closing: closing_before + closing - closed(role, totals),
         }
+    }
+}
+
+impl Connections {
+    /// What is followed, and the rest. A `connect()` that was missed ends among the rest, without having begun: it must not count
+    /// for ever as one less.
+    fn opening(&self, totals: &Totals) -> i64 {
+        let client = Some(Role::Client);
+        let [begun, unkept, late] =
+            [totals::begun(client), totals::UNKEPT, totals::LATE].map(|slot| signed(totals.at(slot)));
+        let ended: i64 = or_unknown(Outcome::ALL).map(|outcome| opened(client, outcome, totals)).sum();
+        let followed = (begun - unkept) - (ended - late);
+        let rest = self.before.opening + unkept - late;
+        followed + rest.max(0)
     }
 }
 
@@ -172,6 +185,28 @@ pub(super) mod tests {
         let families = registry.gather();
         let values = families.iter().flat_map(prometheus::proto::MetricFamily::get_metric);
         assert!(values.map(|metric| metric.get_gauge().get_value()).all(|value| value.abs() < 1.0));
+    }
+
+    #[test]
+    fn a_connect_that_was_missed_is_no_opening_less() {
+        let counts = [
+            (totals::begun(CLIENT), 3),
+            (totals::opens(CLIENT, V4, Some(Outcome::Established)), 3),
+            (totals::LATE, 1),
+        ];
+        assert_eq!(gauges().census(CLIENT, &totals(&counts)).opening, 1, "three of which one was missed");
+    }
+
+    #[test]
+    fn openings_without_room_and_from_before_are_openings_until_they_end() {
+        let mut gauges = gauges();
+        gauges.found(&Census { opening: 2, ..Census::default() }, &totals(&[]));
+        let mut counts = vec![(totals::begun(CLIENT), 5), (totals::UNKEPT, 3)];
+        assert_eq!(gauges.census(CLIENT, &totals(&counts)).opening, 7);
+        counts.extend([(totals::opens(CLIENT, V4, Some(Outcome::Established)), 4), (totals::LATE, 4)]);
+        assert_eq!(gauges.census(CLIENT, &totals(&counts)).opening, 3);
+        counts.extend([(totals::opens(CLIENT, V4, Some(Outcome::Refused)), 3), (totals::LATE, 1)]);
+        assert_eq!(gauges.census(CLIENT, &totals(&counts)).opening, 0);
     }
 
     #[test]

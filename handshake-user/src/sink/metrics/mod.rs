@@ -8,6 +8,8 @@ mod possible;
 mod timing;
 mod tls;
 
+use std::time::SystemTime;
+
 use handshake_common::{
     Connection, Family, FastOpen, FinalAck, Initiator, Library, Outcome, Role, Stage, Style,
     tcp::{close, open},
@@ -129,6 +131,11 @@ impl Metrics {
     /// So many files that may hold a TLS library were not probed for this reason.
     pub fn library_skipped(&self, reason: Reason, files: u64) {
         self.handshakes.library_skipped(reason, files);
+    }
+
+    /// The thread that follows the libraries came round at this time.
+    pub fn library_turn(&self, at: SystemTime) {
+        self.handshakes.library_turn(at);
     }
 
     /// So often the two views of a handshake told a fact differently.

@@ -1,10 +1,12 @@
 //! TLS handshakes and setups, from the stories; what the kernel side could not deliver is counted as unknown.
 
+use std::time::SystemTime;
+
 use handshake_common::{
     Library, Role, Stage, TlsClass, TlsOutcome, TlsVersion,
     totals::{self, Totals},
 };
-use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::{
     class::{Codes, LIBRARY, ROLE, ROUND_TRIPS, SETUP_VERSION, TLS_CLASS, TLS_VERSION},
@@ -33,6 +35,7 @@ pub(super) struct Handshakes {
     ended: IntCounterVec,
     libraries: IntGaugeVec,
     skipped: IntCounterVec,
+    turn: IntGauge,
     disagreements: IntCounterVec,
     lost: [u64; TlsOutcome::SLOTS],
 }
@@ -54,6 +57,15 @@ fn timed([role, version, class, library]: Codes<4>) -> bool {
 fn setup([role, version]: Codes<2>) -> bool {
     let usual = [TlsVersion::Tls12.code(), TlsVersion::Tls13.code(), NO_TLS];
     role != 0 && usual.contains(&version)
+}
+
+fn turn(registry: &Registry) -> prometheus::Result<IntGauge> {
+    let turn = IntGauge::new(
+        "handshake_tls_worker_last_turn_timestamp_seconds",
+        "When the thread that follows the TLS libraries last came round; 0 before it begins, and without it.",
+    )?;
+    registry.register(Box::new(turn.clone()))?;
+    Ok(turn)
 }
 
 impl Handshakes {
@@ -137,6 +149,7 @@ impl Handshakes {
                 "How often a file that may hold a TLS library was not looked into or not probed, by reason.",
                 &["reason"],
             )?,
+            turn: turn(registry)?,
             disagreements: counter(
                 "handshake_tls_disagreements_total",
                 "TLS handshakes of which the library and the wire told a fact differently.",
@@ -153,15 +166,20 @@ impl Handshakes {
         for fact in Fact::ALL {
             made.disagreements.with_label_values(&[fact.as_str()]);
         }
+        made.prepare_files();
+        Ok(made)
+    }
+
+    /// Zeros for what may be said of files.
+    fn prepare_files(&self) {
         for reason in Reason::ALL {
-            made.skipped.with_label_values(&[reason.as_str()]);
+            self.skipped.with_label_values(&[reason.as_str()]);
         }
         for library in Library::ALL {
             for covered in ["true", "false"] {
-                made.libraries.with_label_values(&[library.as_str(), covered]);
+                self.libraries.with_label_values(&[library.as_str(), covered]);
             }
         }
-        Ok(made)
     }
 
     /// Zeros for what handshakes of this library can come to.
@@ -194,6 +212,12 @@ impl Handshakes {
     /// So many files were not probed for this reason.
     pub(super) fn library_skipped(&self, reason: Reason, files: u64) {
         super::catch_up(&self.skipped.with_label_values(&[reason.as_str()]), files);
+    }
+
+    /// The thread that follows the libraries came round at this time.
+    pub(super) fn library_turn(&self, at: SystemTime) {
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.turn.set(since.as_secs().try_into().unwrap_or(i64::MAX));
     }
 
     /// So often the two views told this fact differently.

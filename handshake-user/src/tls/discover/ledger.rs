@@ -6,6 +6,9 @@ use super::FileId;
 
 /// How many files are kept in mind. A host has hundreds of different programs and libraries at work.
 pub const MOST_FILES: usize = 16_384;
+/// Of those that are told as found: of one user other than root, and of all of them.
+const MOST_OF_ONE: usize = 1024;
+const MOST_OF_OTHERS: usize = 4096;
 
 /// The files that were seen since the start and are still there.
 #[derive(Debug, Default)]
@@ -17,8 +20,8 @@ pub struct Ledger {
 
 #[derive(Debug)]
 struct Entry {
-    /// Was told as found; otherwise it was looked at and is nothing for us.
-    offered: bool,
+    /// Whose it is, when it was told as found; otherwise it was looked at and is nothing for us.
+    offered: Option<u32>,
     /// In which sweep it was last seen.
     seen: u64,
     /// The processes, and in which sweep each was last seen. Only of what is offered.
@@ -30,7 +33,7 @@ impl Ledger {
     pub fn note(&mut self, id: FileId, pid: u32) -> bool {
         let Some(entry) = self.files.get_mut(&id) else { return false };
         entry.seen = self.sweep;
-        if entry.offered {
+        if entry.offered.is_some() {
             entry.users.insert(pid, self.sweep);
         }
         true
@@ -42,21 +45,33 @@ impl Ledger {
         self.files.contains_key(&id)
     }
 
-    /// Whether there is no room for more files.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
+    /// Whether there is no room for more files. What was looked at and is nothing for us makes room: anybody can map files without
+    /// number, and to look at them once more costs little.
+    pub fn is_full(&mut self) -> bool {
+        if self.files.len() >= MOST_FILES {
+            self.files.retain(|_, entry| entry.offered.is_some());
+        }
         self.files.len() >= MOST_FILES
     }
 
-    /// Keeps a new file in mind.
-    pub fn add(&mut self, id: FileId, offered: bool, pid: Option<u32>) {
-        let users = pid.filter(|_| offered).map(|pid| (pid, self.sweep)).into_iter().collect();
+    /// Whether one more file of this user may be told as found.
+    #[must_use]
+    pub fn has_room_for(&self, owner: u32) -> bool {
+        let others = || self.files.values().filter_map(|entry| entry.offered).filter(|owner| *owner != 0);
+        owner == 0
+            || (others().filter(|other| *other == owner).count() < MOST_OF_ONE
+                && others().count() < MOST_OF_OTHERS)
+    }
+
+    /// Keeps a new file in mind; with its owner, when it is told as found.
+    pub fn add(&mut self, id: FileId, offered: Option<u32>, pid: Option<u32>) {
+        let users = pid.filter(|_| offered.is_some()).map(|pid| (pid, self.sweep)).into_iter().collect();
         self.files.insert(id, Entry { offered, seen: self.sweep, users });
     }
 
     /// Drops a file; true when it was offered.
     pub fn remove(&mut self, id: FileId) -> bool {
-        self.files.remove(&id).is_some_and(|entry| entry.offered)
+        self.files.remove(&id).is_some_and(|entry| entry.offered.is_some())
     }
 
     /// A sweep begins.
@@ -72,7 +87,7 @@ impl Ledger {
         self.files.retain(|id, entry| {
             entry.users.retain(|_, seen| *seen + 1 >= sweep);
             let keep = entry.seen + 1 >= sweep || standing.contains(id);
-            if !keep && entry.offered {
+            if !keep && entry.offered.is_some() {
                 gone.push(*id);
             }
             keep
@@ -97,7 +112,7 @@ mod tests {
         let mut ledger = Ledger::default();
         let nothing = HashSet::new();
         assert!(!ledger.note(LIBRARY, 7));
-        ledger.add(LIBRARY, true, Some(7));
+        ledger.add(LIBRARY, Some(0), Some(7));
         ledger.begin_sweep();
         assert!(ledger.note(LIBRARY, 8));
         assert!(ledger.end_sweep(&nothing).is_empty());
@@ -115,7 +130,7 @@ mod tests {
     #[test]
     fn what_stands_in_a_standard_place_stays_without_users() {
         let mut ledger = Ledger::default();
-        ledger.add(LIBRARY, true, None);
+        ledger.add(LIBRARY, Some(0), None);
         let standing = HashSet::from([LIBRARY]);
         for _ in 0..5 {
             ledger.begin_sweep();
@@ -126,9 +141,29 @@ mod tests {
     }
 
     #[test]
+    fn files_without_number_leave_room_for_others() {
+        let mut ledger = Ledger::default();
+        ledger.add(LIBRARY, Some(0), Some(7));
+        for ino in 0..MOST_FILES as u64 {
+            ledger.add(FileId { ino: 1000 + ino, ..LIBRARY }, None, None);
+        }
+        assert!(!ledger.is_full());
+        assert!(ledger.knows(LIBRARY));
+        let mut inodes = 1000..;
+        let mut fill = |owner| {
+            while ledger.has_room_for(owner) {
+                ledger.add(FileId { ino: inodes.next().unwrap(), ..LIBRARY }, Some(owner), None);
+            }
+        };
+        (1000..1010).for_each(&mut fill);
+        assert_eq!(ledger.files.len(), 1 + MOST_OF_OTHERS);
+        assert!(ledger.has_room_for(0) && !ledger.is_full());
+    }
+
+    #[test]
     fn what_was_not_offered_goes_in_silence() {
         let mut ledger = Ledger::default();
-        ledger.add(LIBRARY, false, Some(7));
+        ledger.add(LIBRARY, None, Some(7));
         assert_eq!(ledger.users(LIBRARY).count(), 0);
         for _ in 0..3 {
             ledger.begin_sweep();

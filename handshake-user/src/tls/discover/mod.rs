@@ -200,6 +200,12 @@ impl Discovery {
         self.again = true;
     }
 
+    /// Whether a file stands in a standard place, which is the system's own.
+    #[must_use]
+    pub fn is_standing(&self, id: FileId) -> bool {
+        self.places.has(id)
+    }
+
     /// What reads files that may never answer.
     pub const fn reader(&mut self) -> &mut Reader {
         &mut self.reader
@@ -332,7 +338,7 @@ impl Discovery {
             }
         };
         if !mapped.main && !names::is_library(&shown) {
-            self.ledger.add(mapped.id, false, None);
+            self.ledger.add(mapped.id, None, None);
             return;
         }
         let opened = {
@@ -343,7 +349,7 @@ impl Discovery {
             Ok(Ok(file)) => file,
             Err(refusal) => {
                 if refusal == Refusal::Timeout {
-                    self.ledger.add(mapped.id, false, None);
+                    self.ledger.add(mapped.id, None, None);
                     news.push(News::Unanswered(mapped.id, shown));
                 }
                 return;
@@ -392,7 +398,11 @@ impl Discovery {
     }
 
     fn offer(&mut self, found: Found, news: &mut Vec<News>) {
-        self.ledger.add(found.id, true, found.pid);
+        if !self.ledger.has_room_for(found.owner) {
+            self.missed += 1;
+            return;
+        }
+        self.ledger.add(found.id, Some(found.owner), found.pid);
         news.push(News::Found(found));
     }
 }

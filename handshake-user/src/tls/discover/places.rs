@@ -73,6 +73,12 @@ impl Places {
         self.files.retain(|_, (_, known)| *known != id);
     }
 
+    /// Whether it stands in a standard place.
+    #[must_use]
+    pub fn has(&self, id: FileId) -> bool {
+        self.files.values().any(|(_, known)| *known == id)
+    }
+
     /// What stands in the standard places now.
     #[must_use]
     pub fn standing(&self) -> HashSet<FileId> {

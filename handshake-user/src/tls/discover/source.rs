@@ -63,7 +63,8 @@ impl Source {
     /// Which file this is, told as mappings are: we map it ourselves and look. No other way tells what is below an overlay.
     #[must_use]
     pub fn identify(&self, file: &File) -> Option<FileId> {
-        // SAFETY: nothing in the mapping is ever read or run, so it does no harm when the file is cut short.
+        // SAFETY: only the address of the mapping is used. Its byte is never read, written or run, nor does the kernel do so for
+        // us (no MAP_POPULATE, no mlockall), so no page is ever asked of the file, which may be cut short or not answer.
         let page = unsafe { MmapOptions::new().len(1).map_exec(file) }.ok()?;
         let start = page.as_ptr() as u64;
         self.of(std::process::id()).into_iter().find(|own| own.range.start == start).map(|own| own.id)

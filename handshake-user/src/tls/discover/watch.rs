@@ -1,11 +1,12 @@
 //! New executable mappings of the whole host, exec and dlopen alike: `PERF_RECORD_MMAP2`, in one ring a CPU that user
 //! space looks into at its own pace.
 
-use std::{fs, io, os::unix::ffi::OsStrExt as _, path::PathBuf};
+use std::{io, os::unix::ffi::OsStrExt as _, path::PathBuf};
 
 use perf_event::{Builder, Sampler, data::Record, events::Software};
 
 use super::{FileId, maps};
+use crate::bounded;
 
 /// Of one CPU, bytes: about 800 mappings, as some 200 program starts make.
 const RING: usize = 128 << 10;
@@ -69,7 +70,7 @@ impl Watch {
     /// # Errors
     /// When the kernel refuses: without `CAP_PERFMON`, or under `kernel.perf_event_paranoid`.
     pub fn start() -> io::Result<Self> {
-        let online = fs::read_to_string("/sys/devices/system/cpu/online")?;
+        let online = bounded::read_to_string("/sys/devices/system/cpu/online", bounded::SMALL)?;
         let ring = |cpu| {
             let mut event = Builder::new(Software::DUMMY);
             // The watermark is never reached: nobody is to be woken.

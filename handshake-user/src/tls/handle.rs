@@ -1,0 +1,77 @@
+//! A probed file, kept open to see what becomes of it.
+
+use std::{fs::File, io};
+
+use rustix::fs::{AtFlags, Statx, StatxFlags, StatxTimestamp};
+
+/// An open file, and by what it is known to be unchanged.
+#[derive(Debug)]
+pub struct Handle {
+    file: File,
+    size: u64,
+    modified: (i64, u32),
+}
+
+impl Handle {
+    /// Takes the file as it is now.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn new(file: File) -> io::Result<Self> {
+        let status = status(&file)?;
+        Ok(Self { size: status.stx_size, modified: time(&status.stx_mtime), file })
+    }
+
+    /// The file.
+    #[must_use]
+    pub const fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Whether it was written to or cut short: the probes may be in the wrong places.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        status(&self.file)
+            .is_ok_and(|status| (status.stx_size, time(&status.stx_mtime)) != (self.size, self.modified))
+    }
+
+    /// Whether it has no name any more: only who has it open or mapped can use it.
+    #[must_use]
+    pub fn is_deleted(&self) -> bool {
+        status(&self.file).is_ok_and(|status| status.stx_nlink == 0)
+    }
+}
+
+/// As far as this host knows: a server that is gone, or a stranger's file system, is not asked.
+fn status(file: &File) -> io::Result<Statx> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    Ok(rustix::fs::statx(file, "", flags, StatxFlags::BASIC_STATS)?)
+}
+
+const fn time(time: &StatxTimestamp) -> (i64, u32) {
+    (time.tv_sec, time.tv_nsec)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::Write as _};
+
+    use super::*;
+
+    #[test]
+    fn it_tells_what_became_of_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, "content").unwrap();
+        let handle = Handle::new(File::open(&path).unwrap()).unwrap();
+        assert!(!handle.is_changed() && !handle.is_deleted());
+        let other_name = folder.path().join("other");
+        fs::hard_link(&path, &other_name).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(!handle.is_changed() && !handle.is_deleted(), "it has another name");
+        File::options().append(true).open(&other_name).unwrap().write_all(b"more").unwrap();
+        assert!(handle.is_changed());
+        fs::remove_file(&other_name).unwrap();
+        assert!(handle.is_deleted());
+    }
+}

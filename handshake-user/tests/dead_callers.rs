@@ -1,0 +1,153 @@
+//! Who dies inside a handshake leaves nothing behind: nothing that costs others, and nothing that is taken for theirs when
+//! process ids, thread ids and addresses are used again.
+//!
+//! Needs root: run through `cargo xtask test`.
+
+#[path = "dead_callers/reborn.rs"]
+mod reborn;
+#[path = "dead_callers/tracer.rs"]
+mod tracer;
+#[path = "dead_callers/victim.rs"]
+mod victim;
+
+use std::{
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+
+use self::{reborn::Reborn, tracer::Tracer, victim::Victim};
+
+/// So many threads, and as many processes.
+const VICTIMS: usize = 25;
+
+/// What it does to this process's threads must not meet what the other test does.
+static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+#[test]
+fn nothing_stays_behind_of_threads_and_processes_that_die_inside() {
+    let _alone = ALONE.lock();
+    let tracer = Tracer::start();
+    // Its kernel side accepts, and nobody ever answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    let mut dead = Vec::new();
+    for _ in 0..VICTIMS {
+        let thread = Victim::thread(address);
+        tracer.until("the thread is seen inside", |tracer| tracer.is_inside(thread.id));
+        dead.push(thread.id);
+        thread.ends();
+
+        let process = Command::new("openssl")
+            .args(["s_client", "-connect", &address.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        let mut process = process.expect("openssl, which this test needs");
+        tracer.until("the process is seen inside", |tracer| tracer.is_inside(process.id()));
+        dead.push(process.id());
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    // The next one of the same id, which is in no handshake, is taken for the dead one no longer than until it sends.
+    let mut tried = 0;
+    for id in dead {
+        // Somebody else may have it by now.
+        let Some(reborn) = Reborn::that_sends(id) else { continue };
+        reborn.ends();
+        assert!(!tracer.is_inside(id), "{id} is still taken for one inside of a handshake");
+        tried += 1;
+    }
+    assert!(tried > VICTIMS, "only {tried} ids could be had again");
+}
+
+#[test]
+fn a_handshake_is_never_taken_for_that_of_a_dead_process_of_the_same_id_and_addresses() {
+    let _alone = ALONE.lock();
+    let tracer = Tracer::start();
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(&folder);
+    let arguments = ["gnutls-cli", "--insecure", "--port", &server.port, "127.0.0.1"];
+
+    server.signal(Signal::SIGSTOP);
+    let first = Reborn::that_executes(None, &arguments).unwrap();
+    let id = first.id;
+    tracer.until("the process is seen inside", |tracer| tracer.is_inside(id));
+    kill(Pid::from_raw(id.cast_signed()), Signal::SIGKILL).unwrap();
+    first.ends();
+    thread::sleep(Duration::from_secs(1));
+    server.signal(Signal::SIGCONT);
+
+    let second = Reborn::that_executes(Some(id), &arguments).expect("the id is free again");
+    second.ends();
+    let record = tracer.record(|record| {
+        record["event"] == "tls" && record["process"]["pid"] == id && record["tls"]["outcome"] == "completed"
+    });
+    assert_eq!(record["tls"]["source"], "both", "{record}");
+    assert_eq!(record["tls"]["library"], "gnutls", "{record}");
+    let duration = record["tls"]["duration_us"].as_u64().unwrap();
+    assert!(duration < 900_000, "that is when the dead one began: {record}");
+}
+
+/// `openssl s_server`.
+struct Server {
+    child: Child,
+    port: String,
+}
+
+impl Server {
+    fn start(folder: &TempDir) -> Self {
+        let [key, certificate] = ["key", "certificate"].map(|name| folder.path().join(name));
+        let made = Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
+            .args(["-days", "2", "-subj", "/CN=localhost", "-keyout"])
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate)
+            .stderr(Stdio::null())
+            .status();
+        assert!(made.expect("openssl, which this test needs").success());
+        // Free a moment ago.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+        let child = Command::new("openssl")
+            .args(["s_server", "-quiet", "-www", "-accept", &format!("127.0.0.1:{port}"), "-key"])
+            .arg(&key)
+            .arg("-cert")
+            .arg(&certificate)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let server = Self { child, port };
+        while !server.listens() {
+            thread::sleep(Duration::from_millis(10));
+        }
+        server
+    }
+
+    fn listens(&self) -> bool {
+        let port: u16 = self.port.parse().unwrap();
+        let end = format!("0100007F:{port:04X} 00000000:0000 0A");
+        std::fs::read_to_string("/proc/net/tcp").unwrap().contains(&end)
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,240 @@
+//! As many connections at once as two processes have descriptors for, in a network namespace of their own.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::{fd::AsFd as _, unix::process::CommandExt as _},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use nix::{
+    sched::{self, CloneFlags},
+    sys::{
+        prctl,
+        signal::Signal,
+        socket::{self, Backlog},
+    },
+};
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+/// Connections, each with two ends on this host.
+pub(crate) const PAIRS: f64 = 12_000.0;
+/// Openings that nobody listens for.
+pub(crate) const REFUSED: f64 = 300.0;
+/// How the connections end, in turn.
+const WAYS: &[u8] = &[CLIENT_FIRST, RESET, SERVER_FIRST];
+const CLIENT_FIRST: u8 = 0;
+const RESET: u8 = 1;
+const SERVER_FIRST: u8 = 2;
+/// The variable that gives a process of the load its part.
+const PART: &str = "FULL_TEST_PART";
+/// What marks its own lines among those of the test harness.
+const MARK: &str = "load: ";
+
+/// The two processes, which go step by step.
+pub(crate) struct Load {
+    server: Part,
+    client: Part,
+}
+
+impl Load {
+    pub(crate) fn start() -> Self {
+        let mut server = Part::start("server", |command| {
+            // SAFETY: between fork and exec only a system call is made.
+            unsafe { command.pre_exec(|| Ok(sched::unshare(CloneFlags::CLONE_NEWNET)?)) };
+        });
+        let at = server.hear();
+        let network = std::fs::File::open(format!("/proc/{}/ns/net", server.child.id())).unwrap();
+        let client = Part::start("client", |command| {
+            // SAFETY: as above, on a file that the closure owns.
+            unsafe { command.pre_exec(move || Ok(sched::setns(network.as_fd(), CloneFlags::CLONE_NEWNET)?)) };
+        });
+        let mut load = Self { server, client };
+        load.client.say(&at);
+        load
+    }
+
+    /// Returns when all are open, and both ends know it.
+    pub(crate) fn open(&mut self) {
+        self.client.say("open");
+        self.client.expect("open");
+        self.server.expect("open");
+    }
+
+    /// The states of its sockets, as `/proc/net/tcp` writes them; listeners and time-wait minisockets are none.
+    pub(crate) fn sockets(&self) -> BTreeMap<String, usize> {
+        let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", self.server.child.id())).unwrap();
+        let mut states = BTreeMap::new();
+        for line in table.lines().skip(1) {
+            let columns: Vec<_> = line.split_ascii_whitespace().collect();
+            let (state, timer) = (columns[3], columns[5]);
+            if state != "0A" && !timer.starts_with("03:") {
+                *states.entry(state.to_owned()).or_default() += 1;
+            }
+        }
+        states
+    }
+
+    /// Returns when both ends of all have been closed.
+    pub(crate) fn close(&mut self) {
+        self.server.say("close");
+        self.client.say("close");
+        self.client.expect("closed");
+        self.server.expect("closed");
+    }
+}
+
+struct Part {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Part {
+    fn start(part: &str, prepare: impl FnOnce(&mut Command)) -> Self {
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.args(["--exact", "load::part", "--ignored", "--nocapture"]).env(PART, part);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        prepare(&mut command);
+        // SAFETY: between fork and exec only a system call is made.
+        unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+        let mut child = command.spawn().unwrap();
+        let stdin = child.stdin.take().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        Self { child, stdin, stdout }
+    }
+
+    fn say(&mut self, word: &str) {
+        writeln!(self.stdin, "{word}").unwrap();
+    }
+
+    fn hear(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            assert_ne!(self.stdout.read_line(&mut line).unwrap(), 0, "a process of the load has ended");
+            if let Some((_, word)) = line.split_once(MARK) {
+                return word.trim().to_owned();
+            }
+        }
+    }
+
+    fn expect(&mut self, word: &str) {
+        assert_eq!(self.hear(), word);
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // It may have ended already; a second end does no harm.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Not a test: what the processes of the load run.
+#[test]
+#[ignore = "a process of the load"]
+fn part() {
+    let Ok(part) = env::var(PART) else { return };
+    let limit = getrlimit(Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    setrlimit(Resource::Nofile, raised).unwrap();
+    match &*part {
+        "server" => serve(),
+        _ => connect(),
+    }
+}
+
+fn serve() {
+    bring_up();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // A full backlog would make openings wait for a second SYN.
+    socket::listen(&listener, Backlog::new(4096).unwrap()).unwrap();
+    say(&listener.local_addr().unwrap().to_string());
+    let mut streams: Vec<(u8, TcpStream)> = Vec::new();
+    while streams.len() < pairs() {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut way = [0];
+        stream.read_exact(&mut way).unwrap();
+        streams.push((way[0], stream));
+    }
+    say("open");
+    assert_eq!(hear(), "close");
+    let (first, rest): (Vec<_>, Vec<_>) = streams.into_iter().partition(|(way, _)| *way == SERVER_FIRST);
+    drop(first);
+    for (_, stream) in rest {
+        wait_for_end(stream);
+    }
+    say("closed");
+    // The namespace is there until the test has seen the last FIN.
+    hear();
+}
+
+fn connect() {
+    let at: SocketAddr = hear().parse().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    assert_eq!(hear(), "open");
+    for _ in 0..refused() {
+        TcpStream::connect(free).unwrap_err();
+    }
+    let mut streams: Vec<(u8, TcpStream)> = Vec::new();
+    for &way in WAYS.iter().cycle().take(pairs()) {
+        let mut stream = TcpStream::connect(at).unwrap();
+        stream.write_all(&[way]).unwrap();
+        streams.push((way, stream));
+    }
+    say("open");
+    assert_eq!(hear(), "close");
+    let (rest, first): (Vec<_>, Vec<_>) = streams.into_iter().partition(|(way, _)| *way == SERVER_FIRST);
+    for (way, stream) in first {
+        if way == RESET {
+            let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+            socket::setsockopt(&stream, socket::sockopt::Linger, &at_once).unwrap();
+        }
+        drop(stream);
+    }
+    for (_, stream) in rest {
+        wait_for_end(stream);
+    }
+    say("closed");
+    hear();
+}
+
+fn wait_for_end(mut stream: TcpStream) {
+    // A reset is an end, too.
+    let _ = stream.read(&mut [0]);
+    let _ = stream.shutdown(Shutdown::Both);
+}
+
+/// The loopback device of a new namespace is down.
+fn bring_up() {
+    let status = Command::new("ip").args(["link", "set", "lo", "up"]).status();
+    assert!(
+        status.is_ok_and(|status| status.success()),
+        "`ip link set lo up` failed: is iproute2 installed?"
+    );
+}
+
+fn say(word: &str) {
+    println!("\n{MARK}{word}");
+    io::stdout().flush().unwrap();
+}
+
+/// Empty when the test has ended.
+fn hear() -> String {
+    let mut line = String::new();
+    io::stdin().read_line(&mut line).unwrap();
+    line.trim().to_owned()
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small whole numbers")]
+const fn pairs() -> usize {
+    PAIRS as usize
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small whole numbers")]
+const fn refused() -> usize {
+    REFUSED as usize
+}

@@ -1,0 +1,60 @@
+//! More libraries than there are descriptors for.
+
+use std::{fs, os::unix::process::CommandExt as _, time::Duration};
+
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use crate::{
+    alone,
+    program::{self, Daemon},
+    proper::{LABEL, Proper, copies, installed},
+    serving::Serving,
+    stranger::Stranger,
+};
+
+const LIMIT: u64 = 160;
+const FILES: u32 = 40;
+
+#[test]
+fn what_fits_is_probed_and_the_rest_is_told() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = program::command(&["--listen", "127.0.0.1:0"]);
+    command.args(LABEL);
+    let limit = Rlimit { current: Some(LIMIT), maximum: Some(LIMIT) };
+    // SAFETY: between fork and exec only one system call is made.
+    unsafe { command.pre_exec(move || Ok(setrlimit(Resource::Nofile, limit)?)) };
+    let daemon = Daemon::spawn(&mut command);
+    let mut serving = Serving::new(&daemon);
+    let covered = |daemon: &Daemon| {
+        let labels = ["library=\"gnutls\"", "covered=\"true\""];
+        daemon.scrape().sum("handshake_tls_libraries", &labels)
+    };
+    let told = |daemon: &Daemon| {
+        daemon.scrape().sum("handshake_tls_files_skipped_total", &["reason=\"descriptors\""])
+    };
+    // What stands there has been looked into at the start.
+    let (standing, untold) = (covered(&daemon), told(&daemon));
+
+    let mut many = Stranger::start();
+    let files = copies(&installed("libgnutls.so.30"), FILES as usize, folder.path(), "libgnutls-many");
+    many.map(&files);
+    serving.until("what does not fit is told", Duration::from_secs(20), |daemon| {
+        covered(daemon) - standing + told(daemon) - untold >= f64::from(FILES)
+    });
+    let probed = covered(&daemon) - standing;
+    println!("{probed} of {FILES} probed, {} files open", daemon.files());
+    assert!(probed >= 1.0, "what is used gives way to what only stands there");
+    assert!(daemon.files() < usize::try_from(LIMIT).unwrap() * 4 / 5, "{}", daemon.files());
+
+    // Unused ones make room for one that comes newly into use.
+    files.iter().for_each(|path| fs::remove_file(path).unwrap());
+    drop(many);
+    let mut other = Stranger::start();
+    serving.until("they are told of no more", Duration::from_secs(30), |daemon| {
+        other.flood(&installed("libgnutls.so.30"));
+        covered(daemon) <= standing
+    });
+    Proper::start().is_seen(&mut serving, Duration::from_secs(20));
+    assert!(serving.slowest < Duration::from_millis(250), "{:?}", serving.slowest);
+}

@@ -1,0 +1,100 @@
+//! A client and a server with an OpenSSL of their own, that the daemon has to find: the proof that it still works.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use nix::sys::{prctl, signal::Signal};
+use tempfile::TempDir;
+
+use crate::{program::Daemon, serving::Serving};
+
+/// As which its process is known.
+const NAME: &str = "proper-client";
+/// The daemon must tell processes apart.
+pub(crate) const LABEL: [&str; 2] = ["--label", "process"];
+
+pub(crate) struct Proper {
+    folder: TempDir,
+    server: Child,
+    at: String,
+}
+
+impl Proper {
+    pub(crate) fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["libssl.so.3", "libcrypto.so.3"] {
+            fs::copy(installed(name), folder.path().join(name)).unwrap();
+        }
+        fs::copy("/usr/bin/openssl", folder.path().join(NAME)).unwrap();
+        let (key, certificate) = (folder.path().join("key"), folder.path().join("certificate"));
+        let made = Command::new("openssl")
+            .args(
+                "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=proper -keyout"
+                    .split(' '),
+            )
+            .args([&*key, Path::new("-out"), &certificate])
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let mut server = Command::new("openssl");
+        server.args(["s_server", "-accept", "127.0.0.1:0", "-www", "-key"]);
+        server.args([&*key, Path::new("-cert"), &certificate]).stdout(Stdio::piped()).stderr(Stdio::null());
+        // SAFETY: between fork and exec only one system call is made.
+        unsafe { server.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+        let mut server = server.spawn().unwrap();
+        let lines = BufReader::new(server.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let at = lines.filter_map(|line| Some(line.strip_prefix("ACCEPT ")?.to_owned())).next().unwrap();
+        Self { folder, server, at }
+    }
+
+    /// Handshakes until the daemon has seen one from inside the library.
+    #[track_caller]
+    pub(crate) fn is_seen(&self, serving: &mut Serving<'_>, patience: Duration) {
+        let labels = [&*format!("process=\"{NAME}\""), "library=\"openssl\""];
+        let count = |daemon: &Daemon| daemon.scrape().sum("handshake_tls_duration_seconds_count", &labels);
+        serving.until("a proper library is probed", patience, |daemon| {
+            let before = count(daemon);
+            let client = Command::new(self.folder.path().join(NAME))
+                .args(["s_client", "-connect", &self.at])
+                .env("LD_LIBRARY_PATH", self.folder.path())
+                .stdin(Stdio::null())
+                .output()
+                .unwrap();
+            assert!(client.status.success(), "{client:?}");
+            std::thread::sleep(Duration::from_millis(200));
+            count(daemon) > before
+        });
+    }
+}
+
+impl Drop for Proper {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+/// Where the system has a library.
+pub(crate) fn installed(name: &str) -> PathBuf {
+    let folder = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+    let folders = [folder.as_str(), "/usr/lib64", "/usr/lib"];
+    let found = folders.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("there is no {name} on this system"))
+}
+
+/// Copies of a library, each a file of its own.
+pub(crate) fn copies(library: &Path, count: usize, folder: &Path, name: &str) -> Vec<PathBuf> {
+    let path = |turn| folder.join(format!("{name}-{turn}.so.3"));
+    let copy = |path: PathBuf| {
+        fs::copy(library, &path).unwrap();
+        path
+    };
+    (0..count).map(path).map(copy).collect()
+}

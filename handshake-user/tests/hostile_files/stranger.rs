@@ -1,0 +1,78 @@
+//! A process that has files mapped as code, and dies with the test.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Stdio},
+};
+
+use nix::sys::{prctl, signal::Signal};
+
+const SCRIPT: &str = r#"
+import mmap, sys
+CODE = mmap.PROT_READ | mmap.PROT_EXEC
+kept = []
+for line in sys.stdin:
+    count, path = line.rstrip("\n").split(" ", 1)
+    with open(path, "rb") as file:
+        if count == "keep":
+            kept.append(mmap.mmap(file.fileno(), 4096, flags=mmap.MAP_PRIVATE, prot=CODE))
+        else:
+            for _ in range(int(count)):
+                mmap.mmap(file.fileno(), 4096, flags=mmap.MAP_PRIVATE, prot=CODE).close()
+    print("done", flush=True)
+"#;
+
+pub(crate) struct Stranger {
+    child: Child,
+    said: BufReader<ChildStdout>,
+}
+
+impl Stranger {
+    pub(crate) fn start() -> Self {
+        Self::python(SCRIPT, &[])
+    }
+
+    /// One that has done what its script wants when it says a line.
+    pub(crate) fn python(script: &str, arguments: &[&Path]) -> Self {
+        let mut command = Command::new("/usr/bin/python3");
+        command.args(["-c", script]).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // SAFETY: between fork and exec only one system call is made.
+        unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+        let mut child = command.spawn().unwrap();
+        let said = BufReader::new(child.stdout.take().unwrap());
+        Self { child, said }
+    }
+
+    /// Maps these files, and keeps them.
+    pub(crate) fn map(&mut self, files: &[PathBuf]) {
+        for file in files {
+            self.ask("keep", file);
+        }
+    }
+
+    /// Maps a file so often that the daemon misses some of it, and looks through all processes again, soon.
+    pub(crate) fn flood(&mut self, file: &Path) {
+        self.ask("5000", file);
+    }
+
+    fn ask(&mut self, what: &str, file: &Path) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{what} {}", file.display()).unwrap();
+        self.wait();
+    }
+
+    /// Until it says a line.
+    pub(crate) fn wait(&mut self) {
+        let mut line = String::new();
+        assert_ne!(self.said.read_line(&mut line).unwrap(), 0, "the stranger has ended");
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,6 +1,9 @@
 //! What must hold of the inspection of any file.
 
-use handshake::{fuzzing::inspect_bytes, tls::inspect::Inspection};
+use handshake::{
+    fuzzing::{inspect_bytes, inspect_in_pieces},
+    tls::inspect::Inspection,
+};
 
 use crate::assert_harmless;
 
@@ -12,7 +15,12 @@ const MOST_POINTS: usize = 200;
 /// # Panics
 /// When the result makes no sense.
 pub fn inspect(file: &[u8]) -> Option<Inspection> {
-    let inspection = inspect_bytes(file)?;
+    let inspection = inspect_bytes(file);
+    // Wherever one piece of the file ends and the next begins.
+    for entries in [1, 7] {
+        assert_eq!(inspect_in_pieces(file, entries), inspection, "in pieces of {entries} entries");
+    }
+    let inspection = inspection?;
     assert!(inspection.points.len() <= MOST_POINTS, "{} probes", inspection.points.len());
     for point in &inspection.points {
         assert!(point.offset < file.len() as u64, "a probe behind the end of the file");

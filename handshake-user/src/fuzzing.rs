@@ -28,6 +28,12 @@ pub fn inspect_bytes(file: &[u8]) -> Option<Inspection> {
     inspect::inspect(file)
 }
 
+/// The same, read in pieces that hold so many entries of every table.
+#[must_use]
+pub fn inspect_in_pieces(file: &[u8], entries: usize) -> Option<Inspection> {
+    inspect::inspect_in_pieces(file, entries)
+}
+
 /// The names of the functions that are looked for in a file.
 #[must_use]
 pub fn symbols() -> Vec<&'static str> {

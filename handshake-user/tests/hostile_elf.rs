@@ -111,3 +111,22 @@ fn names_without_an_end_are_not_read_for_each_section() {
     }
     let _ = inspected_in_time(file);
 }
+
+#[test]
+fn behind_the_end_of_the_file_nothing_is_probed() {
+    let file = |free| {
+        let mut image = Image::new(X86_64, true);
+        image.put_at(CODE, &[0xc3]);
+        let symbol = |name, address| Symbol { name, address: Some(address), size: 1 };
+        image.symbols(&[symbol("s2n_negotiate", CODE), symbol("s2n_connection_free", free)]);
+        let mut file = image.finish();
+        // The segment goes on where the file has ended.
+        let size = file.len() as u64 + 64;
+        file[64 + 32..64 + 40].copy_from_slice(&size.to_le_bytes());
+        file
+    };
+    let size = file(CODE).len() as u64;
+    for (free, probes) in [(BASE + size - 1, 1), (BASE + size, 0), (BASE + size + 1, 0)] {
+        assert_eq!(inspect_bytes(&file(free)).unwrap().points.len(), probes, "{free:x}");
+    }
+}

@@ -155,12 +155,9 @@ impl<'w> Fuzzers<'w> {
 
     /// Runs these targets, so many at a time, and prints how it went.
     fn run(&self, targets: &[String], seconds: u32, jobs: usize) -> Result<()> {
-        let rounds = targets.len().div_ceil(jobs);
-        step(format!(
-            "fuzz: {} targets, {jobs} at a time, {seconds} s each: about {} s",
-            targets.len(),
-            rounds * seconds as usize
-        ));
+        let jobs = jobs.min(targets.len());
+        let about = targets.len().div_ceil(jobs) * seconds as usize;
+        step(format!("fuzz: {} at {seconds} s each, {jobs} at a time: about {about} s", targets.join(", ")));
         let waiting: Mutex<VecDeque<&String>> = Mutex::new(targets.iter().collect());
         let done: Mutex<Vec<Outcome>> = Mutex::default();
         let work = || -> Result<()> {
@@ -172,7 +169,7 @@ impl<'w> Fuzzers<'w> {
             }
         };
         thread::scope(|scope| {
-            let workers: Vec<_> = (0..jobs.min(targets.len())).map(|_| scope.spawn(work)).collect();
+            let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
             workers.into_iter().try_for_each(|worker| {
                 worker.join().unwrap_or_else(|_| bail!("a thread that waits for a target has panicked"))
             })

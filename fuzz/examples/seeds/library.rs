@@ -32,7 +32,11 @@ pub fn all() -> Vec<Seed> {
         seeds.push(("library", name.to_owned(), description));
         seeds.push(("elf", name.to_owned(), bytes));
     }
-    let program = program();
+    // What a terminal would obey in the place of a version.
+    let hostile = program(b"go\x1b[2J\x07");
+    assert_eq!(elf::inspect(&go::file(&hostile)).expect("a Go program").description, None);
+    seeds.push(("go", "hostile".to_owned(), hostile));
+    let program = program(b"go1.24.1");
     let bytes = go::file(&program);
     let inspection = elf::inspect(&bytes).expect("a Go program");
     assert!(inspection.covered && inspection.target.fd.is_known(), "{inspection:?}");
@@ -298,7 +302,7 @@ fn relative_frames() -> Vec<u8> {
 }
 
 /// A program that `go build` could have made, as far as is looked at.
-fn program() -> Vec<u8> {
+fn program(version: &[u8]) -> Vec<u8> {
     const TCP: [&str; 8] = [
         "net.(*TCPConn).Close",
         "net.(*TCPConn).LocalAddr",
@@ -362,7 +366,6 @@ fn program() -> Vec<u8> {
     data.words(&[0, 0, 0]);
     data.words(&functions[1..9].iter().map(|(_, entry)| go::TEXT + u64::from(*entry)).collect::<Vec<_>>());
 
-    let version = b"go1.24.1";
     let mut build = b"\xff Go buildinf:\x08\x02".to_vec();
     build.resize(32, 0);
     build.push(u8::try_from(version.len()).unwrap());

@@ -57,6 +57,8 @@ enum Source<'s> {
 pub struct Image<'s> {
     source: Source<'s>,
     size: u64,
+    /// [`STRIDE`], but for who tries the seams between what is read at a time.
+    stride: usize,
     kept: FrozenMap<(u64, usize), Vec<u8>>,
     kept_bytes: Cell<usize>,
     read_bytes: Cell<u64>,
@@ -71,6 +73,12 @@ impl<'s> Image<'s> {
         Self::of(Source::Bytes(bytes), bytes.len() as u64)
     }
 
+    /// Of bytes in memory, and so many whole entries of every table are read at a time.
+    #[must_use]
+    pub(crate) fn in_pieces(bytes: &'s [u8], entries: usize) -> Self {
+        Self { stride: 24 * entries.max(1), ..Self::new(bytes) }
+    }
+
     /// Of a file.
     ///
     /// # Errors
@@ -83,6 +91,7 @@ impl<'s> Image<'s> {
         Self {
             source,
             size,
+            stride: STRIDE,
             kept: FrozenMap::new(),
             kept_bytes: Cell::new(0),
             read_bytes: Cell::new(0),
@@ -140,10 +149,10 @@ impl<'s> Image<'s> {
         let end = part.end.min(self.size);
         let mut at = part.start;
         let length = |bytes: u64, most: usize| usize::try_from(bytes).map_or(most, |bytes| bytes.min(most));
-        let mut buffer = vec![0; length(end.saturating_sub(at), STRIDE + ahead)];
+        let mut buffer = vec![0; length(end.saturating_sub(at), self.stride + ahead)];
         while at < end {
-            let own = length(end - at, STRIDE);
-            let piece = &mut buffer[..length(end - at, STRIDE + ahead)];
+            let own = length(end - at, self.stride);
+            let piece = &mut buffer[..length(end - at, self.stride + ahead)];
             if self.read(at, piece).is_none() || each(at, piece, own).is_break() {
                 return;
             }

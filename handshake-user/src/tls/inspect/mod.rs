@@ -122,7 +122,7 @@ impl Inspection {
     fn point(&mut self, elf: &Elf<'_>, hook: Hook, address: u64, role: Option<Role>) -> bool {
         /// A landing pad, a test, a branch, and the instruction behind.
         const BEGINNING: usize = 64;
-        let Some(code) = elf.code(address, BEGINNING) else { return false };
+        let Some(code) = elf.code(address, BEGINNING).filter(|code| !code.is_empty()) else { return false };
         let place = match hook {
             Hook::Free => decode::behind_null_test(code, address),
             _ => decode::behind_landing_pad(code, address),
@@ -212,6 +212,12 @@ impl Stamp {
 #[must_use]
 pub fn inspect(file: &[u8]) -> Option<Inspection> {
     let image = Image::new(file);
+    look(&image).filter(|_| image.refusal().is_none())
+}
+
+/// The same, read in small pieces.
+pub(crate) fn inspect_in_pieces(file: &[u8], entries: usize) -> Option<Inspection> {
+    let image = Image::in_pieces(file, entries);
     look(&image).filter(|_| image.refusal().is_none())
 }
 

@@ -21,7 +21,8 @@ use crate::{
 };
 
 const FILES: usize = 100;
-const PATIENCE: Duration = Duration::from_mins(1);
+/// A file is no longer used when two sweeps, half a minute each, have not seen it.
+const PATIENCE: Duration = Duration::from_mins(3);
 /// Every second when the service manager waits for two.
 const WATCHDOG_EVERY: Duration = Duration::from_secs(1);
 

@@ -60,8 +60,8 @@ impl Counted {
         let followed = (self.begun - self.unkept) - (self.ended_openings[0] - self.late);
         let opening = followed + (self.unkept - self.late).max(0);
         let mut established = [0; 3];
-        for at in 0..2 {
-            established[at] = self.opened[at] + self.unopened[at] - self.unfollowed[at] - self.closing[at];
+        for (at, established) in established.iter_mut().enumerate().take(2) {
+            *established = self.opened[at] + self.unopened[at] - self.unfollowed[at] - self.closing[at];
         }
         established[2] = self.unfollowed.iter().sum::<i64>() - self.closing[2];
         let mut closing = self.closing;
@@ -194,7 +194,7 @@ prop_compose! {
         all_acked in any::<bool>(),
         err in prop_oneof![Just(0), Just(104), Just(110), Just(111)],
     ) -> Step {
-        Step { choice, room, reset, looked_for, sock: Socket { done, all_acked, err, ..Socket::default() } }
+        Step { choice, room, reset, looked_for, sock: Socket { err, done, all_acked, ..Socket::default() } }
     }
 }
 

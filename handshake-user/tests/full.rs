@@ -138,7 +138,9 @@ fn attack(arguments: &[&str], still: Option<Duration>) {
             }
         };
         for role in roles {
-            for outcome in ["established", "refused", "reset", "timeout", "unreachable", "unknown"] {
+            for outcome in
+                ["established", "refused", "reset", "timed_out", "unreachable", "aborted", "unknown"]
+            {
                 let labels = [role, &format!("outcome=\"{outcome}\"")];
                 must(last.agrees(&first, OPENS, &labels, 0.0), OPENS, &labels)?;
             }
@@ -157,8 +159,8 @@ fn attack(arguments: &[&str], still: Option<Duration>) {
                 let labels = [role, state];
                 let (here, ..) = last.rise(&first, GAUGE, &labels);
                 // What strangers have begun or ended meanwhile the witness has seen, too.
-                let (_, least, most) = last.rise(&first, GAUGE, &[state]);
-                let strangers = STRANGERS + least.abs().max(most.abs());
+                let (_, lowest, highest) = last.rise(&first, GAUGE, &[state]);
+                let strangers = STRANGERS + lowest.abs().max(highest.abs());
                 must(here.abs() <= strangers, GAUGE, &labels)?;
             }
         }

@@ -22,16 +22,8 @@ const PACKAGE: &str = "handshake-user";
 
 /// The integration tests that run as root: those on real networks, the exporter's, callers that die, the search for libraries,
 /// and loading under signals.
-const ROOT: &[&str] = &[
-    NETNS,
-    "daemon",
-    "dead_callers",
-    "discover",
-    "full",
-    "hostile_files",
-    "hostile_names",
-    "signals",
-];
+const ROOT: &[&str] =
+    &[NETNS, "daemon", "dead_callers", "discover", "full", "hostile_files", "hostile_names", "signals"];
 const NETNS: &str = "netns";
 
 /// Run all tests: lints, tests without root, then the tests on real networks as root

@@ -148,6 +148,7 @@ impl Daemon {
     }
 
     /// Kills it, and does not wait until the kernel has let go of all its probes.
+    #[allow(dead_code, reason = "for the tests of strangers' files, which leave many probes")]
     pub(crate) fn abandon(mut self) {
         self.child.kill().unwrap();
         std::mem::forget(self);

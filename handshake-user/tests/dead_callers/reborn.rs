@@ -75,9 +75,10 @@ fn clone(id: Option<u32>) -> Option<u32> {
     }
     // SAFETY: the structure is as the kernel wants it; the child has a copy of the memory and makes nothing but system calls.
     let made = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
-    match u32::try_from(made) {
-        Ok(id) => Some(id),
-        Err(_) if nix::errno::Errno::last() == nix::errno::Errno::EEXIST => None,
-        Err(_) => panic!("clone3: {}", std::io::Error::last_os_error()),
+    if let Ok(id) = u32::try_from(made) {
+        Some(id)
+    } else {
+        assert_eq!(nix::errno::Errno::last(), nix::errno::Errno::EEXIST, "clone3");
+        None
     }
 }

@@ -14,7 +14,7 @@ use aya::maps::{Array, Map, MapData};
 use nix::sys::{prctl, signal::Signal};
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// As many as the kernel side has.
 const SEATS: usize = 1 << 15;
 
@@ -85,7 +85,7 @@ impl Tracer {
             match self.records.recv_timeout(left) {
                 Ok(record) if matches(&record) => return record,
                 Ok(record) => others.push(record),
-                Err(_) => panic!("no such record among {others:#?}"),
+                Err(error) => panic!("{error}: no such record among {others:#?}"),
             }
         }
     }

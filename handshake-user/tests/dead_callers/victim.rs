@@ -57,6 +57,9 @@ extern "C" fn die(_: c_int) {
     unsafe { libc::syscall(libc::SYS_exit, 0) };
 }
 
+/// Of libssl: a method, a context or a session.
+type Object = *mut c_void;
+
 extern "C" fn connect(errand: *mut c_void) -> *mut c_void {
     // SAFETY: it was made for this thread.
     let Errand { stream, started } = *unsafe { Box::from_raw(errand.cast::<Errand>()) };
@@ -66,7 +69,6 @@ extern "C" fn connect(errand: *mut c_void) -> *mut c_void {
         let library = libc::dlopen(c"libssl.so.3".as_ptr(), libc::RTLD_NOW);
         assert!(!library.is_null(), "libssl.so.3, which this test needs");
         let find = |name: &CStr| libc::dlsym(library, name.as_ptr().cast::<c_char>());
-        type Object = *mut c_void;
         let method: extern "C" fn() -> Object = std::mem::transmute(find(c"TLS_client_method"));
         let settings: extern "C" fn(Object) -> Object = std::mem::transmute(find(c"SSL_CTX_new"));
         let session: extern "C" fn(Object) -> Object = std::mem::transmute(find(c"SSL_new"));

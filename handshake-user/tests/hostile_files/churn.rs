@@ -89,7 +89,9 @@ fn serving_goes_on_while_a_hundred_libraries_go_and_a_hundred_come() {
     });
 
     let new = copies(&nss, FILES, folder.path(), "libssl-new");
-    old.iter().for_each(|path| fs::remove_file(path).unwrap());
+    for path in &old {
+        fs::remove_file(path).unwrap();
+    }
     drop(before);
     let mut after = Stranger::start();
     after.map(&new);

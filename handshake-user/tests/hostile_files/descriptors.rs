@@ -48,7 +48,9 @@ fn what_fits_is_probed_and_the_rest_is_told() {
     assert!(daemon.files() < usize::try_from(LIMIT).unwrap() * 4 / 5, "{}", daemon.files());
 
     // Unused ones make room for one that comes newly into use.
-    files.iter().for_each(|path| fs::remove_file(path).unwrap());
+    for path in &files {
+        fs::remove_file(path).unwrap();
+    }
     drop(many);
     let mut other = Stranger::start();
     serving.until("they are told of no more", Duration::from_secs(30), |daemon| {

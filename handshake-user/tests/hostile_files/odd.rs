@@ -64,7 +64,7 @@ fn greedy(length: u64) -> Vec<u8> {
         (".rodata", 1),
         (".shstrtab", 3),
     ];
-    /// LOAD, DYNAMIC, NOTE, GNU_EH_FRAME.
+    /// `LOAD`, `DYNAMIC`, `NOTE`, `GNU_EH_FRAME`.
     const SEGMENTS: [u64; 4] = [1, 2, 4, 0x6474_e550];
     const HEAD: u64 = 64;
     const SEGMENTS_AT: u64 = HEAD + 64 * SECTIONS.len() as u64;
@@ -76,10 +76,12 @@ fn greedy(length: u64) -> Vec<u8> {
     let mut bytes = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x03\0\x3e\0\x01\0\0\0".to_vec();
     let mut put = |number: u64, width: usize| bytes.extend_from_slice(&number.to_le_bytes()[..width]);
     // Entry, segments, sections, flags.
-    [(0x1000, 8), (SEGMENTS_AT, 8), (HEAD, 8), (0, 4)]
-        .into_iter()
-        .for_each(|(number, width)| put(number, width));
-    [64, 56, SEGMENTS.len() as u64, 64, 16, 15].into_iter().for_each(|size| put(size, 2));
+    for (number, width) in [(0x1000, 8), (SEGMENTS_AT, 8), (HEAD, 8), (0, 4)] {
+        put(number, width);
+    }
+    for size in [64, 56, SEGMENTS.len() as u64, 64, 16, 15] {
+        put(size, 2);
+    }
     let mut name_at = 0;
     for (index, (name, kind)) in SECTIONS.into_iter().enumerate() {
         let (at, size) = match name {
@@ -91,7 +93,9 @@ fn greedy(length: u64) -> Vec<u8> {
         // Name, type, flags, address, place, size, the names that belong to it, information, alignment, size of an entry.
         put(name_at, 4);
         put(kind, 4);
-        [6, at, at, size].into_iter().for_each(|number| put(number, 8));
+        for number in [6, at, at, size] {
+            put(number, 8);
+        }
         put(index as u64 + 1, 4);
         put(0, 4);
         put(8, 8);
@@ -102,7 +106,9 @@ fn greedy(length: u64) -> Vec<u8> {
         // Type, flags, place, address, physical address, size in the file and in memory, alignment.
         put(kind, 4);
         put(5, 4);
-        [0, 0, 0, length, length, 0x1000].into_iter().for_each(|number| put(number, 8));
+        for number in [0, 0, 0, length, length, 0x1000] {
+            put(number, 8);
+        }
     }
     bytes.extend_from_slice(&names);
     bytes.resize(INFO_AT, 0);

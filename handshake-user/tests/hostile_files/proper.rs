@@ -48,8 +48,8 @@ impl Proper {
         // SAFETY: between fork and exec only one system call is made.
         unsafe { server.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
         let mut server = server.spawn().unwrap();
-        let lines = BufReader::new(server.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let at = lines.filter_map(|line| Some(line.strip_prefix("ACCEPT ")?.to_owned())).next().unwrap();
+        let mut lines = BufReader::new(server.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let at = lines.find_map(|line| Some(line.strip_prefix("ACCEPT ")?.to_owned())).unwrap();
         Self { folder, server, at }
     }
 

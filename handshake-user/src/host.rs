@@ -168,10 +168,15 @@ const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;
 /// The mount of cgroup v2 that shows most.
 #[must_use]
 pub fn cgroup2() -> Option<Cgroup2> {
-    let mountinfo = bounded::read_to_string("/proc/self/mountinfo", bounded::MOUNTINFO).unwrap_or_default();
+    let mountinfo = mountinfo();
     let places = CGROUP2.iter().map(PathBuf::from).chain(mounts(&mountinfo, "cgroup2"));
     let found: Vec<_> = places.filter_map(Cgroup2::at).collect();
     found.iter().find(|found| found.is_whole).or(found.first()).cloned()
+}
+
+/// The mounts that this process sees; empty if they cannot be read.
+pub(crate) fn mountinfo() -> String {
+    bounded::read_to_string("/proc/self/mountinfo", bounded::MOUNTINFO).unwrap_or_default()
 }
 
 /// Where file systems of this type are mounted. Lines of `mountinfo` look like

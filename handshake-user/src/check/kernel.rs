@@ -21,8 +21,7 @@ pub fn look(cgroup2: Option<&Cgroup2>) -> Kernel {
         }
         Err(reason) => (Finding::refused(reason), None, Vec::new()),
     };
-    let mounts = bounded::read_to_string("/proc/self/mountinfo", bounded::MOUNTINFO).unwrap_or_default();
-    let tracefs = host::mounts(&mounts, "tracefs").next();
+    let tracefs = host::mounts(&host::mountinfo(), "tracefs").next();
     Kernel {
         release: uname.release().to_string_lossy().into_owned(),
         arch: uname.machine().to_string_lossy().into_owned(),

@@ -1,7 +1,7 @@
 //! Any bytes as the kernel's description of its types.
 #![no_main]
 
-use handshake::btf::{Btf, audit, has_tracepoint, layout};
+use handshake::kernel::btf::{Btf, audit, has_tracepoint, layout};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

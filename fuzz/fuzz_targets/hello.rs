@@ -1,7 +1,7 @@
 //! Any bytes as the beginning of a stream: record layer, then both hellos.
 #![no_main]
 
-use handshake_common::tls::wire::{ClientHello, Piece, ServerHello, message};
+use handshake::tls::wire::{ClientHello, Piece, ServerHello, message};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use handshake::{fuzzing::http, sink::http::Pages};
+use handshake::{exporter::http::Pages, fuzzing::http};
 use libfuzzer_sys::fuzz_target;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, duplex},

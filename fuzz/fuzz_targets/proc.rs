@@ -3,9 +3,9 @@
 
 use handshake::{
     fuzzing::{connections, cpus, maps_line, mounts},
-    probe::plan::{Attach, HOOKS, Offer, plan},
+    kernel::probe::plan::{Attach, HOOKS, Offer, plan},
 };
-use handshake_common::tls::mapping::{self, Mapping};
+use handshake_common::tls::discover::{self, Mapping};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -38,8 +38,8 @@ fuzz_target!(|data: &[u8]| {
             }
         }
         _ => {
-            let records = bytes.chunks(mapping::SIZE as usize).filter_map(Mapping::from_bytes);
-            assert_eq!(records.count(), bytes.len() / mapping::SIZE as usize);
+            let records = bytes.chunks(discover::SIZE as usize).filter_map(Mapping::from_bytes);
+            assert_eq!(records.count(), bytes.len() / discover::SIZE as usize);
         }
     }
 });

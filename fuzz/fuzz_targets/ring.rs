@@ -10,14 +10,17 @@ use std::{
 };
 
 use handshake::{
-    assemble::{Assembler, Raw, Sight, Story},
     config::{Config, Label},
+    exporter::metrics::Metrics,
+    join::{Assembler, Raw, Sight, Story, coalesce::Whole},
+    output::{savings::Savings, summary::Summary},
     record::{Context, Record},
-    sink::{metrics::Metrics, savings::Savings, summary::Summary},
     untrusted::Untrusted,
-    whole::Whole,
 };
-use handshake_common::{Kind, Stage, connection, tls::session, tls::wire::raw};
+use handshake_common::{
+    Kind, Stage, connection,
+    tls::{library::session, wire::raw},
+};
 use handshake_fuzz::{Input, assert_harmless, record};
 use libfuzzer_sys::fuzz_target;
 

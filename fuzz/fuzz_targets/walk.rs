@@ -4,9 +4,10 @@
 //! (two bytes), the payload. `seed.py` writes the corpus of handshake-common in this form.
 #![no_main]
 
+use handshake::tls::wire::{Buffers, Hellos, Piece, verdict};
 use handshake_common::{
     Role,
-    tls::wire::{Buffers, Direction, Ending, Hellos, Next, Piece, Segment, Wire, closed, verdict, walk},
+    tls::wire::{Direction, Ending, Next, Segment, Wire, closed, walk},
 };
 use libfuzzer_sys::fuzz_target;
 

@@ -2,7 +2,7 @@
 
 use handshake::{
     fuzzing::{inspect_bytes, inspect_in_pieces},
-    tls::inspect::Inspection,
+    tls::library::inspect::Inspection,
 };
 
 use crate::assert_harmless;

@@ -1,8 +1,8 @@
 //! What must hold of every record, whatever it was made of.
 
 use handshake::{
+    output::{ladder, table},
     record::Record,
-    sink::{ladder, table},
     untrusted::json,
 };
 

@@ -120,7 +120,7 @@ words!(
         Open = "open",
         /// A [`crate::Connection`].
         Close = "close",
-        /// A [`crate::tls::session::Handshake`].
+        /// A [`crate::tls::library::session::Handshake`].
         Library = "library",
         /// A [`crate::tls::wire::Sighting`].
         Wire = "wire",

@@ -2,7 +2,7 @@
 
 use crate::{
     class::{Family, Initiator, Role, Stage},
-    tls::session::Key,
+    tls::library::session::Key,
 };
 
 /// Yes-or-no facts about a connection, one bit each.

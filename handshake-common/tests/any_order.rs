@@ -5,7 +5,11 @@ mod socket;
 
 use handshake_common::{
     Connection, Facts, Phase, Role,
-    tcp::{close, open, state, state::Due, states},
+    tcp::{
+        close, open,
+        state::{self, Due},
+        states,
+    },
     totals,
 };
 use proptest::prelude::*;

@@ -6,8 +6,7 @@ mod socket;
 use handshake_common::{
     Connection, Facts, Role,
     tcp::{
-        state,
-        state::Due,
+        state::{self, Due},
         states::{
             CLOSE, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, SYN_RECV, SYN_SENT,
         },

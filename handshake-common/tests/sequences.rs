@@ -5,8 +5,8 @@ mod socket;
 use handshake_common::{
     Connection, FastOpen, FinalAck, Initiator, Outcome, Style,
     tcp::{
-        close, open, state,
-        state::Due,
+        close, open,
+        state::{self, Due},
         states::{
             CLOSE, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, SYN_RECV, SYN_SENT,
         },

@@ -9,7 +9,7 @@ use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ringbuf_outpu
 use handshake_common::{
     Connection, Facts, FastOpen, Stage, connection,
     tcp::{open, state::Due},
-    tls::session::{Handshake, Session},
+    tls::library::session::{Handshake, Session},
     totals::{self, Loss},
 };
 

@@ -10,14 +10,12 @@
 #![no_std]
 #![no_main]
 
-mod discover;
 mod emit;
 mod kernel;
 mod maps;
 mod process;
 mod tcp;
 mod tls;
-mod wire;
 mod words;
 
 #[cfg(not(test))]

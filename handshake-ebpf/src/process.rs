@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_get_current_cgroup_id;
-use handshake_common::{Connection, tls::session::Key};
+use handshake_common::{Connection, tls::library::session::Key};
 
 use crate::kernel::{Access, Memory, layout};
 

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use crate::{
     config::DaemonArgs,
     filter::{self, NetNs},
-    probe::{TlsWire, plan::Attach},
+    kernel::probe::{TlsWire, plan::Attach},
 };
 
 /// TCP openings, TLS handshakes and TCP closings of every connection of this host, timed where they happen.
@@ -102,7 +102,7 @@ pub enum Switch {
     Off,
 }
 
-impl From<ProbeArgs> for crate::probe::Settings {
+impl From<ProbeArgs> for crate::kernel::probe::Settings {
     fn from(args: ProbeArgs) -> Self {
         let ProbeArgs { attach, ring_kib, max_connections, tls_wire, tls_libraries } = args;
         let tls_libraries = tls_libraries == Switch::On;

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::{
     bounded,
     cli::{MAX_CONNECTIONS, RING_KIB, Switch},
-    probe::{Settings, TlsWire, plan::Attach},
+    kernel::probe::{Settings, TlsWire, plan::Attach},
 };
 
 /// Of the configuration, bytes.

@@ -126,7 +126,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        assemble::Story,
+        join::Story,
         record::tests::{Still, client},
     };
 

@@ -9,16 +9,16 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
+    cmd::{daemon::preexisting, explain},
     config::{self, Config},
-    daemon::preexisting,
-    explain, host,
-    sink::{
+    exporter::{
         http::{self, Pages},
         metrics::Census,
     },
+    host,
     tls::{
         discover::{ld_cache, maps, watch},
-        inspect::{self, Inspection},
+        library::inspect::{self, Inspection},
     },
 };
 

@@ -1,37 +1,35 @@
 //! The user side of `handshake`.
 //!
-//! The way of a connection: [`probe`] attaches the programs, [`ring`] reads what they send, [`record`] says what
-//! it means, and a command ([`trace`]) shows it in one of the shapes of [`sink`].
+//! The way of a connection: [`kernel`] attaches the programs and reads what they send, [`join`] puts together what
+//! they saw of one connection, [`model`] and [`record`] say what it means, and a command ([`cmd`]) shows it ([`output`],
+//! [`exporter`]).
 
-pub mod assemble;
 pub mod bounded;
-pub mod btf;
-pub mod check;
 pub mod cli;
+pub mod cmd;
 pub mod config;
-pub mod daemon;
 pub mod descriptors;
-pub mod explain;
+pub mod exporter;
 pub mod filter;
-#[doc(hidden)]
 pub mod fuzzing;
 pub mod host;
+pub mod join;
+pub mod kernel;
 pub mod logging;
 pub mod model;
-pub mod probe;
+pub mod output;
 pub mod record;
-pub mod ring;
-pub mod sink;
 pub mod tls;
-pub mod trace;
 pub mod untrusted;
-pub mod whole;
-
+#[doc(hidden)]
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 
-use crate::cli::{Cli, Command};
+use crate::{
+    cli::{Cli, Command},
+    cmd::{check, daemon, explain, trace},
+};
 
 /// Runs one command to its end.
 ///

@@ -9,11 +9,10 @@ use handshake_common::{
     Connection, Facts, Family, FastOpen, FastOpenReason, FinalAck, Initiator, Library, Outcome, Role, Stage,
     Style, TlsClass, TlsOutcome, TlsSource, TlsVersion,
     tcp::{close, open},
-    tls::wire::cipher,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{assemble::Story, model, untrusted::Untrusted};
+use crate::{join::Story, model, tls::wire::cipher, untrusted::Untrusted};
 
 /// Version of the schema; it changes when a field changes its meaning, not when one is added.
 pub const SCHEMA: u32 = 1;

@@ -16,7 +16,7 @@ use std::{
 };
 
 use handshake::{
-    probe::{Kernel, Probes, Settings, TlsWire},
+    kernel::probe::{Kernel, Probes, Settings, TlsWire},
     tls::discover::{self, Discovery, FileId, Found, KernelIterator, News},
 };
 use perf_event::{Builder, events::Software};

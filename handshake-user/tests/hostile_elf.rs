@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use handshake::{fuzzing::inspect_bytes, tls::inspect::Inspection};
+use handshake::{fuzzing::inspect_bytes, tls::library::inspect::Inspection};
 
 use self::image::{BASE, Image, PROGBITS, Relocation, Symbol, X86_64};
 

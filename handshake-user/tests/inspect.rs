@@ -2,10 +2,10 @@
 
 use std::{fs, path::PathBuf};
 
-use handshake::tls::inspect::{Hook, Inspection, inspect};
+use handshake::tls::library::inspect::{Hook, Inspection, inspect};
 use handshake_common::{
     class::Library,
-    tls::target::{Path, Statem},
+    tls::library::target::{Path, Statem},
 };
 use proptest::prelude::*;
 

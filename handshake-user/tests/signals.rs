@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use handshake::probe::{Kernel, Probes, Settings, TlsWire};
+use handshake::kernel::probe::{Kernel, Probes, Settings, TlsWire};
 use nix::sys::{
     pthread::{pthread_kill, pthread_self},
     signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},

@@ -1,17 +1,17 @@
-//! Handshakes that were captured (handshake-common/tests/corpus), as packets, as streams, as what the kernel side sends of
+//! Handshakes that were captured (handshake-user/tests/corpus), as packets, as streams, as what the kernel side sends of
 //! them, and as the records that come of that.
 
 use std::{fs, path::Path, time::SystemTime};
 
 use handshake::{
-    assemble::{Assembler, Raw, Sight},
+    join::{Assembler, Raw, Sight},
     record::{Context, Record},
     untrusted::Untrusted,
 };
 use handshake_common::{
     Connection, Facts, Family, Initiator, Kind, Library, Role, Stage, TlsOutcome, Watch,
     tls::{
-        session::{Handshake, Session, TlsFacts},
+        library::session::{Handshake, Session, TlsFacts},
         wire::{Direction, Next, Segment, Sighting, Wire, closed, walk},
     },
 };
@@ -26,7 +26,7 @@ struct Packet {
 }
 
 pub fn all() -> Vec<Seed> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../handshake-common/tests/corpus");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../handshake-user/tests/corpus");
     let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|file| file.extension().is_some_and(|extension| extension == "txt"));
     files.sort();
@@ -210,7 +210,7 @@ fn lines(steps: &[u8]) -> Vec<u8> {
     while let (Some(kind), Some(bytes)) = (input.byte(), input.block()) {
         let size = match Kind::from_code(kind) {
             Some(Kind::Open | Kind::Close) => handshake_common::connection::SIZE,
-            Some(Kind::Library) => handshake_common::tls::session::SIZE,
+            Some(Kind::Library) => handshake_common::tls::library::session::SIZE,
             Some(Kind::Wire) => handshake_common::tls::wire::raw::SIZE,
             _ => bytes.len(),
         };

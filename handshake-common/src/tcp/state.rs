@@ -6,7 +6,7 @@ use super::{Sock, states};
 use crate::{
     class::{Initiator, Role},
     connection::{Connection, Facts, Phase, Watch},
-    tls::session::Key,
+    tls::library::session::Key,
 };
 
 /// What is due after an event; several can be due at once.

@@ -1,6 +1,6 @@
-//! TLS: what both sides know of libraries, sessions and the bytes on the wire.
+//! TLS: what both sides agree on, by view. `library`: a handshake by its library's calls; `wire`: by its bytes; `discover`:
+//! where libraries are mapped.
 
-pub mod mapping;
-pub mod session;
-pub mod target;
+pub mod discover;
+pub mod library;
 pub mod wire;

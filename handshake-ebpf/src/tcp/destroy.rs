@@ -14,8 +14,7 @@ use crate::{
     emit,
     kernel::{Access, KernelSock, Typed, Untyped},
     maps,
-    tls::call,
-    wire,
+    tls::{library::call, wire},
 };
 
 // void tcp_destroy_sock(struct sock *sk)

@@ -20,8 +20,8 @@ use crate::{
     kernel::{Access, KernelSock, Typed, Untyped, read_endpoints},
     maps::{self, BUSY, Endpoints, FULL, SYNACKS},
     process,
-    tls::call,
-    wire, words,
+    tls::{library::call, wire},
+    words,
 };
 
 // void inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)

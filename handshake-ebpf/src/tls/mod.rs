@@ -1,15 +1,5 @@
-//! TLS handshakes from the libraries that make them: one file a library, and the call that they have in common.
-//!
-//! A library's file says when a call begins a handshake and what the object tells at its end; [`call`] keeps the session
-//! in between, and [`socket`] sees which socket the call speaks through.
+//! TLS handshakes: from the libraries that make them, from their packets, and where the libraries are mapped.
 
-pub mod call;
-mod fd;
-mod gnutls;
-mod go;
-mod maps;
-mod object;
-mod openssl;
-mod returns;
-mod socket;
-mod stack;
+mod discover;
+pub mod library;
+pub mod wire;

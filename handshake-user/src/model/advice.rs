@@ -5,10 +5,12 @@
 
 use handshake_common::{
     FastOpen, FastOpenReason, Initiator, Library, Outcome, Role, Style, TlsClass, TlsOutcome, TlsVersion,
-    tls::wire::Way,
 };
 
-use crate::record::{Close, Open, Record, Tls};
+use crate::{
+    record::{Close, Open, Record, Tls},
+    tls::wire::Way,
+};
 
 /// One setting, what it would have saved, and what to know about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Why a handshake failed, in the words of the library that says so: the reasons of OpenSSL's error queue, and GnuTLS's
 //! errors. Alerts have their names in [`handshake_common::tls::wire::alert`].
 
-use handshake_common::tls::wire::alert;
+use crate::tls::wire::alert;
 
 /// OpenSSL adds this to an alert of the peer to make it a reason (`SSL_AD_REASON_OFFSET`, openssl/ssl.h).
 const RECEIVED_ALERT: i32 = 1000;

@@ -2,6 +2,5 @@
 
 pub mod advice;
 pub mod failure;
-pub mod merge;
 pub mod setup;
 pub mod tls;

@@ -3,12 +3,13 @@
 use handshake_common::{
     Library, Role, TlsClass, TlsOutcome, TlsSource, TlsVersion,
     tls::{
-        session::{self, Session, TlsFacts},
-        wire::{Sighting, Verdict, alert},
+        library::session::{self, Session, TlsFacts},
+        wire::Sighting,
     },
 };
 
 use super::failure;
+use crate::tls::wire::{Verdict, alert};
 
 /// What is known of a handshake; `None` is unknown. Times are CLOCK_MONOTONIC, nanoseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,13 +1,6 @@
-//! TLS libraries: [`discover`] finds their files, [`inspect`] says what to probe in them, [`attach`] does it, and
-//! [`libraries`] keeps account.
+//! TLS, by view: the libraries that make handshakes ([`library`]), where they are found ([`discover`]), and the bytes on
+//! the wire ([`wire`]).
 
-pub mod attach;
-pub mod budget;
 pub mod discover;
-pub mod handle;
-pub mod inspect;
-pub mod libraries;
-pub mod queue;
-pub mod reader;
-pub mod skipped;
-pub mod worker;
+pub mod library;
+pub mod wire;

@@ -1,20 +1,19 @@
 //! One scenario: a link, what happened on it, and what the tracer said about it.
 
-use std::io::Write;
-use std::net::SocketAddr;
-use std::process;
-use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
+use std::{io::Write, net::SocketAddr, process, sync::Arc, thread, time::Duration};
 
 use socket2::Socket;
 
-use crate::record::Record;
-use crate::socket;
-use crate::testbed::capture::{Capture, Connection};
-use crate::testbed::packet::Side;
-use crate::testbed::{Family, Testbed};
-use crate::tracer::{Log, TimedOut, Tracer};
+use crate::{
+    record::Record,
+    socket,
+    testbed::{
+        Family, Testbed,
+        capture::{Capture, Connection},
+        packet::Side,
+    },
+    tracer::{Log, TimedOut, Tracer},
+};
 
 pub(crate) const RTT: Duration = Duration::from_millis(50);
 /// Records may come late, but not later than a person would wait.

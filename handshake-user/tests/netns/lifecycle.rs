@@ -1,15 +1,21 @@
 //! Sockets that outlive or predate something: their process, their connection, the tracer.
 
-use std::net::SocketAddr;
-use std::process::{Child, Stdio};
+use std::{
+    net::SocketAddr,
+    process::{Child, Stdio},
+};
 
-use crate::case::{Case, Expect, pause};
-use crate::closes::{check_active, check_passive};
-use crate::record::Record;
-use crate::socket::{await_input, disconnect, drain};
-use crate::testbed::Family;
-use crate::testbed::packet::{Packet, Side};
-use crate::tracer::Tracer;
+use crate::{
+    case::{Case, Expect, pause},
+    closes::{check_active, check_passive},
+    record::Record,
+    socket::{await_input, disconnect, drain},
+    testbed::{
+        Family,
+        packet::{Packet, Side},
+    },
+    tracer::Tracer,
+};
 
 for_each_family!(older_than_the_tracer, used_again, used_again_from_the_same_port, killed_with_its_process);
 

@@ -1,16 +1,22 @@
 //! Programs that people use, and the processes that the records name.
 
-use std::fs;
-use std::net::SocketAddr;
-use std::process::{Command, Stdio};
+use std::{
+    fs,
+    net::SocketAddr,
+    process::{Command, Stdio},
+};
 
 use tempfile::TempDir;
 
-use crate::case::{Case, Ends, Expect};
-use crate::server::{Server, await_listener};
-use crate::testbed::Family;
-use crate::testbed::packet::{Packet, Side};
-use crate::truth;
+use crate::{
+    case::{Case, Ends, Expect},
+    server::{Server, await_listener},
+    testbed::{
+        Family,
+        packet::{Packet, Side},
+    },
+    truth,
+};
 
 for_each_family!(curl_and_nginx, curl_and_an_nginx_that_closes_first, openssl);
 

@@ -1,8 +1,6 @@
 //! One line of `handshake trace --output json`, read as a stranger would: by the published names.
 
-use std::fmt;
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use serde_json::Value;
 

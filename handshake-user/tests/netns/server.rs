@@ -1,12 +1,15 @@
 //! A server program beside the test.
 
-use std::fs;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
 
-use crate::case::pause;
-use crate::testbed::Testbed;
-use crate::testbed::packet::Side;
+use crate::{
+    case::pause,
+    testbed::{Testbed, packet::Side},
+};
 
 /// A server program; it ends with the test.
 pub(crate) struct Server(Child);

@@ -1,14 +1,17 @@
 //! Socket options and system calls that the crates do not wrap.
 
-use std::ffi::c_int;
-use std::io;
-use std::mem;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd};
-use std::time::{Duration, Instant};
+use std::{
+    ffi::c_int,
+    io, mem,
+    net::SocketAddr,
+    os::fd::{AsFd, AsRawFd},
+    time::{Duration, Instant},
+};
 
-use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::{
+    libc,
+    poll::{PollFd, PollFlags, PollTimeout},
+};
 use socket2::Socket;
 
 /// An integer option of `IPPROTO_TCP`.

@@ -1,27 +1,34 @@
 //! The program under test, running beside the tests.
 
-use std::collections::BTreeMap;
-use std::env;
-use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::CommandExt;
-use std::panic::{self, AssertUnwindSafe};
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    env,
+    io::{BufRead, BufReader, Read},
+    os::unix::process::CommandExt,
+    panic::{self, AssertUnwindSafe},
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError,
+        mpsc::{self, RecvTimeoutError, Sender},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
 
-use nix::errno::Errno;
-use nix::libc;
-use nix::mount::{MsFlags, mount};
-use nix::sched::{self, CloneFlags};
-use nix::sys::prctl;
-use nix::sys::signal::{self, Signal};
-use nix::unistd::Pid;
+use nix::{
+    errno::Errno,
+    libc,
+    mount::{MsFlags, mount},
+    sched::{self, CloneFlags},
+    sys::{
+        prctl,
+        signal::{self, Signal},
+    },
+    unistd::Pid,
+};
 
-use crate::record::Record;
-use crate::testbed;
+use crate::{record::Record, testbed};
 
 /// The probes are verified by the kernel first, which takes its time on a small machine.
 const START: Duration = Duration::from_mins(1);

@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
-use crate::testbed::capture::Capture;
-use crate::testbed::packet::{Packet, Side};
+use crate::testbed::{
+    capture::Capture,
+    packet::{Packet, Side},
+};
 
 /// The client's side of an opening: its first SYN to the SYN-ACK.
 #[track_caller]

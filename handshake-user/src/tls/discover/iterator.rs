@@ -8,10 +8,10 @@ use std::{
 };
 
 use aya::{Btf, programs::Iter};
-use handshake_common::tls::mapping::{self, Mapping};
+use handshake_common::tls::discover::{self, Mapping};
 
 use super::{FileId, Mapped};
-use crate::probe;
+use crate::kernel::probe;
 
 /// `enum bpf_cmd`, `enum bpf_attach_type` of `include/uapi/linux/bpf.h`.
 const BPF_LINK_CREATE: libc::c_long = 28;
@@ -34,7 +34,7 @@ impl Iterator {
     /// When the kernel refuses the program (older than 5.12), or cannot be asked for one process only (older than
     /// 6.1): there `/proc/PID/maps` tells the truth.
     pub fn load(program: &mut Iter, btf: &Btf) -> Result<Self, String> {
-        let loaded = probe::load(|| program.load(mapping::ITERATOR, btf));
+        let loaded = probe::load(|| program.load(discover::ITERATOR, btf));
         loaded.map_err(|error| probe::shorten(&error.to_string()))?;
         let fd = program.fd().map_err(|error| error.to_string())?.as_fd().try_clone_to_owned();
         let this = Self { program: fd.map_err(|error| error.to_string())? };
@@ -124,7 +124,7 @@ pub fn next(file: &mut File) -> io::Result<Option<Vec<Mapped>>> {
             length => break length?,
         }
     };
-    let records = chunk[..length].chunks(mapping::SIZE as usize).filter_map(Mapping::from_bytes);
+    let records = chunk[..length].chunks(discover::SIZE as usize).filter_map(Mapping::from_bytes);
     Ok((length > 0).then(|| records.map(|record| Mapped::from(&record)).collect()))
 }
 

@@ -30,7 +30,7 @@ use self::{
     source::{Source, Sweep},
     watch::{Alias, Heard, Watch},
 };
-use crate::tls::{inspect::Refusal, reader::Reader};
+use crate::tls::library::{inspect::Refusal, reader::Reader};
 
 /// How often all processes are looked through, when new mappings are watched: for what the watch cannot tell, above all
 /// the end of processes.

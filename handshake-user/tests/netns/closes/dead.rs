@@ -1,18 +1,22 @@
 //! Peers that say nothing any more.
 
-use std::io::Write;
-use std::time::Duration;
+use std::{io::Write, time::Duration};
 
 use nix::libc;
 use socket2::{Socket, TcpKeepalive};
 
-use crate::case::{Case, Expect, pause};
-use crate::server::await_no_socket;
-use crate::socket::await_input;
-use crate::testbed::capture::{Capture, Connection};
-use crate::testbed::packet::{Packet, Side};
-use crate::testbed::{Family, faults};
-use crate::truth;
+use crate::{
+    case::{Case, Expect, pause},
+    server::await_no_socket,
+    socket::await_input,
+    testbed::{
+        Family,
+        capture::{Capture, Connection},
+        faults,
+        packet::{Packet, Side},
+    },
+    truth,
+};
 
 for_each_family_and_side!(user_timeout, keepalive);
 for_each_family!(fin_never_acknowledged, fin_lost_once, last_ack_lost_once);

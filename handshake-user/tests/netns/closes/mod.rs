@@ -5,10 +5,11 @@ mod orderly;
 mod reset;
 mod traps;
 
-use crate::case::Ends;
-use crate::testbed::capture::Capture;
-use crate::testbed::packet::Side;
-use crate::truth;
+use crate::{
+    case::Ends,
+    testbed::{capture::Capture, packet::Side},
+    truth,
+};
 
 /// What the end says that closed first, when its socket lived to see the peer's FIN.
 #[track_caller]

@@ -1,16 +1,17 @@
 //! FIN from both ends, in every order.
 
-use std::io::Write;
-use std::net::Shutdown;
-use std::thread;
-
-use crate::case::{Case, Expect, RTT, ms, pause};
-use crate::socket::{await_input, drain};
-use crate::testbed::Family;
-use crate::testbed::packet::{Packet, Side};
-use crate::truth;
+use std::{io::Write, net::Shutdown, thread};
 
 use super::{check_active, check_orphan, check_own_process, check_passive};
+use crate::{
+    case::{Case, Expect, RTT, ms, pause},
+    socket::{await_input, drain},
+    testbed::{
+        Family,
+        packet::{Packet, Side},
+    },
+    truth,
+};
 
 for_each_family_and_side!(four_segments, three_segments, half_close, half_close_then_close);
 for_each_family!(simultaneous, simultaneous_half_close, half_close_with_data_after_it);

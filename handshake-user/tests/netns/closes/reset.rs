@@ -1,16 +1,22 @@
 //! RST instead of FIN, or after it.
 
-use std::io::{ErrorKind, Write};
-use std::net::Shutdown;
+use std::{
+    io::{ErrorKind, Write},
+    net::Shutdown,
+};
 
 use socket2::Socket;
 
-use crate::case::{Case, Ends, Expect, ms};
-use crate::record::Record;
-use crate::socket::{await_hang_up, await_input, disconnect, drain};
-use crate::testbed::packet::{Packet, Side};
-use crate::testbed::{Family, faults};
-use crate::truth;
+use crate::{
+    case::{Case, Ends, Expect, ms},
+    record::Record,
+    socket::{await_hang_up, await_input, disconnect, drain},
+    testbed::{
+        Family, faults,
+        packet::{Packet, Side},
+    },
+    truth,
+};
 
 for_each_family_and_side!(
     by_linger_zero,

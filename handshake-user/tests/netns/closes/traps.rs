@@ -1,16 +1,17 @@
 //! Closings where the kernel's state changes say something else than what happened.
 
-use std::io::Write;
-use std::net::Shutdown;
-use std::thread;
-
-use crate::case::{Case, Expect, RTT, ms, pause};
-use crate::socket::{await_input, drain};
-use crate::testbed::Family;
-use crate::testbed::packet::{Packet, Side};
-use crate::truth;
+use std::{io::Write, net::Shutdown, thread};
 
 use super::{check_orphan, check_passive};
+use crate::{
+    case::{Case, Expect, RTT, ms, pause},
+    socket::{await_input, drain},
+    testbed::{
+        Family,
+        packet::{Packet, Side},
+    },
+    truth,
+};
 
 for_each_family_and_side!(acknowledged_late, closed_twice_by_the_passive_end);
 for_each_family!(fin_behind_unsent_data, passive_fin_behind_unsent_data, half_close_behind_unsent_data);

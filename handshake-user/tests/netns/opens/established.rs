@@ -1,17 +1,23 @@
 //! Ordinary openings, by ordinary means and by odd ones.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 use nix::libc;
 use socket2::Socket;
 
-use crate::case::{Case, Ends, Expect, Pair, ms, pause};
-use crate::socket::{await_connect, begin_connect, drain, kernel_rtt};
-use crate::testbed::Family;
-use crate::testbed::capture::Capture;
-use crate::testbed::packet::{Packet, Side};
-use crate::truth;
+use crate::{
+    case::{Case, Ends, Expect, Pair, ms, pause},
+    socket::{await_connect, begin_connect, drain, kernel_rtt},
+    testbed::{
+        Family,
+        capture::Capture,
+        packet::{Packet, Side},
+    },
+    truth,
+};
 
 for_each_family!(
     plain,

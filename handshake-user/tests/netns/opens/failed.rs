@@ -5,12 +5,16 @@ use std::net::SocketAddr;
 use nix::libc;
 use socket2::Socket;
 
-use crate::case::{Case, Expect, ms, pause};
-use crate::record::Record;
-use crate::socket::{await_connect, begin_connect, set_tcp_option, timed};
-use crate::testbed::packet::{Packet, Side};
-use crate::testbed::{Family, faults};
-use crate::truth;
+use crate::{
+    case::{Case, Expect, ms, pause},
+    record::Record,
+    socket::{await_connect, begin_connect, set_tcp_option, timed},
+    testbed::{
+        Family, faults,
+        packet::{Packet, Side},
+    },
+    truth,
+};
 
 for_each_family!(
     refused,

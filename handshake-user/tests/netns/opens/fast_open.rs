@@ -1,20 +1,21 @@
 //! Data in the SYN (RFC 7413).
 
-use std::io::Write;
-use std::mem::MaybeUninit;
-use std::net::SocketAddr;
-use std::thread;
+use std::{io::Write, mem::MaybeUninit, net::SocketAddr, thread};
 
 use nix::libc;
 use socket2::Socket;
 
-use crate::case::{Case, Ends, Expect, Pair, RTT, ms, pause};
-use crate::socket::{await_input, drain, set_tcp_option, tcp_info};
-use crate::testbed::capture::{Capture, Connection};
-use crate::testbed::faults::Verdict;
-use crate::testbed::packet::{Packet, Side};
-use crate::testbed::{Family, faults};
-use crate::truth;
+use crate::{
+    case::{Case, Ends, Expect, Pair, RTT, ms, pause},
+    socket::{await_input, drain, set_tcp_option, tcp_info},
+    testbed::{
+        Family,
+        capture::{Capture, Connection},
+        faults::{self, Verdict},
+        packet::{Packet, Side},
+    },
+    truth,
+};
 
 for_each_family!(
     cookie_requested,

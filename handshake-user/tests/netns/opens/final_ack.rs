@@ -1,17 +1,21 @@
 //! The segment that completes the handshake: alone, with data, late, or ignored.
 
-use std::io::Write;
-use std::thread;
+use std::{io::Write, thread};
 
 use nix::libc;
 use socket2::Socket;
 
-use crate::case::{Case, Expect, Pair, RTT, pause};
-use crate::socket::{await_input, begin_connect, set_tcp_option};
-use crate::testbed::capture::Capture;
-use crate::testbed::packet::{Packet, Side};
-use crate::testbed::{Family, faults};
-use crate::truth;
+use crate::{
+    case::{Case, Expect, Pair, RTT, pause},
+    socket::{await_input, begin_connect, set_tcp_option},
+    testbed::{
+        Family,
+        capture::Capture,
+        faults,
+        packet::{Packet, Side},
+    },
+    truth,
+};
 
 for_each_family!(
     carried_by_data_of_a_talkative_client,

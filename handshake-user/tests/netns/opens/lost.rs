@@ -2,11 +2,16 @@
 
 use std::io::Write;
 
-use crate::case::{Case, Ends, Expect, ms};
-use crate::testbed::capture::{Capture, Connection};
-use crate::testbed::packet::{Packet, Side};
-use crate::testbed::{Family, faults};
-use crate::truth;
+use crate::{
+    case::{Case, Ends, Expect, ms},
+    testbed::{
+        Family,
+        capture::{Capture, Connection},
+        faults,
+        packet::{Packet, Side},
+    },
+    truth,
+};
 
 for_each_family!(syn, two_syns, syn_ack, syn_cookie, syn_cookie_without_time_stamps);
 

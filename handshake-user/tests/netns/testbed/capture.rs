@@ -1,12 +1,14 @@
 //! The second witness: what the link carried and when, from which the true durations follow.
 
-use std::collections::HashMap;
-use std::fmt;
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
-use std::net::SocketAddr;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    fmt,
+    fs::File,
+    io::{self, BufWriter, Write},
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use super::packet::{Packet, Side};
 

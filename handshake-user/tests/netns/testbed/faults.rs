@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use super::forge;
-use super::packet::{Packet, Side};
+use super::{
+    forge,
+    packet::{Packet, Side},
+};
 
 pub(crate) enum Verdict {
     Pass,

@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 
-use etherparse::icmpv4::DestUnreachableHeader;
-use etherparse::icmpv6::DestUnreachableCode;
-use etherparse::{Icmpv4Type, Icmpv6Type, IpNumber, PacketBuilder, PacketBuilderStep};
+use etherparse::{
+    Icmpv4Type, Icmpv6Type, IpNumber, PacketBuilder, PacketBuilderStep, icmpv4::DestUnreachableHeader,
+    icmpv6::DestUnreachableCode,
+};
 
 use super::packet::Packet;
 

@@ -2,17 +2,22 @@
 
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "C constants into C fields")]
 
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::mem;
-use std::net::IpAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::thread;
-use std::time::Duration;
+use std::{
+    fs::{self, File, OpenOptions},
+    io, mem,
+    net::IpAddr,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
+    thread,
+    time::Duration,
+};
 
-use nix::errno::Errno;
-use nix::libc::{self, c_char, c_int, c_short, ifreq, in6_ifreq, sockaddr, sockaddr_in};
+use nix::{
+    errno::Errno,
+    libc::{self, c_char, c_int, c_short, ifreq, in6_ifreq, sockaddr, sockaddr_in},
+};
 use socket2::{Domain, Socket, Type};
 
 const DEVICE: &str = "link0";

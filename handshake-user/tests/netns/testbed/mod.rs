@@ -10,19 +10,20 @@ pub(crate) mod priority;
 mod relay;
 mod selftest;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::process::{self, Command};
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
-
-use socket2::{Domain, Protocol, Socket, Type};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    process::{self, Command},
+    sync::atomic::{AtomicU16, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
 
 use capture::Capture;
 use faults::Verdict;
 use namespace::Namespace;
 use packet::{Packet, Side};
 use relay::Relay;
+use socket2::{Domain, Protocol, Socket, Type};
 
 /// Long enough for everything that is meant to happen on the link, short enough to end a broken test.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,18 +1,22 @@
 //! A network namespace without a name: it goes when the last file that refers to it is closed, so that nothing
 //! is left behind, however the test process ends.
 
-use std::fs::{self, File};
-use std::net::IpAddr;
-use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
-use std::panic;
-use std::process::Command;
-use std::thread;
+use std::{
+    fs::{self, File},
+    net::IpAddr,
+    os::{
+        fd::AsFd,
+        unix::{fs::MetadataExt, process::CommandExt},
+    },
+    panic,
+    process::Command,
+    thread,
+};
 
-use nix::sched::{self, CloneFlags};
-use nix::sys::prctl;
-use nix::sys::signal::Signal;
+use nix::{
+    sched::{self, CloneFlags},
+    sys::{prctl, signal::Signal},
+};
 
 use super::{link, priority};
 

@@ -1,9 +1,6 @@
 //! One TCP packet, as the link sees it.
 
-use std::fmt;
-use std::net::SocketAddr;
-use std::ops::BitOr;
-use std::sync::Arc;
+use std::{fmt, net::SocketAddr, ops::BitOr, sync::Arc};
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 

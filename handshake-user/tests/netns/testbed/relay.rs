@@ -1,23 +1,27 @@
 //! Carries packets between the two TUN devices, late and not always, and writes down what it saw.
 
-use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
-use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{ErrorKind, Read, Write},
+    os::fd::AsFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags};
-use nix::sys::eventfd::EventFd;
-use nix::sys::signal::SigSet;
-use nix::sys::time::TimeSpec;
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags},
+    sys::{eventfd::EventFd, signal::SigSet, time::TimeSpec},
+};
 
-use super::capture::{Capture, Fate, Seen};
-use super::faults::Verdict;
-use super::packet::{Packet, Side};
-use super::priority;
+use super::{
+    capture::{Capture, Fate, Seen},
+    faults::Verdict,
+    packet::{Packet, Side},
+    priority,
+};
 
 pub(super) type Rule = Box<dyn FnMut(&Packet) -> Verdict + Send>;
 

@@ -1,13 +1,17 @@
 //! The ruler must be straight: none of these needs the program under test.
 
-use std::io::{ErrorKind, Read, Write};
-use std::time::Duration;
+use std::{
+    io::{ErrorKind, Read, Write},
+    time::Duration,
+};
 
 use nix::libc;
 
-use super::faults::{self, Verdict};
-use super::packet::{Packet, Side};
-use super::{Family, Testbed};
+use super::{
+    Family, Testbed,
+    faults::{self, Verdict},
+    packet::{Packet, Side},
+};
 use crate::socket::{kernel_rtt, set_tcp_option, tcp_info, timed};
 
 const RTT: Duration = Duration::from_millis(50);

@@ -1,9 +1,11 @@
 //! A certificate that nobody signed, made once, in every form that a program wants it in.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
 
 pub(crate) const NAME: &str = "example.org";
 

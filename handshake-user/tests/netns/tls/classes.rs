@@ -1,9 +1,6 @@
 //! The ways of a handshake without early data, by every program that knows them.
 
-use super::programs::Peers;
-use super::row::Row;
-use super::scenario::meet;
-use super::settings::Settings;
+use super::{programs::Peers, row::Row, scenario::meet, settings::Settings};
 
 // PostgreSQL resumes nothing.
 for_each_program!(tls12: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6, curl, nginx, haproxy, gnutls,

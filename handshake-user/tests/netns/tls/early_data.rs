@@ -1,9 +1,11 @@
 //! Early data (RFC 8446 §2.3, §4.2.10): the library's calls return before the handshake is complete.
 
-use super::programs::Peers;
-use super::row::Row;
-use super::scenario::{meet, meet_and_restart};
-use super::settings::Settings;
+use super::{
+    programs::Peers,
+    row::Row,
+    scenario::{meet, meet_and_restart},
+    settings::Settings,
+};
 
 // The others have no early data on one side or the other: curl, Python, Node.js, Go, PostgreSQL, Java.
 for_each_program!(accepted: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6, gnutls, rustls);

@@ -4,13 +4,18 @@ use std::io::Write;
 
 use socket2::Socket;
 
-use crate::case::{Case, Ends, Expect};
-use crate::testbed::packet::{Packet, Side};
-use crate::testbed::{Family, Testbed, faults};
-
-use super::programs::{Peers, Running, server_address};
-use super::scenario::{await_data_of, check_story};
-use super::settings::Settings;
+use super::{
+    programs::{Peers, Running, server_address},
+    scenario::{await_data_of, check_story},
+    settings::Settings,
+};
+use crate::{
+    case::{Case, Ends, Expect},
+    testbed::{
+        Family, Testbed, faults,
+        packet::{Packet, Side},
+    },
+};
 
 for_each_program!(wrong_version: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6, curl, gnutls, python,
     node, go, rustls, java);

@@ -2,15 +2,20 @@
 
 use std::time::Duration;
 
-use crate::case::{Case, Ends, Expect, RTT, ms, pause};
-use crate::record::Record;
-use crate::testbed::capture::Connection;
-use crate::testbed::packet::{Packet, Side};
-
-use super::programs::{Account, Library, Peers, server_address};
-use super::row::Row;
-use super::settings::Settings;
-use super::witness::Witness;
+use super::{
+    programs::{Account, Library, Peers, server_address},
+    row::Row,
+    settings::Settings,
+    witness::Witness,
+};
+use crate::{
+    case::{Case, Ends, Expect, RTT, ms, pause},
+    record::Record,
+    testbed::{
+        capture::Connection,
+        packet::{Packet, Side},
+    },
+};
 
 /// How far a time may be from the link's, for what programs and a busy machine do between a packet and its
 /// handling.

@@ -1,20 +1,17 @@
 //! The table of the whole setup: each way of a handshake, over a plain opening and with the `ClientHello` in
 //! the SYN. `cargo xtask table` prints what these tests measure beside what is expected.
 
-use std::env;
-use std::fs::OpenOptions;
-use std::io::Write;
+use std::{env, fs::OpenOptions, io::Write};
 
 use serde_json::json;
 
-use crate::case::Case;
-use crate::record::Record;
-use crate::testbed::packet::Side;
-
-use super::programs::{Peers, asyncio, curl, false_start, haproxy, java, rustls, server_address};
-use super::row::Row;
-use super::scenario::{check, made};
-use super::settings::Settings;
+use super::{
+    programs::{Peers, asyncio, curl, false_start, haproxy, java, rustls, server_address},
+    row::Row,
+    scenario::{check, made},
+    settings::Settings,
+};
+use crate::{case::Case, record::Record, testbed::packet::Side};
 
 const EARLY: Settings = Settings { early_data: true, ..Settings::TLS13 };
 

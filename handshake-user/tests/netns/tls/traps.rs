@@ -1,19 +1,24 @@
 //! Where others have been wrong: what is no handshake, what was there before, what is there twice.
 
-use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
-use crate::case::{Case, Expect, pause};
-use crate::server::Server;
-use crate::testbed::packet::Side;
-use crate::tracer::Tracer;
-
-use super::certificate::{Certificate, NAME};
-use super::programs::{self, Peers, Running, account, gnutls, python, run, run_for, server_address};
-use super::row::Row;
-use super::scenario::{await_data_of, check, check_story, made};
-use super::settings::Settings;
-use super::wire::{self, Kind};
+use super::{
+    certificate::{Certificate, NAME},
+    programs::{self, Peers, Running, account, gnutls, python, run, run_for, server_address},
+    row::Row,
+    scenario::{await_data_of, check, check_story, made},
+    settings::Settings,
+    wire::{self, Kind},
+};
+use crate::{
+    case::{Case, Expect, pause},
+    server::Server,
+    testbed::packet::Side,
+    tracer::Tracer,
+};
 
 for_each_program!(older_than_the_tracer: python, asyncio, node, go, go_stripped);
 

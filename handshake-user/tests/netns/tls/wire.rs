@@ -2,8 +2,10 @@
 
 use std::time::Instant;
 
-use crate::testbed::capture::{Capture, Fate, Seen};
-use crate::testbed::packet::{Packet, Side};
+use crate::testbed::{
+    capture::{Capture, Fate, Seen},
+    packet::{Packet, Side},
+};
 
 /// PostgreSQL's question for TLS, in front of the `ClientHello`; a yes is one letter.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];

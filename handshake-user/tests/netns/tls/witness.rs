@@ -2,12 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use crate::testbed::capture::Capture;
-use crate::testbed::packet::{Packet, Side};
-
-use super::hello::{CERTIFICATE, Hello, SERVER_HELLO};
-use super::row::Row;
-use super::wire::{self, Kind, Record};
+use super::{
+    hello::{CERTIFICATE, Hello, SERVER_HELLO},
+    row::Row,
+    wire::{self, Kind, Record},
+};
+use crate::testbed::{
+    capture::Capture,
+    packet::{Packet, Side},
+};
 
 /// `EndOfEarlyData` as a record: an empty message, its type, the seal (RFC 8446 §4.5, §5.2).
 const END_OF_EARLY_DATA: usize = 4 + 1 + 16;

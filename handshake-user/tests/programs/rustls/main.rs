@@ -1,23 +1,24 @@
 //! rustls, client and server: no function of it can be probed. A client connects once for every line of its
 //! standard input. The command line is that of `programs/python/settings.py`.
 
-use std::collections::HashMap;
-use std::env;
-use std::error::Error;
-use std::io::{self, BufRead, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::time::Instant;
+use std::{
+    collections::HashMap,
+    env,
+    error::Error,
+    io::{self, BufRead, Read, Write},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+    time::Instant,
+};
 
 use nix::libc;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::version::{TLS12, TLS13};
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, ServerConfig, ServerConnection, SignatureScheme,
     Stream, SupportedProtocolVersion,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    version::{TLS12, TLS13},
 };
 use socket2::{Domain, Protocol, Socket, Type};
 

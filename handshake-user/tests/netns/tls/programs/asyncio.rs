@@ -1,9 +1,7 @@
 //! Python's asyncio: the system's OpenSSL between memory buffers.
 
+use super::{Library, Peers, both, drive, python::script, serve};
 use crate::testbed::packet::Side;
-
-use super::python::script;
-use super::{Library, Peers, both, drive, serve};
 
 pub(crate) const PEERS: Peers = Peers {
     client: |bed, address, settings| drive(script(bed, Side::Client, "memory_bio.py"), address, settings),

@@ -1,13 +1,11 @@
 //! OpenSSL on coroutines: many handshakes on one thread, whose calls are left in their middle and return in any order.
 
-use std::net::SocketAddr;
-use std::process::Command;
+use std::{net::SocketAddr, process::Command};
 
-use crate::testbed::Testbed;
-use crate::testbed::packet::Side;
-
-use super::super::certificate::Certificate;
-use super::{Account, Client, Library, Peers, Running, account, both, run, tool};
+use super::{
+    super::certificate::Certificate, Account, Client, Library, Peers, Running, account, both, run, tool,
+};
+use crate::testbed::{Testbed, packet::Side};
 
 pub(crate) const PEERS: Peers = Peers {
     client: |bed, address, _| Box::new(AtOnce { bed, address }),

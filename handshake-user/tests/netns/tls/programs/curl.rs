@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 
-use crate::testbed::Testbed;
-use crate::testbed::packet::Side;
-
-use super::super::certificate::{Certificate, NAME};
-use super::super::settings::{Settings, Version};
-use super::{Account, Client, Library, Peers, account, both, nginx, run};
+use super::{
+    super::{
+        certificate::{Certificate, NAME},
+        settings::{Settings, Version},
+    },
+    Account, Client, Library, Peers, account, both, nginx, run,
+};
+use crate::testbed::{Testbed, packet::Side};
 
 pub(crate) const PEERS: Peers = Peers {
     client: |bed, address, settings| Box::new(Curl { bed, address, settings }),

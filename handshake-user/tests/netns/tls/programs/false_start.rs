@@ -1,10 +1,8 @@
 //! GnuTLS as a client that does not wait for the server's Finished (RFC 7918): none of the programs that people
 //! use at a terminal does so.
 
+use super::{Library, Peers, drive, nginx, python::script};
 use crate::testbed::packet::Side;
-
-use super::python::script;
-use super::{Library, Peers, drive, nginx};
 
 pub(crate) const PEERS: Peers = Peers {
     client: |bed, address, settings| drive(script(bed, Side::Client, "false_start.py"), address, settings),

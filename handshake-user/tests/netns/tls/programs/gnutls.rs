@@ -1,17 +1,17 @@
 //! gnutls-cli and gnutls-serv.
 
-use std::fs;
-use std::net::SocketAddr;
-use std::process::Command;
+use std::{fs, net::SocketAddr, process::Command};
 
 use tempfile::TempDir;
 
-use crate::testbed::Testbed;
-use crate::testbed::packet::Side;
-
-use super::super::certificate::{Certificate, NAME};
-use super::super::settings::{Settings, Version};
-use super::{Account, Client, Library, Peers, Running, account, both, run};
+use super::{
+    super::{
+        certificate::{Certificate, NAME},
+        settings::{Settings, Version},
+    },
+    Account, Client, Library, Peers, Running, account, both, run,
+};
+use crate::testbed::{Testbed, packet::Side};
 
 pub(crate) const PEERS: Peers = Peers {
     client: |bed, address, settings| Box::new(Cli::new(bed, address, settings)),

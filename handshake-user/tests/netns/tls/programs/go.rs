@@ -1,13 +1,9 @@
 //! Go's crypto/tls: with its symbols, and without.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::Command;
-
-use crate::testbed::Testbed;
-use crate::testbed::packet::Side;
+use std::{net::SocketAddr, path::PathBuf, process::Command};
 
 use super::{Client, Library, Peers, Running, Settings, await_probes, both, drive, serve, tool};
+use crate::testbed::{Testbed, packet::Side};
 
 pub(crate) const PEERS: Peers = Peers {
     client: |bed, address, settings| client(bed, address, settings, "plain"),

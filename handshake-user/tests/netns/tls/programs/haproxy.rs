@@ -1,18 +1,20 @@
 //! HAProxy, as a server and as a proxy before one: the system's OpenSSL, without blocking.
 
-use std::fs;
-use std::net::SocketAddr;
-use std::process::Command;
+use std::{fs, net::SocketAddr, process::Command};
 
 use tempfile::TempDir;
 
-use crate::server::{Server, await_listener_of};
-use crate::testbed::Testbed;
-use crate::testbed::packet::Side;
-
-use super::super::certificate::{Certificate, NAME};
-use super::super::settings::Settings;
-use super::{Client, Library, Peers, Proxy, Running, both};
+use super::{
+    super::{
+        certificate::{Certificate, NAME},
+        settings::Settings,
+    },
+    Client, Library, Peers, Proxy, Running, both,
+};
+use crate::{
+    server::{Server, await_listener_of},
+    testbed::{Testbed, packet::Side},
+};
 
 pub(crate) const PEERS: Peers =
     Peers { client: proxy, server: serve, libraries: both(Some(Library::OpenSsl)) };

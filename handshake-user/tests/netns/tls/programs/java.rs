@@ -1,15 +1,11 @@
 //! Java's own TLS: nothing of it can be probed, so that only the link tells.
 
-use std::path::Path;
-use std::process::Command;
-use std::sync::OnceLock;
+use std::{path::Path, process::Command, sync::OnceLock};
 
 use tempfile::TempDir;
 
-use crate::testbed::Testbed;
-use crate::testbed::packet::Side;
-
 use super::{Peers, both, drive, serve, source};
+use crate::testbed::{Testbed, packet::Side};
 
 pub(crate) const PEERS: Peers = Peers {
     client: |bed, address, settings| drive(command(bed, Side::Client), address, settings),

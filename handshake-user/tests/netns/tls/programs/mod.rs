@@ -1,22 +1,24 @@
 //! Clients and servers that people use, one file a program. All of them ask and answer one small page.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Output, Stdio};
-use std::sync::mpsc::{self, Receiver};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Output, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
+    time::{Duration, Instant},
+};
 
 use tempfile::TempDir;
 
-use crate::case::pause;
-use crate::server::{Server, await_listener};
-use crate::testbed::Testbed;
-use crate::testbed::packet::Side;
-use crate::tracer::Tracer;
-
 use super::settings::Settings;
+use crate::{
+    case::pause,
+    server::{Server, await_listener},
+    testbed::{Testbed, packet::Side},
+    tracer::Tracer,
+};
 
 pub(crate) mod asyncio;
 pub(crate) mod coroutines;

@@ -1,13 +1,9 @@
 //! Node.js: an OpenSSL of its own, linked into the program, between memory buffers.
 
-use std::env;
-use std::path::PathBuf;
-use std::process::Command;
-
-use crate::testbed::Testbed;
-use crate::testbed::packet::Side;
+use std::{env, path::PathBuf, process::Command};
 
 use super::{Library, Peers, await_probes, both, drive, serve, source};
+use crate::testbed::{Testbed, packet::Side};
 
 pub(crate) const PEERS: Peers = Peers {
     client: |bed, address, settings| {

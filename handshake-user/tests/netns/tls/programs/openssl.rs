@@ -1,19 +1,18 @@
 //! openssl's own client and server, of the system and of other Debian releases, unpacked beside it.
 //! Neither calls the function that makes a handshake: reading and writing do it.
 
-use std::fs;
-use std::net::SocketAddr;
-use std::process::Command;
-use std::time::Duration;
+use std::{fs, net::SocketAddr, process::Command, time::Duration};
 
 use tempfile::TempDir;
 
-use crate::testbed::Testbed;
-use crate::testbed::packet::Side;
-
-use super::super::certificate::{Certificate, NAME};
-use super::super::settings::{Settings, Version};
-use super::{Account, Client, Library, Peers, Running, account, await_probes, both, run, run_for, tool};
+use super::{
+    super::{
+        certificate::{Certificate, NAME},
+        settings::{Settings, Version},
+    },
+    Account, Client, Library, Peers, Running, account, await_probes, both, run, run_for, tool,
+};
+use crate::testbed::{Testbed, packet::Side};
 
 /// One module a release.
 macro_rules! release {

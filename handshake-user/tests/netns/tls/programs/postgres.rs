@@ -1,21 +1,25 @@
 //! PostgreSQL: psql by libpq and the server, both with the system's OpenSSL, behind a question in plain text.
 
-use std::fs;
-use std::net::SocketAddr;
-use std::os::unix::fs::chown;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::{
+    fs,
+    net::SocketAddr,
+    os::unix::fs::chown,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::OnceLock,
+};
 
 use nix::unistd::User;
 use tempfile::TempDir;
 
-use crate::testbed::Testbed;
-use crate::testbed::packet::Side;
-
-use super::super::certificate::{Certificate, NAME};
-use super::super::settings::Settings;
-use super::{Account, Client, Library, Peers, Running, account, both, run};
+use super::{
+    super::{
+        certificate::{Certificate, NAME},
+        settings::Settings,
+    },
+    Account, Client, Library, Peers, Running, account, both, run,
+};
+use crate::testbed::{Testbed, packet::Side};
 
 pub(crate) const PEERS: Peers = Peers {
     client: |bed, address, settings| {

@@ -2,10 +2,8 @@
 
 use std::process::Command;
 
-use crate::testbed::Testbed;
-use crate::testbed::packet::Side;
-
 use super::{Library, Peers, both, drive, serve, source};
+use crate::testbed::{Testbed, packet::Side};
 
 pub(crate) const PEERS: Peers = Peers {
     client: |bed, address, settings| drive(command(bed, Side::Client), address, settings),

@@ -1,12 +1,9 @@
 //! rustls: nothing of it can be probed, so that only the link tells.
 
-use std::env;
-use std::process::Command;
-
-use crate::testbed::Testbed;
-use crate::testbed::packet::Side;
+use std::{env, process::Command};
 
 use super::{Peers, both, drive, serve};
+use crate::testbed::{Testbed, packet::Side};
 
 pub(crate) const PEERS: Peers = Peers {
     client: |bed, address, settings| drive(command(bed, Side::Client), address, settings),

@@ -1,0 +1,4 @@
+//! TLS handshakes as their library's calls show them.
+
+pub mod session;
+pub mod target;

@@ -1,0 +1,97 @@
+//! Go's crypto/tls: `(*Conn).handshakeContext`, which runs at every read and write and returns at once when the handshake
+//! is complete. A goroutine may enter it on one thread and leave it on another, and a return probe would break its stack:
+//! the RET instructions are probed instead.
+
+use aya_ebpf::{macros::uprobe, programs::ProbeContext};
+use handshake_common::{
+    Role, TlsOutcome,
+    tls::library::{
+        session::{Session, TlsFacts},
+        target::Target,
+    },
+};
+
+use super::{
+    call::{self, Hit},
+    object::{self, UNKNOWN, low_half},
+    stack,
+};
+
+/// The receiver, which Go's register ABI passes first, and the goroutine.
+#[inline(always)]
+fn registers(ctx: &ProbeContext) -> (u64, u64) {
+    // SAFETY: the context is the probe's own.
+    let regs = unsafe { &*ctx.regs };
+    #[cfg(bpf_target_arch = "x86_64")]
+    return (regs.rax, regs.r14);
+    #[cfg(bpf_target_arch = "aarch64")]
+    return (regs.regs[0], regs.regs[28]);
+}
+
+// func (c *Conn) handshakeContext(ctx context.Context) (ret error)
+#[uprobe]
+pub fn go_enter(ctx: ProbeContext) -> u32 {
+    stack::of_the_task(&ctx);
+    let (conn, goroutine) = registers(&ctx);
+    let hit = Hit::of_goroutine(&ctx, conn, goroutine);
+    let Some(target) = hit.target() else { return 0 };
+    // Without this field every read would be taken for a handshake.
+    if object::number(conn, &target.complete) != 0 {
+        return 0;
+    }
+    let begins = call::session(&hit.key()).is_none();
+    let role = match object::number(conn, &target.server) {
+        UNKNOWN => 0,
+        0 => Role::Server.code(),
+        _ => Role::Client.code(),
+    };
+    call::enter(&hit, target, begins, role);
+    0
+}
+
+#[uprobe]
+pub fn go_leave(ctx: ProbeContext) -> u32 {
+    stack::of_the_task(&ctx);
+    let (error, goroutine) = registers(&ctx);
+    let hit = Hit::of_goroutine(&ctx, 0, goroutine);
+    let Some((key, session, target)) = call::leave(&hit) else { return 0 };
+    if session.is_over() {
+        return 0;
+    }
+    // `error` is an interface: its first word is nil when there is none.
+    let outcome = if error == 0 { TlsOutcome::Completed } else { TlsOutcome::Failed };
+    read(session, target);
+    // The calls of other goroutines slept on other threads.
+    session.facts.set_if(TlsFacts::COMPUTE_UNKNOWN, true);
+    call::end(&key, session, outcome, hit.now);
+    // Later calls find the handshake complete, or repeat the error.
+    if outcome == TlsOutcome::Completed {
+        call::forget(&key);
+    }
+    0
+}
+
+#[inline(always)]
+fn read(session: &mut Session, target: &Target) {
+    let conn = session.object;
+    let facts = &mut session.facts;
+    let version = object::number(conn, &target.version);
+    if version != UNKNOWN {
+        session.version = low_half(version);
+        facts.set_if(TlsFacts::VERSION_READ, true);
+    }
+    let resumed = object::number(conn, &target.resumed);
+    if resumed != UNKNOWN {
+        facts.set_if(TlsFacts::STATE_READ, true);
+        facts.set_if(TlsFacts::RESUMED, resumed != 0);
+    }
+    let retry = object::number(conn, &target.hello_retry);
+    if retry != UNKNOWN {
+        facts.set_if(TlsFacts::HELLO_RETRY, retry != 0);
+        facts.set_if(TlsFacts::NO_HELLO_RETRY, retry == 0);
+    }
+    let cipher = object::number(conn, &target.cipher);
+    if cipher != UNKNOWN {
+        session.cipher = low_half(cipher);
+    }
+}

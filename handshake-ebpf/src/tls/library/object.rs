@@ -1,0 +1,103 @@
+//! Reads the fields of a library's session object, along the ways that user space found in the library's own code.
+
+use core::hint::black_box;
+
+use aya_ebpf::helpers::{bpf_probe_read_user, bpf_probe_read_user_buf, generated};
+use handshake_common::tls::library::target::{Path, STATEM_WORDS, Statem};
+
+/// What [`number`] says of a field that cannot be read. An `Option` would be cheaper to read but not to verify: the
+/// compiler leaves its value undefined when there is none.
+pub const UNKNOWN: u64 = u64::MAX;
+
+/// The address of the field; 0 where the way is not known or memory cannot be read.
+#[inline(always)]
+fn address(object: u64, path: &Path) -> u64 {
+    if !path.is_known() {
+        return 0;
+    }
+    let [first, second, third] = path.steps;
+    let mut at = object.wrapping_add(u64::from(first));
+    if path.hops >= 1 {
+        at = follow(at, second);
+    }
+    if path.hops >= 2 && at != 0 {
+        at = follow(at, third);
+    }
+    at
+}
+
+/// `step` bytes behind what the pointer at an address leads to; a null pointer leads nowhere.
+#[inline(always)]
+fn follow(at: u64, step: u16) -> u64 {
+    // SAFETY: the helper catches any fault.
+    let pointer = unsafe { bpf_probe_read_user(at as *const u64) }.unwrap_or(0);
+    if pointer == 0 { 0 } else { pointer.wrapping_add(u64::from(step)) }
+}
+
+/// The field as a number, or [`UNKNOWN`]. A program of its own for the verifier, which looks at it once.
+#[inline(never)]
+pub fn number(object: u64, path: &Path) -> u64 {
+    let at = address(object, path);
+    let width = path.width;
+    if at == 0 || !matches!(width, 1 | 2 | 4 | 8) {
+        return UNKNOWN;
+    }
+    let mut bytes = [0; 8];
+    let Some(wanted) = bytes.get_mut(..usize::from(width)) else { return UNKNOWN };
+    // SAFETY: the helper catches any fault.
+    if unsafe { bpf_probe_read_user_buf(at as *const u8, wanted) }.is_err() {
+        return UNKNOWN;
+    }
+    u64::from_le_bytes(bytes)
+}
+
+/// How far OpenSSL's state machine is.
+#[derive(Clone, Copy, Default)]
+pub struct States {
+    pub flow_state: u32,
+    pub hand_state: u32,
+    pub in_init: u32,
+    /// False: none of them could be read.
+    pub known: bool,
+}
+
+/// Reads the states of OpenSSL's state machine.
+#[expect(clippy::cast_possible_truncation, reason = "the size of some words")]
+#[inline(always)]
+pub fn states(object: u64, at: &Statem) -> States {
+    if at.known == 0 {
+        return States::default();
+    }
+    let mut words = [0_u64; STATEM_WORDS / 2];
+    let from = object.wrapping_add(u64::from(at.from)) as *const [u64; STATEM_WORDS / 2];
+    // SAFETY: the helper catches any fault, and has room for the words.
+    let error = unsafe {
+        generated::bpf_probe_read_user((&raw mut words).cast(), size_of_val(&words) as u32, from.cast())
+    };
+    let word = |index: u8| {
+        let index = black_box(usize::from(index)) & (STATEM_WORDS - 1);
+        // SAFETY: one of the words.
+        unsafe { (&raw const words).cast::<u32>().add(index).read_volatile() }
+    };
+    States {
+        flow_state: word(at.flow_state),
+        hand_state: word(at.hand_state),
+        in_init: word(at.in_init),
+        known: error == 0,
+    }
+}
+
+/// Copies 32 bytes; false where they cannot be read, and then they are zero.
+#[inline(always)]
+pub fn bytes(object: u64, path: &Path, into: &mut [u8; 32]) -> bool {
+    let at = address(object, path);
+    // SAFETY: the helper catches any fault.
+    at != 0 && unsafe { bpf_probe_read_user_buf(at as *const u8, into) }.is_ok()
+}
+
+/// The lower 16 bits: versions and cipher suites are so on the wire.
+#[expect(clippy::cast_possible_truncation, reason = "what it is for")]
+#[inline(always)]
+pub const fn low_half(number: u64) -> u16 {
+    number as u16
+}

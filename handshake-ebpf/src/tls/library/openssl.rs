@@ -1,0 +1,172 @@
+//! OpenSSL: the two functions of its state machine, which run exactly while a handshake (or a message after it) is under
+//! way, whether the program asked for it or it happens inside a read or a write.
+
+use aya_ebpf::{macros::uprobe, programs::ProbeContext};
+use handshake_common::{
+    Role, TlsOutcome,
+    tls::library::{
+        session::{Session, TlsFacts},
+        target::Target,
+    },
+};
+
+use super::{
+    call::{self, Hit},
+    object::{self, States, UNKNOWN, low_half},
+    stack,
+};
+use crate::kernel::Typed;
+
+/// `TLS_ST_BEFORE`, `TLS_ST_OK`: openssl/ssl.h.
+const BEFORE: u32 = 0;
+const OK: u32 = 1;
+/// `MSG_FLOW_UNINITED`, `MSG_FLOW_ERROR`: ssl/statem/statem.h.
+const UNINITED: u32 = 0;
+const ERROR: u32 = 1;
+/// `SSL_EARLY_DATA_NOT_SENT`, `SSL_EARLY_DATA_ACCEPTED`: openssl/ssl.h.
+const NOT_SENT: u64 = 0;
+const ACCEPTED: u64 = 2;
+/// `ERR_LIB_SSL`: openssl/err.h.
+const LIB_SSL: i32 = 20;
+
+// int ossl_statem_connect(SSL *s), int ossl_statem_accept(SSL *s); where they cannot be found, SSL_do_handshake(SSL *s)
+#[uprobe]
+pub fn openssl_enter(ctx: ProbeContext) -> u32 {
+    stack::of_the_task(&ctx);
+    let Some(ssl) = ctx.arg::<u64>(0) else { return 0 };
+    let hit = Hit::new(&ctx, ssl);
+    let Some(target) = hit.target() else { return 0 };
+    let states = object::states(ssl, &target.statem);
+    let begins = if states.known {
+        // SSL_in_before(): what comes after the handshake, or goes on, is in another state.
+        states.hand_state == BEFORE && states.flow_state == UNINITED
+    } else {
+        // Nothing known of this file: the first call that is seen of an object.
+        call::session(&hit.key()).is_none()
+    };
+    // Only the beginning asks for it.
+    let role = match begins.then(|| object::number(ssl, &target.server)) {
+        None | Some(UNKNOWN) => 0,
+        Some(0) => Role::Client.code(),
+        Some(_) => Role::Server.code(),
+    };
+    call::enter(&hit, target, begins, role);
+    0
+}
+
+#[uprobe]
+pub fn openssl_leave(ctx: ProbeContext) -> u32 {
+    stack::of_the_task(&ctx);
+    let hit = Hit::leaving(&ctx);
+    let Some((key, session, target)) = call::leave(&hit) else { return 0 };
+    if session.is_over() {
+        return 0;
+    }
+    let ssl = session.object;
+    let states = object::states(ssl, &target.statem);
+    let result = hit.result(&ctx);
+    // With early data a call succeeds before the handshake is complete: only the state tells.
+    let outcome = if is_complete(&states) || (!states.known && result == 1) {
+        TlsOutcome::Completed
+    } else if states.known && states.flow_state == ERROR {
+        TlsOutcome::Failed
+    } else {
+        return 0;
+    };
+    read(session, target);
+    call::end(&key, session, outcome, hit.now);
+    // What comes later on this object is told by its state.
+    if states.known {
+        call::forget(&key);
+    }
+    0
+}
+
+#[inline(always)]
+const fn is_complete(states: &States) -> bool {
+    states.known && states.hand_state == OK && states.in_init == 0
+}
+
+/// Takes from the object what it knows.
+#[inline(always)]
+fn read(session: &mut Session, target: &Target) {
+    let ssl = session.object;
+    let facts = &mut session.facts;
+    let version = object::number(ssl, &target.version);
+    if version != UNKNOWN {
+        session.version = low_half(version);
+        facts.set_if(TlsFacts::VERSION_READ, true);
+    }
+    let resumed = object::number(ssl, &target.resumed);
+    if resumed != UNKNOWN {
+        facts.set_if(TlsFacts::STATE_READ, true);
+        facts.set_if(TlsFacts::RESUMED, resumed & 1 != 0);
+    }
+    match object::number(ssl, &target.early_data) {
+        UNKNOWN => facts.set_if(TlsFacts::EARLY_UNKNOWN, true),
+        early => {
+            facts.set_if(TlsFacts::EARLY_OFFERED, early != NOT_SENT);
+            facts.set_if(TlsFacts::EARLY_ACCEPTED, early == ACCEPTED);
+        }
+    }
+    let cipher = object::number(ssl, &target.cipher);
+    if cipher != UNKNOWN {
+        session.cipher = low_half(cipher);
+    }
+    object::bytes(ssl, &target.random, &mut session.random);
+}
+
+// void SSL_free(SSL *ssl)
+#[uprobe]
+pub fn openssl_free(ctx: ProbeContext) -> u32 {
+    stack::of_the_task(&ctx);
+    let Some(ssl) = ctx.arg::<u64>(0) else { return 0 };
+    let hit = Hit::new(&ctx, ssl);
+    let key = hit.key();
+    let (Some(session), Some(target)) = (call::session(&key), hit.target()) else { return 0 };
+    if !session.is_over() {
+        // Without a socket, the random is all by which the wire's view of it can be found.
+        read(session, target);
+        if is_complete(&object::states(ssl, &target.statem)) {
+            // Who frees it from inside the callback that tells of the end comes before the return. Else that was not seen, as when
+            // a coroutine went on on another thread.
+            let ended = if hit.is_in(&key) { hit.now } else { 0 };
+            call::end(&key, session, TlsOutcome::Completed, ended);
+        }
+    }
+    call::freed(&key, session, hit.now);
+    0
+}
+
+// void ERR_set_error(int lib, int reason, const char *fmt, ...): OpenSSL 3
+#[uprobe]
+pub fn openssl_error(ctx: ProbeContext) -> u32 {
+    stack::of_the_task(&ctx);
+    if let (Some(library), Some(reason)) = (ctx.arg::<i32>(0), ctx.arg::<i32>(1)) {
+        failed(library, reason);
+    }
+    0
+}
+
+// void ERR_put_error(int lib, int func, int reason, const char *file, int line): OpenSSL 1.1.1
+#[uprobe]
+pub fn openssl_put_error(ctx: ProbeContext) -> u32 {
+    stack::of_the_task(&ctx);
+    if let (Some(library), Some(reason)) = (ctx.arg::<i32>(0), ctx.arg::<i32>(2)) {
+        failed(library, reason);
+    }
+    0
+}
+
+/// The first error of the TLS code is the cause of what follows; errors of other parts only where there is no such one.
+#[inline(always)]
+fn failed(library: i32, reason: i32) {
+    if !call::may_be_in_one() {
+        return;
+    }
+    let Some((_, session)) = call::current::<Typed>() else { return };
+    if library == LIB_SSL && !session.facts.has(TlsFacts::REASON) {
+        session.error = reason;
+        session.facts.set_if(TlsFacts::REASON, true);
+    }
+}

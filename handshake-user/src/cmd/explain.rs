@@ -1,0 +1,181 @@
+//! `handshake explain`: records out of a file or standard input, each connection as a ladder.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, BufWriter, Write},
+    path::Path,
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    cli::ExplainArgs,
+    join::coalesce::Whole,
+    output::{ladder, savings::Savings},
+    record::{Record, SCHEMA},
+    untrusted::{Untrusted, say},
+};
+
+/// Longest line that is read. Records have less than 2 KB; only a cgroup of 4096 bytes that all are escaped makes a longer one.
+const LONGEST_LINE: usize = 32 << 10;
+
+/// Draws every connection of the records. Lines that are none are told on standard error, with their number, and make
+/// the exit status 1.
+///
+/// # Errors
+/// When the input cannot be read or the output cannot be written.
+pub fn run(args: &ExplainArgs) -> Result<ExitCode> {
+    let from_stdin = args.file.as_os_str() == "-";
+    let name = if from_stdin { "standard input".to_owned() } else { shown(&args.file) };
+    let mut input: Box<dyn BufRead> =
+        if from_stdin { Box::new(io::stdin().lock()) } else { Box::new(BufReader::new(open(&args.file)?)) };
+    let mut out = Drawing::new(BufWriter::new(io::stdout().lock()));
+    let mut bad = 0_u64;
+    let result = draw_all(&mut input, &mut out, |line, error| {
+        bad += 1;
+        say(complaint(&name, line, error));
+    });
+    match result {
+        Err(Failure::Read(error)) => return Err(error).with_context(|| format!("cannot read {name}")),
+        // Whoever read us, head for one, has enough.
+        Err(Failure::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        Err(Failure::Write(error)) => return Err(error).context("cannot write to standard output"),
+        Ok(()) => {}
+    }
+    Ok(if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn shown(path: &Path) -> String {
+    Untrusted::from(path).to_string()
+}
+
+fn open(path: &Path) -> Result<File> {
+    File::open(path).with_context(|| format!("cannot open {}", shown(path)))
+}
+
+/// What is drawn of these bytes, and what is said of lines that are no records.
+pub(crate) fn to_text(mut records: &[u8]) -> (String, Vec<String>) {
+    let (mut out, mut said) = (Drawing::new(Vec::new()), Vec::new());
+    let result = draw_all(&mut records, &mut out, |line, error| said.push(complaint("records", line, error)));
+    debug_assert!(result.is_ok(), "memory can be read and written");
+    (String::from_utf8_lossy(&out.out).into_owned(), said)
+}
+
+fn complaint(name: &str, line: u64, error: &str) -> String {
+    format!("handshake: {name}, line {line}: {}", Untrusted::from(error))
+}
+
+/// Which side of the program failed.
+enum Failure {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+fn draw_all(
+    input: &mut dyn BufRead,
+    out: &mut Drawing<impl Write>,
+    mut tell_bad: impl FnMut(u64, &str),
+) -> Result<(), Failure> {
+    let mut line = Vec::new();
+    let mut number = 0_u64;
+    while let Some(fits) = next_line(input, &mut line).map_err(Failure::Read)? {
+        number += 1;
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        match if fits { parse(&line) } else { Err(format!("longer than {LONGEST_LINE} bytes")) } {
+            Ok(record) => out.take(record).map_err(Failure::Write)?,
+            Err(error) => tell_bad(number, &error),
+        }
+    }
+    out.finish().map_err(Failure::Write)
+}
+
+/// Reads a line without its end; what is longer than [`LONGEST_LINE`] is read, too, but not kept. `None`: no more lines.
+/// Otherwise, whether it was kept whole.
+fn next_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<Option<bool>> {
+    line.clear();
+    let (mut fits, mut any) = (true, false);
+    loop {
+        let chunk = match input.fill_buf() {
+            Ok(chunk) => chunk,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        if chunk.is_empty() {
+            return Ok(any.then_some(fits));
+        }
+        any = true;
+        let end = memchr::memchr(b'\n', chunk);
+        let part = &chunk[..end.unwrap_or(chunk.len())];
+        fits &= line.len() + part.len() <= LONGEST_LINE;
+        if fits {
+            line.extend_from_slice(part);
+        }
+        let used = part.len() + usize::from(end.is_some());
+        input.consume(used);
+        if end.is_some() {
+            return Ok(Some(fits));
+        }
+    }
+}
+
+fn parse(line: &[u8]) -> Result<Record, String> {
+    let record: Record = serde_json::from_slice(line)
+        .map_err(|error| format!("not a record of `trace --output json`: {error}"))?;
+    if record.schema == SCHEMA {
+        Ok(record)
+    } else {
+        Err(format!("a record of schema {}; this program reads {SCHEMA}", record.schema))
+    }
+}
+
+/// Ladders as their connections end, and the settings that would save most at the end.
+struct Drawing<W> {
+    out: W,
+    whole: Whole,
+    savings: Savings,
+    begun: bool,
+}
+
+impl<W: Write> Drawing<W> {
+    /// On this output.
+    fn new(out: W) -> Self {
+        Self { out, whole: Whole::default(), savings: Savings::default(), begun: false }
+    }
+
+    fn take(&mut self, record: Record) -> io::Result<()> {
+        match self.whole.take(record) {
+            Some(whole) => self.draw(&whole),
+            None => Ok(()),
+        }
+    }
+
+    fn draw(&mut self, record: &Record) -> io::Result<()> {
+        if !self.begun {
+            self.begun = true;
+            self.out.write_all(ladder::legend().as_bytes())?;
+        }
+        self.savings.add(record);
+        write!(self.out, "\n{}", ladder::draw(record))
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        for record in self.whole.finish() {
+            self.draw(&record)?;
+        }
+        let savings = self.savings.render();
+        if !savings.is_empty() {
+            write!(self.out, "\n{savings}")?;
+        }
+        let forgotten = self.whole.forgotten();
+        if forgotten > 0 {
+            writeln!(
+                self.out,
+                "not drawn: {forgotten} connections that were open for want of room to remember them"
+            )?;
+        }
+        self.out.flush()
+    }
+}

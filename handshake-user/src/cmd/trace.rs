@@ -1,0 +1,231 @@
+//! `handshake trace`: records as they come, and a summary at the end.
+
+use std::{
+    fmt::Write as _,
+    io::{self, BufWriter, IsTerminal as _, Write},
+    ops::ControlFlow,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use handshake_common::totals::{self, Loss};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+
+use crate::{
+    cli::{Output, TraceArgs},
+    filter::Filter,
+    host::{self, Host},
+    join::{Assembler, Story, coalesce::Whole},
+    kernel::{
+        probe::{Kernel, Probes},
+        ring,
+    },
+    output::{ladder, savings::Savings, summary::Summary, table},
+    record::Record,
+    untrusted::{self, say},
+};
+
+/// How far ahead "for ever" lies.
+const FOR_EVER: Duration = Duration::from_hours(100 * 365 * 24);
+
+/// Traces until the duration, the count, a signal or the end of whoever reads.
+///
+/// # Errors
+/// When the probes cannot be attached or the output cannot be written.
+pub async fn run(args: TraceArgs) -> Result<ExitCode> {
+    let mut session = Session::new(&args);
+    args.notes().iter().for_each(say);
+    let kernel = Kernel::read()?;
+    let (mut probes, mut ring) = Probes::attach(&kernel, &args.probes.into())?;
+    drop(kernel);
+    // Not before: until there is something to tell, they end the program at once.
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+
+    for hook in probes.hooks.iter().filter(|hook| hook.missing.is_some()) {
+        say(format_args!("not attached: {} ({})", hook.hook.name, hook.hook.lost_without));
+    }
+    probes.wire_shortfall.iter().for_each(say);
+    tell_of_libraries(&probes);
+    probes.follow_libraries(ring::LIVE).context("cannot start a thread to follow the TLS libraries")?;
+    say(format_args!("tracing the connections of this host ({}); Ctrl-C ends it", probes.way.as_str()));
+    session.begin()?;
+    let mut assembler = Assembler::new(probes.sight);
+
+    let end = Instant::now() + args.duration.unwrap_or(FOR_EVER).min(FOR_EVER);
+    let mut ticks = interval(ring::LIVE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut more = false;
+    loop {
+        let last = tokio::select! {
+            biased;
+            _ = interrupt.recv() => true,
+            _ = terminate.recv() => true,
+            () = sleep_until(end) => true,
+            () = std::future::ready(()), if more => false,
+            _ = ticks.tick() => false,
+        };
+        if !more {
+            session.host.refresh_clock();
+        }
+        let mut outcome = Ok(());
+        probes.pass_on_log();
+        probes.worker_turn();
+        let now = host::monotonic_ns();
+        let turn = ring::drain(&mut ring, |raw| {
+            assembler.take(raw, now, &mut |story| session.tell(story, &mut outcome));
+            if session.is_full() || outcome.is_err() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        // What has waited long enough for the rest of its story.
+        let until = if last { u64::MAX } else { now };
+        assembler.expire(until, &mut |story| session.tell(story, &mut outcome));
+        more = turn.more;
+        if turn.malformed > 0 {
+            tracing::warn!(turn.malformed, "records of an unknown shape");
+        }
+        let flushed = outcome.and_then(|()| session.out.flush());
+        match flushed {
+            // Whoever read us, head for one, has enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
+            other => other.context("cannot write the records to standard output")?,
+        }
+        if last || session.is_full() {
+            break;
+        }
+        // With more to come the select above never waits, and signals would not be noticed.
+        tokio::task::yield_now().await;
+    }
+    let (totals, missed) = (probes.totals()?, probes.missed_runs());
+    let at = |loss| totals.at(totals::lost(loss));
+    session.finish(at(Loss::RingFull), at(Loss::StateFull), missed)?;
+    // Only now: the kernel takes up to a tenth of a second to let go of each uprobe, one after the other.
+    drop(probes);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One line: how many TLS libraries are probed, and what is not.
+fn tell_of_libraries(probes: &Probes) {
+    match &probes.libraries {
+        None => {}
+        Some(Err(reason)) => say(format_args!("TLS libraries are not probed: {reason}")),
+        Some(Ok(libraries)) => {
+            let files = libraries.files();
+            let covered = files.iter().filter(|(file, _)| file.is_covered()).count();
+            let rest = if covered == files.len() { "" } else { "; `handshake check` says why not all" };
+            say(format_args!("TLS libraries probed: {covered} of {}{rest}", files.len()));
+            for shortfall in libraries.shortfalls() {
+                say(shortfall);
+            }
+        }
+    }
+}
+
+/// One session's output.
+struct Session {
+    filter: Filter,
+    output: Output,
+    left: Option<u64>,
+    host: Host,
+    summary: Summary,
+    whole: Whole,
+    savings: Savings,
+    out: BufWriter<io::Stdout>,
+}
+
+impl Session {
+    fn new(args: &TraceArgs) -> Self {
+        let default = if io::stdout().is_terminal() { Output::Table } else { Output::Json };
+        Self {
+            filter: Filter::from(args),
+            output: args.output.unwrap_or(default),
+            left: args.count,
+            host: Host::new(),
+            summary: Summary::default(),
+            whole: Whole::default(),
+            savings: Savings::default(),
+            out: BufWriter::new(io::stdout()),
+        }
+    }
+
+    fn begin(&mut self) -> io::Result<()> {
+        match self.output {
+            Output::Table => writeln!(self.out, "{}", table::heading())?,
+            Output::Ladder => write!(self.out, "{}", ladder::legend())?,
+            Output::Json => {}
+        }
+        self.out.flush()
+    }
+
+    fn is_full(&self) -> bool {
+        self.left == Some(0)
+    }
+
+    fn tell(&mut self, story: &Story, outcome: &mut io::Result<()>) {
+        if self.is_full() || outcome.is_err() {
+            return;
+        }
+        let record = Record::new(story, &mut self.host);
+        if !self.filter.passes(&record) {
+            return;
+        }
+        self.summary.add(&record);
+        if let Some(left) = &mut self.left {
+            *left -= 1;
+        }
+        *outcome = self.write(record);
+    }
+
+    fn write(&mut self, record: Record) -> io::Result<()> {
+        match self.output {
+            Output::Table => writeln!(self.out, "{}", table::line(&record))?,
+            Output::Ladder => {}
+            Output::Json => {
+                // Whoever reads them can have them explained.
+                return writeln!(self.out, "{}", untrusted::json(serde_json::to_string(&record)?));
+            }
+        }
+        self.whole.take(record).map_or(Ok(()), |whole| self.end(&whole))
+    }
+
+    /// A connection of which no more will be told.
+    fn end(&mut self, whole: &Record) -> io::Result<()> {
+        self.savings.add(whole);
+        if self.output == Output::Ladder { write!(self.out, "\n{}", ladder::draw(whole)) } else { Ok(()) }
+    }
+
+    /// The summary goes with the table and the ladders; beside JSON it goes to standard error, out of the programs' way.
+    fn finish(mut self, lost: u64, unfollowed: u64, missed: u64) -> io::Result<()> {
+        for whole in self.whole.finish() {
+            self.end(&whole)?;
+        }
+        let mut text = format!("\n{}", self.summary.render());
+        let savings = self.savings.render();
+        if !savings.is_empty() {
+            let _ = write!(text, "\n{savings}");
+        }
+        let mut note = |count: u64, what: &str| {
+            if count > 0 {
+                let _ = writeln!(text, "lost: {count} {what}");
+            }
+        };
+        note(lost, "records, the ring was full (a larger --ring-kib helps)");
+        note(unfollowed, "connections, no room to follow them (a larger --max-connections helps)");
+        note(self.whole.forgotten(), "connections that stayed open, for want of room to remember them");
+        note(missed, "runs of a hook, the kernel was inside the same program already");
+        match self.output {
+            Output::Table | Output::Ladder => {
+                self.out.write_all(text.as_bytes())?;
+                self.out.flush()
+            }
+            Output::Json => io::stderr().write_all(text.as_bytes()),
+        }
+    }
+}

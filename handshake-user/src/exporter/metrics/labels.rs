@@ -1,0 +1,218 @@
+//! The labels on demand: their values are not bounded, so their number is.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use handshake_common::{Connection, Family, Role};
+use ipnet::IpNet;
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+
+use crate::{
+    config::{self, Label},
+    join::Story,
+    model::tls::Tls,
+    record::{Context, comm},
+    untrusted::Untrusted,
+};
+
+/// What everything over the limit is counted under.
+pub(super) const OTHER: &str = "other";
+const UNKNOWN: &str = "unknown";
+/// Longest value, characters: the paths of containers inside of containers are whole.
+const LONGEST: usize = 512;
+
+/// The values of one connection, as far as labels ask for them; the rest is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    comm: [u8; 16],
+    port: Option<u16>,
+    role: u8,
+    network: Option<IpNet>,
+    cgroup: Option<Untrusted>,
+    sni: Sni,
+}
+
+/// Which server the client named.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+enum Sni {
+    /// There was no TLS, or not yet.
+    #[default]
+    None,
+    Unknown,
+    /// In small letters: names are equal whatever the case (RFC 6066 §3).
+    Name(Untrusted),
+}
+
+impl Sni {
+    fn of(tls: Option<&Tls>) -> Self {
+        let Some(tls) = tls else { return Self::None };
+        tls.sni.as_ref().map_or(Self::Unknown, |sni| Self::Name(sni.to_ascii_lowercase().into()))
+    }
+}
+
+/// The labels that were asked for.
+pub(super) struct Labels {
+    wanted: Vec<Label>,
+    remote_net: (u8, u8),
+    overflow: Vec<IntCounter>,
+}
+
+impl Labels {
+    /// Every label has its overflow counter from the start, asked for or not.
+    pub(super) fn new(registry: &Registry, settings: &config::Metrics) -> prometheus::Result<Self> {
+        let family = IntCounterVec::new(
+            Opts::new(
+                "handshake_label_overflow_total",
+                "Observations whose label went to the value other, by label: the metric had max_series label sets.",
+            ),
+            &["label"],
+        )?;
+        registry.register(Box::new(family.clone()))?;
+        for label in Label::ALL {
+            family.with_label_values(&[label.as_str()]);
+        }
+        let wanted = settings.labels.clone();
+        let overflow = wanted.iter().map(|label| family.with_label_values(&[label.as_str()])).collect();
+        Ok(Self { wanted, remote_net: settings.remote_net, overflow })
+    }
+
+    /// Their names, in their order.
+    pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.wanted.iter().map(|label| label.as_str())
+    }
+
+    /// What the labels need to know of a story; `None` when no label was asked for.
+    pub(super) fn key(&self, story: &Story, context: &mut dyn Context) -> Option<Key> {
+        let raw = &story.connection;
+        if self.wanted.is_empty() {
+            return None;
+        }
+        let mut key = Key::default();
+        for label in &self.wanted {
+            match label {
+                Label::Process => key.comm = raw.comm,
+                Label::LocalPort => {
+                    key.role = raw.role;
+                    key.port = (raw.role() == Some(Role::Server)).then_some(raw.local_port);
+                }
+                Label::RemoteNet => key.network = network(raw, self.remote_net),
+                Label::Cgroup => key.cgroup = context.cgroup(raw.cgroup),
+                Label::Sni => key.sni = Sni::of(story.tls.as_ref()),
+            }
+        }
+        Some(key)
+    }
+
+    /// The label values of a key, in the order of the labels.
+    pub(super) fn values(&self, key: &Key) -> Vec<String> {
+        let value = |label: &Label| match label {
+            Label::Process => (key.comm[0] != 0).then(|| shown(&comm(&key.comm))),
+            Label::LocalPort => match (key.port, Role::from_code(key.role)) {
+                (Some(port), _) => Some(port.to_string()),
+                // A client's port is arbitrary; an empty value is no label.
+                (None, Some(_)) => Some(String::new()),
+                (None, None) => None,
+            },
+            Label::RemoteNet => key.network.map(|network| network.to_string()),
+            Label::Cgroup => key.cgroup.as_ref().map(shown),
+            Label::Sni => match &key.sni {
+                Sni::None => Some(String::new()),
+                Sni::Unknown => None,
+                Sni::Name(name) => Some(shown(name)),
+            },
+        };
+        self.wanted.iter().map(|label| value(label).unwrap_or_else(|| UNKNOWN.to_owned())).collect()
+    }
+
+    /// Counts an observation that was over the limit.
+    pub(super) fn overflowed(&self) {
+        self.overflow.iter().for_each(IntCounter::inc);
+    }
+}
+
+fn shown(value: &Untrusted) -> String {
+    format!("{value:.LONGEST$}")
+}
+
+fn network(raw: &Connection, (ipv4, ipv6): (u8, u8)) -> Option<IpNet> {
+    let (address, prefix) = match raw.family()? {
+        Family::Ipv4 => {
+            let [a, b, c, d, ..] = raw.remote;
+            (IpAddr::V4(Ipv4Addr::new(a, b, c, d)), ipv4)
+        }
+        Family::Ipv6 => (IpAddr::V6(Ipv6Addr::from(raw.remote)), ipv6),
+    };
+    IpNet::new(address, prefix).ok().map(|network| network.trunc())
+}
+
+#[cfg(test)]
+mod tests {
+    use handshake_common::tls::library::session::Session;
+
+    use super::*;
+    use crate::{
+        record::tests::{Still, client},
+        untrusted::{is_harmless, tests::HOSTILE},
+    };
+
+    fn labels(wanted: &[Label]) -> Labels {
+        let settings = config::Metrics { labels: wanted.to_vec(), ..config::Config::default().metrics };
+        Labels::new(&Registry::new(), &settings).unwrap()
+    }
+
+    fn values(raw: &Connection) -> Vec<String> {
+        told(&Story::of(raw))
+    }
+
+    fn told(story: &Story) -> Vec<String> {
+        let labels = labels(Label::ALL);
+        labels.values(&labels.key(story, &mut Still).unwrap())
+    }
+
+    #[test]
+    fn a_client_has_no_port_of_its_own() {
+        assert_eq!(values(&client()), ["curl", "", "10.0.0.0/24", "/system.slice/web.service", ""]);
+    }
+
+    #[test]
+    fn a_server_has_one_and_its_process_may_be_unknown() {
+        let mut raw = client();
+        raw.role = Role::Server.code();
+        raw.family = Family::Ipv6.code();
+        raw.remote = "2001:db8:1:2::3".parse::<Ipv6Addr>().unwrap().octets();
+        (raw.local_port, raw.comm, raw.cgroup) = (443, [0; 16], 0);
+        assert_eq!(values(&raw), ["unknown", "443", "2001:db8:1::/48", "unknown", ""]);
+    }
+
+    #[test]
+    fn of_a_connection_from_before_the_port_says_nothing() {
+        let mut raw = client();
+        raw.role = 0;
+        assert_eq!(values(&raw)[1], "unknown");
+    }
+
+    #[test]
+    fn a_server_name_is_the_same_in_capitals_and_unknown_where_nobody_saw_it() {
+        let with = |sni: Option<&str>| {
+            let tls = Tls { sni: sni.map(str::to_owned), ..Tls::of_library(&Session::default()) };
+            told(&Story { tls: Some(tls), ..Story::of(&client()) })[4].clone()
+        };
+        assert_eq!([with(Some("Example.ORG")), with(None)], ["example.org", "unknown"]);
+    }
+
+    #[test]
+    fn names_of_strangers_are_harmless_and_bounded() {
+        let mut raw = client();
+        raw.comm = *b"\x1b[2J\xff\n} 1\0\0\0\0\0\0\0";
+        let tls = Tls { sni: Some(HOSTILE.repeat(99)), ..Tls::of_library(&Session::default()) };
+        let values = told(&Story { tls: Some(tls), ..Story::of(&raw) });
+        assert_eq!(values[0], r"\x1b[2J\xff\n} 1");
+        for value in values {
+            assert!(value.chars().all(is_harmless) && value.chars().count() <= LONGEST, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_looked_up_for_nobody() {
+        assert_eq!(labels(&[]).key(&Story::of(&client()), &mut Still), None);
+    }
+}

@@ -1,0 +1,363 @@
+//! Prometheus metrics: totals from the kernel side's counters, durations from raw records (docs/metrics.md).
+
+mod class;
+mod counting;
+mod gauge;
+mod labels;
+mod possible;
+mod timing;
+mod tls;
+
+use std::time::SystemTime;
+
+use handshake_common::{
+    Connection, Family, FastOpen, FinalAck, Initiator, Library, Outcome, Role, Stage, Style,
+    tcp::{close, open},
+    totals::{self, Loss, Totals},
+};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    process_collector::ProcessCollector,
+};
+
+pub use self::gauge::Census;
+use self::{
+    class::{FAMILY, FAST_OPEN, FAST_OPEN_RESULT, FINAL_ACK, INITIATOR, OUTCOME, ROLE, STYLE},
+    counting::Counting,
+    gauge::Connections,
+    labels::{Key, Labels},
+    timing::Timing,
+    tls::Handshakes,
+};
+use crate::{
+    config,
+    join::{Story, merge::Fact},
+    record::Context,
+    tls::library::skipped::Reason,
+};
+
+/// Every metric of the daemon.
+pub struct Metrics {
+    registry: Registry,
+    labels: Labels,
+    timings: Timings,
+    handshakes: Handshakes,
+    counts: [Counting; 4],
+    connections: Connections,
+    events: Events,
+    probes: IntGaugeVec,
+}
+
+/// Durations, from the records.
+struct Timings {
+    open_duration: Timing<4>,
+    open_rtt: Timing<2>,
+    close_duration: Timing<3>,
+    close_ack_wait: Timing<2>,
+    close_app_wait: Timing<2>,
+}
+
+/// The records themselves, and what was lost of them.
+struct Events {
+    opens: IntCounter,
+    handshakes: IntCounter,
+    closes: IntCounter,
+    malformed: IntCounter,
+    lost: Vec<(Loss, IntCounter)>,
+    missed: IntCounter,
+}
+
+impl Metrics {
+    /// Registers every family, with zeros for every class that can occur.
+    ///
+    /// # Errors
+    /// When the library refuses a name or a bucket, which the settings' types rule out.
+    pub fn new(settings: &config::Metrics) -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let labels = Labels::new(&registry, settings)?;
+        let probes = IntGaugeVec::new(
+            Opts::new("handshake_probe_attached", "Whether a probe is attached (1), and how."),
+            &["probe", "kind"],
+        )?;
+        registry.register(Box::new(probes.clone()))?;
+        build_info(&registry)?;
+        time_wait(&registry, settings)?;
+        Ok(Self {
+            timings: Timings::new(&registry, settings, &labels)?,
+            handshakes: Handshakes::new(&registry, settings, &labels)?,
+            counts: counts(&registry)?,
+            connections: Connections::new(&registry)?,
+            events: Events::new(&registry)?,
+            registry,
+            labels,
+            probes,
+        })
+    }
+
+    /// Adds `process_*`: what the daemon itself costs.
+    ///
+    /// # Errors
+    /// When it is added twice.
+    pub fn watch_process(&self) -> prometheus::Result<()> {
+        self.registry.register(Box::new(ProcessCollector::for_self()))
+    }
+
+    /// Says how a probe is attached, or that it is not.
+    pub fn probe(&self, name: &str, kind: &str, attached: bool) {
+        // Whatever was said of it before, "pending" for one, holds no more.
+        let _ = self.probes.remove_label_values(&[name, PENDING]);
+        self.probes.with_label_values(&[name, kind]).set(i64::from(attached));
+    }
+
+    /// Takes a story in.
+    pub fn observe(&mut self, story: &Story, context: &mut dyn Context) {
+        let Self { labels, timings, handshakes, events, .. } = self;
+        let raw = &story.connection;
+        let key = labels.key(story, context);
+        match story.event {
+            Stage::Open => {
+                events.opens.inc();
+                timings.opened(raw, labels, key.as_ref());
+            }
+            Stage::Tls => events.handshakes.inc(),
+            Stage::Close => {
+                events.closes.inc();
+                timings.closed(raw, labels, key.as_ref());
+            }
+        }
+        handshakes.observe(story, labels, key.as_ref());
+    }
+
+    /// So many files of a TLS library are in use, and their handshakes are seen, or not.
+    pub fn library(&self, library: Library, covered: bool, files: i64) {
+        self.handshakes.library(library, covered, files);
+    }
+
+    /// So many files that may hold a TLS library were not probed for this reason.
+    pub fn library_skipped(&self, reason: Reason, files: u64) {
+        self.handshakes.library_skipped(reason, files);
+    }
+
+    /// The thread that follows the libraries came round at this time.
+    pub fn library_turn(&self, at: SystemTime) {
+        self.handshakes.library_turn(at);
+    }
+
+    /// So often the two views of a handshake told a fact differently.
+    pub fn disagreed(&self, facts: impl Iterator<Item = (Fact, u64)>) {
+        for (fact, count) in facts {
+            self.handshakes.disagreed(fact, count);
+        }
+    }
+
+    /// Counts records whose shape this program does not know.
+    pub fn malformed(&self, records: u64) {
+        self.events.malformed.inc_by(records);
+    }
+
+    /// So many sockets had a connection when the counters stood so: those that they do not explain were there before.
+    pub fn found(&mut self, sockets: &Census, totals: &Totals) {
+        self.connections.found(sockets, totals);
+    }
+
+    /// Advances the counters to what the kernel side has counted; `missed` are the runs that the kernel left out.
+    pub fn advance(&mut self, totals: &Totals, missed: u64) {
+        for counting in &mut self.counts {
+            counting.advance(|slot| totals.at(slot));
+        }
+        self.connections.set(totals);
+        self.handshakes.advance(totals);
+        for (loss, counter) in &self.events.lost {
+            catch_up(counter, totals.at(totals::lost(*loss)));
+        }
+        catch_up(&self.events.missed, missed);
+    }
+
+    /// The text that Prometheus scrapes.
+    ///
+    /// # Errors
+    /// When the library cannot write it down.
+    pub fn render(&self) -> prometheus::Result<String> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+/// The kind of a probe of which nothing is known yet.
+pub const PENDING: &str = "pending";
+/// What [`Metrics::render`] writes.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+impl Timings {
+    fn new(registry: &Registry, settings: &config::Metrics, labels: &Labels) -> prometheus::Result<Self> {
+        Ok(Self {
+            open_duration: Timing::new(
+                registry,
+                settings,
+                labels,
+                (
+                    "handshake_tcp_open_duration_seconds",
+                    "Established openings. Client: SYN to ESTABLISHED; server: first SYN-ACK to ESTABLISHED.",
+                ),
+                [ROLE, FAMILY, FAST_OPEN, FINAL_ACK],
+                possible::open_duration,
+            )?,
+            open_rtt: Timing::new(
+                registry,
+                settings,
+                labels,
+                (
+                    "handshake_tcp_open_rtt_seconds",
+                    "Round trip of the network during the opening, free of timers and programs.",
+                ),
+                [ROLE, FAMILY],
+                possible::open_rtt,
+            )?,
+            close_duration: Timing::new(
+                registry,
+                settings,
+                labels,
+                (
+                    "handshake_tcp_close_duration_seconds",
+                    "Orderly closings. Active side: our FIN to the peer's; passive: the peer's FIN to the ACK of ours.",
+                ),
+                [ROLE, INITIATOR, STYLE],
+                possible::close_duration,
+            )?,
+            close_ack_wait: Timing::new(
+                registry,
+                settings,
+                labels,
+                ("handshake_tcp_close_ack_wait_seconds", "Our FIN to its ACK."),
+                [ROLE, INITIATOR],
+                possible::close_ack_wait,
+            )?,
+            close_app_wait: Timing::new(
+                registry,
+                settings,
+                labels,
+                (
+                    "handshake_tcp_close_app_wait_seconds",
+                    "Active side: the ACK of our FIN to the peer's FIN; passive: the peer's FIN to our close.",
+                ),
+                [ROLE, INITIATOR],
+                possible::close_app_wait,
+            )?,
+        })
+    }
+
+    fn opened(&mut self, raw: &Connection, labels: &Labels, key: Option<&Key>) {
+        if open::outcome(raw) != Some(Outcome::Established) {
+            return;
+        }
+        let fast_open = FastOpen::code_of(open::fast_open(raw));
+        let final_ack = FinalAck::code_of(open::final_ack(raw));
+        let class = [raw.role, raw.family, fast_open, final_ack];
+        self.open_duration.observe(class, open::duration_us(raw), labels, key);
+        self.open_rtt.observe([raw.role, raw.family], open::rtt_us(raw), labels, key);
+    }
+
+    fn closed(&mut self, raw: &Connection, labels: &Labels, key: Option<&Key>) {
+        let class = [raw.role, raw.initiator, Style::code_of(close::style(raw))];
+        self.close_duration.observe(class, close::duration_us(raw), labels, key);
+        let class = [raw.role, raw.initiator];
+        self.close_ack_wait.observe(class, close::ack_wait_us(raw), labels, key);
+        self.close_app_wait.observe(class, close::app_wait_us(raw), labels, key);
+    }
+}
+
+/// The families that the kernel side counts.
+fn counts(registry: &Registry) -> prometheus::Result<[Counting; 4]> {
+    Ok([
+        Counting::new(
+            registry,
+            ("handshake_tcp_opens_total", "TCP openings that ended, by outcome."),
+            [ROLE, FAMILY, OUTCOME],
+            |[role, family, outcome]| {
+                let outcome = Outcome::from_code(outcome);
+                Some(totals::opens(Role::from_code(role), Family::from_code(family), outcome))
+            },
+            possible::opens,
+        )?,
+        Counting::new(
+            registry,
+            (
+                "handshake_tcp_syn_retransmits_total",
+                "Retransmitted SYNs (client) and SYN-ACKs (server), of openings that failed or go on too.",
+            ),
+            [ROLE],
+            |[role]| Role::from_code(role).map(totals::syn_retransmits),
+            |[role]| role != 0,
+        )?,
+        Counting::new(
+            registry,
+            ("handshake_tcp_fast_open_total", "Openings that used TCP Fast Open, by what became of it."),
+            [ROLE, FAST_OPEN_RESULT],
+            |[role, result]| {
+                let result = FastOpen::from_code(result);
+                (result != Some(FastOpen::None)).then(|| totals::fast_opens(Role::from_code(role), result))
+            },
+            possible::fast_open,
+        )?,
+        Counting::new(
+            registry,
+            ("handshake_tcp_closes_total", "TCP closings that ended, by who began them and how they went."),
+            [ROLE, INITIATOR, STYLE],
+            |[role, initiator, style]| {
+                let (initiator, style) = (Initiator::from_code(initiator), Style::from_code(style));
+                Some(totals::closes(Role::from_code(role), initiator, style))
+            },
+            possible::closes,
+        )?,
+    ])
+}
+
+impl Events {
+    fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let arrived = IntCounterVec::new(
+            Opts::new("handshake_events_total", "Records that arrived from the kernel side, by stage."),
+            &["stage"],
+        )?;
+        let lost = IntCounterVec::new(
+            Opts::new(
+                "handshake_events_lost_total",
+                "What was not seen or not delivered, by reason: durations lack these, totals only recursion.",
+            ),
+            &["reason"],
+        )?;
+        registry.register(Box::new(arrived.clone()))?;
+        registry.register(Box::new(lost.clone()))?;
+        Ok(Self {
+            opens: arrived.with_label_values(&[Stage::Open.as_str()]),
+            handshakes: arrived.with_label_values(&[Stage::Tls.as_str()]),
+            closes: arrived.with_label_values(&[Stage::Close.as_str()]),
+            malformed: lost.with_label_values(&["malformed"]),
+            lost: Loss::ALL.iter().map(|loss| (*loss, lost.with_label_values(&[loss.as_str()]))).collect(),
+            missed: lost.with_label_values(&["recursion"]),
+        })
+    }
+}
+
+/// A counter that is kept elsewhere, and never goes back here.
+pub(super) fn catch_up(counter: &IntCounter, now: u64) {
+    counter.inc_by(now.saturating_sub(counter.get()));
+}
+
+fn build_info(registry: &Registry) -> prometheus::Result<()> {
+    let family = IntGaugeVec::new(
+        Opts::new("handshake_build_info", "Always 1; the labels say what is running."),
+        &["version", "arch"],
+    )?;
+    family.with_label_values(&[env!("CARGO_PKG_VERSION"), std::env::consts::ARCH]).set(1);
+    registry.register(Box::new(family))
+}
+
+/// TIME_WAIT is out of the tracepoints' sight: the family is there, and stays at zero.
+fn time_wait(registry: &Registry, settings: &config::Metrics) -> prometheus::Result<()> {
+    let options =
+        HistogramOpts::new("handshake_tcp_time_wait_seconds", "TIME_WAIT to its end; no probe sees it yet.")
+            .buckets(settings.buckets.clone());
+    registry.register(Box::new(Histogram::with_opts(options)?))
+}
+
+#[cfg(test)]
+mod tests;

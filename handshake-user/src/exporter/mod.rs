@@ -1,0 +1,4 @@
+//! Records as Prometheus metrics, and the HTTP server that shows them.
+
+pub mod http;
+pub mod metrics;

@@ -1,0 +1,172 @@
+//! Two views of one TLS handshake become one: each fact from the view that saw it happen.
+
+use handshake_common::{TlsClass, TlsOutcome, TlsSource};
+
+use crate::model::tls::Tls;
+
+/// A fact that both views tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// How it ended.
+    Outcome,
+    /// The version.
+    Version,
+    /// Which way it went.
+    Class,
+    /// Whether there was a HelloRetryRequest.
+    HelloRetry,
+    /// The cipher suite.
+    Cipher,
+    /// ClientHello.random.
+    Random,
+}
+
+impl Fact {
+    /// Every fact.
+    pub const ALL: [Self; 6] =
+        [Self::Outcome, Self::Version, Self::Class, Self::HelloRetry, Self::Cipher, Self::Random];
+
+    /// The label value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Outcome => "outcome",
+            Self::Version => "version",
+            Self::Class => "class",
+            Self::HelloRetry => "hello_retry",
+            Self::Cipher => "cipher",
+            Self::Random => "random",
+        }
+    }
+}
+
+/// Puts the views together; says of which facts they differ. The library knows what it computed and decided; the wire
+/// knows when bytes passed by and what was in the hellos.
+#[must_use]
+pub fn merge(library: Tls, wire: Tls) -> (Tls, Vec<Fact>) {
+    let disagreements = disagreements(&library, &wire);
+    // The library says that it is complete as soon as the program may send.
+    let is_false_start = wire.class == Some(TlsClass::FalseStart);
+    let hello_retry = wire.hello_retry.or(library.hello_retry);
+    let tls = Tls {
+        role: library.role.or(wire.role),
+        outcome: outcome(&library, &wire),
+        version: library.version.or(wire.version),
+        class: class(&library, &wire),
+        hello_retry,
+        start_ns: wire.start_ns.or(library.start_ns),
+        ended_ns: if is_false_start { wire.ended_ns } else { library.ended_ns.or(wire.ended_ns) },
+        may_send_ns: wire.may_send_ns.or(if is_false_start { library.ended_ns } else { library.may_send_ns }),
+        compute_us: library.compute_us,
+        cipher: library.cipher.or(wire.cipher),
+        sni: library.sni.or(wire.sni),
+        alpn: library.alpn.or(wire.alpn),
+        alert: library.alert.or(wire.alert),
+        error: library.error,
+        library: library.library,
+        source: TlsSource::Both,
+        // The wire saw the ClientHello arrive.
+        includes_hello_wait: library.includes_hello_wait && wire.start_ns.is_none(),
+        hello_in_syn: wire.hello_in_syn.or(library.hello_in_syn),
+        random: wire.random.or(library.random),
+    };
+    (tls, disagreements)
+}
+
+/// The library's, except that what was let go of without an error, as far as the library could tell, was ended by an alert
+/// that passed by.
+fn outcome(library: &Tls, wire: &Tls) -> Option<TlsOutcome> {
+    match (library.outcome, wire.outcome) {
+        (Some(TlsOutcome::Abandoned), Some(TlsOutcome::Failed)) => wire.outcome,
+        (told, seen) => told.or(seen),
+    }
+}
+
+/// The library's, except for what is plain on the wire and hidden from the library: that a HelloRetryRequest passed by,
+/// and that the client's data left before the server's Finished came.
+fn class(library: &Tls, wire: &Tls) -> Option<TlsClass> {
+    match (library.class, wire.class) {
+        (Some(TlsClass::Full), Some(seen @ TlsClass::FalseStart))
+        | (Some(TlsClass::Full | TlsClass::Resumed), Some(seen @ TlsClass::HelloRetry)) => Some(seen),
+        (Some(TlsClass::HelloRetry), seen) if wire.hello_retry == Some(false) => seen,
+        (told, seen) => told.or(seen),
+    }
+}
+
+fn disagreements(library: &Tls, wire: &Tls) -> Vec<Fact> {
+    fn differ<T: PartialEq>(library: Option<T>, wire: Option<T>) -> bool {
+        library.zip(wire).is_some_and(|(library, wire)| library != wire)
+    }
+    // No library says that it spoke before the server's Finished.
+    let refined = wire.class == Some(TlsClass::FalseStart) && library.class == Some(TlsClass::Full);
+    Fact::ALL
+        .into_iter()
+        .filter(|fact| match fact {
+            Fact::Outcome => differ(library.outcome, wire.outcome),
+            Fact::Version => differ(library.version, wire.version),
+            Fact::Class => differ(library.class, wire.class) && !refined,
+            Fact::HelloRetry => differ(library.hello_retry, wire.hello_retry),
+            Fact::Cipher => differ(library.cipher, wire.cipher),
+            Fact::Random => differ(library.random, wire.random),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use handshake_common::{Role, TlsOutcome, TlsVersion};
+
+    use super::*;
+    use crate::model::tls::tests::completed;
+
+    fn views(version: TlsVersion, told: TlsClass, seen: TlsClass) -> (Tls, Tls) {
+        let library = completed(Role::Client, version, told);
+        let wire = Tls {
+            start_ns: Some(1_050_800_000),
+            ended_ns: Some(1_101_000_000),
+            may_send_ns: Some(1_101_000_000),
+            sni: Some("example.org".to_owned()),
+            cipher: Some(0x1301),
+            library: None,
+            source: TlsSource::Wire,
+            hello_in_syn: Some(false),
+            ..completed(Role::Client, version, seen)
+        };
+        (library, wire)
+    }
+
+    #[test]
+    fn each_view_tells_what_it_saw() {
+        let (library, wire) = views(TlsVersion::Tls13, TlsClass::Full, TlsClass::Full);
+        let (tls, disagreements) = merge(library.clone(), wire.clone());
+        assert_eq!(disagreements, []);
+        assert_eq!((tls.source, tls.library), (TlsSource::Both, library.library));
+        assert_eq!((tls.start_ns, tls.ended_ns), (wire.start_ns, library.ended_ns));
+        assert_eq!((tls.sni.as_deref(), tls.cipher), (Some("example.org"), Some(0x1301)));
+        assert_eq!(tls.may_send_ns, wire.may_send_ns);
+    }
+
+    #[test]
+    fn what_is_plain_on_the_wire_wins_over_a_library_that_cannot_know() {
+        use TlsClass::{EarlyDataAccepted, EarlyDataRejected, FalseStart, Full, HelloRetry, Resumed};
+        for (version, told, seen, class, differs) in [
+            (TlsVersion::Tls12, Full, FalseStart, FalseStart, vec![]),
+            (TlsVersion::Tls13, Full, HelloRetry, HelloRetry, vec![Fact::Class, Fact::HelloRetry]),
+            (TlsVersion::Tls13, HelloRetry, Full, Full, vec![Fact::Class, Fact::HelloRetry]),
+            (TlsVersion::Tls13, EarlyDataRejected, EarlyDataAccepted, EarlyDataRejected, vec![Fact::Class]),
+            (TlsVersion::Tls12, Resumed, Full, Resumed, vec![Fact::Class]),
+        ] {
+            let (library, wire) = views(version, told, seen);
+            let (tls, disagreements) = merge(library, wire);
+            assert_eq!((tls.class, disagreements), (Some(class), differs), "{told} {seen}");
+        }
+    }
+
+    #[test]
+    fn the_end_that_decides_says_how_it_ended() {
+        let (mut library, wire) = views(TlsVersion::Tls13, TlsClass::Full, TlsClass::Full);
+        library.outcome = Some(TlsOutcome::Failed);
+        let (tls, disagreements) = merge(library, wire);
+        assert_eq!((tls.outcome, disagreements), (Some(TlsOutcome::Failed), vec![Fact::Outcome]));
+    }
+}

@@ -1,0 +1,121 @@
+//! The segments of a closing (RFC 9293 §3.6), and who waited for whom.
+
+use handshake_common::{Initiator, Style};
+
+use super::segments::{
+    Moment, Step,
+    Way::{self, Here, Received, Sent},
+};
+use crate::{
+    output::text::duration,
+    record::{Close, Record, Unseen},
+};
+
+/// The closing.
+pub(super) fn steps(record: &Record, close: &Close) -> Vec<Step> {
+    let closed = Moment::measured(record.lifetime_us);
+    let passive = close.initiator == Some(Initiator::Remote);
+    match (close.style, close.initiator) {
+        (Some(Style::ThreeSegments | Style::FourSegments), None) | (None, _) => {
+            vec![Step::new(closed, Here, "closed; how, is not known")]
+        }
+        (Some(Style::ThreeSegments), _) if passive => passive_three(close, closed),
+        (Some(Style::FourSegments), _) if passive => passive_four(close, closed),
+        (Some(Style::ThreeSegments), _) => vec![
+            our_fin(closed, close.duration_us.or(close.ack_wait_us), "FIN"),
+            Step::new(closed, Received, "FIN+ACK").remark("its program closed at once"),
+            Step::new(closed.about(), Sent, "ACK"),
+        ],
+        (Some(Style::FourSegments), _) => active_four(close, closed),
+        (Some(Style::Simultaneous), _) => simultaneous(close, closed),
+        (Some(Style::ResetReceived), _) => reset(close, closed, Received),
+        (Some(Style::ResetSent), _) => reset(close, closed, Sent),
+        (Some(Style::TimedOut), _) => vec![Step::new(closed, Here, "given up: the peer answered no more")],
+    }
+}
+
+/// A segment that left so long before the end.
+fn our_fin(closed: Moment, before_us: Option<u64>, what: &str) -> Step {
+    Step::new(before(closed, before_us), Sent, what)
+}
+
+/// A moment so long before another: as well known as the two numbers are.
+fn before(moment: Moment, us: Option<u64>) -> Moment {
+    match (moment, us) {
+        (Moment::Measured(at), Some(us)) => Moment::measured(at.checked_sub(us)),
+        _ => Moment::Unknown,
+    }
+}
+
+fn active_four(close: &Close, closed: Moment) -> Vec<Step> {
+    if close.unseen == Some(Unseen::PeerFin) {
+        // The socket was gone at the ACK of its FIN: that is the end that was measured.
+        return vec![
+            our_fin(closed, close.ack_wait_us, "FIN"),
+            Step::new(closed, Received, "ACK"),
+            Step::new(Moment::Unknown, Received, "FIN").remark("unseen: the socket was gone"),
+            Step::new(Moment::Unknown, Sent, "ACK"),
+        ];
+    }
+    if close.app_wait_us.is_none() && close.duration_us.is_none() {
+        return vec![
+            Step::new(Moment::Unknown, Sent, "FIN"),
+            Step::new(Moment::Unknown, Received, "ACK"),
+            Step::new(closed, Here, "closed; the peer's FIN is not known of"),
+        ];
+    }
+    vec![
+        our_fin(closed, close.duration_us, "FIN"),
+        Step::new(before(closed, close.app_wait_us), Received, "ACK"),
+        Step::new(closed, Received, "FIN").remark(waited("its program took", close)),
+        Step::new(closed.about(), Sent, "ACK"),
+    ]
+}
+
+fn passive_four(close: &Close, closed: Moment) -> Vec<Step> {
+    let peers_fin = before(closed, close.duration_us);
+    vec![
+        Step::new(peers_fin, Received, "FIN"),
+        Step::new(peers_fin.about(), Sent, "ACK"),
+        our_fin(closed, close.ack_wait_us, "FIN").remark(waited("our program took", close)),
+        Step::new(closed, Received, "ACK"),
+    ]
+}
+
+fn passive_three(close: &Close, closed: Moment) -> Vec<Step> {
+    vec![
+        Step::new(before(closed, close.duration_us), Received, "FIN"),
+        our_fin(closed, close.ack_wait_us, "FIN+ACK").remark(waited("our program took", close)),
+        Step::new(closed, Received, "ACK"),
+    ]
+}
+
+fn simultaneous(close: &Close, closed: Moment) -> Vec<Step> {
+    let fin = before(closed, close.ack_wait_us);
+    let peers_fin = match (fin, close.duration_us) {
+        (Moment::Measured(at), Some(us)) => Moment::Measured(at.saturating_add(us)),
+        _ => Moment::Unknown,
+    };
+    vec![
+        Step::new(fin, Sent, "FIN"),
+        Step::new(peers_fin, Received, "FIN").remark("the two crossed"),
+        Step::new(peers_fin.about(), Sent, "ACK"),
+        Step::new(closed, Received, "ACK"),
+    ]
+}
+
+fn reset(close: &Close, closed: Moment, way: Way) -> Vec<Step> {
+    // Whoever began did it with a FIN, unless the RST itself was the first.
+    let began = match (close.initiator, way) {
+        (Some(Initiator::Local), Received) => Some(Sent),
+        (Some(Initiator::Remote), Sent) => Some(Received),
+        _ => None,
+    };
+    let mut steps: Vec<_> = began.map(|way| Step::new(Moment::Unknown, way, "FIN")).into_iter().collect();
+    steps.push(Step::new(closed, way, "RST"));
+    steps
+}
+
+fn waited(who: &str, close: &Close) -> String {
+    close.app_wait_us.map_or_else(String::new, |us| format!("{who} {}", duration(Some(us))))
+}

@@ -1,0 +1,188 @@
+//! The flights of a TLS handshake (RFC 8446 §2, RFC 5246 §7.3, RFC 5077 §3.1, RFC 7918), as each end sees them.
+
+use handshake_common::{Role, TlsClass, TlsOutcome, TlsVersion};
+
+use super::segments::{
+    Moment, Step,
+    Way::{Here, Received, Sent},
+};
+use crate::{
+    model::advice,
+    output::text::duration,
+    record::{Record, Tls},
+    untrusted::Untrusted,
+};
+
+/// What a handshake is drawn from.
+struct View<'a> {
+    tls: &'a Tls,
+    role: Role,
+    /// The ClientHello at this end.
+    hello: Moment,
+    /// The end of the handshake at this end.
+    ended: Moment,
+    rtt_us: Option<u64>,
+}
+
+/// The handshake. Where the connection is not known, times count from the ClientHello.
+pub(super) fn steps(record: &Record) -> Vec<Step> {
+    let Some(tls) = &record.tls else { return Vec::new() };
+    let Some(role) = record.role else {
+        return vec![Step::new(
+            Moment::Unknown,
+            Here,
+            format!("TLS handshake, {}", duration(tls.duration_us)),
+        )];
+    };
+    let view = View::new(record, tls, role);
+    match tls.outcome {
+        Some(TlsOutcome::Completed) => view.completed(),
+        outcome => view.cut_short(outcome),
+    }
+}
+
+impl<'a> View<'a> {
+    fn new(record: &Record, tls: &'a Tls, role: Role) -> Self {
+        let opened_us = record.open.as_ref().and_then(|open| open.duration_us);
+        let rtt_us = record.open.as_ref().and_then(|open| open.rtt_us);
+        let start = match (tls.start_us, &record.open) {
+            (Some(us), _) => Moment::Measured(us),
+            (None, None) if !tls.includes_hello_wait => Moment::Measured(0),
+            _ => Moment::Unknown,
+        };
+        // Whoever did not see the ClientHello knows the end by the setup, where that is the same moment.
+        let at_setup =
+            record.setup.and_then(|setup| setup.duration_us).filter(|_| ends_with_setup(role, tls));
+        let ended = match (start, tls.duration_us) {
+            (Moment::Measured(start), Some(us)) => Moment::Measured(start.saturating_add(us)),
+            _ => Moment::measured(at_setup).or(Moment::derived(opened_us).later(tls.duration_us)),
+        };
+        // The client speaks as soon as it may, and the server's last flight answers what it said.
+        let hello = match (start, tls.includes_hello_wait) {
+            (Moment::Unknown, true) => ended.earlier(rtt_us),
+            (Moment::Unknown, false) => Moment::derived(opened_us),
+            (start, _) => start,
+        };
+        Self { tls, role, hello, ended, rtt_us }
+    }
+
+    /// A flight of the client.
+    fn client(&self, at: Moment, what: impl Into<String>) -> Step {
+        Step::new(at, if self.role == Role::Client { Sent } else { Received }, what)
+    }
+
+    /// A flight of the server.
+    fn server(&self, at: Moment, what: impl Into<String>) -> Step {
+        Step::new(at, if self.role == Role::Server { Sent } else { Received }, what)
+    }
+
+    fn hello(&self) -> Step {
+        let early = matches!(self.tls.class, Some(TlsClass::EarlyDataAccepted | TlsClass::EarlyDataRejected));
+        let what = if early { "ClientHello + early data" } else { "ClientHello" };
+        self.client(self.hello, what)
+    }
+
+    fn completed(&self) -> Vec<Step> {
+        let mut steps = vec![self.hello()];
+        match (self.tls.version, self.tls.class) {
+            (Some(TlsVersion::Tls13), Some(class)) if class != TlsClass::FalseStart => {
+                self.tls13(class, &mut steps);
+            }
+            (Some(version), Some(class)) if version != TlsVersion::Tls13 => self.tls12(class, &mut steps),
+            _ => {
+                steps.push(Step::new(
+                    Moment::Unknown,
+                    Here,
+                    "… flights of which version or class is not known",
+                ));
+                steps.push(Step::new(self.ended, Here, "TLS handshake complete"));
+            }
+        }
+        steps
+    }
+
+    /// The client speaks last.
+    fn tls13(&self, class: TlsClass, steps: &mut Vec<Step>) {
+        if advice::was_retried(self.tls) {
+            let (asked, again) = match self.role {
+                Role::Client => (self.hello.later(self.rtt_us), self.hello.later(self.rtt_us)),
+                Role::Server => (self.hello.about(), self.hello.later(self.rtt_us)),
+            };
+            steps.push(self.server(asked, "HelloRetryRequest"));
+            steps.push(self.client(again, "ClientHello, another key share"));
+        }
+        let (flight, answer) = match class {
+            TlsClass::Resumed => ("ServerHello (resumed) … Finished", "Finished"),
+            TlsClass::EarlyDataAccepted => {
+                ("ServerHello (takes early data) … Finished", "EndOfEarlyData, Finished")
+            }
+            TlsClass::EarlyDataRejected => ("ServerHello (no early data) … Finished", "Finished"),
+            _ => ("ServerHello, Certificate … Finished", "Finished"),
+        };
+        steps.push(self.server(self.flight_of_server(), flight));
+        steps.push(self.client(self.ended, answer).remark("complete"));
+    }
+
+    /// Who spoke first speaks last in a full handshake; resumed, the client does.
+    fn tls12(&self, class: TlsClass, steps: &mut Vec<Step>) {
+        if class == TlsClass::Resumed {
+            steps.push(self.server(self.flight_of_server(), "ServerHello (resumed), Finished"));
+            steps.push(self.client(self.ended, "Finished").remark("complete"));
+            return;
+        }
+        let (flight, keys) = match self.role {
+            Role::Client => (self.hello.later(self.rtt_us), self.hello.later(self.rtt_us)),
+            Role::Server => (self.ended.earlier(self.rtt_us), self.ended.about()),
+        };
+        steps.push(self.server(flight, "ServerHello, Certificate … ServerHelloDone"));
+        let what = if class == TlsClass::FalseStart {
+            "ClientKeyExchange, Finished + data"
+        } else {
+            "ClientKeyExchange, Finished"
+        };
+        steps.push(self.client(keys, what));
+        steps.push(self.server(self.ended, "Finished").remark("complete"));
+    }
+
+    /// The flight that the client's last one answers.
+    fn flight_of_server(&self) -> Moment {
+        match self.role {
+            Role::Client => self.ended.about(),
+            Role::Server => self.ended.earlier(self.rtt_us),
+        }
+    }
+
+    fn cut_short(&self, outcome: Option<TlsOutcome>) -> Vec<Step> {
+        let alert = self.tls.alert.as_ref().map_or("?", Untrusted::raw);
+        let error = self.tls.error.as_ref().map_or(alert, Untrusted::raw);
+        let mut steps = vec![self.hello()];
+        steps.push(match outcome {
+            Some(TlsOutcome::Failed) if self.tls.alert.is_some() => {
+                // Libraries say so where the alert was the peer's; else it may be either's.
+                let received = error == format!("alert {alert} received");
+                let (way, what) = if received { (Received, "alert") } else { (Here, "failed: alert") };
+                Step::new(self.ended, way, format!("{what} {alert}")).remark(if received {
+                    "failed"
+                } else {
+                    ""
+                })
+            }
+            Some(TlsOutcome::Failed) if self.tls.error.is_some() => {
+                Step::new(self.ended, Here, format!("failed: {error}"))
+            }
+            Some(TlsOutcome::Abandoned) => Step::new(self.ended, Here, "abandoned"),
+            Some(TlsOutcome::Failed) => Step::new(self.ended, Here, "failed"),
+            Some(TlsOutcome::Completed) | None => Step::new(self.ended, Here, "how it ended is not known"),
+        });
+        steps
+    }
+}
+
+/// Whether the client may send application data from the end of the handshake on, as this end sees it.
+fn ends_with_setup(role: Role, tls: &Tls) -> bool {
+    match (role, tls.version, tls.class) {
+        (_, None, _) | (_, _, None | Some(TlsClass::EarlyDataAccepted | TlsClass::FalseStart)) => false,
+        (Role::Server, Some(version), Some(TlsClass::Full)) => version == TlsVersion::Tls13,
+        _ => true,
+    }
+}

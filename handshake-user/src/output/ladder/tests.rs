@@ -1,0 +1,550 @@
+//! What connections of every kind look like, and that no record is too strange to be drawn.
+
+use std::fmt::Write as _;
+
+use handshake_common::{
+    Family, FastOpen, FastOpenReason, FinalAck, Initiator, Library, Outcome, Role, Stage, Style, TlsClass,
+    TlsOutcome, TlsSource, TlsVersion,
+};
+use proptest::prelude::*;
+
+use super::{LONGEST_NAME, draw};
+use crate::{
+    model::advice,
+    output::table,
+    record::{Close, Endpoint, Open, Process, Record, SCHEMA, Setup, Tls, Unseen},
+    untrusted::{Untrusted, is_harmless},
+};
+
+const RTT_US: u64 = 50_200;
+
+/// An opening over a link of 50 ms.
+pub(crate) fn opened(role: Role) -> Record {
+    let end = |text: &str, port| Endpoint { addr: text.parse().unwrap(), port };
+    let (client, server) = (end("10.0.0.1", 51000), end("10.0.0.2", 443));
+    let (comm, local, remote) = match role {
+        Role::Client => ("curl", client, server),
+        Role::Server => ("nginx", server, client),
+    };
+    Record {
+        schema: SCHEMA,
+        event: Stage::Open,
+        time: "2026-01-31T12:00:00.123456Z".into(),
+        id: "1007".into(),
+        role: Some(role),
+        family: Some(Family::Ipv4),
+        local: Some(local),
+        remote: Some(remote),
+        netns: Some(4_026_531_840),
+        process: Some(Process { pid: 1234, comm: comm.into(), cgroup: None }),
+        preexisting: false,
+        open: Some(Open {
+            outcome: Some(Outcome::Established),
+            duration_us: Some(RTT_US),
+            rtt_us: Some(RTT_US),
+            syn_retransmits: 0,
+            final_ack: Some(FinalAck::Bare),
+            fast_open: Some(FastOpen::None),
+            fast_open_reason: None,
+            syn_cookie: None,
+        }),
+        tls: None,
+        setup: None,
+        close: None,
+        lifetime_us: None,
+    }
+}
+
+/// A TLS handshake on it, as the tables of MEASUREMENTS count it.
+pub(crate) fn with_tls(role: Role, version: TlsVersion, class: TlsClass) -> Record {
+    let tls12 = version != TlsVersion::Tls13;
+    let cipher = if tls12 { "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384" } else { "TLS_AES_256_GCM_SHA384" };
+    let (client, server, setup) = match class {
+        TlsClass::Full if tls12 => (2, 1, 3),
+        TlsClass::FalseStart => (2, 1, 2),
+        TlsClass::HelloRetry => (2, 2, 3),
+        TlsClass::EarlyDataAccepted => (1, 1, 1),
+        _ => (1, 1, 2),
+    };
+    let round_trips = if role == Role::Client { client } else { server };
+    let took = u64::from(round_trips) * RTT_US + 900;
+    let start = RTT_US + 100;
+    let duration_us = match class {
+        TlsClass::EarlyDataAccepted => Some(start),
+        TlsClass::FalseStart => None,
+        TlsClass::Full if tls12 && role == Role::Server => None,
+        _ => Some(start + took),
+    };
+    let network = i64::from(setup) * i64::try_from(RTT_US).unwrap();
+    Record {
+        event: Stage::Tls,
+        tls: Some(Tls {
+            outcome: Some(TlsOutcome::Completed),
+            start_us: Some(start),
+            duration_us: Some(took),
+            compute_us: Some(700),
+            version: Some(version),
+            class: Some(class),
+            cipher: Some(cipher.into()),
+            sni: Some("example.org".into()),
+            alpn: Some("h2".into()),
+            alert: None,
+            error: None,
+            library: Some(Library::OpenSsl),
+            source: TlsSource::Both,
+            round_trips: Some(round_trips),
+            hello_retry: class == TlsClass::HelloRetry,
+            includes_hello_wait: false,
+        }),
+        setup: Some(Setup {
+            round_trips: Some(setup),
+            duration_us,
+            excess_us: duration_us.map(|us| i64::try_from(us).unwrap() - network),
+        }),
+        ..opened(role)
+    }
+}
+
+/// A closing: four segments, by us, the peer's program taking 12 ms.
+pub(crate) fn closed(role: Role) -> Record {
+    Record {
+        event: Stage::Close,
+        setup: Some(Setup { round_trips: Some(1), duration_us: Some(RTT_US), excess_us: Some(0) }),
+        close: Some(Close {
+            initiator: Some(Initiator::Local),
+            style: Some(Style::FourSegments),
+            duration_us: Some(62_300),
+            ack_wait_us: Some(50_300),
+            app_wait_us: Some(12_000),
+            time_wait_us: None,
+            unseen: None,
+        }),
+        lifetime_us: Some(1_162_400),
+        ..opened(role)
+    }
+}
+
+fn edited(mut record: Record, edit: impl FnOnce(&mut Record)) -> String {
+    edit(&mut record);
+    draw(&record)
+}
+
+fn open(record: &mut Record) -> &mut Open {
+    record.open.as_mut().unwrap()
+}
+
+fn tls(record: &mut Record) -> &mut Tls {
+    record.tls.as_mut().unwrap()
+}
+
+/// Its ClientHello, or plain data, went with the SYN.
+fn fast_opened(mut record: Record) -> Record {
+    open(&mut record).fast_open = Some(FastOpen::DataAccepted);
+    if let Some(tls) = &mut record.tls {
+        tls.start_us = Some(0);
+    }
+    if let Some(setup) = &mut record.setup {
+        setup.round_trips = setup.round_trips.map(|many| many - 1);
+        setup.duration_us = setup.duration_us.map(|us| us - RTT_US - 100);
+    }
+    record
+}
+
+#[test]
+fn plain_tcp() {
+    insta::assert_snapshot!(draw(&closed(Role::Client)));
+}
+
+#[test]
+fn an_opening_that_may_have_been_followed_by_tls() {
+    insta::assert_snapshot!(edited(opened(Role::Server), |record| record.process = None));
+}
+
+#[test]
+fn tls_1_2_full_on_the_client() {
+    let record = with_tls(Role::Client, TlsVersion::Tls12, TlsClass::Full);
+    insta::assert_snapshot!(edited(record, |record| open(record).final_ack = Some(FinalAck::Data)));
+}
+
+#[test]
+fn tls_1_2_full_on_the_server() {
+    insta::assert_snapshot!(draw(&with_tls(Role::Server, TlsVersion::Tls12, TlsClass::Full)));
+}
+
+#[test]
+fn tls_1_2_resumed() {
+    insta::assert_snapshot!(draw(&with_tls(Role::Client, TlsVersion::Tls12, TlsClass::Resumed)));
+}
+
+#[test]
+fn tls_1_2_false_start() {
+    insta::assert_snapshot!(draw(&with_tls(Role::Client, TlsVersion::Tls12, TlsClass::FalseStart)));
+}
+
+#[test]
+fn tls_1_3_full_on_both_ends() {
+    let [client, server] =
+        [Role::Client, Role::Server].map(|role| draw(&with_tls(role, TlsVersion::Tls13, TlsClass::Full)));
+    insta::assert_snapshot!(format!("{client}\n{server}"));
+}
+
+#[test]
+fn a_hello_retry_request_on_both_ends() {
+    let [client, server] = [Role::Client, Role::Server]
+        .map(|role| draw(&with_tls(role, TlsVersion::Tls13, TlsClass::HelloRetry)));
+    insta::assert_snapshot!(format!("{client}\n{server}"));
+}
+
+#[test]
+fn tls_1_3_resumed() {
+    insta::assert_snapshot!(draw(&with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Resumed)));
+}
+
+#[test]
+fn early_data_accepted() {
+    insta::assert_snapshot!(draw(&with_tls(Role::Client, TlsVersion::Tls13, TlsClass::EarlyDataAccepted)));
+}
+
+#[test]
+fn early_data_rejected() {
+    insta::assert_snapshot!(draw(&with_tls(Role::Client, TlsVersion::Tls13, TlsClass::EarlyDataRejected)));
+}
+
+#[test]
+fn fast_open_with_the_hello_in_the_syn_on_both_ends() {
+    let [client, server] = [Role::Client, Role::Server]
+        .map(|role| draw(&fast_opened(with_tls(role, TlsVersion::Tls13, TlsClass::Full))));
+    insta::assert_snapshot!(format!("{client}\n{server}"));
+}
+
+#[test]
+fn fast_open_with_early_data() {
+    let record = fast_opened(with_tls(Role::Client, TlsVersion::Tls13, TlsClass::EarlyDataAccepted));
+    insta::assert_snapshot!(draw(&record));
+}
+
+#[test]
+fn a_hello_too_large_for_the_syn() {
+    let mut record = with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Full);
+    open(&mut record).fast_open = Some(FastOpen::DataAccepted);
+    tls(&mut record).start_us = Some(0);
+    tls(&mut record).duration_us = Some(2 * RTT_US + 900);
+    insta::assert_snapshot!(draw(&record));
+}
+
+#[test]
+fn fast_open_of_which_it_is_not_known_what_the_syn_took() {
+    let record = fast_opened(with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Full));
+    insta::assert_snapshot!(edited(record, |record| record.setup = None));
+}
+
+#[test]
+fn go_has_no_early_data_for_tcp() {
+    let record = with_tls(Role::Server, TlsVersion::Tls13, TlsClass::Full);
+    insta::assert_snapshot!(edited(record, |record| tls(record).library = Some(Library::Go)));
+}
+
+#[test]
+fn a_server_that_did_not_see_the_hello_arrive() {
+    let record = with_tls(Role::Server, TlsVersion::Tls13, TlsClass::Full);
+    insta::assert_snapshot!(edited(record, |record| {
+        tls(record).start_us = None;
+        tls(record).includes_hello_wait = true;
+    }));
+}
+
+#[test]
+fn refused() {
+    insta::assert_snapshot!(edited(opened(Role::Client), |record| {
+        let open = open(record);
+        (open.outcome, open.rtt_us, open.final_ack) = (Some(Outcome::Refused), None, None);
+    }));
+}
+
+#[test]
+fn a_syn_sent_again() {
+    insta::assert_snapshot!(edited(opened(Role::Client), |record| {
+        let open = open(record);
+        (open.syn_retransmits, open.rtt_us, open.duration_us) = (1, None, Some(1_070_000));
+        (open.fast_open, open.fast_open_reason) =
+            (Some(FastOpen::DataRejected), Some(FastOpenReason::SynRetransmitted));
+        open.final_ack = Some(FinalAck::Data);
+    }));
+}
+
+#[test]
+fn no_answer() {
+    insta::assert_snapshot!(edited(opened(Role::Client), |record| {
+        let open = open(record);
+        (open.outcome, open.syn_retransmits, open.rtt_us) = (Some(Outcome::TimedOut), 6, None);
+        (open.duration_us, open.final_ack) = (Some(131_000_000), None);
+    }));
+}
+
+#[test]
+fn a_handshake_that_an_alert_ended() {
+    let mut record = with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Full);
+    record.setup = None;
+    tls(&mut record).outcome = Some(TlsOutcome::Failed);
+    tls(&mut record).alert = Some("unknown_ca".into());
+    let seen = draw(&record);
+    tls(&mut record).error = Some("alert unknown_ca received".into());
+    insta::assert_snapshot!(format!("{seen}\n{}", draw(&record)));
+}
+
+#[test]
+fn a_reset_that_the_library_noticed_later() {
+    let failed = with_tls(Role::Server, TlsVersion::Tls13, TlsClass::Full);
+    let mut record = Record { tls: failed.tls, setup: None, ..closed(Role::Server) };
+    tls(&mut record).outcome = Some(TlsOutcome::Failed);
+    record.lifetime_us = Some(101_200);
+    let close = record.close.as_mut().unwrap();
+    (close.initiator, close.style) = (Some(Initiator::Remote), Some(Style::ResetReceived));
+    insta::assert_snapshot!(draw(&record));
+}
+
+#[test]
+fn a_handshake_without_a_connection() {
+    insta::assert_snapshot!(edited(with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Full), |record| {
+        (record.local, record.remote, record.open, record.setup) = (None, None, None, None);
+        tls(record).start_us = None;
+    }));
+}
+
+/// A closing of another kind.
+fn closing(edit: impl FnOnce(&mut Close)) -> String {
+    edited(closed(Role::Client), |record| edit(record.close.as_mut().unwrap()))
+}
+
+#[test]
+fn closings() {
+    let by = |initiator, style| {
+        closing(|close| {
+            (close.initiator, close.style) = (Some(initiator), Some(style));
+            match style {
+                Style::ThreeSegments => (close.duration_us, close.app_wait_us) = (Some(50_300), Some(0)),
+                Style::FourSegments => {}
+                _ => (close.duration_us, close.ack_wait_us, close.app_wait_us) = (None, None, None),
+            }
+        })
+    };
+    let kinds = [
+        ("three segments, by us", by(Initiator::Local, Style::ThreeSegments)),
+        (
+            "three segments, by the peer",
+            closing(|close| {
+                (close.initiator, close.style) = (Some(Initiator::Remote), Some(Style::ThreeSegments));
+                (close.duration_us, close.app_wait_us) = (Some(62_300), Some(12_000));
+            }),
+        ),
+        ("four segments, by the peer", by(Initiator::Remote, Style::FourSegments)),
+        (
+            "four segments, the last FIN unseen, a delayed ACK",
+            closing(|close| {
+                (close.duration_us, close.app_wait_us, close.unseen) = (None, None, Some(Unseen::PeerFin));
+                close.ack_wait_us = Some(91_000);
+            }),
+        ),
+        (
+            "simultaneous",
+            closing(|close| {
+                (close.initiator, close.style) = (Some(Initiator::Both), Some(Style::Simultaneous));
+                (close.duration_us, close.app_wait_us) = (Some(25_000), None);
+            }),
+        ),
+        ("reset by the peer at once", by(Initiator::Remote, Style::ResetReceived)),
+        ("reset by the peer after our FIN", by(Initiator::Local, Style::ResetReceived)),
+        ("reset by us", by(Initiator::Local, Style::ResetSent)),
+        ("timed out", by(Initiator::Local, Style::TimedOut)),
+        ("unknown", closing(|close| (close.initiator, close.style) = (None, None))),
+    ];
+    let mut text = String::new();
+    for (kind, ladder) in kinds {
+        let from_data_on = ladder.find('…').map_or("", |at| &ladder[at..]);
+        let closing: Vec<_> = from_data_on.lines().skip(1).collect();
+        let _ = writeln!(text, "{kind}:\n{}\n", closing.join("\n"));
+    }
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn ends_of_ipv6_on_this_very_host() {
+    insta::assert_snapshot!(edited(closed(Role::Client), |record| {
+        let addr = "2001:db8:1234:5678:9abc:def0:1234:5678".parse().unwrap();
+        record.local = Some(Endpoint { addr, port: 51000 });
+        record.remote = Some(Endpoint { addr, port: 8443 });
+        let open = open(record);
+        (open.duration_us, open.rtt_us) = (Some(34), Some(34));
+        record.setup = Some(Setup { round_trips: Some(1), duration_us: Some(34), excess_us: Some(0) });
+    }));
+}
+
+#[test]
+fn a_connection_from_before() {
+    insta::assert_snapshot!(edited(closed(Role::Client), |record| {
+        (record.role, record.open, record.setup, record.lifetime_us) = (None, None, None, None);
+        record.preexisting = true;
+    }));
+}
+
+#[test]
+fn names_cannot_drive_the_terminal() {
+    let ladder = edited(with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Full), |record| {
+        record.process.as_mut().unwrap().comm = "\x1b[31mred".into();
+        let tls = tls(record);
+        (tls.sni, tls.alpn) = (Some("\u{202e}gro.elpmaxe".repeat(99).into()), Some("\n".into()));
+        (tls.outcome, tls.error) = (Some(TlsOutcome::Failed), Some("\r".into()));
+    });
+    assert!(!ladder.lines().any(|line| line.chars().any(char::is_control)), "{ladder:?}");
+    assert!(!ladder.contains('\u{202e}') && ladder.contains("…"), "{ladder}");
+}
+
+#[test]
+fn every_round_trip_has_its_setting() {
+    use TlsClass::{EarlyDataAccepted, EarlyDataRejected, FalseStart, Full, HelloRetry, Resumed};
+    use TlsVersion::{Tls12, Tls13};
+    for (version, class) in [
+        (Tls12, Full),
+        (Tls12, Resumed),
+        (Tls12, FalseStart),
+        (Tls13, Full),
+        (Tls13, HelloRetry),
+        (Tls13, Resumed),
+        (Tls13, EarlyDataAccepted),
+        (Tls13, EarlyDataRejected),
+    ] {
+        for role in [Role::Client, Role::Server] {
+            let record = with_tls(role, version, class);
+            let settings = advice::advise(&record);
+            let saved: u8 = settings.iter().map(|advice| advice.round_trips).sum();
+            assert_eq!(advice::taken(&record), Some(saved), "{role} TLS {version} {class}: {settings:?}");
+            assert!(settings.iter().all(|advice| advice.us == Some(RTT_US)), "{settings:?}");
+            let fast = fast_opened(record);
+            assert_eq!((advice::possible(&fast), advice::hello_in_syn(&fast)), (Some(0), Some(true)));
+        }
+    }
+    for (fast_open, taken) in [
+        (FastOpen::None, 1),
+        (FastOpen::CookieRequested, 1),
+        (FastOpen::DataRejected, 1),
+        (FastOpen::DataAccepted, 0),
+    ] {
+        let mut record = opened(Role::Client);
+        open(&mut record).fast_open = Some(fast_open);
+        assert_eq!(
+            (advice::taken(&record), advice::possible(&record)),
+            (Some(taken), Some(0)),
+            "{fast_open}"
+        );
+    }
+}
+
+#[test]
+fn advice_keeps_to_its_line() {
+    for setting in advice::Setting::ALL {
+        assert!(setting.text().chars().count() <= 62, "{setting:?}");
+    }
+}
+
+#[test]
+fn time_that_the_network_does_not_explain_is_somebodys() {
+    use advice::Setting::{LateHello, SetupWait};
+    // The opening took RTT_US.
+    let waits = |excess_us, compute_us, hello_us| {
+        let mut record = with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Full);
+        record.setup.as_mut().unwrap().excess_us = Some(excess_us);
+        (tls(&mut record).compute_us, tls(&mut record).start_us) = (compute_us, hello_us);
+        let all = advice::advise(&record).into_iter();
+        let waits = all.filter(|advice| [LateHello, SetupWait].contains(&advice.setting));
+        waits.map(|advice| (advice.setting, advice.us.unwrap())).collect::<Vec<_>>()
+    };
+    let at_once = Some(RTT_US + 100);
+    assert_eq!(waits(41_000, Some(1_000), at_once), [(SetupWait, 40_000)]);
+    assert_eq!(waits(41_000, Some(41_000), at_once), []);
+    assert_eq!(waits(-41_000, None, at_once), []);
+    // The program's own delay before its ClientHello is not the other end's.
+    assert_eq!(waits(41_000, Some(1_000), Some(RTT_US + 40_000)), [(LateHello, 40_000)]);
+    assert_eq!(waits(91_000, Some(1_000), Some(RTT_US + 40_000)), [(LateHello, 40_000), (SetupWait, 50_000)]);
+    assert_eq!(waits(41_000, None, None), [(SetupWait, 41_000)]);
+    // In a SYN it is before the end of the opening.
+    assert_eq!(waits(41_000, None, Some(0)), [(SetupWait, 41_000)]);
+}
+
+/// A word of a closed list, or none.
+fn word<T: Copy + std::fmt::Debug + 'static>(all: &'static [T]) -> impl Strategy<Value = Option<T>> {
+    prop::option::of(prop::sample::select(all)).boxed()
+}
+
+fn micros() -> impl Strategy<Value = Option<u64>> {
+    prop::option::of(prop_oneof![0..200_000_u64, any::<u64>(), Just(u64::MAX)]).boxed()
+}
+
+prop_compose! {
+    fn any_open()(
+        outcome in word(Outcome::ALL), duration_us in micros(), rtt_us in micros(),
+        syn_retransmits in prop_oneof![Just(0), any::<u16>()], final_ack in word(FinalAck::ALL),
+        fast_open in word(FastOpen::ALL), fast_open_reason in word(FastOpenReason::ALL), syn_cookie: Option<bool>,
+    ) -> Open {
+        Open {
+            outcome, duration_us, rtt_us, syn_retransmits, final_ack, fast_open, fast_open_reason, syn_cookie,
+        }
+    }
+}
+
+prop_compose! {
+    fn any_tls()(
+        outcome in word(TlsOutcome::ALL), times in (micros(), micros(), micros()),
+        version in word(TlsVersion::ALL), class in word(TlsClass::ALL),
+        text in prop::option::of(any::<String>().prop_map(Untrusted::from).boxed()), library in word(Library::ALL),
+        round_trips: Option<u8>, hello_retry: bool, includes_hello_wait: bool,
+    ) -> Tls {
+        Tls {
+            outcome, start_us: times.0, duration_us: times.1, compute_us: times.2, version, class,
+            cipher: text.clone(), sni: text.clone(), alpn: text.clone(), alert: text.clone(), error: text,
+            library, source: TlsSource::Wire, round_trips, hello_retry, includes_hello_wait,
+        }
+    }
+}
+
+prop_compose! {
+    fn any_close()(
+        initiator in word(Initiator::ALL), style in word(Style::ALL), times in (micros(), micros(), micros()),
+        unseen: bool,
+    ) -> Close {
+        let (duration_us, ack_wait_us, app_wait_us) = times;
+        let unseen = unseen.then_some(Unseen::PeerFin);
+        Close { initiator, style, duration_us, ack_wait_us, app_wait_us, time_wait_us: None, unseen }
+    }
+}
+
+prop_compose! {
+    fn any_record()(
+        event in prop::sample::select(Stage::ALL), role in word(Role::ALL), comm in any::<String>().prop_map(Untrusted::from).boxed(),
+        joined: bool, preexisting: bool, open in prop::option::of(any_open().boxed()), tls in prop::option::of(any_tls().boxed()),
+        setup in prop::option::of((any::<Option<u8>>(), micros(), any::<Option<i64>>())),
+        close in prop::option::of(any_close().boxed()), lifetime_us in micros(),
+    ) -> Record {
+        let template = opened(Role::Client);
+        Record {
+            event, role, preexisting, open, tls, close, lifetime_us,
+            local: template.local.filter(|_| joined),
+            remote: template.remote.filter(|_| joined),
+            process: Some(Process { pid: 1, comm, cgroup: None }),
+            setup: setup.map(|(round_trips, duration_us, excess_us)| Setup { round_trips, duration_us, excess_us }),
+            ..template
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_record_is_too_strange_to_be_drawn(record in any_record()) {
+        let ladder = draw(&record);
+        prop_assert!(ladder.ends_with('\n') && ladder.chars().all(|c| c == '\n' || is_harmless(c)));
+        let line = table::line(&record);
+        prop_assert!(line.chars().all(is_harmless), "{}", line);
+        prop_assert!(ladder.lines().all(|line| line.chars().count() < 160 + LONGEST_NAME), "{}", ladder);
+        let saved: u16 = advice::advise(&record).iter().map(|advice| u16::from(advice.round_trips)).sum();
+        prop_assert!(saved <= 3, "no setup takes more than three round trips");
+    }
+}

@@ -1,0 +1,7 @@
+//! Records as text, for a person to read.
+
+pub mod ladder;
+pub mod savings;
+pub mod summary;
+pub mod table;
+pub mod text;

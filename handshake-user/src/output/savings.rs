@@ -1,0 +1,106 @@
+//! The settings that would save time, over all connections of a session.
+
+use std::collections::BTreeMap;
+
+use super::text::{duration, wrap};
+use crate::{
+    model::advice::{Advice, Setting, advise},
+    record::Record,
+};
+
+/// Columns that text keeps to.
+const WIDTH: usize = 96;
+
+/// What each setting would have saved. Settings are a closed list, so their number is bounded.
+#[derive(Debug, Default)]
+pub struct Savings {
+    settings: BTreeMap<Setting, Total>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Total {
+    connections: u64,
+    round_trips: u64,
+    us: u64,
+    /// Connections that lost a time that is unknown.
+    untimed: u64,
+}
+
+impl Savings {
+    /// Takes a connection in, by the record that tells most of it.
+    pub fn add(&mut self, record: &Record) {
+        for Advice { setting, round_trips, us } in advise(record) {
+            let total = self.settings.entry(setting).or_default();
+            total.connections += 1;
+            total.round_trips += u64::from(round_trips);
+            total.us = total.us.saturating_add(us.unwrap_or(0));
+            total.untimed += u64::from(us.is_none());
+        }
+    }
+
+    /// One setting a line, the one that would save most time first; nothing where nothing is to be saved.
+    #[must_use]
+    pub fn render(&self) -> String {
+        if self.settings.is_empty() {
+            return String::new();
+        }
+        let mut totals: Vec<_> = self.settings.iter().collect();
+        totals.sort_by_key(|(_, total)| std::cmp::Reverse((total.us, total.round_trips, total.connections)));
+        let mut text = format!(
+            "{:>10}  {:>11}  {:>11}  SETTING THAT SAVES IT\n",
+            "TIME LOST", "ROUND TRIPS", "CONNECTIONS"
+        );
+        for (setting, total) in totals {
+            let time = match (total.untimed, total.us) {
+                (0, us) => duration(Some(us)),
+                (_, 0) => "?".to_owned(),
+                (_, us) => format!("≥ {}", duration(Some(us))),
+            };
+            let line = format!(
+                "{time:>10}  {:>11}  {:>11}  {}; {}",
+                total.round_trips,
+                total.connections,
+                setting.text(),
+                setting.detail()
+            );
+            text.push_str(&hang(&line));
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Keeps the columns in front, and puts the words under each other.
+fn hang(line: &str) -> String {
+    const COLUMNS: usize = 10 + 2 + 11 + 2 + 11 + 2;
+    let start = line.char_indices().nth(COLUMNS).map_or(line.len(), |(at, _)| at);
+    let (columns, words) = line.split_at(start);
+    let words = wrap(words, WIDTH - COLUMNS, 0).replace('\n', &format!("\n{}", " ".repeat(COLUMNS)));
+    format!("{columns}{words}")
+}
+
+#[cfg(test)]
+mod tests {
+    use handshake_common::{Role, TlsClass, TlsVersion};
+
+    use super::*;
+    use crate::output::ladder::tests::{opened, with_tls};
+
+    #[test]
+    fn nothing_to_save_is_nothing_to_say() {
+        assert_eq!(Savings::default().render(), "");
+    }
+
+    #[test]
+    fn most_time_first_and_the_unknown_is_counted() {
+        let mut savings = Savings::default();
+        for _ in 0..3 {
+            savings.add(&with_tls(Role::Client, TlsVersion::Tls12, TlsClass::Full));
+        }
+        savings.add(&with_tls(Role::Client, TlsVersion::Tls13, TlsClass::HelloRetry));
+        let mut untimed = opened(Role::Client);
+        untimed.open.as_mut().unwrap().rtt_us = None;
+        savings.add(&untimed);
+        insta::assert_snapshot!(savings.render());
+    }
+}

@@ -1,0 +1,282 @@
+//! Follows the paths through one function and keeps what comes of its first argument.
+
+use std::collections::VecDeque;
+
+use handshake_common::tls::library::target::Path;
+
+use super::{Operation, REGISTERS, Register, aarch64, x86};
+use crate::tls::library::inspect::elf::{Elf, Machine, Symbol};
+
+/// Instructions that are followed in one function, over all its paths.
+const MOST_INSTRUCTIONS: usize = 4_000;
+/// And along one of its paths.
+const LONGEST_PATH: usize = 200;
+/// Paths that wait to be followed.
+const MOST_PATHS: usize = 64;
+/// Structures are not larger.
+const LARGEST_OFFSET: i64 = 0x4000;
+/// Bytes of the longest instruction (Intel SDM, volume 2, §2.3.11).
+const LONGEST: usize = 15;
+
+/// A way from the first argument to an address: after each step but the last a pointer is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    steps: [i64; 3],
+    hops: u8,
+}
+
+impl Way {
+    const START: Self = Self { steps: [0; 3], hops: 0 };
+
+    fn plus(mut self, by: i64) -> Option<Self> {
+        let last = &mut self.steps[usize::from(self.hops)];
+        *last = last.checked_add(by)?;
+        Some(self)
+    }
+
+    fn follow(mut self) -> Option<Self> {
+        self.hops += 1;
+        (self.hops <= 2).then_some(self)
+    }
+
+    /// As the kernel side wants it, for a field of that width.
+    #[must_use]
+    pub fn path(self, width: u8) -> Option<Path> {
+        let mut steps = [0; 3];
+        for (step, &from) in steps.iter_mut().zip(&self.steps[..=usize::from(self.hops)]) {
+            *step = u16::try_from(from).ok().filter(|&step| i64::from(step) < LARGEST_OFFSET)?;
+        }
+        Some(Path { steps, hops: self.hops, width })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Value {
+    Unknown,
+    Constant(u64),
+    /// An address that is derived from the first argument.
+    Address(Way),
+    /// What stands at such an address, of that many bytes.
+    Field(Way, u8),
+}
+
+impl Value {
+    /// As an address to load from or to add to.
+    fn address(self) -> Option<Way> {
+        match self {
+            Self::Address(way) => Some(way),
+            Self::Field(way, 8) => way.follow(),
+            _ => None,
+        }
+    }
+
+    fn narrow(self, to: u8) -> Self {
+        match self {
+            Self::Constant(value) => Self::Constant(value & (u64::MAX >> (64 - 8 * u32::from(to)))),
+            Self::Field(way, width) => Self::Field(way, width.min(to)),
+            Self::Address(_) | Self::Unknown => Self::Unknown,
+        }
+    }
+}
+
+/// What a function does with its first argument, on any of its paths. Each thing once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trace {
+    /// Fields that are returned.
+    pub returned: Vec<Path>,
+    /// Constants and addresses of the file that are returned.
+    pub constants: Vec<u64>,
+    /// Fields that are read.
+    pub loads: Vec<Path>,
+    /// Addresses inside an object that are formed, other than its beginning.
+    pub addresses: Vec<Path>,
+    /// Fields that are the first argument of a call.
+    pub handed_on: Vec<Path>,
+}
+
+fn once<T: PartialEq>(list: &mut Vec<T>, item: T) {
+    if !list.contains(&item) {
+        list.push(item);
+    }
+}
+
+/// The only one of a list.
+pub fn only<T: Copy>(list: &[T]) -> Option<T> {
+    match list {
+        [one] => Some(*one),
+        _ => None,
+    }
+}
+
+/// How a machine passes values.
+struct Convention {
+    argument: Register,
+    result: Register,
+    /// Lost in a call: a bit a register.
+    volatile: u32,
+}
+
+const X86: Convention = Convention { argument: 7, result: 0, volatile: 0x0fc7 };
+const AARCH64: Convention = Convention { argument: 0, result: 0, volatile: 0x4007_ffff };
+
+#[derive(Clone)]
+struct Walker {
+    registers: [Value; REGISTERS],
+    at: u64,
+    /// Instructions that may still be followed.
+    left: usize,
+}
+
+/// One instruction, and the address of the next.
+pub fn decode(elf: &Elf<'_>, at: u64) -> Option<(Operation, u64)> {
+    let code = elf.code(at, LONGEST)?;
+    match elf.machine {
+        Machine::X86_64 => x86::decode(code, at),
+        Machine::Aarch64 => aarch64::decode(code, at),
+    }
+}
+
+/// The other functions that a small one ends in by a jump, on any of its paths.
+#[must_use]
+pub fn tails(elf: &Elf<'_>, entry: u64) -> Vec<u64> {
+    /// What is farther from the entry belongs to another function.
+    const FAR: u64 = 256;
+    let mut found = Vec::new();
+    let mut seen = Vec::new();
+    let mut waiting = vec![entry];
+    while let Some(mut at) = waiting.pop() {
+        while at.abs_diff(entry) < FAR
+            && !seen.contains(&at)
+            && let Some((operation, next)) = decode(elf, at)
+        {
+            seen.push(at);
+            at = next;
+            match operation {
+                Operation::Jump { target } if target.abs_diff(entry) < FAR => at = target,
+                Operation::Jump { target } => {
+                    if elf.is_code(target) {
+                        once(&mut found, target);
+                    }
+                    break;
+                }
+                Operation::Branch { target } => waiting.push(target),
+                Operation::Return | Operation::Leap { .. } | Operation::Stop => break,
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+/// Follows a function; to its end at most, where its size is known.
+#[must_use]
+pub fn trace(elf: &Elf<'_>, function: Symbol) -> Trace {
+    let convention = match elf.machine {
+        Machine::X86_64 => X86,
+        Machine::Aarch64 => AARCH64,
+    };
+    let mut registers = [Value::Unknown; REGISTERS];
+    registers[usize::from(convention.argument)] = Value::Address(Way::START);
+    let end = if function.size == 0 { u64::MAX } else { function.address.saturating_add(function.size) };
+    let mut waiting = VecDeque::from([Walker { registers, at: function.address, left: LONGEST_PATH }]);
+    let mut branched = Vec::new();
+    let mut trace = Trace::default();
+    let mut left = MOST_INSTRUCTIONS;
+    // The shortest paths first: an accessor's own is among them.
+    while let Some(mut walker) = waiting.pop_front() {
+        while walker.left > 0
+            && left > 0
+            && let Some((operation, next)) = decode(elf, walker.at)
+        {
+            left -= 1;
+            walker.left -= 1;
+            let is_last = next == end;
+            walker.at = next;
+            match operation {
+                Operation::Jump { target } => walker.at = target,
+                // Each branch is followed to both sides once for every state, so that loops end.
+                Operation::Branch { target } => {
+                    let mut other = walker.clone();
+                    other.at = target;
+                    let state = (next, other.registers);
+                    if waiting.len() < MOST_PATHS && !branched.contains(&state) {
+                        branched.push(state);
+                        waiting.push_back(other);
+                    }
+                }
+                Operation::Return => {
+                    trace.leave(walker.registers[usize::from(convention.result)]);
+                    break;
+                }
+                Operation::Leap { .. } | Operation::Stop => break,
+                // A call that does not return, as after a smashed stack.
+                _ if is_last => break,
+                operation => walker.run(operation, &convention, &mut trace),
+            }
+        }
+    }
+    trace
+}
+
+impl Trace {
+    fn leave(&mut self, result: Value) {
+        match result {
+            Value::Field(way, width) => {
+                if let Some(path) = way.path(width) {
+                    once(&mut self.returned, path);
+                }
+            }
+            Value::Constant(value) => once(&mut self.constants, value),
+            Value::Address(_) | Value::Unknown => {}
+        }
+    }
+}
+
+impl Walker {
+    fn forget(&mut self, registers: u32) {
+        for (number, register) in self.registers.iter_mut().enumerate() {
+            if registers & 1 << number != 0 {
+                *register = Value::Unknown;
+            }
+        }
+    }
+
+    fn run(&mut self, operation: Operation, convention: &Convention, trace: &mut Trace) {
+        let of = |register: Register| self.registers[usize::from(register)];
+        let (to, value) = match operation {
+            Operation::Add { to, from, by: 0 } => (to, of(from)),
+            Operation::Add { to, from, by } => {
+                if let Value::Constant(value) = of(from) {
+                    self.registers[usize::from(to)] = Value::Constant(value.wrapping_add_signed(by));
+                    return;
+                }
+                let address = of(from).address().and_then(|way| way.plus(by));
+                if let Some(path) = address.and_then(|way| way.path(0)) {
+                    once(&mut trace.addresses, path);
+                }
+                (to, address.map_or(Value::Unknown, Value::Address))
+            }
+            Operation::Constant { to, value } => (to, Value::Constant(value)),
+            Operation::Load { to, base, by, width } => {
+                let way = of(base).address().and_then(|way| way.plus(by));
+                if let Some(path) = way.and_then(|way| way.path(width)) {
+                    once(&mut trace.loads, path);
+                }
+                let Some(to) = to else { return };
+                (to, way.map_or(Value::Unknown, |way| Value::Field(way, width)))
+            }
+            Operation::Narrow { to, from, width } => (to, of(from).narrow(width)),
+            Operation::Forget { registers } => return self.forget(registers),
+            Operation::Call => {
+                if let Value::Field(way, width) = of(convention.argument)
+                    && let Some(path) = way.path(width)
+                {
+                    once(&mut trace.handed_on, path);
+                }
+                return self.forget(convention.volatile);
+            }
+            _ => return,
+        };
+        self.registers[usize::from(to)] = value;
+    }
+}

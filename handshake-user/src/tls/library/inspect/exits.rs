@@ -1,0 +1,209 @@
+//! Where a function returns. A return probe would put an address of its own in place of the return address and keep that on a
+//! stack in the kernel: a program that leaves the function's stack for another one and comes back (coroutines; asynchronous jobs of
+//! OpenSSL) is killed by that. So its ways out are probed themselves, as ordinary instructions.
+
+use std::collections::HashSet;
+
+use handshake_common::tls::library::target::Base;
+
+use super::{
+    decode::{self, Operation, Register},
+    elf::Elf,
+    frames::{Frame, Frames},
+};
+
+/// Instructions of one function; the largest of those probed, wolfSSL's, has some thousand.
+const MOST_INSTRUCTIONS: usize = 50_000;
+/// Parts of a function, and functions that it ends in by a jump.
+const MOST_PARTS: usize = 16;
+/// Returns of one function.
+const MOST_EXITS: usize = 64;
+
+/// A place that every return of the function passes on its way out, or one of several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    pub address: u64,
+    /// Where the stack pointer of the entry is there: it tells which call it is that returns.
+    pub base: Base,
+    /// Which register has the result there.
+    pub result: Register,
+}
+
+struct Part {
+    frame: Frame,
+    steps: Vec<(u64, Operation)>,
+}
+
+/// All ways out of the function that begins at `entry`, but for those by the imported function `but`. `None` where one may be
+/// missing: it goes on somewhere that the file does not tell, or there is no unwind table.
+pub fn exits(elf: &Elf<'_>, entry: u64, but: Option<&str>) -> Option<Vec<Exit>> {
+    let frames = Frames::of(elf)?;
+    let slot = but.and_then(|name| elf.import(name));
+    let parts = parts(elf, &frames, entry, |target| slot.is_some_and(|slot| is_stub(elf, target, slot)))?;
+    let jumped_to: HashSet<u64> =
+        parts.iter().flat_map(|part| &part.steps).filter_map(|(_, operation)| target(*operation)).collect();
+    // A probe that is not at the beginning of an instruction would break the program: data between the instructions would show
+    // here.
+    let begins: HashSet<u64> =
+        parts.iter().flat_map(|part| &part.steps).map(|&(address, _)| address).collect();
+    let within = |target: &u64| parts.iter().any(|part| part.frame.holds(*target));
+    if !jumped_to.iter().filter(|target| within(target)).chain([&entry]).all(|at| begins.contains(at)) {
+        return None;
+    }
+    let mut exits = Vec::new();
+    for Part { frame, steps } in &parts {
+        for (index, (address, operation)) in steps.iter().enumerate() {
+            match operation {
+                Operation::Return => {
+                    // There only the return address is left on the stack.
+                    if frame.base(*address)? != Base::STACK_POINTER || exits.len() == MOST_EXITS {
+                        return None;
+                    }
+                    let cheaper = decode::checked_return(elf, &steps[..=index], &jumped_to);
+                    let cheaper = cheaper.and_then(|(address, result)| {
+                        Some(Exit { address, base: frame.base(address)?, result })
+                    });
+                    exits.push(cheaper.unwrap_or(Exit {
+                        address: *address,
+                        base: Base::STACK_POINTER,
+                        result: decode::result(elf.machine),
+                    }));
+                }
+                // By a table it goes on in the function. With no frame left it is another function's turn.
+                Operation::Leap { in_table } if frame.base(*address)? == Base::STACK_POINTER && !in_table => {
+                    return None;
+                }
+                _ => {}
+            }
+        }
+    }
+    (!exits.is_empty()).then_some(exits)
+}
+
+/// The function from its first to its last instruction, and all that it jumps to outside of that.
+fn parts(
+    elf: &Elf<'_>,
+    frames: &Frames<'_>,
+    entry: u64,
+    is_left_out: impl Fn(u64) -> bool,
+) -> Option<Vec<Part>> {
+    let mut parts: Vec<Part> = Vec::new();
+    let mut waiting = vec![entry];
+    let mut left = MOST_INSTRUCTIONS;
+    while let Some(address) = waiting.pop() {
+        if parts.iter().any(|part| part.frame.holds(address)) || is_left_out(address) {
+            continue;
+        }
+        let frame = frames.at(address).filter(|_| parts.len() < MOST_PARTS)?;
+        let mut steps = Vec::new();
+        let mut at = frame.start;
+        while at < frame.end {
+            left = left.checked_sub(1)?;
+            let (operation, next) = decode::decode(elf, at)?;
+            steps.push((at, operation));
+            waiting.extend(target(operation).filter(|&target| !frame.holds(target)));
+            at = next;
+        }
+        parts.push(Part { frame, steps });
+    }
+    Some(parts)
+}
+
+/// The linker's way to an imported function, by the pointer at `slot`.
+fn is_stub(elf: &Elf<'_>, address: u64, slot: u64) -> bool {
+    /// On every machine and for every linker.
+    const LONGEST: usize = 16;
+    let code = elf.code(address, LONGEST).unwrap_or_default();
+    decode::through_pointer(code, address, slot).next().is_some()
+}
+
+fn target(operation: Operation) -> Option<u64> {
+    match operation {
+        Operation::Jump { target } | Operation::Branch { target } => Some(target),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::library::inspect::{image::Image, sample};
+
+    /// Of the first function; addresses from its own on.
+    fn found(machine: u16, functions: &[&[u8]]) -> Option<Vec<(u64, Base, Register)>> {
+        let functions: Vec<_> = functions.iter().map(|code| ("f", *code)).collect();
+        let file = sample::file(machine, &functions);
+        let start = sample::address(0);
+        let exits = exits(&Elf::parse(&Image::new(&file)).unwrap(), start, None)?;
+        Some(exits.iter().map(|exit| (exit.address - start, exit.base, exit.result)).collect())
+    }
+
+    const RAX: Register = 0;
+    const RBX: Register = 3;
+
+    #[test]
+    fn every_return_is_an_exit() {
+        // test %edi,%edi; je 1f; ret; 1: ret
+        let code = [0x85, 0xff, 0x74, 0x01, 0xc3, 0xc3];
+        let plain = |at| (at, Base::STACK_POINTER, RAX);
+        assert_eq!(found(sample::X86_64, &[&code]), Some(vec![plain(4), plain(5)]));
+        // cbz w0, 1f; ret; 1: ret
+        let code = [0x3400_0040_u32, 0xd65f_03c0, 0xd65f_03c0].map(u32::to_le_bytes).concat();
+        assert_eq!(found(sample::AARCH64, &[&code]), Some(vec![plain(4), plain(8)]));
+    }
+
+    /// `push %rbx; sub %fs:0x28,%rax; jne far; mov %ebx,%eax; pop %rbx; ret`
+    const CHECKED: [u8; 19] = [
+        0x53, 0x64, 0x48, 0x2b, 0x04, 0x25, 0x28, 0, 0, 0, 0x75, 0x04, 0x89, 0xd8, 0x5b, 0xc3, 0x90, 0x90,
+        0x90,
+    ];
+
+    #[test]
+    fn the_check_of_the_stack_is_the_cheaper_way_out() {
+        let exits = |code: &[u8]| found(sample::X86_64, &[code]).unwrap();
+        assert_eq!(exits(&CHECKED), [(10, Base::STACK_POINTER, RBX)]);
+        // push %rbx; mov %fs:0x28,%rax; cmp 8(%rsp),%rax; jne far; mov %ebx,%eax; pop %rbx; ret
+        let clang = [
+            0x53, 0x64, 0x48, 0x8b, 0x04, 0x25, 0x28, 0, 0, 0, 0x48, 0x3b, 0x44, 0x24, 0x08, 0x75, 0x04,
+            0x89, 0xd8, 0x5b, 0xc3, 0x90, 0x90,
+        ];
+        assert_eq!(exits(&clang), [(15, Base::STACK_POINTER, RBX)]);
+        let the_return = [(15, Base::STACK_POINTER, RAX)];
+        let with = |at: usize, byte| {
+            let mut code = CHECKED;
+            code[at] = byte;
+            code
+        };
+        assert_eq!(exits(&with(6, 0x30)), the_return, "another word is looked at");
+        assert_eq!(exits(&with(12, 0x31)), the_return, "xor %ebx,%eax: nowhere is the result yet");
+        // jmp to the mov: there is a way around the check.
+        let mut around = with(16, 0xeb);
+        around[17] = (-6_i8).cast_unsigned();
+        assert_eq!(exits(&around), the_return);
+    }
+
+    #[test]
+    fn a_function_that_it_ends_in_returns_for_it() {
+        let far = i32::try_from(sample::address(1) - sample::address(0) - 5).unwrap().to_le_bytes();
+        let jump = [[0xe9].as_slice(), &far].concat();
+        let exits = found(sample::X86_64, &[&jump, &[0x90, 0xc3]]).unwrap();
+        assert_eq!(exits, [(sample::address(1) + 1 - sample::address(0), Base::STACK_POINTER, RAX)]);
+    }
+
+    #[test]
+    fn without_all_of_them_there_are_none() {
+        // jmp *%rax: any function may go on here.
+        assert_eq!(found(sample::X86_64, &[&[0xc3, 0xff, 0xe0]]), None);
+        // notrack jmp *%rax: one of its own labels.
+        assert!(found(sample::X86_64, &[&[0xc3, 0x3e, 0xff, 0xe0]]).is_some());
+        // br x0
+        let code = [0xd65f_03c0_u32, 0xd61f_0000].map(u32::to_le_bytes).concat();
+        assert_eq!(found(sample::AARCH64, &[&code]), None);
+        // It never returns.
+        assert_eq!(found(sample::X86_64, &[&[0xeb, 0xfe]]), None);
+        // jmp into the middle of the mov: these are no instructions.
+        assert_eq!(found(sample::X86_64, &[&[0xeb, 0x01, 0xb8, 0, 0, 0, 0, 0xc3]]), None);
+        // jmp into nowhere
+        assert_eq!(found(sample::X86_64, &[&[0xc3, 0xe9, 0, 0, 0, 0x10]]), None);
+    }
+}

@@ -1,0 +1,111 @@
+//! How far functions reach and where their frames lie, as the file's own unwind tables tell (`.eh_frame`; DWARF 5 §6.4). Stripped
+//! files keep them.
+
+use gimli::{
+    BaseAddresses, CfaRule, EhFrame, EhFrameOffset, EndianSlice, Error, FrameDescriptionEntry, LittleEndian,
+    Register, UnwindContext, UnwindSection as _,
+};
+use handshake_common::tls::library::target::Base;
+
+use super::elf::{Elf, Machine, Section};
+
+type Bytes<'a> = EndianSlice<'a, LittleEndian>;
+
+/// Bytes of what entries have in common, which is read once for each of them; compilers write some 30.
+const LONGEST_COMMON: u32 = 128;
+/// Changes of one function's frame.
+const MOST_ROWS: usize = 50_000;
+
+/// The unwind tables of a file.
+pub struct Frames<'a> {
+    bytes: &'a [u8],
+    section: EhFrame<Bytes<'a>>,
+    bases: BaseAddresses,
+    machine: Machine,
+}
+
+/// A function, or a part of one that the compiler has put elsewhere.
+pub struct Frame {
+    /// Its first instruction.
+    pub start: u64,
+    /// Behind its last one.
+    pub end: u64,
+    rows: Vec<Row>,
+}
+
+/// Instructions in which the frame stays as it is.
+struct Row {
+    start: u64,
+    end: u64,
+    base: Option<Base>,
+}
+
+impl<'a> Frames<'a> {
+    /// `None`: the file has no such tables.
+    pub fn of(elf: &Elf<'a>) -> Option<Self> {
+        let Section { address, range } = elf.section(".eh_frame")?;
+        let bytes = elf.image.bytes(range.start, usize::try_from(range.end - range.start).ok()?)?;
+        let section = EhFrame::new(bytes, LittleEndian);
+        let bases = BaseAddresses::default().set_eh_frame(address);
+        Some(Self { bytes, section, bases, machine: elf.machine })
+    }
+
+    /// The part of a function that holds this instruction.
+    pub fn at(&self, address: u64) -> Option<Frame> {
+        let find = |section: &EhFrame<_>, bases: &_, offset: EhFrameOffset| {
+            if self.length(offset.0).is_none_or(|length| length > LONGEST_COMMON) {
+                return Err(Error::OffsetOutOfBounds(offset.0 as u64));
+            }
+            section.cie_from_offset(bases, offset)
+        };
+        let entry = self.section.fde_for_address(&self.bases, address, find).ok()?;
+        let start = entry.initial_address();
+        Some(Frame { start, end: start.checked_add(entry.len())?, rows: self.rows(&entry) })
+    }
+
+    /// The length of the entry there.
+    fn length(&self, at: usize) -> Option<u32> {
+        self.bytes.get(at..)?.first_chunk().map(|length| u32::from_le_bytes(*length))
+    }
+
+    /// In one pass: from the beginning for each instruction it would take as long as the file likes.
+    fn rows(&self, entry: &FrameDescriptionEntry<Bytes<'a>>) -> Vec<Row> {
+        let mut context = UnwindContext::new();
+        let mut rows = Vec::new();
+        let Ok(mut table) = entry.rows(&self.section, &self.bases, &mut context) else { return rows };
+        while rows.len() < MOST_ROWS
+            && let Ok(Some(row)) = table.next_row()
+        {
+            let base = self.base(row.cfa());
+            rows.push(Row { start: row.start_address(), end: row.end_address(), base });
+        }
+        rows
+    }
+
+    fn base(&self, rule: &CfaRule<usize>) -> Option<Base> {
+        let &CfaRule::RegisterAndOffset { register, offset } = rule else { return None };
+        // The canonical frame address is the stack pointer before the call, which on x86-64 pushes the return address.
+        let (stack, frame, pushed) = match self.machine {
+            Machine::X86_64 => (Register(7), Register(6), 8),
+            Machine::Aarch64 => (Register(31), Register(29), 0),
+        };
+        let depth = u32::try_from(offset.checked_sub(pushed)?).ok()?;
+        (register == stack || register == frame)
+            .then_some(Base { is_frame_pointer: register == frame, depth })
+            .filter(Base::is_plausible)
+    }
+}
+
+impl Frame {
+    /// Whether this address is in it.
+    pub fn holds(&self, address: u64) -> bool {
+        (self.start..self.end).contains(&address)
+    }
+
+    /// Where, before this instruction, the stack pointer of the function's entry is to be found; `None`: not as a distance from
+    /// a register.
+    pub fn base(&self, address: u64) -> Option<Base> {
+        let row = self.rows.get(self.rows.partition_point(|row| row.end <= address))?;
+        (row.start <= address).then_some(row.base)?
+    }
+}

@@ -1,0 +1,127 @@
+//! Go's crypto/tls, in programs with symbols and without.
+
+mod handshake;
+mod pclntab;
+mod types;
+
+use handshake_common::{class::Library, tls::library::target::Path};
+
+use self::{pclntab::Functions, types::Structure};
+use super::{
+    Hook, Inspection, decode,
+    elf::{Elf, Machine},
+};
+
+const HANDSHAKE: &str = "crypto/tls.(*Conn).handshakeContext";
+/// The methods of a `net.Conn` as a `*net.TCPConn` has them, in their order in the interface's table.
+const TCP_METHODS: [&str; 8] = [
+    "net.(*TCPConn).Close",
+    "net.(*TCPConn).LocalAddr",
+    "net.(*TCPConn).Read",
+    "net.(*TCPConn).RemoteAddr",
+    "net.(*TCPConn).SetDeadline",
+    "net.(*TCPConn).SetReadDeadline",
+    "net.(*TCPConn).SetWriteDeadline",
+    "net.(*TCPConn).Write",
+];
+/// Stands in a table for what the linker has found that nobody calls.
+const UNREACHABLE: &str = "runtime.unreachableMethod";
+/// Places that hold the address of the first method; there are about five.
+const MOST_TABLES: usize = 64;
+/// Bytes before the methods in an interface's table: two pointers and a hash. (Go's internal/abi/iface.go: `ITab`)
+const ITAB_METHODS: u64 = 24;
+
+/// `None`: no Go program, or one without TLS.
+pub fn inspect(elf: &Elf<'_>) -> Option<Inspection> {
+    let functions = Functions::find(elf)?;
+    let [function] = functions.named([HANDSHAKE]);
+    let function = function?;
+    let mut inspection = Inspection::new(Library::Go);
+    inspection.description = version(elf);
+    if elf.machine != Machine::X86_64 {
+        inspection.gap("a reader of this machine's Go instructions", "handshakes of Go programs");
+        return Some(inspection);
+    }
+    let conn = Structure::with(elf, "crypto/tls", "handshakeMutex");
+    // net.Conn is two words, and this field has been behind it ever since.
+    let Some(conn) =
+        conn.filter(|conn| conn.offset("conn") == Some(0) && conn.offset("isClient") == Some(16))
+    else {
+        inspection.gap("the description of crypto/tls.Conn", "handshakes of this program");
+        return Some(inspection);
+    };
+    let target = &mut inspection.target;
+    let field = |name, width| conn.offset(name).map_or(Path::UNKNOWN, |offset| Path::direct(offset, width));
+    target.version = field("vers", 2);
+    target.server = field("isClient", 1);
+    target.resumed = field("didResume", 1);
+    target.hello_retry = field("didHRR", 1);
+    target.cipher = field("cipherSuite", 2);
+    // Since Go 1.20, and before.
+    let complete = conn.offset("isHandshakeComplete").or_else(|| conn.offset("handshakeStatus"));
+    target.complete = complete.map_or(Path::UNKNOWN, |offset| Path::direct(offset, 4));
+    for (is_known, missing, lost) in [
+        (
+            target.hello_retry.is_known(),
+            "Conn.didHRR (Go before 1.23)",
+            "a HelloRetryRequest, unless seen on the wire",
+        ),
+        (target.resumed.is_known(), "Conn.didResume", "whether a session was resumed"),
+    ] {
+        if !is_known {
+            inspection.gap(missing, lost);
+        }
+    }
+    if let Some(places) = complete.and_then(|complete| handshake::places(elf, function, complete)) {
+        inspection.covered = inspection.point(elf, Hook::GoEnter, places.enter, None);
+        for leave in places.leave {
+            inspection.point(elf, Hook::GoLeave, leave, None);
+        }
+    } else {
+        inspection.gap(format!("a place to probe in {HANDSHAKE}"), "handshakes of this program");
+    }
+    if socket(&mut inspection, elf, &functions).is_none() {
+        inspection.gap(
+            "the socket of a crypto/tls.Conn",
+            "the connection, unless the handshake is seen on the wire",
+        );
+    }
+    Some(inspection)
+}
+
+/// `Conn.conn` is a `*net.TCPConn` if its interface table is the one for that, and then leads to the descriptor:
+/// `TCPConn.fd` is a `*netFD`. Tables have a fixed address only in a fixed program.
+fn socket(inspection: &mut Inspection, elf: &Elf<'_>, functions: &Functions<'_>) -> Option<()> {
+    elf.is_fixed.then_some(())?;
+    let methods = functions.named(TCP_METHODS).map(|method| method.map(|method| method.entry));
+    let [unreachable] =
+        functions.named([UNREACHABLE]).map(|function| function.map(|function| function.entry));
+    let is_ours = |table: [u64; TCP_METHODS.len()]| {
+        table.iter().zip(methods).all(|(&slot, method)| Some(slot) == method || Some(slot) == unreachable)
+    };
+    let mut tables = elf.references(&[methods[0]?], MOST_TABLES);
+    tables.retain(|&table| elf.pointers(table).is_some_and(is_ours));
+    let itab = decode::only(&tables)?.checked_sub(ITAB_METHODS)?;
+    let pfd = Structure::with(elf, "net", "pfd")?.offset("pfd")?;
+    let number = Structure::with(elf, "internal/poll", "Sysfd")?.offset("Sysfd")?;
+    inspection.target.fd = Path { steps: [8, 0, pfd.checked_add(number)?], hops: 2, width: 4 };
+    inspection.target.fd_guard = Path::direct(0, 8);
+    inspection.target.fd_guard_value = itab;
+    Some(())
+}
+
+/// As `go version` says it. (Go's debug/buildinfo)
+fn version(elf: &Elf<'_>) -> Option<String> {
+    const MAGIC: &[u8] = b"\xff Go buildinf:";
+    const FLAGS: usize = 15;
+    const IS_INLINE: u8 = 2;
+    const TEXT: usize = 32;
+    const MOST: usize = TEXT + 1 + 0x7f;
+    let range = elf.section(".go.buildinfo")?.range;
+    let data = elf.image.bytes(range.start, usize::try_from(range.end - range.start).ok()?.min(MOST))?;
+    (data.starts_with(MAGIC) && data.get(FLAGS)? & IS_INLINE != 0).then_some(())?;
+    let length = *data.get(TEXT)?;
+    (length < 0x80).then_some(())?;
+    let text = str::from_utf8(data.get(TEXT + 1..)?.get(..usize::from(length))?).ok()?;
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~')).then(|| text.to_owned())
+}

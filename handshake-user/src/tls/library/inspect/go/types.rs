@@ -1,0 +1,71 @@
+//! Where the fields of a structure are, out of the type descriptors that every Go program carries for its garbage
+//! collector, stripped or not. (Go's internal/abi/type.go: `StructType`, `StructField`, `Name`)
+
+use crate::tls::library::inspect::elf::Elf;
+
+/// Fields of one structure that are looked at.
+const MOST_FIELDS: usize = 128;
+/// Places at which a name is, and at which it is used.
+const MOST_PLACES: usize = 16;
+/// Words of a `StructField`: name, type, offset.
+const FIELD: usize = 3;
+/// Words before the first field, from `StructType.PkgPath` on: `PkgPath`, `Fields` (address, length, capacity) and the
+/// `UncommonType` that every named type has.
+const HEAD: usize = 6;
+
+/// The fields of one structure, with their offsets.
+pub struct Structure<'a>(Vec<(&'a str, u64)>);
+
+impl<'a> Structure<'a> {
+    /// The structure of that package that has that field; `None` if there is not exactly one.
+    #[must_use]
+    pub fn with(elf: &Elf<'a>, package: &str, field: &str) -> Option<Self> {
+        let length = u8::try_from(field.len()).ok().filter(|&length| length < 0x80)?;
+        let encoded = [&[length], field.as_bytes()].concat();
+        // Before the length there is a byte of flags.
+        let names: Vec<_> =
+            elf.find(&encoded, MOST_PLACES).into_iter().filter_map(|at| at.checked_sub(1)).collect();
+        let mut found = elf
+            .references(&names, MOST_PLACES)
+            .into_iter()
+            .filter_map(|reference| Self::around(elf, package, reference));
+        let first = found.next()?;
+        found.next().is_none().then_some(first)
+    }
+
+    /// The structure one of whose fields is described at `field`.
+    fn around(elf: &Elf<'a>, package: &str, field: u64) -> Option<Self> {
+        const BEFORE: u64 = (MOST_FIELDS * FIELD + HEAD) as u64 * 8;
+        let start = field.saturating_sub(BEFORE).max(elf.segment_start(field)?);
+        let start = start + (field - start) % 8;
+        let words = elf.words(start, 2 * (MOST_FIELDS * FIELD + HEAD));
+        let at = usize::try_from((field - start) / 8).ok()?;
+        (0..MOST_FIELDS).find_map(|index| {
+            let first = at.checked_sub(index * FIELD)?;
+            let head = words.get(first.checked_sub(HEAD)?..first)?;
+            let count =
+                usize::try_from(head[2]).ok().filter(|&count| index < count && count <= MOST_FIELDS)?;
+            let is_head = head[1] == start + first as u64 * 8 && name(elf, head[0]) == Some(package);
+            let fields = is_head.then(|| words.get(first..first + count * FIELD)).flatten()?;
+            let fields = fields.as_chunks::<FIELD>().0.iter();
+            fields
+                .map(|&[field, _, offset]| Some((name(elf, field)?, offset)))
+                .collect::<Option<_>>()
+                .map(Self)
+        })
+    }
+
+    /// In bytes from the beginning of the structure.
+    #[must_use]
+    pub fn offset(&self, field: &str) -> Option<u16> {
+        let (_, offset) = self.0.iter().find(|(name, _)| *name == field)?;
+        u16::try_from(*offset).ok()
+    }
+}
+
+/// A name: flags, a length of one byte (none that matters here is longer), the text.
+fn name<'a>(elf: &Elf<'a>, address: u64) -> Option<&'a str> {
+    let [_flags, length, text @ ..] = elf.bytes(address, 2 + 0x7f)? else { return None };
+    (*length < 0x80).then_some(())?;
+    str::from_utf8(text.get(..usize::from(*length))?).ok()
+}

@@ -1,0 +1,298 @@
+//! Which TLS library a file holds, what to probe there, and where its session objects keep what a record tells: all of it
+//! read from the very file that will be probed, for no table of versions can know how that one was built.
+//!
+//! Pure over the bytes of the file, which may come from a container and may be anything; they are read within limits.
+
+mod boringssl;
+mod decode;
+mod elf;
+mod exits;
+mod frames;
+mod gnutls;
+mod go;
+mod image;
+mod mbedtls;
+mod nss;
+mod openssl;
+mod s2n;
+#[cfg(test)]
+mod sample;
+mod wolfssl;
+
+use std::{fs::File, os::unix::fs::MetadataExt as _};
+
+use handshake_common::{
+    class::{Library, Role},
+    tls::library::target::{Base, COOKIE_CLIENT, COOKIE_SERVER, Path, Target},
+};
+
+pub use self::image::Refusal;
+use self::{
+    elf::{Elf, Symbols},
+    image::Image,
+};
+
+/// What a probe at some place sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Hook {
+    /// Entry of a function that advances the handshake; the session object is its first argument.
+    Enter,
+    /// A way out of it; the result is an `int`.
+    Leave,
+    /// Entry of the function that frees the session object, or one of its references.
+    Free,
+    /// Entry of OpenSSL 3's `ERR_vset_error(library, reason, …)`.
+    Error,
+    /// Entry of `ERR_put_error(library, function, reason, …)` of OpenSSL 1.1.1 and BoringSSL.
+    ErrorPut,
+    /// Go: inside the handshake's function, behind the test whether it is complete already; the `Conn` is in AX.
+    GoEnter,
+    /// Go: one of that function's RET instructions; the `error` is in AX and BX.
+    GoLeave,
+}
+
+/// One place to probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Point {
+    pub hook: Hook,
+    /// In bytes from the beginning of the file.
+    pub offset: u64,
+    /// Which end of the connection a session object is that this function works on, where the function decides that.
+    pub role: Option<Role>,
+    /// A way out: where the entry's stack pointer is there, and the register that has the result.
+    pub exit: Option<(Base, u8)>,
+}
+
+impl Point {
+    /// What the probe's cookie holds beside the target's index.
+    #[must_use]
+    pub const fn cookie_flags(&self) -> u64 {
+        let role = match self.role {
+            Some(Role::Server) => COOKIE_SERVER,
+            Some(Role::Client) => COOKIE_CLIENT,
+            None => 0,
+        };
+        match self.exit {
+            Some((base, result)) => role | base.cookie(result),
+            None => role,
+        }
+    }
+}
+
+/// What a file does not tell, and what a user loses by it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    pub missing: String,
+    pub lost: &'static str,
+}
+
+/// What was found in one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspection {
+    pub library: Library,
+    /// The version, in the library's own words.
+    pub description: Option<String>,
+    pub points: Vec<Point>,
+    pub target: Target,
+    pub gaps: Vec<Gap>,
+    /// Handshakes can at least be timed.
+    pub covered: bool,
+    /// A part that another file's library uses (OpenSSL's libcrypto): no TLS library of its own.
+    pub is_companion: bool,
+    /// OpenSSL: where an SSL keeps the BIO that it reads from, and where a BIO keeps its socket; if this file knows.
+    rbio: Path,
+    bio: Option<openssl::Bio>,
+}
+
+impl Inspection {
+    fn new(library: Library) -> Self {
+        Self {
+            library,
+            description: None,
+            points: Vec::new(),
+            target: Target::opaque(library.code()),
+            gaps: Vec::new(),
+            covered: false,
+            is_companion: false,
+            rbio: Path::UNKNOWN,
+            bio: None,
+        }
+    }
+
+    fn point(&mut self, elf: &Elf<'_>, hook: Hook, address: u64, role: Option<Role>) -> bool {
+        /// A landing pad, a test, a branch, and the instruction behind.
+        const BEGINNING: usize = 64;
+        let Some(code) = elf.code(address, BEGINNING).filter(|code| !code.is_empty()) else { return false };
+        let place = match hook {
+            Hook::Free => decode::behind_null_test(code, address),
+            _ => decode::behind_landing_pad(code, address),
+        };
+        let Some(offset) = elf.code_offset(place) else { return false };
+        self.points.push(Point { hook, offset, role, exit: None });
+        true
+    }
+
+    /// Entry of a function that advances the handshake, and its ways out.
+    fn around(&mut self, elf: &Elf<'_>, address: u64, role: Option<Role>) {
+        self.around_until(elf, address, role, None);
+    }
+
+    /// The same; with a handshake that is over the function may also end in that one of another file.
+    fn around_until(&mut self, elf: &Elf<'_>, address: u64, role: Option<Role>, over: Option<&str>) {
+        let exits = exits::exits(elf, address, over).unwrap_or_default();
+        let exits: Option<Vec<_>> =
+            exits.iter().map(|exit| Some((exit, elf.code_offset(exit.address)?))).collect();
+        let Some(exits) = exits.filter(|exits| !exits.is_empty()) else {
+            return self.gap("all places where its handshake function returns", "all that the library knows");
+        };
+        if !self.point(elf, Hook::Enter, address, role) {
+            return;
+        }
+        for (exit, offset) in exits {
+            // Functions that end in the same one share its ways out.
+            if self.points.iter().all(|point| (point.hook, point.offset) != (Hook::Leave, offset)) {
+                let exit = Some((exit.base, exit.result));
+                self.points.push(Point { hook: Hook::Leave, offset, role, exit });
+            }
+        }
+        self.covered = true;
+    }
+
+    fn gap(&mut self, missing: impl Into<String>, lost: &'static str) {
+        self.gaps.push(Gap { missing: missing.into(), lost });
+    }
+
+    /// Adds what only the library's other file knows, which the same process maps: OpenSSL's libssl cannot tell where
+    /// libcrypto keeps the file descriptor of a BIO.
+    pub fn complete_with(&mut self, companion: &Self) {
+        if companion.is_companion && self.library == companion.library && self.bio.is_none() {
+            self.bio = companion.bio;
+            self.description = self.description.take().or_else(|| companion.description.clone());
+            openssl::know_socket(self);
+        }
+    }
+}
+
+/// What `file` holds, a program or a shared library of anybody's.
+///
+/// `None`: no TLS library that is known here.
+///
+/// # Errors
+/// When it cannot be read, takes too much, or changes meanwhile: then nothing is known of it.
+pub fn inspect_file(file: &File) -> Result<Option<Inspection>, Refusal> {
+    let before = Stamp::of(file)?;
+    let image = Image::open(file, before.size)?;
+    let inspection = look(&image);
+    if Stamp::of(file)? != before {
+        return Err(Refusal::Changed);
+    }
+    image.refusal().map_or(Ok(inspection), Err)
+}
+
+/// By what a file is known to be unchanged.
+#[derive(PartialEq, Eq)]
+struct Stamp {
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(file: &File) -> Result<Self, Refusal> {
+        let file = file.metadata().map_err(|_| Refusal::Unreadable)?;
+        Ok(Self {
+            size: file.size(),
+            modified: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+        })
+    }
+}
+
+/// The same of bytes in memory, within the same limits.
+#[must_use]
+pub fn inspect(file: &[u8]) -> Option<Inspection> {
+    let image = Image::new(file);
+    look(&image).filter(|_| image.refusal().is_none())
+}
+
+/// The same, read in small pieces.
+pub(crate) fn inspect_in_pieces(file: &[u8], entries: usize) -> Option<Inspection> {
+    let image = Image::in_pieces(file, entries);
+    look(&image).filter(|_| image.refusal().is_none())
+}
+
+fn look(image: &Image<'_>) -> Option<Inspection> {
+    let elf = Elf::parse(image)?;
+    let symbols = elf.symbols(&symbols());
+    LIBRARIES.iter().find_map(|library| (library.inspect)(&elf, &symbols)).or_else(|| go::inspect(&elf))
+}
+
+/// What is looked for, of all libraries.
+pub(crate) fn symbols() -> Vec<&'static str> {
+    LIBRARIES.map(|library| library.symbols).concat()
+}
+
+/// A library that is known by its symbols.
+struct Known {
+    symbols: &'static [&'static str],
+    inspect: fn(&Elf<'_>, &Symbols) -> Option<Inspection>,
+}
+
+/// In the order in which they are looked for: BoringSSL has OpenSSL's names too.
+const LIBRARIES: [Known; 7] = [
+    Known { symbols: boringssl::SYMBOLS, inspect: boringssl::inspect },
+    Known { symbols: openssl::SYMBOLS, inspect: openssl::inspect },
+    Known { symbols: gnutls::SYMBOLS, inspect: gnutls::inspect },
+    Known { symbols: nss::SYMBOLS, inspect: nss::inspect },
+    Known { symbols: wolfssl::SYMBOLS, inspect: wolfssl::inspect },
+    Known { symbols: mbedtls::SYMBOLS, inspect: mbedtls::inspect },
+    Known { symbols: s2n::SYMBOLS, inspect: s2n::inspect },
+];
+
+/// Reads fields from accessor functions, and remembers which could not be read.
+struct Accessors<'e, 'a> {
+    elf: &'e Elf<'a>,
+    symbols: &'e Symbols,
+    unread: Vec<&'static str>,
+}
+
+impl<'e, 'a> Accessors<'e, 'a> {
+    fn new(elf: &'e Elf<'a>, symbols: &'e Symbols) -> Self {
+        Self { elf, symbols, unread: Vec::new() }
+    }
+
+    fn trace(&self, function: &str) -> Option<decode::Trace> {
+        Some(decode::trace(self.elf, self.symbols.get(function)?))
+    }
+
+    /// The field that `function` returns, if it is of one of these widths.
+    fn field(&mut self, function: &'static str, widths: &[u8]) -> Path {
+        let field = self.trace(function).and_then(|trace| decode::only(&trace.returned));
+        let field = field.filter(|field| widths.contains(&field.width));
+        self.known(function, field)
+    }
+
+    fn known(&mut self, function: &'static str, field: Option<Path>) -> Path {
+        if field.is_none() {
+            self.unread.push(function);
+        }
+        field.unwrap_or(Path::UNKNOWN)
+    }
+
+    /// One gap for all that could not be read.
+    fn report(self, inspection: &mut Inspection, lost: &'static str) {
+        if !self.unread.is_empty() {
+            inspection.gap(format!("cannot read the instructions of {}", self.unread.join(", ")), lost);
+        }
+    }
+}
+
+/// The way to `inner`, which begins at the object that the pointer at `outer` leads to.
+fn through(outer: Path, inner: Path) -> Option<Path> {
+    let hops = outer.hops.checked_add(inner.hops)?.checked_add(1).filter(|&hops| hops <= 2)?;
+    (outer.width == 8).then_some(())?;
+    let mut steps = outer.steps;
+    let behind = usize::from(outer.hops) + 1;
+    steps[behind..=usize::from(hops)].copy_from_slice(&inner.steps[..=usize::from(inner.hops)]);
+    Some(Path { steps, hops, width: inner.width })
+}

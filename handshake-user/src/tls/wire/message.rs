@@ -1,0 +1,114 @@
+//! Hellos out of the pieces that the kernel side copied: stretches of the stream in any order, some of them twice.
+
+use handshake_common::tls::wire::{
+    record::{MESSAGE_HEADER, content},
+    state::{Stream, Wire},
+};
+
+use super::{client_hello::ClientHello, reader::Reader, server_hello::ServerHello};
+
+/// The most that a hello is kept of, with its record headers, bytes.
+pub const MOST_BYTES: usize = 4096;
+
+/// A stretch of one direction's stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<'a> {
+    /// TCP sequence number of the first byte.
+    pub seq: u32,
+    /// The bytes.
+    pub bytes: &'a [u8],
+}
+
+/// Where the hellos of one connection are put together.
+#[derive(Debug)]
+pub struct Buffers([[u8; MOST_BYTES]; 4]);
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Self([[0; MOST_BYTES]; 4])
+    }
+}
+
+/// The hellos of a handshake; a second pair behind a HelloRetryRequest. `None`: there was none, or it was not seen whole,
+/// or it is malformed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Hellos<'a> {
+    /// From the client.
+    pub client: [Option<ClientHello<'a>>; 2],
+    /// From the server.
+    pub server: [Option<ServerHello<'a>>; 2],
+}
+
+impl<'a> Hellos<'a> {
+    /// Reads the hellos that the walker has found out of the pieces that were copied of each direction.
+    #[must_use]
+    pub fn read(wire: &Wire, client: &[Piece<'_>], server: &[Piece<'_>], buffers: &'a mut Buffers) -> Self {
+        let [client_1, client_2, server_1, server_2] = &mut buffers.0;
+        Self {
+            client: [
+                message(&wire.client, 0, client, client_1).and_then(ClientHello::parse),
+                message(&wire.client, 1, client, client_2).and_then(ClientHello::parse),
+            ],
+            server: [
+                message(&wire.server, 0, server, server_1).and_then(ServerHello::parse),
+                message(&wire.server, 1, server, server_2).and_then(ServerHello::parse),
+            ],
+        }
+    }
+}
+
+fn message<'b>(stream: &Stream, which: u8, pieces: &[Piece<'_>], buffer: &'b mut [u8]) -> Option<&'b [u8]> {
+    if which >= stream.hello_count {
+        return None;
+    }
+    let length = join(pieces, stream.hellos[usize::from(which & 1)], buffer);
+    unwrap(&mut buffer[..length])
+}
+
+/// Puts the pieces together from `begin` on, as far as they reach without a gap; says how many bytes that are.
+#[must_use]
+pub fn join(pieces: &[Piece<'_>], begin: u32, buffer: &mut [u8]) -> usize {
+    let mut length = 0;
+    while let Some(more) = pieces.iter().find_map(|piece| {
+        let skipped = begin.wrapping_sub(piece.seq).wrapping_add(u32::try_from(length).ok()?);
+        piece.bytes.get(usize::try_from(skipped).ok()?..).filter(|more| !more.is_empty())
+    }) {
+        let room = buffer.get_mut(length..).unwrap_or_default();
+        if room.is_empty() {
+            break;
+        }
+        let count = more.len().min(room.len());
+        room[..count].copy_from_slice(&more[..count]);
+        length += count;
+    }
+    length
+}
+
+/// Takes the record headers out of a stretch that begins with a handshake record; the first message in it, if it is
+/// whole.
+#[must_use]
+pub fn unwrap(bytes: &mut [u8]) -> Option<&[u8]> {
+    let (mut from, mut to) = (0, 0);
+    loop {
+        let mut reader = Reader(bytes.get(from..)?);
+        let [kind, _, _] = reader.array()?;
+        let length = usize::from(reader.u16()?).min(reader.0.len());
+        if kind != content::HANDSHAKE || length == 0 {
+            return None;
+        }
+        from += 5;
+        bytes.copy_within(from..from + length, to);
+        from += length;
+        to += length;
+        if let Some(whole) = whole(&bytes[..to]) {
+            return Some(&bytes[..whole]);
+        }
+    }
+}
+
+/// The length of the first message with its header, if it is all there.
+fn whole(bytes: &[u8]) -> Option<usize> {
+    let [_, a, b, c] = *bytes.first_chunk()?;
+    let whole = usize::try_from(MESSAGE_HEADER + u32::from_be_bytes([0, a, b, c])).ok()?;
+    (whole <= bytes.len()).then_some(whole)
+}

@@ -1,0 +1,21 @@
+//! TLS on the wire, as user space reads it: [`Hellos::read`] puts the bytes of the hellos together that the kernel side
+//! copied, and [`verdict()`] says what they and its log of records mean.
+
+pub mod alert;
+pub mod cipher;
+pub mod client_hello;
+mod extensions;
+pub mod group;
+pub mod message;
+mod reader;
+pub mod server_hello;
+pub mod trips;
+pub mod verdict;
+
+pub use client_hello::ClientHello;
+pub use extensions::Protocols;
+pub use message::{Buffers, Hellos, Piece};
+pub use reader::Numbers;
+pub use server_hello::ServerHello;
+pub use trips::Way;
+pub use verdict::{Alert, Verdict, verdict};

@@ -1,0 +1,367 @@
+//! What the records and the hellos of a handshake say about it. What they do not say is `None`; where they contradict
+//! each other, nothing is said.
+
+use handshake_common::{
+    Role, TlsClass, TlsOutcome, TlsVersion,
+    tls::wire::{
+        record::{Mark, Record, content},
+        state::{Ending, Seen, Wire},
+        walk::{is_alert, is_finished},
+    },
+};
+
+use super::{cipher, message::Hellos, trips::Way};
+
+/// Java pads what it encrypts in a handshake of TLS 1.3 by so many bytes.
+const JAVA_PADDING: u16 = 16;
+
+/// An alert that could be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alert {
+    /// Who sent it.
+    pub from: Role,
+    /// It ends the connection.
+    pub fatal: bool,
+    /// See [`super::alert::name`].
+    pub description: u8,
+}
+
+/// Everything that is known of a handshake from its bytes. Times are CLOCK_MONOTONIC, ns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict<'a> {
+    /// Which end the local one is.
+    pub role: Option<Role>,
+    /// How it ended.
+    pub outcome: Option<TlsOutcome>,
+    /// The version (RFC 8446 §4.2.1).
+    pub version: Option<TlsVersion>,
+    /// Which way it went.
+    pub class: Option<TlsClass>,
+    /// The cipher suite; see [`super::cipher::name`].
+    pub cipher: Option<u16>,
+    /// The host that the client wanted.
+    pub sni: Option<&'a str>,
+    /// The application protocol that the server chose: readable only in TLS 1.2 and before.
+    pub alpn: Option<&'a [u8]>,
+    /// The first fatal alert, else the first one.
+    pub alert: Option<Alert>,
+    /// `ClientHello.random`: joins this view with that of a library.
+    pub random: Option<[u8; 32]>,
+    /// The group of the key exchange (TLS 1.3); see [`super::group::name`].
+    pub group: Option<u16>,
+    /// The ClientHello's first byte passed by, the first time.
+    pub hello_ns: u64,
+    /// The ClientHello's last byte passed by.
+    pub hello_whole_ns: Option<u64>,
+    /// The beginning of the ClientHello passed by again, the last time: it was lost, or a SYN's data was not taken.
+    pub hello_again_ns: Option<u64>,
+    /// The handshake was complete for the local end: the last Finished left or came.
+    pub ended_ns: Option<u64>,
+    /// From here on the client may send application data. On a server: the moment from which it is known that the
+    /// client may.
+    pub may_send_ns: Option<u64>,
+    /// There was a HelloRetryRequest.
+    pub hello_retry: Option<bool>,
+    /// A session (or an external key) was resumed.
+    pub resumed: Option<bool>,
+    /// The client wanted to resume one: a ticket, a pre-shared key, or the id of a session.
+    pub resumption_offered: Option<bool>,
+    /// The client sent early data, or said that it would.
+    pub early_data_offered: Option<bool>,
+    /// The fate of the early data is inferred from the lengths of encrypted records.
+    pub early_data_inferred: bool,
+    /// The client offered TLS 1.3.
+    pub tls13_offered: Option<bool>,
+    /// The HelloRetryRequest asked for a group of which the client had sent no key share.
+    pub group_mismatch: Option<bool>,
+    /// Part of the stream was not seen in order.
+    pub gaps: bool,
+}
+
+impl Verdict<'_> {
+    /// What decides the round trips, if all of it is known and the handshake completed.
+    #[must_use]
+    pub fn way(&self) -> Option<Way> {
+        let completed = self.outcome == Some(TlsOutcome::Completed);
+        let hello_retry = if self.version == Some(TlsVersion::Tls13) { self.hello_retry? } else { false };
+        completed.then_some(Way { version: self.version?, class: self.class?, hello_retry })
+    }
+
+    /// See [`Way::round_trips`].
+    #[must_use]
+    pub fn round_trips(&self) -> Option<u8> {
+        Some(self.way()?.round_trips(self.role?))
+    }
+
+    /// See [`Way::setup_round_trips`].
+    #[must_use]
+    pub fn setup_round_trips(&self) -> Option<u8> {
+        self.way().map(Way::setup_round_trips)
+    }
+}
+
+/// What there is to know of a handshake.
+#[must_use]
+pub fn verdict<'a>(wire: &Wire, hellos: &Hellos<'a>) -> Verdict<'a> {
+    let evidence = Evidence::of(wire, hellos);
+    let client = hellos.client[0];
+    let outcome = evidence.outcome();
+    let class = evidence.class();
+    let resumed = match evidence.version {
+        Some(TlsVersion::Tls13) => evidence.server_hello().map(|hello| hello.pre_shared_key),
+        _ => class.map(|class| class == TlsClass::Resumed),
+    };
+    let wanted =
+        hellos.server[0].filter(|_| evidence.hello_retry == Some(true)).and_then(|hello| hello.group);
+    Verdict {
+        role: wire.role(),
+        outcome,
+        version: evidence.version,
+        class,
+        cipher: evidence.any_server_hello().map(|hello| hello.cipher),
+        sni: client.and_then(|hello| hello.server_name),
+        alpn: evidence.server_hello().and_then(|hello| hello.protocol),
+        alert: alert(wire),
+        random: client.map(|hello| hello.random),
+        group: evidence.server_hello().and_then(|hello| hello.group),
+        hello_ns: wire.hello_ns,
+        hello_whole_ns: wire.moment(wire.whole_at),
+        hello_again_ns: wire.moment(wire.again_at),
+        ended_ns: evidence.ended().filter(|_| outcome == Some(TlsOutcome::Completed)),
+        may_send_ns: evidence.may_send(class).filter(|_| outcome == Some(TlsOutcome::Completed)),
+        hello_retry: evidence.hello_retry,
+        resumed,
+        resumption_offered: client.map(|hello| {
+            // With TLS 1.3 on offer the session id may be there for middleboxes only (RFC 8446 §D.4).
+            let session = !hello.session_id.is_empty() && !hello.offers(0x0304);
+            hello.pre_shared_key || hello.ticket || session
+        }),
+        early_data_offered: client.map(|hello| hello.early_data),
+        early_data_inferred: evidence.early_data_inferred(class),
+        tls13_offered: client.map(|hello| hello.offers(0x0304)),
+        group_mismatch: wanted.zip(client).map(|(group, hello)| hello.shares().all(|shared| shared != group)),
+        gaps: wire.client.seen.has(Seen::AHEAD) || wire.server.seen.has(Seen::AHEAD),
+    }
+}
+
+fn alert(wire: &Wire) -> Option<Alert> {
+    let mut alerts = wire.records().iter().filter(|record| is_plain_alert(**record));
+    let first = alerts.clone().next();
+    let worst = alerts.find(|record| record.is(Mark::FATAL)).or(first)?;
+    Some(Alert { from: worst.sender(), fatal: worst.is(Mark::FATAL), description: worst.detail })
+}
+
+fn is_plain_alert(record: Record) -> bool {
+    record.content() == content::ALERT && !record.is(Mark::ENCRYPTED)
+}
+
+/// The facts that the verdict rests on.
+struct Evidence<'w, 'a> {
+    wire: &'w Wire,
+    hellos: &'w Hellos<'a>,
+    version: Option<TlsVersion>,
+    hello_retry: Option<bool>,
+    /// The records and the hellos do not fit together, or the walker met what cannot be.
+    doubtful: bool,
+}
+
+impl<'w, 'a> Evidence<'w, 'a> {
+    fn of(wire: &'w Wire, hellos: &'w Hellos<'a>) -> Self {
+        let mut evidence = Self { wire, hellos, version: None, hello_retry: None, doubtful: false };
+        let first = hellos.server[0];
+        let second = wire.server.hello_count > 1;
+        evidence.hello_retry = match first {
+            Some(hello) => Some(hello.is_hello_retry()),
+            None => second.then_some(true),
+        };
+        evidence.version = evidence.any_server_hello().and_then(|hello| hello.tls_version());
+        // What only one of the two generations has: protected records without a Finished in the old form, or a second
+        // ServerHello; plaintext handshake messages besides the hellos.
+        let new = wire.flight > 0 || second;
+        let old = [wire.client.seen, wire.server.seen]
+            .iter()
+            .any(|seen| seen.has(Seen::FINISHED) || seen.has(Seen::EXCHANGED));
+        let told_new = evidence.version.map(|version| version == TlsVersion::Tls13);
+        let retried_in_vain = second && evidence.hello_retry == Some(false);
+        let retried_by_old = evidence.hello_retry == Some(true) && told_new == Some(false);
+        evidence.doubtful = wire.is(Ending::Malformed)
+            || (new && (old || told_new == Some(false)))
+            || (old && told_new == Some(true))
+            || retried_in_vain
+            || retried_by_old
+            || evidence.has_odd_finished();
+        if new && !evidence.doubtful && first.is_none() {
+            evidence.version = Some(TlsVersion::Tls13);
+        }
+        if evidence.doubtful && !wire.is(Ending::Malformed) {
+            (evidence.version, evidence.hello_retry) = (None, None);
+        }
+        evidence
+    }
+
+    /// The one that decides: the second behind a HelloRetryRequest.
+    fn server_hello(&self) -> Option<super::ServerHello<'a>> {
+        let [first, second] = self.hellos.server;
+        if self.hello_retry? { second } else { first }
+    }
+
+    /// That one, or the HelloRetryRequest: version and suite are the same in both (RFC 8446 §4.1.4).
+    fn any_server_hello(&self) -> Option<super::ServerHello<'a>> {
+        self.server_hello().or(self.hellos.server[0])
+    }
+
+    fn find(&self, mut is: impl FnMut(&Record) -> bool) -> Option<&'w Record> {
+        self.wire.records().iter().find(|record| is(record))
+    }
+
+    /// Finished of TLS 1.2 or before.
+    fn old_finished(&self, from: Role) -> Option<&'w Record> {
+        self.find(|record| {
+            record.content() == content::HANDSHAKE && record.is(Mark::ENCRYPTED) && record.sender() == from
+        })
+    }
+
+    /// A Finished of TLS 1.2 or before whose length cannot be: the records that follow are not where they seem to be.
+    fn has_odd_finished(&self) -> bool {
+        let suite = self.any_server_hello().map(|hello| hello.cipher);
+        let mut finished =
+            [Role::Client, Role::Server].into_iter().filter_map(|from| self.old_finished(from));
+        finished.any(|record| !cipher::old_finished_fits(suite, record.length))
+    }
+
+    /// The client's second flight (TLS 1.3).
+    fn flight(&self) -> impl Iterator<Item = &'w Record> + Clone {
+        let kind = Record::kind_of(content::APPLICATION_DATA, Mark::NONE);
+        self.wire.records().iter().filter(move |record| record.kind == kind)
+    }
+
+    /// The client's Finished (TLS 1.3), by its length, which the suite's hash decides.
+    fn new_finished(&self) -> Option<&'w Record> {
+        let expected = self.any_server_hello().and_then(|hello| cipher::sizes(hello.cipher));
+        let last = self.flight().last()?;
+        let fits = match expected {
+            Some((protection, hash)) => {
+                let length = 4 + hash + protection;
+                last.length == length || last.length == length + JAVA_PADDING
+            }
+            None => is_finished(last.length),
+        };
+        (self.wire.flight > 0 && fits).then_some(last)
+    }
+
+    /// EndOfEarlyData right before the Finished; `None` where there was no Finished or its suite is unknown.
+    fn end_of_early_data(&self) -> Option<bool> {
+        self.new_finished()?;
+        let (protection, _) = self.server_hello().and_then(|hello| cipher::sizes(hello.cipher))?;
+        let last_but_one = self.flight().count().checked_sub(2);
+        let before = last_but_one.and_then(|index| self.flight().nth(index));
+        Some(before.is_some_and(|record| record.length == 4 + protection))
+    }
+
+    fn outcome(&self) -> Option<TlsOutcome> {
+        if self.doubtful {
+            return None;
+        }
+        if alert(self.wire).is_some_and(|alert| alert.fatal) {
+            return Some(TlsOutcome::Failed);
+        }
+        if self.ended().is_some() {
+            return Some(TlsOutcome::Completed);
+        }
+        // Too short for any handshake message, and behind the hellos nothing else may come from a client.
+        if self.flight().last().is_some_and(|record| is_alert(record.length)) {
+            return Some(TlsOutcome::Failed);
+        }
+        let stalled = self.wire.client.is_stalled() || self.wire.server.is_stalled();
+        let hidden = self.wire.flight > 0
+            || self.wire.server.seen.has(Seen::SPOKE)
+            || self.find(|record| record.content() == content::ALERT && record.is(Mark::ENCRYPTED)).is_some();
+        let went_away = self.wire.is(Ending::Closed) || self.find(|record| is_plain_alert(*record)).is_some();
+        (went_away && !stalled && !hidden).then_some(TlsOutcome::Abandoned)
+    }
+
+    fn class(&self) -> Option<TlsClass> {
+        if self.doubtful {
+            return None;
+        }
+        match self.version? {
+            TlsVersion::Tls13 => self.new_class(),
+            _ => self.old_class(),
+        }
+    }
+
+    fn new_class(&self) -> Option<TlsClass> {
+        let offered = self.hellos.client[0]?;
+        if self.hello_retry? {
+            return Some(if offered.early_data { TlsClass::EarlyDataRejected } else { TlsClass::HelloRetry });
+        }
+        let chosen = self.server_hello()?;
+        match (offered.early_data, offered.pre_shared_key, chosen.pre_shared_key) {
+            (_, false, true) => None,
+            (false, _, true) => Some(TlsClass::Resumed),
+            (false, _, false) => Some(TlsClass::Full),
+            (true, _, false) => Some(TlsClass::EarlyDataRejected),
+            (true, true, true) => Some(if self.end_of_early_data()? {
+                TlsClass::EarlyDataAccepted
+            } else {
+                TlsClass::EarlyDataRejected
+            }),
+        }
+    }
+
+    fn old_class(&self) -> Option<TlsClass> {
+        let (offered, chosen) = (self.hellos.client[0]?, self.server_hello()?);
+        if !self.wire.client.seen.has(Seen::CHANGE_CIPHER_SPEC) {
+            return None;
+        }
+        // The second witness: the server repeats the id of a session that it resumes (RFC 5246 §7.4.1.3, RFC 5077 §3.4).
+        let full = self.wire.client.seen.has(Seen::EXCHANGED);
+        let named = !offered.session_id.is_empty();
+        let repeated = named && offered.session_id == chosen.session_id;
+        let contradicted = if full { repeated } else { named && !repeated };
+        if contradicted {
+            return None;
+        }
+        if !full {
+            return Some(TlsClass::Resumed);
+        }
+        match self.find(|record| record.content() == content::APPLICATION_DATA && record.is(Mark::EARLY)) {
+            Some(record) if record.is(Mark::UNSURE) => None,
+            Some(_) => Some(TlsClass::FalseStart),
+            // A server knows only by then that nothing was on its way.
+            None => {
+                let settled = self.wire.role() == Some(Role::Client) || self.wire.acked_at != 0;
+                settled.then_some(TlsClass::Full)
+            }
+        }
+    }
+
+    fn ended(&self) -> Option<u64> {
+        let last = if self.wire.flight > 0 {
+            self.new_finished()?
+        } else {
+            let (client, server) = (self.old_finished(Role::Client)?, self.old_finished(Role::Server)?);
+            if client.at > server.at { client } else { server }
+        };
+        Some(self.wire.time_of(last))
+    }
+
+    fn may_send(&self, class: Option<TlsClass>) -> Option<u64> {
+        let server = self.wire.role() == Some(Role::Server);
+        match class? {
+            TlsClass::EarlyDataAccepted => Some(self.wire.hello_ns),
+            TlsClass::FalseStart => self.old_finished(Role::Client).map(|record| self.wire.time_of(record)),
+            TlsClass::Full if server && self.version? < TlsVersion::Tls13 => {
+                self.wire.moment(self.wire.acked_at)
+            }
+            _ => self.ended(),
+        }
+    }
+
+    /// A refusal in the ServerHello, or by a HelloRetryRequest, is certain; everything else is said in encrypted records.
+    fn early_data_inferred(&self, class: Option<TlsClass>) -> bool {
+        let fate = matches!(class, Some(TlsClass::EarlyDataAccepted | TlsClass::EarlyDataRejected));
+        fate && self.server_hello().is_some_and(|hello| hello.pre_shared_key)
+            && self.hello_retry == Some(false)
+    }
+}

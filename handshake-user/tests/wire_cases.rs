@@ -1,0 +1,255 @@
+//! What networks and programs do that the corpus does not have: real handshakes with one thing changed.
+
+mod handshakes;
+
+use handshake::tls::wire::{Verdict, group};
+use handshake_common::{Role, TlsClass, TlsOutcome, TlsVersion, tls::wire::Ending};
+use handshakes::{Packet, Watched, load, merged, watch};
+
+/// Packets with payload only: those that make the handshake.
+fn flights(name: &str) -> Vec<Packet> {
+    let mut packets = merged(&load(name));
+    packets.retain(|packet| !packet.payload.is_empty());
+    packets
+}
+
+fn record(content: u8, length: u16) -> Vec<u8> {
+    let [high, low] = length.to_be_bytes();
+    let mut bytes = vec![content, 3, 3, high, low];
+    bytes.resize(5 + usize::from(length), 0xa5);
+    bytes
+}
+
+/// A packet behind everything that its sender has sent so far.
+fn next(packets: &[Packet], from: Role, ack: u32, at_us: u64, payload: Vec<u8>) -> Packet {
+    let end = |packet: &Packet| packet.seq + u32::try_from(packet.payload.len()).unwrap();
+    let seq = packets.iter().filter(|packet| packet.from == from).map(end).max().unwrap_or(0);
+    Packet { from, at_us, seq, ack, payload }
+}
+
+fn end_of(packets: &[Packet], from: Role) -> u32 {
+    next(packets, from, 0, 0, Vec::new()).seq
+}
+
+fn seen(packets: &[Packet], local: Role) -> Watched {
+    watch(packets, local, 1000, 2000).expect("a handshake began")
+}
+
+fn us_since_hello(verdict: &Verdict<'_>, moment: Option<u64>) -> Option<u64> {
+    // The log has units of 1024 ns.
+    moment.map(|ns| (ns - verdict.hello_ns).div_ceil(1000))
+}
+
+/// The records of a packet, one by one.
+fn records(packet: &Packet) -> Vec<&[u8]> {
+    let mut rest = packet.payload.as_slice();
+    let mut records = Vec::new();
+    while let Some(&[_, _, _, high, low]) = rest.first_chunk() {
+        let (record, behind) = rest.split_at(5 + usize::from(u16::from_be_bytes([high, low])));
+        records.push(record);
+        rest = behind;
+    }
+    records
+}
+
+#[test]
+fn hello_in_the_syn() {
+    let mut packets = load("tls13_full");
+    // The SYN has the hello and no acknowledgement; the SYN-ACK, which is not merged with the answer, comes next.
+    packets.retain(|packet| packet.from == Role::Server || !packet.payload.is_empty());
+    assert_eq!(packets[0].ack, 0);
+    packets.insert(
+        1,
+        Packet { from: Role::Server, at_us: packets[0].at_us + 1, seq: 0, ack: 0, payload: Vec::new() },
+    );
+    for &local in Role::ALL {
+        let watched = watch(&packets, local, u32::MAX - 20, 0).unwrap();
+        watched.judge(|verdict, _| {
+            assert_eq!((verdict.outcome, verdict.class), (Some(TlsOutcome::Completed), Some(TlsClass::Full)));
+            assert_eq!(verdict.hello_again_ns, None);
+        });
+    }
+}
+
+#[test]
+fn data_in_the_syn_that_the_server_does_not_take() {
+    let mut packets = flights("tls13_full");
+    let again = Packet { at_us: packets[0].at_us + 50_000, ..packets[0].clone() };
+    packets.insert(1, again);
+    for packet in &mut packets[2..] {
+        packet.at_us += 50_000;
+    }
+    seen(&packets, Role::Server).judge(|verdict, _| {
+        assert_eq!(verdict.class, Some(TlsClass::Full));
+        assert_eq!(us_since_hello(verdict, verdict.hello_again_ns), Some(50_000));
+    });
+}
+
+#[test]
+fn a_hello_that_does_not_fit_the_syn_is_whole_a_round_trip_later() {
+    let mut packets = flights("post_quantum");
+    let (first, second) = (packets[0].part(0, 1400), packets[0].part(1400, packets[0].payload.len()));
+    let later = Packet { at_us: first.at_us + 40_000, ..second };
+    packets.splice(0..1, [first, later]);
+    seen(&packets[..2], Role::Server).judge(|verdict, hellos| {
+        assert_eq!(us_since_hello(verdict, verdict.hello_whole_ns), Some(40_000));
+        let hello = hellos.client[0].expect("put together");
+        assert!(hello.shares().any(group::is_post_quantum));
+        assert!(hello.offers(0x0304) && hello.groups.contains(4588));
+    });
+}
+
+/// Early data may be as long as EndOfEarlyData and Finished are: what tells them apart is that the client had no
+/// ServerHello when it sent it.
+#[test]
+fn early_data_on_its_way_is_no_second_flight() {
+    let packets = flights("early_data_accepted");
+    let (hello, rest) = (records(&packets[0])[0], records(&packets[0])[1..].to_vec());
+    let answer = packets.iter().find(|packet| packet.from == Role::Server).unwrap();
+    let finish = packets.iter().filter(|packet| packet.from == Role::Client).nth(1).unwrap();
+    let ending = records(finish);
+    assert_eq!(ending[0].len(), 5 + 21, "EndOfEarlyData");
+    for (end, class) in [
+        (ending[..2].concat(), TlsClass::EarlyDataAccepted),
+        (ending[1].to_vec(), TlsClass::EarlyDataRejected),
+    ] {
+        let mut sent = vec![Packet { payload: hello.to_vec(), ..packets[0].clone() }, answer.clone()];
+        sent.push(next(&sent, Role::Client, 0, answer.at_us + 10, rest.concat()));
+        for length in [21, 53, 69] {
+            sent.push(next(&sent, Role::Client, 0, answer.at_us + 20, record(23, length)));
+        }
+        let has_all = end_of(&sent, Role::Server);
+        sent.push(next(&sent, Role::Client, has_all, answer.at_us + 50_000, end));
+        for &local in Role::ALL {
+            seen(&sent, local).judge(|verdict, _| {
+                assert_eq!(verdict.outcome, Some(TlsOutcome::Completed));
+                assert_eq!(verdict.class, Some(class), "{local}");
+                assert!(verdict.early_data_inferred);
+                let ended = us_since_hello(verdict, verdict.ended_ns).unwrap();
+                assert_eq!(ended, answer.at_us + 50_000 - packets[0].at_us);
+            });
+        }
+    }
+}
+
+/// On a server the data of a false start comes behind its own Finished, but without acknowledging it.
+#[test]
+fn a_false_start_seen_from_the_server() {
+    let all = flights("tls12_full");
+    let sent = &all[..4];
+    let client_finished = sent[2].at_us;
+    let before = sent[2].ack;
+    for (ack, class) in [(before, TlsClass::FalseStart), (end_of(sent, Role::Server), TlsClass::Full)] {
+        let mut packets = sent.to_vec();
+        packets.push(next(sent, Role::Client, ack, sent[3].at_us + 50_000, record(23, 60)));
+        seen(&packets, Role::Server).judge(|verdict, _| {
+            assert_eq!(verdict.class, Some(class));
+            let may_send = verdict.may_send_ns.map(|ns| ns - verdict.hello_ns).unwrap();
+            let expected = if class == TlsClass::Full { sent[3].at_us + 50_000 } else { client_finished };
+            assert!(may_send.abs_diff((expected - sent[0].at_us) * 1000) < 1024, "{may_send}");
+        });
+    }
+}
+
+#[test]
+fn an_alert_that_cannot_be_read_is_a_failure_without_a_name() {
+    let mut packets = flights("tls13_full");
+    packets.truncate(2);
+    let has_all = end_of(&packets, Role::Server);
+    packets.push(next(&packets, Role::Client, has_all, 90_000, record(23, 19)));
+    for &local in Role::ALL {
+        seen(&packets, local).judge(|verdict, _| {
+            assert_eq!(verdict.outcome, Some(TlsOutcome::Failed));
+            assert_eq!((verdict.alert, verdict.class), (None, Some(TlsClass::Full)));
+        });
+    }
+}
+
+#[test]
+fn a_peer_that_goes_away_abandons_the_handshake() {
+    for (name, packets, version) in [
+        ("tls13_full", 1, None),
+        ("tls13_full", 2, Some(TlsVersion::Tls13)),
+        ("tls12_full", 2, Some(TlsVersion::Tls12)),
+    ] {
+        let packets = &flights(name)[..packets];
+        seen(packets, Role::Client).judge(|verdict, _| {
+            assert_eq!(verdict.outcome, Some(TlsOutcome::Abandoned), "{name}");
+            assert_eq!(verdict.version, version);
+            assert_eq!(verdict.ended_ns, None);
+        });
+    }
+}
+
+#[test]
+fn close_notify_in_the_middle_is_no_failure() {
+    let mut packets = flights("tls12_full");
+    packets.truncate(2);
+    let has_all = end_of(&packets, Role::Server);
+    packets.push(next(&packets, Role::Client, has_all, 90_000, vec![21, 3, 3, 0, 2, 1, 0]));
+    let watched = seen(&packets, Role::Server);
+    assert!(watched.published);
+    watched.judge(|verdict, _| assert_eq!(verdict.outcome, Some(TlsOutcome::Abandoned)));
+}
+
+/// Its first packet is lost and comes again: the record headers in the others are not, but nobody needs them.
+#[test]
+fn a_lost_packet_of_the_servers_flight() {
+    let packets = flights("tls13_curl");
+    let flight = &packets[1];
+    let length = flight.payload.len();
+    let parts = [(length / 2, length), (0, length / 2)].map(|(from, to)| flight.part(from, to));
+    let mut late = packets.clone();
+    late.splice(1..2, parts);
+    seen(&late, Role::Client).judge(|verdict, _| {
+        assert_eq!((verdict.outcome, verdict.class), (Some(TlsOutcome::Completed), Some(TlsClass::Full)));
+        assert!(verdict.gaps);
+    });
+}
+
+/// With TLS 1.2 the end of the handshake itself may lie in what was missed: the class is known, its end is not.
+#[test]
+fn a_finished_that_passed_by_too_early() {
+    let packets = flights("tls12_full");
+    let last = &packets[3];
+    let cut = records(last)[0].len() + 3;
+    let mut late = packets.clone();
+    late.splice(3..4, [last.part(cut, last.payload.len()), last.part(0, cut)]);
+    seen(&late, Role::Client).judge(|verdict, _| {
+        assert_eq!(verdict.outcome, None);
+        assert_eq!((verdict.ended_ns, verdict.may_send_ns), (None, None));
+    });
+}
+
+#[test]
+fn what_is_not_tls_is_left_alone() {
+    let mut packets = load("http_to_tls");
+    packets.push(next(&packets, Role::Client, 1, 1000, b"\x16\x03 is not a handshake".to_vec()));
+    packets.push(next(&packets, Role::Server, 1, 2000, record(23, 100)));
+    assert!(watch(&packets, Role::Client, 0, 0).is_none());
+    assert!(watch(&packets, Role::Server, 0, 0).is_none());
+}
+
+#[test]
+fn an_answer_that_is_not_tls_ends_it_at_once() {
+    let watched = seen(&load("tls_to_http"), Role::Client);
+    assert!(watched.published && watched.wire.is(Ending::Malformed));
+    watched.judge(|verdict, _| assert_eq!((verdict.outcome, verdict.class), (None, None)));
+}
+
+#[test]
+fn a_finished_handshake_wants_no_more_packets() {
+    for name in ["tls12_full", "tls12_ticket", "tls13_full", "tls13_client_cert", "early_data_accepted"] {
+        for &local in Role::ALL {
+            assert!(seen(&load(name), local).published, "{name} {local}");
+        }
+    }
+}
+
+#[test]
+fn names_of_suites_and_alerts() {
+    assert_eq!(handshake::tls::wire::cipher::name(0x1301), Some("TLS_AES_128_GCM_SHA256"));
+    assert_eq!(handshake::tls::wire::cipher::name(0xc02f), Some("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"));
+    assert_eq!(handshake::tls::wire::cipher::name(0x0a0a), None, "GREASE");
+    assert_eq!(handshake::tls::wire::alert::name(48), Some("unknown_ca"));
+}

@@ -307,7 +307,7 @@ impl Tls {
             error: tls.error.as_deref().map(Untrusted::from),
             library: tls.library,
             source: tls.source,
-            round_trips: tls.round_trips().map(|counted| counted.handshake),
+            round_trips: tls.path().zip(tls.role).map(|(path, role)| path.round_trips(role)),
             hello_retry: tls.hello_retry == Some(true),
             includes_hello_wait: tls.includes_hello_wait,
         }

@@ -9,7 +9,7 @@ use handshake_common::{
 
 use crate::{
     record::{Close, Open, Record, Tls},
-    tls::wire::Way,
+    tls::handshake_path::HandshakePath,
 };
 
 /// One setting, what it would have saved, and what to know about it.
@@ -249,8 +249,8 @@ pub fn hello_in_syn(record: &Record) -> Option<bool> {
         return Some(false);
     }
     let tls = record.tls.as_ref()?;
-    let way = Way { version: tls.version?, class: tls.class?, hello_retry: was_retried(tls) };
-    Some(record.setup?.round_trips? < way.setup_round_trips())
+    let path = HandshakePath::new(tls.version?, tls.class?, Some(was_retried(tls)))?;
+    Some(record.setup?.round_trips? < path.setup_round_trips())
 }
 
 /// Who kept whom waiting, and for how long, microseconds.

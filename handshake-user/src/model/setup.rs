@@ -35,7 +35,7 @@ pub fn setup(connection: &Connection, tls: Option<&Tls>) -> Option<Setup> {
 fn round_trips(connection: &Connection, tls: Option<&Tls>) -> Option<u8> {
     let plain = match tls {
         None => 1,
-        Some(tls) => tls.round_trips()?.setup,
+        Some(tls) => tls.path()?.setup_round_trips(),
     };
     match open::fast_open(connection)? {
         // Only what is in the SYN saves its round trip: a ClientHello of which a part was left does not.

@@ -9,7 +9,10 @@ use handshake_common::{
 };
 
 use super::failure;
-use crate::tls::wire::{Verdict, alert};
+use crate::tls::{
+    handshake_path::HandshakePath,
+    wire::{Verdict, alert},
+};
 
 /// What is known of a handshake; `None` is unknown. Times are CLOCK_MONOTONIC, nanoseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,15 +55,6 @@ pub struct Tls {
     pub hello_in_syn: Option<bool>,
     /// ClientHello.random, to find the other view by.
     pub random: Option<[u8; 32]>,
-}
-
-/// Round trips, counted from protocol facts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RoundTrips {
-    /// ClientHello → complete, at this end.
-    pub handshake: u8,
-    /// SYN → the client may send application data, without Fast Open.
-    pub setup: u8,
 }
 
 impl Tls {
@@ -130,36 +124,10 @@ impl Tls {
         Some(self.ended_ns?.checked_sub(self.start_ns?)? / 1000)
     }
 
-    /// Its round trips (MEASUREMENTS: by class, never by dividing times).
+    /// Returns `None` where what decides the round trips is not known.
     #[must_use]
-    pub fn round_trips(&self) -> Option<RoundTrips> {
-        let is_client = match self.role? {
-            Role::Client => true,
-            Role::Server => false,
-        };
-        let of = |client, server, setup| {
-            Some(RoundTrips { handshake: if is_client { client } else { server }, setup })
-        };
-        let again = |once, twice: Option<RoundTrips>| match self.hello_retry {
-            Some(true) => twice,
-            Some(false) => once,
-            None => None,
-        };
-        match (self.version?, self.class?) {
-            (TlsVersion::Tls13, class) => match class {
-                TlsClass::Full => of(1, 1, 2),
-                TlsClass::HelloRetry => of(2, 2, 3),
-                TlsClass::Resumed | TlsClass::EarlyDataRejected => again(of(1, 1, 2), of(2, 2, 3)),
-                TlsClass::EarlyDataAccepted => of(1, 1, 1),
-                TlsClass::FalseStart => None,
-            },
-            (_, class) => match class {
-                TlsClass::Full => of(2, 1, 3),
-                TlsClass::Resumed => of(1, 1, 2),
-                TlsClass::FalseStart => of(2, 1, 2),
-                TlsClass::HelloRetry | TlsClass::EarlyDataAccepted | TlsClass::EarlyDataRejected => None,
-            },
-        }
+    pub fn path(&self) -> Option<HandshakePath> {
+        HandshakePath::new(self.version?, self.class?, self.hello_retry)
     }
 }
 
@@ -194,40 +162,6 @@ pub(crate) mod tests {
             library: Some(Library::OpenSsl),
             ..Tls::of_library(&raw)
         }
-    }
-
-    #[test]
-    fn round_trips_are_those_of_the_class() {
-        use TlsClass::{EarlyDataAccepted, EarlyDataRejected, FalseStart, Full, HelloRetry, Resumed};
-        use TlsVersion::{Tls12, Tls13};
-        for (version, class, client, server, setup) in [
-            (Tls12, Full, 2, 1, 3),
-            (Tls12, Resumed, 1, 1, 2),
-            (Tls12, FalseStart, 2, 1, 2),
-            (Tls13, Full, 1, 1, 2),
-            (Tls13, HelloRetry, 2, 2, 3),
-            (Tls13, Resumed, 1, 1, 2),
-            (Tls13, EarlyDataAccepted, 1, 1, 1),
-            (Tls13, EarlyDataRejected, 1, 1, 2),
-        ] {
-            for (role, handshake) in [(Role::Client, client), (Role::Server, server)] {
-                let tls = completed(role, version, class);
-                assert_eq!(
-                    tls.round_trips(),
-                    Some(RoundTrips { handshake, setup }),
-                    "{version} {class} {role}"
-                );
-            }
-        }
-        let retried =
-            Tls { hello_retry: Some(true), ..completed(Role::Server, Tls13, TlsClass::EarlyDataRejected) };
-        assert_eq!(retried.round_trips(), Some(RoundTrips { handshake: 2, setup: 3 }));
-    }
-
-    #[test]
-    fn what_may_have_been_retried_has_no_count() {
-        let tls = Tls { hello_retry: None, ..completed(Role::Client, TlsVersion::Tls13, TlsClass::Resumed) };
-        assert_eq!(tls.round_trips(), None);
     }
 
     #[test]

@@ -9,7 +9,6 @@ pub mod group;
 pub mod message;
 mod reader;
 pub mod server_hello;
-pub mod trips;
 pub mod verdict;
 
 pub use client_hello::ClientHello;
@@ -17,5 +16,4 @@ pub use extensions::Protocols;
 pub use message::{Buffers, Hellos, Piece};
 pub use reader::Numbers;
 pub use server_hello::ServerHello;
-pub use trips::Way;
 pub use verdict::{Alert, Verdict, verdict};

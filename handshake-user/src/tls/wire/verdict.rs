@@ -10,7 +10,8 @@ use handshake_common::{
     },
 };
 
-use super::{cipher, message::Hellos, trips::Way};
+use super::{cipher, message::Hellos};
+use crate::tls::handshake_path::HandshakePath;
 
 /// Java pads what it encrypts in a handshake of TLS 1.3 by so many bytes.
 const JAVA_PADDING: u16 = 16;
@@ -79,24 +80,23 @@ pub struct Verdict<'a> {
 }
 
 impl Verdict<'_> {
-    /// What decides the round trips, if all of it is known and the handshake completed.
+    /// Returns `None` unless the handshake completed and everything that decides its round trips is known.
     #[must_use]
-    pub fn way(&self) -> Option<Way> {
+    pub fn path(&self) -> Option<HandshakePath> {
         let completed = self.outcome == Some(TlsOutcome::Completed);
-        let hello_retry = if self.version == Some(TlsVersion::Tls13) { self.hello_retry? } else { false };
-        completed.then_some(Way { version: self.version?, class: self.class?, hello_retry })
+        HandshakePath::new(self.version?, self.class?, self.hello_retry).filter(|_| completed)
     }
 
-    /// See [`Way::round_trips`].
+    /// See [`HandshakePath::round_trips`].
     #[must_use]
     pub fn round_trips(&self) -> Option<u8> {
-        Some(self.way()?.round_trips(self.role?))
+        Some(self.path()?.round_trips(self.role?))
     }
 
-    /// See [`Way::setup_round_trips`].
+    /// See [`HandshakePath::setup_round_trips`].
     #[must_use]
     pub fn setup_round_trips(&self) -> Option<u8> {
-        self.way().map(Way::setup_round_trips)
+        self.path().map(HandshakePath::setup_round_trips)
     }
 }
 

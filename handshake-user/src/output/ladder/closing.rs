@@ -2,9 +2,9 @@
 
 use handshake_common::{Initiator, Style};
 
-use super::segments::{
+use super::step::{
+    Direction::{self, Here, Received, Sent},
     Moment, Step,
-    Way::{self, Here, Received, Sent},
 };
 use crate::{
     output::text::duration,
@@ -104,15 +104,16 @@ fn simultaneous(close: &Close, closed: Moment) -> Vec<Step> {
     ]
 }
 
-fn reset(close: &Close, closed: Moment, way: Way) -> Vec<Step> {
+fn reset(close: &Close, closed: Moment, direction: Direction) -> Vec<Step> {
     // Whoever began did it with a FIN, unless the RST itself was the first.
-    let began = match (close.initiator, way) {
+    let began = match (close.initiator, direction) {
         (Some(Initiator::Local), Received) => Some(Sent),
         (Some(Initiator::Remote), Sent) => Some(Received),
         _ => None,
     };
-    let mut steps: Vec<_> = began.map(|way| Step::new(Moment::Unknown, way, "FIN")).into_iter().collect();
-    steps.push(Step::new(closed, way, "RST"));
+    let mut steps: Vec<_> =
+        began.map(|direction| Step::new(Moment::Unknown, direction, "FIN")).into_iter().collect();
+    steps.push(Step::new(closed, direction, "RST"));
     steps
 }
 

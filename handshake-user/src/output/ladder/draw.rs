@@ -1,6 +1,6 @@
 //! Lines of a ladder: time, arrow, remark.
 
-use super::segments::{Moment, Step, Way};
+use super::step::{Direction, Moment, Step};
 
 /// Columns of the rungs, arrow and words together.
 const RUNG: usize = 56;
@@ -35,8 +35,11 @@ impl Scale {
 
 /// One line.
 pub(super) fn line(step: &Step, scale: Scale) -> String {
-    let time =
-        if step.at == Moment::Unknown && step.way == Way::Here { String::new() } else { scale.show(step.at) };
+    let time = if step.at == Moment::Unknown && step.direction == Direction::Here {
+        String::new()
+    } else {
+        scale.show(step.at)
+    };
     let line = format!("{time:>12}   {:<RUNG$}  {}", rung(step), step.remark);
     line.trim_end().to_owned()
 }
@@ -44,9 +47,9 @@ pub(super) fn line(step: &Step, scale: Scale) -> String {
 fn rung(step: &Step) -> String {
     let shaft = |taken: usize| "─".repeat(RUNG.saturating_sub(taken).max(SHAFT));
     let length = step.what.chars().count() + 2;
-    match step.way {
-        Way::Sent => format!("{} {}▶", step.what, shaft(length)),
-        Way::Received => format!("◀{} {}", shaft(length), step.what),
-        Way::Here => step.what.clone(),
+    match step.direction {
+        Direction::Sent => format!("{} {}▶", step.what, shaft(length)),
+        Direction::Received => format!("◀{} {}", shaft(length), step.what),
+        Direction::Here => step.what.clone(),
     }
 }

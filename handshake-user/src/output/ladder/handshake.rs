@@ -2,9 +2,9 @@
 
 use handshake_common::{Role, TlsClass, TlsOutcome, TlsVersion};
 
-use super::segments::{
+use super::step::{
+    Direction::{Here, Received, Sent},
     Moment, Step,
-    Way::{Here, Received, Sent},
 };
 use crate::{
     model::advice,
@@ -160,8 +160,8 @@ impl<'a> View<'a> {
             Some(TlsOutcome::Failed) if self.tls.alert.is_some() => {
                 // Libraries say so where the alert was the peer's; else it may be either's.
                 let received = error == format!("alert {alert} received");
-                let (way, what) = if received { (Received, "alert") } else { (Here, "failed: alert") };
-                Step::new(self.ended, way, format!("{what} {alert}")).remark(if received {
+                let (direction, what) = if received { (Received, "alert") } else { (Here, "failed: alert") };
+                Step::new(self.ended, direction, format!("{what} {alert}")).remark(if received {
                     "failed"
                 } else {
                     ""

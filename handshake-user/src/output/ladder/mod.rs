@@ -5,6 +5,7 @@ mod draw;
 mod handshake;
 mod opening;
 mod segments;
+mod step;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -38,7 +39,7 @@ pub fn draw(record: &Record) -> String {
     let mut text = header(record);
     let scale = draw::Scale::of(scale_us(record));
     for step in segments::steps(record) {
-        let step = segments::Step { what: escape(&step.what, LONGEST_NAME), ..step };
+        let step = step::Step { what: escape(&step.what, LONGEST_NAME), ..step };
         text.push_str(&draw::line(&step, scale));
         text.push('\n');
     }

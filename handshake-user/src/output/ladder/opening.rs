@@ -2,9 +2,9 @@
 
 use handshake_common::{FastOpen, FinalAck, Outcome, Role};
 
-use super::segments::{
+use super::step::{
+    Direction::{self, Here, Received, Sent},
     Moment, Step,
-    Way::{self, Here, Received, Sent},
 };
 use crate::{
     model::advice,
@@ -99,30 +99,31 @@ fn syn_with_data(record: &Record, open: &Open, tls: &mut Vec<Step>) -> String {
 }
 
 /// Retransmissions. When they left is in no record; the timer of the first is the same for all.
-fn again(open: &Open, way: Way, what: &str) -> Option<Step> {
+fn again(open: &Open, direction: Direction, what: &str) -> Option<Step> {
     let times = open.syn_retransmits;
     let fits = open.duration_us.is_some_and(|took| took >= SYN_TIMER_US);
     let at = Moment::derived((times == 1 && fits).then_some(SYN_TIMER_US));
     (times > 0).then(|| {
-        Step::new(at, way, if times == 1 { what.to_owned() } else { format!("{what}, {times} times") })
+        Step::new(at, direction, if times == 1 { what.to_owned() } else { format!("{what}, {times} times") })
     })
 }
 
 /// The segment that completes the opening, with the ClientHello inside where that was in it.
-fn final_ack(open: &Open, way: Way, at: Moment, tls: &mut Vec<Step>) -> Step {
+fn final_ack(open: &Open, direction: Direction, at: Moment, tls: &mut Vec<Step>) -> Step {
     if open.final_ack != Some(FinalAck::Data) {
-        return Step::new(at, way, "ACK");
+        return Step::new(at, direction, "ACK");
     }
     // On a server the moment of the ACK was measured; a client holds it back until it has data.
     let arrived = matches!(at, Moment::Measured(_)).then_some(at);
     // STARTTLS puts other data before the ClientHello, at least a round trip earlier.
     let soon = at.us().zip(open.rtt_us.or(open.duration_us)).map(|(at, rtt)| at.saturating_add(rtt));
-    let carries =
-        |hello: &Step| hello.way == way && hello.at.us().zip(soon).is_some_and(|(at, soon)| at < soon);
+    let carries = |hello: &Step| {
+        hello.direction == direction && hello.at.us().zip(soon).is_some_and(|(at, soon)| at < soon)
+    };
     if tls.first().is_some_and(carries) {
         let hello = tls.remove(0);
-        Step::new(arrived.unwrap_or(hello.at), way, format!("ACK + {}", hello.what))
+        Step::new(arrived.unwrap_or(hello.at), direction, format!("ACK + {}", hello.what))
     } else {
-        Step::new(arrived.unwrap_or(Moment::Unknown), way, "ACK + data")
+        Step::new(arrived.unwrap_or(Moment::Unknown), direction, "ACK + data")
     }
 }

@@ -1,89 +1,12 @@
-//! The segments of a connection and when each passed this end: measured, or known by the protocol only.
+//! The segments of a connection in the order in which they passed this end.
 
 use handshake_common::TlsOutcome;
 
-use super::{closing, handshake, opening};
+use super::{
+    closing, handshake, opening,
+    step::{Direction, Moment, Step},
+};
 use crate::record::Record;
-
-/// When a segment passed this end, microseconds since the start of the ladder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Moment {
-    /// The record holds it.
-    Measured(u64),
-    /// It follows from what was measured, if everybody does what the protocol says, at once.
-    Derived(u64),
-    /// Neither.
-    Unknown,
-}
-
-impl Moment {
-    pub(super) fn measured(us: Option<u64>) -> Self {
-        us.map_or(Self::Unknown, Self::Measured)
-    }
-
-    pub(super) fn derived(us: Option<u64>) -> Self {
-        us.map_or(Self::Unknown, Self::Derived)
-    }
-
-    pub(super) const fn us(self) -> Option<u64> {
-        match self {
-            Self::Measured(us) | Self::Derived(us) => Some(us),
-            Self::Unknown => None,
-        }
-    }
-
-    /// The same time, but not measured.
-    pub(super) fn about(self) -> Self {
-        Self::derived(self.us())
-    }
-
-    /// So much later, known by the protocol.
-    pub(super) fn later(self, us: Option<u64>) -> Self {
-        Self::derived(self.us().zip(us).map(|(at, us)| at.saturating_add(us)))
-    }
-
-    /// So much earlier, known by the protocol.
-    pub(super) fn earlier(self, us: Option<u64>) -> Self {
-        Self::derived(self.us().zip(us).and_then(|(at, us)| at.checked_sub(us)))
-    }
-
-    pub(super) fn or(self, other: Self) -> Self {
-        if self == Self::Unknown { other } else { self }
-    }
-}
-
-/// Which way a line of the ladder points.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
-    /// A segment of this end.
-    Sent,
-    /// A segment of the peer.
-    Received,
-    /// No segment: something that happened here.
-    Here,
-}
-
-/// One line of a ladder.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Step {
-    pub(super) at: Moment,
-    pub(super) way: Way,
-    /// What the segment carries, or what happened.
-    pub(super) what: String,
-    /// What is to be said beside it.
-    pub(super) remark: String,
-}
-
-impl Step {
-    pub(super) fn new(at: Moment, way: Way, what: impl Into<String>) -> Self {
-        Self { at, way, what: what.into(), remark: String::new() }
-    }
-
-    pub(super) fn remark(mut self, remark: impl Into<String>) -> Self {
-        self.remark = remark.into();
-        self
-    }
-}
 
 /// Everything that a record tells of a connection, in the order in which it passed this end.
 pub(super) fn steps(record: &Record) -> Vec<Step> {
@@ -101,7 +24,7 @@ pub(super) fn steps(record: &Record) -> Vec<Step> {
             return merged(steps, closing);
         }
         if !steps.is_empty() {
-            steps.push(Step::new(Moment::Unknown, Way::Here, "… data, of which no record tells"));
+            steps.push(Step::new(Moment::Unknown, Direction::Here, "… data, of which no record tells"));
         }
         steps.extend(closing);
     }
@@ -157,7 +80,7 @@ mod tests {
     #[test]
     fn derived_times_give_way_to_measured_ones() {
         let at = |moments: &[Moment]| {
-            let mut steps: Vec<_> = moments.iter().map(|&at| Step::new(at, Way::Sent, "")).collect();
+            let mut steps: Vec<_> = moments.iter().map(|&at| Step::new(at, Direction::Sent, "")).collect();
             in_order(&mut steps);
             steps.into_iter().map(|step| step.at).collect::<Vec<_>>()
         };

@@ -13,9 +13,9 @@ fuzz_target!(|data: &[u8]| {
         Piece { seq: seq(middle / 2), bytes: &stream[middle / 2..] },
         Piece { seq: seq(0), bytes: &stream[..middle] },
     ];
-    let mut buffer = [0; message::MOST_BYTES];
+    let mut buffer = [0; message::MAX_BYTES];
     let length = message::join(&pieces, seq(0), &mut buffer);
-    assert_eq!(buffer[..length], stream[..stream.len().min(message::MOST_BYTES)]);
+    assert_eq!(buffer[..length], stream[..stream.len().min(message::MAX_BYTES)]);
     for bytes in [message::unwrap(&mut buffer[..length]).unwrap_or_default(), stream] {
         if let Some(hello) = ClientHello::parse(bytes) {
             assert!(hello.shares().count() <= bytes.len() && hello.session_id.len() <= 32);

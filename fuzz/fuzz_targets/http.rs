@@ -12,7 +12,7 @@ use tokio::{
 };
 
 /// A client that has said all that it wants to say is answered by then.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 struct Still;
 
@@ -54,7 +54,7 @@ fuzz_target!(|data: &[u8]| {
                 answers
             };
             let both = async { tokio::join!(serving, asking).1 };
-            timeout(PATIENCE, both)
+            timeout(TIMEOUT, both)
                 .await
                 .expect("the end of what the client says is the end of the connection")
         })

@@ -12,7 +12,7 @@ use std::{
 use handshake::{
     config::{Config, Label},
     exporter::metrics::Metrics,
-    join::{Assembler, Raw, Sight, Story, coalesce::Whole},
+    join::{ConnectionEvent, Joiner, RawRecord, WireCoverage, coalesce::ConnectionJournal},
     output::{savings::Savings, summary::Summary},
     record::{Context, Record},
     untrusted::Untrusted,
@@ -42,7 +42,7 @@ struct Sinks<'m> {
     metrics: &'m mut Metrics,
     summary: Option<Summary>,
     savings: Savings,
-    whole: Whole,
+    whole: ConnectionJournal,
     told: [u64; Stage::SLOTS],
 }
 
@@ -58,7 +58,7 @@ fn metrics() -> Metrics {
 }
 
 impl Sinks<'_> {
-    fn take(&mut self, story: &Story) {
+    fn take(&mut self, story: &ConnectionEvent) {
         self.told[usize::from(story.event.code())] += 1;
         self.metrics.observe(story, &mut Still);
         let told = Record::new(story, &mut Still);
@@ -91,10 +91,11 @@ fn follow(flags: u8, mut input: Input<'_>, metrics: &mut Metrics) {
         metrics,
         summary: (flags & 4 != 0).then(Summary::default),
         savings: Savings::default(),
-        whole: Whole::default(),
+        whole: ConnectionJournal::default(),
         told: [0; Stage::SLOTS],
     };
-    let mut assembler = Assembler::new([Sight::None, Sight::Some, Sight::All][usize::from(flags & 3) % 3]);
+    let mut joiner =
+        Joiner::new([WireCoverage::None, WireCoverage::Some, WireCoverage::All][usize::from(flags & 3) % 3]);
     let mut now_ns = 1;
     let (mut opened, mut closed, mut handshakes) = (0, 0, 0);
     let mut closings = HashSet::new();
@@ -108,7 +109,7 @@ fn follow(flags: u8, mut input: Input<'_>, metrics: &mut Metrics) {
             None => {
                 // Time passes, ten milliseconds a byte and more.
                 now_ns += bytes.iter().map(|byte| u64::from(*byte) * 10_000_000).sum::<u64>();
-                assembler.expire(now_ns, &mut |story| sinks.take(story));
+                joiner.expire(now_ns, &mut |story| sinks.take(story));
                 continue;
             }
         };
@@ -120,26 +121,26 @@ fn follow(flags: u8, mut input: Input<'_>, metrics: &mut Metrics) {
         if let (Some(kind), Some(first)) = (kind, bytes.first_mut()) {
             *first = kind.code();
         }
-        let Some(raw) = Raw::from_bytes(&bytes) else { continue };
+        let Some(raw) = RawRecord::from_bytes(&bytes) else { continue };
         match &raw {
-            Raw::Connection(connection) if connection.stage() == Some(Stage::Close) => {
+            RawRecord::Connection(connection) if connection.stage() == Some(Stage::Close) => {
                 // The kernel side tells of no closing twice.
                 if !closings.insert((connection.id, connection.generation)) {
                     continue;
                 }
                 closed += 1;
             }
-            Raw::Connection(_) => opened += 1,
-            Raw::Handshake(_) | Raw::Sighting(_) => handshakes += 1,
-            Raw::Excerpt(..) => {}
+            RawRecord::Connection(_) => opened += 1,
+            RawRecord::LibraryHandshake(_) | RawRecord::WireHandshake(_) => handshakes += 1,
+            RawRecord::HelloFragment(..) => {}
         }
-        assembler.take(&raw, now_ns, &mut |story| sinks.take(story));
+        joiner.take(&raw, now_ns, &mut |story| sinks.take(story));
     }
-    assembler.finish(&mut |story| sinks.take(story));
+    joiner.finish(&mut |story| sinks.take(story));
     let told = |stage: Stage| sinks.told[usize::from(stage.code())];
     assert_eq!((told(Stage::Open), told(Stage::Close)), (opened, closed), "each is told once");
     assert!(told(Stage::Tls) <= handshakes, "a handshake is told twice");
-    assembler.finish(&mut |_| panic!("something is left"));
+    joiner.finish(&mut |_| panic!("something is left"));
     for whole in sinks.whole.finish() {
         record::check(&whole);
         sinks.savings.add(&whole);

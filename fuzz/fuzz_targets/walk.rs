@@ -1,4 +1,4 @@
-//! Packets of any content in any order through the walker, and what it kept through the verdict.
+//! Packets of any content in any order through the tracker, and what it kept through the verdict.
 //!
 //! A packet: one byte of flags, how far it is from where its stream stands (one signed byte), the length of its payload
 //! (two bytes), the payload. `seed.py` writes the corpus of handshake-common in this form.
@@ -7,7 +7,7 @@
 use handshake::tls::wire::{Buffers, Hellos, Piece, verdict};
 use handshake_common::{
     Role,
-    tls::wire::{Direction, Ending, Next, Segment, Wire, closed, walk},
+    tls::wire::{Direction, Ending, Next, Segment, Wire, closed, track},
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -39,7 +39,7 @@ fuzz_target!(|data: &[u8]| {
         let sent = from_client != (data[0] & LOCAL_IS_SERVER != 0);
         let direction = if sent { Direction::Sent } else { Direction::Received };
         let before = wire;
-        let due = walk(&mut wire, &Segment { direction, seq, ack: acks[own], now_ns }, &payload);
+        let due = track(&mut wire, &Segment { direction, seq, ack: acks[own], now_ns }, &payload);
         if follows == Next::Follow && payload.is_empty() {
             // The kernel side leaves it out.
             assert_eq!((Wire { packets: before.packets, ..wire }, due.next), (before, Next::Follow));

@@ -8,7 +8,7 @@ use handshake::{
 use crate::assert_harmless;
 
 /// More places than any library has; each is a probe, and takes the kernel a tenth of a second to let go of.
-const MOST_POINTS: usize = 200;
+const MAX_POINTS: usize = 200;
 
 /// Inspects a file.
 ///
@@ -21,7 +21,7 @@ pub fn inspect(file: &[u8]) -> Option<Inspection> {
         assert_eq!(inspect_in_pieces(file, entries), inspection, "in pieces of {entries} entries");
     }
     let inspection = inspection?;
-    assert!(inspection.points.len() <= MOST_POINTS, "{} probes", inspection.points.len());
+    assert!(inspection.points.len() <= MAX_POINTS, "{} probes", inspection.points.len());
     for point in &inspection.points {
         assert!(point.offset < file.len() as u64, "a probe behind the end of the file");
     }

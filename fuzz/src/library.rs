@@ -12,7 +12,7 @@ use crate::{
 pub const SLOT: u64 = 0x80;
 /// Where the first one is.
 pub const CODE: u64 = BASE + 0x100;
-const MOST_FUNCTIONS: usize = 60;
+const MAX_FUNCTIONS: usize = 60;
 
 /// What an entry begins with, beside the number of a symbol for a function.
 pub const NAMELESS: u8 = 0xff;
@@ -94,7 +94,7 @@ pub fn file(description: &[u8]) -> Vec<u8> {
                 next += size.next_multiple_of(SLOT).max(SLOT);
             }
         }
-        if table.len() > MOST_FUNCTIONS || next > CODE + SLOT * MOST_FUNCTIONS as u64 {
+        if table.len() > MAX_FUNCTIONS || next > CODE + SLOT * MAX_FUNCTIONS as u64 {
             break;
         }
     }

@@ -1,16 +1,16 @@
 //! The state that the kernel side keeps for one connection; its very bytes are the record that user space reads.
 
 use crate::{
-    class::{Family, Initiator, Role, Stage},
     tls::library::session::Key,
+    vocabulary::{Family, Initiator, Role, Stage},
 };
 
 /// Yes-or-no facts about a connection, one bit each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
-pub struct Facts(pub u32);
+pub struct ConnectionFlags(pub u32);
 
-impl Facts {
+impl ConnectionFlags {
     /// The connection was there before the program: nothing is known of its opening.
     pub const PREEXISTING: Self = Self(1);
     /// It reached ESTABLISHED.
@@ -91,13 +91,13 @@ pub enum Phase {
 /// How far the wire view of a connection's TLS handshake has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Watch {
+pub enum WirePhase {
     /// No ClientHello was seen.
-    Nothing = 0,
+    Idle = 0,
     /// A ClientHello was seen: a record of the wire will come.
-    UnderWay = 1,
+    Handshaking = 1,
     /// That record is out.
-    Told = 2,
+    Reported = 2,
 }
 
 /// One connection. Times are `bpf_ktime_get_ns` (CLOCK_MONOTONIC); 0 means not seen.
@@ -114,7 +114,7 @@ pub struct Connection {
     pub phase: u8,
     /// [`Initiator`] code.
     pub initiator: u8,
-    /// [`Watch`]. A byte of its own: packets change it while the socket's events change the rest.
+    /// [`WirePhase`]. A byte of its own: packets change it while the socket's events change the rest.
     pub wire: u8,
     /// How many connections this socket has made before (`connect(AF_UNSPEC)` makes it new).
     pub generation: u16,
@@ -151,8 +151,8 @@ pub struct Connection {
     pub netns: u32,
     /// Process id (tgid) in the initial pid namespace; 0 = unknown.
     pub pid: u32,
-    /// See [`Facts`].
-    pub facts: Facts,
+    /// See [`ConnectionFlags`].
+    pub flags: ConnectionFlags,
     /// `srtt_us >> 3` at ESTABLISHED, microseconds; 0 = no sample.
     pub srtt_us: u32,
     /// `total_retrans` when our program closed: tells whether the FIN may have been retransmitted.
@@ -237,7 +237,7 @@ impl Connection {
     /// Whether the wire view has come so far.
     #[must_use]
     #[inline(always)]
-    pub const fn wire_is(&self, watch: Watch) -> bool {
+    pub const fn wire_is(&self, watch: WirePhase) -> bool {
         self.wire == watch as u8
     }
 }

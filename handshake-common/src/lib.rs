@@ -10,16 +10,16 @@
 )]
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
-pub mod class;
 pub mod connection;
 pub mod layout;
 pub mod tcp;
 pub mod tls;
 pub mod totals;
+pub mod vocabulary;
 
-pub use class::{
-    Family, FastOpen, FastOpenReason, FinalAck, Initiator, Kind, Library, Outcome, Role, Stage, Style,
+pub use connection::{Connection, ConnectionFlags, Phase, WirePhase};
+pub use layout::Layout;
+pub use vocabulary::{
+    CloseStyle, Family, FastOpen, FastOpenReason, FinalAck, Initiator, Kind, Library, Outcome, Role, Stage,
     TlsClass, TlsOutcome, TlsSource, TlsVersion,
 };
-pub use connection::{Connection, Facts, Phase, Watch};
-pub use layout::Layout;

@@ -1,22 +1,22 @@
 //! Counters that the kernel side keeps per CPU: the truth for totals, also when a record could not be delivered.
 
 use crate::{
-    class::{Family, FastOpen, Initiator, Outcome, Role, Style, TlsOutcome},
     connection::Connection,
     tcp::{close, open},
+    vocabulary::{CloseStyle, Family, FastOpen, Initiator, Outcome, Role, TlsOutcome},
 };
 
 /// Why something was not delivered or not followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Loss {
+pub enum DropReason {
     /// The ring buffer had no room: user space reads too slowly.
     RingFull = 0,
     /// No state could be kept for a connection that began: the table is full. Counted once for each.
     StateFull = 1,
 }
 
-impl Loss {
+impl DropReason {
     /// Every reason, in the order of its slot.
     pub const ALL: &[Self] = &[Self::RingFull, Self::StateFull];
 
@@ -34,12 +34,12 @@ const OPENS: usize = 0;
 const FAST_OPENS: usize = OPENS + Role::SLOTS * Family::SLOTS * Outcome::SLOTS;
 const SYN_RETRANSMITS: usize = FAST_OPENS + Role::SLOTS * FastOpen::SLOTS;
 const CLOSES: usize = SYN_RETRANSMITS + Role::SLOTS;
-const BEGUN: usize = CLOSES + Role::SLOTS * Initiator::SLOTS * Style::SLOTS;
+const BEGUN: usize = CLOSES + Role::SLOTS * Initiator::SLOTS * CloseStyle::SLOTS;
 const CLOSING: usize = BEGUN + Role::SLOTS;
 /// Slot of the changes of state that the kernel skipped and the nested twin saw.
 pub const NESTED: usize = CLOSING + Role::SLOTS;
 const LOST: usize = NESTED + 1;
-const TLS_LOST: usize = LOST + Loss::ALL.len();
+const TLS_LOST: usize = LOST + DropReason::ALL.len();
 const UNFOLLOWED: usize = TLS_LOST + TlsOutcome::SLOTS;
 const UNOPENED: usize = UNFOLLOWED + Role::SLOTS;
 /// Slot of the `connect()`s that there was no room for. Their openings are among [`begun`], and end as [`LATE`].
@@ -78,9 +78,9 @@ pub const fn syn_retransmits(role: Role) -> usize {
 /// Slot of `closes` by role, initiator and style.
 #[must_use]
 #[inline(always)]
-pub const fn closes(role: Option<Role>, initiator: Option<Initiator>, style: Option<Style>) -> usize {
+pub const fn closes(role: Option<Role>, initiator: Option<Initiator>, style: Option<CloseStyle>) -> usize {
     let row = Role::code_of(role) as usize * Initiator::SLOTS + Initiator::code_of(initiator) as usize;
-    CLOSES + row * Style::SLOTS + Style::code_of(style) as usize
+    CLOSES + row * CloseStyle::SLOTS + CloseStyle::code_of(style) as usize
 }
 
 /// Slot of the openings that began.
@@ -100,7 +100,7 @@ pub const fn closing(role: Option<Role>) -> usize {
 /// Slot of what was lost.
 #[must_use]
 #[inline(always)]
-pub const fn lost(loss: Loss) -> usize {
+pub const fn lost(loss: DropReason) -> usize {
     LOST + loss as usize
 }
 

@@ -4,9 +4,9 @@
 mod socket;
 
 use handshake_common::{
-    Connection, Facts, Role,
+    Connection, ConnectionFlags, Role,
     tcp::{
-        state::{self, Due},
+        state::{self, DueRecords},
         states::{
             CLOSE, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, SYN_RECV, SYN_SENT,
         },
@@ -38,18 +38,18 @@ fn slot(role: Option<Role>) -> usize {
 
 impl Counted {
     /// `emit::publish`.
-    fn publish(&mut self, connection: &Connection, due: Due) {
+    fn publish(&mut self, connection: &Connection, due: DueRecords) {
         let at = slot(connection.role());
-        let facts = connection.facts;
-        self.closing[at] += i64::from(due.has(Due::CLOSING));
-        if due.has(Due::OPEN) {
+        let flags = connection.flags;
+        self.closing[at] += i64::from(due.has(DueRecords::CLOSING));
+        if due.has(DueRecords::OPEN) {
             self.ended_openings[at] += 1;
-            self.opened[at] += i64::from(facts.has(Facts::ESTABLISHED));
-            self.late += i64::from(facts.has(Facts::PREEXISTING));
+            self.opened[at] += i64::from(flags.has(ConnectionFlags::ESTABLISHED));
+            self.late += i64::from(flags.has(ConnectionFlags::PREEXISTING));
         }
-        if due.has(Due::CLOSE) {
+        if due.has(DueRecords::CLOSE) {
             self.closed[at] += 1;
-            let opened = facts.has(Facts::ESTABLISHED) || facts.has(Facts::PREEXISTING);
+            let opened = flags.has(ConnectionFlags::ESTABLISHED) || flags.has(ConnectionFlags::PREEXISTING);
             self.unopened[at] += i64::from(!opened);
         }
     }

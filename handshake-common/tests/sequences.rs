@@ -3,10 +3,10 @@
 mod socket;
 
 use handshake_common::{
-    Connection, FastOpen, FinalAck, Initiator, Outcome, Style,
+    CloseStyle, Connection, FastOpen, FinalAck, Initiator, Outcome,
     tcp::{
         close, open,
-        state::{self, Due},
+        state::{self, DueRecords},
         states::{
             CLOSE, CLOSE_WAIT, CLOSING, ESTABLISHED, FIN_WAIT1, FIN_WAIT2, LAST_ACK, SYN_RECV, SYN_SENT,
         },
@@ -17,13 +17,13 @@ use socket::Socket;
 const MS: u64 = 1_000_000;
 
 /// A connection and the records that it gave.
-struct Story {
+struct ConnectionEvent {
     connection: Connection,
     opens: u32,
     closes: u32,
 }
 
-impl Story {
+impl ConnectionEvent {
     fn client(at: u64) -> Self {
         let mut connection = Connection::default();
         state::begin_client(&mut connection, at * MS);
@@ -37,9 +37,9 @@ impl Story {
         Self { connection, opens: 0, closes: 0 }
     }
 
-    fn count(&mut self, due: Due) {
-        self.opens += u32::from(due.has(Due::OPEN));
-        self.closes += u32::from(due.has(Due::CLOSE));
+    fn count(&mut self, due: DueRecords) {
+        self.opens += u32::from(due.has(DueRecords::OPEN));
+        self.closes += u32::from(due.has(DueRecords::CLOSE));
     }
 
     fn goes(&mut self, old: u32, new: u32, at: u64, sock: &Socket) -> &mut Self {
@@ -60,7 +60,7 @@ impl Story {
         self
     }
 
-    fn style(&self) -> (Option<Initiator>, Option<Style>) {
+    fn style(&self) -> (Option<Initiator>, Option<CloseStyle>) {
         assert_eq!(self.closes, 1, "one close record");
         (self.connection.initiator(), close::style(&self.connection))
     }
@@ -73,8 +73,8 @@ impl Story {
     }
 }
 
-fn established_client() -> Story {
-    let mut story = Story::client(100);
+fn established_client() -> ConnectionEvent {
+    let mut story = ConnectionEvent::client(100);
     let sock = Socket { srtt_us: 50_123 << 3, ..Socket::default() };
     story.goes(SYN_SENT, ESTABLISHED, 150, &sock);
     assert_eq!(story.opens, 1);
@@ -92,13 +92,13 @@ fn a_client_opens() {
 
 #[test]
 fn a_deferred_syn_counts_from_the_syn() {
-    let fastopen_connect = handshake_common::Facts::DEFERRED_SYN.0;
-    let mut story = Story::client(100);
+    let fastopen_connect = handshake_common::ConnectionFlags::DEFERRED_SYN.0;
+    let mut story = ConnectionEvent::client(100);
     let sock = Socket { syn_facts: fastopen_connect, last_sent_ns: 400 * MS, ..Socket::default() };
     story.goes(SYN_SENT, ESTABLISHED, 450, &sock);
     assert_eq!(open::duration_us(&story.connection), Some(50_000), "not the 350 ms since connect()");
 
-    let mut lost = Story::client(100);
+    let mut lost = ConnectionEvent::client(100);
     let sock = Socket { syn_facts: fastopen_connect, total_retrans: 1, ..Socket::default() };
     state::syn_retransmitted(&mut lost.connection, &sock, 400, 1400 * MS);
     lost.goes(SYN_SENT, ESTABLISHED, 1450, &sock);
@@ -107,7 +107,7 @@ fn a_deferred_syn_counts_from_the_syn() {
 
 #[test]
 fn a_refused_opening_is_over_at_once() {
-    let mut story = Story::client(100);
+    let mut story = ConnectionEvent::client(100);
     state::reset_received(&mut story.connection, &Socket::default(), SYN_SENT);
     story.goes(SYN_SENT, CLOSE, 150, &Socket { err: 111, ..Socket::default() }).ends();
     assert_eq!((story.opens, story.closes), (1, 0));
@@ -117,7 +117,7 @@ fn a_refused_opening_is_over_at_once() {
 
 #[test]
 fn a_stray_answer_during_the_opening_does_not_end_it() {
-    let mut story = Story::client(100);
+    let mut story = ConnectionEvent::client(100);
     story.resets();
     story.goes(SYN_SENT, ESTABLISHED, 150, &Socket::default());
     story.goes(ESTABLISHED, CLOSE, 200, &Socket::default()).ends();
@@ -130,7 +130,7 @@ fn active_close_into_the_minisocket() {
     story.goes(ESTABLISHED, FIN_WAIT1, 200, &Socket::default());
     story.goes(FIN_WAIT1, FIN_WAIT2, 250, &Socket { newest_acked_sent_us: 200_000, ..Socket::default() });
     story.goes(FIN_WAIT2, CLOSE, 250, &Socket::default()).ends();
-    assert_eq!(story.style(), (Some(Initiator::Local), Some(Style::FourSegments)));
+    assert_eq!(story.style(), (Some(Initiator::Local), Some(CloseStyle::FourSegments)));
     assert_eq!(story.waits(), (None, Some(50), None), "when the peer's FIN came nobody saw");
     assert!(close::peer_fin_unseen(&story.connection));
 }
@@ -142,7 +142,7 @@ fn active_close_with_fin_and_ack_in_one_segment() {
     story.goes(ESTABLISHED, FIN_WAIT1, 200, &Socket::default());
     story.goes(FIN_WAIT1, FIN_WAIT2, 250, &segment);
     story.goes(FIN_WAIT2, CLOSE, 250, &Socket { done: true, ..segment }).ends();
-    assert_eq!(story.style(), (Some(Initiator::Local), Some(Style::ThreeSegments)));
+    assert_eq!(story.style(), (Some(Initiator::Local), Some(CloseStyle::ThreeSegments)));
     assert_eq!(story.waits(), (Some(50), Some(50), Some(0)));
 }
 
@@ -154,7 +154,7 @@ fn half_close_waits_for_the_peers_program() {
     story
         .goes(FIN_WAIT2, CLOSE, 650, &Socket { done: true, segment_clock_ns: 8, ..Socket::default() })
         .ends();
-    assert_eq!(story.style(), (Some(Initiator::Local), Some(Style::FourSegments)));
+    assert_eq!(story.style(), (Some(Initiator::Local), Some(CloseStyle::FourSegments)));
     assert_eq!(story.waits(), (Some(450), Some(50), Some(400)));
 }
 
@@ -179,12 +179,12 @@ fn simultaneous_close() {
     story.goes(FIN_WAIT1, CLOSING, 225, &Socket::default());
     let last = Socket { all_acked: true, newest_acked_sent_us: 200_000, ..Socket::default() };
     story.goes(CLOSING, CLOSE, 250, &last).ends();
-    assert_eq!(story.style(), (Some(Initiator::Both), Some(Style::Simultaneous)));
+    assert_eq!(story.style(), (Some(Initiator::Both), Some(CloseStyle::Simultaneous)));
     assert_eq!(story.waits(), (Some(25), Some(50), None));
 }
 
-fn passive(owes_ack: bool, unsent: bool) -> Story {
-    let mut story = Story::adopted(SYN_RECV);
+fn passive(owes_ack: bool, unsent: bool) -> ConnectionEvent {
+    let mut story = ConnectionEvent::adopted(SYN_RECV);
     story.goes(SYN_RECV, ESTABLISHED, 100, &Socket { srtt_us: 50_123 << 3, ..Socket::default() });
     story.goes(ESTABLISHED, CLOSE_WAIT, 200, &Socket::default());
     story.goes(CLOSE_WAIT, LAST_ACK, 230, &Socket { unsent, owes_ack, ..Socket::default() });
@@ -197,11 +197,11 @@ fn passive(owes_ack: bool, unsent: bool) -> Story {
 #[test]
 fn passive_closes() {
     let three = passive(true, false);
-    assert_eq!(three.style(), (Some(Initiator::Remote), Some(Style::ThreeSegments)));
+    assert_eq!(three.style(), (Some(Initiator::Remote), Some(CloseStyle::ThreeSegments)));
     assert_eq!(three.waits(), (Some(80), Some(50), Some(30)));
     assert_eq!(close::lifetime_us(&three.connection), Some(230_123));
 
-    assert_eq!(passive(false, false).style(), (Some(Initiator::Remote), Some(Style::FourSegments)));
+    assert_eq!(passive(false, false).style(), (Some(Initiator::Remote), Some(CloseStyle::FourSegments)));
     assert_eq!(passive(true, true).style(), (Some(Initiator::Remote), None), "data may have carried the ACK");
 }
 
@@ -210,22 +210,26 @@ fn resets_either_way_before_or_after_close() {
     let mut received = established_client();
     state::reset_received(&mut received.connection, &Socket::default(), ESTABLISHED);
     received.goes(ESTABLISHED, CLOSE, 200, &Socket { err: 104, ..Socket::default() }).ends();
-    assert_eq!(received.style(), (Some(Initiator::Remote), Some(Style::ResetReceived)));
+    assert_eq!(received.style(), (Some(Initiator::Remote), Some(CloseStyle::ResetReceived)));
 
     let mut sent_after = established_client();
     sent_after.goes(ESTABLISHED, CLOSE, 200, &Socket::default());
     assert_eq!(sent_after.closes, 0, "not certain yet");
     sent_after.resets().ends();
-    assert_eq!(sent_after.style(), (Some(Initiator::Local), Some(Style::ResetSent)));
+    assert_eq!(sent_after.style(), (Some(Initiator::Local), Some(CloseStyle::ResetSent)));
 
     let mut sent_before = established_client();
     sent_before.resets().goes(ESTABLISHED, CLOSE, 200, &Socket::default()).ends();
-    assert_eq!(sent_before.style(), (Some(Initiator::Local), Some(Style::ResetSent)));
+    assert_eq!(sent_before.style(), (Some(Initiator::Local), Some(CloseStyle::ResetSent)));
 
     let mut after_fin = established_client();
     after_fin.goes(ESTABLISHED, CLOSE_WAIT, 180, &Socket::default());
     after_fin.goes(CLOSE_WAIT, CLOSE, 200, &Socket::default()).resets();
-    assert_eq!(after_fin.style(), (Some(Initiator::Remote), Some(Style::ResetSent)), "their FIN came first");
+    assert_eq!(
+        after_fin.style(),
+        (Some(Initiator::Remote), Some(CloseStyle::ResetSent)),
+        "their FIN came first"
+    );
 }
 
 #[test]
@@ -235,7 +239,7 @@ fn data_after_close_is_answered_by_our_reset_although_the_kernel_calls_it_receiv
     let orphan = Socket { receive_shutdown: true, data_segs_in: 4, ..Socket::default() };
     state::reset_received(&mut story.connection, &orphan, FIN_WAIT1);
     story.goes(FIN_WAIT1, CLOSE, 250, &Socket { err: 104, ..orphan }).ends();
-    assert_eq!(story.style(), (Some(Initiator::Local), Some(Style::ResetSent)));
+    assert_eq!(story.style(), (Some(Initiator::Local), Some(CloseStyle::ResetSent)));
 }
 
 #[test]
@@ -243,13 +247,13 @@ fn given_up_by_a_timer() {
     let mut story = established_client();
     // The keepalive timer sends its RST before it gives up.
     story.resets().goes(ESTABLISHED, CLOSE, 9000, &Socket { err: 110, ..Socket::default() }).ends();
-    assert_eq!(story.style(), (Some(Initiator::Local), Some(Style::TimedOut)));
+    assert_eq!(story.style(), (Some(Initiator::Local), Some(CloseStyle::TimedOut)));
     assert_eq!(story.waits(), (None, None, None));
 }
 
 #[test]
 fn a_fast_open_child_that_closes_before_it_is_established() {
-    let mut story = Story::adopted(SYN_RECV);
+    let mut story = ConnectionEvent::adopted(SYN_RECV);
     story.goes(SYN_RECV, FIN_WAIT1, 100, &Socket::default());
     assert_eq!(story.opens, 0);
     let acked = Socket { syn_data_acked: true, srtt_us: 57_341 << 3, ..Socket::default() };
@@ -264,10 +268,10 @@ fn a_fast_open_child_that_closes_before_it_is_established() {
 
 #[test]
 fn a_connection_from_before_gives_only_what_was_seen() {
-    let mut story = Story::adopted(CLOSE_WAIT);
+    let mut story = ConnectionEvent::adopted(CLOSE_WAIT);
     story.goes(CLOSE_WAIT, LAST_ACK, 230, &Socket::default());
     story.goes(LAST_ACK, CLOSE, 280, &Socket { all_acked: true, ..Socket::default() }).ends();
-    assert_eq!(story.style(), (Some(Initiator::Remote), Some(Style::FourSegments)));
+    assert_eq!(story.style(), (Some(Initiator::Remote), Some(CloseStyle::FourSegments)));
     assert_eq!(story.waits(), (None, Some(50), None));
     assert_eq!(story.opens, 0);
 }

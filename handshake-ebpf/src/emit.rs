@@ -7,16 +7,16 @@ use core::{
 
 use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ringbuf_output};
 use handshake_common::{
-    Connection, Facts, FastOpen, Stage, connection,
-    tcp::{open, state::Due},
-    tls::library::session::{Handshake, Session},
-    totals::{self, Loss},
+    Connection, ConnectionFlags, FastOpen, Stage, connection,
+    tcp::{open, state::DueRecords},
+    tls::library::session::{LibraryHandshake, Session},
+    totals::{self, DropReason},
 };
 
 use crate::{
     kernel::{Access, KernelSock},
     maps::{RECORDS, TOTALS},
-    words,
+    word_copy,
 };
 
 /// Adds one to a counter of this CPU.
@@ -42,8 +42,8 @@ pub unsafe fn add(counter: *mut u64, change: u64) {
 /// Sends the record of a TLS handshake, with the connection where its socket is known.
 #[inline(always)]
 pub fn handshake(session: &Session, connection: Option<&Connection>) {
-    let Some(mut record) = RECORDS.reserve_untyped::<Handshake>(0) else {
-        count(totals::lost(Loss::RingFull));
+    let Some(mut record) = RECORDS.reserve_untyped::<LibraryHandshake>(0) else {
+        count(totals::lost(DropReason::RingFull));
         count(totals::tls_lost(session.outcome));
         return;
     };
@@ -51,30 +51,30 @@ pub fn handshake(session: &Session, connection: Option<&Connection>) {
     unsafe {
         let raw = record.as_mut_ptr();
         match connection {
-            Some(connection) => words::copy(connection, &raw mut (*raw).connection),
-            None => words::zero(&raw mut (*raw).connection),
+            Some(connection) => word_copy::copy(connection, &raw mut (*raw).connection),
+            None => word_copy::zero(&raw mut (*raw).connection),
         }
         (*raw).connection.stage = Stage::Tls.code();
-        words::copy(session, &raw mut (*raw).session);
+        word_copy::copy(session, &raw mut (*raw).session);
     }
     record.submit(u64::from(BPF_RB_NO_WAKEUP));
 }
 
 /// Counts and publishes what is due.
 #[inline(always)]
-pub fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<A>, due: Due) {
-    if due == Due::NOTHING {
+pub fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<A>, due: DueRecords) {
+    if due == DueRecords::NOTHING {
         return;
     }
-    if due.has(Due::CLOSING) {
+    if due.has(DueRecords::CLOSING) {
         count(totals::closing(connection.role()));
     }
-    if (due.has(Due::OPEN) || due.has(Due::CLOSE)) && connection.family == 0 {
+    if (due.has(DueRecords::OPEN) || due.has(DueRecords::CLOSE)) && connection.family == 0 {
         sock.identify(connection);
     }
-    if due.has(Due::OPEN) {
+    if due.has(DueRecords::OPEN) {
         count(totals::open_slot(connection));
-        if connection.facts.has(Facts::PREEXISTING) {
+        if connection.flags.has(ConnectionFlags::PREEXISTING) {
             count(totals::LATE);
         }
         let fast_open = open::fast_open(connection);
@@ -83,9 +83,11 @@ pub fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<A>, due
         }
         record(connection, Stage::Open);
     }
-    if due.has(Due::CLOSE) {
+    if due.has(DueRecords::CLOSE) {
         count(totals::close_slot(connection));
-        if !connection.facts.has(Facts::ESTABLISHED) && !connection.facts.has(Facts::PREEXISTING) {
+        if !connection.flags.has(ConnectionFlags::ESTABLISHED)
+            && !connection.flags.has(ConnectionFlags::PREEXISTING)
+        {
             count(totals::unopened(connection.role()));
         }
         record(connection, Stage::Close);
@@ -106,6 +108,6 @@ fn record(connection: &mut Connection, stage: Stage) {
         )
     };
     if error != 0 {
-        count(totals::lost(Loss::RingFull));
+        count(totals::lost(DropReason::RingFull));
     }
 }

@@ -12,7 +12,7 @@ use aya_ebpf::{
         },
     },
 };
-use handshake_common::{Connection, Facts, Family, Layout, layout::ABSENT, tcp::Sock};
+use handshake_common::{Connection, ConnectionFlags, Family, Layout, layout::ABSENT, tcp::Sock};
 
 use crate::{
     maps::Endpoints,
@@ -448,15 +448,18 @@ impl<A: Access> Sock for KernelSock<A> {
     }
 
     #[inline(always)]
-    fn syn_facts(&self) -> Facts {
-        let mut facts = Facts(0);
-        facts.set_if(Facts::SYN_FASTOPEN, self.bit(layout!(syn_fastopen.offset), layout!(syn_fastopen.mask)));
-        facts.set_if(Facts::SYN_DATA, self.bit(layout!(syn_data.offset), layout!(syn_data.mask)));
-        facts.set_if(
-            Facts::DEFERRED_SYN,
+    fn syn_facts(&self) -> ConnectionFlags {
+        let mut flags = ConnectionFlags(0);
+        flags.set_if(
+            ConnectionFlags::SYN_FASTOPEN,
+            self.bit(layout!(syn_fastopen.offset), layout!(syn_fastopen.mask)),
+        );
+        flags.set_if(ConnectionFlags::SYN_DATA, self.bit(layout!(syn_data.offset), layout!(syn_data.mask)));
+        flags.set_if(
+            ConnectionFlags::DEFERRED_SYN,
             self.bit(layout!(fastopen_connect.offset), layout!(fastopen_connect.mask)),
         );
-        facts
+        flags
     }
 
     #[inline(always)]

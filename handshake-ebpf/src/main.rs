@@ -16,7 +16,7 @@ mod maps;
 mod process;
 mod tcp;
 mod tls;
-mod words;
+mod word_copy;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Of the configuration, bytes.
-const LARGEST_FILE: u64 = 1 << 20;
+const MAX_FILE: u64 = 1 << 20;
 
 /// `handshake daemon`.
 #[derive(Debug, Args)]
@@ -53,22 +53,22 @@ pub struct Options {
     pub labels: Option<Vec<Label>>,
     /// Sets of added label values per metric; what is over it is counted under `other` [default: 200].
     #[arg(long, value_name = "N", env = "HANDSHAKE_MAX_SERIES")]
-    pub max_series: Option<Whole<1, 1_000_000>>,
+    pub max_series: Option<Bounded<1, 1_000_000>>,
     /// Prefix length of the label `remote_net`, IPv4 [default: 24].
     #[arg(long, value_name = "BITS", env = "HANDSHAKE_REMOTE_NET_IPV4")]
-    pub remote_net_ipv4: Option<Whole<0, 32>>,
+    pub remote_net_ipv4: Option<Bounded<0, 32>>,
     /// Prefix length of the label `remote_net`, IPv6 [default: 48].
     #[arg(long, value_name = "BITS", env = "HANDSHAKE_REMOTE_NET_IPV6")]
-    pub remote_net_ipv6: Option<Whole<0, 128>>,
+    pub remote_net_ipv6: Option<Bounded<0, 128>>,
     /// How to attach the probes [default: auto].
     #[arg(long, value_enum, value_name = "WAY", env = "HANDSHAKE_ATTACH", help_heading = "Probes")]
-    pub attach: Option<Way>,
+    pub attach: Option<AttachMode>,
     /// Room for records that were not read yet [default: 8192].
     #[arg(long, value_name = "KIB", env = "HANDSHAKE_RING_KIB", help_heading = "Probes")]
-    pub ring_kib: Option<Whole<4, 1_048_576>>,
+    pub ring_kib: Option<Bounded<4, 1_048_576>>,
     /// Connections followed at once [default: 262144].
     #[arg(long, value_name = "N", env = "HANDSHAKE_MAX_CONNECTIONS", help_heading = "Probes")]
-    pub max_connections: Option<Whole<1, { u32::MAX }>>,
+    pub max_connections: Option<Bounded<1, { u32::MAX }>>,
     /// TLS handshakes to look at on the wire: on (all), off, or those on some ports, such as 443,8443 [default: on].
     #[arg(long, value_name = "on|off|PORTS", env = "HANDSHAKE_TLS_WIRE", help_heading = "Probes")]
     pub tls_wire: Option<TlsWire>,
@@ -80,9 +80,9 @@ pub struct Options {
 /// A whole number within bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "i64")]
-pub struct Whole<const MIN: u32, const MAX: u32>(u32);
+pub struct Bounded<const MIN: u32, const MAX: u32>(u32);
 
-impl<const MIN: u32, const MAX: u32> TryFrom<i64> for Whole<MIN, MAX> {
+impl<const MIN: u32, const MAX: u32> TryFrom<i64> for Bounded<MIN, MAX> {
     type Error = String;
 
     fn try_from(number: i64) -> Result<Self, String> {
@@ -93,7 +93,7 @@ impl<const MIN: u32, const MAX: u32> TryFrom<i64> for Whole<MIN, MAX> {
     }
 }
 
-impl<const MIN: u32, const MAX: u32> FromStr for Whole<MIN, MAX> {
+impl<const MIN: u32, const MAX: u32> FromStr for Bounded<MIN, MAX> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -182,7 +182,7 @@ impl Label {
 /// [`Attach`], or whichever is the cheapest that works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Way {
+pub enum AttachMode {
     /// The cheapest that works.
     Auto,
     /// BTF-typed raw tracepoints.
@@ -225,7 +225,7 @@ impl DaemonArgs {
         let Self { config, options } = self;
         let file = match config {
             Some(path) => {
-                let text = bounded::read_to_string(&path, LARGEST_FILE)
+                let text = bounded::read_to_string(&path, MAX_FILE)
                     .with_context(|| format!("cannot read the configuration {}", path.display()))?;
                 parse(&text, &path)?
             }
@@ -290,9 +290,9 @@ impl Options {
             },
             probes: Settings {
                 attach: match self.attach {
-                    None | Some(Way::Auto) => None,
-                    Some(Way::TpBtf) => Some(Attach::TpBtf),
-                    Some(Way::Tracepoint) => Some(Attach::Tracepoint),
+                    None | Some(AttachMode::Auto) => None,
+                    Some(AttachMode::TpBtf) => Some(Attach::TpBtf),
+                    Some(AttachMode::Tracepoint) => Some(Attach::Tracepoint),
                 },
                 ring_bytes: self.ring_kib.map_or(RING_KIB, |kib| kib.0).saturating_mul(1024),
                 max_connections: self.max_connections.map_or(MAX_CONNECTIONS, |most| most.0),
@@ -361,7 +361,7 @@ mod tests {
 
     #[test]
     fn the_first_to_say_something_wins() {
-        let flags = Options { max_series: Some(Whole(7)), ..Options::default() };
+        let flags = Options { max_series: Some(Bounded(7)), ..Options::default() };
         let file =
             file("max_series = 8\nring_kib = 64\nlabels = [\"cgroup\", \"process\", \"cgroup\"]").unwrap();
         let config = flags.or(file).settle();
@@ -382,7 +382,7 @@ mod tests {
     fn flags_have_the_types_of_the_file() {
         assert_eq!("0.1, 1,10".parse(), Ok(Buckets(vec![0.1, 1.0, 10.0])));
         assert!("1,a".parse::<Buckets>().is_err());
-        assert_eq!("32".parse(), Ok(Whole::<0, 32>(32)));
-        assert!("33".parse::<Whole<0, 32>>().is_err());
+        assert_eq!("32".parse(), Ok(Bounded::<0, 32>(32)));
+        assert!("33".parse::<Bounded<0, 32>>().is_err());
     }
 }

@@ -126,12 +126,12 @@ mod tests {
 
     use super::*;
     use crate::{
-        join::Story,
+        join::ConnectionEvent,
         record::tests::{Still, client},
     };
 
     fn record() -> Record {
-        Record::new(&Story::of(&client()), &mut Still)
+        Record::new(&ConnectionEvent::of(&client()), &mut Still)
     }
 
     #[test]
@@ -207,7 +207,7 @@ mod tests {
     fn a_long_name_matches_as_the_kernel_keeps_it() {
         let process = |comm: &[u8; 16]| {
             let raw = Connection { comm: *comm, ..client() };
-            Record::new(&Story::of(&raw), &mut Still)
+            Record::new(&ConnectionEvent::of(&raw), &mut Still)
         };
         let filter = |comm: &str| Filter { comm: Some(kept(comm)), ..Filter::default() };
         assert!(filter("a-program-with-a-long-name").passes(&process(b"a-program-with-\0")));

@@ -15,7 +15,7 @@ use tracing_subscriber::{
 use crate::untrusted::escape;
 
 /// Longest value that is logged whole, characters.
-const LONGEST: usize = 1024;
+const MAX_LEN: usize = 1024;
 
 /// Logs go to standard error: standard output belongs to the records.
 pub fn to_stderr(verbose: u8) {
@@ -67,7 +67,7 @@ impl Visit for Line<'_> {
             "message" => String::new(),
             name => format!("{name}="),
         };
-        let value = escape(&format!("{value:?}"), LONGEST);
+        let value = escape(&format!("{value:?}"), MAX_LEN);
         self.result = write!(self.writer, "{gap}{name}{value}");
     }
 }
@@ -120,6 +120,6 @@ mod tests {
     fn a_long_value_does_not_push_out_the_others() {
         let line = logged(|| tracing::warn!(path = %"x".repeat(9999), error = %"why", "it failed"));
         assert!(line.contains("it failed") && line.contains("…") && line.contains("error=why"), "{line}");
-        assert!(line.chars().count() < 2 * LONGEST, "{line}");
+        assert!(line.chars().count() < 2 * MAX_LEN, "{line}");
     }
 }

@@ -6,13 +6,13 @@ use std::{
 };
 
 use handshake_common::{
-    Connection, Facts, Family, FastOpen, FastOpenReason, FinalAck, Initiator, Library, Outcome, Role, Stage,
-    Style, TlsClass, TlsOutcome, TlsSource, TlsVersion,
+    CloseStyle, Connection, ConnectionFlags, Family, FastOpen, FastOpenReason, FinalAck, Initiator, Library,
+    Outcome, Role, Stage, TlsClass, TlsOutcome, TlsSource, TlsVersion,
     tcp::{close, open},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{join::Story, model, tls::wire::cipher, untrusted::Untrusted};
+use crate::{join::ConnectionEvent, model, tls::wire::cipher, untrusted::Untrusted};
 
 /// Version of the schema; it changes when a field changes its meaning, not when one is added.
 pub const SCHEMA: u32 = 1;
@@ -191,7 +191,7 @@ pub struct Close {
     pub initiator: Option<Initiator>,
     /// How it went.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub style: Option<Style>,
+    pub style: Option<CloseStyle>,
     /// Active side: our FIN → the peer's FIN. Passive side: the peer's FIN → the ACK of ours.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration_us: Option<u64>,
@@ -228,11 +228,11 @@ pub trait Context {
 impl Record {
     /// Says what a story means.
     #[must_use]
-    pub fn new(story: &Story, context: &mut impl Context) -> Self {
-        let Story { connection: raw, event, tls, setup, is_joined, .. } = story;
+    pub fn new(story: &ConnectionEvent, context: &mut impl Context) -> Self {
+        let ConnectionEvent { connection: raw, event, tls, setup, is_joined, .. } = story;
         let (raw, event, is_joined) = (raw, *event, *is_joined);
-        let is_stranger = raw.facts.has(Facts::PREEXISTING);
-        let preexisting = is_stranger && !raw.facts.has(Facts::MAYBE_UNFOLLOWED);
+        let is_stranger = raw.flags.has(ConnectionFlags::PREEXISTING);
+        let preexisting = is_stranger && !raw.flags.has(ConnectionFlags::MAYBE_UNFOLLOWED);
         // Of a connection that was there before, or for which there was no room, only an opening that ended under our eyes is known.
         let opened = !is_stranger || raw.role == Role::Client.code();
         let ended_ns = match event {
@@ -393,7 +393,7 @@ pub(crate) mod tests {
             syn_ns: 1_000_000_000,
             open_ns: 1_050_646_000,
             srtt_us: 50_646,
-            facts: Facts::ESTABLISHED,
+            flags: ConnectionFlags::ESTABLISHED,
             ..Connection::default()
         }
     }
@@ -403,8 +403,8 @@ pub(crate) mod tests {
         let mut raw = client();
         raw.stage = Stage::Close.code();
         raw.initiator = Initiator::Local.code();
-        raw.facts.set(Facts::ACK_WITHOUT_FIN);
-        raw.facts.set(Facts::PEER_FIN_UNSEEN);
+        raw.flags.set(ConnectionFlags::ACK_WITHOUT_FIN);
+        raw.flags.set(ConnectionFlags::PEER_FIN_UNSEEN);
         (raw.our_close_ns, raw.our_fin_ns) = (2_000_000_000, 2_000_005_000);
         (raw.fin_acked_ns, raw.closed_ns) = (2_050_000_000, 2_050_020_000);
         raw
@@ -412,7 +412,7 @@ pub(crate) mod tests {
 
     #[test]
     fn an_open_record_reads_as_documented() {
-        let record = Record::new(&Story::of(&client()), &mut Still);
+        let record = Record::new(&ConnectionEvent::of(&client()), &mut Still);
         let json = serde_json::to_string(&record).unwrap();
         assert_eq!(
             json,
@@ -424,7 +424,7 @@ pub(crate) mod tests {
     #[test]
     fn a_close_whose_last_fin_was_out_of_sight_says_so() {
         let raw = closed_out_of_sight();
-        let json = serde_json::to_value(Record::new(&Story::of(&raw), &mut Still)).unwrap();
+        let json = serde_json::to_value(Record::new(&ConnectionEvent::of(&raw), &mut Still)).unwrap();
         assert_eq!(
             json["close"],
             serde_json::json!({"initiator":"local","style":"four_segments","ack_wait_us":49995,"unseen":"peer_fin"})
@@ -439,8 +439,8 @@ pub(crate) mod tests {
         raw.role = 0;
         raw.pid = 0;
         raw.stage = Stage::Close.code();
-        raw.facts = Facts::PREEXISTING;
-        let record = Record::new(&Story::of(&raw), &mut Still);
+        raw.flags = ConnectionFlags::PREEXISTING;
+        let record = Record::new(&ConnectionEvent::of(&raw), &mut Still);
         assert!(record.preexisting && record.open.is_none() && record.lifetime_us.is_none());
         assert_eq!(record.process, None);
     }
@@ -449,9 +449,9 @@ pub(crate) mod tests {
     fn a_connection_that_found_no_room_does_not_claim_to_be_from_before() {
         let mut raw = client();
         (raw.role, raw.stage) = (0, Stage::Close.code());
-        raw.facts = Facts::PREEXISTING;
-        raw.facts.set(Facts::MAYBE_UNFOLLOWED);
-        let record = Record::new(&Story::of(&raw), &mut Still);
+        raw.flags = ConnectionFlags::PREEXISTING;
+        raw.flags.set(ConnectionFlags::MAYBE_UNFOLLOWED);
+        let record = Record::new(&ConnectionEvent::of(&raw), &mut Still);
         assert!(!record.preexisting && record.open.is_none() && record.lifetime_us.is_none());
     }
 }

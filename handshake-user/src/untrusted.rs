@@ -12,9 +12,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 /// Longest text that is shown whole, characters.
-pub const LONGEST: usize = 256;
+pub const MAX_LEN: usize = 256;
 /// Longest line of our own that quotes such text, characters.
-const LONGEST_LINE: usize = 4096;
+const MAX_LINE: usize = 4096;
 
 /// A stranger's text. Serialised it is the text itself: [`json`] makes the bytes harmless.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -42,10 +42,10 @@ impl Untrusted {
     }
 }
 
-/// Harmless, and at most as long as the precision, or else [`LONGEST`].
+/// Harmless, and at most as long as the precision, or else [`MAX_LEN`].
 impl fmt::Display for Untrusted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&escape(&self.0, f.precision().unwrap_or(LONGEST)))
+        f.pad(&escape(&self.0, f.precision().unwrap_or(MAX_LEN)))
     }
 }
 
@@ -135,7 +135,7 @@ pub fn json(serialised: String) -> String {
 
 /// Says one line on standard error; what it quotes cannot make two of it. It does not matter if nobody can hear it.
 pub fn say(line: impl fmt::Display) {
-    let _ = writeln!(io::stderr(), "{}", escape(&line.to_string(), LONGEST_LINE));
+    let _ = writeln!(io::stderr(), "{}", escape(&line.to_string(), MAX_LINE));
 }
 
 #[cfg(test)]
@@ -216,7 +216,7 @@ pub(crate) mod tests {
         #[test]
         fn neither_do_bytes(bytes in any::<Vec<u8>>()) {
             let shown = Untrusted::from_bytes(&bytes).to_string();
-            prop_assert!(shown.chars().all(is_harmless) && shown.chars().count() <= LONGEST, "{shown:?}");
+            prop_assert!(shown.chars().all(is_harmless) && shown.chars().count() <= MAX_LEN, "{shown:?}");
         }
 
         #[test]

@@ -28,7 +28,7 @@ use self::process::{Overlay, Process};
 const SWEEP: Duration = Duration::from_millis(300);
 /// Files in one poll.
 const ROOM: usize = 128;
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn iterator() -> Result<KernelIterator, String> {
     assert!(nix::unistd::geteuid().is_root(), "these tests load programs into the kernel: run them as root");
@@ -75,7 +75,7 @@ impl Search {
 
     /// At the daemon's pace.
     fn until(&mut self, what: &str, enough: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             self.poll();
             if enough(self) {

@@ -36,7 +36,7 @@ const ROOM: f64 = 2000.0;
 /// Connections of strangers that may be there at one look and not at the other.
 const STRANGERS: f64 = 50.0;
 /// The gauges are right when the last FIN has been seen, also one that had to be sent again.
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Tests share the host, and there would be less to tell if they shared the load as well.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -166,7 +166,7 @@ fn attack(arguments: &[&str], still: Option<Duration>) {
         }
         Ok(())
     };
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let last = loop {
         let last = Look::at(&daemon, &witness);
         match right(&last) {

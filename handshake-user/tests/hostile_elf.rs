@@ -16,14 +16,14 @@ use handshake::{fuzzing::inspect_bytes, tls::library::inspect::Inspection};
 use self::image::{BASE, Image, PROGBITS, Relocation, Symbol, X86_64};
 
 /// Without optimization and beside other tests; the attacks take minutes to days.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 const CODE: u64 = BASE + 0x1000;
 
 fn inspected_in_time(file: Vec<u8>) -> Option<Inspection> {
     let (say, said) = mpsc::channel();
     let began = Instant::now();
     thread::spawn(move || drop(say.send(inspect_bytes(&file))));
-    let inspection = said.recv_timeout(PATIENCE).expect("it is looked into in time");
+    let inspection = said.recv_timeout(TIMEOUT).expect("it is looked into in time");
     eprintln!("took {:?}", began.elapsed());
     inspection
 }

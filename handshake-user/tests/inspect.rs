@@ -2,10 +2,10 @@
 
 use std::{fs, path::PathBuf};
 
-use handshake::tls::library::inspect::{Hook, Inspection, inspect};
+use handshake::tls::library::inspect::{Inspection, ProbeKind, inspect};
 use handshake_common::{
-    class::Library,
     tls::library::target::{Path, Statem},
+    vocabulary::Library,
 };
 use proptest::prelude::*;
 
@@ -22,7 +22,7 @@ fn library(name: &str) -> Option<Vec<u8>> {
     Some(fs::read(file?).unwrap())
 }
 
-fn has(inspection: &Inspection, hook: Hook) -> bool {
+fn has(inspection: &Inspection, hook: ProbeKind) -> bool {
     inspection.points.iter().any(|point| point.hook == hook)
 }
 
@@ -36,13 +36,16 @@ fn openssl_in_two_files() {
     let mut inspection = inspect(&ssl).unwrap();
     inspection.complete_with(&companion);
     let in_libssl = cfg!(target_arch = "x86_64");
-    assert_eq!((has(&inspection, Hook::Error), has(&companion, Hook::Error)), (in_libssl, !in_libssl));
+    assert_eq!(
+        (has(&inspection, ProbeKind::Error), has(&companion, ProbeKind::Error)),
+        (in_libssl, !in_libssl)
+    );
     assert_eq!(inspection.library, Library::OpenSsl);
     assert!(inspection.covered && !inspection.is_companion);
-    assert!([Hook::Enter, Hook::Leave, Hook::Free].iter().all(|&hook| has(&inspection, hook)));
+    assert!([ProbeKind::Enter, ProbeKind::Leave, ProbeKind::Free].iter().all(|&hook| has(&inspection, hook)));
     if cfg!(target_arch = "x86_64") {
         // Distributions build it with checks of the stack, which are cheaper to probe than its return.
-        let exits = inspection.points.iter().filter(|point| point.hook == Hook::Leave);
+        let exits = inspection.points.iter().filter(|point| point.hook == ProbeKind::Leave);
         assert!(exits.clone().all(|point| point.exit.is_some_and(|(base, _)| base.depth > 0)), "{exits:?}");
     }
     assert_eq!(inspection.gaps, [], "the state machine and every field are found");
@@ -68,7 +71,7 @@ fn gnutls() {
     let Some(file) = library("libgnutls.so.30") else { return };
     let inspection = inspect(&file).unwrap();
     assert_eq!(inspection.library, Library::GnuTls);
-    assert!(inspection.covered && has(&inspection, Hook::Leave) && has(&inspection, Hook::Free));
+    assert!(inspection.covered && has(&inspection, ProbeKind::Leave) && has(&inspection, ProbeKind::Free));
     let target = inspection.target;
     let fields = [target.version, target.server, target.resumed, target.complete, target.random, target.fd];
     assert!(fields.iter().all(Path::is_known), "{:?}", inspection.gaps);

@@ -205,7 +205,7 @@ proptest! {
         let Some(mut wire) = Wire::from_bytes(&state) else { return Ok(()) };
         let direction = if sent { Direction::Sent } else { Direction::Received };
         let seq = if near { wire.client.next.wrapping_sub(seq % 64) } else { seq };
-        let due = wire::walk(&mut wire, &Segment { direction, seq, ack, now_ns }, &payload.as_slice());
+        let due = wire::track(&mut wire, &Segment { direction, seq, ack, now_ns }, &payload.as_slice());
         prop_assert!(due.copy_offset as usize + due.copy_length as usize <= payload.len());
         wire::closed(&mut wire);
         let pieces = [Piece { seq, bytes: &payload }];

@@ -25,8 +25,8 @@ const VERSION: &str = "0.13.2";
 /// An input that takes longer, seconds, is a finding.
 const TIMEOUT: u32 = 5;
 /// So is one that takes more memory, MiB, and one that asks for so much at once.
-const MOST_MEMORY: u32 = 512;
-const LARGEST_ALLOCATION: u32 = 128;
+const MAX_MEMORY: u32 = 512;
+const MAX_ALLOCATION: u32 = 128;
 
 /// What CI gives each target, seconds.
 const IN_CI: u32 = 10;
@@ -109,8 +109,8 @@ fn targets(workspace: &Workspace) -> Result<Vec<String>> {
 fn limits() -> [String; 3] {
     [
         format!("-timeout={TIMEOUT}"),
-        format!("-rss_limit_mb={MOST_MEMORY}"),
-        format!("-malloc_limit_mb={LARGEST_ALLOCATION}"),
+        format!("-rss_limit_mb={MAX_MEMORY}"),
+        format!("-malloc_limit_mb={MAX_ALLOCATION}"),
     ]
 }
 

@@ -19,7 +19,7 @@ const FAILURES: i32 = 101;
 /// How many tests a whole run may run again under CI: of more the machine is not the cause.
 pub(crate) const BUDGET: usize = 1;
 /// How many there may be at all.
-const MOST: usize = 4;
+const MAX_REPEATED: usize = 4;
 /// What an assertion that compares times says (`assert_time!` in handshake-user/tests/netns.rs).
 const COMPARES_TIMES: &str = "compares times: ";
 
@@ -28,7 +28,7 @@ const COMPARES_TIMES: &str = "compares times: ";
 ///
 /// # Errors
 /// When a test fails by something else than a comparison of times; when one fails alone, too; when there are more than
-/// [`MOST`] failures; when the executable fails in another way.
+/// [`MAX_REPEATED`] failures; when the executable fails in another way.
 pub(crate) fn run(command: impl Fn() -> Result<Command>, arguments: &[OsString]) -> Result<Vec<String>> {
     // Nobody may be reading.
     run_and_show(command, arguments, |line| drop(writeln!(io::stdout(), "{line}")))
@@ -59,7 +59,7 @@ fn run_and_show(
     }
     // What ends in another way has not run all tests, or has found something after them.
     let failed: Vec<_> = report.failed.iter().map(|failure| failure.test.clone()).collect();
-    if status.code() != Some(FAILURES) || failed.is_empty() || failed.len() > MOST {
+    if status.code() != Some(FAILURES) || failed.is_empty() || failed.len() > MAX_REPEATED {
         bail!("the tests with root failed ({status}): see their output above");
     }
     let real: Vec<_> = report.failed.iter().filter(|failure| !failure.is_of_times()).collect();

@@ -4,15 +4,15 @@
 use std::{fs, path::Path, time::SystemTime};
 
 use handshake::{
-    join::{Assembler, Raw, Sight},
+    join::{Joiner, RawRecord, WireCoverage},
     record::{Context, Record},
     untrusted::Untrusted,
 };
 use handshake_common::{
-    Connection, Facts, Family, Initiator, Kind, Library, Role, Stage, TlsOutcome, Watch,
+    Connection, ConnectionFlags, Family, Initiator, Kind, Library, Role, Stage, TlsOutcome, WirePhase,
     tls::{
-        library::session::{Handshake, Session, TlsFacts},
-        wire::{Direction, Next, Segment, Sighting, Wire, closed, walk},
+        library::session::{LibraryHandshake, Session, SessionFlags},
+        wire::{Direction, Next, Segment, Wire, WireHandshake, closed, track},
     },
 };
 
@@ -108,7 +108,7 @@ fn steps(packets: &[Packet], local: Role, comm: [u8; 16]) -> Vec<u8> {
         syn_ns: START,
         open_ns: START + 50_000_000,
         srtt_us: 50_000,
-        facts: Facts::ESTABLISHED,
+        flags: ConnectionFlags::ESTABLISHED,
         pid: 1234,
         comm,
         cgroup: 7,
@@ -125,22 +125,22 @@ fn steps(packets: &[Packet], local: Role, comm: [u8; 16]) -> Vec<u8> {
         now_ns += 10_000_000;
         let direction = if packet.from == local { Direction::Sent } else { Direction::Received };
         let segment = Segment { direction, seq: packet.seq, ack: packet.ack, now_ns };
-        let due = walk(&mut wire, &segment, &packet.payload.as_slice());
+        let due = track(&mut wire, &segment, &packet.payload.as_slice());
         if due.copy_length > 0 {
             let (from, length) = (due.copy_offset as usize, due.copy_length as usize);
-            let mut excerpt = vec![Kind::Hello.code(), due.sender.code()];
-            excerpt.extend(u16::try_from(length).unwrap().to_ne_bytes());
-            excerpt.extend((packet.seq + due.copy_offset).to_ne_bytes());
-            excerpt.extend(NUMBER.to_ne_bytes());
-            excerpt.extend_from_slice(&packet.payload[from..from + length]);
-            step(&mut steps, Kind::Hello.code(), &excerpt);
+            let mut fragment = vec![Kind::Hello.code(), due.sender.code()];
+            fragment.extend(u16::try_from(length).unwrap().to_ne_bytes());
+            fragment.extend((packet.seq + due.copy_offset).to_ne_bytes());
+            fragment.extend(NUMBER.to_ne_bytes());
+            fragment.extend_from_slice(&packet.payload[from..from + length]);
+            step(&mut steps, Kind::Hello.code(), &fragment);
         }
         if due.next == Next::Publish {
             break;
         }
     }
     let _ = closed(&mut wire);
-    connection.wire = Watch::UnderWay as u8;
+    connection.wire = WirePhase::Handshaking as u8;
     let session = Session {
         begun_ns: connection.open_ns,
         hello_ns: connection.open_ns + 1_000_000,
@@ -149,7 +149,9 @@ fn steps(packets: &[Packet], local: Role, comm: [u8; 16]) -> Vec<u8> {
         object: 0x5500_1000,
         pid: 1234,
         comm: connection.comm,
-        facts: TlsFacts(TlsFacts::STATE_READ.0 | TlsFacts::FLIGHTS_SEEN.0 | TlsFacts::VERSION_READ.0),
+        flags: SessionFlags(
+            SessionFlags::STATE_READ.0 | SessionFlags::FLIGHTS_SEEN.0 | SessionFlags::VERSION_READ.0,
+        ),
         calls: 2,
         version: 0x0304,
         cipher: 0x1302,
@@ -161,17 +163,17 @@ fn steps(packets: &[Packet], local: Role, comm: [u8; 16]) -> Vec<u8> {
         turns_to_receive: 1,
         ..Session::default()
     };
-    let mut handshake = Handshake { connection, session };
+    let mut handshake = LibraryHandshake { connection, session };
     handshake.connection.stage = Stage::Tls.code();
     step(&mut steps, Kind::Library.code(), handshake.as_bytes());
-    let mut sighting = Sighting { connection, number: NUMBER, hello_in_syn: 0, wire };
-    sighting.connection.stage = Kind::Wire.code();
-    step(&mut steps, Kind::Wire.code(), sighting.as_bytes());
+    let mut wire_handshake = WireHandshake { connection, number: NUMBER, hello_in_syn: 0, wire };
+    wire_handshake.connection.stage = Kind::Wire.code();
+    step(&mut steps, Kind::Wire.code(), wire_handshake.as_bytes());
     step(&mut steps, 0, &[5]);
     connection.stage = Stage::Close.code();
-    connection.wire = Watch::Told as u8;
+    connection.wire = WirePhase::Reported as u8;
     connection.initiator = Initiator::Local.code();
-    connection.facts.set(Facts::ACK_WITHOUT_FIN);
+    connection.flags.set(ConnectionFlags::ACK_WITHOUT_FIN);
     (connection.our_close_ns, connection.our_fin_ns) = (now_ns + 1_000_000, now_ns + 1_005_000);
     (connection.fin_acked_ns, connection.peer_fin_ns) = (now_ns + 50_000_000, now_ns + 51_000_000);
     connection.closed_ns = now_ns + 52_000_000;
@@ -201,7 +203,7 @@ fn lines(steps: &[u8]) -> Vec<u8> {
         }
     }
     let mut lines = Vec::new();
-    let mut assembler = Assembler::new(Sight::All);
+    let mut joiner = Joiner::new(WireCoverage::All);
     let mut tell = |story: &_| {
         serde_json::to_writer(&mut lines, &Record::new(story, &mut Epoch)).unwrap();
         lines.push(b'\n');
@@ -216,10 +218,10 @@ fn lines(steps: &[u8]) -> Vec<u8> {
         };
         let mut bytes = bytes.to_vec();
         bytes.resize(size, 0);
-        if let Some(raw) = Raw::from_bytes(&bytes) {
-            assembler.take(&raw, 0, &mut tell);
+        if let Some(raw) = RawRecord::from_bytes(&bytes) {
+            joiner.take(&raw, 0, &mut tell);
         }
     }
-    assembler.finish(&mut tell);
+    joiner.finish(&mut tell);
     lines
 }

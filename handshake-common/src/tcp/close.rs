@@ -2,8 +2,8 @@
 
 use super::open;
 use crate::{
-    class::{Role, Style},
-    connection::{Connection, Facts, micros_between},
+    connection::{Connection, ConnectionFlags, micros_between},
+    vocabulary::{CloseStyle, Role},
 };
 
 /// `errno` of a connection that the kernel gave up.
@@ -12,27 +12,27 @@ pub const ETIMEDOUT: u16 = 110;
 /// How the connection closed.
 #[must_use]
 #[inline(always)]
-pub const fn style(connection: &Connection) -> Option<Style> {
-    let facts = connection.facts;
+pub const fn style(connection: &Connection) -> Option<CloseStyle> {
+    let flags = connection.flags;
     if connection.error == ETIMEDOUT {
-        Some(Style::TimedOut)
-    } else if facts.has(Facts::RESET_RECEIVED) {
-        Some(Style::ResetReceived)
-    } else if facts.has(Facts::RESET_SENT) {
-        Some(Style::ResetSent)
-    } else if facts.has(Facts::CLOSING) {
-        Some(Style::Simultaneous)
-    } else if facts.has(Facts::FIN_WITH_ACK) {
-        Some(Style::ThreeSegments)
-    } else if facts.has(Facts::ACK_WITHOUT_FIN) {
-        Some(Style::FourSegments)
+        Some(CloseStyle::TimedOut)
+    } else if flags.has(ConnectionFlags::RESET_RECEIVED) {
+        Some(CloseStyle::ResetReceived)
+    } else if flags.has(ConnectionFlags::RESET_SENT) {
+        Some(CloseStyle::ResetSent)
+    } else if flags.has(ConnectionFlags::CLOSING) {
+        Some(CloseStyle::Simultaneous)
+    } else if flags.has(ConnectionFlags::FIN_WITH_ACK) {
+        Some(CloseStyle::ThreeSegments)
+    } else if flags.has(ConnectionFlags::ACK_WITHOUT_FIN) {
+        Some(CloseStyle::FourSegments)
     } else if connection.fin_acked_ns == 0 {
         // No FIN of ours was acknowledged, and no RST was seen: something we do not know ended it.
         None
-    } else if facts.has(Facts::ACKED_BEFORE_CLOSE) {
-        Some(Style::FourSegments)
-    } else if facts.has(Facts::ACK_OWED_AT_CLOSE) && !facts.has(Facts::UNSENT_AT_CLOSE) {
-        Some(Style::ThreeSegments)
+    } else if flags.has(ConnectionFlags::ACKED_BEFORE_CLOSE) {
+        Some(CloseStyle::FourSegments)
+    } else if flags.has(ConnectionFlags::ACK_OWED_AT_CLOSE) && !flags.has(ConnectionFlags::UNSENT_AT_CLOSE) {
+        Some(CloseStyle::ThreeSegments)
     } else {
         // Data of ours left before the FIN and may or may not have carried the ACK.
         None
@@ -41,14 +41,15 @@ pub const fn style(connection: &Connection) -> Option<Style> {
 
 /// Whether the FINs went their way, so that there are phases to time.
 const fn is_orderly(connection: &Connection) -> bool {
-    !connection.facts.has(Facts::RESET_RECEIVED)
-        && !connection.facts.has(Facts::RESET_SENT)
+    !connection.flags.has(ConnectionFlags::RESET_RECEIVED)
+        && !connection.flags.has(ConnectionFlags::RESET_SENT)
         && connection.error != ETIMEDOUT
 }
 
 /// Whether our program closed after the peer's FIN had come.
 const fn is_passive(connection: &Connection) -> bool {
-    connection.facts.has(Facts::ACKED_BEFORE_CLOSE) || connection.facts.has(Facts::ACK_OWED_AT_CLOSE)
+    connection.flags.has(ConnectionFlags::ACKED_BEFORE_CLOSE)
+        || connection.flags.has(ConnectionFlags::ACK_OWED_AT_CLOSE)
 }
 
 /// Active side: our FIN sent → the peer's FIN received. Passive side: the peer's FIN received → our FIN acknowledged.
@@ -75,7 +76,7 @@ pub const fn ack_wait_us(connection: &Connection) -> Option<u64> {
 pub const fn app_wait_us(connection: &Connection) -> Option<u64> {
     if is_passive(connection) {
         micros_between(connection.peer_fin_ns, connection.our_close_ns)
-    } else if connection.facts.has(Facts::FIN_WITH_ACK) {
+    } else if connection.flags.has(ConnectionFlags::FIN_WITH_ACK) {
         Some(0)
     } else {
         micros_between(connection.fin_acked_ns, connection.peer_fin_ns)
@@ -85,14 +86,16 @@ pub const fn app_wait_us(connection: &Connection) -> Option<u64> {
 /// Whether the peer's FIN went to the time-wait minisocket, where no tracepoint sees it.
 #[must_use]
 pub const fn peer_fin_unseen(connection: &Connection) -> bool {
-    connection.facts.has(Facts::PEER_FIN_UNSEEN) && is_orderly(connection) && connection.peer_fin_ns == 0
+    connection.flags.has(ConnectionFlags::PEER_FIN_UNSEEN)
+        && is_orderly(connection)
+        && connection.peer_fin_ns == 0
 }
 
 /// From the beginning of the opening (SYN; on a server the first SYN-ACK) to CLOSE.
 #[must_use]
 pub const fn lifetime_us(connection: &Connection) -> Option<u64> {
     match connection.role() {
-        Some(Role::Client) if !connection.facts.has(Facts::PREEXISTING) => {
+        Some(Role::Client) if !connection.flags.has(ConnectionFlags::PREEXISTING) => {
             micros_between(connection.syn_ns, connection.closed_ns)
         }
         Some(Role::Server) => {

@@ -1,8 +1,8 @@
 //! What the facts of an opening mean. Pure: the kernel side counts by these functions, user space publishes by them.
 
 use crate::{
-    class::{FastOpen, FastOpenReason, FinalAck, Outcome, Role},
-    connection::{Connection, Facts, micros_between},
+    connection::{Connection, ConnectionFlags, micros_between},
+    vocabulary::{FastOpen, FastOpenReason, FinalAck, Outcome, Role},
 };
 
 mod errno {
@@ -24,7 +24,7 @@ mod errno {
 #[must_use]
 #[inline(always)]
 pub const fn outcome(connection: &Connection) -> Option<Outcome> {
-    if connection.facts.has(Facts::ESTABLISHED) {
+    if connection.flags.has(ConnectionFlags::ESTABLISHED) {
         return Some(Outcome::Established);
     }
     match connection.error {
@@ -49,18 +49,20 @@ const fn is_synack_sample(connection: &Connection) -> bool {
     connection.srtt_us != 0
         && connection.syn_retransmits == 0
         && !connection.srtt_us.is_multiple_of(1000)
-        && !connection.facts.has(Facts::USEC_TIMESTAMPS)
+        && !connection.flags.has(ConnectionFlags::USEC_TIMESTAMPS)
 }
 
 /// The round trip in microseconds, from the kernel's sample where that is a round trip.
 #[must_use]
 pub const fn rtt_us(connection: &Connection) -> Option<u64> {
-    if !connection.facts.has(Facts::ESTABLISHED) {
+    if !connection.flags.has(ConnectionFlags::ESTABLISHED) {
         return None;
     }
     let valid = match connection.role() {
         Some(Role::Client) => connection.srtt_us != 0 && connection.syn_retransmits == 0,
-        Some(Role::Server) => is_synack_sample(connection) && !connection.facts.has(Facts::FINAL_ACK_DATA),
+        Some(Role::Server) => {
+            is_synack_sample(connection) && !connection.flags.has(ConnectionFlags::FINAL_ACK_DATA)
+        }
         None => false,
     };
     if valid { Some(connection.srtt_us as u64) } else { None }
@@ -70,12 +72,12 @@ pub const fn rtt_us(connection: &Connection) -> Option<u64> {
 /// is the kernel's sample itself while the SYN-ACK went out once, even where that is no round trip.
 #[must_use]
 pub const fn duration_us(connection: &Connection) -> Option<u64> {
-    if connection.facts.has(Facts::PREEXISTING) {
+    if connection.flags.has(ConnectionFlags::PREEXISTING) {
         return None;
     }
     match connection.role() {
         Some(Role::Client) => micros_between(connection.syn_ns, connection.open_ns),
-        Some(Role::Server) if !connection.facts.has(Facts::ESTABLISHED) => None,
+        Some(Role::Server) if !connection.flags.has(ConnectionFlags::ESTABLISHED) => None,
         Some(Role::Server) if connection.syn_retransmits > 0 => {
             micros_between(connection.syn_ns, connection.open_ns)
         }
@@ -87,13 +89,16 @@ pub const fn duration_us(connection: &Connection) -> Option<u64> {
 /// What the final ACK carried.
 #[must_use]
 pub const fn final_ack(connection: &Connection) -> Option<FinalAck> {
-    let facts = connection.facts;
-    if !facts.has(Facts::ESTABLISHED) || facts.has(Facts::PREEXISTING) || facts.has(Facts::OPEN_UNTIMED) {
+    let flags = connection.flags;
+    if !flags.has(ConnectionFlags::ESTABLISHED)
+        || flags.has(ConnectionFlags::PREEXISTING)
+        || flags.has(ConnectionFlags::OPEN_UNTIMED)
+    {
         return None;
     }
     // A rejected SYN payload is sent again at once, and that segment carries the ACK (tcp_rcv_fastopen_synack).
     let resent = matches!(fast_open(connection), Some(FastOpen::DataRejected));
-    Some(if facts.has(Facts::FINAL_ACK_DATA) || resent { FinalAck::Data } else { FinalAck::Bare })
+    Some(if flags.has(ConnectionFlags::FINAL_ACK_DATA) || resent { FinalAck::Data } else { FinalAck::Bare })
 }
 
 /// What became of Fast Open. On a server, `none` says that this side accepted no data in the SYN; what else the
@@ -101,14 +106,16 @@ pub const fn final_ack(connection: &Connection) -> Option<FinalAck> {
 #[must_use]
 #[inline(always)]
 pub const fn fast_open(connection: &Connection) -> Option<FastOpen> {
-    let facts = connection.facts;
+    let flags = connection.flags;
     match connection.role() {
-        Some(Role::Client) if !facts.has(Facts::SYN_FASTOPEN) => Some(FastOpen::None),
-        Some(Role::Client) if !facts.has(Facts::SYN_DATA) => Some(FastOpen::CookieRequested),
-        Some(Role::Client) if !facts.has(Facts::ESTABLISHED) => None,
-        Some(Role::Client | Role::Server) if facts.has(Facts::SYN_DATA_ACKED) => Some(FastOpen::DataAccepted),
+        Some(Role::Client) if !flags.has(ConnectionFlags::SYN_FASTOPEN) => Some(FastOpen::None),
+        Some(Role::Client) if !flags.has(ConnectionFlags::SYN_DATA) => Some(FastOpen::CookieRequested),
+        Some(Role::Client) if !flags.has(ConnectionFlags::ESTABLISHED) => None,
+        Some(Role::Client | Role::Server) if flags.has(ConnectionFlags::SYN_DATA_ACKED) => {
+            Some(FastOpen::DataAccepted)
+        }
         Some(Role::Client) => Some(FastOpen::DataRejected),
-        Some(Role::Server) if facts.has(Facts::ESTABLISHED) => Some(FastOpen::None),
+        Some(Role::Server) if flags.has(ConnectionFlags::ESTABLISHED) => Some(FastOpen::None),
         _ => None,
     }
 }
@@ -131,7 +138,7 @@ pub const fn fast_open_reason(connection: &Connection) -> Option<FastOpenReason>
 pub const fn syn_cookie(connection: &Connection) -> Option<bool> {
     match connection.role() {
         Some(Role::Server)
-            if connection.facts.has(Facts::ESTABLISHED)
+            if connection.flags.has(ConnectionFlags::ESTABLISHED)
                 && (connection.syn_retransmits > 0 || is_synack_sample(connection)) =>
         {
             Some(false)
@@ -149,7 +156,7 @@ mod tests {
             role: Role::Server.code(),
             open_ns: 1_000_000_000,
             srtt_us,
-            facts: Facts::ESTABLISHED,
+            flags: ConnectionFlags::ESTABLISHED,
             ..Connection::default()
         }
     }
@@ -166,7 +173,7 @@ mod tests {
     #[test]
     fn a_lost_final_ack_is_a_duration_but_no_round_trip() {
         let mut connection = server(340_617);
-        connection.facts.set(Facts::FINAL_ACK_DATA);
+        connection.flags.set(ConnectionFlags::FINAL_ACK_DATA);
         assert_eq!(duration_us(&connection), Some(340_617));
         assert_eq!(rtt_us(&connection), None);
         assert_eq!(final_ack(&connection), Some(FinalAck::Data));
@@ -179,7 +186,7 @@ mod tests {
         assert_eq!(duration_us(&connection), None);
         assert_eq!(syn_cookie(&connection), None, "may be a cookie, may be chance");
         let mut precise = server(81_001);
-        precise.facts.set(Facts::USEC_TIMESTAMPS);
+        precise.flags.set(ConnectionFlags::USEC_TIMESTAMPS);
         assert_eq!(rtt_us(&precise), None);
     }
 
@@ -195,12 +202,13 @@ mod tests {
 
     #[test]
     fn fast_open_on_a_client() {
-        let client = |facts: u32| Connection {
+        let client = |flags: u32| Connection {
             role: Role::Client.code(),
-            facts: Facts(facts | Facts::ESTABLISHED.0),
+            flags: ConnectionFlags(flags | ConnectionFlags::ESTABLISHED.0),
             ..Connection::default()
         };
-        let (option, data, acked) = (Facts::SYN_FASTOPEN.0, Facts::SYN_DATA.0, Facts::SYN_DATA_ACKED.0);
+        let (option, data, acked) =
+            (ConnectionFlags::SYN_FASTOPEN.0, ConnectionFlags::SYN_DATA.0, ConnectionFlags::SYN_DATA_ACKED.0);
         assert_eq!(fast_open(&client(0)), Some(FastOpen::None));
         assert_eq!(fast_open(&client(option)), Some(FastOpen::CookieRequested));
         assert_eq!(fast_open(&client(option | data | acked)), Some(FastOpen::DataAccepted));

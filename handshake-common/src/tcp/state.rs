@@ -4,16 +4,16 @@
 
 use super::{Sock, states};
 use crate::{
-    class::{Initiator, Role},
-    connection::{Connection, Facts, Phase, Watch},
+    connection::{Connection, ConnectionFlags, Phase, WirePhase},
     tls::library::session::Key,
+    vocabulary::{Initiator, Role},
 };
 
 /// What is due after an event; several can be due at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Due(u8);
+pub struct DueRecords(u8);
 
-impl Due {
+impl DueRecords {
     /// Nothing.
     pub const NOTHING: Self = Self(0);
     /// The open record.
@@ -45,7 +45,7 @@ pub fn begin_client(connection: &mut Connection, now: u64) {
     connection.role = Role::Client.code();
     connection.phase = Phase::Opening as u8;
     connection.initiator = 0;
-    connection.facts = Facts(0);
+    connection.flags = ConnectionFlags(0);
     connection.family = 0;
     connection.error = 0;
     connection.srtt_us = 0;
@@ -59,7 +59,7 @@ pub fn begin_client(connection: &mut Connection, now: u64) {
     connection.closed_ns = 0;
     connection.fin_acked_clock_ns = 0;
     connection.tls_session = Key::NONE;
-    connection.wire = Watch::Nothing as u8;
+    connection.wire = WirePhase::Idle as u8;
 }
 
 /// Whether a socket that leaves this state has a connection to follow. Listeners have none; a server's socket is
@@ -87,7 +87,7 @@ pub fn adopt(connection: &mut Connection, old: u32) {
         connection.role = Role::Server.code();
         return;
     }
-    connection.facts.set(Facts::PREEXISTING);
+    connection.flags.set(ConnectionFlags::PREEXISTING);
     if old == states::SYN_SENT {
         connection.role = Role::Client.code();
         return;
@@ -105,14 +105,14 @@ pub fn adopt(connection: &mut Connection, old: u32) {
 
 /// `sock:inet_sock_set_state` with `old != new`, for every step but the first of a client.
 #[inline(always)]
-pub fn transition(connection: &mut Connection, sock: &impl Sock, old: u32, new: u32, now: u64) -> Due {
+pub fn transition(connection: &mut Connection, sock: &impl Sock, old: u32, new: u32, now: u64) -> DueRecords {
     if connection.is(Phase::Done) {
-        return Due::NOTHING;
+        return DueRecords::NOTHING;
     }
     match new {
         states::ESTABLISHED if connection.is(Phase::Opening) => {
             established(connection, sock, now);
-            Due::OPEN
+            DueRecords::OPEN
         }
         states::FIN_WAIT1 => {
             our_close(connection, sock, now);
@@ -123,7 +123,7 @@ pub fn transition(connection: &mut Connection, sock: &impl Sock, old: u32, new: 
             open_if_unseen(connection, sock).and(begin_closing(connection, Initiator::Local))
         }
         states::CLOSING => {
-            connection.facts.set(Facts::CLOSING);
+            connection.flags.set(ConnectionFlags::CLOSING);
             connection.peer_fin_ns = now;
             connection.initiator = Initiator::Both.code();
             open_if_unseen(connection, sock).and(begin_closing(connection, Initiator::Both))
@@ -135,19 +135,19 @@ pub fn transition(connection: &mut Connection, sock: &impl Sock, old: u32, new: 
         states::LAST_ACK => {
             our_close(connection, sock, now);
             let owes_ack = sock.owes_ack();
-            connection.facts.set_if(Facts::ACK_OWED_AT_CLOSE, owes_ack);
-            connection.facts.set_if(Facts::ACKED_BEFORE_CLOSE, !owes_ack);
+            connection.flags.set_if(ConnectionFlags::ACK_OWED_AT_CLOSE, owes_ack);
+            connection.flags.set_if(ConnectionFlags::ACKED_BEFORE_CLOSE, !owes_ack);
             begin_closing(connection, Initiator::Remote)
         }
         states::CLOSE => closed(connection, sock, old, now),
-        _ => Due::NOTHING,
+        _ => DueRecords::NOTHING,
     }
 }
 
 /// The same for a connection without room, which was adopted for this one step and is forgotten after it: nothing can wait
 /// for a reset or the end of the socket.
 #[inline(always)]
-pub fn passing(connection: &mut Connection, sock: &impl Sock, old: u32, new: u32, now: u64) -> Due {
+pub fn passing(connection: &mut Connection, sock: &impl Sock, old: u32, new: u32, now: u64) -> DueRecords {
     let due = transition(connection, sock, old, new, now);
     if connection.is(Phase::Ending) { due.and(destroyed(connection)) } else { due }
 }
@@ -167,35 +167,39 @@ pub fn reset_received(connection: &mut Connection, sock: &impl Sock, state: u32)
     let data_after_close = matches!(state, states::FIN_WAIT1 | states::FIN_WAIT2)
         && sock.receive_shutdown()
         && sock.data_segs_in() != connection.data_segs_at_close;
-    connection.facts.set(if data_after_close { Facts::RESET_SENT } else { Facts::RESET_RECEIVED });
+    connection.flags.set(if data_after_close {
+        ConnectionFlags::RESET_SENT
+    } else {
+        ConnectionFlags::RESET_RECEIVED
+    });
 }
 
 /// `tcp:tcp_send_reset`, which comes before or after the change to CLOSE. A RST that answers a stray segment while
 /// the opening goes on says nothing of this connection.
 #[inline(always)]
-pub fn reset_sent(connection: &mut Connection) -> Due {
+pub fn reset_sent(connection: &mut Connection) -> DueRecords {
     if connection.is(Phase::Open) || connection.is(Phase::Closing) {
-        connection.facts.set(Facts::RESET_SENT);
-        Due::NOTHING
+        connection.flags.set(ConnectionFlags::RESET_SENT);
+        DueRecords::NOTHING
     } else if connection.is(Phase::Ending) {
-        connection.facts.set(Facts::RESET_SENT);
+        connection.flags.set(ConnectionFlags::RESET_SENT);
         finish(connection)
     } else {
-        Due::NOTHING
+        DueRecords::NOTHING
     }
 }
 
 /// The socket is destroyed, or used for another connection: whatever was not published is due now.
 #[inline(always)]
-pub fn destroyed(connection: &mut Connection) -> Due {
+pub fn destroyed(connection: &mut Connection) -> DueRecords {
     if connection.is(Phase::Done) {
-        Due::NOTHING
+        DueRecords::NOTHING
     } else if connection.is(Phase::Opening) {
         // The change to CLOSE was missed; no error was seen, so none is told but "gave up".
         connection.phase = Phase::Done as u8;
-        Due::OPEN
+        DueRecords::OPEN
     } else {
-        let closing = if connection.is(Phase::Open) { Due::CLOSING } else { Due::NOTHING };
+        let closing = if connection.is(Phase::Open) { DueRecords::CLOSING } else { DueRecords::NOTHING };
         closing.and(finish(connection))
     }
 }
@@ -205,20 +209,20 @@ fn established(connection: &mut Connection, sock: &impl Sock, now: u64) {
     read_sample(connection, sock);
     connection.open_ns = now;
     connection.phase = Phase::Open as u8;
-    let facts = &mut connection.facts;
-    facts.set(Facts::ESTABLISHED);
+    let flags = &mut connection.flags;
+    flags.set(ConnectionFlags::ESTABLISHED);
     if connection.role == Role::Server.code() {
         let syn_data = sock.syn_data_acked();
-        facts.set_if(Facts::SYN_DATA_ACKED, syn_data);
-        facts.set_if(Facts::FINAL_ACK_DATA, sock.data_segs_in() > u32::from(syn_data));
-        facts.set_if(Facts::USEC_TIMESTAMPS, sock.usec_timestamps());
+        flags.set_if(ConnectionFlags::SYN_DATA_ACKED, syn_data);
+        flags.set_if(ConnectionFlags::FINAL_ACK_DATA, sock.data_segs_in() > u32::from(syn_data));
+        flags.set_if(ConnectionFlags::USEC_TIMESTAMPS, sock.usec_timestamps());
     } else {
         let syn_facts = sock.syn_facts();
-        facts.set(syn_facts);
-        if syn_facts.has(Facts::SYN_DATA) {
-            facts.set_if(Facts::SYN_DATA_ACKED, sock.bytes_acked() > 1);
+        flags.set(syn_facts);
+        if syn_facts.has(ConnectionFlags::SYN_DATA) {
+            flags.set_if(ConnectionFlags::SYN_DATA_ACKED, sock.bytes_acked() > 1);
         }
-        facts.set_if(Facts::FINAL_ACK_DATA, sock.holds_final_ack());
+        flags.set_if(ConnectionFlags::FINAL_ACK_DATA, sock.holds_final_ack());
         undefer_syn(connection, sock);
     }
 }
@@ -235,7 +239,7 @@ fn read_sample(connection: &mut Connection, sock: &impl Sock) {
 /// long as there was one only. After a retransmission `syn_retransmitted` has set it.
 #[inline(always)]
 fn undefer_syn(connection: &mut Connection, sock: &impl Sock) {
-    if connection.facts.has(Facts::DEFERRED_SYN) && connection.syn_retransmits == 0 {
+    if connection.flags.has(ConnectionFlags::DEFERRED_SYN) && connection.syn_retransmits == 0 {
         let sent = sock.last_sent_ns();
         connection.syn_ns = if sent >= connection.syn_ns { sent } else { 0 };
     }
@@ -245,7 +249,7 @@ fn undefer_syn(connection: &mut Connection, sock: &impl Sock) {
 /// CLOCK_MONOTONIC cut to 32 bits: the only witness of when a deferred SYN left.
 #[inline(always)]
 pub fn syn_retransmitted(connection: &mut Connection, sock: &impl Sock, retrans_stamp: u32, now: u64) {
-    if connection.is(Phase::Opening) && sock.syn_facts().has(Facts::DEFERRED_SYN) {
+    if connection.is(Phase::Opening) && sock.syn_facts().has(ConnectionFlags::DEFERRED_SYN) {
         let now_ms = now / 1_000_000;
         let age_ms = now_ms.wrapping_sub(u64::from(retrans_stamp)) & u64::from(u32::MAX);
         let sent = now.saturating_sub(age_ms * 1_000_000);
@@ -258,31 +262,33 @@ pub fn syn_retransmitted(connection: &mut Connection, sock: &impl Sock, retrans_
 /// A Fast Open child that its program closed before the handshake ended never becomes ESTABLISHED: the first
 /// acknowledgment of the peer tells that it opened, but not when.
 #[inline(always)]
-fn open_if_unseen(connection: &mut Connection, sock: &impl Sock) -> Due {
-    if connection.facts.has(Facts::ESTABLISHED) || connection.facts.has(Facts::PREEXISTING) {
-        return Due::NOTHING;
+fn open_if_unseen(connection: &mut Connection, sock: &impl Sock) -> DueRecords {
+    if connection.flags.has(ConnectionFlags::ESTABLISHED)
+        || connection.flags.has(ConnectionFlags::PREEXISTING)
+    {
+        return DueRecords::NOTHING;
     }
     read_sample(connection, sock);
     // By now the kernel's sample may be the FIN's.
     connection.srtt_us = 0;
-    let facts = &mut connection.facts;
-    facts.set(Facts::ESTABLISHED);
-    facts.set(Facts::OPEN_UNTIMED);
-    facts.set_if(Facts::SYN_DATA_ACKED, sock.syn_data_acked());
-    Due::OPEN
+    let flags = &mut connection.flags;
+    flags.set(ConnectionFlags::ESTABLISHED);
+    flags.set(ConnectionFlags::OPEN_UNTIMED);
+    flags.set_if(ConnectionFlags::SYN_DATA_ACKED, sock.syn_data_acked());
+    DueRecords::OPEN
 }
 
 #[inline(always)]
-fn begin_closing(connection: &mut Connection, initiator: Initiator) -> Due {
+fn begin_closing(connection: &mut Connection, initiator: Initiator) -> DueRecords {
     if connection.initiator == 0 {
         connection.initiator = initiator.code();
     }
     // A Fast Open child may be closing while its opening is still unpublished.
     if connection.is(Phase::Open) || connection.is(Phase::Opening) {
         connection.phase = Phase::Closing as u8;
-        Due::CLOSING
+        DueRecords::CLOSING
     } else {
-        Due::NOTHING
+        DueRecords::NOTHING
     }
 }
 
@@ -292,7 +298,7 @@ fn our_close(connection: &mut Connection, sock: &impl Sock, now: u64) {
     connection.our_close_ns = now;
     connection.retrans_at_close = sock.total_retrans();
     connection.data_segs_at_close = sock.data_segs_in();
-    connection.facts.set_if(Facts::UNSENT_AT_CLOSE, sock.has_unsent());
+    connection.flags.set_if(ConnectionFlags::UNSENT_AT_CLOSE, sock.has_unsent());
 }
 
 /// The ACK of our FIN: what it acknowledges says when the FIN had left, unless that was sent more than once.
@@ -304,7 +310,7 @@ fn our_fin_acked(connection: &mut Connection, sock: &impl Sock, now: u64) {
     if closed == 0 {
         return;
     }
-    let unsent = connection.facts.has(Facts::UNSENT_AT_CLOSE);
+    let unsent = connection.flags.has(ConnectionFlags::UNSENT_AT_CLOSE);
     let at_close = if unsent { 0 } else { closed };
     connection.our_fin_ns = if sock.total_retrans() == connection.retrans_at_close {
         let sent = sock.newest_acked_sent_us().wrapping_mul(1000);
@@ -322,7 +328,7 @@ fn our_fin_acked(connection: &mut Connection, sock: &impl Sock, now: u64) {
 }
 
 #[inline(always)]
-fn closed(connection: &mut Connection, sock: &impl Sock, old: u32, now: u64) -> Due {
+fn closed(connection: &mut Connection, sock: &impl Sock, old: u32, now: u64) -> DueRecords {
     let error = sock.err();
     connection.error = low_half(error);
     if connection.is(Phase::Opening) {
@@ -330,18 +336,19 @@ fn closed(connection: &mut Connection, sock: &impl Sock, old: u32, now: u64) -> 
     }
     connection.closed_ns = now;
     let timed_out = connection.error == super::close::ETIMEDOUT;
-    let reset = connection.facts.has(Facts::RESET_RECEIVED) || connection.facts.has(Facts::RESET_SENT);
+    let reset = connection.flags.has(ConnectionFlags::RESET_RECEIVED)
+        || connection.flags.has(ConnectionFlags::RESET_SENT);
     if !timed_out && !reset {
         match old {
             states::FIN_WAIT2 if sock.done() => {
                 connection.peer_fin_ns = now;
                 let same = connection.fin_acked_clock_ns == sock.segment_clock_ns();
-                connection.facts.set_if(Facts::FIN_WITH_ACK, same);
-                connection.facts.set_if(Facts::ACK_WITHOUT_FIN, !same);
+                connection.flags.set_if(ConnectionFlags::FIN_WITH_ACK, same);
+                connection.flags.set_if(ConnectionFlags::ACK_WITHOUT_FIN, !same);
             }
             states::FIN_WAIT2 => {
-                connection.facts.set(Facts::ACK_WITHOUT_FIN);
-                connection.facts.set(Facts::PEER_FIN_UNSEEN);
+                connection.flags.set(ConnectionFlags::ACK_WITHOUT_FIN);
+                connection.flags.set(ConnectionFlags::PEER_FIN_UNSEEN);
                 // A RST may still follow (TCP_LINGER2 below zero); the end of the socket is microseconds away.
                 return end(connection);
             }
@@ -357,41 +364,41 @@ fn closed(connection: &mut Connection, sock: &impl Sock, old: u32, now: u64) -> 
 /// Nobody had sent a FIN: whoever sent the RST began it, and on a time-out it was our own kernel.
 #[inline(always)]
 const fn initiator_of_abort(connection: &Connection) -> Initiator {
-    if connection.facts.has(Facts::RESET_RECEIVED) { Initiator::Remote } else { Initiator::Local }
+    if connection.flags.has(ConnectionFlags::RESET_RECEIVED) { Initiator::Remote } else { Initiator::Local }
 }
 
 /// CLOSE without a sign of why: a RST of ours may follow, or the end of the socket.
 #[inline(always)]
-fn end(connection: &mut Connection) -> Due {
-    let closing = if connection.is(Phase::Open) { Due::CLOSING } else { Due::NOTHING };
+fn end(connection: &mut Connection) -> DueRecords {
+    let closing = if connection.is(Phase::Open) { DueRecords::CLOSING } else { DueRecords::NOTHING };
     connection.phase = Phase::Ending as u8;
     closing
 }
 
 #[inline(always)]
-fn finish(connection: &mut Connection) -> Due {
-    if connection.facts.has(Facts::RESET_SENT) && connection.initiator == 0 {
+fn finish(connection: &mut Connection) -> DueRecords {
+    if connection.flags.has(ConnectionFlags::RESET_SENT) && connection.initiator == 0 {
         connection.initiator = Initiator::Local.code();
     }
     connection.phase = Phase::Done as u8;
     // A Fast Open child that closed and died before its handshake ended: its opening failed, too.
-    let facts = connection.facts;
-    let opened = facts.has(Facts::ESTABLISHED) || facts.has(Facts::PREEXISTING);
-    if opened { Due::CLOSE } else { Due::OPEN.and(Due::CLOSE) }
+    let flags = connection.flags;
+    let opened = flags.has(ConnectionFlags::ESTABLISHED) || flags.has(ConnectionFlags::PREEXISTING);
+    if opened { DueRecords::CLOSE } else { DueRecords::OPEN.and(DueRecords::CLOSE) }
 }
 
 #[inline(always)]
-fn failed(connection: &mut Connection, sock: &impl Sock, now: u64) -> Due {
+fn failed(connection: &mut Connection, sock: &impl Sock, now: u64) -> DueRecords {
     read_sample(connection, sock);
     connection.srtt_us = 0;
     connection.open_ns = now;
     connection.closed_ns = now;
     if connection.role == Role::Client.code() {
-        connection.facts.set(sock.syn_facts());
+        connection.flags.set(sock.syn_facts());
         undefer_syn(connection, sock);
     }
     connection.phase = Phase::Done as u8;
-    Due::OPEN
+    DueRecords::OPEN
 }
 
 /// The lower 16 bits; `try_from` and its error would cost the verifier a branch.

@@ -1,6 +1,6 @@
 //! A socket whose every field the test sets.
 
-use handshake_common::{Facts, tcp::Sock};
+use handshake_common::{ConnectionFlags, tcp::Sock};
 
 #[expect(clippy::struct_excessive_bools, reason = "they are the kernel's")]
 #[derive(Clone, Debug, Default)]
@@ -67,9 +67,10 @@ impl Sock for Socket {
     fn newest_acked_sent_us(&self) -> u64 {
         self.newest_acked_sent_us
     }
-    fn syn_facts(&self) -> Facts {
-        let ours = Facts::SYN_FASTOPEN.0 | Facts::SYN_DATA.0 | Facts::DEFERRED_SYN.0;
-        Facts(self.syn_facts & ours)
+    fn syn_facts(&self) -> ConnectionFlags {
+        let ours =
+            ConnectionFlags::SYN_FASTOPEN.0 | ConnectionFlags::SYN_DATA.0 | ConnectionFlags::DEFERRED_SYN.0;
+        ConnectionFlags(self.syn_facts & ours)
     }
     fn syn_data_acked(&self) -> bool {
         self.syn_data_acked

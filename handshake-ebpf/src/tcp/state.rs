@@ -9,9 +9,9 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use handshake_common::{
-    Connection, Facts, Phase, Role, Watch,
+    Connection, ConnectionFlags, Phase, Role, WirePhase,
     tcp::{state, states},
-    totals::{self, Loss},
+    totals::{self, DropReason},
 };
 
 use super::perf_field;
@@ -21,7 +21,7 @@ use crate::{
     maps::{self, BUSY, Endpoints, FULL, SYNACKS},
     process,
     tls::{library::call, wire},
-    words,
+    word_copy,
 };
 
 // void inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)
@@ -105,7 +105,7 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
         // The program lets go of a handshake under way.
         call::socket_closed(connection, sk, now);
     }
-    if new == states::CLOSE && connection.wire_is(Watch::UnderWay) {
+    if new == states::CLOSE && connection.wire_is(WirePhase::Handshaking) {
         wire::socket_closed(connection, &sock);
     }
     let due = state::transition(connection, &sock, old, new, now);
@@ -177,7 +177,7 @@ fn pass<A: Access>(sock: &KernelSock<A>, old: u32, new: u32, now: u64) {
         return;
     }
     let mut space = MaybeUninit::uninit();
-    let connection = stranger(&mut space, sock, old);
+    let connection = newly_followed(&mut space, sock, old);
     let due = state::passing(connection, sock, old, new, now);
     emit::publish(connection, sock, due);
     if new == states::ESTABLISHED {
@@ -188,8 +188,9 @@ fn pass<A: Access>(sock: &KernelSock<A>, old: u32, new: u32, now: u64) {
 /// Data that came before a server's socket was there may have been a ClientHello.
 #[inline(always)]
 fn find_wire(connection: &mut Connection) {
-    let early = connection.facts.has(Facts::FINAL_ACK_DATA) || connection.facts.has(Facts::SYN_DATA_ACKED);
-    if early && connection.role == Role::Server.code() && connection.wire_is(Watch::Nothing) {
+    let early = connection.flags.has(ConnectionFlags::FINAL_ACK_DATA)
+        || connection.flags.has(ConnectionFlags::SYN_DATA_ACKED);
+    if early && connection.role == Role::Server.code() && connection.wire_is(WirePhase::Idle) {
         wire::established(connection);
     }
 }
@@ -203,7 +204,7 @@ pub(super) fn adopt<'a, A: Access>(sock: &KernelSock<A>, old: u32) -> Option<&'a
     }
     // The cookie also names the minisocket that may follow, but only if it was asked for before.
     let mut space = MaybeUninit::uninit();
-    let connection = stranger(&mut space, sock, old);
+    let connection = newly_followed(&mut space, sock, old);
     if maps::keep(sock.pointer(), connection) { maps::find(sock.pointer()) } else { None }
 }
 
@@ -227,29 +228,29 @@ pub fn adopt_in_place<'a, A: Access>(sock: &KernelSock<A>, id: u64) -> Option<&'
     let connection = maps::find(sock.pointer())?;
     connection.id = id;
     state::adopt(connection, old);
-    doubt(connection);
+    mark_maybe_unfollowed(connection);
     sock.identify(connection);
     Some(connection)
 }
 
 /// A connection that was not followed so far, about to leave `old`.
 #[inline(always)]
-fn stranger<'a, A: Access>(
+fn newly_followed<'a, A: Access>(
     space: &'a mut MaybeUninit<Connection>,
     sock: &KernelSock<A>,
     old: u32,
 ) -> &'a mut Connection {
     let connection = fresh(space, sock);
     state::adopt(connection, old);
-    doubt(connection);
+    mark_maybe_unfollowed(connection);
     connection
 }
 
-/// Once the table has been full, nobody knows of a stranger whether it was there before the program.
+/// Once the table has been full, a connection that is not followed may be newer than the program.
 #[inline(always)]
-fn doubt(connection: &mut Connection) {
-    if connection.facts.has(Facts::PREEXISTING) && FULL.get(0).is_some_and(|&full| full != 0) {
-        connection.facts.set(Facts::MAYBE_UNFOLLOWED);
+fn mark_maybe_unfollowed(connection: &mut Connection) {
+    if connection.flags.has(ConnectionFlags::PREEXISTING) && FULL.get(0).is_some_and(|&full| full != 0) {
+        connection.flags.set(ConnectionFlags::MAYBE_UNFOLLOWED);
     }
 }
 
@@ -257,7 +258,7 @@ fn doubt(connection: &mut Connection) {
 #[inline(always)]
 fn fresh<'a, A: Access>(space: &'a mut MaybeUninit<Connection>, sock: &KernelSock<A>) -> &'a mut Connection {
     // SAFETY: a connection is plain integers, for which zeros are valid.
-    let connection = unsafe { words::zeroed(space) };
+    let connection = unsafe { word_copy::zeroed(space) };
     connection.id = A::cookie(sock.pointer());
     connection
 }
@@ -275,7 +276,7 @@ fn keep<A: Access>(sock: &KernelSock<A>, connection: &Connection) -> bool {
 /// The table is full for a connection that has just begun.
 #[inline(always)]
 fn no_room<A: Access>(sock: &KernelSock<A>) {
-    emit::count(totals::lost(Loss::StateFull));
+    emit::count(totals::lost(DropReason::StateFull));
     if let Some(full) = FULL.get_ptr_mut(0) {
         // SAFETY: the map's own value; everybody writes the same.
         unsafe { full.write_volatile(1) };
@@ -293,7 +294,7 @@ fn renew<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
     if connection.id != id {
         debug!((), "the end of connection {:x} was missed", connection.id);
         // SAFETY: a connection is plain integers, for which zeros are valid.
-        unsafe { words::zero(connection) };
+        unsafe { word_copy::zero(connection) };
         connection.id = id;
     }
 }

@@ -11,14 +11,14 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     cli::ExplainArgs,
-    join::coalesce::Whole,
+    join::coalesce::ConnectionJournal,
     output::{ladder, savings::Savings},
     record::{Record, SCHEMA},
     untrusted::{Untrusted, say},
 };
 
 /// Longest line that is read. Records have less than 2 KB; only a cgroup of 4096 bytes that all are escaped makes a longer one.
-const LONGEST_LINE: usize = 32 << 10;
+const MAX_LINE: usize = 32 << 10;
 
 /// Draws every connection of the records. Lines that are none are told on standard error, with their number, and make
 /// the exit status 1.
@@ -84,7 +84,7 @@ fn draw_all(
         if line.trim_ascii().is_empty() {
             continue;
         }
-        match if fits { parse(&line) } else { Err(format!("longer than {LONGEST_LINE} bytes")) } {
+        match if fits { parse(&line) } else { Err(format!("longer than {MAX_LINE} bytes")) } {
             Ok(record) => out.take(record).map_err(Failure::Write)?,
             Err(error) => tell_bad(number, &error),
         }
@@ -92,7 +92,7 @@ fn draw_all(
     out.finish().map_err(Failure::Write)
 }
 
-/// Reads a line without its end; what is longer than [`LONGEST_LINE`] is read, too, but not kept. `None`: no more lines.
+/// Reads a line without its end; what is longer than [`MAX_LINE`] is read, too, but not kept. `None`: no more lines.
 /// Otherwise, whether it was kept whole.
 fn next_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<Option<bool>> {
     line.clear();
@@ -109,7 +109,7 @@ fn next_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<Option<b
         any = true;
         let end = memchr::memchr(b'\n', chunk);
         let part = &chunk[..end.unwrap_or(chunk.len())];
-        fits &= line.len() + part.len() <= LONGEST_LINE;
+        fits &= line.len() + part.len() <= MAX_LINE;
         if fits {
             line.extend_from_slice(part);
         }
@@ -134,7 +134,7 @@ fn parse(line: &[u8]) -> Result<Record, String> {
 /// Ladders as their connections end, and the settings that would save most at the end.
 struct Drawing<W> {
     out: W,
-    whole: Whole,
+    whole: ConnectionJournal,
     savings: Savings,
     begun: bool,
 }
@@ -142,7 +142,7 @@ struct Drawing<W> {
 impl<W: Write> Drawing<W> {
     /// On this output.
     fn new(out: W) -> Self {
-        Self { out, whole: Whole::default(), savings: Savings::default(), begun: false }
+        Self { out, whole: ConnectionJournal::default(), savings: Savings::default(), begun: false }
     }
 
     fn take(&mut self, record: Record) -> io::Result<()> {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use handshake_common::totals::{self, Loss};
+use handshake_common::totals::{self, DropReason};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
@@ -19,7 +19,7 @@ use crate::{
     cli::{Output, TraceArgs},
     filter::Filter,
     host::{self, Host},
-    join::{Assembler, Story, coalesce::Whole},
+    join::{ConnectionEvent, Joiner, coalesce::ConnectionJournal},
     kernel::{
         probe::{Kernel, Probes},
         ring,
@@ -54,7 +54,7 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
     probes.follow_libraries(ring::LIVE).context("cannot start a thread to follow the TLS libraries")?;
     say(format_args!("tracing the connections of this host ({}); Ctrl-C ends it", probes.way.as_str()));
     session.begin()?;
-    let mut assembler = Assembler::new(probes.sight);
+    let mut joiner = Joiner::new(probes.sight);
 
     let end = Instant::now() + args.duration.unwrap_or(FOR_EVER).min(FOR_EVER);
     let mut ticks = interval(ring::LIVE);
@@ -77,7 +77,7 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         probes.worker_turn();
         let now = host::monotonic_ns();
         let turn = ring::drain(&mut ring, |raw| {
-            assembler.take(raw, now, &mut |story| session.tell(story, &mut outcome));
+            joiner.take(raw, now, &mut |story| session.tell(story, &mut outcome));
             if session.is_full() || outcome.is_err() {
                 ControlFlow::Break(())
             } else {
@@ -86,7 +86,7 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         });
         // What has waited long enough for the rest of its story.
         let until = if last { u64::MAX } else { now };
-        assembler.expire(until, &mut |story| session.tell(story, &mut outcome));
+        joiner.expire(until, &mut |story| session.tell(story, &mut outcome));
         more = turn.more;
         if turn.malformed > 0 {
             tracing::warn!(turn.malformed, "records of an unknown shape");
@@ -105,7 +105,7 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
     }
     let (totals, missed) = (probes.totals()?, probes.missed_runs());
     let at = |loss| totals.at(totals::lost(loss));
-    session.finish(at(Loss::RingFull), at(Loss::StateFull), missed)?;
+    session.finish(at(DropReason::RingFull), at(DropReason::StateFull), missed)?;
     // Only now: the kernel takes up to a tenth of a second to let go of each uprobe, one after the other.
     drop(probes);
     Ok(ExitCode::SUCCESS)
@@ -135,7 +135,7 @@ struct Session {
     left: Option<u64>,
     host: Host,
     summary: Summary,
-    whole: Whole,
+    whole: ConnectionJournal,
     savings: Savings,
     out: BufWriter<io::Stdout>,
 }
@@ -149,7 +149,7 @@ impl Session {
             left: args.count,
             host: Host::new(),
             summary: Summary::default(),
-            whole: Whole::default(),
+            whole: ConnectionJournal::default(),
             savings: Savings::default(),
             out: BufWriter::new(io::stdout()),
         }
@@ -168,7 +168,7 @@ impl Session {
         self.left == Some(0)
     }
 
-    fn tell(&mut self, story: &Story, outcome: &mut io::Result<()>) {
+    fn tell(&mut self, story: &ConnectionEvent, outcome: &mut io::Result<()>) {
         if self.is_full() || outcome.is_err() {
             return;
         }

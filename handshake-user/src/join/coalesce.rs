@@ -10,16 +10,16 @@ use crate::{
 };
 
 /// Connections remembered until they close, each by a record of some hundred bytes. The oldest give way.
-const MOST: usize = 65_536;
+const MAX_CONNECTIONS: usize = 65_536;
 /// And bytes of them, which only records that this program has not written reach.
-const MOST_BYTES: usize = 256 << 20;
+const MAX_BYTES: usize = 256 << 20;
 
 /// Which connection. The ends tell records of different hosts apart.
 type Key = (Untrusted, Option<Endpoint>, Option<Endpoint>);
 
 /// Connections that are not told yet.
 #[derive(Debug, Default)]
-pub struct Whole {
+pub struct ConnectionJournal {
     /// In the order in which they began.
     open: BTreeMap<u64, Record>,
     places: HashMap<Key, u64>,
@@ -28,7 +28,7 @@ pub struct Whole {
     forgotten: u64,
 }
 
-impl Whole {
+impl ConnectionJournal {
     /// Takes a record in; gives the whole when it is the last of its connection.
     pub fn take(&mut self, record: Record) -> Option<Record> {
         let key = key(&record);
@@ -51,7 +51,7 @@ impl Whole {
         self.bytes += size(&whole);
         self.open.insert(place, whole);
         self.places.insert(key, place);
-        while (self.open.len() > MOST || self.bytes > MOST_BYTES)
+        while (self.open.len() > MAX_CONNECTIONS || self.bytes > MAX_BYTES)
             && let Some((_, oldest)) = self.open.pop_first()
         {
             self.bytes -= size(&oldest);
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_connection_is_told_once_at_its_end() {
-        let mut whole = Whole::default();
+        let mut whole = ConnectionJournal::default();
         let tls = with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Full);
         assert_eq!(whole.take(opened(Role::Client)), None);
         assert_eq!(whole.take(tls.clone()), None);
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn what_does_not_close_comes_at_the_end_in_order() {
-        let mut whole = Whole::default();
+        let mut whole = ConnectionJournal::default();
         for id in ["b", "a", "b"] {
             assert_eq!(whole.take(Record { id: id.into(), ..opened(Role::Server) }), None);
         }
@@ -145,15 +145,15 @@ mod tests {
     fn what_failed_and_what_has_no_socket_is_told_at_once() {
         let mut refused = opened(Role::Client);
         refused.open.as_mut().unwrap().outcome = Some(Outcome::Refused);
-        assert!(Whole::default().take(refused).is_some());
+        assert!(ConnectionJournal::default().take(refused).is_some());
         let mut alone = with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Full);
         (alone.local, alone.remote) = (None, None);
-        assert!(Whole::default().take(alone).is_some());
+        assert!(ConnectionJournal::default().take(alone).is_some());
     }
 
     #[test]
     fn two_hosts_may_use_the_same_id() {
-        let mut whole = Whole::default();
+        let mut whole = ConnectionJournal::default();
         let here = opened(Role::Client);
         let there =
             Record { local: here.remote, remote: here.local, role: Some(Role::Server), ..here.clone() };
@@ -163,16 +163,19 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_what_is_forgotten_is_counted() {
-        let mut whole = Whole::default();
-        for id in 0..MOST + 10 {
+        let mut whole = ConnectionJournal::default();
+        for id in 0..MAX_CONNECTIONS + 10 {
             whole.take(Record { id: id.to_string().into(), ..opened(Role::Client) });
         }
-        assert_eq!((whole.open.len(), whole.places.len(), whole.forgotten()), (MOST, MOST, 10));
+        assert_eq!(
+            (whole.open.len(), whole.places.len(), whole.forgotten()),
+            (MAX_CONNECTIONS, MAX_CONNECTIONS, 10)
+        );
     }
 
     #[test]
     fn long_texts_do_not_take_more_memory() {
-        let mut whole = Whole::default();
+        let mut whole = ConnectionJournal::default();
         let long = "a".repeat(1 << 20);
         for id in 0..300 {
             let mut record = Record { id: format!("{id}").into(), ..opened(Role::Client) };
@@ -182,7 +185,7 @@ mod tests {
             whole.take(record);
         }
         assert_eq!(whole.bytes, whole.open.values().map(size).sum::<usize>());
-        assert!(whole.bytes <= MOST_BYTES && whole.open.len() == whole.places.len());
+        assert!(whole.bytes <= MAX_BYTES && whole.open.len() == whole.places.len());
         assert_eq!(whole.open.len() as u64 + whole.forgotten(), 300);
         assert!(whole.forgotten() > 40, "{}", whole.forgotten());
     }

@@ -5,7 +5,7 @@
 //! handshake that came before it.
 
 pub mod coalesce;
-mod excerpts;
+mod hello_fragments;
 pub mod merge;
 mod pending;
 mod recent;
@@ -13,16 +13,16 @@ mod recent;
 use std::collections::{HashMap, VecDeque};
 
 use handshake_common::{
-    Connection, Facts, Kind, Stage, TlsSource, Watch,
+    Connection, ConnectionFlags, Kind, Stage, TlsSource, WirePhase,
     tls::{
-        library::session::{self, Handshake},
-        wire::{Excerpt, Sighting},
+        library::session::{self, LibraryHandshake},
+        wire::{HelloFragment, WireHandshake},
     },
 };
 
 use self::{
-    excerpts::Excerpts,
-    pending::{Half, Pending, View, random},
+    hello_fragments::HelloFragments,
+    pending::{HandshakeView, PartialHandshake, Pending, random},
     recent::Recent,
 };
 use crate::{
@@ -35,7 +35,7 @@ use crate::{
 
 /// A stage of a connection that ended, and all that was known of the connection by then.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Story {
+pub struct ConnectionEvent {
     /// The stage that ended.
     pub event: Stage,
     /// The connection. Where its socket is not known, only the process, and a number of the session's in `id`.
@@ -48,7 +48,7 @@ pub struct Story {
     pub setup: Option<Setup>,
 }
 
-impl Story {
+impl ConnectionEvent {
     /// Of a connection alone.
     #[must_use]
     pub fn of(connection: &Connection) -> Self {
@@ -64,18 +64,18 @@ impl Story {
 
 /// What came out of the ring.
 #[derive(Clone, Copy, Debug)]
-pub enum Raw<'a> {
+pub enum RawRecord<'a> {
     /// An opening or a closing.
     Connection(Connection),
     /// A TLS handshake, as its library's calls showed it.
-    Handshake(Handshake),
+    LibraryHandshake(LibraryHandshake),
     /// A TLS handshake, as its packets showed it.
-    Sighting(Sighting),
+    WireHandshake(WireHandshake),
     /// Bytes of such a handshake, before it is over.
-    Excerpt(Excerpt, &'a [u8]),
+    HelloFragment(HelloFragment, &'a [u8]),
 }
 
-impl<'a> Raw<'a> {
+impl<'a> RawRecord<'a> {
     /// Reads a raw record; its first byte tells its kind.
     ///
     /// # Errors
@@ -84,9 +84,11 @@ impl<'a> Raw<'a> {
     pub fn from_bytes(bytes: &'a [u8]) -> Option<Self> {
         match Kind::from_code(*bytes.first()?)? {
             Kind::Open | Kind::Close => Connection::from_bytes(bytes).map(Self::Connection),
-            Kind::Library => Handshake::from_bytes(bytes).map(Self::Handshake),
-            Kind::Wire => Sighting::from_bytes(bytes).map(Self::Sighting),
-            Kind::Hello => Excerpt::from_bytes(bytes).map(|(excerpt, bytes)| Self::Excerpt(excerpt, bytes)),
+            Kind::Library => LibraryHandshake::from_bytes(bytes).map(Self::LibraryHandshake),
+            Kind::Wire => WireHandshake::from_bytes(bytes).map(Self::WireHandshake),
+            Kind::Hello => {
+                HelloFragment::from_bytes(bytes).map(|(fragment, bytes)| Self::HelloFragment(fragment, bytes))
+            }
         }
     }
 }
@@ -97,21 +99,21 @@ type Key = (u64, u16);
 /// The how-manieth connection of a handshake whose socket is not known.
 const NO_SOCKET: u16 = u16::MAX;
 /// How long a view waits for the other one that is sure to come. A program may be slow to read the end of its handshake.
-const PATIENCE_NS: u64 = 1_000_000_000;
+const VIEW_TIMEOUT_NS: u64 = 1_000_000_000;
 /// How long a library without a socket waits for the wire, which has seen its ClientHello, to tell how it ended.
-const LONGEST_NS: u64 = 60_000_000_000;
+const UNFINISHED_TIMEOUT_NS: u64 = 60_000_000_000;
 /// How long a view waits for another one that may come: a library whose socket is not known.
-const GRACE_NS: u64 = 200_000_000;
+const OPTIONAL_VIEW_TIMEOUT_NS: u64 = 200_000_000;
 /// Connections remembered for their closing; each takes some hundred bytes. The oldest give way.
-const MOST_REMEMBERED: usize = 65_536;
+const MAX_REMEMBERED: usize = 65_536;
 
 /// Puts stories together.
 #[derive(Debug, Default)]
-pub struct Assembler {
+pub struct Joiner {
     /// What is seen on the wire.
-    wire: Sight,
+    wire: WireCoverage,
     /// Bytes of handshakes that go on.
-    excerpts: Excerpts,
+    hello_fragments: HelloFragments,
     /// Handshakes of which the other view has not told yet, and closings that wait for them.
     pending: Pending,
     /// Handshakes that were told, for the closing of their connection.
@@ -126,7 +128,7 @@ pub struct Assembler {
 
 /// Of which TLS handshakes the wire tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Sight {
+pub enum WireCoverage {
     /// Of none.
     #[default]
     None,
@@ -136,35 +138,35 @@ pub enum Sight {
     All,
 }
 
-impl Assembler {
+impl Joiner {
     /// With what the wire shows, it is known how long to wait for it, and who spoke no TLS.
     #[must_use]
-    pub fn new(wire: Sight) -> Self {
+    pub fn new(wire: WireCoverage) -> Self {
         Self { wire, ..Self::default() }
     }
 
     /// Takes a raw record in and tells what is complete by it.
-    pub fn take(&mut self, raw: &Raw<'_>, now_ns: u64, tell: &mut impl FnMut(&Story)) {
+    pub fn take(&mut self, raw: &RawRecord<'_>, now_ns: u64, tell: &mut impl FnMut(&ConnectionEvent)) {
         match raw {
-            Raw::Connection(connection) if connection.stage() == Some(Stage::Close) => {
+            RawRecord::Connection(connection) if connection.stage() == Some(Stage::Close) => {
                 self.closing(connection, now_ns, tell);
             }
-            Raw::Connection(connection) => tell(&Story::of(connection)),
-            Raw::Handshake(handshake) => self.library(handshake, now_ns, tell),
-            Raw::Sighting(sighting) => self.sighting(sighting, now_ns, tell),
-            Raw::Excerpt(excerpt, bytes) => self.excerpts.add(excerpt, bytes),
+            RawRecord::Connection(connection) => tell(&ConnectionEvent::of(connection)),
+            RawRecord::LibraryHandshake(handshake) => self.library(handshake, now_ns, tell),
+            RawRecord::WireHandshake(wire_handshake) => self.wire_handshake(wire_handshake, now_ns, tell),
+            RawRecord::HelloFragment(fragment, bytes) => self.hello_fragments.add(fragment, bytes),
         }
     }
 
     /// Tells what has waited long enough.
-    pub fn expire(&mut self, now_ns: u64, tell: &mut impl FnMut(&Story)) {
+    pub fn expire(&mut self, now_ns: u64, tell: &mut impl FnMut(&ConnectionEvent)) {
         while let Some((key, half)) = self.pending.next_due(now_ns) {
             self.settle(key, half, tell);
         }
     }
 
     /// Tells all that waits: nothing more comes.
-    pub fn finish(&mut self, tell: &mut impl FnMut(&Story)) {
+    pub fn finish(&mut self, tell: &mut impl FnMut(&ConnectionEvent)) {
         self.expire(u64::MAX, tell);
     }
 
@@ -180,8 +182,8 @@ impl Assembler {
     }
 
     /// A library has told.
-    fn library(&mut self, raw: &Handshake, now_ns: u64, tell: &mut impl FnMut(&Story)) {
-        let Handshake { mut connection, ref session } = *raw;
+    fn library(&mut self, raw: &LibraryHandshake, now_ns: u64, tell: &mut impl FnMut(&ConnectionEvent)) {
+        let LibraryHandshake { mut connection, ref session } = *raw;
         if session::is_datagram(session) {
             return;
         }
@@ -197,15 +199,17 @@ impl Assembler {
         }
         let own = key(&connection);
         // Without a socket, the ClientHello tells which handshake of the wire it is.
-        let at = if is_joined { own } else { self.pending.sighting_of(&tls).unwrap_or(own) };
-        let library = Some(View { connection, tls });
+        let at = if is_joined { own } else { self.pending.wire_of(&tls).unwrap_or(own) };
+        let library = Some(HandshakeView { connection, tls });
         match self.pending.take(at) {
-            Some(half) if half.library.is_none() => self.settle(at, Half { library, ..half }, tell),
+            Some(half) if half.library.is_none() => {
+                self.settle(at, PartialHandshake { library, ..half }, tell);
+            }
             other => {
                 if let Some(half) = other {
                     self.settle(at, half, tell);
                 }
-                let half = Half { library, ..Half::default() };
+                let half = PartialHandshake { library, ..PartialHandshake::default() };
                 // Such as an object that a garbage collector frees in its own time: it was told already.
                 let hello = half.library.as_ref().and_then(|view| random(&view.tls));
                 if !is_joined && hello.is_some_and(|hello| self.wire_only.contains(&hello)) {
@@ -217,13 +221,15 @@ impl Assembler {
                         if self.told.get(&own).is_some_and(|told| told.source == TlsSource::Wire) {
                             return;
                         }
-                        if view.connection.wire_is(Watch::UnderWay) { PATIENCE_NS } else { 0 }
+                        if view.connection.wire_is(WirePhase::Handshaking) { VIEW_TIMEOUT_NS } else { 0 }
                     }
-                    Some(View { tls: Tls { random: Some(random), .. }, .. }) if self.wire != Sight::None => {
-                        if self.excerpts.has_one_with(random) {
-                            LONGEST_NS
+                    Some(HandshakeView { tls: Tls { random: Some(random), .. }, .. })
+                        if self.wire != WireCoverage::None =>
+                    {
+                        if self.hello_fragments.has_one_with(random) {
+                            UNFINISHED_TIMEOUT_NS
                         } else {
-                            GRACE_NS
+                            OPTIONAL_VIEW_TIMEOUT_NS
                         }
                     }
                     _ => 0,
@@ -238,9 +244,15 @@ impl Assembler {
     }
 
     /// The wire has told.
-    fn sighting(&mut self, sighting: &Sighting, now_ns: u64, tell: &mut impl FnMut(&Story)) {
-        let tls = self.excerpts.settle(sighting, |verdict| Tls::of_wire(verdict, sighting));
-        let connection = sighting.connection;
+    fn wire_handshake(
+        &mut self,
+        wire_handshake: &WireHandshake,
+        now_ns: u64,
+        tell: &mut impl FnMut(&ConnectionEvent),
+    ) {
+        let tls =
+            self.hello_fragments.settle(wire_handshake, |verdict| Tls::of_wire(verdict, wire_handshake));
+        let connection = wire_handshake.connection;
         let own = key(&connection);
         if self.told.contains_key(&own) {
             // Its library has told of it alone, because this was too slow.
@@ -249,41 +261,43 @@ impl Assembler {
         let at =
             if self.pending.get(own).is_some() { own } else { self.pending.library_of(&tls).unwrap_or(own) };
         let library_comes = !connection.tls_session.is_none();
-        let wire = Some(View { connection, tls });
+        let wire = Some(HandshakeView { connection, tls });
         match self.pending.take(at) {
             Some(half) if half.wire.is_none() && half.library.is_some() => {
-                self.settle(own, Half { wire, ..half }, tell);
+                self.settle(own, PartialHandshake { wire, ..half }, tell);
             }
             other => {
-                let wait = if library_comes { PATIENCE_NS } else { GRACE_NS };
-                let half = Half { wire, ..other.unwrap_or_default() };
+                let wait = if library_comes { VIEW_TIMEOUT_NS } else { OPTIONAL_VIEW_TIMEOUT_NS };
+                let half = PartialHandshake { wire, ..other.unwrap_or_default() };
                 self.pending.put(own, half, now_ns.saturating_add(wait));
             }
         }
     }
 
-    fn closing(&mut self, connection: &Connection, now_ns: u64, tell: &mut impl FnMut(&Story)) {
+    fn closing(&mut self, connection: &Connection, now_ns: u64, tell: &mut impl FnMut(&ConnectionEvent)) {
         let key = key(connection);
         let library_comes = !connection.tls_session.is_none();
         let waits = self.pending.get(key).map(|half| half.wire.is_some());
         match waits {
             // Its end has come before the end of the handshake, or right behind it.
             _ if library_comes => {
-                self.pending.close(key, connection, now_ns.saturating_add(PATIENCE_NS));
+                self.pending.close(key, connection, now_ns.saturating_add(VIEW_TIMEOUT_NS));
             }
-            Some(true) => self.pending.close(key, connection, now_ns.saturating_add(GRACE_NS)),
+            Some(true) => {
+                self.pending.close(key, connection, now_ns.saturating_add(OPTIONAL_VIEW_TIMEOUT_NS));
+            }
             // The wire would have told before the closing.
             Some(false) => {
                 let half = self.pending.take(key).unwrap_or_default();
-                self.settle(key, Half { closed: Some(*connection), ..half }, tell);
+                self.settle(key, PartialHandshake { closed: Some(*connection), ..half }, tell);
             }
             None => self.close(connection, tell),
         }
     }
 
     /// Tells of a handshake by the views that there are, and of the closing that has waited for it.
-    fn settle(&mut self, key: Key, half: Half, tell: &mut impl FnMut(&Story)) {
-        let Half { library, wire, closed, .. } = half;
+    fn settle(&mut self, key: Key, half: PartialHandshake, tell: &mut impl FnMut(&ConnectionEvent)) {
+        let PartialHandshake { library, wire, closed, .. } = half;
         let story = match (library, wire) {
             (Some(library), Some(wire)) => {
                 let (tls, disagreements) = merge(library.tls, wire.tls);
@@ -314,7 +328,7 @@ impl Assembler {
             } else {
                 connection.generation = 0;
             }
-            tell(&Story {
+            tell(&ConnectionEvent {
                 event: Stage::Tls,
                 setup: if is_joined { setup::setup(&connection, Some(&tls)) } else { None },
                 connection,
@@ -331,25 +345,25 @@ impl Assembler {
         if self.told.insert(key, tls).is_none() {
             self.order.push_back(key);
         }
-        while self.told.len() > MOST_REMEMBERED {
+        while self.told.len() > MAX_REMEMBERED {
             let Some(oldest) = self.order.pop_front() else { break };
             self.forgotten += u64::from(self.told.remove(&oldest).is_some());
         }
         // Connections that closed have left their place in the order.
-        if self.order.len() > 2 * MOST_REMEMBERED {
+        if self.order.len() > 2 * MAX_REMEMBERED {
             self.order.retain(|key| self.told.contains_key(key));
         }
     }
 
-    fn close(&mut self, connection: &Connection, tell: &mut impl FnMut(&Story)) {
+    fn close(&mut self, connection: &Connection, tell: &mut impl FnMut(&ConnectionEvent)) {
         let tls = self.told.remove(&key(connection));
-        let none = self.wire == Sight::All
-            && !connection.facts.has(Facts::PREEXISTING)
+        let none = self.wire == WireCoverage::All
+            && !connection.flags.has(ConnectionFlags::PREEXISTING)
             && connection.tls_session.is_none()
-            && connection.wire_is(Watch::Nothing);
+            && connection.wire_is(WirePhase::Idle);
         let knows = tls.is_some() || none;
         let setup = if knows { setup::setup(connection, tls.as_ref()) } else { None };
-        tell(&Story { tls, setup, ..Story::of(connection) });
+        tell(&ConnectionEvent { tls, setup, ..ConnectionEvent::of(connection) });
     }
 }
 

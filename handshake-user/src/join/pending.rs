@@ -9,16 +9,16 @@ use crate::model::tls::Tls;
 
 /// What one view said, and what it knew of the connection.
 #[derive(Clone, Debug)]
-pub(super) struct View {
+pub(super) struct HandshakeView {
     pub(super) connection: Connection,
     pub(super) tls: Tls,
 }
 
 /// What waits for the rest of its story.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Half {
-    pub(super) library: Option<View>,
-    pub(super) wire: Option<View>,
+pub(super) struct PartialHandshake {
+    pub(super) library: Option<HandshakeView>,
+    pub(super) wire: Option<HandshakeView>,
     /// Told behind the handshake.
     pub(super) closed: Option<Connection>,
     pub(super) until: u64,
@@ -31,14 +31,14 @@ pub(super) type Random = ([u8; 32], Option<Role>);
 type ByRandom = HashMap<Random, Vec<Key>>;
 
 /// The most that waits at the same time; beyond it the first ones due are told as they are.
-const MOST_PENDING: usize = 65_536;
+const MAX_PENDING: usize = 65_536;
 
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    halves: HashMap<Key, Half>,
+    halves: HashMap<Key, PartialHandshake>,
     due: BTreeSet<(u64, Key)>,
     /// Seen on the wire, and their library has not told.
-    sightings: ByRandom,
+    wire_handshakes: ByRandom,
     /// Told by a library that has no socket.
     socketless: ByRandom,
 }
@@ -55,11 +55,11 @@ fn only(by_random: &ByRandom, tls: &Tls) -> Option<Key> {
 }
 
 impl Pending {
-    pub(super) fn get(&self, key: Key) -> Option<&Half> {
+    pub(super) fn get(&self, key: Key) -> Option<&PartialHandshake> {
         self.halves.get(&key)
     }
 
-    pub(super) fn take(&mut self, key: Key) -> Option<Half> {
+    pub(super) fn take(&mut self, key: Key) -> Option<PartialHandshake> {
         let half = self.halves.remove(&key)?;
         self.due.remove(&(half.until, key));
         if let Some((by_random, random)) = self.place(key, &half)
@@ -74,8 +74,8 @@ impl Pending {
     }
 
     /// The only handshake that was seen on the wire with this ClientHello, and whose library has not told.
-    pub(super) fn sighting_of(&self, library: &Tls) -> Option<Key> {
-        only(&self.sightings, library)
+    pub(super) fn wire_of(&self, library: &Tls) -> Option<Key> {
+        only(&self.wire_handshakes, library)
     }
 
     /// The only handshake with this ClientHello that a library without a socket has told of.
@@ -84,9 +84,9 @@ impl Pending {
     }
 
     /// Where a half is found by its ClientHello: only where the other view may be looking for it.
-    fn place(&mut self, key: Key, half: &Half) -> Option<(&mut ByRandom, Random)> {
+    fn place(&mut self, key: Key, half: &PartialHandshake) -> Option<(&mut ByRandom, Random)> {
         match (&half.library, &half.wire) {
-            (None, Some(wire)) => Some((&mut self.sightings, random(&wire.tls)?)),
+            (None, Some(wire)) => Some((&mut self.wire_handshakes, random(&wire.tls)?)),
             (Some(library), None) if key.1 == NO_SOCKET => {
                 Some((&mut self.socketless, random(&library.tls)?))
             }
@@ -95,8 +95,8 @@ impl Pending {
     }
 
     /// Waits until then.
-    pub(super) fn put(&mut self, key: Key, half: Half, until: u64) {
-        let half = Half { until, ..half };
+    pub(super) fn put(&mut self, key: Key, half: PartialHandshake, until: u64) {
+        let half = PartialHandshake { until, ..half };
         if let Some((by_random, random)) = self.place(key, &half) {
             by_random.entry(random).or_default().push(key);
         }
@@ -108,13 +108,13 @@ impl Pending {
     pub(super) fn close(&mut self, key: Key, connection: &Connection, until: u64) {
         let half = self.take(key).unwrap_or_default();
         let until = if half.until == 0 { until } else { half.until.min(until) };
-        self.put(key, Half { closed: Some(*connection), ..half }, until);
+        self.put(key, PartialHandshake { closed: Some(*connection), ..half }, until);
     }
 
     /// What has waited long enough, or one too many.
-    pub(super) fn next_due(&mut self, now_ns: u64) -> Option<(Key, Half)> {
+    pub(super) fn next_due(&mut self, now_ns: u64) -> Option<(Key, PartialHandshake)> {
         let &(until, key) = self.due.first()?;
-        if until > now_ns && self.halves.len() <= MOST_PENDING {
+        if until > now_ns && self.halves.len() <= MAX_PENDING {
             return None;
         }
         Some((key, self.take(key)?))

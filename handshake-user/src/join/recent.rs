@@ -5,7 +5,7 @@ use std::collections::{HashSet, VecDeque};
 use super::pending::Random;
 
 /// How many are remembered; the oldest give way.
-const MOST: usize = 4096;
+const MAX_ENTRIES: usize = 4096;
 
 /// A set of the last ones that were added.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ impl Recent {
             return;
         }
         self.order.push_back(random);
-        if self.order.len() > MOST
+        if self.order.len() > MAX_ENTRIES
             && let Some(oldest) = self.order.pop_front()
         {
             self.set.remove(&oldest);
@@ -45,10 +45,10 @@ mod tests {
             (random, None)
         };
         let mut recent = Recent::default();
-        (0..=MOST).for_each(|each| recent.add(number(each)));
-        recent.add(number(MOST));
+        (0..=MAX_ENTRIES).for_each(|each| recent.add(number(each)));
+        recent.add(number(MAX_ENTRIES));
         assert!(!recent.contains(&number(0)));
-        assert!(recent.contains(&number(1)) && recent.contains(&number(MOST)));
-        assert_eq!((recent.set.len(), recent.order.len()), (MOST, MOST));
+        assert!(recent.contains(&number(1)) && recent.contains(&number(MAX_ENTRIES)));
+        assert_eq!((recent.set.len(), recent.order.len()), (MAX_ENTRIES, MAX_ENTRIES));
     }
 }

@@ -1,7 +1,7 @@
 use handshake_common::{
     Role, TlsOutcome,
     tls::{
-        library::session::{Key, Session, TlsFacts},
+        library::session::{Key, Session, SessionFlags},
         wire::Wire,
     },
 };
@@ -12,18 +12,18 @@ use crate::record::tests::{client, closed_out_of_sight};
 const RANDOM: [u8; 32] = [7; 32];
 const UNDER_WAY: Key = Key { tgid: 9, ..Key::NONE };
 
-fn handshake(connection: Connection) -> Handshake {
+fn handshake(connection: Connection) -> LibraryHandshake {
     let mut session = Session { pid: 7, object: 0x5000, role: Role::Client.code(), ..Session::default() };
     (session.begun_ns, session.library, session.random) = (1_051_000_000, 1, RANDOM);
     session.end(TlsOutcome::Completed, 1_102_000_000);
-    Handshake { connection, session }
+    LibraryHandshake { connection, session }
 }
 
-fn library(connection: Connection) -> Raw<'static> {
-    Raw::Handshake(handshake(connection))
+fn library(connection: Connection) -> RawRecord<'static> {
+    RawRecord::LibraryHandshake(handshake(connection))
 }
 
-/// The ClientHello that the sightings begin with, as one record.
+/// The ClientHello that the wire handshakes begin with, as one record.
 fn client_hello() -> Vec<u8> {
     let mut hello = vec![22, 3, 1, 0, 45, 1, 0, 0, 41, 3, 3];
     hello.extend(RANDOM);
@@ -31,33 +31,39 @@ fn client_hello() -> Vec<u8> {
     hello
 }
 
-fn excerpt(bytes: &[u8]) -> Raw<'_> {
+fn fragment(bytes: &[u8]) -> RawRecord<'_> {
     let length = bytes.len().try_into().unwrap();
-    let excerpt = Excerpt { sender: Role::Client.code(), number: 5, seq: 100, length, ..Excerpt::default() };
-    Raw::Excerpt(excerpt, bytes)
+    let fragment = HelloFragment {
+        sender: Role::Client.code(),
+        number: 5,
+        seq: 100,
+        length,
+        ..HelloFragment::default()
+    };
+    RawRecord::HelloFragment(fragment, bytes)
 }
 
-fn wire(connection: Connection) -> Raw<'static> {
+fn wire(connection: Connection) -> RawRecord<'static> {
     let mut wire = Wire { role: Role::Client.code(), hello_ns: 1_051_100_000, ..Wire::default() };
     (wire.client.hello_count, wire.client.hellos[0]) = (1, 100);
-    let connection = Connection { stage: Kind::Wire.code(), wire: Watch::Told as u8, ..connection };
-    Raw::Sighting(Sighting { connection, number: 5, hello_in_syn: 0, wire })
+    let connection = Connection { stage: Kind::Wire.code(), wire: WirePhase::Reported as u8, ..connection };
+    RawRecord::WireHandshake(WireHandshake { connection, number: 5, hello_in_syn: 0, wire })
 }
 
 fn under_way() -> Connection {
-    Connection { wire: Watch::UnderWay as u8, ..client() }
+    Connection { wire: WirePhase::Handshaking as u8, ..client() }
 }
 
-fn told(assembler: &mut Assembler, raws: &[Raw<'_>], now_ns: u64) -> Vec<Story> {
+fn told(joiner: &mut Joiner, raws: &[RawRecord<'_>], now_ns: u64) -> Vec<ConnectionEvent> {
     let mut stories = Vec::new();
     for raw in raws {
-        assembler.take(raw, now_ns, &mut |story| stories.push(story.clone()));
+        joiner.take(raw, now_ns, &mut |story| stories.push(story.clone()));
     }
-    assembler.expire(now_ns, &mut |story| stories.push(story.clone()));
+    joiner.expire(now_ns, &mut |story| stories.push(story.clone()));
     stories
 }
 
-fn sources(stories: &[Story]) -> Vec<(Stage, Option<TlsSource>)> {
+fn sources(stories: &[ConnectionEvent]) -> Vec<(Stage, Option<TlsSource>)> {
     stories.iter().map(|story| (story.event, story.tls.as_ref().map(|tls| tls.source))).collect()
 }
 
@@ -65,73 +71,78 @@ const BOTH: (Stage, Option<TlsSource>) = (Stage::Tls, Some(TlsSource::Both));
 
 #[test]
 fn the_closing_tells_the_whole_story() {
-    let mut assembler = Assembler::default();
-    let raws = [Raw::Connection(client()), library(client()), Raw::Connection(closed_out_of_sight())];
-    let stories = told(&mut assembler, &raws, 0);
+    let mut joiner = Joiner::default();
+    let raws =
+        [RawRecord::Connection(client()), library(client()), RawRecord::Connection(closed_out_of_sight())];
+    let stories = told(&mut joiner, &raws, 0);
     assert_eq!(
         stories.iter().map(|story| story.event).collect::<Vec<_>>(),
         [Stage::Open, Stage::Tls, Stage::Close]
     );
     assert_eq!(stories[2].tls, stories[1].tls);
     assert_eq!(stories[2].setup, stories[1].setup);
-    assert!(assembler.told.is_empty());
+    assert!(joiner.told.is_empty());
 }
 
 #[test]
 fn a_closing_waits_for_the_handshake_of_its_socket() {
-    let mut assembler = Assembler::default();
+    let mut joiner = Joiner::default();
     let closed = Connection { tls_session: UNDER_WAY, ..closed_out_of_sight() };
-    assert_eq!(told(&mut assembler, &[Raw::Connection(closed)], 0), []);
-    let stories = told(&mut assembler, &[library(client())], 1);
+    assert_eq!(told(&mut joiner, &[RawRecord::Connection(closed)], 0), []);
+    let stories = told(&mut joiner, &[library(client())], 1);
     assert_eq!(stories.len(), 2);
     assert!(stories[1].event == Stage::Close && stories[1].tls.is_some());
-    assert_eq!(told(&mut assembler, &[Raw::Connection(closed)], 2), []);
-    assert_eq!(told(&mut assembler, &[], 2 + PATIENCE_NS).len(), 1, "but not for ever");
+    assert_eq!(told(&mut joiner, &[RawRecord::Connection(closed)], 2), []);
+    assert_eq!(told(&mut joiner, &[], 2 + VIEW_TIMEOUT_NS).len(), 1, "but not for ever");
 }
 
 #[test]
 fn datagrams_are_no_connection() {
     let mut raw = handshake(Connection::default());
-    raw.session.facts = TlsFacts::VERSION_READ;
+    raw.session.flags = SessionFlags::VERSION_READ;
     for version in [0xfeff, 0xfefd, 0xfefc, 0xffff, 0x0100] {
         raw.session.version = version;
-        assert_eq!(told(&mut Assembler::default(), &[Raw::Handshake(raw)], u64::MAX), [], "{version:#x}");
+        assert_eq!(
+            told(&mut Joiner::default(), &[RawRecord::LibraryHandshake(raw)], u64::MAX),
+            [],
+            "{version:#x}"
+        );
     }
     raw.session.version = 0x0303;
-    assert_eq!(told(&mut Assembler::default(), &[Raw::Handshake(raw)], u64::MAX).len(), 1);
+    assert_eq!(told(&mut Joiner::default(), &[RawRecord::LibraryHandshake(raw)], u64::MAX).len(), 1);
 }
 
 #[test]
 fn two_views_are_one_record_whichever_comes_first() {
     let hello = client_hello();
-    let from_wire = [excerpt(&hello), wire(Connection { tls_session: UNDER_WAY, ..client() })];
+    let from_wire = [fragment(&hello), wire(Connection { tls_session: UNDER_WAY, ..client() })];
     for library_first in [true, false] {
-        let mut assembler = Assembler::new(Sight::All);
+        let mut joiner = Joiner::new(WireCoverage::All);
         let library = [library(under_way())];
-        let (first, second): (&[Raw<'_>], &[Raw<'_>]) =
+        let (first, second): (&[RawRecord<'_>], &[RawRecord<'_>]) =
             if library_first { (&library, &from_wire) } else { (&from_wire, &library) };
-        assert_eq!(told(&mut assembler, first, 0), [], "it waits");
-        let stories = told(&mut assembler, second, 1);
+        assert_eq!(told(&mut joiner, first, 0), [], "it waits");
+        let stories = told(&mut joiner, second, 1);
         assert_eq!(sources(&stories), [BOTH]);
         assert_eq!(stories[0].tls.as_ref().unwrap().start_ns, Some(1_051_100_000), "the wire's");
         assert_eq!(stories[0].connection.pid, client().pid);
-        let closing = told(&mut assembler, &[Raw::Connection(closed_out_of_sight())], 2);
+        let closing = told(&mut joiner, &[RawRecord::Connection(closed_out_of_sight())], 2);
         assert_eq!(sources(&closing), [(Stage::Close, Some(TlsSource::Both))]);
-        assert_eq!(told(&mut assembler, &[], u64::MAX), []);
+        assert_eq!(told(&mut joiner, &[], u64::MAX), []);
     }
 }
 
 #[test]
 fn a_library_without_a_socket_is_found_by_its_client_hello() {
     let hello = client_hello();
-    let from_wire = [excerpt(&hello), wire(client())];
+    let from_wire = [fragment(&hello), wire(client())];
     for library_first in [true, false] {
-        let mut assembler = Assembler::new(Sight::All);
+        let mut joiner = Joiner::new(WireCoverage::All);
         let library = [library(Connection::default())];
-        let (first, second): (&[Raw<'_>], &[Raw<'_>]) =
+        let (first, second): (&[RawRecord<'_>], &[RawRecord<'_>]) =
             if library_first { (&library, &from_wire) } else { (&from_wire, &library) };
-        assert_eq!(told(&mut assembler, first, 0), []);
-        let stories = told(&mut assembler, second, GRACE_NS - 1);
+        assert_eq!(told(&mut joiner, first, 0), []);
+        let stories = told(&mut joiner, second, OPTIONAL_VIEW_TIMEOUT_NS - 1);
         assert_eq!(sources(&stories), [BOTH]);
         assert!(stories[0].is_joined && stories[0].connection.id == client().id);
     }
@@ -139,13 +150,13 @@ fn a_library_without_a_socket_is_found_by_its_client_hello() {
 
 #[test]
 fn the_two_ends_of_one_handshake_on_one_host_stay_apart() {
-    let mut assembler = Assembler::new(Sight::All);
+    let mut joiner = Joiner::new(WireCoverage::All);
     let mut server = handshake(Connection::default());
     server.session.role = Role::Server.code();
     let hello = client_hello();
-    let raws = [Raw::Handshake(server), excerpt(&hello), wire(client())];
-    assert_eq!(told(&mut assembler, &raws, 0), []);
-    let stories = told(&mut assembler, &[], GRACE_NS);
+    let raws = [RawRecord::LibraryHandshake(server), fragment(&hello), wire(client())];
+    assert_eq!(told(&mut joiner, &raws, 0), []);
+    let stories = told(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS);
     let mut sources = sources(&stories);
     sources.sort_by_key(|(_, source)| *source);
     assert_eq!(sources, [(Stage::Tls, Some(TlsSource::Library)), (Stage::Tls, Some(TlsSource::Wire))]);
@@ -154,31 +165,31 @@ fn the_two_ends_of_one_handshake_on_one_host_stay_apart() {
 #[test]
 fn a_library_without_a_socket_that_is_late_tells_nothing_new() {
     let hello = client_hello();
-    let mut assembler = Assembler::new(Sight::All);
-    assert_eq!(told(&mut assembler, &[excerpt(&hello), wire(client())], 0), []);
-    let stories = told(&mut assembler, &[], GRACE_NS);
+    let mut joiner = Joiner::new(WireCoverage::All);
+    assert_eq!(told(&mut joiner, &[fragment(&hello), wire(client())], 0), []);
+    let stories = told(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS);
     assert_eq!(sources(&stories), [(Stage::Tls, Some(TlsSource::Wire))]);
     let mut late = handshake(Connection::default());
-    assert_eq!(told(&mut assembler, &[Raw::Handshake(late)], GRACE_NS + 1), []);
-    assert_eq!(told(&mut assembler, &[], u64::MAX), []);
+    assert_eq!(told(&mut joiner, &[RawRecord::LibraryHandshake(late)], OPTIONAL_VIEW_TIMEOUT_NS + 1), []);
+    assert_eq!(told(&mut joiner, &[], u64::MAX), []);
     // The other end of it may be on this host too.
     late.session.role = Role::Server.code();
-    assert_eq!(told(&mut assembler, &[Raw::Handshake(late)], 0), []);
-    assert_eq!(told(&mut assembler, &[], u64::MAX).len(), 1);
+    assert_eq!(told(&mut joiner, &[RawRecord::LibraryHandshake(late)], 0), []);
+    assert_eq!(told(&mut joiner, &[], u64::MAX).len(), 1);
 }
 
 #[test]
 fn two_connections_with_one_client_hello_are_two() {
     let hello = client_hello();
-    let mut assembler = Assembler::new(Sight::All);
+    let mut joiner = Joiner::new(WireCoverage::All);
     let other = |connection: Connection| Connection { id: connection.id + 1, ..connection };
-    let raws = [excerpt(&hello), wire(client()), excerpt(&hello), wire(other(client()))];
-    assert_eq!(told(&mut assembler, &raws, 0), []);
+    let raws = [fragment(&hello), wire(client()), fragment(&hello), wire(other(client()))];
+    assert_eq!(told(&mut joiner, &raws, 0), []);
     // Which of them it is, the ClientHello does not say.
-    let mut all = told(&mut assembler, &[library(Connection::default())], 1);
+    let mut all = told(&mut joiner, &[library(Connection::default())], 1);
     let closed = closed_out_of_sight();
-    all.extend(told(&mut assembler, &[Raw::Connection(closed), Raw::Connection(other(closed))], 2));
-    all.extend(told(&mut assembler, &[], u64::MAX));
+    all.extend(told(&mut joiner, &[RawRecord::Connection(closed), RawRecord::Connection(other(closed))], 2));
+    all.extend(told(&mut joiner, &[], u64::MAX));
     let wire = Some(TlsSource::Wire);
     let mut sources = sources(&all);
     sources.sort();
@@ -191,32 +202,39 @@ fn two_connections_with_one_client_hello_are_two() {
 
 #[test]
 fn a_view_that_stays_alone_is_told_when_its_time_is_over() {
-    let mut assembler = Assembler::new(Sight::All);
-    assert_eq!(told(&mut assembler, &[wire(client())], 0), []);
-    assert_eq!(told(&mut assembler, &[], GRACE_NS - 1), []);
-    assert_eq!(sources(&told(&mut assembler, &[], GRACE_NS)), [(Stage::Tls, Some(TlsSource::Wire))]);
-    assert_eq!(told(&mut assembler, &[library(client())], GRACE_NS + 1), [], "too late: it was told");
+    let mut joiner = Joiner::new(WireCoverage::All);
+    assert_eq!(told(&mut joiner, &[wire(client())], 0), []);
+    assert_eq!(told(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS - 1), []);
+    assert_eq!(
+        sources(&told(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS)),
+        [(Stage::Tls, Some(TlsSource::Wire))]
+    );
+    assert_eq!(
+        told(&mut joiner, &[library(client())], OPTIONAL_VIEW_TIMEOUT_NS + 1),
+        [],
+        "too late: it was told"
+    );
 
-    let mut assembler = Assembler::new(Sight::All);
-    assert_eq!(told(&mut assembler, &[library(under_way())], 0), []);
-    assert_eq!(sources(&told(&mut assembler, &[], PATIENCE_NS)), [(Stage::Tls, Some(TlsSource::Library))]);
-    assert_eq!(told(&mut assembler, &[wire(client())], PATIENCE_NS + 1), [], "too late: it was told");
+    let mut joiner = Joiner::new(WireCoverage::All);
+    assert_eq!(told(&mut joiner, &[library(under_way())], 0), []);
+    assert_eq!(sources(&told(&mut joiner, &[], VIEW_TIMEOUT_NS)), [(Stage::Tls, Some(TlsSource::Library))]);
+    assert_eq!(told(&mut joiner, &[wire(client())], VIEW_TIMEOUT_NS + 1), [], "too late: it was told");
 }
 
 #[test]
 fn a_closing_does_not_overtake_its_handshake() {
-    let mut assembler = Assembler::new(Sight::All);
-    let closed = Connection { wire: Watch::Told as u8, ..closed_out_of_sight() };
-    assert_eq!(told(&mut assembler, &[wire(client()), Raw::Connection(closed)], 0), []);
-    let stories = told(&mut assembler, &[], GRACE_NS);
+    let mut joiner = Joiner::new(WireCoverage::All);
+    let closed = Connection { wire: WirePhase::Reported as u8, ..closed_out_of_sight() };
+    assert_eq!(told(&mut joiner, &[wire(client()), RawRecord::Connection(closed)], 0), []);
+    let stories = told(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS);
     assert_eq!(
         sources(&stories),
         [(Stage::Tls, Some(TlsSource::Wire)), (Stage::Close, Some(TlsSource::Wire))]
     );
 
     // The wire has nothing to tell any more.
-    let mut assembler = Assembler::new(Sight::All);
-    let stories = told(&mut assembler, &[library(under_way()), Raw::Connection(closed_out_of_sight())], 0);
+    let mut joiner = Joiner::new(WireCoverage::All);
+    let stories = told(&mut joiner, &[library(under_way()), RawRecord::Connection(closed_out_of_sight())], 0);
     assert_eq!(
         sources(&stories),
         [(Stage::Tls, Some(TlsSource::Library)), (Stage::Close, Some(TlsSource::Library))]
@@ -225,41 +243,41 @@ fn a_closing_does_not_overtake_its_handshake() {
 
 #[test]
 fn a_handshake_without_a_socket_stands_alone() {
-    let mut assembler = Assembler::default();
-    let [story] = &told(&mut assembler, &[library(Connection::default())], 0)[..] else { panic!() };
+    let mut joiner = Joiner::default();
+    let [story] = &told(&mut joiner, &[library(Connection::default())], 0)[..] else { panic!() };
     assert!(!story.is_joined && story.setup.is_none());
     assert_eq!((story.connection.pid, story.connection.generation), (7, 0));
     assert_ne!(story.connection.id, 0);
-    assert!(assembler.told.is_empty());
+    assert!(joiner.told.is_empty());
 }
 
 #[test]
 fn only_who_sees_all_can_say_that_there_was_no_tls() {
-    let lost = Connection { wire: Watch::Told as u8, ..closed_out_of_sight() };
+    let lost = Connection { wire: WirePhase::Reported as u8, ..closed_out_of_sight() };
     for (sight, closed, expected) in [
-        (Sight::All, closed_out_of_sight(), Some(1)),
-        (Sight::All, lost, None),
-        (Sight::Some, closed_out_of_sight(), None),
-        (Sight::None, closed_out_of_sight(), None),
+        (WireCoverage::All, closed_out_of_sight(), Some(1)),
+        (WireCoverage::All, lost, None),
+        (WireCoverage::Some, closed_out_of_sight(), None),
+        (WireCoverage::None, closed_out_of_sight(), None),
     ] {
-        let stories = told(&mut Assembler::new(sight), &[Raw::Connection(closed)], 0);
+        let stories = told(&mut Joiner::new(sight), &[RawRecord::Connection(closed)], 0);
         assert_eq!(stories[0].setup.and_then(|setup| setup.round_trips), expected, "{sight:?}");
     }
 }
 
 #[test]
 fn memory_is_bounded_and_what_is_forgotten_is_counted() {
-    let mut assembler = Assembler::default();
-    let most = MOST_REMEMBERED as u64;
+    let mut joiner = Joiner::default();
+    let most = MAX_REMEMBERED as u64;
     for id in 1..=most + 10 {
-        assembler.take(&library(Connection { id, ..client() }), 0, &mut |_| ());
+        joiner.take(&library(Connection { id, ..client() }), 0, &mut |_| ());
     }
-    assert_eq!(assembler.told.len(), MOST_REMEMBERED);
-    assert_eq!(assembler.forgotten(), 10);
+    assert_eq!(joiner.told.len(), MAX_REMEMBERED);
+    assert_eq!(joiner.forgotten(), 10);
     for id in 1..=most * 2 {
         let closed = Connection { id, ..closed_out_of_sight() };
-        assembler.take(&library(Connection { id, ..client() }), 0, &mut |_| ());
-        assembler.take(&Raw::Connection(closed), 0, &mut |_| ());
+        joiner.take(&library(Connection { id, ..client() }), 0, &mut |_| ());
+        joiner.take(&RawRecord::Connection(closed), 0, &mut |_| ());
     }
-    assert!(assembler.order.len() <= 2 * MOST_REMEMBERED + 1);
+    assert!(joiner.order.len() <= 2 * MAX_REMEMBERED + 1);
 }

@@ -4,7 +4,7 @@ use std::{ops::ControlFlow, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
 
-use crate::join::Raw;
+use crate::join::RawRecord;
 
 /// How often a live session looks.
 pub const LIVE: Duration = Duration::from_millis(50);
@@ -16,7 +16,7 @@ const BATCH: usize = 10_000;
 
 /// What one turn found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Turn {
+pub struct Drained {
     /// There may be more: come again at once.
     pub more: bool,
     /// Records of a shape that this program does not know.
@@ -24,18 +24,21 @@ pub struct Turn {
 }
 
 /// Hands the records that are there to `each`, a batch at the most, until it says stop.
-pub fn drain(ring: &mut RingBuf<MapData>, mut each: impl FnMut(&Raw<'_>) -> ControlFlow<()>) -> Turn {
+pub fn drain(
+    ring: &mut RingBuf<MapData>,
+    mut each: impl FnMut(&RawRecord<'_>) -> ControlFlow<()>,
+) -> Drained {
     let mut malformed = 0;
     for _ in 0..BATCH {
-        let Some(bytes) = ring.next() else { return Turn { more: false, malformed } };
-        match Raw::from_bytes(&bytes) {
+        let Some(bytes) = ring.next() else { return Drained { more: false, malformed } };
+        match RawRecord::from_bytes(&bytes) {
             Some(raw) => {
                 if each(&raw).is_break() {
-                    return Turn { more: false, malformed };
+                    return Drained { more: false, malformed };
                 }
             }
             None => malformed += 1,
         }
     }
-    Turn { more: true, malformed }
+    Drained { more: true, malformed }
 }

@@ -4,7 +4,7 @@
 //! early data (RFC 8446 §2.3).
 
 use handshake_common::{
-    FastOpen, FastOpenReason, Initiator, Library, Outcome, Role, Style, TlsClass, TlsOutcome, TlsVersion,
+    CloseStyle, FastOpen, FastOpenReason, Initiator, Library, Outcome, Role, TlsClass, TlsOutcome, TlsVersion,
 };
 
 use crate::{
@@ -115,7 +115,7 @@ settings! {
 /// The shortest time by which an ACK is delayed (`TCP_DELACK_MIN`), less the scatter of what it is found by.
 const DELAYED_ACK_US: u64 = 35_000;
 /// The longest (`TCP_DELACK_MAX`), with the same scatter.
-const LONGEST_DELAY_US: u64 = 210_000;
+const MAX_DELAY_US: u64 = 210_000;
 /// Programs that close faster than this are not worth a word.
 const SLOW_CLOSE_US: u64 = 10_000;
 /// Before the first retransmission of a SYN or SYN-ACK (`TCP_TIMEOUT_INIT`); later ones wait as long, or longer.
@@ -164,7 +164,10 @@ pub fn advise(record: &Record) -> Vec<Advice> {
     }
     all.extend(of_waits(record).map(|(setting, us)| timed(setting, Some(us))));
     let orderly = |close: &&Close| {
-        matches!(close.style, Some(Style::FourSegments | Style::ThreeSegments | Style::Simultaneous))
+        matches!(
+            close.style,
+            Some(CloseStyle::FourSegments | CloseStyle::ThreeSegments | CloseStyle::Simultaneous)
+        )
     };
     if let Some(close) = record.close.as_ref().filter(orderly) {
         all.extend(of_close(close, rtt_us).map(|(setting, us)| timed(setting, Some(us))));
@@ -258,7 +261,7 @@ fn of_close(close: &Close, rtt_us: Option<u64>) -> impl Iterator<Item = (Setting
     let passive = close.initiator == Some(Initiator::Remote);
     let late = close.ack_wait_us.zip(rtt_us).and_then(|(wait, rtt)| wait.checked_sub(rtt));
     // A peer that closed first answers our FIN at once.
-    let delayed = late.filter(|us| !passive && (DELAYED_ACK_US..=LONGEST_DELAY_US).contains(us));
+    let delayed = late.filter(|us| !passive && (DELAYED_ACK_US..=MAX_DELAY_US).contains(us));
     let slow = close.app_wait_us.filter(|&us| us >= SLOW_CLOSE_US);
     let whose = if passive { Setting::SlowCloseHere } else { Setting::SlowClosePeer };
     let delayed = delayed.map(|us| (Setting::DelayedAck, us));

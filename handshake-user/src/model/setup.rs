@@ -99,7 +99,7 @@ fn excess_us(duration_us: Option<u64>, round_trips: Option<u8>, rtt_us: Option<u
 
 #[cfg(test)]
 mod tests {
-    use handshake_common::Facts;
+    use handshake_common::ConnectionFlags;
 
     use super::*;
     use crate::{model::tls::tests::completed, record::tests::client};
@@ -151,8 +151,10 @@ mod tests {
     #[test]
     fn fast_open_saves_its_round_trip_only_for_a_hello_that_was_all_in_the_syn() {
         let mut connection = client();
-        for fact in [Facts::SYN_FASTOPEN, Facts::SYN_DATA, Facts::SYN_DATA_ACKED] {
-            connection.facts.set(fact);
+        for fact in
+            [ConnectionFlags::SYN_FASTOPEN, ConnectionFlags::SYN_DATA, ConnectionFlags::SYN_DATA_ACKED]
+        {
+            connection.flags.set(fact);
         }
         assert_eq!(
             setup(&connection, None),
@@ -171,7 +173,7 @@ mod tests {
         tls.outcome = Some(TlsOutcome::Failed);
         assert_eq!(setup(&client(), Some(&tls)), None);
         let mut refused = client();
-        (refused.facts, refused.error) = (Facts(0), 111);
+        (refused.flags, refused.error) = (ConnectionFlags(0), 111);
         assert_eq!(setup(&refused, None), None);
     }
 }

@@ -3,8 +3,8 @@
 use handshake_common::{
     Library, Role, TlsClass, TlsOutcome, TlsSource, TlsVersion,
     tls::{
-        library::session::{self, Session, TlsFacts},
-        wire::Sighting,
+        library::session::{self, Session, SessionFlags},
+        wire::WireHandshake,
     },
 };
 
@@ -64,7 +64,7 @@ impl Tls {
         let failed = raw.outcome == TlsOutcome::Failed.code();
         // Before, it may be that of the session that was to be resumed.
         let agreed = raw.outcome == TlsOutcome::Completed.code();
-        let reason = failed && raw.facts.has(TlsFacts::REASON);
+        let reason = failed && raw.flags.has(SessionFlags::REASON);
         let known = |time: u64| (time != 0).then_some(time);
         Self {
             role: session::role(raw),
@@ -91,8 +91,8 @@ impl Tls {
 
     /// What the packets showed.
     #[must_use]
-    pub fn of_wire(verdict: &Verdict<'_>, sighting: &Sighting) -> Self {
-        let last = sighting.wire.records().last().map(|record| sighting.wire.time_of(record));
+    pub fn of_wire(verdict: &Verdict<'_>, wire_handshake: &WireHandshake) -> Self {
+        let last = wire_handshake.wire.records().last().map(|record| wire_handshake.wire.time_of(record));
         let failed = verdict.outcome == Some(TlsOutcome::Failed);
         let protocol = verdict.alpn.and_then(|name| std::str::from_utf8(name).ok());
         Self {
@@ -113,7 +113,7 @@ impl Tls {
             library: None,
             source: TlsSource::Wire,
             includes_hello_wait: false,
-            hello_in_syn: Some(sighting.hello_in_syn != 0),
+            hello_in_syn: Some(wire_handshake.hello_in_syn != 0),
             random: verdict.random,
         }
     }
@@ -132,7 +132,7 @@ impl Tls {
 }
 
 fn error_text(raw: &Session) -> Option<String> {
-    if !raw.facts.has(TlsFacts::REASON) {
+    if !raw.flags.has(SessionFlags::REASON) {
         let known = if session::library(raw) == Some(Library::GnuTls) {
             failure::gnutls_error(raw.error)
         } else {
@@ -166,17 +166,17 @@ pub(crate) mod tests {
 
     #[test]
     fn failures_are_said_in_words() {
-        let failed = |error, facts| {
-            let raw = Session { outcome: TlsOutcome::Failed.code(), error, facts, ..Session::default() };
+        let failed = |error, flags| {
+            let raw = Session { outcome: TlsOutcome::Failed.code(), error, flags, ..Session::default() };
             let Tls { alert, error, .. } = Tls::of_library(&raw);
             (alert, error)
         };
-        assert_eq!(failed(134, TlsFacts::REASON), (None, Some("certificate verify failed".to_owned())));
+        assert_eq!(failed(134, SessionFlags::REASON), (None, Some("certificate verify failed".to_owned())));
         assert_eq!(
-            failed(1070, TlsFacts::REASON),
+            failed(1070, SessionFlags::REASON),
             (Some("protocol_version"), Some("alert protocol_version received".to_owned()))
         );
-        assert_eq!(failed(-12, TlsFacts::default()), (None, Some("error -12".to_owned())));
-        assert_eq!(failed(0, TlsFacts::default()), (None, None));
+        assert_eq!(failed(-12, SessionFlags::default()), (None, Some("error -12".to_owned())));
+        assert_eq!(failed(0, SessionFlags::default()), (None, None));
     }
 }

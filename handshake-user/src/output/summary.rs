@@ -9,7 +9,7 @@ use super::text::duration;
 use crate::record::Record;
 
 /// Longest duration that is told apart from longer ones: an hour, microseconds.
-const LONGEST_US: u64 = 3_600_000_000;
+const MAX_US: u64 = 3_600_000_000;
 
 /// What a session saw, by class. Classes come from closed lists, so their number is bounded.
 #[derive(Debug, Default)]
@@ -79,7 +79,7 @@ impl Summary {
 }
 
 fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, LONGEST_US, 3).expect("the bounds are constants that the library accepts")
+    Histogram::new_with_bounds(1, MAX_US, 3).expect("the bounds are constants that the library accepts")
 }
 
 /// What makes this record comparable with others.
@@ -142,7 +142,7 @@ fn align<const N: usize>(lines: &[[String; N]]) -> String {
 mod tests {
     use super::*;
     use crate::{
-        join::Story,
+        join::ConnectionEvent,
         record::tests::{Still, client},
     };
 
@@ -157,12 +157,12 @@ mod tests {
         for i in 1..=100 {
             let mut raw = client();
             raw.open_ns = raw.syn_ns + i * 1_000_000;
-            summary.add(&Record::new(&Story::of(&raw), &mut Still));
+            summary.add(&Record::new(&ConnectionEvent::of(&raw), &mut Still));
         }
         let mut untimed = client();
         untimed.syn_ns = 0;
         untimed.syn_retransmits = 1;
-        summary.add(&Record::new(&Story::of(&untimed), &mut Still));
+        summary.add(&Record::new(&ConnectionEvent::of(&untimed), &mut Still));
         insta::assert_snapshot!(summary.render());
     }
 }

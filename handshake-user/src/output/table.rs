@@ -144,12 +144,12 @@ fn close_details(record: &Record, close: &Close) -> String {
 
 #[cfg(test)]
 mod tests {
-    use handshake_common::{Connection, Facts, Role, TlsClass, TlsVersion};
+    use handshake_common::{Connection, ConnectionFlags, Role, TlsClass, TlsVersion};
 
     use super::*;
     use crate::record::tests::{Still, client, closed_out_of_sight};
     use crate::{
-        join::Story,
+        join::ConnectionEvent,
         model::{
             setup::setup,
             tls::{Tls, tests::completed},
@@ -157,14 +157,14 @@ mod tests {
     };
 
     fn shown(raw: &Connection) -> String {
-        format!("{}\n{}", heading(), line(&Record::new(&Story::of(raw), &mut Still)))
+        format!("{}\n{}", heading(), line(&Record::new(&ConnectionEvent::of(raw), &mut Still)))
     }
 
     #[test]
     fn an_opening() {
         let mut raw = client();
-        raw.facts.set(Facts::SYN_FASTOPEN);
-        raw.facts.set(Facts::SYN_DATA);
+        raw.flags.set(ConnectionFlags::SYN_FASTOPEN);
+        raw.flags.set(ConnectionFlags::SYN_DATA);
         insta::assert_snapshot!(shown(&raw));
     }
 
@@ -181,11 +181,11 @@ mod tests {
             compute_us: Some(1_234),
             ..completed(Role::Client, TlsVersion::Tls13, TlsClass::Full)
         };
-        let story = Story {
+        let story = ConnectionEvent {
             event: Stage::Tls,
             setup: setup(&client(), Some(&tls)),
             tls: Some(tls),
-            ..Story::of(&client())
+            ..ConnectionEvent::of(&client())
         };
         insta::assert_snapshot!(line(&Record::new(&story, &mut Still)));
     }
@@ -194,7 +194,7 @@ mod tests {
     fn names_cannot_drive_the_terminal() {
         let mut raw = client();
         raw.comm = *b"\x1b[31mred\n\0\0\0\0\0\0\0";
-        let line = line(&Record::new(&Story::of(&raw), &mut Still));
+        let line = line(&Record::new(&ConnectionEvent::of(&raw), &mut Still));
         assert!(!line.chars().any(char::is_control), "{line:?}");
     }
 }

@@ -91,7 +91,7 @@ fn end(mut child: Child, by: Signal) -> (Held, ExitStatus, Duration, String) {
 
 /// How long an end in order takes without uprobes. The kernel takes a tenth of a second to let go of each of those, one
 /// after the other, for all processes of the host: that has no bound.
-const LONGEST_END: Duration = Duration::from_secs(2);
+const MAX_SHUTDOWN: Duration = Duration::from_secs(2);
 
 #[test]
 fn after_sigkill_nothing_is_left() {
@@ -178,7 +178,7 @@ fn it_starts_again_at_once_on_the_same_port() {
             let (status, took) = daemon.stop(Signal::SIGTERM);
             println!("stop {number}: {took:?}, {} links", held.links.len());
             assert_eq!(status.code(), Some(0));
-            assert!(took < LONGEST_END || libraries == "on", "{took:?}");
+            assert!(took < MAX_SHUTDOWN || libraries == "on", "{took:?}");
         }
     }
 }

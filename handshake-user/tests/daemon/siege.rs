@@ -20,12 +20,12 @@ use tokio::{
 use crate::program::Daemon;
 
 /// How long a scrape may take.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the siege lasts.
 const SIEGE: Duration = Duration::from_secs(8);
 const CLIENTS: usize = 1000;
 /// What clients may cost, KiB.
-const MOST_KIB: u64 = 64 * 1024;
+const MAX_KIB: u64 = 64 * 1024;
 
 const REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -183,8 +183,8 @@ impl Siege {
 fn scrape(address: &str) -> (Duration, Result<usize, String>) {
     let begin = Instant::now();
     let answer = || -> std::io::Result<Vec<u8>> {
-        let mut stream = TcpStream::connect_timeout(&address.parse().unwrap(), PATIENCE * 3)?;
-        stream.set_read_timeout(Some(PATIENCE * 3))?;
+        let mut stream = TcpStream::connect_timeout(&address.parse().unwrap(), TIMEOUT * 3)?;
+        stream.set_read_timeout(Some(TIMEOUT * 3))?;
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer)?;
@@ -229,8 +229,8 @@ fn endure(daemon: &Daemon, kinds: &'static [Kind], clients: usize, duration: Dur
         most_files - files
     );
     assert!(failures.is_empty(), "{} of {} scrapes: {failures:?}", failures.len(), took.len());
-    assert!(worst < PATIENCE, "a scrape took {worst:?}");
-    assert!(most_memory - memory < MOST_KIB, "{} KiB more", most_memory - memory);
+    assert!(worst < TIMEOUT, "a scrape took {worst:?}");
+    assert!(most_memory - memory < MAX_KIB, "{} KiB more", most_memory - memory);
     assert!(calls > clients as u64 / 2, "only {calls} calls");
 
     // Their places are free again, and it is as fast as before.
@@ -240,7 +240,7 @@ fn endure(daemon: &Daemon, kinds: &'static [Kind], clients: usize, duration: Dur
     });
     assert!(back, "{files} files were open, now {}", daemon.sockets());
     let (time, answer) = scrape(&daemon.address);
-    assert!(answer.is_ok() && time < PATIENCE / 4, "{answer:?} after {time:?}");
+    assert!(answer.is_ok() && time < TIMEOUT / 4, "{answer:?} after {time:?}");
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn half_request_lines_do_not_delay_a_scrape() {
         })
         .collect();
     let (time, answer) = scrape(&daemon.address);
-    assert!(answer.is_ok() && time < PATIENCE, "{answer:?} after {time:?}");
+    assert!(answer.is_ok() && time < TIMEOUT, "{answer:?} after {time:?}");
     // They are put out, too.
     let begin = Instant::now();
     for mut stream in slow {

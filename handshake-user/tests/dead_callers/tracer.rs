@@ -14,7 +14,7 @@ use aya::maps::{Array, Map, MapData};
 use nix::sys::{prctl, signal::Signal};
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 /// As many as the kernel side has.
 const SEATS: usize = 1 << 15;
 
@@ -56,7 +56,7 @@ impl Tracer {
                 }
             }
         });
-        ready.recv_timeout(PATIENCE).expect("the tracer is ready");
+        ready.recv_timeout(TIMEOUT).expect("the tracer is ready");
         let seated = map(child.id(), "SEATED");
         Self { child, records, seated: Array::try_from(Map::Array(seated)).unwrap() }
     }
@@ -68,7 +68,7 @@ impl Tracer {
 
     #[track_caller]
     pub(crate) fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !holds(self) {
             assert!(Instant::now() < deadline, "not in time: {what}");
             thread::sleep(Duration::from_millis(5));
@@ -78,7 +78,7 @@ impl Tracer {
     /// The next record that matches.
     #[track_caller]
     pub(crate) fn record(&self, matches: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut others = Vec::new();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -1,4 +1,4 @@
-//! Real handshakes from `tests/corpus`, as the walker and the parsers see them.
+//! Real handshakes from `tests/corpus`, as the tracker and the parsers see them.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::{fs, path::PathBuf};
@@ -143,7 +143,7 @@ pub fn watch(packets: &[Packet], local: Role, client: u32, server: u32) -> Optio
             assert_changes_nothing(watched.wire, &segment);
             continue;
         }
-        let due = wire::walk(&mut watched.wire, &segment, &packet.payload.as_slice());
+        let due = wire::track(&mut watched.wire, &segment, &packet.payload.as_slice());
         next = due.next;
         if due.copy_length > 0 {
             let (from, length) = (due.copy_offset as usize, due.copy_length as usize);
@@ -162,7 +162,7 @@ pub fn watch(packets: &[Packet], local: Role, client: u32, server: u32) -> Optio
 /// The kernel side leaves such a packet out.
 fn assert_changes_nothing(wire: Wire, segment: &Segment) {
     let mut after = wire;
-    let due = wire::walk(&mut after, segment, &[].as_slice());
+    let due = wire::track(&mut after, segment, &[].as_slice());
     assert_eq!((due.next, due.copy_length), (Next::Follow, 0));
     after.packets = wire.packets;
     assert_eq!(after, wire, "without payload, and not without effect: {segment:?}");

@@ -22,7 +22,7 @@ use crate::{
 
 const FILES: usize = 100;
 /// A file is no longer used when two sweeps, half a minute each, have not seen it.
-const PATIENCE: Duration = Duration::from_mins(3);
+const TIMEOUT: Duration = Duration::from_mins(3);
 /// Every second when the service manager waits for two.
 const WATCHDOG_EVERY: Duration = Duration::from_secs(1);
 
@@ -85,9 +85,8 @@ fn serving_goes_on_while_a_hundred_libraries_go_and_a_hundred_come() {
     let mut before = Stranger::start();
     let old = copies(&gnutls, FILES, folder.path(), "libgnutls-old");
     before.map(&old);
-    serving.until("the old ones are probed", PATIENCE, |daemon| {
-        covered(daemon, "gnutls") >= standing[0] + files
-    });
+    serving
+        .until("the old ones are probed", TIMEOUT, |daemon| covered(daemon, "gnutls") >= standing[0] + files);
 
     let new = copies(&nss, FILES, folder.path(), "libssl-new");
     for path in &old {
@@ -97,13 +96,13 @@ fn serving_goes_on_while_a_hundred_libraries_go_and_a_hundred_come() {
     let mut after = Stranger::start();
     after.map(&new);
     let mut most = 0;
-    serving.until("the new ones are probed, and the old ones are told of no more", PATIENCE, |daemon| {
+    serving.until("the new ones are probed, and the old ones are told of no more", TIMEOUT, |daemon| {
         most = most.max(daemon.files());
         after.flood(&gnutls);
         covered(daemon, "nss") >= standing[1] + files && covered(daemon, "gnutls") < standing[0] + files
     });
     // A file has several probes, and each takes the kernel up to a tenth of a second.
-    serving.until("old ones are let go", PATIENCE, |daemon| {
+    serving.until("old ones are let go", TIMEOUT, |daemon| {
         most = most.max(daemon.files());
         daemon.files() + FILES <= most
     });

@@ -21,7 +21,7 @@ use nix::{
 };
 
 /// The kernel verifies the programs first.
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Where the program is.
 pub(crate) fn binary() -> PathBuf {
@@ -93,7 +93,7 @@ impl Program {
         let said = text(&self.stderr);
         let (_, address) = said.split_once("listening on http://").unwrap();
         let address = address.split('/').next().unwrap();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let mut stream = TcpStream::connect(address).unwrap();
             stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
@@ -133,7 +133,7 @@ fn text(said: &Said) -> String {
 
 #[track_caller]
 fn wait(what: &str, said: &Said, enough: impl Fn(&str) -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !enough(&text(said)) {
         assert!(Instant::now() < deadline, "not in time: {what}; it said {}", text(said));
         thread::sleep(Duration::from_millis(20));

@@ -17,7 +17,7 @@ use crate::{
 
 pub(crate) const RTT: Duration = Duration::from_millis(50);
 /// Records may come late, but not later than a person would wait.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
@@ -116,11 +116,11 @@ impl Case {
             let (opens, closes) = expect.of(side);
             let enough =
                 |records: &[Record]| count(records, "open") >= opens && count(records, "close") >= closes;
-            let waited = self.log.wait_for(PATIENCE, |record| about.is_told_by(record, side), enough);
+            let waited = self.log.wait_for(TIMEOUT, |record| about.is_told_by(record, side), enough);
             waited.unwrap_or_else(|TimedOut(records)| {
                 let found = (count(&records, "open"), count(&records, "close"));
                 panic!(
-                    "(open, close) records of the {side:?} after {PATIENCE:?}: {found:?}, not {:?}",
+                    "(open, close) records of the {side:?} after {TIMEOUT:?}: {found:?}, not {:?}",
                     expect.of(side)
                 )
             });

@@ -17,7 +17,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{Args, SETTLE, Way, kernel_time, load::make_namespace, median, sorted, subject::Subject, with};
+use super::{
+    Args, BenchMode, SETTLE, kernel_time, load::make_namespace, median, sorted, subject::Subject, with,
+};
 use crate::process::step;
 
 const BUFFER: usize = 1 << 20;
@@ -126,7 +128,7 @@ fn sample(
         thread::sleep(SETTLE);
         return Ok(transfer.rate_over(window)?.1);
     };
-    let (daemon, ready) = Way::Daemon.command().context("the daemon has a command")?;
+    let (daemon, ready) = BenchMode::Daemon.command().context("the daemon has a command")?;
     let arguments = [daemon, arguments].concat();
     let subject = Subject::start(binary, &with(&arguments, more), ready)?;
     thread::sleep(SETTLE);

@@ -35,13 +35,13 @@ enum Kind {
 
 /// What is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum BenchMode {
     Without,
     Daemon,
     Trace,
 }
 
-impl Way {
+impl BenchMode {
     const ALL: [Self; 3] = [Self::Without, Self::Daemon, Self::Trace];
 
     const fn name(self) -> &'static str {
@@ -119,7 +119,7 @@ fn measure(binary: &Path, args: &Args) -> Result<String> {
     let mut samples: Vec<[Sample; 3]> = Vec::new();
     for round in 1..=rounds {
         step(format!("round {round} of {rounds}: without, daemon, trace, {seconds} s each"));
-        let [without, daemon, trace] = Way::ALL.map(|way| sample(&load, binary, way, window, more));
+        let [without, daemon, trace] = BenchMode::ALL.map(|way| sample(&load, binary, way, window, more));
         samples.push([without?, daemon?, trace?]);
     }
     step("kernel time, with the kernel's own statistics on");
@@ -144,7 +144,7 @@ fn machine() -> String {
     )
 }
 
-fn sample(load: &Load, binary: &Path, way: Way, window: Duration, more: &[String]) -> Result<Sample> {
+fn sample(load: &Load, binary: &Path, way: BenchMode, window: Duration, more: &[String]) -> Result<Sample> {
     let Some((arguments, ready)) = way.command() else {
         std::thread::sleep(SETTLE);
         let (connections, rate) = load.rate_over(window)?;
@@ -170,7 +170,7 @@ fn kernel_time(
     thing: &str,
     made: impl FnOnce() -> Result<u64>,
 ) -> Result<String> {
-    let (arguments, ready) = Way::Daemon.command().context("the daemon has a command")?;
+    let (arguments, ready) = BenchMode::Daemon.command().context("the daemon has a command")?;
     let before = fs::read_to_string(STATS).with_context(|| format!("cannot read {STATS}"))?;
     fs::write(STATS, "1").with_context(|| format!("cannot write {STATS}"))?;
     let measured = (|| {
@@ -212,7 +212,7 @@ fn table(samples: &[[Sample; 3]]) -> String {
         "{:<14} {:>9} {:>9} {:>9}  {:>22}  {:>18}  {}\n",
         "", "conn/s", "min", "max", "ratio (median of pairs)", "user s / 100k conn", "lost"
     );
-    for (index, way) in Way::ALL.into_iter().enumerate() {
+    for (index, way) in BenchMode::ALL.into_iter().enumerate() {
         let rates = sorted(samples.iter().map(|round| round[index].rate));
         let ratios = sorted(samples.iter().map(|round| round[index].rate / round[0].rate));
         let (user, connections) = samples.iter().fold((0.0, 0), |(user, connections), round| {

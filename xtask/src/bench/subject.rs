@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 /// How long attaching may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A running `handshake`.
 pub(crate) struct Subject {
@@ -71,7 +71,7 @@ impl Subject {
             lines
         });
         let subject = Self { child, errors, greeting: String::new() };
-        let Ok(greeting) = said.recv_timeout(PATIENCE) else {
+        let Ok(greeting) = said.recv_timeout(TIMEOUT) else {
             let lines = subject.stop()?;
             bail!("`handshake {}` did not get ready: {}", arguments.join(" "), lines.join("; "));
         };

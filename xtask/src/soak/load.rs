@@ -43,7 +43,7 @@ const RESET: u64 = 17;
 const HELD: u64 = 31;
 const WITH_TLS: u64 = 50;
 /// How long a program may take to start or to end.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What was made so far, from the first connection on.
 #[derive(Debug, Default)]
@@ -278,7 +278,7 @@ fn establish(listener: &TcpListener, made: &Made) -> Result<(TcpStream, TcpStrea
     made.without_tls.fetch_add(1, Ordering::Relaxed);
     let (server, _) = listener.accept()?;
     for end in [&client, &server] {
-        end.set_read_timeout(Some(PATIENCE))?;
+        end.set_read_timeout(Some(TIMEOUT))?;
     }
     Ok((client, server))
 }
@@ -343,7 +343,7 @@ impl Program {
     fn await_listener(&mut self) -> Result<()> {
         let port = format!(":{:04X}", TLS.port());
         let path = format!("/proc/{}/net/tcp", self.child.id());
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !fs::read_to_string(&path).unwrap_or_default().lines().any(|line| {
             let mut words = line.split_whitespace().skip(1);
             words.next().is_some_and(|local| local.ends_with(&port)) && words.nth(1) == Some("0A")
@@ -351,14 +351,14 @@ impl Program {
             if let Some(status) = self.child.try_wait()? {
                 bail!("`openssl s_server` ended ({status}): {}", self.said());
             }
-            ensure!(Instant::now() < deadline, "`openssl s_server` does not listen after {PATIENCE:?}");
+            ensure!(Instant::now() < deadline, "`openssl s_server` does not listen after {TIMEOUT:?}");
             thread::sleep(Duration::from_millis(10));
         }
         Ok(())
     }
 
     fn await_success(&mut self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             match self.child.try_wait()? {
                 Some(status) if status.success() => return Ok(()),

@@ -37,7 +37,7 @@ const SCRAPE: Duration = Duration::from_secs(2);
 const STOP_AFTER: std::ops::Range<f64> = 20.0..60.0;
 const STOPPED: std::ops::Range<f64> = 1.0..4.0;
 /// How long the daemon may take to count the last connection, to settle, or to be gone from the kernel.
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 /// How long the daemon keeps the probes of a file that nobody uses (`KEPT` in `tls/libraries.rs`), and what the search and
 /// letting go of them takes.
 const KEPT: Duration = Duration::from_secs(610);
@@ -199,7 +199,7 @@ impl Soak {
 
     /// What the daemon uses, once that does not change any more.
     fn settled(&mut self) -> Result<Usage> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut last = self.usage()?;
         loop {
             self.wait(Duration::from_secs(3))?;
@@ -309,7 +309,7 @@ impl Soak {
 
     /// What was counted since the first scrape, once that is all, or it takes too long.
     fn counted(&mut self, first: &Scrape) -> Result<(Counts, Scrape)> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             self.wait(Duration::from_secs(1))?;
             let last = self.scrape()?;
@@ -339,7 +339,7 @@ impl Soak {
             ));
         }
         // The kernel frees them after a grace period of its own.
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut objects = self.objects.left();
         while !objects.is_empty() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(200));

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 /// Longer than any scrape may take.
-const PATIENCE: Duration = Duration::from_secs(15);
+const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What a process uses at one moment.
 #[derive(Clone, Debug, Default)]
@@ -145,7 +145,7 @@ impl Scrape {
     pub(super) fn of(address: &str) -> Result<Self> {
         let begin = Instant::now();
         let mut stream = TcpStream::connect(address).context("the daemon does not accept a scrape")?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes())?;
         let mut text = String::new();

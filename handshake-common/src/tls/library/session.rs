@@ -1,20 +1,20 @@
 //! One TLS handshake as the calls of its library show it. The kernel side keeps a [`Session`] for each session object
-//! whose handshake is under way; at its end the same bytes go out inside a raw [`Handshake`].
+//! whose handshake is under way; at its end the same bytes go out inside a raw [`LibraryHandshake`].
 //!
 //! A call is entered and left by one thread (or goroutine); between the two, the segments that it sends and receives are
 //! seen. Of those follow the socket, the flights, the moment of the ClientHello, and what of the time was computing.
 
 use crate::{
-    class::{Library, Role, TlsClass, TlsOutcome, TlsVersion},
     connection::{Connection, micros_between},
+    vocabulary::{Library, Role, TlsClass, TlsOutcome, TlsVersion},
 };
 
 /// Yes-or-no facts about a handshake, one bit each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
-pub struct TlsFacts(pub u32);
+pub struct SessionFlags(pub u32);
 
-impl TlsFacts {
+impl SessionFlags {
     /// The library's own state was read at the end: the facts below it are as the library has them.
     pub const STATE_READ: Self = Self(1);
     /// The session was resumed.
@@ -111,9 +111,9 @@ pub struct Session {
     pub random: [u8; 32],
     /// Process id (tgid) in the initial pid namespace.
     pub pid: u32,
-    /// See [`TlsFacts`].
-    pub facts: TlsFacts,
-    /// What the library said of a failure: a return value, or with [`TlsFacts::REASON`] a reason code.
+    /// See [`SessionFlags`].
+    pub flags: SessionFlags,
+    /// What the library said of a failure: a return value, or with [`SessionFlags::REASON`] a reason code.
     pub error: i32,
     /// How often the library was called.
     pub calls: u32,
@@ -169,7 +169,7 @@ impl Key {
 /// A raw record: a handshake that is over, and the connection that it was made on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Handshake {
+pub struct LibraryHandshake {
     /// With [`crate::Stage::Tls`]. Its `id` is 0 where the socket is not known: then only the stage is set.
     pub connection: Connection,
     /// What the library's calls showed.
@@ -177,7 +177,7 @@ pub struct Handshake {
 }
 
 /// Size of a raw handshake, bytes.
-pub const SIZE: usize = size_of::<Handshake>();
+pub const SIZE: usize = size_of::<LibraryHandshake>();
 
 const _: () = assert!(size_of::<Session>() == 9 * 8 + 16 + 32 + 4 * 4 + 2 * 2 + 12, "no padding");
 const _: () = assert!(SIZE == crate::connection::SIZE + size_of::<Session>(), "no padding in between");
@@ -198,7 +198,7 @@ impl Session {
         }
         // The call before was not seen to return, nor what it did since it was seen last.
         if self.mark_ns != 0 {
-            self.doubt();
+            self.mark_uncertain();
         }
         self.calls = self.calls.wrapping_add(1);
         self.mark_ns = now;
@@ -231,9 +231,9 @@ impl Session {
             if !is_hello {
                 return;
             }
-            if !self.facts.has(TlsFacts::DOUBTED) {
-                self.facts.0 &= !TlsFacts::COMPUTE_UNKNOWN.0;
-                self.facts.0 |= TlsFacts::FLIGHTS_SEEN.0;
+            if !self.flags.has(SessionFlags::DOUBTED) {
+                self.flags.0 &= !SessionFlags::COMPUTE_UNKNOWN.0;
+                self.flags.0 |= SessionFlags::FLIGHTS_SEEN.0;
             }
             self.hello_ns = now;
             // What the client computed before its hello, or the server before it had one, is before the beginning; known or not.
@@ -252,8 +252,8 @@ impl Session {
     /// A call returns.
     #[inline(always)]
     pub fn leave(&mut self, now: u64, sleeps: u64) {
-        if self.mark_ns != 0 && sleeps != self.sleeps && !self.facts.has(TlsFacts::FLIGHTS_SEEN) {
-            self.facts.set_if(TlsFacts::COMPUTE_UNKNOWN, true);
+        if self.mark_ns != 0 && sleeps != self.sleeps && !self.flags.has(SessionFlags::FLIGHTS_SEEN) {
+            self.flags.set_if(SessionFlags::COMPUTE_UNKNOWN, true);
         }
         self.advance(now, sleeps);
         self.mark_ns = 0;
@@ -262,16 +262,16 @@ impl Session {
     /// A call was left for a while, for something else on the same thread: what it computed is not known, nor all that it sent
     /// and received.
     #[inline(always)]
-    pub fn doubt(&mut self) {
-        self.facts.0 &= !TlsFacts::FLIGHTS_SEEN.0;
-        self.facts.0 |= TlsFacts::DOUBTED.0 | TlsFacts::COMPUTE_UNKNOWN.0;
+    pub fn mark_uncertain(&mut self) {
+        self.flags.0 &= !SessionFlags::FLIGHTS_SEEN.0;
+        self.flags.0 |= SessionFlags::DOUBTED.0 | SessionFlags::COMPUTE_UNKNOWN.0;
     }
 
     /// The handshake is over; `now` is 0 where that was not seen.
     #[inline(always)]
     pub fn end(&mut self, outcome: TlsOutcome, now: u64) {
         if now == 0 {
-            self.doubt();
+            self.mark_uncertain();
         }
         self.ended_ns = now;
         self.outcome = outcome.code();
@@ -286,7 +286,7 @@ impl Session {
     }
 }
 
-impl Handshake {
+impl LibraryHandshake {
     /// Reads a raw handshake out of bytes from the ring buffer.
     ///
     /// # Errors
@@ -296,12 +296,12 @@ impl Handshake {
         if bytes.len() != SIZE {
             return None;
         }
-        // SAFETY: the length is checked, every bit pattern is a valid Handshake (integers only), and read_unaligned
+        // SAFETY: the length is checked, every bit pattern is a valid LibraryHandshake (integers only), and read_unaligned
         // asks nothing of the address.
         Some(unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() })
     }
 
-    /// The bytes that [`Handshake::from_bytes`] reads.
+    /// The bytes that [`LibraryHandshake::from_bytes`] reads.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         // SAFETY: repr(C) without padding (asserted above), so every byte is initialised.
@@ -312,7 +312,7 @@ impl Handshake {
 /// The version that was negotiated.
 #[must_use]
 pub const fn version(session: &Session) -> Option<TlsVersion> {
-    if !session.facts.has(TlsFacts::VERSION_READ) || session.outcome != TlsOutcome::Completed.code() {
+    if !session.flags.has(SessionFlags::VERSION_READ) || session.outcome != TlsOutcome::Completed.code() {
         return None;
     }
     version_of(session.version)
@@ -340,7 +340,7 @@ const DTLS_ANY: u16 = 0xffff;
 /// Whether it is one of DTLS, which no TCP connection carries. Versions of DTLS count downwards from 0xfeff.
 #[must_use]
 pub const fn is_datagram(session: &Session) -> bool {
-    session.facts.has(TlsFacts::VERSION_READ)
+    session.flags.has(SessionFlags::VERSION_READ)
         && (session.version >> 8 == 0xfe || matches!(session.version, DTLS_BAD | DTLS_ANY))
 }
 
@@ -348,14 +348,14 @@ pub const fn is_datagram(session: &Session) -> bool {
 /// and another for each HelloRetryRequest.
 #[must_use]
 pub const fn hello_retry(session: &Session) -> Option<bool> {
-    let facts = session.facts;
-    if facts.has(TlsFacts::HELLO_RETRY) {
+    let flags = session.flags;
+    if flags.has(SessionFlags::HELLO_RETRY) {
         return Some(true);
     }
     match version(session) {
         // Only TLS 1.3 has it (RFC 8446 §4.1.4).
-        Some(TlsVersion::Tls13) if facts.has(TlsFacts::NO_HELLO_RETRY) => Some(false),
-        Some(TlsVersion::Tls13) if facts.has(TlsFacts::FLIGHTS_SEEN) => match role(session) {
+        Some(TlsVersion::Tls13) if flags.has(SessionFlags::NO_HELLO_RETRY) => Some(false),
+        Some(TlsVersion::Tls13) if flags.has(SessionFlags::FLIGHTS_SEEN) => match role(session) {
             // Of a server, too: its tickets may follow the client's Finished, and the turn to sending them is none of
             // the handshake.
             Some(_) => Some(session.turns_to_receive > 1),
@@ -369,27 +369,27 @@ pub const fn hello_retry(session: &Session) -> Option<bool> {
 /// Which way the handshake went; unknown where one of the facts that decide it is.
 #[must_use]
 pub const fn class(session: &Session) -> Option<TlsClass> {
-    let facts = session.facts;
-    if session.outcome != TlsOutcome::Completed.code() || !facts.has(TlsFacts::STATE_READ) {
+    let flags = session.flags;
+    if session.outcome != TlsOutcome::Completed.code() || !flags.has(SessionFlags::STATE_READ) {
         return None;
     }
-    if facts.has(TlsFacts::EARLY_ACCEPTED) {
+    if flags.has(SessionFlags::EARLY_ACCEPTED) {
         return Some(TlsClass::EarlyDataAccepted);
     }
-    if facts.has(TlsFacts::EARLY_OFFERED) {
+    if flags.has(SessionFlags::EARLY_OFFERED) {
         return Some(TlsClass::EarlyDataRejected);
     }
-    if facts.has(TlsFacts::FALSE_START) {
+    if flags.has(SessionFlags::FALSE_START) {
         return Some(TlsClass::FalseStart);
     }
     let early_unknown =
-        facts.has(TlsFacts::EARLY_UNKNOWN) && !matches!(version(session), Some(TlsVersion::Tls12));
+        flags.has(SessionFlags::EARLY_UNKNOWN) && !matches!(version(session), Some(TlsVersion::Tls12));
     if early_unknown {
         return None;
     }
     match hello_retry(session) {
         Some(true) => Some(TlsClass::HelloRetry),
-        _ if facts.has(TlsFacts::RESUMED) => Some(TlsClass::Resumed),
+        _ if flags.has(SessionFlags::RESUMED) => Some(TlsClass::Resumed),
         Some(false) => Some(TlsClass::Full),
         None => None,
     }
@@ -434,7 +434,7 @@ pub const fn duration_us(session: &Session) -> Option<u64> {
 /// Inside the library's calls, without what they slept, microseconds.
 #[must_use]
 pub const fn compute_us(session: &Session) -> Option<u64> {
-    if session.facts.has(TlsFacts::COMPUTE_UNKNOWN) { None } else { Some(session.compute_ns / 1000) }
+    if session.flags.has(SessionFlags::COMPUTE_UNKNOWN) { None } else { Some(session.compute_ns / 1000) }
 }
 
 #[cfg(test)]
@@ -443,16 +443,16 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    fn completed(role: Role, facts: TlsFacts, version: u16) -> Session {
+    fn completed(role: Role, flags: SessionFlags, version: u16) -> Session {
         let mut session = Session { role: role.code(), version, ..Session::default() };
-        session.facts = TlsFacts(facts.0 | TlsFacts::STATE_READ.0 | TlsFacts::VERSION_READ.0);
+        session.flags = SessionFlags(flags.0 | SessionFlags::STATE_READ.0 | SessionFlags::VERSION_READ.0);
         session.outcome = TlsOutcome::Completed.code();
         session
     }
 
     /// A blocking client: everything in one call, which sleeps while the peer answers.
     fn blocking_client(flights: u64) -> Session {
-        let mut session = completed(Role::Client, TlsFacts::default(), 0x0304);
+        let mut session = completed(Role::Client, SessionFlags::default(), 0x0304);
         session.enter(MS, 0);
         for flight in 0..flights {
             session.transferred(Flow::Sent, 300, (2 + 52 * flight) * MS, flight);
@@ -481,7 +481,7 @@ mod tests {
 
     #[test]
     fn what_a_client_sends_in_a_later_call_is_no_hello() {
-        let mut session = completed(Role::Client, TlsFacts::default(), 0x0304);
+        let mut session = completed(Role::Client, SessionFlags::default(), 0x0304);
         session.enter(MS, 0);
         session.leave(2 * MS, 0);
         session.enter(52 * MS, 1);
@@ -494,7 +494,7 @@ mod tests {
 
     #[test]
     fn a_dummy_change_cipher_spec_is_no_flight() {
-        let mut session = completed(Role::Client, TlsFacts::default(), 0x0304);
+        let mut session = completed(Role::Client, SessionFlags::default(), 0x0304);
         session.enter(MS, 0);
         for (flow, bytes) in
             [(Flow::Sent, 300), (Flow::Received, 127), (Flow::Sent, 6), (Flow::Received, 900)]
@@ -506,7 +506,7 @@ mod tests {
 
     #[test]
     fn a_server_whose_tickets_follow_the_finished_had_one_round_trip() {
-        let mut session = completed(Role::Server, TlsFacts::default(), 0x0304);
+        let mut session = completed(Role::Server, SessionFlags::default(), 0x0304);
         session.enter(MS, 0);
         for flow in [Flow::Received, Flow::Sent, Flow::Received, Flow::Sent] {
             session.transferred(flow, 500, 2 * MS, 0);
@@ -519,7 +519,7 @@ mod tests {
 
     #[test]
     fn a_call_that_slept_unseen_has_no_compute_time() {
-        let mut session = completed(Role::Server, TlsFacts::default(), 0x0304);
+        let mut session = completed(Role::Server, SessionFlags::default(), 0x0304);
         session.enter(MS, 0);
         session.leave(60 * MS, 3);
         assert_eq!(compute_us(&session), None);
@@ -529,23 +529,23 @@ mod tests {
 
     #[test]
     fn early_data_and_resumption() {
-        let class = |facts| class(&completed(Role::Client, facts, 0x0304));
-        let facts = |bits: &[TlsFacts]| TlsFacts(bits.iter().fold(0, |all, bit| all | bit.0));
-        assert_eq!(class(TlsFacts::RESUMED), Some(TlsClass::Resumed));
+        let class = |flags| class(&completed(Role::Client, flags, 0x0304));
+        let flags = |bits: &[SessionFlags]| SessionFlags(bits.iter().fold(0, |all, bit| all | bit.0));
+        assert_eq!(class(SessionFlags::RESUMED), Some(TlsClass::Resumed));
         assert_eq!(
-            class(facts(&[TlsFacts::EARLY_OFFERED, TlsFacts::EARLY_ACCEPTED, TlsFacts::RESUMED])),
+            class(flags(&[SessionFlags::EARLY_OFFERED, SessionFlags::EARLY_ACCEPTED, SessionFlags::RESUMED])),
             Some(TlsClass::EarlyDataAccepted)
         );
         assert_eq!(
-            class(facts(&[TlsFacts::EARLY_OFFERED, TlsFacts::RESUMED])),
+            class(flags(&[SessionFlags::EARLY_OFFERED, SessionFlags::RESUMED])),
             Some(TlsClass::EarlyDataRejected)
         );
-        assert_eq!(class(facts(&[TlsFacts::EARLY_UNKNOWN, TlsFacts::RESUMED])), None);
+        assert_eq!(class(flags(&[SessionFlags::EARLY_UNKNOWN, SessionFlags::RESUMED])), None);
     }
 
     #[test]
     fn a_call_that_was_not_seen_to_return_leaves_doubt() {
-        let mut session = completed(Role::Client, TlsFacts::default(), 0x0304);
+        let mut session = completed(Role::Client, SessionFlags::default(), 0x0304);
         session.enter(MS, 0);
         session.transferred(Flow::Sent, 300, 2 * MS, 0);
         session.enter(50 * MS, 4);
@@ -557,14 +557,14 @@ mod tests {
 
     #[test]
     fn bytes_survive_and_wrong_ones_are_refused() {
-        let handshake = Handshake { session: blocking_client(1), ..Handshake::default() };
-        assert_eq!(Handshake::from_bytes(handshake.as_bytes()), Some(handshake));
-        assert_eq!(Handshake::from_bytes(&handshake.as_bytes()[1..]), None);
+        let handshake = LibraryHandshake { session: blocking_client(1), ..LibraryHandshake::default() };
+        assert_eq!(LibraryHandshake::from_bytes(handshake.as_bytes()), Some(handshake));
+        assert_eq!(LibraryHandshake::from_bytes(&handshake.as_bytes()[1..]), None);
     }
 
     #[test]
     fn a_call_that_slept_before_the_hello_does_not_count() {
-        let mut session = completed(Role::Server, TlsFacts::default(), 0x0303);
+        let mut session = completed(Role::Server, SessionFlags::default(), 0x0303);
         session.enter(MS, 0);
         session.leave(3 * MS, 1);
         assert_eq!(compute_us(&session), None);
@@ -579,15 +579,15 @@ mod tests {
         let mut session = blocking_client(1);
         assert_eq!(class(&session), Some(TlsClass::Full));
         assert!(compute_us(&session).is_some());
-        session.doubt();
+        session.mark_uncertain();
         assert_eq!((class(&session), compute_us(&session)), (None, None));
-        session.facts.set_if(TlsFacts::RESUMED, true);
+        session.flags.set_if(SessionFlags::RESUMED, true);
         assert_eq!(class(&session), Some(TlsClass::Resumed), "the library itself tells");
 
         // Nor is what comes later.
-        let mut session = completed(Role::Client, TlsFacts::default(), 0x0304);
+        let mut session = completed(Role::Client, SessionFlags::default(), 0x0304);
         session.enter(MS, 0);
-        session.doubt();
+        session.mark_uncertain();
         session.transferred(Flow::Sent, 300, 2 * MS, 0);
         session.transferred(Flow::Received, 500, 52 * MS, 1);
         assert_eq!(class(&session), None);

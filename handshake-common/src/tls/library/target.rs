@@ -5,7 +5,7 @@
 pub const MAP: &str = "TARGETS";
 
 /// How many library files can be probed at once.
-pub const MOST_TARGETS: u32 = 1024;
+pub const MAX_TARGETS: u32 = 1024;
 
 /// The lower bits of a uprobe's cookie are the index of the [`Target`]; this bit above them says that the probed
 /// function serves connections as a server, [`COOKIE_CLIENT`] as a client, neither that the object itself tells.

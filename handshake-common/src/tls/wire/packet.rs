@@ -1,6 +1,6 @@
-//! A packet as the walker sees it, and what the walker says about it.
+//! A packet as the tracker sees it, and what the tracker says about it.
 
-use crate::class::Role;
+use crate::vocabulary::Role;
 
 /// The payload of a packet: what is behind its TCP header.
 pub trait Payload {
@@ -40,7 +40,7 @@ pub enum Direction {
     Received,
 }
 
-/// What the walker must know of a packet besides its payload.
+/// What the tracker must know of a packet besides its payload.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment {
     /// See [`Direction`].
@@ -69,7 +69,7 @@ pub enum Next {
 
 /// What is due after a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Due {
+pub struct PacketAction {
     /// See [`Next`].
     pub next: Next,
     /// Who sent the bytes to be copied: the TLS client or server.
@@ -80,7 +80,7 @@ pub struct Due {
     pub copy_length: u32,
 }
 
-impl Due {
+impl PacketAction {
     pub(super) const WATCH: Self =
         Self { next: Next::Watch, sender: Role::Client, copy_offset: 0, copy_length: 0 };
 }

@@ -1,16 +1,16 @@
-//! What the kernel side sends of a handshake on the wire: excerpts of the stream while it goes on, and a sighting at its
+//! What the kernel side sends of a handshake on the wire: hello fragments of the stream while it goes on, and a `WireHandshake` at its
 //! end. Both carry a number, because the first bytes of a connection may come before its socket.
 
 use super::state::Wire;
 use crate::{
-    class::{Kind, Role},
     connection::{self, Connection},
+    vocabulary::{Kind, Role},
 };
 
 /// A raw record: some bytes of a ClientHello or ServerHello, record headers included. The bytes follow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Excerpt {
+pub struct HelloFragment {
     /// [`Kind::Hello`].
     pub kind: u8,
     /// [`Role`] code of who sent them.
@@ -19,54 +19,54 @@ pub struct Excerpt {
     pub length: u16,
     /// TCP sequence number of the first.
     pub seq: u32,
-    /// The same as in the [`Sighting`].
+    /// The same as in the [`WireHandshake`].
     pub number: u64,
 }
 
 /// How many ports can be named whose handshakes alone are looked at.
-pub const MOST_PORTS: usize = 16;
+pub const MAX_PORTS: usize = 16;
 /// Name of the global in the eBPF object that holds them.
 pub const PORTS_SYMBOL: &str = "WIRE_PORTS";
 
-/// The most bytes that one excerpt carries; a longer hello makes several.
-pub const MOST_EXCERPT: usize = 2048;
+/// The most bytes that one fragment carries; a longer hello makes several.
+pub const MAX_HELLO_FRAGMENT: usize = 2048;
 
 /// A raw record: a handshake that the wire shows no more of, and the connection that it was made on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Sighting {
+pub struct WireHandshake {
     /// With [`Kind::Wire`].
     pub connection: Connection,
     /// Tells it from all other handshakes.
     pub number: u64,
     /// 1: the whole ClientHello was in the SYN.
     pub hello_in_syn: u64,
-    /// What the walker found.
+    /// What the tracker found.
     pub wire: Wire,
 }
 
-/// Size of an excerpt without its bytes.
-pub const HEADER: usize = size_of::<Excerpt>();
-/// Size of a sighting.
-pub const SIZE: usize = size_of::<Sighting>();
+/// Size of an fragment without its bytes.
+pub const HEADER: usize = size_of::<HelloFragment>();
+/// Size of a `WireHandshake`.
+pub const SIZE: usize = size_of::<WireHandshake>();
 
 const _: () = assert!(HEADER == 16, "no padding");
 const _: () = assert!(SIZE == connection::SIZE + 16 + super::state::SIZE, "no padding");
 
-impl Excerpt {
-    /// Reads an excerpt and its bytes out of the ring buffer.
+impl HelloFragment {
+    /// Reads an fragment and its bytes out of the ring buffer.
     ///
     /// # Errors
     /// `None` when it is none, or is shorter than it says.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (header, rest) = bytes.split_at_checked(HEADER)?;
-        // SAFETY: the length is checked, every bit pattern is a valid Excerpt (integers only), and read_unaligned asks
+        // SAFETY: the length is checked, every bit pattern is a valid HelloFragment (integers only), and read_unaligned asks
         // nothing of the address.
-        let excerpt = unsafe { header.as_ptr().cast::<Self>().read_unaligned() };
-        let bytes = rest.get(..usize::from(excerpt.length))?;
-        let known = excerpt.kind == Kind::Hello.code() && excerpt.sender().is_some();
-        known.then_some((excerpt, bytes))
+        let fragment = unsafe { header.as_ptr().cast::<Self>().read_unaligned() };
+        let bytes = rest.get(..usize::from(fragment.length))?;
+        let known = fragment.kind == Kind::Hello.code() && fragment.sender().is_some();
+        known.then_some((fragment, bytes))
     }
 
     /// Who sent the bytes.
@@ -76,8 +76,8 @@ impl Excerpt {
     }
 }
 
-impl Sighting {
-    /// Reads a sighting out of bytes from the ring buffer.
+impl WireHandshake {
+    /// Reads a `WireHandshake` out of bytes from the ring buffer.
     ///
     /// # Errors
     /// `None` when the length is wrong or it is none.
@@ -86,13 +86,14 @@ impl Sighting {
         if bytes.len() != SIZE {
             return None;
         }
-        // SAFETY: the length is checked, every bit pattern is a valid Sighting (integers only), and read_unaligned asks
+        // SAFETY: the length is checked, every bit pattern is a valid WireHandshake (integers only), and read_unaligned asks
         // nothing of the address.
-        let sighting = unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() };
-        (sighting.connection.stage == Kind::Wire.code() && sighting.wire.role().is_some()).then_some(sighting)
+        let wire_handshake = unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() };
+        (wire_handshake.connection.stage == Kind::Wire.code() && wire_handshake.wire.role().is_some())
+            .then_some(wire_handshake)
     }
 
-    /// The bytes that [`Sighting::from_bytes`] reads.
+    /// The bytes that [`WireHandshake::from_bytes`] reads.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         // SAFETY: repr(C) without padding (asserted above), so every byte is initialised.
@@ -106,12 +107,12 @@ mod tests {
 
     #[test]
     fn bytes_survive_and_wrong_ones_are_refused() {
-        let mut sighting = Sighting { number: 7, ..Sighting::default() };
-        sighting.connection.stage = Kind::Wire.code();
-        assert_eq!(Sighting::from_bytes(sighting.as_bytes()), None, "no handshake");
-        sighting.wire.role = Role::Server.code();
-        assert_eq!(Sighting::from_bytes(sighting.as_bytes()), Some(sighting));
-        assert_eq!(Sighting::from_bytes(&sighting.as_bytes()[1..]), None);
+        let mut wire_handshake = WireHandshake { number: 7, ..WireHandshake::default() };
+        wire_handshake.connection.stage = Kind::Wire.code();
+        assert_eq!(WireHandshake::from_bytes(wire_handshake.as_bytes()), None, "no handshake");
+        wire_handshake.wire.role = Role::Server.code();
+        assert_eq!(WireHandshake::from_bytes(wire_handshake.as_bytes()), Some(wire_handshake));
+        assert_eq!(WireHandshake::from_bytes(&wire_handshake.as_bytes()[1..]), None);
     }
 
     #[test]
@@ -120,10 +121,10 @@ mod tests {
         (bytes[0], bytes[1]) = (Kind::Hello.code(), Role::Client.code());
         bytes[2..4].copy_from_slice(&3_u16.to_ne_bytes());
         bytes[HEADER..].copy_from_slice(b"abcd");
-        let (excerpt, content) = Excerpt::from_bytes(&bytes).unwrap();
-        assert_eq!((excerpt.sender(), content), (Some(Role::Client), &b"abc"[..]));
-        assert_eq!(Excerpt::from_bytes(&bytes[..HEADER + 2]), None);
+        let (fragment, content) = HelloFragment::from_bytes(&bytes).unwrap();
+        assert_eq!((fragment.sender(), content), (Some(Role::Client), &b"abc"[..]));
+        assert_eq!(HelloFragment::from_bytes(&bytes[..HEADER + 2]), None);
         bytes[1] = 0;
-        assert_eq!(Excerpt::from_bytes(&bytes), None, "from nobody");
+        assert_eq!(HelloFragment::from_bytes(&bytes), None, "from nobody");
     }
 }

@@ -1,6 +1,6 @@
-//! TLS records (RFC 8446 §5.1): what their headers say, and the log that the walker keeps of them.
+//! TLS records (RFC 8446 §5.1): what their headers say, and the log that the tracker keeps of them.
 
-use crate::class::Role;
+use crate::vocabulary::Role;
 
 /// Content types (RFC 8446 §B.1).
 pub mod content {
@@ -26,10 +26,10 @@ pub mod handshake {
 pub const HEADER: u32 = 5;
 /// Bytes of the header of a handshake message.
 pub const MESSAGE_HEADER: u32 = 4;
-/// The most that the walker looks at: the record header and the header of the handshake message behind it.
+/// The most that the tracker looks at: the record header and the header of the handshake message behind it.
 pub const HEAD: usize = 9;
 /// The most that a record may carry: 2^14 and what TLS 1.2 allows for protection (RFC 5246 §6.2.3).
-const MOST_LENGTH: u16 = (1 << 14) + 2048;
+const MAX_LENGTH: u16 = (1 << 14) + 2048;
 
 /// The first bytes of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Head {
         let [kind, major, minor, high, low, first, a, b, c] = *bytes;
         let length = u16::from_be_bytes([high, low]);
         let empty_is_wrong = kind != content::APPLICATION_DATA && length == 0;
-        if major != 3 || minor > 4 || length > MOST_LENGTH || empty_is_wrong {
+        if major != 3 || minor > 4 || length > MAX_LENGTH || empty_is_wrong {
             return None;
         }
         Some(Self { content: kind, length, first, second: a, message: u32::from_be_bytes([0, a, b, c]) })
@@ -79,9 +79,9 @@ impl Head {
 
 /// What a log entry is besides its content type, one bit each above the three bits of the type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mark(u8);
+pub struct RecordFlags(u8);
 
-impl Mark {
+impl RecordFlags {
     /// Nothing.
     pub const NONE: Self = Self(0);
     /// The server sent it.
@@ -89,7 +89,7 @@ impl Mark {
     /// Application data that the client sent before it had the server's decisive message: early data before the
     /// ServerHello (TLS 1.3), a false start before the server's Finished (TLS 1.2).
     pub const EARLY: Self = Self(1 << 4);
-    /// [`Mark::EARLY`] is not certain: part of the server's side was not seen.
+    /// [`RecordFlags::EARLY`] is not certain: part of the server's side was not seen.
     pub const UNSURE: Self = Self(1 << 5);
     /// A handshake message or alert behind ChangeCipherSpec (TLS 1.2 and before).
     pub const ENCRYPTED: Self = Self(1 << 6);
@@ -119,7 +119,7 @@ pub struct Record {
     pub at: u32,
     /// Bytes behind the header, as the header says.
     pub length: u16,
-    /// Content type − 20 in the lower three bits, a [`Mark`] above.
+    /// Content type − 20 in the lower three bits, a [`RecordFlags`] above.
     pub kind: u8,
     /// Plaintext handshake: the first byte (the message's type, if a message begins here). Plaintext alert: its
     /// description. Otherwise 0.
@@ -130,7 +130,7 @@ impl Record {
     /// The kind of a record with this content type.
     #[must_use]
     #[inline(always)]
-    pub const fn kind_of(content: u8, mark: Mark) -> u8 {
+    pub const fn kind_of(content: u8, mark: RecordFlags) -> u8 {
         (content.wrapping_sub(content::CHANGE_CIPHER_SPEC) & 7) | mark.0
     }
 
@@ -144,7 +144,7 @@ impl Record {
     /// Whether it has this mark.
     #[must_use]
     #[inline(always)]
-    pub const fn is(&self, mark: Mark) -> bool {
+    pub const fn is(&self, mark: RecordFlags) -> bool {
         self.kind & mark.0 == mark.0
     }
 
@@ -152,6 +152,6 @@ impl Record {
     #[must_use]
     #[inline(always)]
     pub const fn sender(&self) -> Role {
-        if self.is(Mark::FROM_SERVER) { Role::Server } else { Role::Client }
+        if self.is(RecordFlags::FROM_SERVER) { Role::Server } else { Role::Client }
     }
 }

@@ -1,21 +1,21 @@
 //! What the kernel side keeps of one connection while its TLS handshake is under way; its very bytes go to user space
 //! when the handshake is over.
 
-use super::record::{HEAD, Mark, Record, content::APPLICATION_DATA};
-use crate::class::Role;
+use super::record::{HEAD, Record, RecordFlags, content::APPLICATION_DATA};
+use crate::vocabulary::Role;
 
 /// How many noteworthy records are kept.
-pub const MOST_RECORDS: usize = 16;
+pub const MAX_RECORDS: usize = 16;
 
 /// Yes-or-no facts about one direction, one bit each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(transparent)]
-pub struct Seen(pub u8);
+pub struct StreamFlags(pub u8);
 
-impl Seen {
+impl StreamFlags {
     /// [`Stream::next`] is valid.
     pub const SYNCED: Self = Self(1);
-    /// Bytes passed by before those that the walker waits for: lost or reordered ones, or more records in a packet
+    /// Bytes passed by before those that the tracker waits for: lost or reordered ones, or more records in a packet
     /// than are looked at.
     pub const AHEAD: Self = Self(1 << 1);
     /// ChangeCipherSpec.
@@ -46,9 +46,9 @@ impl Seen {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Stream {
-    /// The next byte that the walker needs: of a record header, or of what it must know behind one.
+    /// The next byte that the tracker needs: of a record header, or of what it must know behind one.
     pub next: u32,
-    /// End of the furthest packet that passed by too early ([`Seen::AHEAD`]).
+    /// End of the furthest packet that passed by too early ([`StreamFlags::AHEAD`]).
     pub ahead: u32,
     /// The newest hello, from its record header …
     pub hello_from: u32,
@@ -60,8 +60,8 @@ pub struct Stream {
     pub hellos: [u32; 2],
     /// How many hellos there were.
     pub hello_count: u8,
-    /// See [`Seen`].
-    pub seen: Seen,
+    /// See [`StreamFlags`].
+    pub seen: StreamFlags,
     /// How many bytes of `head` are there: a record header that straddles packets.
     pub have: u8,
     /// See `have`.
@@ -69,16 +69,16 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Whether bytes that the walker needs have passed by, so that nothing behind them can be known unless they come
+    /// Whether bytes that the tracker needs have passed by, so that nothing behind them can be known unless they come
     /// again.
     #[must_use]
     #[inline(always)]
     pub const fn is_stalled(&self) -> bool {
-        self.seen.has(Seen::AHEAD) && is_before(self.next, self.ahead)
+        self.seen.has(StreamFlags::AHEAD) && is_before(self.next, self.ahead)
     }
 }
 
-/// Why the walker is through with a connection.
+/// Why the tracker is through with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Ending {
@@ -125,7 +125,7 @@ pub struct Wire {
     /// Keeps the size a multiple of 8.
     pub reserved: [u8; 2],
     /// The noteworthy records in the order in which they passed by. Of a run of equal ones the first and the last.
-    pub log: [Record; MOST_RECORDS],
+    pub log: [Record; MAX_RECORDS],
 }
 
 /// Size of a [`Wire`], bytes.
@@ -183,7 +183,7 @@ impl Wire {
         if at == 0 { None } else { Some(self.hello_ns.saturating_add(((at - 1) as u64) << 10)) }
     }
 
-    /// Why the walker is through.
+    /// Why the tracker is through.
     #[must_use]
     #[inline(always)]
     pub const fn is(&self, ending: Ending) -> bool {
@@ -209,17 +209,17 @@ impl Wire {
     /// Adds to the log. In a run of equal kinds the last entry moves along, except in the client's second flight, which
     /// is short and of which every record counts.
     #[inline(always)]
-    pub(super) const fn note(&mut self, at: u32, length: u16, content: u8, mark: Mark, detail: u8) {
+    pub(super) const fn note(&mut self, at: u32, length: u16, content: u8, mark: RecordFlags, detail: u8) {
         let record = Record { at, length, kind: Record::kind_of(content, mark), detail };
         let count = self.logged as usize;
         let run = count >= 2
-            && record.kind != Record::kind_of(APPLICATION_DATA, Mark::NONE)
-            && self.log[(count - 1) & (MOST_RECORDS - 1)].kind == record.kind
-            && self.log[(count - 2) & (MOST_RECORDS - 1)].kind == record.kind;
+            && record.kind != Record::kind_of(APPLICATION_DATA, RecordFlags::NONE)
+            && self.log[(count - 1) & (MAX_RECORDS - 1)].kind == record.kind
+            && self.log[(count - 2) & (MAX_RECORDS - 1)].kind == record.kind;
         if run {
-            self.log[(count - 1) & (MOST_RECORDS - 1)] = record;
-        } else if count < MOST_RECORDS {
-            self.log[count & (MOST_RECORDS - 1)] = record;
+            self.log[(count - 1) & (MAX_RECORDS - 1)] = record;
+        } else if count < MAX_RECORDS {
+            self.log[count & (MAX_RECORDS - 1)] = record;
             self.logged += 1;
         } else {
             self.ending = Ending::Exhausted as u8;

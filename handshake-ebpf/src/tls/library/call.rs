@@ -11,7 +11,7 @@ use aya_ebpf::{
 use handshake_common::{
     Connection, Library, Role, TlsOutcome,
     tls::library::{
-        session::{Key, Session, TlsFacts},
+        session::{Key, Session, SessionFlags},
         target::{Base, COOKIE_CLIENT, COOKIE_SERVER, Target},
     },
 };
@@ -25,7 +25,7 @@ use crate::{
     kernel::{Access, Typed, thread},
     maps,
     process::Task,
-    words,
+    word_copy,
 };
 
 /// What a probe was hit with.
@@ -214,7 +214,7 @@ pub fn enter(hit: &Hit, target: &Target, begins: bool, role: u8) {
 fn begin(key: &Key, hit: &Hit, target: &Target, role: u8, sleeps: u64) {
     let mut fresh = MaybeUninit::<Session>::uninit();
     // SAFETY: a session is plain integers, for which zeros are valid.
-    let session = unsafe { words::zeroed(&mut fresh) };
+    let session = unsafe { word_copy::zeroed(&mut fresh) };
     (session.object, session.library, session.role) = (hit.object, target.library, role);
     Typed::process().name(&mut session.pid, &mut session.comm, &mut session.cgroup);
     session.enter(hit.now, sleeps);
@@ -239,14 +239,14 @@ fn suspend(call: &Call, hit: &Hit) {
         // An LRU table makes room.
         let _ = SUSPENDED.insert(hit.task.key_of(call.sp), call, u64::from(BPF_ANY));
     }
-    doubt(&call.session);
+    mark_uncertain(&call.session);
 }
 
 /// What a call sends and receives is no longer seen in whole.
 #[inline(always)]
-fn doubt(key: &Key) {
+fn mark_uncertain(key: &Key) {
     if let Some(session) = session(key) {
-        session.doubt();
+        session.mark_uncertain();
     }
 }
 
@@ -256,7 +256,7 @@ pub fn leave<'a>(hit: &Hit) -> Option<(Key, &'a mut Session, &'static Target)> {
     let (Call { session: key, cookie, .. }, was_seen) = taken(hit)?;
     let (session, target) = (session(&key)?, target(cookie)?);
     if !was_seen {
-        session.doubt();
+        session.mark_uncertain();
     }
     session.leave(hit.now, Typed::sleeps());
     fd::find(&key, session, target);
@@ -284,7 +284,7 @@ fn taken(hit: &Hit) -> Option<(Call, bool)> {
     let _ = SUSPENDED.remove(at);
     if let Some(current) = current {
         // SAFETY: as above.
-        doubt(unsafe { &(*current).session });
+        mark_uncertain(unsafe { &(*current).session });
     }
     Some((call, false))
 }
@@ -340,7 +340,7 @@ pub fn socket_closed(connection: &mut Connection, sk: *const c_void, now: u64) {
         return;
     }
     doubt_if_unseen(session);
-    session.facts.set_if(TlsFacts::SOCKET_CLOSED, true);
+    session.flags.set_if(SessionFlags::SOCKET_CLOSED, true);
     session.end(TlsOutcome::Abandoned, now);
     emit::handshake(session, Some(connection));
 }
@@ -419,7 +419,7 @@ fn doubt_if_unseen(session: &mut Session) {
         // SAFETY: the map's own value. Volatile: others write to it.
         && seat(thread).is_none_or(|seat| unsafe { seat.read_volatile() } != thread)
     {
-        session.doubt();
+        session.mark_uncertain();
     }
 }
 

@@ -4,7 +4,7 @@ use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use handshake_common::{
     Role, TlsOutcome,
     tls::library::{
-        session::{DTLS1_2, Session, TlsFacts},
+        session::{DTLS1_2, Session, SessionFlags},
         target::Target,
     },
 };
@@ -69,16 +69,16 @@ fn read(session: &mut Session, target: &Target) {
     let version = object::number(object, &target.version);
     if matches!(version, 2..=5) {
         session.version = 0x0301 + low_half(version) - 2;
-        session.facts.set_if(TlsFacts::VERSION_READ, true);
+        session.flags.set_if(SessionFlags::VERSION_READ, true);
     } else if matches!(version, 200..=202) {
         session.version = DTLS1_2;
-        session.facts.set_if(TlsFacts::VERSION_READ, true);
+        session.flags.set_if(SessionFlags::VERSION_READ, true);
     }
     let resumed = object::number(object, &target.resumed);
     if resumed != UNKNOWN {
-        session.facts.set_if(TlsFacts::STATE_READ, true);
-        session.facts.set_if(TlsFacts::RESUMED, resumed != 0);
+        session.flags.set_if(SessionFlags::STATE_READ, true);
+        session.flags.set_if(SessionFlags::RESUMED, resumed != 0);
     }
-    session.facts.set_if(TlsFacts::EARLY_UNKNOWN, true);
+    session.flags.set_if(SessionFlags::EARLY_UNKNOWN, true);
     object::bytes(object, &target.random, &mut session.random);
 }

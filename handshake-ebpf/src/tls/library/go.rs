@@ -6,7 +6,7 @@ use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use handshake_common::{
     Role, TlsOutcome,
     tls::library::{
-        session::{Session, TlsFacts},
+        session::{Session, SessionFlags},
         target::Target,
     },
 };
@@ -62,7 +62,7 @@ pub fn go_leave(ctx: ProbeContext) -> u32 {
     let outcome = if error == 0 { TlsOutcome::Completed } else { TlsOutcome::Failed };
     read(session, target);
     // The calls of other goroutines slept on other threads.
-    session.facts.set_if(TlsFacts::COMPUTE_UNKNOWN, true);
+    session.flags.set_if(SessionFlags::COMPUTE_UNKNOWN, true);
     call::end(&key, session, outcome, hit.now);
     // Later calls find the handshake complete, or repeat the error.
     if outcome == TlsOutcome::Completed {
@@ -74,21 +74,21 @@ pub fn go_leave(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn read(session: &mut Session, target: &Target) {
     let conn = session.object;
-    let facts = &mut session.facts;
+    let flags = &mut session.flags;
     let version = object::number(conn, &target.version);
     if version != UNKNOWN {
         session.version = low_half(version);
-        facts.set_if(TlsFacts::VERSION_READ, true);
+        flags.set_if(SessionFlags::VERSION_READ, true);
     }
     let resumed = object::number(conn, &target.resumed);
     if resumed != UNKNOWN {
-        facts.set_if(TlsFacts::STATE_READ, true);
-        facts.set_if(TlsFacts::RESUMED, resumed != 0);
+        flags.set_if(SessionFlags::STATE_READ, true);
+        flags.set_if(SessionFlags::RESUMED, resumed != 0);
     }
     let retry = object::number(conn, &target.hello_retry);
     if retry != UNKNOWN {
-        facts.set_if(TlsFacts::HELLO_RETRY, retry != 0);
-        facts.set_if(TlsFacts::NO_HELLO_RETRY, retry == 0);
+        flags.set_if(SessionFlags::HELLO_RETRY, retry != 0);
+        flags.set_if(SessionFlags::NO_HELLO_RETRY, retry == 0);
     }
     let cipher = object::number(conn, &target.cipher);
     if cipher != UNKNOWN {

@@ -6,12 +6,12 @@ use aya_ebpf::{
 };
 use handshake_common::tls::library::{
     session::{Key, Session},
-    target::{MOST_TARGETS, Target},
+    target::{MAX_TARGETS, Target},
 };
 
 /// The library files that are probed, by the cookie of their probes.
 #[btf_map]
-pub static TARGETS: Array<Target, { MOST_TARGETS as usize }> = Array::new();
+pub static TARGETS: Array<Target, { MAX_TARGETS as usize }> = Array::new();
 
 /// Handshakes under way, by their session object. Objects that are never freed give way to new ones.
 #[btf_map]

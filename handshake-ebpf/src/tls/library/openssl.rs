@@ -5,7 +5,7 @@ use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use handshake_common::{
     Role, TlsOutcome,
     tls::library::{
-        session::{Session, TlsFacts},
+        session::{Session, SessionFlags},
         target::Target,
     },
 };
@@ -91,22 +91,22 @@ const fn is_complete(states: &States) -> bool {
 #[inline(always)]
 fn read(session: &mut Session, target: &Target) {
     let ssl = session.object;
-    let facts = &mut session.facts;
+    let flags = &mut session.flags;
     let version = object::number(ssl, &target.version);
     if version != UNKNOWN {
         session.version = low_half(version);
-        facts.set_if(TlsFacts::VERSION_READ, true);
+        flags.set_if(SessionFlags::VERSION_READ, true);
     }
     let resumed = object::number(ssl, &target.resumed);
     if resumed != UNKNOWN {
-        facts.set_if(TlsFacts::STATE_READ, true);
-        facts.set_if(TlsFacts::RESUMED, resumed & 1 != 0);
+        flags.set_if(SessionFlags::STATE_READ, true);
+        flags.set_if(SessionFlags::RESUMED, resumed & 1 != 0);
     }
     match object::number(ssl, &target.early_data) {
-        UNKNOWN => facts.set_if(TlsFacts::EARLY_UNKNOWN, true),
+        UNKNOWN => flags.set_if(SessionFlags::EARLY_UNKNOWN, true),
         early => {
-            facts.set_if(TlsFacts::EARLY_OFFERED, early != NOT_SENT);
-            facts.set_if(TlsFacts::EARLY_ACCEPTED, early == ACCEPTED);
+            flags.set_if(SessionFlags::EARLY_OFFERED, early != NOT_SENT);
+            flags.set_if(SessionFlags::EARLY_ACCEPTED, early == ACCEPTED);
         }
     }
     let cipher = object::number(ssl, &target.cipher);
@@ -165,8 +165,8 @@ fn failed(library: i32, reason: i32) {
         return;
     }
     let Some((_, session)) = call::current::<Typed>() else { return };
-    if library == LIB_SSL && !session.facts.has(TlsFacts::REASON) {
+    if library == LIB_SSL && !session.flags.has(SessionFlags::REASON) {
         session.error = reason;
-        session.facts.set_if(TlsFacts::REASON, true);
+        session.flags.set_if(SessionFlags::REASON, true);
     }
 }

@@ -4,7 +4,7 @@ use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use handshake_common::{
     Library, Role, TlsOutcome,
     tls::library::{
-        session::{Session, TlsFacts},
+        session::{Session, SessionFlags},
         target::Target,
     },
 };
@@ -75,14 +75,14 @@ fn read(session: &mut Session, target: &Target) {
     let version = object::number(object, &target.version);
     if version != UNKNOWN {
         session.version = low_half(version);
-        session.facts.set_if(TlsFacts::VERSION_READ, true);
+        session.flags.set_if(SessionFlags::VERSION_READ, true);
     }
     let resumed = object::number(object, &target.resumed);
     if resumed != UNKNOWN {
-        session.facts.set_if(TlsFacts::STATE_READ, true);
-        session.facts.set_if(TlsFacts::RESUMED, resumed & 1 != 0);
+        session.flags.set_if(SessionFlags::STATE_READ, true);
+        session.flags.set_if(SessionFlags::RESUMED, resumed & 1 != 0);
     }
-    session.facts.set_if(TlsFacts::EARLY_UNKNOWN, true);
+    session.flags.set_if(SessionFlags::EARLY_UNKNOWN, true);
     let cipher = object::number(object, &target.cipher);
     if cipher != UNKNOWN {
         session.cipher = low_half(cipher);

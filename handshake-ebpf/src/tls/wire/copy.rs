@@ -1,48 +1,48 @@
-//! Excerpts: the bytes of hellos on their way to user space.
+//! Hello fragments: the bytes of hellos on their way to user space.
 
 use core::hint::black_box;
 
 use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_skb_load_bytes};
 use handshake_common::{
     Kind,
-    tls::wire::{Excerpt, raw::MOST_EXCERPT},
-    totals::{self, Loss},
+    tls::wire::{HelloFragment, raw::MAX_HELLO_FRAGMENT},
+    totals::{self, DropReason},
 };
 
 use super::{
-    maps::{Step, Watched},
+    maps::{FlowState, Step},
     packet::Bytes,
 };
 use crate::{emit, maps::RECORDS};
 
-/// Excerpts of one packet, at the most: a hello is read up to so many bytes.
-const MOST_PER_PACKET: u32 = 1;
+/// Hello fragments of one packet, at the most: a hello is read up to so many bytes.
+const MAX_PER_PACKET: u32 = 1;
 
 /// A raw record with room for some bytes. The verifier must know its size, and the ring is not to be filled with room
 /// that is not used: hellos come in three sizes, those of servers, those of clients, and those with post-quantum keys.
 #[repr(C)]
 struct Room<const N: usize> {
-    excerpt: Excerpt,
+    fragment: HelloFragment,
     bytes: [u8; N],
 }
 
-/// [`MOST_EXCERPT`], as lengths of packets are counted.
+/// [`MAX_HELLO_FRAGMENT`], as lengths of packets are counted.
 #[expect(clippy::cast_possible_truncation, reason = "some hundred bytes")]
-const MOST: u32 = MOST_EXCERPT as u32;
+const MAX: u32 = MAX_HELLO_FRAGMENT as u32;
 
 /// Sends what is due of this packet, which begins at `seq`.
-#[expect(clippy::cast_possible_truncation, reason = "a code of Role; no more than MOST bytes")]
+#[expect(clippy::cast_possible_truncation, reason = "a code of Role; no more than MAX bytes")]
 #[inline(always)]
-pub fn copy(payload: &Bytes, seq: u32, watched: &mut Watched) {
-    for _ in 0..MOST_PER_PACKET {
+pub fn copy(payload: &Bytes, seq: u32, watched: &mut FlowState) {
+    for _ in 0..MAX_PER_PACKET {
         let due = watched.due();
         let left = due.copy_length;
-        let length = if left < MOST { left } else { MOST };
+        let length = if left < MAX { left } else { MAX };
         if length == 0 {
             return;
         }
         let offset = due.copy_offset;
-        let excerpt = Excerpt {
+        let fragment = HelloFragment {
             kind: Kind::Hello.code(),
             sender: due.sender as u8,
             length: length as u16,
@@ -50,14 +50,14 @@ pub fn copy(payload: &Bytes, seq: u32, watched: &mut Watched) {
             number: watched.number,
         };
         let sent = if length <= 128 {
-            send::<128>(payload, offset, length, excerpt)
+            send::<128>(payload, offset, length, fragment)
         } else if length <= 640 {
-            send::<640>(payload, offset, length, excerpt)
+            send::<640>(payload, offset, length, fragment)
         } else {
-            send::<MOST_EXCERPT>(payload, offset, length, excerpt)
+            send::<MAX_HELLO_FRAGMENT>(payload, offset, length, fragment)
         };
         if !sent {
-            return emit::count(totals::lost(Loss::RingFull));
+            return emit::count(totals::lost(DropReason::RingFull));
         }
         watched.set_due(Step { copy_offset: offset + length, copy_length: left - length, ..due });
     }
@@ -66,13 +66,13 @@ pub fn copy(payload: &Bytes, seq: u32, watched: &mut Watched) {
 /// `length` is 1 to `N`.
 #[expect(clippy::cast_possible_truncation, reason = "N is some hundred bytes")]
 #[inline(always)]
-fn send<const N: usize>(payload: &Bytes, offset: u32, length: u32, excerpt: Excerpt) -> bool {
+fn send<const N: usize>(payload: &Bytes, offset: u32, length: u32, fragment: HelloFragment) -> bool {
     let Some(mut room) = RECORDS.reserve_untyped::<Room<N>>(0) else { return false };
     let (skb, at) = payload.at(offset);
     // SAFETY: the record is in the ring, and has room for `length` bytes; the helper fills it or zeroes it.
     unsafe {
         let raw = room.as_mut_ptr();
-        (&raw mut (*raw).excerpt).write(excerpt);
+        (&raw mut (*raw).fragment).write(fragment);
         // Counted from 0, so that one comparison gives both bounds to every verifier: those of 6.1 and before learn nothing from
         // `length != 0`. What the compiler knows of the length must not take the comparison away.
         let last = black_box(length.wrapping_sub(1));

@@ -8,15 +8,15 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use handshake_common::{
-    Connection, Kind, Phase, Watch,
+    Connection, Kind, Phase, WirePhase,
     tcp::states,
-    tls::wire::{self, Direction, Next, Segment, Sighting, begins_hello},
-    totals::{self, Loss},
+    tls::wire::{self, Direction, Next, Segment, WireHandshake, begins_hello},
+    totals::{self, DropReason},
 };
 
 use super::{
     copy::copy,
-    maps::{self as wires, Step, Watched},
+    maps::{self as wires, FlowState, Step},
     packet::{Headers, Packet},
 };
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
     kernel::{Access, Filtered, KernelSock, constant},
     maps::{self, Endpoints, RECORDS},
     tcp::adopt_in_place,
-    words,
+    word_copy,
 };
 
 /// Bytes that a connection has moved, one way, when no handshake begins on it any more, whatever came before (STARTTLS).
@@ -32,11 +32,11 @@ const QUIET: u64 = 1 << 14;
 
 /// The ports whose handshakes are looked at; all zero: every port. Filled in by user space before the load.
 #[unsafe(no_mangle)]
-static WIRE_PORTS: [u16; wire::raw::MOST_PORTS] = [0; wire::raw::MOST_PORTS];
+static WIRE_PORTS: [u16; wire::raw::MAX_PORTS] = [0; wire::raw::MAX_PORTS];
 
 /// The longest packet that a handshake begins with: a ClientHello, and perhaps early data behind it, of which servers take
 /// 16 KiB. What is longer, as segmentation offload makes it, belongs to a transfer.
-const MOST_OPENING: u32 = 24 << 10;
+const MAX_OPENING: u32 = 24 << 10;
 
 /// Looks at a packet. What counts is how many cache lines are touched and how many helpers are called (their return
 /// is what costs, where the CPU needs safe ones), so the cheapest question comes first. Offsets are in the instructions,
@@ -55,7 +55,7 @@ pub fn look(ctx: &SkBuffContext, direction: Direction) {
         let heat = wires::heat((&raw const (*sk).src_port).read_volatile() as u16, remote_port);
         (sk, heat, (&raw const (*skb).len).read_volatile())
     };
-    if heat.is_none() && length > MOST_OPENING {
+    if heat.is_none() && length > MAX_OPENING {
         return;
     }
     let Some(headers) = Headers::find(skb) else { return };
@@ -137,14 +137,14 @@ fn begin<'a>(
     sock: &KernelSock<Filtered>,
     state: u32,
     ends: &Endpoints,
-) -> Option<&'a mut Watched> {
+) -> Option<&'a mut FlowState> {
     if state != states::LISTEN {
         let connection = connection(skb, sock)?;
-        if !connection.wire_is(Watch::Nothing) {
+        if !connection.wire_is(WirePhase::Idle) {
             // Its handshake was told already: this is a ClientHello that comes twice.
             return None;
         }
-        connection.wire = Watch::UnderWay as u8;
+        connection.wire = WirePhase::Handshaking as u8;
     }
     wires::begin(ends)
 }
@@ -166,7 +166,7 @@ fn step(
     sock: &KernelSock<Filtered>,
     direction: Direction,
     packet: Packet,
-    watched: &mut Watched,
+    watched: &mut FlowState,
     ends: &Endpoints,
 ) {
     let packet = watched.packet(packet);
@@ -174,7 +174,7 @@ fn step(
     // SAFETY: no arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let segment = Segment { direction, seq: packet.seq, ack: packet.ack, now_ns };
-    let due = wire::walk(&mut watched.wire, &segment, &payload);
+    let due = wire::track(&mut watched.wire, &segment, &payload);
     watched.set_due(Step::of(&due));
     if packet.syn == 1 && watched.wire.whole_at != 0 {
         watched.hello_in_syn = 1;
@@ -184,7 +184,7 @@ fn step(
     if due.is(Next::Watch) {
         watched.told = 1;
         if let Some(connection) = maps::find(sock.pointer()) {
-            connection.wire = Watch::Nothing as u8;
+            connection.wire = WirePhase::Idle as u8;
         }
         wires::end(ends, watched);
         return;
@@ -204,20 +204,20 @@ fn step(
 
 /// Sends what was seen.
 #[inline(always)]
-fn tell(connection: &mut Connection, watched: &mut Watched) {
+fn tell(connection: &mut Connection, watched: &mut FlowState) {
     watched.told = 1;
-    connection.wire = Watch::Told as u8;
-    let Some(mut record) = RECORDS.reserve_untyped::<Sighting>(0) else {
-        return emit::count(totals::lost(Loss::RingFull));
+    connection.wire = WirePhase::Reported as u8;
+    let Some(mut record) = RECORDS.reserve_untyped::<WireHandshake>(0) else {
+        return emit::count(totals::lost(DropReason::RingFull));
     };
     // SAFETY: the record is written in whole before it is submitted; it is repr(C) and plain.
     unsafe {
         let raw = record.as_mut_ptr();
-        words::copy(connection, &raw mut (*raw).connection);
+        word_copy::copy(connection, &raw mut (*raw).connection);
         (*raw).connection.stage = Kind::Wire.code();
         (*raw).number = watched.number;
         (*raw).hello_in_syn = watched.hello_in_syn;
-        words::copy(&raw const watched.wire, &raw mut (*raw).wire);
+        word_copy::copy(&raw const watched.wire, &raw mut (*raw).wire);
     }
     record.submit(u64::from(BPF_RB_NO_WAKEUP));
 }
@@ -227,7 +227,7 @@ fn tell(connection: &mut Connection, watched: &mut Watched) {
 #[inline(always)]
 pub fn established(connection: &mut Connection) {
     if wires::find(&Endpoints::of(connection)).is_some() {
-        connection.wire = Watch::UnderWay as u8;
+        connection.wire = WirePhase::Handshaking as u8;
     }
 }
 
@@ -238,7 +238,7 @@ pub fn socket_closed<A: Access>(connection: &mut Connection, sock: &KernelSock<A
         sock.identify(connection);
     }
     let ends = Endpoints::of(connection);
-    connection.wire = Watch::Nothing as u8;
+    connection.wire = WirePhase::Idle as u8;
     let Some(watched) = wires::find(&ends) else { return };
     // Another program may be at it: its packet comes too late. The entry goes all the same, or the next connection
     // between these ends would find it.

@@ -6,14 +6,14 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_map_update_elem},
     macros::btf_map,
 };
-use handshake_common::tls::wire::{Due, Next, Wire};
+use handshake_common::tls::wire::{Next, PacketAction, Wire};
 
 use super::packet::Packet;
 use crate::{emit, maps::Endpoints};
 
 /// A handshake under way.
 #[repr(C)]
-pub struct Watched {
+pub struct FlowState {
     pub wire: Wire,
     /// Tells it from all other handshakes.
     pub number: u64,
@@ -28,12 +28,12 @@ pub struct Watched {
     /// The epoch in which it is counted in [`HOT`].
     epoch: u32,
     /// The packet that is looked at, and what is due after it. What the verifier reads back from here it knows nothing
-    /// of, so that the many ways that lead to the walker, and out of it, are one: else they multiply.
+    /// of, so that the many ways that lead to the tracker, and out of it, are one: else they multiply.
     packet: Packet,
     due: Step,
 }
 
-/// What is due after a packet: [`Due`] in numbers.
+/// What is due after a packet: [`PacketAction`] in numbers.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Step {
@@ -46,8 +46,8 @@ pub struct Step {
 
 impl Step {
     #[inline(always)]
-    pub fn of(due: &Due) -> Self {
-        let Due { next, sender, copy_offset, copy_length } = *due;
+    pub fn of(due: &PacketAction) -> Self {
+        let PacketAction { next, sender, copy_offset, copy_length } = *due;
         Self { next: next as u32, sender: u32::from(sender.code()), copy_offset, copy_length }
     }
 
@@ -57,7 +57,7 @@ impl Step {
     }
 }
 
-impl Watched {
+impl FlowState {
     /// Keeps the packet for the time inside.
     #[inline(always)]
     pub fn packet(&mut self, packet: Packet) -> Packet {
@@ -86,7 +86,7 @@ impl Watched {
 /// Handshakes under way, by the ends of their connection: a ClientHello that comes with the final ACK or in a SYN is
 /// filtered on the listening socket, before the connection has one of its own. What never ends gives way.
 #[btf_map]
-static WIRES: LruHashMap<Endpoints, Watched, 16384> = LruHashMap::new();
+static WIRES: LruHashMap<Endpoints, FlowState, 16384> = LruHashMap::new();
 
 /// How many counters [`HOT`] has: few enough to stay in the caches.
 const BUCKETS: usize = 4096;
@@ -108,7 +108,7 @@ const EPOCH_BITS: u32 = 37;
 
 /// Nothing seen yet.
 // SAFETY: integers only.
-static NEW: Watched = unsafe { core::mem::zeroed() };
+static NEW: FlowState = unsafe { core::mem::zeroed() };
 
 #[inline(always)]
 fn bucket(local_port: u16, remote_port: u16) -> usize {
@@ -212,7 +212,7 @@ fn discount(ends: &Endpoints, (all, counted): (u32, u32), epoch: u32) {
 
 /// The handshake under way between these ends.
 #[inline(always)]
-pub fn find<'a>(ends: &Endpoints) -> Option<&'a mut Watched> {
+pub fn find<'a>(ends: &Endpoints) -> Option<&'a mut FlowState> {
     // SAFETY: the map's own value, which the kernel keeps while the program runs; `enter` keeps others out.
     WIRES.get_ptr_mut(ends).map(|watched| unsafe { &mut *watched })
 }
@@ -226,7 +226,7 @@ pub fn cool(ends: &Endpoints) {
 
 /// A handshake may begin between these ends.
 #[inline(always)]
-pub fn begin<'a>(ends: &Endpoints) -> Option<&'a mut Watched> {
+pub fn begin<'a>(ends: &Endpoints) -> Option<&'a mut FlowState> {
     // SAFETY: key and value have the sizes of the map's definition. The plain helper spares a copy of the value on
     // the stack.
     let error = unsafe {
@@ -252,7 +252,7 @@ pub fn begin<'a>(ends: &Endpoints) -> Option<&'a mut Watched> {
 
 /// From now on packets without payload are wanted, or not.
 #[inline(always)]
-pub fn want(ends: &Endpoints, watched: &mut Watched, all: bool, now_ns: u64) {
+pub fn want(ends: &Endpoints, watched: &mut FlowState, all: bool, now_ns: u64) {
     let all = u32::from(all);
     let epoch = turn(ends, now_ns);
     if watched.all != all || watched.epoch != epoch {
@@ -264,7 +264,7 @@ pub fn want(ends: &Endpoints, watched: &mut Watched, all: bool, now_ns: u64) {
 
 /// There is no more to see between these ends.
 #[inline(always)]
-pub fn end(ends: &Endpoints, watched: &Watched) {
+pub fn end(ends: &Endpoints, watched: &FlowState) {
     let counted = (watched.all, watched.epoch);
     if WIRES.remove(ends).is_ok() {
         // SAFETY: no arguments.
@@ -275,13 +275,13 @@ pub fn end(ends: &Endpoints, watched: &Watched) {
 
 /// How often a program looks whether the other one is through. That takes about a microsecond; who broke into the other
 /// one on the same CPU waits in vain, and its packet is missing as one that was lost.
-const PATIENCE: u32 = 1;
+const TIMEOUT: u32 = 1;
 
 /// Goes in alone; false if another program is at it and stays. Both directions of a connection are filtered without
 /// the socket's lock. Counting is all that every kernel's atomic instructions can do.
 #[inline(always)]
-pub fn enter(watched: &mut Watched) -> bool {
-    for _ in 0..PATIENCE {
+pub fn enter(watched: &mut FlowState) -> bool {
+    for _ in 0..TIMEOUT {
         // SAFETY: the map's own value. Volatile: others count meanwhile.
         unsafe {
             emit::add(&raw mut watched.inside, 1);
@@ -296,7 +296,7 @@ pub fn enter(watched: &mut Watched) -> bool {
 
 /// Lets others in.
 #[inline(always)]
-pub fn leave(watched: &mut Watched) {
+pub fn leave(watched: &mut FlowState) {
     // SAFETY: the map's own value.
     unsafe { emit::add(&raw mut watched.inside, u64::MAX) };
 }

@@ -1,6 +1,6 @@
 //! Tries the hooks of this version: loads and attaches them, and lets go at once.
 
-use super::report::{Finding, Hook, Probes, State, Way};
+use super::report::{AttachMode, Finding, HookReport, Probes, State};
 use crate::kernel::probe::{
     self, Kernel, LoadError, Settings, TlsWire,
     plan::{self, Attach, HOOKS, Planned},
@@ -40,9 +40,9 @@ pub fn look(kernel: &Kernel, tracefs_readable: bool) -> (Probes, Option<String>)
         if let Err(error) = &attempt {
             reason.get_or_insert_with(|| error.to_string());
         }
-        probes.ways.push(Way { way, finding: whole });
+        probes.ways.push(AttachMode { way, finding: whole });
         for (hook, finding) in probes.hooks.iter_mut().zip(hooks) {
-            hook.ways.push(Way { way, finding });
+            hook.ways.push(AttachMode { way, finding });
         }
     }
     let reason = if probes.way.is_some() { None } else { reason };
@@ -53,10 +53,12 @@ pub fn look(kernel: &Kernel, tracefs_readable: bool) -> (Probes, Option<String>)
 pub fn without_a_kernel(reason: &str) -> Probes {
     let mut probes = empty();
     for way in WAYS {
-        probes.ways.push(Way { way, finding: Finding::refused(reason) });
+        probes.ways.push(AttachMode { way, finding: Finding::refused(reason) });
         for hook in &mut probes.hooks {
-            hook.ways
-                .push(Way { way, finding: Finding::not_tested("nothing can be loaded into this kernel") });
+            hook.ways.push(AttachMode {
+                way,
+                finding: Finding::not_tested("nothing can be loaded into this kernel"),
+            });
         }
     }
     probes
@@ -69,7 +71,7 @@ fn hooks() -> impl Iterator<Item = &'static plan::Hook> {
 
 fn empty() -> Probes {
     let hooks = hooks()
-        .map(|hook| Hook {
+        .map(|hook| HookReport {
             tracepoint: format!("{}/{}", hook.category, hook.name),
             required: hook.required,
             lost_without: hook.lost_without,

@@ -162,14 +162,14 @@ pub struct Probes {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub way: Option<Attach>,
     /// Every way, as a whole.
-    pub ways: Vec<Way>,
+    pub ways: Vec<AttachMode>,
     /// Every hook.
-    pub hooks: Vec<Hook>,
+    pub hooks: Vec<HookReport>,
 }
 
 /// One way of attaching.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct Way {
+pub struct AttachMode {
     /// Which one.
     pub way: Attach,
     /// Whether everything required attaches this way.
@@ -179,7 +179,7 @@ pub struct Way {
 
 /// One tracepoint.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct Hook {
+pub struct HookReport {
     /// As in `/sys/kernel/tracing/events`.
     pub tracepoint: String,
     /// Without it nothing can be measured.
@@ -187,7 +187,7 @@ pub struct Hook {
     /// What is unknown without it.
     pub lost_without: &'static str,
     /// In the order of [`Probes::ways`].
-    pub ways: Vec<Way>,
+    pub ways: Vec<AttachMode>,
 }
 
 /// One file of a TLS library.

@@ -1,7 +1,7 @@
 //! The report as text for people.
 
 use super::report::{
-    Finding, Hook, Kernel, Namespace, Privileges, Probes, Report, State, Sysctl, Tier, TlsLibrary,
+    Finding, HookReport, Kernel, Namespace, Privileges, Probes, Report, State, Sysctl, Tier, TlsLibrary,
 };
 use crate::{
     kernel::probe::{self, wire},
@@ -11,7 +11,7 @@ use crate::{
 /// Longest name that moves the texts beside it, characters.
 const WIDEST: usize = 64;
 /// Longest text that is shown whole, characters: paths of strangers are cut before, reasons of the kernel's are not.
-const LONGEST: usize = 1024;
+const MAX_LEN: usize = 1024;
 
 /// A line: a mark, a name, what there is to say, and what follows from it, each on a line of its own. What it quotes of
 /// strangers is made harmless by [`section`], which alone writes lines.
@@ -51,7 +51,7 @@ pub fn render(report: &Report) -> String {
     } = report;
     let way = probes.way.map_or("", |way| way.as_str());
     let verdict = match reason {
-        Some(reason) => format!("tracing does not work: {}", escape(reason, LONGEST)),
+        Some(reason) => format!("tracing does not work: {}", escape(reason, MAX_LEN)),
         None if *works => format!("tracing works, by {way}"),
         None => "tracing does not work".to_owned(),
     };
@@ -79,15 +79,15 @@ pub fn render(report: &Report) -> String {
 }
 
 fn section(title: &str, lines: &[Line]) -> String {
-    let names: Vec<_> = lines.iter().map(|line| escape(&line.name, LONGEST)).collect();
+    let names: Vec<_> = lines.iter().map(|line| escape(&line.name, MAX_LEN)).collect();
     let width =
         names.iter().map(|name| name.chars().count()).filter(|&width| width <= WIDEST).max().unwrap_or(0);
     let mut text = format!("{title}\n");
     for (Line { mark, name: _, text: said, more }, name) in lines.iter().zip(names) {
-        text.push_str(format!("  {mark:<2}  {name:<width$}  {}", escape(said, LONGEST)).trim_end());
+        text.push_str(format!("  {mark:<2}  {name:<width$}  {}", escape(said, MAX_LEN)).trim_end());
         text.push('\n');
         for more in more {
-            text.extend(["          ", &escape(more, LONGEST), "\n"]);
+            text.extend(["          ", &escape(more, MAX_LEN), "\n"]);
         }
     }
     text
@@ -218,7 +218,7 @@ fn probe_lines(kernel: &Kernel, probes: &Probes) -> Vec<Line> {
 }
 
 /// A hook stands for the way that would be taken, or else for the first.
-fn hook_line(kernel: &Kernel, probes: &Probes, hook: &Hook) -> Line {
+fn hook_line(kernel: &Kernel, probes: &Probes, hook: &HookReport) -> Line {
     let chosen = hook.ways.iter().find(|way| Some(way.way) == probes.way).or(hook.ways.first());
     let Some(chosen) = chosen else { return line(UNKNOWN, &hook.tracepoint, "not tested") };
     let state = chosen.finding.state;
@@ -257,14 +257,14 @@ fn sysctl_line(sysctl: &Sysctl) -> Line {
 mod tests {
     use super::*;
     use crate::{
-        cmd::check::report::{Capability, Tracefs, Way},
+        cmd::check::report::{AttachMode, Capability, Tracefs},
         kernel::probe::plan::{Attach, HOOKS},
         untrusted::{is_harmless, tests::HOSTILE},
     };
 
     fn report(findings: impl Fn(&str, Attach) -> Finding) -> Report {
         let ways = [Attach::TpBtf, Attach::Tracepoint];
-        let way = |name, way| Way { way, finding: findings(name, way) };
+        let way = |name, way| AttachMode { way, finding: findings(name, way) };
         Report {
             schema: 1,
             version: "0.1.0",
@@ -300,7 +300,7 @@ mod tests {
                 hooks: HOOKS
                     .iter()
                     .chain([&wire::HOOK])
-                    .map(|hook| Hook {
+                    .map(|hook| HookReport {
                         tracepoint: format!("{}/{}", hook.category, hook.name),
                         required: hook.required,
                         lost_without: hook.lost_without,
@@ -404,7 +404,7 @@ mod tests {
         assert!(text.chars().all(|c| c == '\n' || is_harmless(c)), "{text:?}");
         assert_eq!(text.lines().count(), lines);
         report.tls_libraries[0].path = "\u{9b}".repeat(4096).into();
-        assert!(render(&report).lines().all(|line| line.chars().count() < 2 * LONGEST));
+        assert!(render(&report).lines().all(|line| line.chars().count() < 2 * MAX_LEN));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::{
         metrics::{Metrics, PENDING},
     },
     host::{self, Host},
-    join::Assembler,
+    join::Joiner,
     kernel::{
         probe::{Probes, plan},
         ring,
@@ -50,14 +50,14 @@ struct State {
 pub(super) struct Live {
     pub(super) probes: Probes,
     ring: RingBuf<MapData>,
-    assembler: Assembler,
+    joiner: Joiner,
     host: Host,
 }
 
 impl Live {
     pub(super) fn new(probes: Probes, ring: RingBuf<MapData>) -> Self {
-        let assembler = Assembler::new(probes.sight);
-        Self { probes, ring, assembler, host: Host::new() }
+        let joiner = Joiner::new(probes.sight);
+        Self { probes, ring, joiner, host: Host::new() }
     }
 }
 
@@ -146,7 +146,7 @@ fn give_memory_back() {
 impl State {
     fn drain(&mut self) -> bool {
         let Self { metrics, live, .. } = self;
-        let Some(Live { probes, ring, assembler, host }) = live else { return false };
+        let Some(Live { probes, ring, joiner, host }) = live else { return false };
         let now = host::monotonic_ns();
         probes.pass_on_log();
         if let Some(turn) = probes.worker_turn() {
@@ -161,10 +161,10 @@ impl State {
             }
         }
         let turn = ring::drain(ring, |raw| {
-            assembler.take(raw, now, &mut |story| metrics.observe(story, host));
+            joiner.take(raw, now, &mut |story| metrics.observe(story, host));
             ControlFlow::Continue(())
         });
-        assembler.expire(now, &mut |story| metrics.observe(story, host));
+        joiner.expire(now, &mut |story| metrics.observe(story, host));
         metrics.malformed(turn.malformed);
         turn.more
     }
@@ -172,7 +172,7 @@ impl State {
     fn advance(&mut self) -> Result<()> {
         if let Some(live) = &self.live {
             self.metrics.advance(&live.probes.totals()?, live.probes.missed_runs());
-            self.metrics.disagreed(live.assembler.disagreements());
+            self.metrics.disagreed(live.joiner.disagreements());
         }
         Ok(())
     }

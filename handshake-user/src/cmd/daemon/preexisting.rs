@@ -12,7 +12,7 @@ use std::{
 use crate::exporter::metrics::Census;
 
 /// Of a line, bytes; the kernel's have 150.
-const LONGEST_LINE: u64 = 512;
+const MAX_LINE: u64 = 512;
 /// Lines between two looks at the clock.
 const BATCH: usize = 1024;
 
@@ -48,7 +48,7 @@ fn count(path: &Path, deadline: Instant, census: &mut Census) -> Option<()> {
             return None;
         }
         line.clear();
-        match table.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line) {
+        match table.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
             Ok(0) | Err(_) => break,
             // The first is the heading.
             Ok(_) if number > 0 => connection(&String::from_utf8_lossy(&line), census),

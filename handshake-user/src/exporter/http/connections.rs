@@ -11,7 +11,7 @@ use tokio::{
 use super::activity::Activity;
 
 /// Connections at once, where the process may open many files; more wait in the listen queue.
-const MOST: usize = 512;
+const MAX_CONNECTIONS: usize = 512;
 /// How many are closed at a time.
 const BATCH: usize = 128;
 /// When to look again if nobody can be closed yet.
@@ -31,7 +31,7 @@ impl Connections {
     pub(super) fn new() -> Self {
         // The rest of the descriptors is for the probes, and for what a scrape reads.
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let most = usize::try_from(files / 4).unwrap_or(usize::MAX).clamp(1, MOST);
+        let most = usize::try_from(files / 4).unwrap_or(usize::MAX).clamp(1, MAX_CONNECTIONS);
         Self { open: Vec::new(), most }
     }
 

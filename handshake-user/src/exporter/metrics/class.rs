@@ -1,7 +1,7 @@
 //! Labels whose values are closed lists. A class is one code per label, so its metric is found by index.
 
 use handshake_common::{
-    Family, FastOpen, FinalAck, Initiator, Library, Outcome, Role, Style, TlsClass, TlsVersion,
+    CloseStyle, Family, FastOpen, FinalAck, Initiator, Library, Outcome, Role, TlsClass, TlsVersion,
 };
 
 /// A label of a closed list; code 0 is `unknown`.
@@ -29,7 +29,7 @@ pub(super) const FAST_OPEN: Axis = axis!("fast_open", FastOpen);
 pub(super) const FAST_OPEN_RESULT: Axis = axis!("result", FastOpen);
 pub(super) const FINAL_ACK: Axis = axis!("final_ack", FinalAck);
 pub(super) const INITIATOR: Axis = axis!("initiator", Initiator);
-pub(super) const STYLE: Axis = axis!("style", Style);
+pub(super) const STYLE: Axis = axis!("style", CloseStyle);
 pub(super) const TLS_VERSION: Axis = axis!("version", TlsVersion);
 pub(super) const TLS_CLASS: Axis = axis!("class", TlsClass);
 pub(super) const LIBRARY: Axis = axis!("library", Library);

@@ -108,9 +108,9 @@ fn opened(role: Option<Role>, outcome: Option<Outcome>, totals: &Totals) -> i64 
 
 /// Closings that ended, over all classes.
 fn closed(role: Option<Role>, totals: &Totals) -> i64 {
-    use handshake_common::{Initiator, Style};
+    use handshake_common::{CloseStyle, Initiator};
     or_unknown(Initiator::ALL)
-        .flat_map(|initiator| or_unknown(Style::ALL).map(move |style| (initiator, style)))
+        .flat_map(|initiator| or_unknown(CloseStyle::ALL).map(move |style| (initiator, style)))
         .map(|(initiator, style)| signed(totals.at(totals::closes(role, initiator, style))))
         .sum()
 }
@@ -126,7 +126,7 @@ fn or_unknown<T: Copy + 'static>(all: &'static [T]) -> impl Iterator<Item = Opti
 
 #[cfg(test)]
 pub(super) mod tests {
-    use handshake_common::{Initiator, Style};
+    use handshake_common::{CloseStyle, Initiator};
 
     use super::*;
 
@@ -158,7 +158,7 @@ pub(super) mod tests {
             (totals::opens(CLIENT, V4, Some(Outcome::Refused)), 1),
             (totals::opens(CLIENT, V4, None), 1),
             (totals::closing(CLIENT), 3),
-            (totals::closes(CLIENT, Some(Initiator::Local), Some(Style::FourSegments)), 1),
+            (totals::closes(CLIENT, Some(Initiator::Local), Some(CloseStyle::FourSegments)), 1),
             (totals::closes(CLIENT, Some(Initiator::Remote), None), 1),
         ]);
         assert_eq!(gauges().census(CLIENT, &totals), Census { opening: 2, established: 3, closing: 1 });
@@ -220,7 +220,7 @@ pub(super) mod tests {
             (totals::opens(server, V4, Some(Outcome::Reset)), 1),
             (totals::unopened(server), 1),
             (totals::closing(server), 1),
-            (totals::closes(server, Some(Initiator::Local), Some(Style::ResetReceived)), 1),
+            (totals::closes(server, Some(Initiator::Local), Some(CloseStyle::ResetReceived)), 1),
         ]);
         let census = gauges().census(server, &totals);
         assert_eq!((census.established, census.closing), (5, 0));

@@ -8,7 +8,7 @@ use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
 use crate::{
     config::{self, Label},
-    join::Story,
+    join::ConnectionEvent,
     model::tls::Tls,
     record::{Context, comm},
     untrusted::Untrusted,
@@ -18,7 +18,7 @@ use crate::{
 pub(super) const OTHER: &str = "other";
 const UNKNOWN: &str = "unknown";
 /// Longest value, characters: the paths of containers inside of containers are whole.
-const LONGEST: usize = 512;
+const MAX_LEN: usize = 512;
 
 /// The values of one connection, as far as labels ask for them; the rest is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -81,7 +81,7 @@ impl Labels {
     }
 
     /// What the labels need to know of a story; `None` when no label was asked for.
-    pub(super) fn key(&self, story: &Story, context: &mut dyn Context) -> Option<Key> {
+    pub(super) fn key(&self, story: &ConnectionEvent, context: &mut dyn Context) -> Option<Key> {
         let raw = &story.connection;
         if self.wanted.is_empty() {
             return None;
@@ -130,7 +130,7 @@ impl Labels {
 }
 
 fn shown(value: &Untrusted) -> String {
-    format!("{value:.LONGEST$}")
+    format!("{value:.MAX_LEN$}")
 }
 
 fn network(raw: &Connection, (ipv4, ipv6): (u8, u8)) -> Option<IpNet> {
@@ -160,10 +160,10 @@ mod tests {
     }
 
     fn values(raw: &Connection) -> Vec<String> {
-        told(&Story::of(raw))
+        told(&ConnectionEvent::of(raw))
     }
 
-    fn told(story: &Story) -> Vec<String> {
+    fn told(story: &ConnectionEvent) -> Vec<String> {
         let labels = labels(Label::ALL);
         labels.values(&labels.key(story, &mut Still).unwrap())
     }
@@ -194,7 +194,7 @@ mod tests {
     fn a_server_name_is_the_same_in_capitals_and_unknown_where_nobody_saw_it() {
         let with = |sni: Option<&str>| {
             let tls = Tls { sni: sni.map(str::to_owned), ..Tls::of_library(&Session::default()) };
-            told(&Story { tls: Some(tls), ..Story::of(&client()) })[4].clone()
+            told(&ConnectionEvent { tls: Some(tls), ..ConnectionEvent::of(&client()) })[4].clone()
         };
         assert_eq!([with(Some("Example.ORG")), with(None)], ["example.org", "unknown"]);
     }
@@ -204,15 +204,15 @@ mod tests {
         let mut raw = client();
         raw.comm = *b"\x1b[2J\xff\n} 1\0\0\0\0\0\0\0";
         let tls = Tls { sni: Some(HOSTILE.repeat(99)), ..Tls::of_library(&Session::default()) };
-        let values = told(&Story { tls: Some(tls), ..Story::of(&raw) });
+        let values = told(&ConnectionEvent { tls: Some(tls), ..ConnectionEvent::of(&raw) });
         assert_eq!(values[0], r"\x1b[2J\xff\n} 1");
         for value in values {
-            assert!(value.chars().all(is_harmless) && value.chars().count() <= LONGEST, "{value:?}");
+            assert!(value.chars().all(is_harmless) && value.chars().count() <= MAX_LEN, "{value:?}");
         }
     }
 
     #[test]
     fn nothing_is_looked_up_for_nobody() {
-        assert_eq!(labels(&[]).key(&Story::of(&client()), &mut Still), None);
+        assert_eq!(labels(&[]).key(&ConnectionEvent::of(&client()), &mut Still), None);
     }
 }

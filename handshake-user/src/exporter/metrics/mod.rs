@@ -11,9 +11,9 @@ mod tls;
 use std::time::SystemTime;
 
 use handshake_common::{
-    Connection, Family, FastOpen, FinalAck, Initiator, Library, Outcome, Role, Stage, Style,
+    CloseStyle, Connection, Family, FastOpen, FinalAck, Initiator, Library, Outcome, Role, Stage,
     tcp::{close, open},
-    totals::{self, Loss, Totals},
+    totals::{self, DropReason, Totals},
 };
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
@@ -31,7 +31,7 @@ use self::{
 };
 use crate::{
     config,
-    join::{Story, merge::Fact},
+    join::{ConnectionEvent, merge::Fact},
     record::Context,
     tls::library::skipped::Reason,
 };
@@ -63,7 +63,7 @@ struct Events {
     handshakes: IntCounter,
     closes: IntCounter,
     malformed: IntCounter,
-    lost: Vec<(Loss, IntCounter)>,
+    lost: Vec<(DropReason, IntCounter)>,
     missed: IntCounter,
 }
 
@@ -110,7 +110,7 @@ impl Metrics {
     }
 
     /// Takes a story in.
-    pub fn observe(&mut self, story: &Story, context: &mut dyn Context) {
+    pub fn observe(&mut self, story: &ConnectionEvent, context: &mut dyn Context) {
         let Self { labels, timings, handshakes, events, .. } = self;
         let raw = &story.connection;
         let key = labels.key(story, context);
@@ -257,7 +257,7 @@ impl Timings {
     }
 
     fn closed(&mut self, raw: &Connection, labels: &Labels, key: Option<&Key>) {
-        let class = [raw.role, raw.initiator, Style::code_of(close::style(raw))];
+        let class = [raw.role, raw.initiator, CloseStyle::code_of(close::style(raw))];
         self.close_duration.observe(class, close::duration_us(raw), labels, key);
         let class = [raw.role, raw.initiator];
         self.close_ack_wait.observe(class, close::ack_wait_us(raw), labels, key);
@@ -303,7 +303,7 @@ fn counts(registry: &Registry) -> prometheus::Result<[Counting; 4]> {
             ("handshake_tcp_closes_total", "TCP closings that ended, by who began them and how they went."),
             [ROLE, INITIATOR, STYLE],
             |[role, initiator, style]| {
-                let (initiator, style) = (Initiator::from_code(initiator), Style::from_code(style));
+                let (initiator, style) = (Initiator::from_code(initiator), CloseStyle::from_code(style));
                 Some(totals::closes(Role::from_code(role), initiator, style))
             },
             possible::closes,
@@ -331,7 +331,10 @@ impl Events {
             handshakes: arrived.with_label_values(&[Stage::Tls.as_str()]),
             closes: arrived.with_label_values(&[Stage::Close.as_str()]),
             malformed: lost.with_label_values(&["malformed"]),
-            lost: Loss::ALL.iter().map(|loss| (*loss, lost.with_label_values(&[loss.as_str()]))).collect(),
+            lost: DropReason::ALL
+                .iter()
+                .map(|loss| (*loss, lost.with_label_values(&[loss.as_str()])))
+                .collect(),
             missed: lost.with_label_values(&["recursion"]),
         })
     }

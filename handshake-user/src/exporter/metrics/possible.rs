@@ -1,7 +1,7 @@
 //! Which classes can occur, so that they are there with zeros from the start and nothing else is. One that occurs
 //! all the same is made when it does.
 
-use handshake_common::{Family, FastOpen, FinalAck, Initiator, Role, Style};
+use handshake_common::{CloseStyle, Family, FastOpen, FinalAck, Initiator, Role};
 
 use super::class::Codes;
 
@@ -44,10 +44,12 @@ pub(super) fn fast_open([role, result]: Codes<2>) -> bool {
 
 /// Closings by who began them and how they went.
 pub(super) fn closes([_role, initiator, style]: Codes<3>) -> bool {
-    let style = Style::from_code(style);
+    let style = CloseStyle::from_code(style);
     match Initiator::from_code(initiator) {
-        Some(Initiator::Local | Initiator::Remote) => style != Some(Style::Simultaneous),
-        Some(Initiator::Both) => !matches!(style, None | Some(Style::FourSegments | Style::ThreeSegments)),
+        Some(Initiator::Local | Initiator::Remote) => style != Some(CloseStyle::Simultaneous),
+        Some(Initiator::Both) => {
+            !matches!(style, None | Some(CloseStyle::FourSegments | CloseStyle::ThreeSegments))
+        }
         None => style.is_none(),
     }
 }
@@ -55,8 +57,8 @@ pub(super) fn closes([_role, initiator, style]: Codes<3>) -> bool {
 /// Closings in which both FINs were seen: no reset and no time-out among them.
 pub(super) fn close_duration([role, initiator, style]: Codes<3>) -> bool {
     let orderly = matches!(
-        Style::from_code(style),
-        None | Some(Style::FourSegments | Style::ThreeSegments | Style::Simultaneous)
+        CloseStyle::from_code(style),
+        None | Some(CloseStyle::FourSegments | CloseStyle::ThreeSegments | CloseStyle::Simultaneous)
     );
     // With data between the peer's FIN and ours, the passive side cannot tell the style.
     let untold = style == 0 && initiator != Initiator::Remote.code();

@@ -1,6 +1,6 @@
 //! From raw records and totals to the text that is scraped.
 
-use handshake_common::Facts;
+use handshake_common::ConnectionFlags;
 
 use super::{gauge::tests::totals, *};
 use crate::{
@@ -33,7 +33,7 @@ fn closed() -> Connection {
     let mut raw = client();
     raw.stage = Stage::Close.code();
     raw.initiator = Initiator::Remote.code();
-    raw.facts.set(Facts::ACKED_BEFORE_CLOSE);
+    raw.flags.set(ConnectionFlags::ACKED_BEFORE_CLOSE);
     (raw.peer_fin_ns, raw.our_close_ns, raw.our_fin_ns) = (2_000_000_000, 2_020_000_000, 2_020_000_000);
     (raw.fin_acked_ns, raw.closed_ns) = (2_070_000_000, 2_070_000_000);
     raw
@@ -53,12 +53,12 @@ fn every_series_is_there_from_the_start() {
 #[test]
 fn records_become_durations() {
     let mut metrics = metrics(&settings());
-    metrics.observe(&Story::of(&client()), &mut Still);
-    metrics.observe(&Story::of(&server()), &mut Still);
-    metrics.observe(&Story::of(&closed()), &mut Still);
+    metrics.observe(&ConnectionEvent::of(&client()), &mut Still);
+    metrics.observe(&ConnectionEvent::of(&server()), &mut Still);
+    metrics.observe(&ConnectionEvent::of(&closed()), &mut Still);
     let mut refused = client();
-    (refused.facts, refused.error) = (Facts(0), 111);
-    metrics.observe(&Story::of(&refused), &mut Still);
+    (refused.flags, refused.error) = (ConnectionFlags(0), 111);
+    metrics.observe(&ConnectionEvent::of(&refused), &mut Still);
     insta::assert_snapshot!(said(&metrics));
 }
 
@@ -66,9 +66,9 @@ fn records_become_durations() {
 fn what_is_unknown_is_an_event_and_no_duration() {
     let mut metrics = metrics(&settings());
     let mut raw = closed();
-    raw.facts.set(Facts::PREEXISTING);
+    raw.flags.set(ConnectionFlags::PREEXISTING);
     (raw.role, raw.peer_fin_ns, raw.our_fin_ns) = (0, 0, 0);
-    metrics.observe(&Story::of(&raw), &mut Still);
+    metrics.observe(&ConnectionEvent::of(&raw), &mut Still);
     assert_eq!(said(&metrics), "handshake_events_total{stage=\"close\"} 1\n");
 }
 
@@ -85,8 +85,8 @@ fn totals_come_from_the_kernel_and_only_ever_advance() {
         (totals::fast_opens(client, Some(FastOpen::None)), 4),
         (totals::syn_retransmits(Role::Server), 3),
         (totals::closing(client), 2),
-        (totals::closes(client, Some(Initiator::Local), Some(Style::FourSegments)), 1),
-        (totals::lost(Loss::RingFull), 6),
+        (totals::closes(client, Some(Initiator::Local), Some(CloseStyle::FourSegments)), 1),
+        (totals::lost(DropReason::RingFull), 6),
     ];
     metrics.found(&Census { established: 7, ..Census::default() }, &Totals::ZERO);
     metrics.advance(&totals(&first), 1);
@@ -105,7 +105,7 @@ fn labels_on_demand_stand_apart_until_there_are_too_many() {
     let mut metrics = metrics(&settings);
     for comm in [*b"curl\0\0\0\0\0\0\0\0\0\0\0\0", *b"wget\0\0\0\0\0\0\0\0\0\0\0\0", [b'a'; 16], [b'b'; 16]] {
         for _ in 0..2 {
-            metrics.observe(&Story::of(&Connection { comm, ..client() }), &mut Still);
+            metrics.observe(&ConnectionEvent::of(&Connection { comm, ..client() }), &mut Still);
         }
     }
     insta::assert_snapshot!(said(&metrics));
@@ -128,14 +128,14 @@ fn handshakes_and_setups_are_told_once() {
 
     let mut metrics = metrics(&settings());
     let tls = completed(Role::Client, TlsVersion::Tls13, TlsClass::Full);
-    let story = Story {
+    let story = ConnectionEvent {
         event: Stage::Tls,
         setup: setup(&client(), Some(&tls)),
         tls: Some(tls),
-        ..Story::of(&client())
+        ..ConnectionEvent::of(&client())
     };
     metrics.observe(&story, &mut Still);
-    metrics.observe(&Story { event: Stage::Close, ..story }, &mut Still);
+    metrics.observe(&ConnectionEvent { event: Stage::Close, ..story }, &mut Still);
     metrics.library(Library::OpenSsl, true, 2);
     metrics.advance(&totals(&[(totals::tls_lost(1), 3)]), 0);
     let lines = said(&metrics);

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config,
-    join::{Story, merge::Fact},
+    join::{ConnectionEvent, merge::Fact},
     model::tls::Tls,
     tls::library::skipped::Reason,
 };
@@ -226,7 +226,7 @@ impl Handshakes {
     }
 
     /// Takes a story in: each handshake, and each setup, is told by one of them.
-    pub(super) fn observe(&mut self, story: &Story, labels: &Labels, key: Option<&Key>) {
+    pub(super) fn observe(&mut self, story: &ConnectionEvent, labels: &Labels, key: Option<&Key>) {
         match (story.event, &story.tls) {
             (Stage::Tls, Some(tls)) => {
                 self.handshake(tls, labels, key);
@@ -260,7 +260,7 @@ impl Handshakes {
         }
     }
 
-    fn set_up(&mut self, story: &Story, labels: &Labels, key: Option<&Key>) {
+    fn set_up(&mut self, story: &ConnectionEvent, labels: &Labels, key: Option<&Key>) {
         let Some(setup) = story.setup else { return };
         let version = story.tls.as_ref().map_or(NO_TLS, |tls| TlsVersion::code_of(tls.version));
         let codes = [story.connection.role, version];

@@ -85,7 +85,7 @@ fn member_bits(btf: &Btf, structure: &'static str, path: &'static str) -> Result
     btf.structures(structure)
         .iter()
         .find_map(|&outer| {
-            let mut patience = MOST_MEMBERS;
+            let mut patience = MAX_MEMBERS;
             path.split('.').try_fold((outer, 0_u32), |(outer, base), name| {
                 let (inner, bits) = find(btf, outer, name.as_bytes(), DEEPEST, &mut patience)?;
                 Some((inner, base.checked_add(bits)?))
@@ -96,7 +96,7 @@ fn member_bits(btf: &Btf, structure: &'static str, path: &'static str) -> Result
 }
 
 /// More members than any path of the kernel passes: damaged data that contains itself ends here.
-const MOST_MEMBERS: u32 = 20_000;
+const MAX_MEMBERS: u32 = 20_000;
 /// Anonymous structures within each other, at the most.
 const DEEPEST: u32 = 16;
 

@@ -7,7 +7,7 @@ use super::BtfError;
 
 const MAGIC: u16 = 0xeb9f;
 /// Longer than any chain of typedefs and qualifiers: a loop in damaged data ends here.
-const LONGEST_CHAIN: usize = 32;
+const MAX_CHAIN: usize = 32;
 /// Bytes of `struct btf_type`, before what depends on its kind.
 const TYPE: usize = 12;
 
@@ -194,7 +194,7 @@ impl Btf {
     /// The type behind typedefs and qualifiers.
     fn resolve(&self, id: u32) -> Option<Type> {
         let mut here = self.type_of(id)?;
-        for _ in 0..LONGEST_CHAIN {
+        for _ in 0..MAX_CHAIN {
             match here.kind() {
                 kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG => {
                     here = self.type_of(here.refers_to)?;

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     bounded,
-    join::Sight,
+    join::WireCoverage,
     kernel::btf::{self, Btf, BtfError},
     tls::{
         discover::KernelIterator,
@@ -150,7 +150,7 @@ pub struct Probes {
     /// Every hook, attached or not.
     pub hooks: Vec<Attached>,
     /// Which TLS handshakes are seen on the wire.
-    pub sight: Sight,
+    pub sight: WireCoverage,
     /// What of them is not seen because of where this program runs.
     pub wire_shortfall: Option<String>,
     /// The TLS libraries of the host, or why they are not probed; `None`: not asked for, or with the worker.
@@ -262,7 +262,7 @@ impl Probes {
             attached.missing = hook::attach(&mut ebpf, attached.hook, way).err();
         }
         check_required(&hooks)?;
-        let (mut sight, mut wire_shortfall) = (Sight::None, None);
+        let (mut sight, mut wire_shortfall) = (WireCoverage::None, None);
         if let Some(loaded) = wire {
             let attached = loaded.and_then(|()| wire::attach(&mut ebpf, settings.tls_wire));
             let missing = match attached {

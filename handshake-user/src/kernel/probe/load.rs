@@ -14,7 +14,7 @@ const ATTEMPTS: u32 = 5;
 /// # Errors
 /// As the program's own `load`.
 pub fn load(program: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
-    let _held = Held::back();
+    let _held = SignalMask::back();
     again(
         program,
         |error| matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == io::ErrorKind::WouldBlock),
@@ -22,16 +22,16 @@ pub fn load(program: impl FnMut() -> Result<(), ProgramError>) -> Result<(), Pro
 }
 
 /// The thread's signals wait until this goes; those to the process find other threads meanwhile.
-struct Held(Option<SigSet>);
+struct SignalMask(Option<SigSet>);
 
-impl Held {
+impl SignalMask {
     fn back() -> Self {
         // Refused for a bad argument only; the program loads without, most times.
         Self(SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).ok())
     }
 }
 
-impl Drop for Held {
+impl Drop for SignalMask {
     fn drop(&mut self) {
         if let Some(before) = self.0 {
             let _ = before.thread_set_mask();

@@ -6,11 +6,11 @@ use aya::{
     Ebpf,
     programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType},
 };
-use handshake_common::tls::wire::raw::MOST_PORTS;
+use handshake_common::tls::wire::raw::MAX_PORTS;
 use serde::Deserialize;
 
 use super::{attach::told, plan::Hook};
-use crate::{host, join::Sight};
+use crate::{host, join::WireCoverage};
 
 /// The type of both programs.
 pub(crate) const CATEGORY: &str = "cgroup_skb";
@@ -35,21 +35,21 @@ pub enum TlsWire {
     #[default]
     On,
     /// Those with one of these ports at either end; 0 is none.
-    Ports([u16; MOST_PORTS]),
+    Ports([u16; MAX_PORTS]),
 }
 
 impl TlsWire {
     /// The ports, as the kernel side has them: all zero for every port.
     #[must_use]
-    pub const fn ports(self) -> [u16; MOST_PORTS] {
+    pub const fn ports(self) -> [u16; MAX_PORTS] {
         match self {
             Self::Ports(ports) => ports,
-            Self::Off | Self::On => [0; MOST_PORTS],
+            Self::Off | Self::On => [0; MAX_PORTS],
         }
     }
 }
 
-impl From<TlsWire> for Sight {
+impl From<TlsWire> for WireCoverage {
     fn from(wire: TlsWire) -> Self {
         match wire {
             TlsWire::Off => Self::None,
@@ -69,11 +69,11 @@ impl FromStr for TlsWire {
             _ => {}
         }
         let list = text.strip_prefix("ports").unwrap_or(text);
-        let mut ports = [0; MOST_PORTS];
+        let mut ports = [0; MAX_PORTS];
         let mut slots = ports.iter_mut();
         for word in list.split(',') {
             let slot =
-                slots.next().ok_or_else(|| format!("more than {MOST_PORTS} ports; write on for all"))?;
+                slots.next().ok_or_else(|| format!("more than {MAX_PORTS} ports; write on for all"))?;
             *slot = match word.trim().parse() {
                 Ok(port) if port > 0 => port,
                 _ => return Err("neither on, off, nor ports such as 443,8443".to_owned()),
@@ -113,7 +113,7 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), String> {
 ///
 /// # Errors
 /// Why that is not possible.
-pub(super) fn attach(ebpf: &mut Ebpf, wire: TlsWire) -> Result<(Sight, Option<String>), String> {
+pub(super) fn attach(ebpf: &mut Ebpf, wire: TlsWire) -> Result<(WireCoverage, Option<String>), String> {
     let cgroup2 = host::cgroup2().ok_or("cgroup v2 is not mounted (mount -t cgroup2 none /sys/fs/cgroup)")?;
     let mount = &cgroup2.mount;
     let root = File::open(mount).map_err(|error| format!("cannot open {}: {error}", mount.display()))?;
@@ -122,7 +122,7 @@ pub(super) fn attach(ebpf: &mut Ebpf, wire: TlsWire) -> Result<(Sight, Option<St
         let attached = program(ebpf, name)?.attach(&root, direction, CgroupAttachMode::Single);
         attached.map_err(|error| told(name, &error))?;
     }
-    Ok((if cgroup2.is_whole { wire.into() } else { Sight::Some }, cgroup2.shortfall()))
+    Ok((if cgroup2.is_whole { wire.into() } else { WireCoverage::Some }, cgroup2.shortfall()))
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSkb, String> {

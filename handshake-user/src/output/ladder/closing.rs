@@ -1,6 +1,6 @@
 //! The segments of a closing (RFC 9293 §3.6), and who waited for whom.
 
-use handshake_common::{Initiator, Style};
+use handshake_common::{CloseStyle, Initiator};
 
 use super::step::{
     Direction::{self, Here, Received, Sent},
@@ -16,21 +16,23 @@ pub(super) fn steps(record: &Record, close: &Close) -> Vec<Step> {
     let closed = Moment::measured(record.lifetime_us);
     let passive = close.initiator == Some(Initiator::Remote);
     match (close.style, close.initiator) {
-        (Some(Style::ThreeSegments | Style::FourSegments), None) | (None, _) => {
+        (Some(CloseStyle::ThreeSegments | CloseStyle::FourSegments), None) | (None, _) => {
             vec![Step::new(closed, Here, "closed; how, is not known")]
         }
-        (Some(Style::ThreeSegments), _) if passive => passive_three(close, closed),
-        (Some(Style::FourSegments), _) if passive => passive_four(close, closed),
-        (Some(Style::ThreeSegments), _) => vec![
+        (Some(CloseStyle::ThreeSegments), _) if passive => passive_three(close, closed),
+        (Some(CloseStyle::FourSegments), _) if passive => passive_four(close, closed),
+        (Some(CloseStyle::ThreeSegments), _) => vec![
             our_fin(closed, close.duration_us.or(close.ack_wait_us), "FIN"),
             Step::new(closed, Received, "FIN+ACK").remark("its program closed at once"),
             Step::new(closed.about(), Sent, "ACK"),
         ],
-        (Some(Style::FourSegments), _) => active_four(close, closed),
-        (Some(Style::Simultaneous), _) => simultaneous(close, closed),
-        (Some(Style::ResetReceived), _) => reset(close, closed, Received),
-        (Some(Style::ResetSent), _) => reset(close, closed, Sent),
-        (Some(Style::TimedOut), _) => vec![Step::new(closed, Here, "given up: the peer answered no more")],
+        (Some(CloseStyle::FourSegments), _) => active_four(close, closed),
+        (Some(CloseStyle::Simultaneous), _) => simultaneous(close, closed),
+        (Some(CloseStyle::ResetReceived), _) => reset(close, closed, Received),
+        (Some(CloseStyle::ResetSent), _) => reset(close, closed, Sent),
+        (Some(CloseStyle::TimedOut), _) => {
+            vec![Step::new(closed, Here, "given up: the peer answered no more")]
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
 /// Columns that text keeps to.
 const WIDTH: usize = 96;
 /// Longest name that is shown whole; server names may have 255 characters.
-const LONGEST_NAME: usize = 48;
+const MAX_NAME: usize = 48;
 
 /// What the signs mean.
 #[must_use]
@@ -39,7 +39,7 @@ pub fn draw(record: &Record) -> String {
     let mut text = header(record);
     let scale = draw::Scale::of(scale_us(record));
     for step in segments::steps(record) {
-        let step = step::Step { what: escape(&step.what, LONGEST_NAME), ..step };
+        let step = step::Step { what: escape(&step.what, MAX_NAME), ..step };
         text.push_str(&draw::line(&step, scale));
         text.push('\n');
     }
@@ -150,7 +150,7 @@ fn tls_facts(tls: &Tls) -> String {
 
 /// A name of somebody else's choice, cut where it is too long.
 fn name(text: &Untrusted) -> String {
-    format!("{text:.LONGEST_NAME$}")
+    format!("{text:.MAX_NAME$}")
 }
 
 /// What a ladder's exactness goes by.

@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 
 use handshake_common::{
-    Family, FastOpen, FastOpenReason, FinalAck, Initiator, Library, Outcome, Role, Stage, Style, TlsClass,
-    TlsOutcome, TlsSource, TlsVersion,
+    CloseStyle, Family, FastOpen, FastOpenReason, FinalAck, Initiator, Library, Outcome, Role, Stage,
+    TlsClass, TlsOutcome, TlsSource, TlsVersion,
 };
 use proptest::prelude::*;
 
-use super::{LONGEST_NAME, draw};
+use super::{MAX_NAME, draw};
 use crate::{
     model::advice,
     output::table,
@@ -112,7 +112,7 @@ pub(crate) fn closed(role: Role) -> Record {
         setup: Some(Setup { round_trips: Some(1), duration_us: Some(RTT_US), excess_us: Some(0) }),
         close: Some(Close {
             initiator: Some(Initiator::Local),
-            style: Some(Style::FourSegments),
+            style: Some(CloseStyle::FourSegments),
             duration_us: Some(62_300),
             ack_wait_us: Some(50_300),
             app_wait_us: Some(12_000),
@@ -299,7 +299,7 @@ fn a_reset_that_the_library_noticed_later() {
     tls(&mut record).outcome = Some(TlsOutcome::Failed);
     record.lifetime_us = Some(101_200);
     let close = record.close.as_mut().unwrap();
-    (close.initiator, close.style) = (Some(Initiator::Remote), Some(Style::ResetReceived));
+    (close.initiator, close.style) = (Some(Initiator::Remote), Some(CloseStyle::ResetReceived));
     insta::assert_snapshot!(draw(&record));
 }
 
@@ -322,22 +322,22 @@ fn closings() {
         closing(|close| {
             (close.initiator, close.style) = (Some(initiator), Some(style));
             match style {
-                Style::ThreeSegments => (close.duration_us, close.app_wait_us) = (Some(50_300), Some(0)),
-                Style::FourSegments => {}
+                CloseStyle::ThreeSegments => (close.duration_us, close.app_wait_us) = (Some(50_300), Some(0)),
+                CloseStyle::FourSegments => {}
                 _ => (close.duration_us, close.ack_wait_us, close.app_wait_us) = (None, None, None),
             }
         })
     };
     let kinds = [
-        ("three segments, by us", by(Initiator::Local, Style::ThreeSegments)),
+        ("three segments, by us", by(Initiator::Local, CloseStyle::ThreeSegments)),
         (
             "three segments, by the peer",
             closing(|close| {
-                (close.initiator, close.style) = (Some(Initiator::Remote), Some(Style::ThreeSegments));
+                (close.initiator, close.style) = (Some(Initiator::Remote), Some(CloseStyle::ThreeSegments));
                 (close.duration_us, close.app_wait_us) = (Some(62_300), Some(12_000));
             }),
         ),
-        ("four segments, by the peer", by(Initiator::Remote, Style::FourSegments)),
+        ("four segments, by the peer", by(Initiator::Remote, CloseStyle::FourSegments)),
         (
             "four segments, the last FIN unseen, a delayed ACK",
             closing(|close| {
@@ -348,14 +348,14 @@ fn closings() {
         (
             "simultaneous",
             closing(|close| {
-                (close.initiator, close.style) = (Some(Initiator::Both), Some(Style::Simultaneous));
+                (close.initiator, close.style) = (Some(Initiator::Both), Some(CloseStyle::Simultaneous));
                 (close.duration_us, close.app_wait_us) = (Some(25_000), None);
             }),
         ),
-        ("reset by the peer at once", by(Initiator::Remote, Style::ResetReceived)),
-        ("reset by the peer after our FIN", by(Initiator::Local, Style::ResetReceived)),
-        ("reset by us", by(Initiator::Local, Style::ResetSent)),
-        ("timed out", by(Initiator::Local, Style::TimedOut)),
+        ("reset by the peer at once", by(Initiator::Remote, CloseStyle::ResetReceived)),
+        ("reset by the peer after our FIN", by(Initiator::Local, CloseStyle::ResetReceived)),
+        ("reset by us", by(Initiator::Local, CloseStyle::ResetSent)),
+        ("timed out", by(Initiator::Local, CloseStyle::TimedOut)),
         ("unknown", closing(|close| (close.initiator, close.style) = (None, None))),
     ];
     let mut text = String::new();
@@ -508,7 +508,7 @@ prop_compose! {
 
 prop_compose! {
     fn any_close()(
-        initiator in word(Initiator::ALL), style in word(Style::ALL), times in (micros(), micros(), micros()),
+        initiator in word(Initiator::ALL), style in word(CloseStyle::ALL), times in (micros(), micros(), micros()),
         unseen: bool,
     ) -> Close {
         let (duration_us, ack_wait_us, app_wait_us) = times;
@@ -543,7 +543,7 @@ proptest! {
         prop_assert!(ladder.ends_with('\n') && ladder.chars().all(|c| c == '\n' || is_harmless(c)));
         let line = table::line(&record);
         prop_assert!(line.chars().all(is_harmless), "{}", line);
-        prop_assert!(ladder.lines().all(|line| line.chars().count() < 160 + LONGEST_NAME), "{}", ladder);
+        prop_assert!(ladder.lines().all(|line| line.chars().count() < 160 + MAX_NAME), "{}", ladder);
         let saved: u16 = advice::advise(&record).iter().map(|advice| u16::from(advice.round_trips)).sum();
         prop_assert!(saved <= 3, "no setup takes more than three round trips");
     }

@@ -9,7 +9,7 @@ const HEADER: usize = 48;
 const ENTRY: usize = 24;
 
 /// More libraries than any cache has: a damaged one ends here.
-const MOST: usize = 100_000;
+const MAX_ENTRIES: usize = 100_000;
 
 /// The libraries' paths; of damaged data as many as can be read, of anything else none.
 #[must_use]
@@ -29,7 +29,7 @@ fn libraries(cache: &[u8]) -> Option<Vec<PathBuf>> {
     if !cache.starts_with(MAGIC) {
         return None;
     }
-    let count = usize::try_from(word(cache, MAGIC.len())?).ok()?.min(MOST);
+    let count = usize::try_from(word(cache, MAGIC.len())?).ok()?.min(MAX_ENTRIES);
     let entries = cache.get(HEADER..)?.chunks_exact(ENTRY).take(count);
     // flags, key, value, osversion, hwcap: the value is the path, counted from the start.
     Some(entries.filter_map(|entry| text(cache, usize::try_from(word(entry, 8)?).ok()?)).collect())

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::FileId;
 
 /// How many files are kept in mind. A host has hundreds of different programs and libraries at work.
-pub const MOST_FILES: usize = 16_384;
+pub const MAX_FILES: usize = 16_384;
 /// Of those that are told as found: of one user other than root, and of all of them.
-const MOST_OF_ONE: usize = 1024;
-const MOST_OF_OTHERS: usize = 4096;
+const MAX_PER_USER: usize = 1024;
+const MAX_NON_ROOT: usize = 4096;
 
 /// The files that were seen since the start and are still there.
 #[derive(Debug, Default)]
@@ -48,10 +48,10 @@ impl Ledger {
     /// Whether there is no room for more files. What was looked at and is nothing for us makes room: anybody can map files without
     /// number, and to look at them once more costs little.
     pub fn is_full(&mut self) -> bool {
-        if self.files.len() >= MOST_FILES {
+        if self.files.len() >= MAX_FILES {
             self.files.retain(|_, entry| entry.offered.is_some());
         }
-        self.files.len() >= MOST_FILES
+        self.files.len() >= MAX_FILES
     }
 
     /// Whether one more file of this user may be told as found.
@@ -59,8 +59,8 @@ impl Ledger {
     pub fn has_room_for(&self, owner: u32) -> bool {
         let others = || self.files.values().filter_map(|entry| entry.offered).filter(|owner| *owner != 0);
         owner == 0
-            || (others().filter(|other| *other == owner).count() < MOST_OF_ONE
-                && others().count() < MOST_OF_OTHERS)
+            || (others().filter(|other| *other == owner).count() < MAX_PER_USER
+                && others().count() < MAX_NON_ROOT)
     }
 
     /// Keeps a new file in mind; with its owner, when it is told as found.
@@ -144,7 +144,7 @@ mod tests {
     fn files_without_number_leave_room_for_others() {
         let mut ledger = Ledger::default();
         ledger.add(LIBRARY, Some(0), Some(7));
-        for ino in 0..MOST_FILES as u64 {
+        for ino in 0..MAX_FILES as u64 {
             ledger.add(FileId { ino: 1000 + ino, ..LIBRARY }, None, None);
         }
         assert!(!ledger.is_full());
@@ -156,7 +156,7 @@ mod tests {
             }
         };
         (1000..1010).for_each(&mut fill);
-        assert_eq!(ledger.files.len(), 1 + MOST_OF_OTHERS);
+        assert_eq!(ledger.files.len(), 1 + MAX_NON_ROOT);
         assert!(ledger.has_room_for(0) && !ledger.is_full());
     }
 

@@ -7,7 +7,7 @@ use super::{FileId, Mapped};
 use crate::bounded;
 
 /// More than the 65530 mappings that a process may have take with usual paths, bytes.
-const LONGEST: u64 = 16 << 20;
+const MAX_BYTES: u64 = 16 << 20;
 
 /// An executable mapping of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub fn shown(path: &[u8]) -> PathBuf {
 #[must_use]
 pub fn of(pid: u32) -> Vec<Mapped> {
     // What is longer tells nothing: its end may be the middle of a line.
-    let Ok(text) = bounded::read(format!("/proc/{pid}/maps"), LONGEST) else { return Vec::new() };
+    let Ok(text) = bounded::read(format!("/proc/{pid}/maps"), MAX_BYTES) else { return Vec::new() };
     let program = fs::read_link(format!("/proc/{pid}/exe"))
         .map_or_else(|_| PathBuf::new(), |path| shown(&path.into_os_string().into_vec()));
     text.split(|byte| *byte == b'\n')

@@ -43,7 +43,7 @@ const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 /// How long one [`Discovery::poll`] works; one portion may take it beyond that.
 const SLICE: Duration = Duration::from_millis(5);
 /// New mappings that wait to be looked at. What does not fit, the next sweep finds.
-const MOST_WAITING: usize = 4096;
+const MAX_WAITING: usize = 4096;
 
 /// A file, by its file system and number there. Not what `stat` says under an overlay, but the file below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -246,7 +246,7 @@ impl Discovery {
             if heard.pid == own || aliases.get(&heard.alias).is_some_and(|id| ledger.note(*id, heard.pid)) {
                 return;
             }
-            if waiting.len() < MOST_WAITING {
+            if waiting.len() < MAX_WAITING {
                 waiting.push_back(heard);
             } else {
                 overflow = true;

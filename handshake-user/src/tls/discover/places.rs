@@ -13,13 +13,13 @@ use crate::bounded;
 
 const LD_CACHE: &str = "/etc/ld.so.cache";
 /// Of some thousand libraries it has a quarter of a megabyte.
-const LARGEST_CACHE: u64 = 16 << 20;
+const MAX_CACHE: u64 = 16 << 20;
 /// Where there is no cache (musl): the loader's own directories.
 const LIBRARY_FOLDERS: &[&str] = &["/lib", "/usr/lib", "/usr/local/lib", "/lib64", "/usr/lib64"];
 const PROGRAM_FOLDERS: &[&str] = &["/usr/local/bin", "/usr/bin"];
 /// More than are ever there.
-const MOST: usize = 1024;
-const MOST_ENTRIES: usize = 100_000;
+const MAX_DIRECTORIES: usize = 1024;
+const MAX_ENTRIES: usize = 100_000;
 
 /// By what a file is known to be still the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Places {
     pub fn look(&mut self, paths: Vec<PathBuf>) -> Vec<Change> {
         let mut stamps: HashMap<PathBuf, Stamp> = paths
             .into_iter()
-            .take(MOST)
+            .take(MAX_DIRECTORIES)
             .filter_map(|path| {
                 let stamp = stamp(&path)?;
                 Some((path, stamp))
@@ -99,8 +99,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
 /// The paths of what may be a TLS library in the standard places, some of which may not exist.
 #[must_use]
 pub fn standard() -> Vec<PathBuf> {
-    let cached =
-        bounded::read(LD_CACHE, LARGEST_CACHE).map(|cache| ld_cache::paths(&cache)).unwrap_or_default();
+    let cached = bounded::read(LD_CACHE, MAX_CACHE).map(|cache| ld_cache::paths(&cache)).unwrap_or_default();
     wanted(if cached.is_empty() { in_folders() } else { cached })
 }
 
@@ -114,7 +113,7 @@ fn wanted(libraries: impl IntoIterator<Item = PathBuf>) -> Vec<PathBuf> {
 
 fn in_folders() -> Vec<PathBuf> {
     let entries = LIBRARY_FOLDERS.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten();
-    entries.flatten().take(MOST_ENTRIES).map(|entry| entry.path()).collect()
+    entries.flatten().take(MAX_ENTRIES).map(|entry| entry.path()).collect()
 }
 
 #[cfg(test)]

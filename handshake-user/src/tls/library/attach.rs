@@ -17,12 +17,12 @@ use aya::{
 };
 use handshake_common::{
     Library,
-    tls::library::target::{MAP, MOST_TARGETS, Target},
+    tls::library::target::{MAP, MAX_TARGETS, Target},
 };
 
 use super::{
     budget::Budget,
-    inspect::{Hook, Inspection},
+    inspect::{Inspection, ProbeKind},
 };
 use crate::kernel::probe::{chain, load, shorten};
 
@@ -168,15 +168,15 @@ impl Attacher {
     /// Whether there is no place for one more file.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.next >= MOST_TARGETS && self.free.is_empty()
+        self.next >= MAX_TARGETS && self.free.is_empty()
     }
 
     fn index(&mut self) -> Result<u32, String> {
-        if self.next < MOST_TARGETS {
+        if self.next < MAX_TARGETS {
             self.next += 1;
             return Ok(self.next - 1);
         }
-        let most = || format!("more than {MOST_TARGETS} files of TLS libraries are in use");
+        let most = || format!("more than {MAX_TARGETS} files of TLS libraries are in use");
         self.free.pop_front().ok_or_else(most)
     }
 
@@ -221,19 +221,19 @@ impl Attacher {
 }
 
 /// The program for a hook: every library has its own reading of what a call says.
-const fn program(library: Library, hook: Hook) -> &'static str {
+const fn program(library: Library, hook: ProbeKind) -> &'static str {
     match (library, hook) {
-        (Library::OpenSsl, Hook::Enter) => "openssl_enter",
-        (Library::OpenSsl, Hook::Leave) => "openssl_leave",
-        (Library::OpenSsl, Hook::Free) => "openssl_free",
-        (Library::GnuTls, Hook::Enter) => "gnutls_enter",
-        (Library::GnuTls, Hook::Leave) => "gnutls_leave",
-        (_, Hook::GoEnter) => "go_enter",
-        (_, Hook::GoLeave) => "go_leave",
-        (_, Hook::Enter) => "tls_enter",
-        (_, Hook::Leave) => "tls_leave",
-        (_, Hook::Free) => "tls_free",
-        (_, Hook::Error) => "openssl_error",
-        (_, Hook::ErrorPut) => "openssl_put_error",
+        (Library::OpenSsl, ProbeKind::Enter) => "openssl_enter",
+        (Library::OpenSsl, ProbeKind::Leave) => "openssl_leave",
+        (Library::OpenSsl, ProbeKind::Free) => "openssl_free",
+        (Library::GnuTls, ProbeKind::Enter) => "gnutls_enter",
+        (Library::GnuTls, ProbeKind::Leave) => "gnutls_leave",
+        (_, ProbeKind::GoEnter) => "go_enter",
+        (_, ProbeKind::GoLeave) => "go_leave",
+        (_, ProbeKind::Enter) => "tls_enter",
+        (_, ProbeKind::Leave) => "tls_leave",
+        (_, ProbeKind::Free) => "tls_free",
+        (_, ProbeKind::Error) => "openssl_error",
+        (_, ProbeKind::ErrorPut) => "openssl_put_error",
     }
 }

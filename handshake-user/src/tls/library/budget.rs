@@ -6,12 +6,12 @@
 use std::collections::HashMap;
 
 /// Of one user other than root: 5 s. Node.js with OpenSSL inside takes 27, a shared library about ten.
-const MOST_OF_ONE: usize = 48;
+const MAX_PER_USER: usize = 48;
 /// Of all users other than root, with however many ids (`/etc/subuid` gives 65,536 to each): 10 s.
-const MOST_OF_OTHERS: usize = 96;
+const MAX_NON_ROOT: usize = 96;
 /// Of root: in images of containers, where root need not be the host's. Some 70 images; together with all others
 /// about the 90 s that systemd waits for the end.
-const MOST_OF_ROOT: usize = 768;
+const MAX_ROOT: usize = 768;
 
 /// Files, and the probes that are attached, those that are being let go of among them.
 #[derive(Debug, Default)]
@@ -23,14 +23,14 @@ impl Budget {
     /// Whether a user's files may have so many more.
     #[must_use]
     pub fn fits(&self, owner: u32, more: usize) -> bool {
-        let most = if owner == 0 { MOST_OF_ROOT } else { MOST_OF_ONE };
-        self.of(owner) + more <= most && (owner == 0 || self.of_others() + more <= MOST_OF_OTHERS)
+        let most = if owner == 0 { MAX_ROOT } else { MAX_PER_USER };
+        self.of(owner) + more <= most && (owner == 0 || self.of_others() + more <= MAX_NON_ROOT)
     }
 
     /// Whether there would be room for so many more of a user if another user's files gave way.
     #[must_use]
     pub fn would_help(&self, other: u32, owner: u32, more: usize) -> bool {
-        other == owner || (owner != 0 && other != 0 && self.of(owner) + more <= MOST_OF_ONE)
+        other == owner || (owner != 0 && other != 0 && self.of(owner) + more <= MAX_PER_USER)
     }
 
     /// There is one more.
@@ -72,7 +72,7 @@ mod tests {
             }
             count
         };
-        assert_eq!([1000, 1001, 1002, 0].map(&mut fill), [48, 48, 0, MOST_OF_ROOT]);
+        assert_eq!([1000, 1001, 1002, 0].map(&mut fill), [48, 48, 0, MAX_ROOT]);
         assert!(budget.would_help(1000, 1002, 10), "there is no room for all of them");
         assert!(!budget.would_help(1001, 1000, 1), "it has too many of its own");
         assert!(budget.would_help(1000, 1000, 1));

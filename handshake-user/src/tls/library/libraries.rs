@@ -13,7 +13,7 @@ use super::{
     attach::{Attacher, Probed, Programs},
     handle::Handle,
     inspect::{Inspection, Refusal, inspect_file},
-    queue::{MOST as MOST_QUEUED, Queue},
+    queue::{MAX_QUEUED, Queue},
     skipped::{Reason, Skipped},
 };
 use crate::{
@@ -22,10 +22,10 @@ use crate::{
 };
 
 /// Files that are kept account of, at the most; what comes beyond is not probed.
-const MOST_FILES: usize = 4096;
+const MAX_FILES: usize = 4096;
 
 /// Files without a TLS library that are remembered, so that a program that comes and goes is read once.
-const MOST_OTHERS: usize = 16_384;
+const MAX_OTHERS: usize = 16_384;
 
 /// How long a file that nobody uses keeps its probes: what runs every few minutes should be seen from its first handshake
 /// on, and letting go of a probe costs the kernel more than a tenth of a second of waiting.
@@ -43,7 +43,7 @@ const LONG_PAUSE: Duration = Duration::from_mins(1);
 /// Until its owner's other files have been looked into, or let go.
 const SHORT_PAUSE: Duration = Duration::from_secs(5);
 /// Of how many times [`LONG_PAUSE`] the pause is at the most for which there is no room again and again.
-const MOST_PAUSES: u32 = 10;
+const MAX_PAUSES: u32 = 10;
 /// Descriptors of programs that are loaded with the first file that needs them.
 const PROGRAMS: usize = 6;
 
@@ -141,7 +141,7 @@ impl Libraries {
     pub fn turn(&mut self, ebpf: &mut Ebpf) -> bool {
         let now = Instant::now();
         // Each that waits is open.
-        let room = (descriptors::limit() / 8).min(MOST_QUEUED).saturating_sub(self.queue.len());
+        let room = (descriptors::limit() / 8).min(MAX_QUEUED).saturating_sub(self.queue.len());
         for news in self.discovery.poll(now, room) {
             self.take_in(news, now);
         }
@@ -270,7 +270,7 @@ impl Libraries {
                 reason.text()
             );
         }
-        if self.put_off.len() >= MOST_OTHERS {
+        if self.put_off.len() >= MAX_OTHERS {
             self.put_off.clear();
         }
         let put_off = self.put_off.entry(id).or_insert(PutOff { times: 0, until: None });
@@ -280,7 +280,7 @@ impl Libraries {
             Reason::Changed => Some(Duration::from_secs(1 << put_off.times)).filter(|_| put_off.times <= 5),
             Reason::QueueFull => Some(SHORT_PAUSE),
             Reason::ProbeLimit if self.attacher.is_letting_go() => Some(SHORT_PAUSE),
-            Reason::ProbeLimit => Some(LONG_PAUSE * put_off.times.min(MOST_PAUSES)),
+            Reason::ProbeLimit => Some(LONG_PAUSE * put_off.times.min(MAX_PAUSES)),
             Reason::Timeout | Reason::Descriptors | Reason::TableFull => Some(LONG_PAUSE),
             Reason::TooLarge | Reason::Unreadable => None,
         };
@@ -386,7 +386,7 @@ impl Libraries {
         let (handle, inspection) = match inspected.flatten() {
             Ok(Some(inspected)) => inspected,
             Ok(None) => {
-                if self.others.len() >= MOST_OTHERS {
+                if self.others.len() >= MAX_OTHERS {
                     self.others.clear();
                 }
                 self.others.insert(id);
@@ -446,7 +446,7 @@ impl Libraries {
             return Err(Reason::Descriptors);
         }
         loop {
-            let reason = if self.files.len() >= MOST_FILES || self.attacher.is_full() {
+            let reason = if self.files.len() >= MAX_FILES || self.attacher.is_full() {
                 Reason::TableFull
             } else if descriptors::spare() < needed {
                 Reason::Descriptors

@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use crate::tls::discover::Found;
 
 /// Each is open.
-pub const MOST: usize = 256;
+pub const MAX_QUEUED: usize = 256;
 /// Of one user other than root.
-const MOST_OF_ONE: usize = 64;
+const MAX_PER_USER: usize = 64;
 
 /// The files by their owners, whose turns go around.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl<T> Queue<T> {
             Some(at) => &mut self.owners[at].1,
             None => &mut self.owners.push_back_mut((owner, VecDeque::new())).1,
         };
-        if files.len() >= if owner == 0 { MOST } else { MOST_OF_ONE } {
+        if files.len() >= if owner == 0 { MAX_QUEUED } else { MAX_PER_USER } {
             return Err(file);
         }
         files.push_back(file);
@@ -76,11 +76,11 @@ mod tests {
     fn users_take_turns_and_nobody_fills_it() {
         let mut queue = Queue::default();
         let hostile = (0..1000).take_while(|file| queue.push(1000, *file).is_ok()).count();
-        assert_eq!(hostile, MOST_OF_ONE);
+        assert_eq!(hostile, MAX_PER_USER);
         queue.push(0, 500).unwrap();
         queue.push(0, 501).unwrap();
         queue.push(33, 600).unwrap();
-        assert_eq!(queue.len(), MOST_OF_ONE + 3);
+        assert_eq!(queue.len(), MAX_PER_USER + 3);
         let order: Vec<_> = (0..6).filter_map(|_| queue.pop()).collect();
         assert_eq!(order, [500, 0, 501, 600, 1, 2]);
         while queue.pop().is_some() {}

@@ -12,9 +12,9 @@ use std::{
 use crate::tls::library::inspect::Refusal;
 
 /// How long is waited for one piece of work; longer than an inspection may take that goes on.
-const PATIENCE: Duration = Duration::from_secs(15);
+const TIMEOUT: Duration = Duration::from_secs(15);
 /// Threads that are left behind at the same time; beyond that nothing is read at all.
-const MOST_STUCK: usize = 4;
+const MAX_STUCK: usize = 4;
 
 type Work = Box<dyn FnOnce() + Send>;
 
@@ -38,7 +38,7 @@ impl std::fmt::Debug for Reader {
 
 impl Default for Reader {
     fn default() -> Self {
-        Self { current: None, stuck: Vec::new(), patience: PATIENCE }
+        Self { current: None, stuck: Vec::new(), patience: TIMEOUT }
     }
 }
 
@@ -54,7 +54,7 @@ impl Reader {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Refusal> {
         self.stuck.retain(|(_, thread)| !thread.is_finished());
-        if self.stuck.len() >= MOST_STUCK || self.stuck.iter().any(|(stuck, _)| *stuck == device) {
+        if self.stuck.len() >= MAX_STUCK || self.stuck.iter().any(|(stuck, _)| *stuck == device) {
             return Err(Refusal::Timeout);
         }
         let thread = match self.current.take() {
@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn threads_left_behind_are_bounded() {
         let mut reader = Reader { patience: Duration::from_millis(10), ..Reader::default() };
-        let answers: Vec<_> = (0..MOST_STUCK as u64)
+        let answers: Vec<_> = (0..MAX_STUCK as u64)
             .map(|device| {
                 let (answer, question) = mpsc::channel::<()>();
                 assert_eq!(reader.run(device, move || question.recv().is_ok()), Err(Refusal::Timeout));

@@ -81,7 +81,7 @@ pub(super) const fn sizes(suite: u16) -> Option<(u16, u16)> {
 #[must_use]
 pub(super) fn old_finished_fits(suite: Option<u16>, length: u16) -> bool {
     /// An initialization vector, the message, the longest MAC, the longest padding.
-    const MOST: u16 = 16 + 16 + 48 + 256;
+    const MAX: u16 = 16 + 16 + 48 + 256;
     let name = suite.and_then(name).unwrap_or("");
     if name.contains("CHACHA20") || name.contains("CCM_8") {
         // A tag of 16 bytes; an explicit nonce and a tag of 8 each.
@@ -90,6 +90,6 @@ pub(super) fn old_finished_fits(suite: Option<u16>, length: u16) -> bool {
         // An explicit nonce, the message, the tag.
         length == 8 + 16 + 16
     } else {
-        (16..=MOST).contains(&length)
+        (16..=MAX).contains(&length)
     }
 }

@@ -8,7 +8,7 @@ use handshake_common::tls::wire::{
 use super::{client_hello::ClientHello, reader::Reader, server_hello::ServerHello};
 
 /// The most that a hello is kept of, with its record headers, bytes.
-pub const MOST_BYTES: usize = 4096;
+pub const MAX_BYTES: usize = 4096;
 
 /// A stretch of one direction's stream.
 #[derive(Clone, Copy, Debug)]
@@ -21,11 +21,11 @@ pub struct Piece<'a> {
 
 /// Where the hellos of one connection are put together.
 #[derive(Debug)]
-pub struct Buffers([[u8; MOST_BYTES]; 4]);
+pub struct Buffers([[u8; MAX_BYTES]; 4]);
 
 impl Default for Buffers {
     fn default() -> Self {
-        Self([[0; MOST_BYTES]; 4])
+        Self([[0; MAX_BYTES]; 4])
     }
 }
 

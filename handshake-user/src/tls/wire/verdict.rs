@@ -4,9 +4,9 @@
 use handshake_common::{
     Role, TlsClass, TlsOutcome, TlsVersion,
     tls::wire::{
-        record::{Mark, Record, content},
-        state::{Ending, Seen, Wire},
-        walk::{is_alert, is_finished},
+        record::{Record, RecordFlags, content},
+        state::{Ending, StreamFlags, Wire},
+        tracker::{is_alert, is_finished},
     },
 };
 
@@ -140,19 +140,19 @@ pub fn verdict<'a>(wire: &Wire, hellos: &Hellos<'a>) -> Verdict<'a> {
         early_data_inferred: evidence.early_data_inferred(class),
         tls13_offered: client.map(|hello| hello.offers(0x0304)),
         group_mismatch: wanted.zip(client).map(|(group, hello)| hello.shares().all(|shared| shared != group)),
-        gaps: wire.client.seen.has(Seen::AHEAD) || wire.server.seen.has(Seen::AHEAD),
+        gaps: wire.client.seen.has(StreamFlags::AHEAD) || wire.server.seen.has(StreamFlags::AHEAD),
     }
 }
 
 fn alert(wire: &Wire) -> Option<Alert> {
     let mut alerts = wire.records().iter().filter(|record| is_plain_alert(**record));
     let first = alerts.clone().next();
-    let worst = alerts.find(|record| record.is(Mark::FATAL)).or(first)?;
-    Some(Alert { from: worst.sender(), fatal: worst.is(Mark::FATAL), description: worst.detail })
+    let worst = alerts.find(|record| record.is(RecordFlags::FATAL)).or(first)?;
+    Some(Alert { from: worst.sender(), fatal: worst.is(RecordFlags::FATAL), description: worst.detail })
 }
 
 fn is_plain_alert(record: Record) -> bool {
-    record.content() == content::ALERT && !record.is(Mark::ENCRYPTED)
+    record.content() == content::ALERT && !record.is(RecordFlags::ENCRYPTED)
 }
 
 /// The facts that the verdict rests on.
@@ -180,7 +180,7 @@ impl<'w, 'a> Evidence<'w, 'a> {
         let new = wire.flight > 0 || second;
         let old = [wire.client.seen, wire.server.seen]
             .iter()
-            .any(|seen| seen.has(Seen::FINISHED) || seen.has(Seen::EXCHANGED));
+            .any(|seen| seen.has(StreamFlags::FINISHED) || seen.has(StreamFlags::EXCHANGED));
         let told_new = evidence.version.map(|version| version == TlsVersion::Tls13);
         let retried_in_vain = second && evidence.hello_retry == Some(false);
         let retried_by_old = evidence.hello_retry == Some(true) && told_new == Some(false);
@@ -217,7 +217,9 @@ impl<'w, 'a> Evidence<'w, 'a> {
     /// Finished of TLS 1.2 or before.
     fn old_finished(&self, from: Role) -> Option<&'w Record> {
         self.find(|record| {
-            record.content() == content::HANDSHAKE && record.is(Mark::ENCRYPTED) && record.sender() == from
+            record.content() == content::HANDSHAKE
+                && record.is(RecordFlags::ENCRYPTED)
+                && record.sender() == from
         })
     }
 
@@ -231,7 +233,7 @@ impl<'w, 'a> Evidence<'w, 'a> {
 
     /// The client's second flight (TLS 1.3).
     fn flight(&self) -> impl Iterator<Item = &'w Record> + Clone {
-        let kind = Record::kind_of(content::APPLICATION_DATA, Mark::NONE);
+        let kind = Record::kind_of(content::APPLICATION_DATA, RecordFlags::NONE);
         self.wire.records().iter().filter(move |record| record.kind == kind)
     }
 
@@ -274,8 +276,10 @@ impl<'w, 'a> Evidence<'w, 'a> {
         }
         let stalled = self.wire.client.is_stalled() || self.wire.server.is_stalled();
         let hidden = self.wire.flight > 0
-            || self.wire.server.seen.has(Seen::SPOKE)
-            || self.find(|record| record.content() == content::ALERT && record.is(Mark::ENCRYPTED)).is_some();
+            || self.wire.server.seen.has(StreamFlags::SPOKE)
+            || self
+                .find(|record| record.content() == content::ALERT && record.is(RecordFlags::ENCRYPTED))
+                .is_some();
         let went_away = self.wire.is(Ending::Closed) || self.find(|record| is_plain_alert(*record)).is_some();
         (went_away && !stalled && !hidden).then_some(TlsOutcome::Abandoned)
     }
@@ -311,11 +315,11 @@ impl<'w, 'a> Evidence<'w, 'a> {
 
     fn old_class(&self) -> Option<TlsClass> {
         let (offered, chosen) = (self.hellos.client[0]?, self.server_hello()?);
-        if !self.wire.client.seen.has(Seen::CHANGE_CIPHER_SPEC) {
+        if !self.wire.client.seen.has(StreamFlags::CHANGE_CIPHER_SPEC) {
             return None;
         }
         // The second witness: the server repeats the id of a session that it resumes (RFC 5246 §7.4.1.3, RFC 5077 §3.4).
-        let full = self.wire.client.seen.has(Seen::EXCHANGED);
+        let full = self.wire.client.seen.has(StreamFlags::EXCHANGED);
         let named = !offered.session_id.is_empty();
         let repeated = named && offered.session_id == chosen.session_id;
         let contradicted = if full { repeated } else { named && !repeated };
@@ -325,8 +329,10 @@ impl<'w, 'a> Evidence<'w, 'a> {
         if !full {
             return Some(TlsClass::Resumed);
         }
-        match self.find(|record| record.content() == content::APPLICATION_DATA && record.is(Mark::EARLY)) {
-            Some(record) if record.is(Mark::UNSURE) => None,
+        match self
+            .find(|record| record.content() == content::APPLICATION_DATA && record.is(RecordFlags::EARLY))
+        {
+            Some(record) if record.is(RecordFlags::UNSURE) => None,
             Some(_) => Some(TlsClass::FalseStart),
             // A server knows only by then that nothing was on its way.
             None => {

@@ -138,15 +138,15 @@ impl Capture {
     /// For tcpdump and Wireshark, with the times at which the packets were sent.
     pub(super) fn write_pcap(&self, path: &Path) -> io::Result<()> {
         const LINKTYPE_RAW: u32 = 101;
-        const LONGEST: u32 = 65_535;
+        const MAX_LEN: u32 = 65_535;
         let mut out = BufWriter::new(File::create(path)?);
         // The classic format: magic, version 2.4, zone, accuracy, longest packet, link type.
-        for word in [0xa1b2_c3d4, 0x0004_0002, 0, 0, LONGEST, LINKTYPE_RAW] {
+        for word in [0xa1b2_c3d4, 0x0004_0002, 0, 0, MAX_LEN, LINKTYPE_RAW] {
             out.write_all(&word.to_ne_bytes())?;
         }
         for seen in &self.0 {
             let time = self.since_first(seen.arrived);
-            let length = u32::try_from(seen.packet.bytes.len()).unwrap_or(LONGEST);
+            let length = u32::try_from(seen.packet.bytes.len()).unwrap_or(MAX_LEN);
             let seconds = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
             for word in [seconds, time.subsec_micros(), length, length] {
                 out.write_all(&word.to_ne_bytes())?;

@@ -26,7 +26,7 @@ use relay::Relay;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Long enough for everything that is meant to happen on the link, short enough to end a broken test.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// No two beds of a run share an address.
 static NUMBER: AtomicU16 = AtomicU16::new(1);
@@ -83,8 +83,8 @@ impl Testbed {
         };
         let socket =
             self.namespace(side).inside(|| Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).unwrap());
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket.set_write_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
+        socket.set_write_timeout(Some(TIMEOUT)).unwrap();
         socket
     }
 
@@ -131,7 +131,7 @@ impl Testbed {
     /// acknowledgement after the last packet, and after what the test has just done.
     pub(crate) fn wait_until_quiet(&self) {
         const QUIET: Duration = Duration::from_millis(150);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         thread::sleep(QUIET);
         while !self.capture().is_quiet_for(QUIET) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(10));
@@ -145,9 +145,9 @@ impl Testbed {
     /// Until the link has carried what the test waits for.
     #[track_caller]
     pub(crate) fn wait_until(&self, what: &str, is_so: impl Fn(&Capture) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !is_so(&self.capture()) {
-            assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+            assert!(Instant::now() < deadline, "not within {TIMEOUT:?}: {what}");
             thread::sleep(Duration::from_millis(5));
         }
     }

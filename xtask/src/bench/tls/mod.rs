@@ -12,7 +12,7 @@ use self::{
     client::{Done, Kind},
     server::Server,
 };
-use super::{Args, SETTLE, Way, kernel_time, load, median, sorted, subject::Subject, with};
+use super::{Args, BenchMode, SETTLE, kernel_time, load, median, sorted, subject::Subject, with};
 use crate::process::step;
 
 /// One window.
@@ -66,8 +66,8 @@ fn one_kind(server: &Server, kind: Kind, binary: &Path, args: &Args) -> Result<S
             "TLS {what}, round {round} of {}: without, daemon, {} s each",
             args.rounds, args.seconds
         ));
-        let [without, daemon] =
-            [Way::Without, Way::Daemon].map(|way| sample(server, kind, binary, way, window, more));
+        let [without, daemon] = [BenchMode::Without, BenchMode::Daemon]
+            .map(|way| sample(server, kind, binary, way, window, more));
         pairs.push([without?, daemon?]);
     }
     step("kernel time, with the kernel's own statistics on");
@@ -79,7 +79,7 @@ fn sample(
     server: &Server,
     kind: Kind,
     binary: &Path,
-    way: Way,
+    way: BenchMode,
     window: Duration,
     more: &[String],
 ) -> Result<Sample> {
@@ -114,7 +114,7 @@ fn table(kind: Kind, pairs: &[Pair]) -> String {
         "p50, p99 ms",
         "lost"
     );
-    for (index, way) in [Way::Without, Way::Daemon].into_iter().enumerate() {
+    for (index, way) in [BenchMode::Without, BenchMode::Daemon].into_iter().enumerate() {
         let of = |value: fn(&Sample) -> f64| sorted(pairs.iter().map(|pair| value(&pair[index])));
         let ratio = |value: fn(&Sample) -> f64| {
             sorted(pairs.iter().map(|pair| value(&pair[index]) / value(&pair[0])))

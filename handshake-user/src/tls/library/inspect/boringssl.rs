@@ -1,9 +1,9 @@
 //! BoringSSL, where it keeps its symbols.
 
-use handshake_common::{class::Library, tls::library::target::Path};
+use handshake_common::{tls::library::target::Path, vocabulary::Library};
 
 use super::{
-    Accessors, Hook, Inspection, decode,
+    Accessors, Inspection, ProbeKind, decode,
     elf::{Elf, Symbols},
     openssl,
 };
@@ -17,7 +17,7 @@ pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     let mut inspection = Inspection::new(Library::BoringSsl);
     inspection.bio = openssl::bio(elf, symbols);
     if let Some(error) = symbols.address("ERR_put_error") {
-        inspection.point(elf, Hook::ErrorPut, error, None);
+        inspection.point(elf, ProbeKind::ErrorPut, error, None);
     }
     let Some(handshake) = symbols.address("SSL_do_handshake") else {
         symbols.has("BIO_s_socket").then_some(())?;
@@ -27,7 +27,7 @@ pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     // Reading and writing call it too, until the handshake is complete.
     inspection.around(elf, handshake, None);
     if let Some(free) = symbols.address("SSL_free") {
-        inspection.point(elf, Hook::Free, free, None);
+        inspection.point(elf, ProbeKind::Free, free, None);
     }
     let mut of = Accessors::new(elf, symbols);
     let version = version(&of);

@@ -19,13 +19,13 @@ const SYMBOL: usize = size_of::<elf::Sym64<LittleEndian>>();
 const RELOCATION: usize = size_of::<elf::Rela64<LittleEndian>>();
 
 /// Files of more segments are not looked at; real ones have about ten.
-const MOST_SEGMENTS: usize = 64;
+const MAX_SEGMENTS: usize = 64;
 /// Of linked files; `.rela.dyn` and `.rela.plt` are all there is.
-const MOST_RELOCATION_SECTIONS: usize = 8;
+const MAX_RELOCATION_SECTIONS: usize = 8;
 /// Files of more sections are not looked at; with a section a function, before linking, there are more.
-const MOST_SECTIONS: usize = 8192;
+const MAX_SECTIONS: usize = 8192;
 /// Places of wanted names in one table of strings.
-const MOST_NAMES: usize = 4096;
+const MAX_NAMES: usize = 4096;
 
 /// A 64-bit little-endian program or shared library of a known machine, as far as it can be read.
 pub struct Elf<'a> {
@@ -111,7 +111,7 @@ impl<'a> Elf<'a> {
             elf::EM_AARCH64 => Machine::Aarch64,
             _ => return None,
         };
-        if usize::from(header.e_phnum(LE)) > MOST_SEGMENTS {
+        if usize::from(header.e_phnum(LE)) > MAX_SEGMENTS {
             return None;
         }
         let headers = header.program_headers(LE, image).ok()?;
@@ -189,7 +189,7 @@ impl<'a> Elf<'a> {
                     }
                 }
             }
-            if found.len() > MOST_NAMES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if found.len() > MAX_NAMES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         found
     }
@@ -329,7 +329,7 @@ impl<'a> Elf<'a> {
     fn each_relocation(&self, mut each: impl FnMut(&elf::Rela64<LittleEndian>) -> ControlFlow<()>) {
         let sections = self.sections.iter().filter(|section| section.sh_type(LE) == elf::SHT_RELA);
         let mut goes_on = ControlFlow::Continue(());
-        for section in sections.take(MOST_RELOCATION_SECTIONS).filter_map(range) {
+        for section in sections.take(MAX_RELOCATION_SECTIONS).filter_map(range) {
             self.image.scan(section, 0, |_, piece, _| {
                 goes_on =
                     table::<elf::Rela64<LittleEndian>, RELOCATION>(piece).iter().try_for_each(&mut each);
@@ -383,13 +383,13 @@ impl<'a> Elf<'a> {
     /// The first printable text in the loaded parts that begins with `start` and a version of three numbers.
     #[must_use]
     pub fn text_with_version(&self, start: &str) -> Option<String> {
-        const LONGEST: usize = 80;
+        const MAX_LEN: usize = 80;
         let mut found = None;
         let finder = memchr::memmem::Finder::new(start.as_bytes());
         for segment in &self.segments {
-            self.image.scan(segment.range(), LONGEST, |_, piece, own| {
+            self.image.scan(segment.range(), MAX_LEN, |_, piece, own| {
                 let mut begins = finder.find_iter(piece).take_while(|at| *at < own);
-                let text = |at: usize| versioned(&piece[at..piece.len().min(at + LONGEST)], start);
+                let text = |at: usize| versioned(&piece[at..piece.len().min(at + MAX_LEN)], start);
                 found = begins.find_map(text).map(str::to_owned);
                 if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
@@ -403,7 +403,7 @@ impl<'a> Elf<'a> {
 
 /// A file may do without sections; then it has no symbols for us.
 fn sections<'a>(header: &Header, image: &'a Image<'a>) -> Sections<'a> {
-    let is_bounded = header.shnum(LE, image).is_ok_and(|count| count <= MOST_SECTIONS);
+    let is_bounded = header.shnum(LE, image).is_ok_and(|count| count <= MAX_SECTIONS);
     if is_bounded { header.sections(LE, image).unwrap_or_default() } else { Sections::default() }
 }
 

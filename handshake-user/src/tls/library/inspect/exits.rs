@@ -13,11 +13,11 @@ use super::{
 };
 
 /// Instructions of one function; the largest of those probed, wolfSSL's, has some thousand.
-const MOST_INSTRUCTIONS: usize = 50_000;
+const MAX_INSTRUCTIONS: usize = 50_000;
 /// Parts of a function, and functions that it ends in by a jump.
-const MOST_PARTS: usize = 16;
+const MAX_PARTS: usize = 16;
 /// Returns of one function.
-const MOST_EXITS: usize = 64;
+const MAX_EXITS: usize = 64;
 
 /// A place that every return of the function passes on its way out, or one of several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub fn exits(elf: &Elf<'_>, entry: u64, but: Option<&str>) -> Option<Vec<Exit>> 
             match operation {
                 Operation::Return => {
                     // There only the return address is left on the stack.
-                    if frame.base(*address)? != Base::STACK_POINTER || exits.len() == MOST_EXITS {
+                    if frame.base(*address)? != Base::STACK_POINTER || exits.len() == MAX_EXITS {
                         return None;
                     }
                     let cheaper = decode::checked_return(elf, &steps[..=index], &jumped_to);
@@ -89,12 +89,12 @@ fn parts(
 ) -> Option<Vec<Part>> {
     let mut parts: Vec<Part> = Vec::new();
     let mut waiting = vec![entry];
-    let mut left = MOST_INSTRUCTIONS;
+    let mut left = MAX_INSTRUCTIONS;
     while let Some(address) = waiting.pop() {
         if parts.iter().any(|part| part.frame.holds(address)) || is_left_out(address) {
             continue;
         }
-        let frame = frames.at(address).filter(|_| parts.len() < MOST_PARTS)?;
+        let frame = frames.at(address).filter(|_| parts.len() < MAX_PARTS)?;
         let mut steps = Vec::new();
         let mut at = frame.start;
         while at < frame.end {
@@ -112,8 +112,8 @@ fn parts(
 /// The linker's way to an imported function, by the pointer at `slot`.
 fn is_stub(elf: &Elf<'_>, address: u64, slot: u64) -> bool {
     /// On every machine and for every linker.
-    const LONGEST: usize = 16;
-    let code = elf.code(address, LONGEST).unwrap_or_default();
+    const MAX_INSTRUCTION: usize = 16;
+    let code = elf.code(address, MAX_INSTRUCTION).unwrap_or_default();
     decode::through_pointer(code, address, slot).next().is_some()
 }
 

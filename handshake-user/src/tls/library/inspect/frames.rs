@@ -12,9 +12,9 @@ use super::elf::{Elf, Machine, Section};
 type Bytes<'a> = EndianSlice<'a, LittleEndian>;
 
 /// Bytes of what entries have in common, which is read once for each of them; compilers write some 30.
-const LONGEST_COMMON: u32 = 128;
+const MAX_COMMON: u32 = 128;
 /// Changes of one function's frame.
-const MOST_ROWS: usize = 50_000;
+const MAX_ROWS: usize = 50_000;
 
 /// The unwind tables of a file.
 pub struct Frames<'a> {
@@ -53,7 +53,7 @@ impl<'a> Frames<'a> {
     /// The part of a function that holds this instruction.
     pub fn at(&self, address: u64) -> Option<Frame> {
         let find = |section: &EhFrame<_>, bases: &_, offset: EhFrameOffset| {
-            if self.length(offset.0).is_none_or(|length| length > LONGEST_COMMON) {
+            if self.length(offset.0).is_none_or(|length| length > MAX_COMMON) {
                 return Err(Error::OffsetOutOfBounds(offset.0 as u64));
             }
             section.cie_from_offset(bases, offset)
@@ -73,7 +73,7 @@ impl<'a> Frames<'a> {
         let mut context = UnwindContext::new();
         let mut rows = Vec::new();
         let Ok(mut table) = entry.rows(&self.section, &self.bases, &mut context) else { return rows };
-        while rows.len() < MOST_ROWS
+        while rows.len() < MAX_ROWS
             && let Ok(Some(row)) = table.next_row()
         {
             let base = self.base(row.cfa());

@@ -1,9 +1,9 @@
 //! GnuTLS 3.
 
-use handshake_common::{class::Library, tls::library::target::Path};
+use handshake_common::{tls::library::target::Path, vocabulary::Library};
 
 use super::{
-    Accessors, Hook, Inspection, decode,
+    Accessors, Inspection, ProbeKind, decode,
     elf::{Elf, Symbols},
 };
 
@@ -26,7 +26,7 @@ pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     // Called again on a client of TLS 1.3 it changes the keys.
     inspection.around_until(elf, handshake, None, Some("gnutls_session_key_update"));
     if let Some(free) = symbols.address("gnutls_deinit") {
-        inspection.point(elf, Hook::Free, free, None);
+        inspection.point(elf, ProbeKind::Free, free, None);
     }
     let mut of = Accessors::new(elf, symbols);
     let target = &mut inspection.target;

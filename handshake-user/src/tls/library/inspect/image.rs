@@ -21,15 +21,15 @@ const OVERLAP: u64 = 8 << 10;
 const STRIDE: usize = 24 * 8192;
 
 /// Larger files are not looked into. The largest programs with TLS inside, browsers and Go programs, have a quarter of it.
-const LARGEST_FILE: u64 = 1 << 30;
+const MAX_FILE: u64 = 1 << 30;
 /// In one piece: an unwind table.
-const LARGEST_PIECE: usize = 24 << 20;
+const MAX_PIECE: usize = 24 << 20;
 /// All that one inspection holds at the same time.
-const MOST_KEPT: usize = 40 << 20;
+const MAX_KEPT: usize = 40 << 20;
 /// All that one inspection reads: the largest Go program, as often as its types are searched.
-const MOST_READ: u64 = 4 << 30;
+const MAX_READ: u64 = 4 << 30;
 /// How long one inspection may take; the largest programs take half a second.
-const LONGEST: Duration = Duration::from_secs(10);
+const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why a file cannot be looked into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -84,7 +84,7 @@ impl<'s> Image<'s> {
     /// # Errors
     /// When it is too large.
     pub fn open(file: &'s File, size: u64) -> Result<Self, Refusal> {
-        if size > LARGEST_FILE { Err(Refusal::TooLarge) } else { Ok(Self::of(Source::File(file), size)) }
+        if size > MAX_FILE { Err(Refusal::TooLarge) } else { Ok(Self::of(Source::File(file), size)) }
     }
 
     fn of(source: Source<'s>, size: u64) -> Self {
@@ -95,7 +95,7 @@ impl<'s> Image<'s> {
             kept: FrozenMap::new(),
             kept_bytes: Cell::new(0),
             read_bytes: Cell::new(0),
-            deadline: Instant::now() + LONGEST,
+            deadline: Instant::now() + TIME_LIMIT,
             refusal: Cell::new(None),
         }
     }
@@ -129,7 +129,7 @@ impl<'s> Image<'s> {
             return Some(kept);
         }
         let total = self.kept_bytes.get().saturating_add(size);
-        if size > LARGEST_PIECE || total > MOST_KEPT {
+        if size > MAX_PIECE || total > MAX_KEPT {
             return self.refuse(Refusal::TooLarge);
         }
         let mut piece = vec![0; size];
@@ -166,7 +166,7 @@ impl<'s> Image<'s> {
         }
         let total = self.read_bytes.get().saturating_add(buffer.len() as u64);
         self.read_bytes.set(total);
-        if total > MOST_READ {
+        if total > MAX_READ {
             return self.refuse(Refusal::TooLarge);
         }
         let mut done = 0;
@@ -269,11 +269,11 @@ mod tests {
         let sparse = tempfile::tempfile().unwrap();
         sparse.set_len(8 << 40).unwrap();
         assert_eq!(Image::open(&sparse, 8 << 40).err(), Some(Refusal::TooLarge));
-        let image = Image::open(&sparse, LARGEST_FILE).unwrap();
-        assert_eq!(image.bytes(0, LARGEST_PIECE + 1), None);
+        let image = Image::open(&sparse, MAX_FILE).unwrap();
+        assert_eq!(image.bytes(0, MAX_PIECE + 1), None);
         assert_eq!(image.refusal(), Some(Refusal::TooLarge));
-        let image = Image::open(&sparse, LARGEST_FILE).unwrap();
-        let blocks = (0..LARGEST_FILE).step_by(BLOCK.try_into().unwrap());
+        let image = Image::open(&sparse, MAX_FILE).unwrap();
+        let blocks = (0..MAX_FILE).step_by(BLOCK.try_into().unwrap());
         let kept = blocks.take_while(|at| image.bytes(*at, 1).is_some()).count();
         assert!((500..700).contains(&kept), "{kept}");
         assert_eq!(image.refusal(), Some(Refusal::TooLarge));

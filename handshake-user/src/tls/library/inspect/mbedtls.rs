@@ -1,9 +1,9 @@
 //! mbedTLS 2 and 3.
 
-use handshake_common::class::Library;
+use handshake_common::vocabulary::Library;
 
 use super::{
-    Accessors, Hook, Inspection,
+    Accessors, Inspection, ProbeKind,
     elf::{Elf, Symbols},
 };
 
@@ -19,7 +19,7 @@ pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     // Reading and writing call it too, until the handshake is complete.
     inspection.around(elf, symbols.address("mbedtls_ssl_handshake")?, None);
     if let Some(free) = symbols.address("mbedtls_ssl_free") {
-        inspection.point(elf, Hook::Free, free, None);
+        inspection.point(elf, ProbeKind::Free, free, None);
     }
     // Since 3.2; no loss worth a word before, where nothing else is known either.
     inspection.target.cipher =

@@ -22,8 +22,8 @@ mod wolfssl;
 use std::{fs::File, os::unix::fs::MetadataExt as _};
 
 use handshake_common::{
-    class::{Library, Role},
     tls::library::target::{Base, COOKIE_CLIENT, COOKIE_SERVER, Path, Target},
+    vocabulary::{Library, Role},
 };
 
 pub use self::image::Refusal;
@@ -34,7 +34,7 @@ use self::{
 
 /// What a probe at some place sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Hook {
+pub enum ProbeKind {
     /// Entry of a function that advances the handshake; the session object is its first argument.
     Enter,
     /// A way out of it; the result is an `int`.
@@ -54,7 +54,7 @@ pub enum Hook {
 /// One place to probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Point {
-    pub hook: Hook,
+    pub hook: ProbeKind,
     /// In bytes from the beginning of the file.
     pub offset: u64,
     /// Which end of the connection a session object is that this function works on, where the function decides that.
@@ -119,12 +119,12 @@ impl Inspection {
         }
     }
 
-    fn point(&mut self, elf: &Elf<'_>, hook: Hook, address: u64, role: Option<Role>) -> bool {
+    fn point(&mut self, elf: &Elf<'_>, hook: ProbeKind, address: u64, role: Option<Role>) -> bool {
         /// A landing pad, a test, a branch, and the instruction behind.
         const BEGINNING: usize = 64;
         let Some(code) = elf.code(address, BEGINNING).filter(|code| !code.is_empty()) else { return false };
         let place = match hook {
-            Hook::Free => decode::behind_null_test(code, address),
+            ProbeKind::Free => decode::behind_null_test(code, address),
             _ => decode::behind_landing_pad(code, address),
         };
         let Some(offset) = elf.code_offset(place) else { return false };
@@ -145,14 +145,14 @@ impl Inspection {
         let Some(exits) = exits.filter(|exits| !exits.is_empty()) else {
             return self.gap("all places where its handshake function returns", "all that the library knows");
         };
-        if !self.point(elf, Hook::Enter, address, role) {
+        if !self.point(elf, ProbeKind::Enter, address, role) {
             return;
         }
         for (exit, offset) in exits {
             // Functions that end in the same one share its ways out.
-            if self.points.iter().all(|point| (point.hook, point.offset) != (Hook::Leave, offset)) {
+            if self.points.iter().all(|point| (point.hook, point.offset) != (ProbeKind::Leave, offset)) {
                 let exit = Some((exit.base, exit.result));
-                self.points.push(Point { hook: Hook::Leave, offset, role, exit });
+                self.points.push(Point { hook: ProbeKind::Leave, offset, role, exit });
             }
         }
         self.covered = true;

@@ -1,6 +1,6 @@
 //! NSS (libssl3.so).
 
-use handshake_common::class::Library;
+use handshake_common::vocabulary::Library;
 
 use super::{
     Inspection,

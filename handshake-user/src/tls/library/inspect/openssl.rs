@@ -3,12 +3,12 @@
 use std::ops::ControlFlow;
 
 use handshake_common::{
-    class::{Library, Role},
     tls::library::target::{Path, Statem},
+    vocabulary::{Library, Role},
 };
 
 use super::{
-    Accessors, Hook, Inspection, decode,
+    Accessors, Inspection, ProbeKind, decode,
     elf::{Elf, Machine, Symbol, Symbols},
     through,
 };
@@ -68,9 +68,10 @@ pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
 }
 
 /// Where every error passes that ends a handshake: `ossl_statem_fatal` calls it with the reason. (OpenSSL 3; 1.1.1)
-const ERRORS: [(&str, Hook); 2] = [("ERR_vset_error", Hook::Error), ("ERR_put_error", Hook::ErrorPut)];
+const ERRORS: [(&str, ProbeKind); 2] =
+    [("ERR_vset_error", ProbeKind::Error), ("ERR_put_error", ProbeKind::ErrorPut)];
 /// A linker's stub is one; a library without stubs calls `ERR_put_error` at a thousand.
-const MOST_CALLS: usize = 8;
+const MAX_CALLS: usize = 8;
 
 /// In every handshake libcrypto itself raises some ten errors that come to nothing, and a probe on each costs as much as
 /// one on the handshake's own calls. So errors are seen where libssl calls libcrypto, if that can be told.
@@ -89,7 +90,7 @@ fn errors(inspection: &mut Inspection, elf: &Elf<'_>, symbols: &Symbols) {
     for (name, hook) in ERRORS {
         let Some(slot) = elf.import(name) else { continue };
         let calls = calls_through(elf, slot);
-        if (1..=MOST_CALLS).contains(&calls.len()) {
+        if (1..=MAX_CALLS).contains(&calls.len()) {
             for call in calls {
                 inspection.point(elf, hook, call, None);
             }
@@ -99,7 +100,7 @@ fn errors(inspection: &mut Inspection, elf: &Elf<'_>, symbols: &Symbols) {
     inspection.gap("where it raises errors", "the reason of failures");
 }
 
-/// Where the file calls what the pointer at `slot` leads to; more than [`MOST_CALLS`] are not all told.
+/// Where the file calls what the pointer at `slot` leads to; more than [`MAX_CALLS`] are not all told.
 fn calls_through(elf: &Elf<'_>, slot: u64) -> Vec<u64> {
     /// The longest form, with a prefix, less a byte.
     const AHEAD: usize = 6;
@@ -109,7 +110,7 @@ fn calls_through(elf: &Elf<'_>, slot: u64) -> Vec<u64> {
         calls.extend(found.into_iter().filter(|call| call - address < own as u64));
         // A prefix in the piece before belongs to the instruction that seems to begin in this one.
         calls.dedup_by(|later, earlier| *later == *earlier + 1);
-        if calls.len() > MOST_CALLS { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if calls.len() > MAX_CALLS { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     calls
 }
@@ -133,7 +134,7 @@ fn library(inspection: &mut Inspection, elf: &Elf<'_>, symbols: &Symbols, handsh
         );
     }
     if let Some(free) = symbols.address("SSL_free") {
-        inspection.point(elf, Hook::Free, free, None);
+        inspection.point(elf, ProbeKind::Free, free, None);
     }
 }
 
@@ -323,11 +324,11 @@ mod tests {
         let points: Vec<_> =
             inspection.points.iter().map(|point| (point.hook, point.offset, point.role)).collect();
         let expected = [
-            (Hook::Enter, offset(14), Some(Role::Server)),
-            (Hook::Leave, offset(14) + 1, Some(Role::Server)),
-            (Hook::Enter, offset(15), Some(Role::Client)),
-            (Hook::Leave, offset(15) + 1, Some(Role::Client)),
-            (Hook::Free, offset(16), None),
+            (ProbeKind::Enter, offset(14), Some(Role::Server)),
+            (ProbeKind::Leave, offset(14) + 1, Some(Role::Server)),
+            (ProbeKind::Enter, offset(15), Some(Role::Client)),
+            (ProbeKind::Leave, offset(15) + 1, Some(Role::Client)),
+            (ProbeKind::Free, offset(16), None),
         ];
         assert_eq!(points, expected);
         assert_eq!(inspection.target.server, Path::direct(0x38, 4));

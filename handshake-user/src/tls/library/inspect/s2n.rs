@@ -1,9 +1,9 @@
 //! s2n-tls.
 
-use handshake_common::class::Library;
+use handshake_common::vocabulary::Library;
 
 use super::{
-    Hook, Inspection,
+    Inspection, ProbeKind,
     elf::{Elf, Symbols},
 };
 
@@ -17,7 +17,7 @@ pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     // A wiped connection is used again for another handshake.
     for name in ["s2n_connection_free", "s2n_connection_wipe"] {
         if let Some(free) = symbols.address(name) {
-            inspection.point(elf, Hook::Free, free, None);
+            inspection.point(elf, ProbeKind::Free, free, None);
         }
     }
     inspection.gap(

@@ -1,9 +1,9 @@
 //! wolfSSL.
 
-use handshake_common::class::{Library, Role};
+use handshake_common::vocabulary::{Library, Role};
 
 use super::{
-    Accessors, Hook, Inspection,
+    Accessors, Inspection, ProbeKind,
     elf::{Elf, Symbols},
 };
 
@@ -21,7 +21,7 @@ pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     }
     inspection.covered.then_some(())?;
     if let Some(free) = symbols.address("wolfSSL_free") {
-        inspection.point(elf, Hook::Free, free, None);
+        inspection.point(elf, ProbeKind::Free, free, None);
     }
     let mut of = Accessors::new(elf, symbols);
     inspection.target.fd = of.field("wolfSSL_get_fd", &[4]);

@@ -41,7 +41,7 @@ pub(crate) use openssl::{v1_1_1 as openssl_1_1_1, v3_5 as openssl_3_5, v3_6 as o
 pub(crate) const REQUEST: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
 
 /// Longer than any program here takes.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A client and a server.
 pub(crate) struct Peers {
@@ -189,7 +189,7 @@ impl Client for Driven {
         let pid = self.child.id();
         let once = |_| {
             self.stdin.write_all(b"\n").unwrap();
-            let line = self.lines.recv_timeout(PATIENCE).expect("the client says nothing");
+            let line = self.lines.recv_timeout(TIMEOUT).expect("the client says nothing");
             let taken = line.parse().ok().map(Duration::from_micros);
             let failure = taken.is_none().then_some(line);
             Account { pid, taken, failure }
@@ -232,7 +232,7 @@ fn run_until(mut command: Command, input: &[u8], end: Option<Instant>) -> (u32, 
     let mut stdin = child.stdin.take();
     // A program that fails may have closed it.
     let _ = stdin.as_mut().unwrap().write_all(input);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while child.try_wait().unwrap().is_none() {
         if end.is_some_and(|end| Instant::now() > end) {
             drop(stdin.take());
@@ -284,7 +284,7 @@ impl Client for Proxy<'_> {
 #[track_caller]
 pub(crate) fn await_probes(program: &Path) {
     let path = format!(" path={} ", program.display());
-    let found = Tracer::shared().wait_for_log(PATIENCE, |lines| {
+    let found = Tracer::shared().wait_for_log(TIMEOUT, |lines| {
         let last = lines.iter().rev().find(|line| line.contains(&path));
         last.is_some_and(|line| line.contains(" TLS library "))
     });

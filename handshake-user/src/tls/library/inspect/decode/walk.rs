@@ -8,24 +8,24 @@ use super::{Operation, REGISTERS, Register, aarch64, x86};
 use crate::tls::library::inspect::elf::{Elf, Machine, Symbol};
 
 /// Instructions that are followed in one function, over all its paths.
-const MOST_INSTRUCTIONS: usize = 4_000;
+const MAX_INSTRUCTIONS: usize = 4_000;
 /// And along one of its paths.
-const LONGEST_PATH: usize = 200;
+const MAX_PATH: usize = 200;
 /// Paths that wait to be followed.
-const MOST_PATHS: usize = 64;
+const MAX_PATHS: usize = 64;
 /// Structures are not larger.
-const LARGEST_OFFSET: i64 = 0x4000;
+const MAX_OFFSET: i64 = 0x4000;
 /// Bytes of the longest instruction (Intel SDM, volume 2, §2.3.11).
-const LONGEST: usize = 15;
+const MAX_INSTRUCTION: usize = 15;
 
 /// A way from the first argument to an address: after each step but the last a pointer is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Way {
+pub struct PointerPath {
     steps: [i64; 3],
     hops: u8,
 }
 
-impl Way {
+impl PointerPath {
     const START: Self = Self { steps: [0; 3], hops: 0 };
 
     fn plus(mut self, by: i64) -> Option<Self> {
@@ -44,7 +44,7 @@ impl Way {
     pub fn path(self, width: u8) -> Option<Path> {
         let mut steps = [0; 3];
         for (step, &from) in steps.iter_mut().zip(&self.steps[..=usize::from(self.hops)]) {
-            *step = u16::try_from(from).ok().filter(|&step| i64::from(step) < LARGEST_OFFSET)?;
+            *step = u16::try_from(from).ok().filter(|&step| i64::from(step) < MAX_OFFSET)?;
         }
         Some(Path { steps, hops: self.hops, width })
     }
@@ -55,14 +55,14 @@ enum Value {
     Unknown,
     Constant(u64),
     /// An address that is derived from the first argument.
-    Address(Way),
+    Address(PointerPath),
     /// What stands at such an address, of that many bytes.
-    Field(Way, u8),
+    Field(PointerPath, u8),
 }
 
 impl Value {
     /// As an address to load from or to add to.
-    fn address(self) -> Option<Way> {
+    fn address(self) -> Option<PointerPath> {
         match self {
             Self::Address(way) => Some(way),
             Self::Field(way, 8) => way.follow(),
@@ -129,7 +129,7 @@ struct Walker {
 
 /// One instruction, and the address of the next.
 pub fn decode(elf: &Elf<'_>, at: u64) -> Option<(Operation, u64)> {
-    let code = elf.code(at, LONGEST)?;
+    let code = elf.code(at, MAX_INSTRUCTION)?;
     match elf.machine {
         Machine::X86_64 => x86::decode(code, at),
         Machine::Aarch64 => aarch64::decode(code, at),
@@ -176,12 +176,12 @@ pub fn trace(elf: &Elf<'_>, function: Symbol) -> Trace {
         Machine::Aarch64 => AARCH64,
     };
     let mut registers = [Value::Unknown; REGISTERS];
-    registers[usize::from(convention.argument)] = Value::Address(Way::START);
+    registers[usize::from(convention.argument)] = Value::Address(PointerPath::START);
     let end = if function.size == 0 { u64::MAX } else { function.address.saturating_add(function.size) };
-    let mut waiting = VecDeque::from([Walker { registers, at: function.address, left: LONGEST_PATH }]);
+    let mut waiting = VecDeque::from([Walker { registers, at: function.address, left: MAX_PATH }]);
     let mut branched = Vec::new();
     let mut trace = Trace::default();
-    let mut left = MOST_INSTRUCTIONS;
+    let mut left = MAX_INSTRUCTIONS;
     // The shortest paths first: an accessor's own is among them.
     while let Some(mut walker) = waiting.pop_front() {
         while walker.left > 0
@@ -199,7 +199,7 @@ pub fn trace(elf: &Elf<'_>, function: Symbol) -> Trace {
                     let mut other = walker.clone();
                     other.at = target;
                     let state = (next, other.registers);
-                    if waiting.len() < MOST_PATHS && !branched.contains(&state) {
+                    if waiting.len() < MAX_PATHS && !branched.contains(&state) {
                         branched.push(state);
                         waiting.push_back(other);
                     }

@@ -15,9 +15,9 @@ pub const RESULT: Register = 0;
 /// Where a thread keeps the word that its frames are checked by, in the segment of FS.
 const CANARY: u64 = 0x28;
 /// Instructions between that check and the return.
-const LONGEST_EPILOGUE: usize = 32;
+const MAX_EPILOGUE: usize = 32;
 /// The longest instruction (Intel SDM, volume 2, §2.3.11).
-const LONGEST: usize = 15;
+const MAX_INSTRUCTION: usize = 15;
 /// `endbr64`: where an indirect jump may land.
 const LANDING_PAD: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 
@@ -28,7 +28,7 @@ pub fn decode(code: &[u8], address: u64) -> Option<(Operation, u64)> {
 }
 
 fn one(code: &[u8], address: u64) -> Option<Instruction> {
-    let code = &code[..code.len().min(LONGEST)];
+    let code = &code[..code.len().min(MAX_INSTRUCTION)];
     let instruction = Decoder::with_ip(64, code, address, DecoderOptions::NONE).decode();
     (!instruction.is_invalid()).then_some(instruction)
 }
@@ -177,10 +177,10 @@ pub fn checked_return(
     steps: &[(u64, Operation)],
     jumped_to: &HashSet<u64>,
 ) -> Option<(u64, Register)> {
-    let instruction = |address| one(elf.code(address, LONGEST)?, address);
+    let instruction = |address| one(elf.code(address, MAX_INSTRUCTION)?, address);
     let mut result = RESULT;
     let (&(mut behind, _), before) = steps.split_last()?;
-    for (index, &(at, operation)) in before.iter().enumerate().rev().take(LONGEST_EPILOGUE) {
+    for (index, &(at, operation)) in before.iter().enumerate().rev().take(MAX_EPILOGUE) {
         if jumped_to.contains(&behind) {
             return None;
         }

@@ -8,10 +8,10 @@ use super::pclntab::Function;
 use crate::tls::library::inspect::{decode::written, elf::Elf};
 
 /// More instructions are not looked at; there are about 600.
-const MOST_INSTRUCTIONS: usize = 20_000;
+const MAX_INSTRUCTIONS: usize = 20_000;
 
 /// Returns; there are about ten. Each takes a probe.
-const MOST_RETURNS: usize = 64;
+const MAX_RETURNS: usize = 64;
 
 /// Addresses to probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub fn places(elf: &Elf<'_>, function: Function, complete: u16) -> Option<Places
     let code = elf.code(function.entry, size).filter(|code| code.len() == size)?;
     let instructions: Vec<_> = Decoder::with_ip(64, code, function.entry, DecoderOptions::NONE)
         .into_iter()
-        .take(MOST_INSTRUCTIONS)
+        .take(MAX_INSTRUCTIONS)
         .collect();
 
     let test = instructions.iter().position(|it| is_field(it, complete))?;
@@ -42,7 +42,7 @@ pub fn places(elf: &Elf<'_>, function: Function, complete: u16) -> Option<Places
     let shortcut = sole_return(&instructions, branch, at_once);
     let returns = instructions.iter().filter(|it| it.flow_control() == FlowControl::Return);
     let leave: Vec<_> = returns.map(Instruction::ip).filter(|&ip| Some(ip) != shortcut).collect();
-    (1..=MOST_RETURNS).contains(&leave.len()).then_some(Places { enter: behind.ip(), leave })
+    (1..=MAX_RETURNS).contains(&leave.len()).then_some(Places { enter: behind.ip(), leave })
 }
 
 /// Whether it reads that field of the receiver.

@@ -4,11 +4,11 @@ mod handshake;
 mod pclntab;
 mod types;
 
-use handshake_common::{class::Library, tls::library::target::Path};
+use handshake_common::{tls::library::target::Path, vocabulary::Library};
 
 use self::{pclntab::Functions, types::Structure};
 use super::{
-    Hook, Inspection, decode,
+    Inspection, ProbeKind, decode,
     elf::{Elf, Machine},
 };
 
@@ -27,7 +27,7 @@ const TCP_METHODS: [&str; 8] = [
 /// Stands in a table for what the linker has found that nobody calls.
 const UNREACHABLE: &str = "runtime.unreachableMethod";
 /// Places that hold the address of the first method; there are about five.
-const MOST_TABLES: usize = 64;
+const MAX_TABLES: usize = 64;
 /// Bytes before the methods in an interface's table: two pointers and a hash. (Go's internal/abi/iface.go: `ITab`)
 const ITAB_METHODS: u64 = 24;
 
@@ -73,9 +73,9 @@ pub fn inspect(elf: &Elf<'_>) -> Option<Inspection> {
         }
     }
     if let Some(places) = complete.and_then(|complete| handshake::places(elf, function, complete)) {
-        inspection.covered = inspection.point(elf, Hook::GoEnter, places.enter, None);
+        inspection.covered = inspection.point(elf, ProbeKind::GoEnter, places.enter, None);
         for leave in places.leave {
-            inspection.point(elf, Hook::GoLeave, leave, None);
+            inspection.point(elf, ProbeKind::GoLeave, leave, None);
         }
     } else {
         inspection.gap(format!("a place to probe in {HANDSHAKE}"), "handshakes of this program");
@@ -99,7 +99,7 @@ fn socket(inspection: &mut Inspection, elf: &Elf<'_>, functions: &Functions<'_>)
     let is_ours = |table: [u64; TCP_METHODS.len()]| {
         table.iter().zip(methods).all(|(&slot, method)| Some(slot) == method || Some(slot) == unreachable)
     };
-    let mut tables = elf.references(&[methods[0]?], MOST_TABLES);
+    let mut tables = elf.references(&[methods[0]?], MAX_TABLES);
     tables.retain(|&table| elf.pointers(table).is_some_and(is_ours));
     let itab = decode::only(&tables)?.checked_sub(ITAB_METHODS)?;
     let pfd = Structure::with(elf, "net", "pfd")?.offset("pfd")?;
@@ -116,9 +116,9 @@ fn version(elf: &Elf<'_>) -> Option<String> {
     const FLAGS: usize = 15;
     const IS_INLINE: u8 = 2;
     const TEXT: usize = 32;
-    const MOST: usize = TEXT + 1 + 0x7f;
+    const MAX: usize = TEXT + 1 + 0x7f;
     let range = elf.section(".go.buildinfo")?.range;
-    let data = elf.image.bytes(range.start, usize::try_from(range.end - range.start).ok()?.min(MOST))?;
+    let data = elf.image.bytes(range.start, usize::try_from(range.end - range.start).ok()?.min(MAX))?;
     (data.starts_with(MAGIC) && data.get(FLAGS)? & IS_INLINE != 0).then_some(())?;
     let length = *data.get(TEXT)?;
     (length < 0x80).then_some(())?;

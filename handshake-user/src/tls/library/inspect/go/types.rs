@@ -4,9 +4,9 @@
 use crate::tls::library::inspect::elf::Elf;
 
 /// Fields of one structure that are looked at.
-const MOST_FIELDS: usize = 128;
+const MAX_FIELDS: usize = 128;
 /// Places at which a name is, and at which it is used.
-const MOST_PLACES: usize = 16;
+const MAX_PLACES: usize = 16;
 /// Words of a `StructField`: name, type, offset.
 const FIELD: usize = 3;
 /// Words before the first field, from `StructType.PkgPath` on: `PkgPath`, `Fields` (address, length, capacity) and the
@@ -24,9 +24,9 @@ impl<'a> Structure<'a> {
         let encoded = [&[length], field.as_bytes()].concat();
         // Before the length there is a byte of flags.
         let names: Vec<_> =
-            elf.find(&encoded, MOST_PLACES).into_iter().filter_map(|at| at.checked_sub(1)).collect();
+            elf.find(&encoded, MAX_PLACES).into_iter().filter_map(|at| at.checked_sub(1)).collect();
         let mut found = elf
-            .references(&names, MOST_PLACES)
+            .references(&names, MAX_PLACES)
             .into_iter()
             .filter_map(|reference| Self::around(elf, package, reference));
         let first = found.next()?;
@@ -35,16 +35,16 @@ impl<'a> Structure<'a> {
 
     /// The structure one of whose fields is described at `field`.
     fn around(elf: &Elf<'a>, package: &str, field: u64) -> Option<Self> {
-        const BEFORE: u64 = (MOST_FIELDS * FIELD + HEAD) as u64 * 8;
+        const BEFORE: u64 = (MAX_FIELDS * FIELD + HEAD) as u64 * 8;
         let start = field.saturating_sub(BEFORE).max(elf.segment_start(field)?);
         let start = start + (field - start) % 8;
-        let words = elf.words(start, 2 * (MOST_FIELDS * FIELD + HEAD));
+        let words = elf.words(start, 2 * (MAX_FIELDS * FIELD + HEAD));
         let at = usize::try_from((field - start) / 8).ok()?;
-        (0..MOST_FIELDS).find_map(|index| {
+        (0..MAX_FIELDS).find_map(|index| {
             let first = at.checked_sub(index * FIELD)?;
             let head = words.get(first.checked_sub(HEAD)?..first)?;
             let count =
-                usize::try_from(head[2]).ok().filter(|&count| index < count && count <= MOST_FIELDS)?;
+                usize::try_from(head[2]).ok().filter(|&count| index < count && count <= MAX_FIELDS)?;
             let is_head = head[1] == start + first as u64 * 8 && name(elf, head[0]) == Some(package);
             let fields = is_head.then(|| words.get(first..first + count * FIELD)).flatten()?;
             let fields = fields.as_chunks::<FIELD>().0.iter();

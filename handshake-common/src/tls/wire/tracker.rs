@@ -1,4 +1,4 @@
-//! The record walker: from one TLS record header to the next, in both directions, until the handshake is over.
+//! The record tracker: from one TLS record header to the next, in both directions, until the handshake is over.
 //!
 //! It runs in the kernel for each packet of a connection whose handshake is under way. It never skips a byte that it
 //! needs: where one is missing (lost, reordered), that direction stands still until the byte comes again, so that
@@ -8,28 +8,28 @@
 pub use super::opening::begins_hello;
 use super::{
     opening::{OPENING, may_open},
-    packet::{Direction, Due, Next, Payload, Segment},
-    record::{HEAD, HEADER, Head, MESSAGE_HEADER, Mark, content, handshake},
-    state::{Ending, Seen, Stream, Wire, is_before},
+    packet::{Direction, Next, PacketAction, Payload, Segment},
+    record::{HEAD, HEADER, Head, MESSAGE_HEADER, RecordFlags, content, handshake},
+    state::{Ending, Stream, StreamFlags, Wire, is_before},
 };
-use crate::class::Role;
+use crate::vocabulary::Role;
 
 /// How many records are looked at in one packet: the loop's bound for the verifier. A server's whole flight has seven.
-const MOST_PER_PACKET: u32 = 12;
+const MAX_PER_PACKET: u32 = 12;
 /// How many packets a handshake may take.
-const MOST_PACKETS: u16 = 1 << 14;
+const MAX_PACKETS: u16 = 1 << 14;
 /// How many records a client's second flight has at most: EndOfEarlyData or certificate and its proof, Finished, and
 /// what a certificate of several records takes.
-const MOST_FLIGHT: u8 = 6;
+const MAX_FLIGHT: u8 = 6;
 /// The least length of a hello: its fixed fields (RFC 8446 §4.1.2, §4.1.3).
 const LEAST_HELLO: u32 = 38;
 /// The most that is believed of a hello, bytes.
-const MOST_HELLO: u32 = 1 << 16;
+const MAX_HELLO: u32 = 1 << 16;
 
 /// Follows one packet. All of a connection's packets with payload go through here until the handshake is over, and
 /// while [`Next::FollowAll`] says so also those without.
 #[inline(always)]
-pub fn walk(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> Due {
+pub fn track(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> PacketAction {
     let length = payload.len();
     // A few bytes may look like a beginning and be none: then a whole one begins anew.
     let begins =
@@ -37,7 +37,7 @@ pub fn walk(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> Due {
     if begins {
         begin(wire, segment);
     } else if wire.role == 0 {
-        return Due::WATCH;
+        return PacketAction::WATCH;
     }
     let local_client = wire.role == Role::Client.code();
     let sent = matches!(segment.direction, Direction::Sent);
@@ -51,12 +51,12 @@ pub fn walk(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> Due {
     if wire.is(Ending::Going) {
         records(wire, side, segment, payload, at);
     }
-    if wire.is(Ending::Going) && wire.packets > MOST_PACKETS {
+    if wire.is(Ending::Going) && wire.packets > MAX_PACKETS {
         wire.ending = Ending::Exhausted as u8;
     }
     if wire.client.hello_count == 0 && !wire.is(Ending::Going) {
         wire.role = 0;
-        return Due::WATCH;
+        return PacketAction::WATCH;
     }
     if matches!(side, Role::Client) {
         hello_whole(wire, segment.seq.wrapping_add(length), at);
@@ -77,8 +77,8 @@ pub fn walk(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> Due {
 const fn awaits_bare(wire: &Wire) -> bool {
     let (client, server) = (wire.client.seen, wire.server.seen);
     wire.whole_at == 0
-        || !server.has(Seen::SYNCED)
-        || (client.has(Seen::FINISHED) && server.has(Seen::FINISHED))
+        || !server.has(StreamFlags::SYNCED)
+        || (client.has(StreamFlags::FINISHED) && server.has(StreamFlags::FINISHED))
 }
 
 /// The connection ended; whatever is known of its handshake is due now.
@@ -103,23 +103,23 @@ fn begin(wire: &mut Wire, segment: &Segment) {
     wire.role = role.code();
     wire.hello_ns = segment.now_ns;
     wire.client.next = segment.seq;
-    wire.client.seen.set(Seen::SYNCED);
+    wire.client.seen.set(StreamFlags::SYNCED);
     if segment.ack != 0 {
         // What the client has of the server so far is what came before TLS (STARTTLS), or nothing.
         wire.server.next = segment.ack;
-        wire.server.seen.set(Seen::SYNCED);
+        wire.server.seen.set(StreamFlags::SYNCED);
     }
 }
 
 /// The client acknowledges: if the server's Finished is covered, the client may send from now on.
 #[inline(always)]
 const fn acknowledged(wire: &mut Wire, seq: u32, ack: u32, at: u32) {
-    let finished = wire.client.seen.has(Seen::FINISHED) && wire.server.seen.has(Seen::FINISHED);
+    let finished = wire.client.seen.has(StreamFlags::FINISHED) && wire.server.seen.has(StreamFlags::FINISHED);
     if finished && wire.acked_at == 0 && !is_before(ack, wire.finished_to) {
         wire.acked_at = at + 1;
         if is_before(wire.client.next, seq) {
             // What it sent before is lost so far: a false start, or not.
-            wire.note(at, 0, content::APPLICATION_DATA, Mark::EARLY.and(Mark::UNSURE), 0);
+            wire.note(at, 0, content::APPLICATION_DATA, RecordFlags::EARLY.and(RecordFlags::UNSURE), 0);
         }
         complete(wire);
     }
@@ -144,7 +144,7 @@ const fn hello_whole(wire: &mut Wire, end: u32, at: u32) {
 
 /// Which bytes of the packet belong to the newest hello of its direction.
 #[inline(always)]
-const fn hello_bytes(stream: &Stream, seq: u32, length: u32, sender: Role, next: Next) -> Due {
+const fn hello_bytes(stream: &Stream, seq: u32, length: u32, sender: Role, next: Next) -> PacketAction {
     let end = seq.wrapping_add(length);
     let from = if is_before(seq, stream.hello_from) { stream.hello_from } else { seq };
     let to = if is_before(end, stream.hello_to) { end } else { stream.hello_to };
@@ -152,9 +152,9 @@ const fn hello_bytes(stream: &Stream, seq: u32, length: u32, sender: Role, next:
     let copy_offset = from.wrapping_sub(seq);
     let copy_length = to.wrapping_sub(from);
     if there && copy_offset < length && copy_length <= length - copy_offset {
-        Due { next, sender, copy_offset, copy_length }
+        PacketAction { next, sender, copy_offset, copy_length }
     } else {
-        Due { next, sender, copy_offset: 0, copy_length: 0 }
+        PacketAction { next, sender, copy_offset: 0, copy_length: 0 }
     }
 }
 
@@ -164,16 +164,16 @@ fn records(wire: &mut Wire, side: Role, segment: &Segment, payload: &impl Payloa
     let length = payload.len();
     let seq = segment.seq;
     let stream = wire.stream(side);
-    if !stream.seen.has(Seen::SYNCED) {
+    if !stream.seen.has(StreamFlags::SYNCED) {
         stream.next = seq;
-        stream.seen.set(Seen::SYNCED);
+        stream.seen.set(StreamFlags::SYNCED);
     }
     if is_before(stream.next, seq) {
         passed(stream, seq, length);
         return;
     }
     let mut offset = stream.next.wrapping_sub(seq);
-    for _ in 0..MOST_PER_PACKET {
+    for _ in 0..MAX_PER_PACKET {
         if offset >= length {
             return;
         }
@@ -223,9 +223,9 @@ const fn half_a_header(wire: &mut Wire, side: Role, begin: u32) {
 #[inline(always)]
 const fn passed(stream: &mut Stream, seq: u32, length: u32) {
     let end = seq.wrapping_add(length);
-    if length != 0 && (!stream.seen.has(Seen::AHEAD) || is_before(stream.ahead, end)) {
+    if length != 0 && (!stream.seen.has(StreamFlags::AHEAD) || is_before(stream.ahead, end)) {
         stream.ahead = end;
-        stream.seen.set(Seen::AHEAD);
+        stream.seen.set(StreamFlags::AHEAD);
     }
 }
 
@@ -257,12 +257,12 @@ fn head(stream: &mut Stream, payload: &impl Payload, offset: u32) -> bool {
 
 #[inline(always)]
 fn record(wire: &mut Wire, side: Role, head: Head, begin: u32, ack: u32, at: u32) {
-    let from = Mark::FROM_SERVER.when(matches!(side, Role::Server));
+    let from = RecordFlags::FROM_SERVER.when(matches!(side, Role::Server));
     let legal = match head.content {
         content::HANDSHAKE => handshake_record(wire, side, from, head, begin, at),
         _ if wire.client.hello_count == 0 => false,
         content::CHANGE_CIPHER_SPEC => {
-            wire.stream(side).seen.set(Seen::CHANGE_CIPHER_SPEC);
+            wire.stream(side).seen.set(StreamFlags::CHANGE_CIPHER_SPEC);
             wire.note(at, head.length, head.content, from, 0);
             head.length == 1
         }
@@ -288,15 +288,15 @@ const fn hello_is_due(wire: &Wire, side: Role) -> bool {
             client.hello_count == 0
                 || (client.hello_count == 1
                     && server.hello_count == 1
-                    && !client.seen.has(Seen::EXCHANGED)
-                    && !server.seen.has(Seen::FINISHED))
+                    && !client.seen.has(StreamFlags::EXCHANGED)
+                    && !server.seen.has(StreamFlags::FINISHED))
         }
     }
 }
 
 /// A record of handshake messages; false if it cannot be.
 #[inline(always)]
-fn handshake_record(wire: &mut Wire, side: Role, from: Mark, head: Head, begin: u32, at: u32) -> bool {
+fn handshake_record(wire: &mut Wire, side: Role, from: RecordFlags, head: Head, begin: u32, at: u32) -> bool {
     let due = hello_is_due(wire, side);
     let server = matches!(side, Role::Server);
     let stalled = wire.server.is_stalled();
@@ -309,11 +309,11 @@ fn handshake_record(wire: &mut Wire, side: Role, from: Mark, head: Head, begin: 
         return true;
     }
     let kind = if server { handshake::SERVER_HELLO } else { handshake::CLIENT_HELLO };
-    let changed = stream.seen.has(Seen::CHANGE_CIPHER_SPEC);
+    let changed = stream.seen.has(StreamFlags::CHANGE_CIPHER_SPEC);
     if due && head.first == kind {
         // Behind ChangeCipherSpec, and with part of the server's side unseen, this may as well be a Finished.
         let ambiguous = !server && changed && stalled;
-        let believable = head.message >= LEAST_HELLO && head.message < MOST_HELLO;
+        let believable = head.message >= LEAST_HELLO && head.message < MAX_HELLO;
         if ambiguous || !believable || length < MESSAGE_HEADER {
             return false;
         }
@@ -331,17 +331,17 @@ fn handshake_record(wire: &mut Wire, side: Role, from: Mark, head: Head, begin: 
         return false;
     }
     if !changed {
-        stream.seen.set(Seen::EXCHANGED);
+        stream.seen.set(StreamFlags::EXCHANGED);
         wire.note(at, head.length, content::HANDSHAKE, from, head.first);
         return true;
     }
-    if !stream.seen.has(Seen::FINISHED) {
-        stream.seen.set(Seen::FINISHED);
+    if !stream.seen.has(StreamFlags::FINISHED) {
+        stream.seen.set(StreamFlags::FINISHED);
         let end = stream.next;
         if server {
             wire.finished_to = end;
         }
-        wire.note(at, head.length, content::HANDSHAKE, from.and(Mark::ENCRYPTED), 0);
+        wire.note(at, head.length, content::HANDSHAKE, from.and(RecordFlags::ENCRYPTED), 0);
         complete(wire);
     }
     true
@@ -353,26 +353,26 @@ fn handshake_record(wire: &mut Wire, side: Role, from: Mark, head: Head, begin: 
 const fn complete(wire: &mut Wire) {
     let (client, server) = (wire.client.seen, wire.server.seen);
     let local_client = wire.role == Role::Client.code();
-    let resumed = !client.has(Seen::EXCHANGED);
-    let settled = local_client || resumed || client.has(Seen::SPOKE) || wire.acked_at != 0;
-    if client.has(Seen::FINISHED) && server.has(Seen::FINISHED) && settled {
+    let resumed = !client.has(StreamFlags::EXCHANGED);
+    let settled = local_client || resumed || client.has(StreamFlags::SPOKE) || wire.acked_at != 0;
+    if client.has(StreamFlags::FINISHED) && server.has(StreamFlags::FINISHED) && settled {
         wire.ending = Ending::Over as u8;
     }
 }
 
 /// An alert; false if it cannot be.
 #[inline(always)]
-const fn alert(wire: &mut Wire, side: Role, from: Mark, head: Head, at: u32) -> bool {
+const fn alert(wire: &mut Wire, side: Role, from: RecordFlags, head: Head, at: u32) -> bool {
     const CLOSE_NOTIFY: u8 = 0;
     if head.length != 2 {
         // Protected, as only TLS 1.2 and before show it: what it says cannot be known.
-        wire.note(at, head.length, content::ALERT, from.and(Mark::ENCRYPTED), 0);
+        wire.note(at, head.length, content::ALERT, from.and(RecordFlags::ENCRYPTED), 0);
         wire.ending = Ending::Over as u8;
-        return wire.stream(side).seen.has(Seen::CHANGE_CIPHER_SPEC);
+        return wire.stream(side).seen.has(StreamFlags::CHANGE_CIPHER_SPEC);
     }
     let (level, description) = (head.first, head.second);
     let fatal = level == 2;
-    wire.note(at, head.length, content::ALERT, from.and(Mark::FATAL.when(fatal)), description);
+    wire.note(at, head.length, content::ALERT, from.and(RecordFlags::FATAL.when(fatal)), description);
     if fatal || description == CLOSE_NOTIFY {
         wire.ending = Ending::Over as u8;
     }
@@ -383,14 +383,14 @@ const fn alert(wire: &mut Wire, side: Role, from: Mark, head: Head, at: u32) -> 
 #[inline(always)]
 const fn client_data(wire: &mut Wire, head: Head, ack: u32, at: u32) -> bool {
     let server = &wire.server;
-    // The client has more of the server than the walker.
-    let missed = server.seen.has(Seen::SYNCED) && is_before(server.next, ack);
+    // The client has more of the server than the tracker.
+    let missed = server.seen.has(StreamFlags::SYNCED) && is_before(server.next, ack);
     let unsure = missed || server.is_stalled();
-    if wire.client.seen.has(Seen::FINISHED) {
-        let early = !server.seen.has(Seen::FINISHED) || is_before(ack, wire.finished_to);
-        if early && !wire.client.seen.has(Seen::SPOKE) {
-            wire.client.seen.set(Seen::SPOKE);
-            let mark = Mark::EARLY.and(Mark::UNSURE.when(unsure));
+    if wire.client.seen.has(StreamFlags::FINISHED) {
+        let early = !server.seen.has(StreamFlags::FINISHED) || is_before(ack, wire.finished_to);
+        if early && !wire.client.seen.has(StreamFlags::SPOKE) {
+            wire.client.seen.set(StreamFlags::SPOKE);
+            let mark = RecordFlags::EARLY.and(RecordFlags::UNSURE.when(unsure));
             wire.note(at, head.length, content::APPLICATION_DATA, mark, 0);
         }
         complete(wire);
@@ -402,7 +402,7 @@ const fn client_data(wire: &mut Wire, head: Head, ack: u32, at: u32) -> bool {
     }
     let answered = server.hello_count >= wire.client.hello_count && server.hello_left == 0;
     if !answered || is_before(ack, server.hello_to) {
-        let mark = Mark::EARLY.and(Mark::UNSURE.when(unsure));
+        let mark = RecordFlags::EARLY.and(RecordFlags::UNSURE.when(unsure));
         wire.note(at, head.length, content::APPLICATION_DATA, mark, 0);
         if missed && !answered {
             // The ServerHello passed by unseen.
@@ -411,8 +411,8 @@ const fn client_data(wire: &mut Wire, head: Head, ack: u32, at: u32) -> bool {
         return true;
     }
     wire.flight += 1;
-    wire.note(at, head.length, content::APPLICATION_DATA, Mark::NONE, 0);
-    if is_finished(head.length) || wire.flight >= MOST_FLIGHT {
+    wire.note(at, head.length, content::APPLICATION_DATA, RecordFlags::NONE, 0);
+    if is_finished(head.length) || wire.flight >= MAX_FLIGHT {
         wire.ending = Ending::Over as u8;
     }
     true
@@ -439,11 +439,11 @@ const fn server_data(wire: &mut Wire, head: Head, at: u32) -> bool {
     if wire.server.hello_count < wire.client.hello_count {
         return false;
     }
-    if !wire.server.seen.has(Seen::FINISHED) {
+    if !wire.server.seen.has(StreamFlags::FINISHED) {
         if is_alert(head.length) {
-            wire.server.seen.set(Seen::SPOKE);
+            wire.server.seen.set(StreamFlags::SPOKE);
         }
-        wire.note(at, head.length, content::APPLICATION_DATA, Mark::FROM_SERVER, 0);
+        wire.note(at, head.length, content::APPLICATION_DATA, RecordFlags::FROM_SERVER, 0);
     }
     true
 }

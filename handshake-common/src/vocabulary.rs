@@ -120,11 +120,11 @@ words!(
         Open = "open",
         /// A [`crate::Connection`].
         Close = "close",
-        /// A [`crate::tls::library::session::Handshake`].
+        /// A [`crate::tls::library::session::LibraryHandshake`].
         Library = "library",
-        /// A [`crate::tls::wire::Sighting`].
+        /// A [`crate::tls::wire::WireHandshake`].
         Wire = "wire",
-        /// A [`crate::tls::wire::Excerpt`].
+        /// A [`crate::tls::wire::HelloFragment`].
         Hello = "hello",
     }
 );
@@ -174,7 +174,7 @@ words!(
 
 words!(
     /// How a connection closed (RFC 9293 §3.6, and the ways around it).
-    Style {
+    CloseStyle {
         FourSegments = "four_segments",
         ThreeSegments = "three_segments",
         Simultaneous = "simultaneous",
@@ -231,11 +231,11 @@ mod tests {
 
     #[test]
     fn codes_survive_the_round_trip_and_strangers_are_unknown() {
-        for &style in Style::ALL {
-            assert_eq!(Style::from_code(style.code()), Some(style));
+        for &style in CloseStyle::ALL {
+            assert_eq!(CloseStyle::from_code(style.code()), Some(style));
         }
-        assert_eq!(Style::from_code(0), None);
-        assert_eq!(Style::from_code(u8::MAX), None);
+        assert_eq!(CloseStyle::from_code(0), None);
+        assert_eq!(CloseStyle::from_code(u8::MAX), None);
         assert_eq!(Role::code_of(None), 0);
     }
 }

@@ -4,20 +4,20 @@ use std::collections::{HashMap, VecDeque, hash_map::Entry};
 
 use handshake_common::{
     Role,
-    tls::wire::{Excerpt, Sighting},
+    tls::wire::{HelloFragment, WireHandshake},
 };
 
-use crate::tls::wire::{Buffers, Hellos, Piece, Verdict, message::MOST_BYTES, verdict};
+use crate::tls::wire::{Buffers, Hellos, Piece, Verdict, message::MAX_BYTES, verdict};
 
 /// What is kept of one handshake: both hellos of both ends, and each of them once more where the network repeated it.
-const MOST_OF_ONE: usize = 8 * MOST_BYTES;
+const MAX_BYTES_PER_HANDSHAKE: usize = 8 * MAX_BYTES;
 /// What is kept of all handshakes; the oldest give way. Most take a kilobyte.
-const MOST_OF_ALL: usize = 16 << 20;
+const MAX_TOTAL_BYTES: usize = 16 << 20;
 
 /// Bytes by the number of their handshake.
 #[derive(Debug, Default)]
-pub(super) struct Excerpts {
-    handshakes: HashMap<u64, Handshake>,
+pub(super) struct HelloFragments {
+    handshakes: HashMap<u64, Fragments>,
     /// In the order in which they began; some are over.
     order: VecDeque<u64>,
     /// How many pieces are there with this ClientHello.random.
@@ -27,19 +27,19 @@ pub(super) struct Excerpts {
 }
 
 #[derive(Debug, Default)]
-struct Handshake {
+struct Fragments {
     pieces: Vec<(Role, u32, Box<[u8]>)>,
     bytes: usize,
 }
 
-impl Excerpts {
-    pub(super) fn add(&mut self, excerpt: &Excerpt, bytes: &[u8]) {
-        let Some(sender) = excerpt.sender() else { return };
-        let handshake = self.handshakes.entry(excerpt.number).or_insert_with(|| {
-            self.order.push_back(excerpt.number);
-            Handshake::default()
+impl HelloFragments {
+    pub(super) fn add(&mut self, fragment: &HelloFragment, bytes: &[u8]) {
+        let Some(sender) = fragment.sender() else { return };
+        let handshake = self.handshakes.entry(fragment.number).or_insert_with(|| {
+            self.order.push_back(fragment.number);
+            Fragments::default()
         });
-        if handshake.bytes + bytes.len() > MOST_OF_ONE {
+        if handshake.bytes + bytes.len() > MAX_BYTES_PER_HANDSHAKE {
             return;
         }
         handshake.bytes += bytes.len();
@@ -47,8 +47,8 @@ impl Excerpts {
         if let Some(random) = client_random(sender, bytes) {
             *self.randoms.entry(random).or_default() += 1;
         }
-        handshake.pieces.push((sender, excerpt.seq, bytes.into()));
-        while self.bytes > MOST_OF_ALL {
+        handshake.pieces.push((sender, fragment.seq, bytes.into()));
+        while self.bytes > MAX_TOTAL_BYTES {
             let Some(oldest) = self.order.pop_front() else { break };
             self.forget(oldest);
         }
@@ -59,15 +59,19 @@ impl Excerpts {
     }
 
     /// What the handshake's records and its bytes say; the bytes are not needed any more.
-    pub(super) fn settle<T>(&mut self, sighting: &Sighting, say: impl FnOnce(&Verdict<'_>) -> T) -> T {
-        let handshake = self.forget(sighting.number).unwrap_or_default();
+    pub(super) fn settle<T>(
+        &mut self,
+        wire_handshake: &WireHandshake,
+        say: impl FnOnce(&Verdict<'_>) -> T,
+    ) -> T {
+        let handshake = self.forget(wire_handshake.number).unwrap_or_default();
         let of = |wanted| {
             let pieces = handshake.pieces.iter().filter(move |(sender, ..)| *sender == wanted);
             pieces.map(|(_, seq, bytes)| Piece { seq: *seq, bytes }).collect::<Vec<_>>()
         };
         let (client, server) = (of(Role::Client), of(Role::Server));
-        let hellos = Hellos::read(&sighting.wire, &client, &server, &mut self.buffers);
-        say(&verdict(&sighting.wire, &hellos))
+        let hellos = Hellos::read(&wire_handshake.wire, &client, &server, &mut self.buffers);
+        say(&verdict(&wire_handshake.wire, &hellos))
     }
 
     /// Whether a handshake goes on whose ClientHello has this random.
@@ -75,7 +79,7 @@ impl Excerpts {
         self.randoms.contains_key(random)
     }
 
-    fn forget(&mut self, number: u64) -> Option<Handshake> {
+    fn forget(&mut self, number: u64) -> Option<Fragments> {
         let handshake = self.handshakes.remove(&number)?;
         self.bytes -= handshake.bytes;
         for random in handshake.pieces.iter().filter_map(|(sender, _, bytes)| client_random(*sender, bytes)) {
@@ -104,23 +108,30 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let mut excerpts = Excerpts::default();
+        let mut hello_fragments = HelloFragments::default();
         let bytes = [7; 2048];
         for number in 0..20_000 {
-            let excerpt = Excerpt { sender: Role::Client.code(), number, ..Excerpt::default() };
-            excerpts.add(&excerpt, &bytes);
+            let fragment = HelloFragment { sender: Role::Client.code(), number, ..HelloFragment::default() };
+            hello_fragments.add(&fragment, &bytes);
         }
-        assert!(excerpts.bytes <= MOST_OF_ALL && excerpts.handshakes.len() * bytes.len() == excerpts.bytes);
-        assert!(excerpts.handshakes.contains_key(&19_999), "the newest stays");
+        assert!(
+            hello_fragments.bytes <= MAX_TOTAL_BYTES
+                && hello_fragments.handshakes.len() * bytes.len() == hello_fragments.bytes
+        );
+        assert!(hello_fragments.handshakes.contains_key(&19_999), "the newest stays");
         for _ in 0..100 {
-            let excerpt = Excerpt { sender: Role::Client.code(), number: 19_999, ..Excerpt::default() };
-            excerpts.add(&excerpt, &bytes);
+            let fragment =
+                HelloFragment { sender: Role::Client.code(), number: 19_999, ..HelloFragment::default() };
+            hello_fragments.add(&fragment, &bytes);
         }
-        assert_eq!(excerpts.handshakes[&19_999].bytes, MOST_OF_ONE);
-        assert!(excerpts.has_one_with(&[7; 32]) && !excerpts.has_one_with(&[0; 32]));
+        assert_eq!(hello_fragments.handshakes[&19_999].bytes, MAX_BYTES_PER_HANDSHAKE);
+        assert!(hello_fragments.has_one_with(&[7; 32]) && !hello_fragments.has_one_with(&[0; 32]));
         for number in 0..20_000 {
-            excerpts.settle(&Sighting { number, ..Sighting::default() }, |_| ());
+            hello_fragments.settle(&WireHandshake { number, ..WireHandshake::default() }, |_| ());
         }
-        assert_eq!((excerpts.bytes, excerpts.handshakes.len(), excerpts.randoms.len()), (0, 0, 0));
+        assert_eq!(
+            (hello_fragments.bytes, hello_fragments.handshakes.len(), hello_fragments.randoms.len()),
+            (0, 0, 0)
+        );
     }
 }

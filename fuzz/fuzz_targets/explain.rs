@@ -1,7 +1,7 @@
 //! Any bytes as records for `handshake explain`.
 #![no_main]
 
-use handshake::{fuzzing::explain, record::Record};
+use handshake::{event::ConnectionEvent, fuzzing::explain};
 use handshake_fuzz::{assert_harmless, record};
 use libfuzzer_sys::fuzz_target;
 
@@ -14,7 +14,7 @@ fuzz_target!(|data: &[u8]| {
         assert!(!complaint.contains('\n'), "a complaint is one line");
         assert_harmless(&complaint);
     }
-    for record in lines.filter_map(|line| serde_json::from_slice::<Record>(line).ok()) {
+    for record in lines.filter_map(|line| serde_json::from_slice::<ConnectionEvent>(line).ok()) {
         record::check(&record);
     }
 });

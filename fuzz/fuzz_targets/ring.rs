@@ -11,10 +11,10 @@ use std::{
 
 use handshake::{
     config::{Config, Label},
+    event::{ConnectionEvent, Context},
     exporter::metrics::Metrics,
-    join::{ConnectionEvent, Joiner, RawRecord, WireCoverage, coalesce::ConnectionJournal},
+    join::{Joiner, RawRecord, WireCoverage, journal::ConnectionJournal},
     output::{savings::Savings, summary::Summary},
-    record::{Context, Record},
     untrusted::Untrusted,
 };
 use handshake_common::{
@@ -42,8 +42,8 @@ struct Sinks<'m> {
     metrics: &'m mut Metrics,
     summary: Option<Summary>,
     savings: Savings,
-    whole: ConnectionJournal,
-    told: [u64; Stage::SLOTS],
+    journal: ConnectionJournal,
+    reported: [u64; Stage::SLOTS],
 }
 
 thread_local! {
@@ -58,15 +58,14 @@ fn metrics() -> Metrics {
 }
 
 impl Sinks<'_> {
-    fn take(&mut self, story: &ConnectionEvent) {
-        self.told[usize::from(story.event.code())] += 1;
-        self.metrics.observe(story, &mut Still);
-        let told = Record::new(story, &mut Still);
-        record::check(&told);
+    fn take(&mut self, event: ConnectionEvent) {
+        self.reported[usize::from(event.stage.code())] += 1;
+        self.metrics.observe(&event);
+        record::check(&event);
         if let Some(summary) = &mut self.summary {
-            summary.add(&told);
+            summary.add(&event);
         }
-        if let Some(whole) = self.whole.take(told) {
+        if let Some(whole) = self.journal.take(event) {
             record::check(&whole);
             self.savings.add(&whole);
         }
@@ -91,8 +90,8 @@ fn follow(flags: u8, mut input: Input<'_>, metrics: &mut Metrics) {
         metrics,
         summary: (flags & 4 != 0).then(Summary::default),
         savings: Savings::default(),
-        whole: ConnectionJournal::default(),
-        told: [0; Stage::SLOTS],
+        journal: ConnectionJournal::default(),
+        reported: [0; Stage::SLOTS],
     };
     let mut joiner =
         Joiner::new([WireCoverage::None, WireCoverage::Some, WireCoverage::All][usize::from(flags & 3) % 3]);
@@ -109,7 +108,7 @@ fn follow(flags: u8, mut input: Input<'_>, metrics: &mut Metrics) {
             None => {
                 // Time passes, ten milliseconds a byte and more.
                 now_ns += bytes.iter().map(|byte| u64::from(*byte) * 10_000_000).sum::<u64>();
-                joiner.expire(now_ns, &mut |story| sinks.take(story));
+                joiner.expire(now_ns, &mut Still, |event| sinks.take(event));
                 continue;
             }
         };
@@ -134,14 +133,14 @@ fn follow(flags: u8, mut input: Input<'_>, metrics: &mut Metrics) {
             RawRecord::LibraryHandshake(_) | RawRecord::WireHandshake(_) => handshakes += 1,
             RawRecord::HelloFragment(..) => {}
         }
-        joiner.take(&raw, now_ns, &mut |story| sinks.take(story));
+        joiner.take(&raw, now_ns, &mut Still, |event| sinks.take(event));
     }
-    joiner.finish(&mut |story| sinks.take(story));
-    let told = |stage: Stage| sinks.told[usize::from(stage.code())];
-    assert_eq!((told(Stage::Open), told(Stage::Close)), (opened, closed), "each is told once");
-    assert!(told(Stage::Tls) <= handshakes, "a handshake is told twice");
-    joiner.finish(&mut |_| panic!("something is left"));
-    for whole in sinks.whole.finish() {
+    joiner.finish(&mut Still, |event| sinks.take(event));
+    let reported = |stage: Stage| sinks.reported[usize::from(stage.code())];
+    assert_eq!((reported(Stage::Open), reported(Stage::Close)), (opened, closed), "each is reported once");
+    assert!(reported(Stage::Tls) <= handshakes, "a handshake is reported twice");
+    joiner.finish(&mut Still, |_| panic!("something is left"));
+    for whole in sinks.journal.finish() {
         record::check(&whole);
         sinks.savings.add(&whole);
     }

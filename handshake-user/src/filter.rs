@@ -13,7 +13,7 @@ use std::{
 use handshake_common::{Role, Stage};
 use ipnet::IpNet;
 
-use crate::{cli::TraceArgs, record::Record, untrusted::Untrusted};
+use crate::{cli::TraceArgs, event::ConnectionEvent, untrusted::Untrusted};
 
 /// A network namespace by its inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +102,7 @@ impl From<&TraceArgs> for Filter {
 impl Filter {
     /// Whether to show the record.
     #[must_use]
-    pub fn passes(&self, record: &Record) -> bool {
+    pub fn passes(&self, record: &ConnectionEvent) -> bool {
         let Self { ports, remotes, pid, comm, role, stage, slower_than, netns } = self;
         let process = record.process.as_ref();
         let mut ends = [record.local, record.remote].into_iter().flatten();
@@ -112,10 +112,8 @@ impl Filter {
             && pid.is_none_or(|pid| process.is_some_and(|process| process.pid == pid))
             && comm.as_ref().is_none_or(|comm| process.is_some_and(|process| process.comm == *comm))
             && role.is_none_or(|role| record.role == Some(role))
-            && stage.is_none_or(|stage| record.event == stage)
-            && slower_than.is_none_or(|least| {
-                record.duration_us().is_some_and(|took| Duration::from_micros(took) >= least)
-            })
+            && stage.is_none_or(|stage| record.stage == stage)
+            && slower_than.is_none_or(|least| record.duration().is_some_and(|took| took >= least))
             && netns.is_none_or(|netns| record.netns == Some(netns.0))
     }
 }
@@ -125,13 +123,10 @@ mod tests {
     use handshake_common::Connection;
 
     use super::*;
-    use crate::{
-        join::ConnectionEvent,
-        record::tests::{Still, client},
-    };
+    use crate::join::build::tests::{client, event};
 
-    fn record() -> Record {
-        Record::new(&ConnectionEvent::of(&client()), &mut Still)
+    fn record() -> ConnectionEvent {
+        event(&client())
     }
 
     #[test]
@@ -184,7 +179,7 @@ mod tests {
         let mut unknown = record();
         unknown.process = None;
         assert!(!Filter { pid: Some(1234), ..Filter::default() }.passes(&unknown));
-        unknown.open.as_mut().unwrap().duration_us = None;
+        unknown.open.as_mut().unwrap().duration = None;
         assert!(!Filter { slower_than: Some(Duration::ZERO), ..Filter::default() }.passes(&unknown));
     }
 
@@ -207,7 +202,7 @@ mod tests {
     fn a_long_name_matches_as_the_kernel_keeps_it() {
         let process = |comm: &[u8; 16]| {
             let raw = Connection { comm: *comm, ..client() };
-            Record::new(&ConnectionEvent::of(&raw), &mut Still)
+            event(&raw)
         };
         let filter = |comm: &str| Filter { comm: Some(kept(comm)), ..Filter::default() };
         assert!(filter("a-program-with-a-long-name").passes(&process(b"a-program-with-\0")));

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::{bounded, record::Context, untrusted::Untrusted};
+use crate::{bounded, event::Context, untrusted::Untrusted};
 
 /// Where cgroup v2 is usually mounted: below a hybrid hierarchy, or alone.
 const CGROUP2: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];

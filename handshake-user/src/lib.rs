@@ -9,6 +9,7 @@ pub mod cli;
 pub mod cmd;
 pub mod config;
 pub mod descriptors;
+pub mod event;
 pub mod exporter;
 pub mod filter;
 pub mod fuzzing;
@@ -16,9 +17,7 @@ pub mod host;
 pub mod join;
 pub mod kernel;
 pub mod logging;
-pub mod model;
 pub mod output;
-pub mod record;
 pub mod tls;
 pub mod untrusted;
 #[doc(hidden)]

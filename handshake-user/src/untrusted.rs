@@ -9,6 +9,7 @@ use std::{
     path::Path,
 };
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Longest text that is shown whole, characters.
@@ -17,8 +18,9 @@ pub const MAX_LEN: usize = 256;
 const MAX_LINE: usize = 4096;
 
 /// A stranger's text. Serialised it is the text itself: [`json`] makes the bytes harmless.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(inline)]
 pub struct Untrusted(String);
 
 impl Untrusted {

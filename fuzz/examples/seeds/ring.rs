@@ -4,8 +4,8 @@
 use std::{fs, path::Path, time::SystemTime};
 
 use handshake::{
+    event::Context,
     join::{Joiner, RawRecord, WireCoverage},
-    record::{Context, Record},
     untrusted::Untrusted,
 };
 use handshake_common::{
@@ -204,8 +204,8 @@ fn lines(steps: &[u8]) -> Vec<u8> {
     }
     let mut lines = Vec::new();
     let mut joiner = Joiner::new(WireCoverage::All);
-    let mut tell = |story: &_| {
-        serde_json::to_writer(&mut lines, &Record::new(story, &mut Epoch)).unwrap();
+    let mut report = |event| {
+        serde_json::to_writer(&mut lines, &event).unwrap();
         lines.push(b'\n');
     };
     let mut input = handshake_fuzz::Input(&steps[1..]);
@@ -219,9 +219,9 @@ fn lines(steps: &[u8]) -> Vec<u8> {
         let mut bytes = bytes.to_vec();
         bytes.resize(size, 0);
         if let Some(raw) = RawRecord::from_bytes(&bytes) {
-            joiner.take(&raw, 0, &mut tell);
+            joiner.take(&raw, 0, &mut Epoch, &mut report);
         }
     }
-    joiner.finish(&mut tell);
+    joiner.finish(&mut Epoch, &mut report);
     lines
 }

@@ -11,9 +11,9 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     cli::ExplainArgs,
-    join::coalesce::ConnectionJournal,
+    event::ConnectionEvent,
+    join::journal::ConnectionJournal,
     output::{ladder, savings::Savings},
-    record::{Record, SCHEMA},
     untrusted::{Untrusted, say},
 };
 
@@ -121,20 +121,14 @@ fn next_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<Option<b
     }
 }
 
-fn parse(line: &[u8]) -> Result<Record, String> {
-    let record: Record = serde_json::from_slice(line)
-        .map_err(|error| format!("not a record of `trace --output json`: {error}"))?;
-    if record.schema == SCHEMA {
-        Ok(record)
-    } else {
-        Err(format!("a record of schema {}; this program reads {SCHEMA}", record.schema))
-    }
+fn parse(line: &[u8]) -> Result<ConnectionEvent, String> {
+    serde_json::from_slice(line).map_err(|error| format!("not a record of `trace --output json`: {error}"))
 }
 
 /// Ladders as their connections end, and the settings that would save most at the end.
 struct Drawing<W> {
     out: W,
-    whole: ConnectionJournal,
+    journal: ConnectionJournal,
     savings: Savings,
     begun: bool,
 }
@@ -142,17 +136,17 @@ struct Drawing<W> {
 impl<W: Write> Drawing<W> {
     /// On this output.
     fn new(out: W) -> Self {
-        Self { out, whole: ConnectionJournal::default(), savings: Savings::default(), begun: false }
+        Self { out, journal: ConnectionJournal::default(), savings: Savings::default(), begun: false }
     }
 
-    fn take(&mut self, record: Record) -> io::Result<()> {
-        match self.whole.take(record) {
+    fn take(&mut self, record: ConnectionEvent) -> io::Result<()> {
+        match self.journal.take(record) {
             Some(whole) => self.draw(&whole),
             None => Ok(()),
         }
     }
 
-    fn draw(&mut self, record: &Record) -> io::Result<()> {
+    fn draw(&mut self, record: &ConnectionEvent) -> io::Result<()> {
         if !self.begun {
             self.begun = true;
             self.out.write_all(ladder::legend().as_bytes())?;
@@ -162,18 +156,18 @@ impl<W: Write> Drawing<W> {
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        for record in self.whole.finish() {
+        for record in self.journal.finish() {
             self.draw(&record)?;
         }
         let savings = self.savings.render();
         if !savings.is_empty() {
             write!(self.out, "\n{savings}")?;
         }
-        let forgotten = self.whole.forgotten();
-        if forgotten > 0 {
+        let evicted = self.journal.evicted();
+        if evicted > 0 {
             writeln!(
                 self.out,
-                "not drawn: {forgotten} connections that were open for want of room to remember them"
+                "not drawn: {evicted} connections that were open, more than can be remembered"
             )?;
         }
         self.out.flush()

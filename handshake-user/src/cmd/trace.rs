@@ -17,15 +17,15 @@ use tokio::{
 
 use crate::{
     cli::{Output, TraceArgs},
+    event::ConnectionEvent,
     filter::Filter,
     host::{self, Host},
-    join::{ConnectionEvent, Joiner, coalesce::ConnectionJournal},
+    join::{Joiner, journal::ConnectionJournal},
     kernel::{
         probe::{Kernel, Probes},
         ring,
     },
     output::{ladder, savings::Savings, summary::Summary, table},
-    record::Record,
     untrusted::{self, say},
 };
 
@@ -55,6 +55,7 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
     say(format_args!("tracing the connections of this host ({}); Ctrl-C ends it", probes.way.as_str()));
     session.begin()?;
     let mut joiner = Joiner::new(probes.sight);
+    let mut host = Host::new();
 
     let end = Instant::now() + args.duration.unwrap_or(FOR_EVER).min(FOR_EVER);
     let mut ticks = interval(ring::LIVE);
@@ -70,23 +71,22 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
             _ = ticks.tick() => false,
         };
         if !more {
-            session.host.refresh_clock();
+            host.refresh_clock();
         }
         let mut outcome = Ok(());
         probes.pass_on_log();
         probes.worker_turn();
         let now = host::monotonic_ns();
         let turn = ring::drain(&mut ring, |raw| {
-            joiner.take(raw, now, &mut |story| session.tell(story, &mut outcome));
+            joiner.take(raw, now, &mut host, |event| session.report(event, &mut outcome));
             if session.is_full() || outcome.is_err() {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
             }
         });
-        // What has waited long enough for the rest of its story.
         let until = if last { u64::MAX } else { now };
-        joiner.expire(until, &mut |story| session.tell(story, &mut outcome));
+        joiner.expire(until, &mut host, |event| session.report(event, &mut outcome));
         more = turn.more;
         if turn.malformed > 0 {
             tracing::warn!(turn.malformed, "records of an unknown shape");
@@ -133,9 +133,8 @@ struct Session {
     filter: Filter,
     output: Output,
     left: Option<u64>,
-    host: Host,
     summary: Summary,
-    whole: ConnectionJournal,
+    journal: ConnectionJournal,
     savings: Savings,
     out: BufWriter<io::Stdout>,
 }
@@ -147,9 +146,8 @@ impl Session {
             filter: Filter::from(args),
             output: args.output.unwrap_or(default),
             left: args.count,
-            host: Host::new(),
             summary: Summary::default(),
-            whole: ConnectionJournal::default(),
+            journal: ConnectionJournal::default(),
             savings: Savings::default(),
             out: BufWriter::new(io::stdout()),
         }
@@ -168,42 +166,38 @@ impl Session {
         self.left == Some(0)
     }
 
-    fn tell(&mut self, story: &ConnectionEvent, outcome: &mut io::Result<()>) {
-        if self.is_full() || outcome.is_err() {
+    fn report(&mut self, event: ConnectionEvent, outcome: &mut io::Result<()>) {
+        if self.is_full() || outcome.is_err() || !self.filter.passes(&event) {
             return;
         }
-        let record = Record::new(story, &mut self.host);
-        if !self.filter.passes(&record) {
-            return;
-        }
-        self.summary.add(&record);
+        self.summary.add(&event);
         if let Some(left) = &mut self.left {
             *left -= 1;
         }
-        *outcome = self.write(record);
+        *outcome = self.write(event);
     }
 
-    fn write(&mut self, record: Record) -> io::Result<()> {
+    fn write(&mut self, event: ConnectionEvent) -> io::Result<()> {
         match self.output {
-            Output::Table => writeln!(self.out, "{}", table::line(&record))?,
+            Output::Table => writeln!(self.out, "{}", table::line(&event))?,
             Output::Ladder => {}
             Output::Json => {
                 // Whoever reads them can have them explained.
-                return writeln!(self.out, "{}", untrusted::json(serde_json::to_string(&record)?));
+                return writeln!(self.out, "{}", untrusted::json(serde_json::to_string(&event)?));
             }
         }
-        self.whole.take(record).map_or(Ok(()), |whole| self.end(&whole))
+        self.journal.take(event).map_or(Ok(()), |whole| self.end(&whole))
     }
 
-    /// A connection of which no more will be told.
-    fn end(&mut self, whole: &Record) -> io::Result<()> {
+    /// A connection that will have no further record.
+    fn end(&mut self, whole: &ConnectionEvent) -> io::Result<()> {
         self.savings.add(whole);
         if self.output == Output::Ladder { write!(self.out, "\n{}", ladder::draw(whole)) } else { Ok(()) }
     }
 
     /// The summary goes with the table and the ladders; beside JSON it goes to standard error, out of the programs' way.
     fn finish(mut self, lost: u64, unfollowed: u64, missed: u64) -> io::Result<()> {
-        for whole in self.whole.finish() {
+        for whole in self.journal.finish() {
             self.end(&whole)?;
         }
         let mut text = format!("\n{}", self.summary.render());
@@ -218,7 +212,7 @@ impl Session {
         };
         note(lost, "records, the ring was full (a larger --ring-kib helps)");
         note(unfollowed, "connections, no room to follow them (a larger --max-connections helps)");
-        note(self.whole.forgotten(), "connections that stayed open, for want of room to remember them");
+        note(self.journal.evicted(), "connections that stayed open: more than can be remembered");
         note(missed, "runs of a hook, the kernel was inside the same program already");
         match self.output {
             Output::Table | Output::Ladder => {

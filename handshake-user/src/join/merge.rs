@@ -2,7 +2,7 @@
 
 use handshake_common::{TlsClass, TlsOutcome, TlsSource};
 
-use crate::model::tls::Tls;
+use super::view::TlsView;
 
 /// A fact that both views tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +43,12 @@ impl Fact {
 /// Puts the views together; says of which facts they differ. The library knows what it computed and decided; the wire
 /// knows when bytes passed by and what was in the hellos.
 #[must_use]
-pub fn merge(library: Tls, wire: Tls) -> (Tls, Vec<Fact>) {
+pub fn merge(library: TlsView, wire: TlsView) -> (TlsView, Vec<Fact>) {
     let disagreements = disagreements(&library, &wire);
     // The library says that it is complete as soon as the program may send.
     let is_false_start = wire.class == Some(TlsClass::FalseStart);
     let hello_retry = wire.hello_retry.or(library.hello_retry);
-    let tls = Tls {
+    let tls = TlsView {
         role: library.role.or(wire.role),
         outcome: outcome(&library, &wire),
         version: library.version.or(wire.version),
@@ -57,11 +57,13 @@ pub fn merge(library: Tls, wire: Tls) -> (Tls, Vec<Fact>) {
         start_ns: wire.start_ns.or(library.start_ns),
         ended_ns: if is_false_start { wire.ended_ns } else { library.ended_ns.or(wire.ended_ns) },
         may_send_ns: wire.may_send_ns.or(if is_false_start { library.ended_ns } else { library.may_send_ns }),
-        compute_us: library.compute_us,
+        compute: library.compute,
         cipher: library.cipher.or(wire.cipher),
         sni: library.sni.or(wire.sni),
         alpn: library.alpn.or(wire.alpn),
         alert: library.alert.or(wire.alert),
+        // The library knows only of the alert that it received.
+        alert_from: if library.alert.is_some() { library.alert_from } else { wire.alert_from },
         error: library.error,
         library: library.library,
         source: TlsSource::Both,
@@ -75,7 +77,7 @@ pub fn merge(library: Tls, wire: Tls) -> (Tls, Vec<Fact>) {
 
 /// The library's, except that what was let go of without an error, as far as the library could tell, was ended by an alert
 /// that passed by.
-fn outcome(library: &Tls, wire: &Tls) -> Option<TlsOutcome> {
+fn outcome(library: &TlsView, wire: &TlsView) -> Option<TlsOutcome> {
     match (library.outcome, wire.outcome) {
         (Some(TlsOutcome::Abandoned), Some(TlsOutcome::Failed)) => wire.outcome,
         (told, seen) => told.or(seen),
@@ -84,7 +86,7 @@ fn outcome(library: &Tls, wire: &Tls) -> Option<TlsOutcome> {
 
 /// The library's, except for what is plain on the wire and hidden from the library: that a HelloRetryRequest passed by,
 /// and that the client's data left before the server's Finished came.
-fn class(library: &Tls, wire: &Tls) -> Option<TlsClass> {
+fn class(library: &TlsView, wire: &TlsView) -> Option<TlsClass> {
     match (library.class, wire.class) {
         (Some(TlsClass::Full), Some(seen @ TlsClass::FalseStart))
         | (Some(TlsClass::Full | TlsClass::Resumed), Some(seen @ TlsClass::HelloRetry)) => Some(seen),
@@ -93,7 +95,7 @@ fn class(library: &Tls, wire: &Tls) -> Option<TlsClass> {
     }
 }
 
-fn disagreements(library: &Tls, wire: &Tls) -> Vec<Fact> {
+fn disagreements(library: &TlsView, wire: &TlsView) -> Vec<Fact> {
     fn differ<T: PartialEq>(library: Option<T>, wire: Option<T>) -> bool {
         library.zip(wire).is_some_and(|(library, wire)| library != wire)
     }
@@ -117,11 +119,11 @@ mod tests {
     use handshake_common::{Role, TlsOutcome, TlsVersion};
 
     use super::*;
-    use crate::model::tls::tests::completed;
+    use crate::join::view::tests::completed;
 
-    fn views(version: TlsVersion, told: TlsClass, seen: TlsClass) -> (Tls, Tls) {
+    fn views(version: TlsVersion, told: TlsClass, seen: TlsClass) -> (TlsView, TlsView) {
         let library = completed(Role::Client, version, told);
-        let wire = Tls {
+        let wire = TlsView {
             start_ns: Some(1_050_800_000),
             ended_ns: Some(1_101_000_000),
             may_send_ns: Some(1_101_000_000),

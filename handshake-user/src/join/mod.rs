@@ -1,14 +1,22 @@
-//! From raw records to stories: what TCP, the library and the wire saw of one connection, put together. Pure: the clock
-//! comes from outside.
+//! From raw records to events: joins what TCP, the TLS library and the wire saw of one connection, and judges what it
+//! means. Pure: the clock comes from outside.
 //!
-//! A TLS handshake is told once, when every view that will tell of it has, or has had its time; a closing is told with the
-//! handshake that came before it.
+//! A TLS handshake is reported once, when every view that can still report it has done so or has timed out; a close is
+//! reported with the handshake that preceded it.
+//!
+//! [`view`] reads one view of a handshake, [`merge()`] makes one of two, `setup` counts round trips, `build` writes the
+//! [`ConnectionEvent`]; [`journal`] keeps events until their connection ends, [`advice`] says what would save time.
 
-pub mod coalesce;
+pub mod advice;
+pub(crate) mod build;
+mod failure;
 mod hello_fragments;
+pub mod journal;
 pub mod merge;
 mod pending;
 mod recent;
+mod setup;
+pub mod view;
 
 use std::collections::{HashMap, VecDeque};
 
@@ -21,46 +29,14 @@ use handshake_common::{
 };
 
 use self::{
+    build::Joined,
     hello_fragments::HelloFragments,
+    merge::{Fact, merge},
     pending::{HandshakeView, PartialHandshake, Pending, random},
     recent::Recent,
+    view::TlsView,
 };
-use crate::{
-    join::merge::{Fact, merge},
-    model::{
-        setup::{self, Setup},
-        tls::Tls,
-    },
-};
-
-/// A stage of a connection that ended, and all that was known of the connection by then.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConnectionEvent {
-    /// The stage that ended.
-    pub event: Stage,
-    /// The connection. Where its socket is not known, only the process, and a number of the session's in `id`.
-    pub connection: Connection,
-    /// Whether the connection is known.
-    pub is_joined: bool,
-    /// Its TLS handshake.
-    pub tls: Option<Tls>,
-    /// Its setup; for a connection without TLS only at its end, when it is certain that none came.
-    pub setup: Option<Setup>,
-}
-
-impl ConnectionEvent {
-    /// Of a connection alone.
-    #[must_use]
-    pub fn of(connection: &Connection) -> Self {
-        Self {
-            event: connection.stage().unwrap_or(Stage::Close),
-            connection: *connection,
-            is_joined: true,
-            tls: None,
-            setup: None,
-        }
-    }
-}
+use crate::event::{ConnectionEvent, Context};
 
 /// What came out of the ring.
 #[derive(Clone, Copy, Debug)]
@@ -93,10 +69,13 @@ impl<'a> RawRecord<'a> {
     }
 }
 
-/// Which connection: the socket's cookie, and its how-manieth connection.
+/// Takes what was joined; the caller makes an event of it.
+type Report<'r> = &'r mut dyn FnMut(Joined<'_>);
+
+/// Which connection: the socket's cookie, and the ordinal of the connection on that socket.
 type Key = (u64, u16);
 
-/// The how-manieth connection of a handshake whose socket is not known.
+/// The ordinal of a connection whose socket is not known.
 const NO_SOCKET: u16 = u16::MAX;
 /// How long a view waits for the other one that is sure to come. A program may be slow to read the end of its handshake.
 const VIEW_TIMEOUT_NS: u64 = 1_000_000_000;
@@ -117,12 +96,12 @@ pub struct Joiner {
     /// Handshakes of which the other view has not told yet, and closings that wait for them.
     pending: Pending,
     /// Handshakes that were told, for the closing of their connection.
-    told: HashMap<Key, Tls>,
+    reported: HashMap<Key, TlsView>,
     /// In the order in which they came.
     order: VecDeque<Key>,
     /// Those that the wire alone told of, for a library without a socket that tells of them late.
     wire_only: Recent,
-    forgotten: u64,
+    evicted: u64,
     disagreements: [u64; Fact::ALL.len()],
 }
 
@@ -145,35 +124,47 @@ impl Joiner {
         Self { wire, ..Self::default() }
     }
 
-    /// Takes a raw record in and tells what is complete by it.
-    pub fn take(&mut self, raw: &RawRecord<'_>, now_ns: u64, tell: &mut impl FnMut(&ConnectionEvent)) {
+    /// Takes a raw record and reports the events that it completes.
+    pub fn take(
+        &mut self,
+        raw: &RawRecord<'_>,
+        now_ns: u64,
+        context: &mut impl Context,
+        mut report: impl FnMut(ConnectionEvent),
+    ) {
+        let report: Report<'_> = &mut |joined| report(joined.event(context));
         match raw {
             RawRecord::Connection(connection) if connection.stage() == Some(Stage::Close) => {
-                self.closing(connection, now_ns, tell);
+                self.closed(connection, now_ns, report);
             }
-            RawRecord::Connection(connection) => tell(&ConnectionEvent::of(connection)),
-            RawRecord::LibraryHandshake(handshake) => self.library(handshake, now_ns, tell),
-            RawRecord::WireHandshake(wire_handshake) => self.wire_handshake(wire_handshake, now_ns, tell),
+            RawRecord::Connection(connection) => report(Joined::connection(connection)),
+            RawRecord::LibraryHandshake(handshake) => self.library(handshake, now_ns, report),
+            RawRecord::WireHandshake(handshake) => self.wire(handshake, now_ns, report),
             RawRecord::HelloFragment(fragment, bytes) => self.hello_fragments.add(fragment, bytes),
         }
     }
 
-    /// Tells what has waited long enough.
-    pub fn expire(&mut self, now_ns: u64, tell: &mut impl FnMut(&ConnectionEvent)) {
+    /// Reports what has waited long enough for another view.
+    pub fn expire(
+        &mut self,
+        now_ns: u64,
+        context: &mut impl Context,
+        mut report: impl FnMut(ConnectionEvent),
+    ) {
         while let Some((key, half)) = self.pending.next_due(now_ns) {
-            self.settle(key, half, tell);
+            self.settle(key, half, &mut |joined| report(joined.event(context)));
         }
     }
 
-    /// Tells all that waits: nothing more comes.
-    pub fn finish(&mut self, tell: &mut impl FnMut(&ConnectionEvent)) {
-        self.expire(u64::MAX, tell);
+    /// Reports everything that still waits: no more records will come.
+    pub fn finish(&mut self, context: &mut impl Context, report: impl FnMut(ConnectionEvent)) {
+        self.expire(u64::MAX, context, report);
     }
 
-    /// How many handshakes were forgotten before their connection closed, for want of room.
+    /// How many handshakes were evicted before their connection closed, for want of room.
     #[must_use]
-    pub const fn forgotten(&self) -> u64 {
-        self.forgotten
+    pub const fn evicted(&self) -> u64 {
+        self.evicted
     }
 
     /// How often the two views of a handshake told a fact differently.
@@ -182,48 +173,48 @@ impl Joiner {
     }
 
     /// A library has told.
-    fn library(&mut self, raw: &LibraryHandshake, now_ns: u64, tell: &mut impl FnMut(&ConnectionEvent)) {
+    fn library(&mut self, raw: &LibraryHandshake, now_ns: u64, report: Report<'_>) {
         let LibraryHandshake { mut connection, ref session } = *raw;
         if session::is_datagram(session) {
             return;
         }
-        let tls = Tls::of_library(session);
-        let is_joined = connection.id != 0;
+        let tls = TlsView::of_library(session);
+        let has_socket = connection.id != 0;
         if connection.pid == 0 {
             (connection.pid, connection.comm, connection.cgroup) =
                 (session.pid, session.comm, session.cgroup);
         }
-        if !is_joined {
+        if !has_socket {
             connection.id = session::id(session);
             connection.generation = NO_SOCKET;
         }
         let own = key(&connection);
         // Without a socket, the ClientHello tells which handshake of the wire it is.
-        let at = if is_joined { own } else { self.pending.wire_of(&tls).unwrap_or(own) };
+        let at = if has_socket { own } else { self.pending.wire_of(&tls).unwrap_or(own) };
         let library = Some(HandshakeView { connection, tls });
         match self.pending.take(at) {
             Some(half) if half.library.is_none() => {
-                self.settle(at, PartialHandshake { library, ..half }, tell);
+                self.settle(at, PartialHandshake { library, ..half }, report);
             }
             other => {
                 if let Some(half) = other {
-                    self.settle(at, half, tell);
+                    self.settle(at, half, report);
                 }
                 let half = PartialHandshake { library, ..PartialHandshake::default() };
                 // Such as an object that a garbage collector frees in its own time: it was told already.
                 let hello = half.library.as_ref().and_then(|view| random(&view.tls));
-                if !is_joined && hello.is_some_and(|hello| self.wire_only.contains(&hello)) {
+                if !has_socket && hello.is_some_and(|hello| self.wire_only.contains(&hello)) {
                     return;
                 }
                 let wait = match &half.library {
-                    Some(view) if is_joined => {
+                    Some(view) if has_socket => {
                         // It was told already, because this was too slow.
-                        if self.told.get(&own).is_some_and(|told| told.source == TlsSource::Wire) {
+                        if self.reported.get(&own).is_some_and(|told| told.source == TlsSource::Wire) {
                             return;
                         }
                         if view.connection.wire_is(WirePhase::Handshaking) { VIEW_TIMEOUT_NS } else { 0 }
                     }
-                    Some(HandshakeView { tls: Tls { random: Some(random), .. }, .. })
+                    Some(HandshakeView { tls: TlsView { random: Some(random), .. }, .. })
                         if self.wire != WireCoverage::None =>
                     {
                         if self.hello_fragments.has_one_with(random) {
@@ -235,7 +226,7 @@ impl Joiner {
                     _ => 0,
                 };
                 if wait == 0 {
-                    self.settle(own, half, tell);
+                    self.settle(own, half, report);
                 } else {
                     self.pending.put(own, half, now_ns.saturating_add(wait));
                 }
@@ -244,17 +235,11 @@ impl Joiner {
     }
 
     /// The wire has told.
-    fn wire_handshake(
-        &mut self,
-        wire_handshake: &WireHandshake,
-        now_ns: u64,
-        tell: &mut impl FnMut(&ConnectionEvent),
-    ) {
-        let tls =
-            self.hello_fragments.settle(wire_handshake, |verdict| Tls::of_wire(verdict, wire_handshake));
-        let connection = wire_handshake.connection;
+    fn wire(&mut self, raw: &WireHandshake, now_ns: u64, report: Report<'_>) {
+        let tls = self.hello_fragments.settle(raw, |verdict| TlsView::of_wire(verdict, raw));
+        let connection = raw.connection;
         let own = key(&connection);
-        if self.told.contains_key(&own) {
+        if self.reported.contains_key(&own) {
             // Its library has told of it alone, because this was too slow.
             return;
         }
@@ -264,7 +249,7 @@ impl Joiner {
         let wire = Some(HandshakeView { connection, tls });
         match self.pending.take(at) {
             Some(half) if half.wire.is_none() && half.library.is_some() => {
-                self.settle(own, PartialHandshake { wire, ..half }, tell);
+                self.settle(own, PartialHandshake { wire, ..half }, report);
             }
             other => {
                 let wait = if library_comes { VIEW_TIMEOUT_NS } else { OPTIONAL_VIEW_TIMEOUT_NS };
@@ -274,7 +259,7 @@ impl Joiner {
         }
     }
 
-    fn closing(&mut self, connection: &Connection, now_ns: u64, tell: &mut impl FnMut(&ConnectionEvent)) {
+    fn closed(&mut self, connection: &Connection, now_ns: u64, report: Report<'_>) {
         let key = key(connection);
         let library_comes = !connection.tls_session.is_none();
         let waits = self.pending.get(key).map(|half| half.wire.is_some());
@@ -289,14 +274,14 @@ impl Joiner {
             // The wire would have told before the closing.
             Some(false) => {
                 let half = self.pending.take(key).unwrap_or_default();
-                self.settle(key, PartialHandshake { closed: Some(*connection), ..half }, tell);
+                self.settle(key, PartialHandshake { closed: Some(*connection), ..half }, report);
             }
-            None => self.close(connection, tell),
+            None => self.close(connection, report),
         }
     }
 
     /// Tells of a handshake by the views that there are, and of the closing that has waited for it.
-    fn settle(&mut self, key: Key, half: PartialHandshake, tell: &mut impl FnMut(&ConnectionEvent)) {
+    fn settle(&mut self, key: Key, half: PartialHandshake, report: Report<'_>) {
         let PartialHandshake { library, wire, closed, .. } = half;
         let story = match (library, wire) {
             (Some(library), Some(wire)) => {
@@ -322,48 +307,48 @@ impl Joiner {
             (None, None) => None,
         };
         if let Some((mut connection, tls)) = story {
-            let is_joined = connection.generation != NO_SOCKET;
-            if is_joined {
+            let has_socket = connection.generation != NO_SOCKET;
+            if has_socket {
                 self.remember(key, tls.clone());
             } else {
                 connection.generation = 0;
             }
-            tell(&ConnectionEvent {
-                event: Stage::Tls,
-                setup: if is_joined { setup::setup(&connection, Some(&tls)) } else { None },
-                connection,
-                is_joined,
-                tls: Some(tls),
+            report(Joined {
+                stage: Stage::Tls,
+                connection: &connection,
+                has_socket,
+                tls: Some(&tls),
+                setup: if has_socket { setup::setup(&connection, Some(&tls)) } else { None },
             });
         }
         if let Some(closed) = closed {
-            self.close(&closed, tell);
+            self.close(&closed, report);
         }
     }
 
-    fn remember(&mut self, key: Key, tls: Tls) {
-        if self.told.insert(key, tls).is_none() {
+    fn remember(&mut self, key: Key, tls: TlsView) {
+        if self.reported.insert(key, tls).is_none() {
             self.order.push_back(key);
         }
-        while self.told.len() > MAX_REMEMBERED {
+        while self.reported.len() > MAX_REMEMBERED {
             let Some(oldest) = self.order.pop_front() else { break };
-            self.forgotten += u64::from(self.told.remove(&oldest).is_some());
+            self.evicted += u64::from(self.reported.remove(&oldest).is_some());
         }
         // Connections that closed have left their place in the order.
         if self.order.len() > 2 * MAX_REMEMBERED {
-            self.order.retain(|key| self.told.contains_key(key));
+            self.order.retain(|key| self.reported.contains_key(key));
         }
     }
 
-    fn close(&mut self, connection: &Connection, tell: &mut impl FnMut(&ConnectionEvent)) {
-        let tls = self.told.remove(&key(connection));
+    fn close(&mut self, connection: &Connection, report: Report<'_>) {
+        let tls = self.reported.remove(&key(connection));
         let none = self.wire == WireCoverage::All
             && !connection.flags.has(ConnectionFlags::PREEXISTING)
             && connection.tls_session.is_none()
             && connection.wire_is(WirePhase::Idle);
         let knows = tls.is_some() || none;
         let setup = if knows { setup::setup(connection, tls.as_ref()) } else { None };
-        tell(&ConnectionEvent { tls, setup, ..ConnectionEvent::of(connection) });
+        report(Joined { tls: tls.as_ref(), setup, ..Joined::connection(connection) });
     }
 }
 

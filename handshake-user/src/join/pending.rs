@@ -4,14 +4,13 @@ use std::collections::{BTreeSet, HashMap};
 
 use handshake_common::{Connection, Role};
 
-use super::{Key, NO_SOCKET};
-use crate::model::tls::Tls;
+use super::{Key, NO_SOCKET, view::TlsView};
 
 /// What one view said, and what it knew of the connection.
 #[derive(Clone, Debug)]
 pub(super) struct HandshakeView {
     pub(super) connection: Connection,
-    pub(super) tls: Tls,
+    pub(super) tls: TlsView,
 }
 
 /// What waits for the rest of its story.
@@ -43,11 +42,11 @@ pub(super) struct Pending {
     socketless: ByRandom,
 }
 
-pub(super) fn random(tls: &Tls) -> Option<Random> {
+pub(super) fn random(tls: &TlsView) -> Option<Random> {
     Some((tls.random?, tls.role))
 }
 
-fn only(by_random: &ByRandom, tls: &Tls) -> Option<Key> {
+fn only(by_random: &ByRandom, tls: &TlsView) -> Option<Key> {
     match by_random.get(&random(tls)?)?[..] {
         [key] => Some(key),
         _ => None,
@@ -74,12 +73,12 @@ impl Pending {
     }
 
     /// The only handshake that was seen on the wire with this ClientHello, and whose library has not told.
-    pub(super) fn wire_of(&self, library: &Tls) -> Option<Key> {
+    pub(super) fn wire_of(&self, library: &TlsView) -> Option<Key> {
         only(&self.wire_handshakes, library)
     }
 
     /// The only handshake with this ClientHello that a library without a socket has told of.
-    pub(super) fn library_of(&self, wire: &Tls) -> Option<Key> {
+    pub(super) fn library_of(&self, wire: &TlsView) -> Option<Key> {
         only(&self.socketless, wire)
     }
 

@@ -6,8 +6,9 @@ use handshake_common::{
     },
 };
 
+use super::build::tests::{Epoch, client, closed_with_unseen_fin};
 use super::*;
-use crate::record::tests::{client, closed_out_of_sight};
+use crate::event::testing::us;
 
 const RANDOM: [u8; 32] = [7; 32];
 const UNDER_WAY: Key = Key { tgid: 9, ..Key::NONE };
@@ -54,46 +55,46 @@ fn under_way() -> Connection {
     Connection { wire: WirePhase::Handshaking as u8, ..client() }
 }
 
-fn told(joiner: &mut Joiner, raws: &[RawRecord<'_>], now_ns: u64) -> Vec<ConnectionEvent> {
-    let mut stories = Vec::new();
+fn events_of(joiner: &mut Joiner, raws: &[RawRecord<'_>], now_ns: u64) -> Vec<ConnectionEvent> {
+    let mut events = Vec::new();
     for raw in raws {
-        joiner.take(raw, now_ns, &mut |story| stories.push(story.clone()));
+        joiner.take(raw, now_ns, &mut Epoch, |event| events.push(event));
     }
-    joiner.expire(now_ns, &mut |story| stories.push(story.clone()));
-    stories
+    joiner.expire(now_ns, &mut Epoch, |event| events.push(event));
+    events
 }
 
-fn sources(stories: &[ConnectionEvent]) -> Vec<(Stage, Option<TlsSource>)> {
-    stories.iter().map(|story| (story.event, story.tls.as_ref().map(|tls| tls.source))).collect()
+fn sources(events: &[ConnectionEvent]) -> Vec<(Stage, Option<TlsSource>)> {
+    events.iter().map(|event| (event.stage, event.tls.as_ref().map(|tls| tls.source))).collect()
 }
 
 const BOTH: (Stage, Option<TlsSource>) = (Stage::Tls, Some(TlsSource::Both));
 
 #[test]
-fn the_closing_tells_the_whole_story() {
+fn close_event_holds_open_and_tls() {
     let mut joiner = Joiner::default();
     let raws =
-        [RawRecord::Connection(client()), library(client()), RawRecord::Connection(closed_out_of_sight())];
-    let stories = told(&mut joiner, &raws, 0);
+        [RawRecord::Connection(client()), library(client()), RawRecord::Connection(closed_with_unseen_fin())];
+    let events = events_of(&mut joiner, &raws, 0);
     assert_eq!(
-        stories.iter().map(|story| story.event).collect::<Vec<_>>(),
+        events.iter().map(|event| event.stage).collect::<Vec<_>>(),
         [Stage::Open, Stage::Tls, Stage::Close]
     );
-    assert_eq!(stories[2].tls, stories[1].tls);
-    assert_eq!(stories[2].setup, stories[1].setup);
-    assert!(joiner.told.is_empty());
+    assert_eq!(events[2].tls, events[1].tls);
+    assert_eq!(events[2].setup, events[1].setup);
+    assert!(joiner.reported.is_empty());
 }
 
 #[test]
-fn a_closing_waits_for_the_handshake_of_its_socket() {
+fn close_waits_for_the_handshake_of_its_socket() {
     let mut joiner = Joiner::default();
-    let closed = Connection { tls_session: UNDER_WAY, ..closed_out_of_sight() };
-    assert_eq!(told(&mut joiner, &[RawRecord::Connection(closed)], 0), []);
-    let stories = told(&mut joiner, &[library(client())], 1);
-    assert_eq!(stories.len(), 2);
-    assert!(stories[1].event == Stage::Close && stories[1].tls.is_some());
-    assert_eq!(told(&mut joiner, &[RawRecord::Connection(closed)], 2), []);
-    assert_eq!(told(&mut joiner, &[], 2 + VIEW_TIMEOUT_NS).len(), 1, "but not for ever");
+    let closed = Connection { tls_session: UNDER_WAY, ..closed_with_unseen_fin() };
+    assert_eq!(events_of(&mut joiner, &[RawRecord::Connection(closed)], 0), []);
+    let events = events_of(&mut joiner, &[library(client())], 1);
+    assert_eq!(events.len(), 2);
+    assert!(events[1].stage == Stage::Close && events[1].tls.is_some());
+    assert_eq!(events_of(&mut joiner, &[RawRecord::Connection(closed)], 2), []);
+    assert_eq!(events_of(&mut joiner, &[], 2 + VIEW_TIMEOUT_NS).len(), 1, "but not for ever");
 }
 
 #[test]
@@ -103,13 +104,13 @@ fn datagrams_are_no_connection() {
     for version in [0xfeff, 0xfefd, 0xfefc, 0xffff, 0x0100] {
         raw.session.version = version;
         assert_eq!(
-            told(&mut Joiner::default(), &[RawRecord::LibraryHandshake(raw)], u64::MAX),
+            events_of(&mut Joiner::default(), &[RawRecord::LibraryHandshake(raw)], u64::MAX),
             [],
             "{version:#x}"
         );
     }
     raw.session.version = 0x0303;
-    assert_eq!(told(&mut Joiner::default(), &[RawRecord::LibraryHandshake(raw)], u64::MAX).len(), 1);
+    assert_eq!(events_of(&mut Joiner::default(), &[RawRecord::LibraryHandshake(raw)], u64::MAX).len(), 1);
 }
 
 #[test]
@@ -121,14 +122,14 @@ fn two_views_are_one_record_whichever_comes_first() {
         let library = [library(under_way())];
         let (first, second): (&[RawRecord<'_>], &[RawRecord<'_>]) =
             if library_first { (&library, &from_wire) } else { (&from_wire, &library) };
-        assert_eq!(told(&mut joiner, first, 0), [], "it waits");
-        let stories = told(&mut joiner, second, 1);
-        assert_eq!(sources(&stories), [BOTH]);
-        assert_eq!(stories[0].tls.as_ref().unwrap().start_ns, Some(1_051_100_000), "the wire's");
-        assert_eq!(stories[0].connection.pid, client().pid);
-        let closing = told(&mut joiner, &[RawRecord::Connection(closed_out_of_sight())], 2);
+        assert_eq!(events_of(&mut joiner, first, 0), [], "it waits");
+        let events = events_of(&mut joiner, second, 1);
+        assert_eq!(sources(&events), [BOTH]);
+        assert_eq!(events[0].tls.as_ref().unwrap().start, us(51_100), "the wire's");
+        assert_eq!(events[0].process.as_ref().unwrap().pid, client().pid);
+        let closing = events_of(&mut joiner, &[RawRecord::Connection(closed_with_unseen_fin())], 2);
         assert_eq!(sources(&closing), [(Stage::Close, Some(TlsSource::Both))]);
-        assert_eq!(told(&mut joiner, &[], u64::MAX), []);
+        assert_eq!(events_of(&mut joiner, &[], u64::MAX), []);
     }
 }
 
@@ -141,10 +142,11 @@ fn a_library_without_a_socket_is_found_by_its_client_hello() {
         let library = [library(Connection::default())];
         let (first, second): (&[RawRecord<'_>], &[RawRecord<'_>]) =
             if library_first { (&library, &from_wire) } else { (&from_wire, &library) };
-        assert_eq!(told(&mut joiner, first, 0), []);
-        let stories = told(&mut joiner, second, OPTIONAL_VIEW_TIMEOUT_NS - 1);
-        assert_eq!(sources(&stories), [BOTH]);
-        assert!(stories[0].is_joined && stories[0].connection.id == client().id);
+        assert_eq!(events_of(&mut joiner, first, 0), []);
+        let events = events_of(&mut joiner, second, OPTIONAL_VIEW_TIMEOUT_NS - 1);
+        assert_eq!(sources(&events), [BOTH]);
+        assert!(events[0].local.is_some());
+        assert_eq!(events[0].id, "1007".into());
     }
 }
 
@@ -155,9 +157,9 @@ fn the_two_ends_of_one_handshake_on_one_host_stay_apart() {
     server.session.role = Role::Server.code();
     let hello = client_hello();
     let raws = [RawRecord::LibraryHandshake(server), fragment(&hello), wire(client())];
-    assert_eq!(told(&mut joiner, &raws, 0), []);
-    let stories = told(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS);
-    let mut sources = sources(&stories);
+    assert_eq!(events_of(&mut joiner, &raws, 0), []);
+    let events = events_of(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS);
+    let mut sources = sources(&events);
     sources.sort_by_key(|(_, source)| *source);
     assert_eq!(sources, [(Stage::Tls, Some(TlsSource::Library)), (Stage::Tls, Some(TlsSource::Wire))]);
 }
@@ -166,16 +168,19 @@ fn the_two_ends_of_one_handshake_on_one_host_stay_apart() {
 fn a_library_without_a_socket_that_is_late_tells_nothing_new() {
     let hello = client_hello();
     let mut joiner = Joiner::new(WireCoverage::All);
-    assert_eq!(told(&mut joiner, &[fragment(&hello), wire(client())], 0), []);
-    let stories = told(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS);
-    assert_eq!(sources(&stories), [(Stage::Tls, Some(TlsSource::Wire))]);
+    assert_eq!(events_of(&mut joiner, &[fragment(&hello), wire(client())], 0), []);
+    let events = events_of(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS);
+    assert_eq!(sources(&events), [(Stage::Tls, Some(TlsSource::Wire))]);
     let mut late = handshake(Connection::default());
-    assert_eq!(told(&mut joiner, &[RawRecord::LibraryHandshake(late)], OPTIONAL_VIEW_TIMEOUT_NS + 1), []);
-    assert_eq!(told(&mut joiner, &[], u64::MAX), []);
+    assert_eq!(
+        events_of(&mut joiner, &[RawRecord::LibraryHandshake(late)], OPTIONAL_VIEW_TIMEOUT_NS + 1),
+        []
+    );
+    assert_eq!(events_of(&mut joiner, &[], u64::MAX), []);
     // The other end of it may be on this host too.
     late.session.role = Role::Server.code();
-    assert_eq!(told(&mut joiner, &[RawRecord::LibraryHandshake(late)], 0), []);
-    assert_eq!(told(&mut joiner, &[], u64::MAX).len(), 1);
+    assert_eq!(events_of(&mut joiner, &[RawRecord::LibraryHandshake(late)], 0), []);
+    assert_eq!(events_of(&mut joiner, &[], u64::MAX).len(), 1);
 }
 
 #[test]
@@ -184,12 +189,16 @@ fn two_connections_with_one_client_hello_are_two() {
     let mut joiner = Joiner::new(WireCoverage::All);
     let other = |connection: Connection| Connection { id: connection.id + 1, ..connection };
     let raws = [fragment(&hello), wire(client()), fragment(&hello), wire(other(client()))];
-    assert_eq!(told(&mut joiner, &raws, 0), []);
+    assert_eq!(events_of(&mut joiner, &raws, 0), []);
     // Which of them it is, the ClientHello does not say.
-    let mut all = told(&mut joiner, &[library(Connection::default())], 1);
-    let closed = closed_out_of_sight();
-    all.extend(told(&mut joiner, &[RawRecord::Connection(closed), RawRecord::Connection(other(closed))], 2));
-    all.extend(told(&mut joiner, &[], u64::MAX));
+    let mut all = events_of(&mut joiner, &[library(Connection::default())], 1);
+    let closed = closed_with_unseen_fin();
+    all.extend(events_of(
+        &mut joiner,
+        &[RawRecord::Connection(closed), RawRecord::Connection(other(closed))],
+        2,
+    ));
+    all.extend(events_of(&mut joiner, &[], u64::MAX));
     let wire = Some(TlsSource::Wire);
     let mut sources = sources(&all);
     sources.sort();
@@ -203,40 +212,44 @@ fn two_connections_with_one_client_hello_are_two() {
 #[test]
 fn a_view_that_stays_alone_is_told_when_its_time_is_over() {
     let mut joiner = Joiner::new(WireCoverage::All);
-    assert_eq!(told(&mut joiner, &[wire(client())], 0), []);
-    assert_eq!(told(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS - 1), []);
+    assert_eq!(events_of(&mut joiner, &[wire(client())], 0), []);
+    assert_eq!(events_of(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS - 1), []);
     assert_eq!(
-        sources(&told(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS)),
+        sources(&events_of(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS)),
         [(Stage::Tls, Some(TlsSource::Wire))]
     );
     assert_eq!(
-        told(&mut joiner, &[library(client())], OPTIONAL_VIEW_TIMEOUT_NS + 1),
+        events_of(&mut joiner, &[library(client())], OPTIONAL_VIEW_TIMEOUT_NS + 1),
         [],
         "too late: it was told"
     );
 
     let mut joiner = Joiner::new(WireCoverage::All);
-    assert_eq!(told(&mut joiner, &[library(under_way())], 0), []);
-    assert_eq!(sources(&told(&mut joiner, &[], VIEW_TIMEOUT_NS)), [(Stage::Tls, Some(TlsSource::Library))]);
-    assert_eq!(told(&mut joiner, &[wire(client())], VIEW_TIMEOUT_NS + 1), [], "too late: it was told");
+    assert_eq!(events_of(&mut joiner, &[library(under_way())], 0), []);
+    assert_eq!(
+        sources(&events_of(&mut joiner, &[], VIEW_TIMEOUT_NS)),
+        [(Stage::Tls, Some(TlsSource::Library))]
+    );
+    assert_eq!(events_of(&mut joiner, &[wire(client())], VIEW_TIMEOUT_NS + 1), [], "too late: it was told");
 }
 
 #[test]
 fn a_closing_does_not_overtake_its_handshake() {
     let mut joiner = Joiner::new(WireCoverage::All);
-    let closed = Connection { wire: WirePhase::Reported as u8, ..closed_out_of_sight() };
-    assert_eq!(told(&mut joiner, &[wire(client()), RawRecord::Connection(closed)], 0), []);
-    let stories = told(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS);
+    let closed = Connection { wire: WirePhase::Reported as u8, ..closed_with_unseen_fin() };
+    assert_eq!(events_of(&mut joiner, &[wire(client()), RawRecord::Connection(closed)], 0), []);
+    let events = events_of(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS);
     assert_eq!(
-        sources(&stories),
+        sources(&events),
         [(Stage::Tls, Some(TlsSource::Wire)), (Stage::Close, Some(TlsSource::Wire))]
     );
 
     // The wire has nothing to tell any more.
     let mut joiner = Joiner::new(WireCoverage::All);
-    let stories = told(&mut joiner, &[library(under_way()), RawRecord::Connection(closed_out_of_sight())], 0);
+    let events =
+        events_of(&mut joiner, &[library(under_way()), RawRecord::Connection(closed_with_unseen_fin())], 0);
     assert_eq!(
-        sources(&stories),
+        sources(&events),
         [(Stage::Tls, Some(TlsSource::Library)), (Stage::Close, Some(TlsSource::Library))]
     );
 }
@@ -244,40 +257,40 @@ fn a_closing_does_not_overtake_its_handshake() {
 #[test]
 fn a_handshake_without_a_socket_stands_alone() {
     let mut joiner = Joiner::default();
-    let [story] = &told(&mut joiner, &[library(Connection::default())], 0)[..] else { panic!() };
-    assert!(!story.is_joined && story.setup.is_none());
-    assert_eq!((story.connection.pid, story.connection.generation), (7, 0));
-    assert_ne!(story.connection.id, 0);
-    assert!(joiner.told.is_empty());
+    let [event] = &events_of(&mut joiner, &[library(Connection::default())], 0)[..] else { panic!() };
+    assert!(event.local.is_none() && event.setup.is_none());
+    assert_eq!(event.process.as_ref().unwrap().pid, 7);
+    assert!(event.id.raw().starts_with("tls-") && event.id != "tls-0".into());
+    assert!(joiner.reported.is_empty());
 }
 
 #[test]
 fn only_who_sees_all_can_say_that_there_was_no_tls() {
-    let lost = Connection { wire: WirePhase::Reported as u8, ..closed_out_of_sight() };
+    let lost = Connection { wire: WirePhase::Reported as u8, ..closed_with_unseen_fin() };
     for (sight, closed, expected) in [
-        (WireCoverage::All, closed_out_of_sight(), Some(1)),
+        (WireCoverage::All, closed_with_unseen_fin(), Some(1)),
         (WireCoverage::All, lost, None),
-        (WireCoverage::Some, closed_out_of_sight(), None),
-        (WireCoverage::None, closed_out_of_sight(), None),
+        (WireCoverage::Some, closed_with_unseen_fin(), None),
+        (WireCoverage::None, closed_with_unseen_fin(), None),
     ] {
-        let stories = told(&mut Joiner::new(sight), &[RawRecord::Connection(closed)], 0);
-        assert_eq!(stories[0].setup.and_then(|setup| setup.round_trips), expected, "{sight:?}");
+        let events = events_of(&mut Joiner::new(sight), &[RawRecord::Connection(closed)], 0);
+        assert_eq!(events[0].setup.and_then(|setup| setup.round_trips), expected, "{sight:?}");
     }
 }
 
 #[test]
-fn memory_is_bounded_and_what_is_forgotten_is_counted() {
+fn memory_is_bounded_and_what_is_evicted_is_counted() {
     let mut joiner = Joiner::default();
     let most = MAX_REMEMBERED as u64;
     for id in 1..=most + 10 {
-        joiner.take(&library(Connection { id, ..client() }), 0, &mut |_| ());
+        joiner.take(&library(Connection { id, ..client() }), 0, &mut Epoch, |_| ());
     }
-    assert_eq!(joiner.told.len(), MAX_REMEMBERED);
-    assert_eq!(joiner.forgotten(), 10);
+    assert_eq!(joiner.reported.len(), MAX_REMEMBERED);
+    assert_eq!(joiner.evicted(), 10);
     for id in 1..=most * 2 {
-        let closed = Connection { id, ..closed_out_of_sight() };
-        joiner.take(&library(Connection { id, ..client() }), 0, &mut |_| ());
-        joiner.take(&RawRecord::Connection(closed), 0, &mut |_| ());
+        let closed = Connection { id, ..closed_with_unseen_fin() };
+        joiner.take(&library(Connection { id, ..client() }), 0, &mut Epoch, |_| ());
+        joiner.take(&RawRecord::Connection(closed), 0, &mut Epoch, |_| ());
     }
     assert!(joiner.order.len() <= 2 * MAX_REMEMBERED + 1);
 }

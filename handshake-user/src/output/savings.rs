@@ -1,11 +1,11 @@
 //! The settings that would save time, over all connections of a session.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::text::{duration, wrap};
 use crate::{
-    model::advice::{Advice, Setting, advise},
-    record::Record,
+    event::ConnectionEvent,
+    join::advice::{Advice, Setting, advise},
 };
 
 /// Columns that text keeps to.
@@ -21,20 +21,20 @@ pub struct Savings {
 struct Total {
     connections: u64,
     round_trips: u64,
-    us: u64,
+    time: Duration,
     /// Connections that lost a time that is unknown.
     untimed: u64,
 }
 
 impl Savings {
     /// Takes a connection in, by the record that tells most of it.
-    pub fn add(&mut self, record: &Record) {
-        for Advice { setting, round_trips, us } in advise(record) {
+    pub fn add(&mut self, record: &ConnectionEvent) {
+        for Advice { setting, round_trips, time } in advise(record) {
             let total = self.settings.entry(setting).or_default();
             total.connections += 1;
             total.round_trips += u64::from(round_trips);
-            total.us = total.us.saturating_add(us.unwrap_or(0));
-            total.untimed += u64::from(us.is_none());
+            total.time = total.time.saturating_add(time.unwrap_or_default());
+            total.untimed += u64::from(time.is_none());
         }
     }
 
@@ -45,16 +45,17 @@ impl Savings {
             return String::new();
         }
         let mut totals: Vec<_> = self.settings.iter().collect();
-        totals.sort_by_key(|(_, total)| std::cmp::Reverse((total.us, total.round_trips, total.connections)));
+        totals
+            .sort_by_key(|(_, total)| std::cmp::Reverse((total.time, total.round_trips, total.connections)));
         let mut text = format!(
             "{:>10}  {:>11}  {:>11}  SETTING THAT SAVES IT\n",
             "TIME LOST", "ROUND TRIPS", "CONNECTIONS"
         );
         for (setting, total) in totals {
-            let time = match (total.untimed, total.us) {
-                (0, us) => duration(Some(us)),
-                (_, 0) => "?".to_owned(),
-                (_, us) => format!("≥ {}", duration(Some(us))),
+            let time = match (total.untimed, total.time) {
+                (0, time) => duration(Some(time)),
+                (_, Duration::ZERO) => "?".to_owned(),
+                (_, time) => format!("≥ {}", duration(Some(time))),
             };
             let line = format!(
                 "{time:>10}  {:>11}  {:>11}  {}; {}",
@@ -84,7 +85,7 @@ mod tests {
     use handshake_common::{Role, TlsClass, TlsVersion};
 
     use super::*;
-    use crate::output::ladder::tests::{opened, with_tls};
+    use crate::event::testing::{opened, with_tls};
 
     #[test]
     fn nothing_to_save_is_nothing_to_say() {
@@ -99,7 +100,7 @@ mod tests {
         }
         savings.add(&with_tls(Role::Client, TlsVersion::Tls13, TlsClass::HelloRetry));
         let mut untimed = opened(Role::Client);
-        untimed.open.as_mut().unwrap().rtt_us = None;
+        untimed.open.as_mut().unwrap().rtt = None;
         savings.add(&untimed);
         insta::assert_snapshot!(savings.render());
     }

@@ -1,12 +1,12 @@
 //! Percentiles per class over a whole session.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use handshake_common::{FastOpen, FinalAck, Stage, TlsOutcome};
 use hdrhistogram::Histogram;
 
 use super::text::duration;
-use crate::record::Record;
+use crate::event::{ConnectionEvent, micros};
 
 /// Longest duration that is told apart from longer ones: an hour, microseconds.
 const MAX_US: u64 = 3_600_000_000;
@@ -26,19 +26,19 @@ struct Class {
 
 impl Summary {
     /// Takes a record in.
-    pub fn add(&mut self, record: &Record) {
+    pub fn add(&mut self, record: &ConnectionEvent) {
         let role = record.role.map_or("?", |role| role.as_str());
-        let class = self.classes.entry((record.event, role, class(record))).or_insert_with(|| Class {
+        let class = self.classes.entry((record.stage, role, class(record))).or_insert_with(|| Class {
             count: 0,
             durations: histogram(),
             rtts: histogram(),
         });
         class.count += 1;
-        if let Some(took) = record.duration_us() {
-            class.durations.saturating_record(took);
+        if let Some(took) = record.duration() {
+            class.durations.saturating_record(micros(took));
         }
-        if let (Stage::Open, Some(rtt)) = (record.event, record.open.as_ref().and_then(|open| open.rtt_us)) {
-            class.rtts.saturating_record(rtt);
+        if let (Stage::Open, Some(rtt)) = (record.stage, record.rtt()) {
+            class.rtts.saturating_record(micros(rtt));
         }
     }
 
@@ -58,7 +58,7 @@ impl Summary {
                 if histogram.is_empty() {
                     "-".to_owned()
                 } else {
-                    duration(Some(histogram.value_at_quantile(quantile)))
+                    duration(Some(Duration::from_micros(histogram.value_at_quantile(quantile))))
                 }
             };
             lines.push([
@@ -83,8 +83,8 @@ fn histogram() -> Histogram<u64> {
 }
 
 /// What makes this record comparable with others.
-fn class(record: &Record) -> String {
-    match (record.event, &record.open, &record.close) {
+fn class(record: &ConnectionEvent) -> String {
+    match (record.stage, &record.open, &record.close) {
         (Stage::Close, _, Some(close)) => {
             let style = close.style.map_or("unknown", |style| style.as_str());
             match close.initiator {
@@ -141,10 +141,7 @@ fn align<const N: usize>(lines: &[[String; N]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        join::ConnectionEvent,
-        record::tests::{Still, client},
-    };
+    use crate::join::build::tests::{client, event};
 
     #[test]
     fn nothing_is_said_plainly() {
@@ -157,12 +154,12 @@ mod tests {
         for i in 1..=100 {
             let mut raw = client();
             raw.open_ns = raw.syn_ns + i * 1_000_000;
-            summary.add(&Record::new(&ConnectionEvent::of(&raw), &mut Still));
+            summary.add(&event(&raw));
         }
         let mut untimed = client();
         untimed.syn_ns = 0;
         untimed.syn_retransmits = 1;
-        summary.add(&Record::new(&ConnectionEvent::of(&untimed), &mut Still));
+        summary.add(&event(&untimed));
         insta::assert_snapshot!(summary.render());
     }
 }

@@ -5,10 +5,7 @@ use std::fmt::Write as _;
 use handshake_common::{FastOpen, FinalAck, Stage, TlsOutcome};
 
 use super::text::{duration, endpoint};
-use crate::{
-    record::{Close, Open, Record, Setup, Tls, Unseen},
-    untrusted::Untrusted,
-};
+use crate::event::{Close, ConnectionEvent, Open, Setup, Tls, Unseen};
 
 /// The heading above the lines.
 #[must_use]
@@ -21,37 +18,37 @@ pub fn heading() -> String {
 
 /// One record, one line. `?` is unknown.
 #[must_use]
-pub fn line(record: &Record) -> String {
-    let time = record.time.raw().split('T').nth(1).map_or("", |time| time.trim_end_matches('Z'));
-    let time = Untrusted::from(time);
+pub fn line(record: &ConnectionEvent) -> String {
+    let time = humantime::format_rfc3339_micros(record.time).to_string();
+    let time = time.split('T').nth(1).map_or("", |time| time.trim_end_matches('Z'));
     let process = record
         .process
         .as_ref()
         .map_or_else(|| "-".to_owned(), |process| format!("{}/{}", process.comm, process.pid));
-    let (result, rtt, details) = match (record.event, &record.open, &record.close) {
+    let (result, rtt, details) = match (record.stage, &record.open, &record.close) {
         (Stage::Close, open, Some(close)) => (
             close.style.map_or("?", |style| style.as_str()),
-            open.as_ref().and_then(|open| open.rtt_us),
+            open.as_ref().and_then(|open| open.rtt),
             close_details(record, close),
         ),
         (Stage::Tls, open, _) => (
             record.tls.as_ref().map_or("?", tls_result),
-            open.as_ref().and_then(|open| open.rtt_us),
+            open.as_ref().and_then(|open| open.rtt),
             tls_details(record),
         ),
         (_, Some(open), _) => {
-            (open.outcome.map_or("?", |outcome| outcome.as_str()), open.rtt_us, open_details(open))
+            (open.outcome.map_or("?", |outcome| outcome.as_str()), open.rtt, open_details(open))
         }
         _ => ("?", None, String::new()),
     };
     let line = format!(
         "{time:<15} {:<5} {:<6} {process:<20} {:<21} {} {:<21} {result:<14} {:>9} {:>9}  {details}",
-        record.event.as_str(),
+        record.stage.as_str(),
         record.role.map_or("?", |role| role.as_str()),
         record.local.map_or_else(|| "?".to_owned(), endpoint),
         '→',
         record.remote.map_or_else(|| "?".to_owned(), endpoint),
-        duration(record.duration_us()),
+        duration(record.duration()),
         duration(rtt),
     );
     line.trim_end().to_owned()
@@ -91,7 +88,7 @@ fn tls_result(tls: &Tls) -> &'static str {
     }
 }
 
-fn tls_details(record: &Record) -> String {
+fn tls_details(record: &ConnectionEvent) -> String {
     let Some(tls) = &record.tls else { return String::new() };
     let mut details = Vec::new();
     if let Some(version) = tls.version {
@@ -101,8 +98,8 @@ fn tls_details(record: &Record) -> String {
     if let Some(round_trips) = tls.round_trips {
         details.push(format!("{round_trips} RTT"));
     }
-    if tls.compute_us.is_some() {
-        details.push(format!("compute {}", duration(tls.compute_us)));
+    if tls.compute.is_some() {
+        details.push(format!("compute {}", duration(tls.compute)));
     }
     let said = [("alert", &tls.alert), ("", &tls.error), ("sni", &tls.sni), ("alpn", &tls.alpn)];
     for (name, value) in said {
@@ -110,7 +107,7 @@ fn tls_details(record: &Record) -> String {
             details.push(format!("{name} {value}").trim_start().to_owned());
         }
     }
-    if let Some(Setup { round_trips: Some(round_trips), duration_us: took, .. }) = record.setup {
+    if let Some(Setup { round_trips: Some(round_trips), duration: took, .. }) = record.setup {
         details.push(format!("setup {} in {round_trips} RTT", duration(took)));
     }
     if tls.includes_hello_wait {
@@ -119,22 +116,22 @@ fn tls_details(record: &Record) -> String {
     details.join(", ")
 }
 
-fn close_details(record: &Record, close: &Close) -> String {
+fn close_details(record: &ConnectionEvent, close: &Close) -> String {
     let mut details = Vec::new();
     if let Some(initiator) = close.initiator {
         details.push(format!("by {initiator}"));
     }
-    if close.ack_wait_us.is_some() {
-        details.push(format!("ACK {}", duration(close.ack_wait_us)));
+    if close.ack_wait.is_some() {
+        details.push(format!("ACK {}", duration(close.ack_wait)));
     }
-    if close.app_wait_us.is_some() {
-        details.push(format!("app {}", duration(close.app_wait_us)));
+    if close.app_wait.is_some() {
+        details.push(format!("app {}", duration(close.app_wait)));
     }
     if close.unseen == Some(Unseen::PeerFin) {
         details.push("peer's FIN unseen".to_owned());
     }
-    if record.lifetime_us.is_some() {
-        details.push(format!("lifetime {}", duration(record.lifetime_us)));
+    if record.lifetime.is_some() {
+        details.push(format!("lifetime {}", duration(record.lifetime)));
     }
     if record.preexisting {
         details.push("from before the trace".to_owned());
@@ -144,20 +141,18 @@ fn close_details(record: &Record, close: &Close) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use handshake_common::{Connection, ConnectionFlags, Role, TlsClass, TlsVersion};
 
     use super::*;
-    use crate::record::tests::{Still, client, closed_out_of_sight};
-    use crate::{
-        join::ConnectionEvent,
-        model::{
-            setup::setup,
-            tls::{Tls, tests::completed},
-        },
+    use crate::join::{
+        build::tests::{client, closed_with_unseen_fin, event, tls_event},
+        view::{TlsView, tests::completed},
     };
 
     fn shown(raw: &Connection) -> String {
-        format!("{}\n{}", heading(), line(&Record::new(&ConnectionEvent::of(raw), &mut Still)))
+        format!("{}\n{}", heading(), line(&event(raw)))
     }
 
     #[test]
@@ -170,31 +165,25 @@ mod tests {
 
     #[test]
     fn a_closing_whose_end_nobody_saw() {
-        let raw = closed_out_of_sight();
+        let raw = closed_with_unseen_fin();
         insta::assert_snapshot!(shown(&raw));
     }
 
     #[test]
     fn a_tls_handshake() {
-        let tls = Tls {
+        let tls = TlsView {
             alpn: Some("h2".to_owned()),
-            compute_us: Some(1_234),
+            compute: Some(Duration::from_micros(1_234)),
             ..completed(Role::Client, TlsVersion::Tls13, TlsClass::Full)
         };
-        let story = ConnectionEvent {
-            event: Stage::Tls,
-            setup: setup(&client(), Some(&tls)),
-            tls: Some(tls),
-            ..ConnectionEvent::of(&client())
-        };
-        insta::assert_snapshot!(line(&Record::new(&story, &mut Still)));
+        insta::assert_snapshot!(line(&tls_event(&client(), &tls)));
     }
 
     #[test]
     fn names_cannot_drive_the_terminal() {
         let mut raw = client();
         raw.comm = *b"\x1b[31mred\n\0\0\0\0\0\0\0";
-        let line = line(&Record::new(&ConnectionEvent::of(&raw), &mut Still));
+        let line = line(&event(&raw));
         assert!(!line.chars().any(char::is_control), "{line:?}");
     }
 }

@@ -1,12 +1,14 @@
 //! How values look on a terminal.
 
-use crate::record::Endpoint;
+use std::time::Duration;
+
+use crate::event::{Endpoint, micros};
 
 /// A duration in the unit that keeps it short. `?` is unknown.
 #[must_use]
-pub fn duration(micros: Option<u64>) -> String {
+pub fn duration(time: Option<Duration>) -> String {
     #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
-    match micros {
+    match time.map(micros) {
         None => "?".to_owned(),
         Some(us) if us < 1_000 => format!("{us} µs"),
         Some(us) if us < 1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
@@ -54,7 +56,8 @@ mod tests {
 
     #[test]
     fn durations_keep_short() {
-        let shown = [0, 999, 1_000, 50_646, 999_999, 1_050_646].map(|us| duration(Some(us)));
+        let shown =
+            [0, 999, 1_000, 50_646, 999_999, 1_050_646].map(|us| duration(Some(Duration::from_micros(us))));
         assert_eq!(shown, ["0 µs", "999 µs", "1.0 ms", "50.6 ms", "1000.0 ms", "1.05 s"]);
         assert_eq!(duration(None), "?");
     }

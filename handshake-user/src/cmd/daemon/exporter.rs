@@ -3,7 +3,7 @@
 use std::{
     ops::ControlFlow,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context as _, Result};
@@ -12,6 +12,7 @@ use aya::maps::{MapData, RingBuf};
 use super::preexisting;
 use crate::{
     config,
+    event::Context,
     exporter::{
         http::Pages,
         metrics::{Metrics, PENDING},
@@ -22,6 +23,7 @@ use crate::{
         probe::{Probes, plan},
         ring,
     },
+    untrusted::Untrusted,
 };
 
 /// Turns of the ring before a scrape: as many records as the default ring holds, some tens of milliseconds, so that a
@@ -160,11 +162,12 @@ impl State {
                 metrics.library_skipped(reason, files);
             }
         }
+        let mut context = MetricsContext { cgroups: metrics.needs_cgroups(), host };
         let turn = ring::drain(ring, |raw| {
-            joiner.take(raw, now, &mut |story| metrics.observe(story, host));
+            joiner.take(raw, now, &mut context, |event| metrics.observe(&event));
             ControlFlow::Continue(())
         });
-        joiner.expire(now, &mut |story| metrics.observe(story, host));
+        joiner.expire(now, &mut context, |event| metrics.observe(&event));
         metrics.malformed(turn.malformed);
         turn.more
     }
@@ -175,6 +178,22 @@ impl State {
             self.metrics.disagreed(live.joiner.disagreements());
         }
         Ok(())
+    }
+}
+
+/// The host, but for the paths of cgroups that no label asks for.
+struct MetricsContext<'h> {
+    host: &'h mut Host,
+    cgroups: bool,
+}
+
+impl Context for MetricsContext<'_> {
+    fn wall_time(&self, monotonic_ns: u64) -> SystemTime {
+        self.host.wall_time(monotonic_ns)
+    }
+
+    fn cgroup(&mut self, id: u64) -> Option<Untrusted> {
+        if self.cgroups { self.host.cgroup(id) } else { None }
     }
 }
 

@@ -1,16 +1,12 @@
 //! The labels on demand: their values are not bounded, so their number is.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-use handshake_common::{Connection, Family, Role};
+use handshake_common::{Family, Role};
 use ipnet::IpNet;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
 use crate::{
     config::{self, Label},
-    join::ConnectionEvent,
-    model::tls::Tls,
-    record::{Context, comm},
+    event::{ConnectionEvent, Tls},
     untrusted::Untrusted,
 };
 
@@ -23,9 +19,9 @@ const MAX_LEN: usize = 512;
 /// The values of one connection, as far as labels ask for them; the rest is empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Key {
-    comm: [u8; 16],
+    comm: Option<Untrusted>,
     port: Option<u16>,
-    role: u8,
+    role: Option<Role>,
     network: Option<IpNet>,
     cgroup: Option<Untrusted>,
     sni: Sni,
@@ -45,7 +41,7 @@ enum Sni {
 impl Sni {
     fn of(tls: Option<&Tls>) -> Self {
         let Some(tls) = tls else { return Self::None };
-        tls.sni.as_ref().map_or(Self::Unknown, |sni| Self::Name(sni.to_ascii_lowercase().into()))
+        tls.sni.as_ref().map_or(Self::Unknown, |sni| Self::Name(sni.raw().to_ascii_lowercase().into()))
     }
 }
 
@@ -80,23 +76,24 @@ impl Labels {
         self.wanted.iter().map(|label| label.as_str())
     }
 
-    /// What the labels need to know of a story; `None` when no label was asked for.
-    pub(super) fn key(&self, story: &ConnectionEvent, context: &mut dyn Context) -> Option<Key> {
-        let raw = &story.connection;
+    /// What the labels need to know of an event. Returns `None` if no label was asked for.
+    pub(super) fn key(&self, event: &ConnectionEvent) -> Option<Key> {
         if self.wanted.is_empty() {
             return None;
         }
+        let process = event.process.as_ref();
         let mut key = Key::default();
         for label in &self.wanted {
             match label {
-                Label::Process => key.comm = raw.comm,
+                Label::Process => key.comm = process.map(|process| process.comm.clone()),
                 Label::LocalPort => {
-                    key.role = raw.role;
-                    key.port = (raw.role() == Some(Role::Server)).then_some(raw.local_port);
+                    key.role = event.counted_role();
+                    let server = event.local.filter(|_| key.role == Some(Role::Server));
+                    key.port = server.map(|end| end.port);
                 }
-                Label::RemoteNet => key.network = network(raw, self.remote_net),
-                Label::Cgroup => key.cgroup = context.cgroup(raw.cgroup),
-                Label::Sni => key.sni = Sni::of(story.tls.as_ref()),
+                Label::RemoteNet => key.network = network(event, self.remote_net),
+                Label::Cgroup => key.cgroup = process.and_then(|process| process.cgroup.clone()),
+                Label::Sni => key.sni = Sni::of(event.tls.as_ref()),
             }
         }
         Some(key)
@@ -105,8 +102,8 @@ impl Labels {
     /// The label values of a key, in the order of the labels.
     pub(super) fn values(&self, key: &Key) -> Vec<String> {
         let value = |label: &Label| match label {
-            Label::Process => (key.comm[0] != 0).then(|| shown(&comm(&key.comm))),
-            Label::LocalPort => match (key.port, Role::from_code(key.role)) {
+            Label::Process => key.comm.as_ref().map(shown),
+            Label::LocalPort => match (key.port, key.role) {
                 (Some(port), _) => Some(port.to_string()),
                 // A client's port is arbitrary; an empty value is no label.
                 (None, Some(_)) => Some(String::new()),
@@ -133,24 +130,26 @@ fn shown(value: &Untrusted) -> String {
     format!("{value:.MAX_LEN$}")
 }
 
-fn network(raw: &Connection, (ipv4, ipv6): (u8, u8)) -> Option<IpNet> {
-    let (address, prefix) = match raw.family()? {
-        Family::Ipv4 => {
-            let [a, b, c, d, ..] = raw.remote;
-            (IpAddr::V4(Ipv4Addr::new(a, b, c, d)), ipv4)
-        }
-        Family::Ipv6 => (IpAddr::V6(Ipv6Addr::from(raw.remote)), ipv6),
+fn network(event: &ConnectionEvent, (ipv4, ipv6): (u8, u8)) -> Option<IpNet> {
+    let prefix = match event.family? {
+        Family::Ipv4 => ipv4,
+        Family::Ipv6 => ipv6,
     };
-    IpNet::new(address, prefix).ok().map(|network| network.trunc())
+    IpNet::new(event.remote?.addr, prefix).ok().map(|network| network.trunc())
 }
 
 #[cfg(test)]
 mod tests {
-    use handshake_common::tls::library::session::Session;
+    use std::net::Ipv6Addr;
+
+    use handshake_common::{Connection, tls::library::session::Session};
 
     use super::*;
     use crate::{
-        record::tests::{Still, client},
+        join::{
+            build::tests::{client, event, tls_event},
+            view::TlsView,
+        },
         untrusted::{is_harmless, tests::HOSTILE},
     };
 
@@ -160,12 +159,12 @@ mod tests {
     }
 
     fn values(raw: &Connection) -> Vec<String> {
-        told(&ConnectionEvent::of(raw))
+        of(&event(raw))
     }
 
-    fn told(story: &ConnectionEvent) -> Vec<String> {
+    fn of(event: &ConnectionEvent) -> Vec<String> {
         let labels = labels(Label::ALL);
-        labels.values(&labels.key(story, &mut Still).unwrap())
+        labels.values(&labels.key(event).unwrap())
     }
 
     #[test]
@@ -179,7 +178,7 @@ mod tests {
         raw.role = Role::Server.code();
         raw.family = Family::Ipv6.code();
         raw.remote = "2001:db8:1:2::3".parse::<Ipv6Addr>().unwrap().octets();
-        (raw.local_port, raw.comm, raw.cgroup) = (443, [0; 16], 0);
+        (raw.local_port, raw.pid, raw.comm, raw.cgroup) = (443, 0, [0; 16], 0);
         assert_eq!(values(&raw), ["unknown", "443", "2001:db8:1::/48", "unknown", ""]);
     }
 
@@ -193,8 +192,8 @@ mod tests {
     #[test]
     fn a_server_name_is_the_same_in_capitals_and_unknown_where_nobody_saw_it() {
         let with = |sni: Option<&str>| {
-            let tls = Tls { sni: sni.map(str::to_owned), ..Tls::of_library(&Session::default()) };
-            told(&ConnectionEvent { tls: Some(tls), ..ConnectionEvent::of(&client()) })[4].clone()
+            let tls = TlsView { sni: sni.map(str::to_owned), ..TlsView::of_library(&Session::default()) };
+            of(&tls_event(&client(), &tls))[4].clone()
         };
         assert_eq!([with(Some("Example.ORG")), with(None)], ["example.org", "unknown"]);
     }
@@ -203,8 +202,8 @@ mod tests {
     fn names_of_strangers_are_harmless_and_bounded() {
         let mut raw = client();
         raw.comm = *b"\x1b[2J\xff\n} 1\0\0\0\0\0\0\0";
-        let tls = Tls { sni: Some(HOSTILE.repeat(99)), ..Tls::of_library(&Session::default()) };
-        let values = told(&ConnectionEvent { tls: Some(tls), ..ConnectionEvent::of(&raw) });
+        let tls = TlsView { sni: Some(HOSTILE.repeat(99)), ..TlsView::of_library(&Session::default()) };
+        let values = of(&tls_event(&raw, &tls));
         assert_eq!(values[0], r"\x1b[2J\xff\n} 1");
         for value in values {
             assert!(value.chars().all(is_harmless) && value.chars().count() <= MAX_LEN, "{value:?}");
@@ -213,6 +212,6 @@ mod tests {
 
     #[test]
     fn nothing_is_looked_up_for_nobody() {
-        assert_eq!(labels(&[]).key(&ConnectionEvent::of(&client()), &mut Still), None);
+        assert_eq!(labels(&[]).key(&event(&client())), None);
     }
 }

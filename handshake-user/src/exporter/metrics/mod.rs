@@ -1,4 +1,4 @@
-//! Prometheus metrics: totals from the kernel side's counters, durations from raw records (docs/metrics.md).
+//! Prometheus metrics: totals from the kernel side's counters, durations from events (docs/metrics.md).
 
 mod class;
 mod counting;
@@ -11,8 +11,7 @@ mod tls;
 use std::time::SystemTime;
 
 use handshake_common::{
-    CloseStyle, Connection, Family, FastOpen, FinalAck, Initiator, Library, Outcome, Role, Stage,
-    tcp::{close, open},
+    CloseStyle, Family, FastOpen, FinalAck, Initiator, Library, Outcome, Role, Stage,
     totals::{self, DropReason, Totals},
 };
 use prometheus::{
@@ -30,9 +29,9 @@ use self::{
     tls::Handshakes,
 };
 use crate::{
-    config,
-    join::{ConnectionEvent, merge::Fact},
-    record::Context,
+    config::{self, Label},
+    event::ConnectionEvent,
+    join::merge::Fact,
     tls::library::skipped::Reason,
 };
 
@@ -109,23 +108,28 @@ impl Metrics {
         self.probes.with_label_values(&[name, kind]).set(i64::from(attached));
     }
 
-    /// Takes a story in.
-    pub fn observe(&mut self, story: &ConnectionEvent, context: &mut dyn Context) {
+    /// Observes an event. Its cgroup is needed only for the label of that name: see [`Metrics::needs_cgroups`].
+    pub fn observe(&mut self, event: &ConnectionEvent) {
         let Self { labels, timings, handshakes, events, .. } = self;
-        let raw = &story.connection;
-        let key = labels.key(story, context);
-        match story.event {
+        let key = labels.key(event);
+        match event.stage {
             Stage::Open => {
                 events.opens.inc();
-                timings.opened(raw, labels, key.as_ref());
+                timings.opened(event, labels, key.as_ref());
             }
             Stage::Tls => events.handshakes.inc(),
             Stage::Close => {
                 events.closes.inc();
-                timings.closed(raw, labels, key.as_ref());
+                timings.closed(event, labels, key.as_ref());
             }
         }
-        handshakes.observe(story, labels, key.as_ref());
+        handshakes.observe(event, labels, key.as_ref());
+    }
+
+    /// Whether events need the paths of their cgroups.
+    #[must_use]
+    pub fn needs_cgroups(&self) -> bool {
+        self.labels.names().any(|name| name == Label::Cgroup.as_str())
     }
 
     /// So many files of a TLS library are in use, and their handshakes are seen, or not.
@@ -245,23 +249,23 @@ impl Timings {
         })
     }
 
-    fn opened(&mut self, raw: &Connection, labels: &Labels, key: Option<&Key>) {
-        if open::outcome(raw) != Some(Outcome::Established) {
+    fn opened(&mut self, event: &ConnectionEvent, labels: &Labels, key: Option<&Key>) {
+        let Some(open) = event.open.as_ref().filter(|open| open.outcome == Some(Outcome::Established)) else {
             return;
-        }
-        let fast_open = FastOpen::code_of(open::fast_open(raw));
-        let final_ack = FinalAck::code_of(open::final_ack(raw));
-        let class = [raw.role, raw.family, fast_open, final_ack];
-        self.open_duration.observe(class, open::duration_us(raw), labels, key);
-        self.open_rtt.observe([raw.role, raw.family], open::rtt_us(raw), labels, key);
+        };
+        let (role, family) = (Role::code_of(event.role), Family::code_of(event.family));
+        let class = [role, family, FastOpen::code_of(open.fast_open), FinalAck::code_of(open.final_ack)];
+        self.open_duration.observe(class, open.duration, labels, key);
+        self.open_rtt.observe([role, family], open.rtt, labels, key);
     }
 
-    fn closed(&mut self, raw: &Connection, labels: &Labels, key: Option<&Key>) {
-        let class = [raw.role, raw.initiator, CloseStyle::code_of(close::style(raw))];
-        self.close_duration.observe(class, close::duration_us(raw), labels, key);
-        let class = [raw.role, raw.initiator];
-        self.close_ack_wait.observe(class, close::ack_wait_us(raw), labels, key);
-        self.close_app_wait.observe(class, close::app_wait_us(raw), labels, key);
+    fn closed(&mut self, event: &ConnectionEvent, labels: &Labels, key: Option<&Key>) {
+        let Some(close) = &event.close else { return };
+        let (role, initiator) = (Role::code_of(event.counted_role()), Initiator::code_of(close.initiator));
+        let class = [role, initiator, CloseStyle::code_of(close.style)];
+        self.close_duration.observe(class, close.duration, labels, key);
+        self.close_ack_wait.observe([role, initiator], close.ack_wait, labels, key);
+        self.close_app_wait.observe([role, initiator], close.app_wait, labels, key);
     }
 }
 

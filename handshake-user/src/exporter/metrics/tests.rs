@@ -1,11 +1,14 @@
 //! From raw records and totals to the text that is scraped.
 
-use handshake_common::ConnectionFlags;
+use handshake_common::{Connection, ConnectionFlags};
 
 use super::{gauge::tests::totals, *};
 use crate::{
     config::{Config, Label},
-    record::tests::{Still, client},
+    join::{
+        build::tests::{client, event, tls_event},
+        view::tests::completed,
+    },
 };
 
 fn settings() -> config::Metrics {
@@ -53,12 +56,12 @@ fn every_series_is_there_from_the_start() {
 #[test]
 fn records_become_durations() {
     let mut metrics = metrics(&settings());
-    metrics.observe(&ConnectionEvent::of(&client()), &mut Still);
-    metrics.observe(&ConnectionEvent::of(&server()), &mut Still);
-    metrics.observe(&ConnectionEvent::of(&closed()), &mut Still);
+    metrics.observe(&event(&client()));
+    metrics.observe(&event(&server()));
+    metrics.observe(&event(&closed()));
     let mut refused = client();
     (refused.flags, refused.error) = (ConnectionFlags(0), 111);
-    metrics.observe(&ConnectionEvent::of(&refused), &mut Still);
+    metrics.observe(&event(&refused));
     insta::assert_snapshot!(said(&metrics));
 }
 
@@ -68,7 +71,7 @@ fn what_is_unknown_is_an_event_and_no_duration() {
     let mut raw = closed();
     raw.flags.set(ConnectionFlags::PREEXISTING);
     (raw.role, raw.peer_fin_ns, raw.our_fin_ns) = (0, 0, 0);
-    metrics.observe(&ConnectionEvent::of(&raw), &mut Still);
+    metrics.observe(&event(&raw));
     assert_eq!(said(&metrics), "handshake_events_total{stage=\"close\"} 1\n");
 }
 
@@ -105,7 +108,7 @@ fn labels_on_demand_stand_apart_until_there_are_too_many() {
     let mut metrics = metrics(&settings);
     for comm in [*b"curl\0\0\0\0\0\0\0\0\0\0\0\0", *b"wget\0\0\0\0\0\0\0\0\0\0\0\0", [b'a'; 16], [b'b'; 16]] {
         for _ in 0..2 {
-            metrics.observe(&ConnectionEvent::of(&Connection { comm, ..client() }), &mut Still);
+            metrics.observe(&event(&Connection { comm, ..client() }));
         }
     }
     insta::assert_snapshot!(said(&metrics));
@@ -124,18 +127,11 @@ fn a_probe_is_pending_until_it_is_attached() {
 fn handshakes_and_setups_are_told_once() {
     use handshake_common::{TlsClass, TlsVersion};
 
-    use crate::model::{setup::setup, tls::tests::completed};
-
     let mut metrics = metrics(&settings());
     let tls = completed(Role::Client, TlsVersion::Tls13, TlsClass::Full);
-    let story = ConnectionEvent {
-        event: Stage::Tls,
-        setup: setup(&client(), Some(&tls)),
-        tls: Some(tls),
-        ..ConnectionEvent::of(&client())
-    };
-    metrics.observe(&story, &mut Still);
-    metrics.observe(&ConnectionEvent { event: Stage::Close, ..story }, &mut Still);
+    let event = tls_event(&client(), &tls);
+    metrics.observe(&event);
+    metrics.observe(&ConnectionEvent { stage: Stage::Close, ..event });
     metrics.library(Library::OpenSsl, true, 2);
     metrics.advance(&totals(&[(totals::tls_lost(1), 3)]), 0);
     let lines = said(&metrics);

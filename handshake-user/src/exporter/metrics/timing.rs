@@ -1,6 +1,6 @@
 //! Histograms, found by the codes of a class: no label is hashed for a record unless labels on demand are asked for.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use prometheus::{Histogram, HistogramOpts, HistogramVec, Registry};
 
@@ -8,7 +8,7 @@ use super::{
     class::{self, Axis, Codes},
     labels::{Key, Labels, OTHER},
 };
-use crate::config;
+use crate::{config, event::micros};
 
 /// One family of histograms.
 pub(super) struct Timing<const N: usize> {
@@ -54,13 +54,13 @@ impl<const N: usize> Timing<N> {
     pub(super) fn observe(
         &mut self,
         codes: Codes<N>,
-        micros: Option<u64>,
+        duration: Option<Duration>,
         labels: &Labels,
         key: Option<&Key>,
     ) {
-        let Some(micros) = micros else { return };
+        let Some(duration) = duration else { return };
         #[expect(clippy::cast_precision_loss, reason = "2^53 µs are 285 years")]
-        let seconds = micros as f64 / 1e6;
+        let seconds = micros(duration) as f64 / 1e6;
         match key {
             None => self.class(codes).observe(seconds),
             Some(key) => self.labelled(codes, labels, key).observe(seconds),

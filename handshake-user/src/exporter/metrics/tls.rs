@@ -1,6 +1,6 @@
 //! TLS handshakes and setups, from the stories; what the kernel side could not deliver is counted as unknown.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use handshake_common::{
     Library, Role, Stage, TlsClass, TlsOutcome, TlsVersion,
@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     config,
-    join::{ConnectionEvent, merge::Fact},
-    model::tls::Tls,
+    event::{ConnectionEvent, Tls},
+    join::merge::Fact,
     tls::library::skipped::Reason,
 };
 
@@ -226,13 +226,13 @@ impl Handshakes {
     }
 
     /// Takes a story in: each handshake, and each setup, is told by one of them.
-    pub(super) fn observe(&mut self, story: &ConnectionEvent, labels: &Labels, key: Option<&Key>) {
-        match (story.event, &story.tls) {
+    pub(super) fn observe(&mut self, event: &ConnectionEvent, labels: &Labels, key: Option<&Key>) {
+        match (event.stage, &event.tls) {
             (Stage::Tls, Some(tls)) => {
                 self.handshake(tls, labels, key);
-                self.set_up(story, labels, key);
+                self.set_up(event, labels, key);
             }
-            (Stage::Close, None) => self.set_up(story, labels, key),
+            (Stage::Close, None) => self.set_up(event, labels, key),
             _ => {}
         }
     }
@@ -255,21 +255,21 @@ impl Handshakes {
                 TlsClass::code_of(tls.class),
                 Library::code_of(tls.library),
             ];
-            self.duration.observe(codes, tls.duration_us(), labels, key);
-            self.compute.observe(codes, tls.compute_us, labels, key);
+            self.duration.observe(codes, tls.duration, labels, key);
+            self.compute.observe(codes, tls.compute, labels, key);
         }
     }
 
-    fn set_up(&mut self, story: &ConnectionEvent, labels: &Labels, key: Option<&Key>) {
-        let Some(setup) = story.setup else { return };
-        let version = story.tls.as_ref().map_or(NO_TLS, |tls| TlsVersion::code_of(tls.version));
-        let codes = [story.connection.role, version];
-        self.setup_duration.observe(codes, setup.duration_us, labels, key);
+    fn set_up(&mut self, event: &ConnectionEvent, labels: &Labels, key: Option<&Key>) {
+        let Some(setup) = event.setup else { return };
+        let version = event.tls.as_ref().map_or(NO_TLS, |tls| TlsVersion::code_of(tls.version));
+        let codes = [Role::code_of(event.role), version];
+        self.setup_duration.observe(codes, setup.duration, labels, key);
         // A bucket of a histogram holds no time below zero.
-        let excess = setup.excess_us.map(|excess| u64::try_from(excess).unwrap_or(0));
+        let excess = setup.excess_us.map(|excess| Duration::from_micros(u64::try_from(excess).unwrap_or(0)));
         self.setup_excess.observe(codes, excess, labels, key);
         if let Some(round_trips) = setup.round_trips {
-            let role = story.connection.role().map_or(UNKNOWN, Role::as_str);
+            let role = event.role.map_or(UNKNOWN, Role::as_str);
             let word = ROUND_TRIPS.get(usize::from(round_trips)).copied().unwrap_or("more");
             self.setup_round_trips.with_label_values(&[role, word]).inc();
         }

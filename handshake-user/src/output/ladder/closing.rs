@@ -1,5 +1,7 @@
 //! The segments of a closing (RFC 9293 §3.6), and who waited for whom.
 
+use std::time::Duration;
+
 use handshake_common::{CloseStyle, Initiator};
 
 use super::step::{
@@ -7,13 +9,13 @@ use super::step::{
     Moment, Step,
 };
 use crate::{
+    event::{Close, ConnectionEvent, Unseen},
     output::text::duration,
-    record::{Close, Record, Unseen},
 };
 
 /// The closing.
-pub(super) fn steps(record: &Record, close: &Close) -> Vec<Step> {
-    let closed = Moment::measured(record.lifetime_us);
+pub(super) fn steps(record: &ConnectionEvent, close: &Close) -> Vec<Step> {
+    let closed = Moment::measured(record.lifetime);
     let passive = close.initiator == Some(Initiator::Remote);
     match (close.style, close.initiator) {
         (Some(CloseStyle::ThreeSegments | CloseStyle::FourSegments), None) | (None, _) => {
@@ -22,7 +24,7 @@ pub(super) fn steps(record: &Record, close: &Close) -> Vec<Step> {
         (Some(CloseStyle::ThreeSegments), _) if passive => passive_three(close, closed),
         (Some(CloseStyle::FourSegments), _) if passive => passive_four(close, closed),
         (Some(CloseStyle::ThreeSegments), _) => vec![
-            our_fin(closed, close.duration_us.or(close.ack_wait_us), "FIN"),
+            our_fin(closed, close.duration.or(close.ack_wait), "FIN"),
             Step::new(closed, Received, "FIN+ACK").remark("its program closed at once"),
             Step::new(closed.about(), Sent, "ACK"),
         ],
@@ -37,14 +39,14 @@ pub(super) fn steps(record: &Record, close: &Close) -> Vec<Step> {
 }
 
 /// A segment that left so long before the end.
-fn our_fin(closed: Moment, before_us: Option<u64>, what: &str) -> Step {
-    Step::new(before(closed, before_us), Sent, what)
+fn our_fin(closed: Moment, earlier: Option<Duration>, what: &str) -> Step {
+    Step::new(before(closed, earlier), Sent, what)
 }
 
 /// A moment so long before another: as well known as the two numbers are.
-fn before(moment: Moment, us: Option<u64>) -> Moment {
-    match (moment, us) {
-        (Moment::Measured(at), Some(us)) => Moment::measured(at.checked_sub(us)),
+fn before(moment: Moment, time: Option<Duration>) -> Moment {
+    match (moment, time) {
+        (Moment::Measured(at), Some(time)) => Moment::measured(at.checked_sub(time)),
         _ => Moment::Unknown,
     }
 }
@@ -53,13 +55,13 @@ fn active_four(close: &Close, closed: Moment) -> Vec<Step> {
     if close.unseen == Some(Unseen::PeerFin) {
         // The socket was gone at the ACK of its FIN: that is the end that was measured.
         return vec![
-            our_fin(closed, close.ack_wait_us, "FIN"),
+            our_fin(closed, close.ack_wait, "FIN"),
             Step::new(closed, Received, "ACK"),
             Step::new(Moment::Unknown, Received, "FIN").remark("unseen: the socket was gone"),
             Step::new(Moment::Unknown, Sent, "ACK"),
         ];
     }
-    if close.app_wait_us.is_none() && close.duration_us.is_none() {
+    if close.app_wait.is_none() && close.duration.is_none() {
         return vec![
             Step::new(Moment::Unknown, Sent, "FIN"),
             Step::new(Moment::Unknown, Received, "ACK"),
@@ -67,34 +69,34 @@ fn active_four(close: &Close, closed: Moment) -> Vec<Step> {
         ];
     }
     vec![
-        our_fin(closed, close.duration_us, "FIN"),
-        Step::new(before(closed, close.app_wait_us), Received, "ACK"),
+        our_fin(closed, close.duration, "FIN"),
+        Step::new(before(closed, close.app_wait), Received, "ACK"),
         Step::new(closed, Received, "FIN").remark(waited("its program took", close)),
         Step::new(closed.about(), Sent, "ACK"),
     ]
 }
 
 fn passive_four(close: &Close, closed: Moment) -> Vec<Step> {
-    let peers_fin = before(closed, close.duration_us);
+    let peers_fin = before(closed, close.duration);
     vec![
         Step::new(peers_fin, Received, "FIN"),
         Step::new(peers_fin.about(), Sent, "ACK"),
-        our_fin(closed, close.ack_wait_us, "FIN").remark(waited("our program took", close)),
+        our_fin(closed, close.ack_wait, "FIN").remark(waited("our program took", close)),
         Step::new(closed, Received, "ACK"),
     ]
 }
 
 fn passive_three(close: &Close, closed: Moment) -> Vec<Step> {
     vec![
-        Step::new(before(closed, close.duration_us), Received, "FIN"),
-        our_fin(closed, close.ack_wait_us, "FIN+ACK").remark(waited("our program took", close)),
+        Step::new(before(closed, close.duration), Received, "FIN"),
+        our_fin(closed, close.ack_wait, "FIN+ACK").remark(waited("our program took", close)),
         Step::new(closed, Received, "ACK"),
     ]
 }
 
 fn simultaneous(close: &Close, closed: Moment) -> Vec<Step> {
-    let fin = before(closed, close.ack_wait_us);
-    let peers_fin = match (fin, close.duration_us) {
+    let fin = before(closed, close.ack_wait);
+    let peers_fin = match (fin, close.duration) {
         (Moment::Measured(at), Some(us)) => Moment::Measured(at.saturating_add(us)),
         _ => Moment::Unknown,
     };
@@ -120,5 +122,5 @@ fn reset(close: &Close, closed: Moment, direction: Direction) -> Vec<Step> {
 }
 
 fn waited(who: &str, close: &Close) -> String {
-    close.app_wait_us.map_or_else(String::new, |us| format!("{who} {}", duration(Some(us))))
+    close.app_wait.map_or_else(String::new, |us| format!("{who} {}", duration(Some(us))))
 }

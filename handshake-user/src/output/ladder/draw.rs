@@ -1,13 +1,16 @@
 //! Lines of a ladder: time, arrow, remark.
 
+use std::time::Duration;
+
 use super::step::{Direction, Moment, Step};
+use crate::event::micros;
 
 /// Columns of the rungs, arrow and words together.
 const RUNG: usize = 56;
 /// The shortest shaft of an arrow.
 const SHAFT: usize = 3;
-/// Below this, microseconds, times are told to the microsecond.
-const FINE_US: u64 = 10_000;
+/// Below this, times are shown to the microsecond.
+const FINE: Duration = Duration::from_millis(10);
 
 /// How exact the times of a ladder are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,14 +20,14 @@ pub(super) struct Scale {
 
 impl Scale {
     /// For a connection whose setup or opening took so long.
-    pub(super) fn of(took_us: Option<u64>) -> Self {
-        Self { decimals: if took_us.is_some_and(|us| us < FINE_US) { 3 } else { 1 } }
+    pub(super) fn of(took: Option<Duration>) -> Self {
+        Self { decimals: if took.is_some_and(|took| took < FINE) { 3 } else { 1 } }
     }
 
     /// Milliseconds. `~` marks what is known by the protocol only.
     fn show(self, moment: Moment) -> String {
         #[expect(clippy::cast_precision_loss, reason = "shown with few digits")]
-        let ms = |us: u64| format!("{:.*} ms", self.decimals, us as f64 / 1e3);
+        let ms = |time: Duration| format!("{:.*} ms", self.decimals, micros(time) as f64 / 1e3);
         match moment {
             Moment::Measured(us) => ms(us),
             Moment::Derived(us) => format!("~{}", ms(us)),

@@ -1,5 +1,7 @@
 //! The flights of a TLS handshake (RFC 8446 §2, RFC 5246 §7.3, RFC 5077 §3.1, RFC 7918), as each end sees them.
 
+use std::time::Duration;
+
 use handshake_common::{Role, TlsClass, TlsOutcome, TlsVersion};
 
 use super::step::{
@@ -7,9 +9,9 @@ use super::step::{
     Moment, Step,
 };
 use crate::{
-    model::advice,
+    event::{ConnectionEvent, Tls},
+    join::advice,
     output::text::duration,
-    record::{Record, Tls},
     untrusted::Untrusted,
 };
 
@@ -21,18 +23,14 @@ struct View<'a> {
     hello: Moment,
     /// The end of the handshake at this end.
     ended: Moment,
-    rtt_us: Option<u64>,
+    rtt: Option<Duration>,
 }
 
 /// The handshake. Where the connection is not known, times count from the ClientHello.
-pub(super) fn steps(record: &Record) -> Vec<Step> {
+pub(super) fn steps(record: &ConnectionEvent) -> Vec<Step> {
     let Some(tls) = &record.tls else { return Vec::new() };
-    let Some(role) = record.role else {
-        return vec![Step::new(
-            Moment::Unknown,
-            Here,
-            format!("TLS handshake, {}", duration(tls.duration_us)),
-        )];
+    let Some(role) = tls.role.or(record.role) else {
+        return vec![Step::new(Moment::Unknown, Here, format!("TLS handshake, {}", duration(tls.duration)))];
     };
     let view = View::new(record, tls, role);
     match tls.outcome {
@@ -42,28 +40,27 @@ pub(super) fn steps(record: &Record) -> Vec<Step> {
 }
 
 impl<'a> View<'a> {
-    fn new(record: &Record, tls: &'a Tls, role: Role) -> Self {
-        let opened_us = record.open.as_ref().and_then(|open| open.duration_us);
-        let rtt_us = record.open.as_ref().and_then(|open| open.rtt_us);
-        let start = match (tls.start_us, &record.open) {
+    fn new(record: &ConnectionEvent, tls: &'a Tls, role: Role) -> Self {
+        let opened = record.open.as_ref().and_then(|open| open.duration);
+        let rtt = record.open.as_ref().and_then(|open| open.rtt);
+        let start = match (tls.start, &record.open) {
             (Some(us), _) => Moment::Measured(us),
-            (None, None) if !tls.includes_hello_wait => Moment::Measured(0),
+            (None, None) if !tls.includes_hello_wait => Moment::Measured(Duration::ZERO),
             _ => Moment::Unknown,
         };
         // Whoever did not see the ClientHello knows the end by the setup, where that is the same moment.
-        let at_setup =
-            record.setup.and_then(|setup| setup.duration_us).filter(|_| ends_with_setup(role, tls));
-        let ended = match (start, tls.duration_us) {
+        let at_setup = record.setup.and_then(|setup| setup.duration).filter(|_| ends_with_setup(role, tls));
+        let ended = match (start, tls.duration) {
             (Moment::Measured(start), Some(us)) => Moment::Measured(start.saturating_add(us)),
-            _ => Moment::measured(at_setup).or(Moment::derived(opened_us).later(tls.duration_us)),
+            _ => Moment::measured(at_setup).or(Moment::derived(opened).later(tls.duration)),
         };
         // The client speaks as soon as it may, and the server's last flight answers what it said.
         let hello = match (start, tls.includes_hello_wait) {
-            (Moment::Unknown, true) => ended.earlier(rtt_us),
-            (Moment::Unknown, false) => Moment::derived(opened_us),
+            (Moment::Unknown, true) => ended.earlier(rtt),
+            (Moment::Unknown, false) => Moment::derived(opened),
             (start, _) => start,
         };
-        Self { tls, role, hello, ended, rtt_us }
+        Self { tls, role, hello, ended, rtt }
     }
 
     /// A flight of the client.
@@ -105,8 +102,8 @@ impl<'a> View<'a> {
     fn tls13(&self, class: TlsClass, steps: &mut Vec<Step>) {
         if advice::was_retried(self.tls) {
             let (asked, again) = match self.role {
-                Role::Client => (self.hello.later(self.rtt_us), self.hello.later(self.rtt_us)),
-                Role::Server => (self.hello.about(), self.hello.later(self.rtt_us)),
+                Role::Client => (self.hello.later(self.rtt), self.hello.later(self.rtt)),
+                Role::Server => (self.hello.about(), self.hello.later(self.rtt)),
             };
             steps.push(self.server(asked, "HelloRetryRequest"));
             steps.push(self.client(again, "ClientHello, another key share"));
@@ -131,8 +128,8 @@ impl<'a> View<'a> {
             return;
         }
         let (flight, keys) = match self.role {
-            Role::Client => (self.hello.later(self.rtt_us), self.hello.later(self.rtt_us)),
-            Role::Server => (self.ended.earlier(self.rtt_us), self.ended.about()),
+            Role::Client => (self.hello.later(self.rtt), self.hello.later(self.rtt)),
+            Role::Server => (self.ended.earlier(self.rtt), self.ended.about()),
         };
         steps.push(self.server(flight, "ServerHello, Certificate … ServerHelloDone"));
         let what = if class == TlsClass::FalseStart {
@@ -148,7 +145,7 @@ impl<'a> View<'a> {
     fn flight_of_server(&self) -> Moment {
         match self.role {
             Role::Client => self.ended.about(),
-            Role::Server => self.ended.earlier(self.rtt_us),
+            Role::Server => self.ended.earlier(self.rtt),
         }
     }
 
@@ -157,16 +154,11 @@ impl<'a> View<'a> {
         let error = self.tls.error.as_ref().map_or(alert, Untrusted::raw);
         let mut steps = vec![self.hello()];
         steps.push(match outcome {
-            Some(TlsOutcome::Failed) if self.tls.alert.is_some() => {
-                // Libraries say so where the alert was the peer's; else it may be either's.
-                let received = error == format!("alert {alert} received");
-                let (direction, what) = if received { (Received, "alert") } else { (Here, "failed: alert") };
-                Step::new(self.ended, direction, format!("{what} {alert}")).remark(if received {
-                    "failed"
-                } else {
-                    ""
-                })
-            }
+            Some(TlsOutcome::Failed) if self.tls.alert.is_some() => match self.tls.alert_from {
+                Some(Role::Client) => self.client(self.ended, format!("alert {alert}")).remark("failed"),
+                Some(Role::Server) => self.server(self.ended, format!("alert {alert}")).remark("failed"),
+                None => Step::new(self.ended, Here, format!("failed: alert {alert}")),
+            },
             Some(TlsOutcome::Failed) if self.tls.error.is_some() => {
                 Step::new(self.ended, Here, format!("failed: {error}"))
             }

@@ -9,14 +9,14 @@ mod step;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use handshake_common::{Outcome, Role, TlsOutcome};
 
 use super::text::{duration, endpoint, wrap};
 use crate::{
-    model::advice::{self, Advice},
-    record::{Record, Tls},
+    event::{ConnectionEvent, Tls},
+    join::advice::{self, Advice},
     untrusted::{Untrusted, escape},
 };
 
@@ -35,37 +35,37 @@ Plain times were measured; ~ follows from them by the protocol, if nobody waits;
 
 /// The ladder of one connection, and what would have made it faster: several lines, the last one ended.
 #[must_use]
-pub fn draw(record: &Record) -> String {
+pub fn draw(record: &ConnectionEvent) -> String {
     let mut text = header(record);
-    let scale = draw::Scale::of(scale_us(record));
+    let scale = draw::Scale::of(scale(record));
     for step in segments::steps(record) {
         let step = step::Step { what: escape(&step.what, MAX_NAME), ..step };
         text.push_str(&draw::line(&step, scale));
         text.push('\n');
     }
-    for Advice { setting, round_trips, us } in advice::advise(record) {
-        let _ = writeln!(text, "    saves {}: {}", saving(round_trips, us), setting.text());
+    for Advice { setting, round_trips, time } in advice::advise(record) {
+        let _ = writeln!(text, "    saves {}: {}", saving(round_trips, time), setting.text());
     }
     text
 }
 
 /// How much: round trips, time, or both.
-fn saving(round_trips: u8, us: Option<u64>) -> String {
+fn saving(round_trips: u8, time: Option<Duration>) -> String {
     let trips = match round_trips {
         0 => String::new(),
         1 => "1 round trip".to_owned(),
         many => format!("{many} round trips"),
     };
-    match (round_trips, us) {
+    match (round_trips, time) {
         (0, None) => "time".to_owned(),
-        (0, us) => duration(us),
+        (0, time) => duration(time),
         (_, None) => trips,
-        (_, us) => format!("{trips} ({})", duration(us)),
+        (_, time) => format!("{trips} ({})", duration(time)),
     }
 }
 
 /// Who speaks with whom, and how it went.
-fn header(record: &Record) -> String {
+fn header(record: &ConnectionEvent) -> String {
     let process = record.process.as_ref().map_or_else(
         || "process unknown".to_owned(),
         |process| format!("{}/{}", name(&process.comm), process.pid),
@@ -96,25 +96,25 @@ fn header(record: &Record) -> String {
     text
 }
 
-fn how(record: &Record) -> String {
+fn how(record: &ConnectionEvent) -> String {
     let mut said = Vec::new();
     let failure = record.open.as_ref().and_then(|open| open.outcome).filter(|&it| it != Outcome::Established);
     let failed_tls = record.tls.as_ref().filter(|tls| tls.outcome != Some(TlsOutcome::Completed));
     if let Some(outcome) = failure {
-        let took = record.open.as_ref().and_then(|open| open.duration_us);
+        let took = record.open.as_ref().and_then(|open| open.duration);
         return format!("{outcome} after {}", duration(took));
     }
     if record.preexisting {
         said.push("from before the trace".to_owned());
     } else if let Some(setup) = record.setup {
-        said.push(format!("setup {}", duration(setup.duration_us)));
+        said.push(format!("setup {}", duration(setup.duration)));
     } else if let Some(open) = &record.open {
-        said.push(format!("opening {}", duration(open.duration_us)));
+        said.push(format!("opening {}", duration(open.duration)));
     }
     if let Some(tls) = failed_tls {
         said.push(format!("TLS {}", tls.outcome.map_or("?", |outcome| outcome.as_str())));
     } else if let Some(tls) = record.tls.as_ref().filter(|_| record.setup.is_none()) {
-        said.push(format!("TLS {}", duration(tls.duration_us)));
+        said.push(format!("TLS {}", duration(tls.duration)));
     }
     let trips = |many: u8| if many == 1 { "1 round trip".to_owned() } else { format!("{many} round trips") };
     if failed_tls.is_none()
@@ -133,11 +133,11 @@ fn tls_facts(tls: &Tls) -> String {
     if tls.outcome == Some(TlsOutcome::Completed) {
         facts.push(tls.class.map_or("class unknown", |class| class.as_str()).to_owned());
     }
-    if tls.round_trips.is_some() || tls.duration_us.is_some() {
-        facts.push(format!("took {}", duration(tls.duration_us)));
+    if tls.round_trips.is_some() || tls.duration.is_some() {
+        facts.push(format!("took {}", duration(tls.duration)));
     }
-    if tls.compute_us.is_some() {
-        facts.push(format!("computed {}", duration(tls.compute_us)));
+    if tls.compute.is_some() {
+        facts.push(format!("computed {}", duration(tls.compute)));
     }
     facts.extend(tls.cipher.as_ref().map(name));
     facts.extend(tls.sni.as_ref().map(|sni| format!("sni {}", name(sni))));
@@ -154,8 +154,8 @@ fn name(text: &Untrusted) -> String {
 }
 
 /// What a ladder's exactness goes by.
-fn scale_us(record: &Record) -> Option<u64> {
-    let open = record.open.as_ref().and_then(|open| open.duration_us);
-    let tls = record.tls.as_ref().and_then(|tls| tls.duration_us);
+fn scale(record: &ConnectionEvent) -> Option<Duration> {
+    let open = record.open.as_ref().and_then(|open| open.duration);
+    let tls = record.tls.as_ref().and_then(|tls| tls.duration);
     open.max(tls)
 }

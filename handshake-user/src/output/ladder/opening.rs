@@ -1,5 +1,7 @@
 //! The segments of an opening (RFC 9293 §3.5, RFC 7413).
 
+use std::time::Duration;
+
 use handshake_common::{FastOpen, FinalAck, Outcome, Role};
 
 use super::step::{
@@ -7,15 +9,12 @@ use super::step::{
     Moment, Step,
 };
 use crate::{
-    model::advice,
-    record::{Open, Record},
+    event::{ConnectionEvent, Open},
+    join::advice::{self, SYN_TIMER},
 };
 
-/// Before the first retransmission of a SYN or SYN-ACK (`TCP_TIMEOUT_INIT`, RFC 6298 §2.1).
-const SYN_TIMER_US: u64 = 1_000_000;
-
 /// The opening. A ClientHello that shared its segment with the SYN or the final ACK is taken out of `tls`.
-pub(super) fn steps(record: &Record, tls: &mut Vec<Step>) -> Vec<Step> {
+pub(super) fn steps(record: &ConnectionEvent, tls: &mut Vec<Step>) -> Vec<Step> {
     let Some(open) = &record.open else { return Vec::new() };
     match record.role {
         Some(Role::Client) => client(record, open, tls),
@@ -24,9 +23,9 @@ pub(super) fn steps(record: &Record, tls: &mut Vec<Step>) -> Vec<Step> {
     }
 }
 
-fn client(record: &Record, open: &Open, tls: &mut Vec<Step>) -> Vec<Step> {
-    let ended = Moment::measured(open.duration_us);
-    let mut steps = vec![Step::new(Moment::Measured(0), Sent, syn(record, open, tls))];
+fn client(record: &ConnectionEvent, open: &Open, tls: &mut Vec<Step>) -> Vec<Step> {
+    let ended = Moment::measured(open.duration);
+    let mut steps = vec![Step::new(Moment::Measured(Duration::ZERO), Sent, syn(record, open, tls))];
     steps.extend(again(open, Sent, "SYN again"));
     let failed = match open.outcome {
         Some(Outcome::Established) => {
@@ -52,12 +51,12 @@ fn client(record: &Record, open: &Open, tls: &mut Vec<Step>) -> Vec<Step> {
     steps
 }
 
-fn server(record: &Record, open: &Open, tls: &mut Vec<Step>) -> Vec<Step> {
+fn server(record: &ConnectionEvent, open: &Open, tls: &mut Vec<Step>) -> Vec<Step> {
     let established = open.outcome == Some(Outcome::Established);
-    let ended = Moment::measured(open.duration_us);
+    let ended = Moment::measured(open.duration);
     let mut steps = vec![
-        Step::new(Moment::Derived(0), Received, syn(record, open, tls)),
-        Step::new(Moment::Measured(0), Sent, "SYN+ACK"),
+        Step::new(Moment::Derived(Duration::ZERO), Received, syn(record, open, tls)),
+        Step::new(Moment::Measured(Duration::ZERO), Sent, "SYN+ACK"),
     ];
     steps.extend(again(open, Sent, "SYN+ACK again"));
     if established {
@@ -70,7 +69,7 @@ fn server(record: &Record, open: &Open, tls: &mut Vec<Step>) -> Vec<Step> {
 }
 
 /// What the SYN carried.
-fn syn(record: &Record, open: &Open, tls: &mut Vec<Step>) -> String {
+fn syn(record: &ConnectionEvent, open: &Open, tls: &mut Vec<Step>) -> String {
     match open.fast_open {
         Some(FastOpen::DataAccepted) => syn_with_data(record, open, tls),
         Some(FastOpen::DataRejected) => "SYN + data".to_owned(),
@@ -80,11 +79,11 @@ fn syn(record: &Record, open: &Open, tls: &mut Vec<Step>) -> String {
 }
 
 /// A ClientHello that was in the SYN is drawn with it; what did not fit follows the SYN+ACK.
-fn syn_with_data(record: &Record, open: &Open, tls: &mut Vec<Step>) -> String {
-    let opened = Moment::derived(open.duration_us);
+fn syn_with_data(record: &ConnectionEvent, open: &Open, tls: &mut Vec<Step>) -> String {
+    let opened = Moment::derived(open.duration);
     let begins_in_syn = tls.first().is_some_and(|hello| {
         matches!(hello.at, Moment::Measured(_))
-            && hello.at.us().zip(opened.us()).is_some_and(|(at, us)| at < us)
+            && hello.at.time().zip(opened.time()).is_some_and(|(at, us)| at < us)
     });
     match (advice::hello_in_syn(record), tls.first_mut()) {
         (Some(true), Some(_)) => format!("SYN + {}", tls.remove(0).what),
@@ -101,8 +100,8 @@ fn syn_with_data(record: &Record, open: &Open, tls: &mut Vec<Step>) -> String {
 /// Retransmissions. When they left is in no record; the timer of the first is the same for all.
 fn again(open: &Open, direction: Direction, what: &str) -> Option<Step> {
     let times = open.syn_retransmits;
-    let fits = open.duration_us.is_some_and(|took| took >= SYN_TIMER_US);
-    let at = Moment::derived((times == 1 && fits).then_some(SYN_TIMER_US));
+    let fits = open.duration.is_some_and(|took| took >= SYN_TIMER);
+    let at = Moment::derived((times == 1 && fits).then_some(SYN_TIMER));
     (times > 0).then(|| {
         Step::new(at, direction, if times == 1 { what.to_owned() } else { format!("{what}, {times} times") })
     })
@@ -116,9 +115,9 @@ fn final_ack(open: &Open, direction: Direction, at: Moment, tls: &mut Vec<Step>)
     // On a server the moment of the ACK was measured; a client holds it back until it has data.
     let arrived = matches!(at, Moment::Measured(_)).then_some(at);
     // STARTTLS puts other data before the ClientHello, at least a round trip earlier.
-    let soon = at.us().zip(open.rtt_us.or(open.duration_us)).map(|(at, rtt)| at.saturating_add(rtt));
+    let soon = at.time().zip(open.rtt.or(open.duration)).map(|(at, rtt)| at.saturating_add(rtt));
     let carries = |hello: &Step| {
-        hello.direction == direction && hello.at.us().zip(soon).is_some_and(|(at, soon)| at < soon)
+        hello.direction == direction && hello.at.time().zip(soon).is_some_and(|(at, soon)| at < soon)
     };
     if tls.first().is_some_and(carries) {
         let hello = tls.remove(0);

@@ -1,15 +1,17 @@
 //! The segments of a connection in the order in which they passed this end.
 
+use std::time::Duration;
+
 use handshake_common::TlsOutcome;
 
 use super::{
     closing, handshake, opening,
     step::{Direction, Moment, Step},
 };
-use crate::record::Record;
+use crate::event::ConnectionEvent;
 
 /// Everything that a record tells of a connection, in the order in which it passed this end.
-pub(super) fn steps(record: &Record) -> Vec<Step> {
+pub(super) fn steps(record: &ConnectionEvent) -> Vec<Step> {
     let mut tls = handshake::steps(record);
     in_order(&mut tls);
     let mut opening = opening::steps(record, &mut tls);
@@ -34,7 +36,7 @@ pub(super) fn steps(record: &Record) -> Vec<Step> {
 /// Derived times give way to measured ones: none may lie before what was measured earlier in the list, or after what was
 /// measured later.
 fn in_order(steps: &mut [Step]) {
-    let mut earliest = 0;
+    let mut earliest = Duration::ZERO;
     for step in &mut *steps {
         match &mut step.at {
             Moment::Derived(us) => {
@@ -45,7 +47,7 @@ fn in_order(steps: &mut [Step]) {
             Moment::Unknown => {}
         }
     }
-    let mut latest = u64::MAX;
+    let mut latest = Duration::MAX;
     for step in steps.iter_mut().rev() {
         match &mut step.at {
             Moment::Derived(us) => *us = latest.min(*us),
@@ -58,11 +60,11 @@ fn in_order(steps: &mut [Step]) {
 /// Puts two lists together by time; what has no time stays behind what it followed.
 fn merged(first: Vec<Step>, second: Vec<Step>) -> Vec<Step> {
     let mut keyed = Vec::with_capacity(first.len() + second.len());
-    let end = first.iter().filter_map(|step| step.at.us()).max().unwrap_or(0);
-    for (list, start) in [(first, 0), (second, end)] {
+    let end = first.iter().filter_map(|step| step.at.time()).max().unwrap_or_default();
+    for (list, start) in [(first, Duration::ZERO), (second, end)] {
         let mut key = start;
         for step in list {
-            key = step.at.us().unwrap_or(key);
+            key = step.at.time().unwrap_or(key);
             keyed.push((key, step));
         }
     }
@@ -79,14 +81,15 @@ mod tests {
 
     #[test]
     fn derived_times_give_way_to_measured_ones() {
+        let us = Duration::from_micros;
         let at = |moments: &[Moment]| {
             let mut steps: Vec<_> = moments.iter().map(|&at| Step::new(at, Direction::Sent, "")).collect();
             in_order(&mut steps);
             steps.into_iter().map(|step| step.at).collect::<Vec<_>>()
         };
         assert_eq!(
-            at(&[Measured(10), Derived(5), Unknown, Derived(90), Measured(70)]),
-            [Measured(10), Derived(10), Unknown, Derived(70), Measured(70)]
+            at(&[Measured(us(10)), Derived(us(5)), Unknown, Derived(us(90)), Measured(us(70))]),
+            [Measured(us(10)), Derived(us(10)), Unknown, Derived(us(70)), Measured(us(70))]
         );
     }
 }

@@ -1,26 +1,28 @@
 //! One line of a ladder: a segment or an event, and when it passed this end.
 
-/// When a segment passed this end, microseconds since the start of the ladder.
+use std::time::Duration;
+
+/// When a segment passed this end, since the start of the ladder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Moment {
     /// The record holds it.
-    Measured(u64),
+    Measured(Duration),
     /// It follows from what was measured, if everybody does what the protocol says, at once.
-    Derived(u64),
+    Derived(Duration),
     /// Neither.
     Unknown,
 }
 
 impl Moment {
-    pub(super) fn measured(us: Option<u64>) -> Self {
+    pub(super) fn measured(us: Option<Duration>) -> Self {
         us.map_or(Self::Unknown, Self::Measured)
     }
 
-    pub(super) fn derived(us: Option<u64>) -> Self {
+    pub(super) fn derived(us: Option<Duration>) -> Self {
         us.map_or(Self::Unknown, Self::Derived)
     }
 
-    pub(super) const fn us(self) -> Option<u64> {
+    pub(super) const fn time(self) -> Option<Duration> {
         match self {
             Self::Measured(us) | Self::Derived(us) => Some(us),
             Self::Unknown => None,
@@ -29,17 +31,17 @@ impl Moment {
 
     /// The same time, but not measured.
     pub(super) fn about(self) -> Self {
-        Self::derived(self.us())
+        Self::derived(self.time())
     }
 
     /// So much later, known by the protocol.
-    pub(super) fn later(self, us: Option<u64>) -> Self {
-        Self::derived(self.us().zip(us).map(|(at, us)| at.saturating_add(us)))
+    pub(super) fn later(self, us: Option<Duration>) -> Self {
+        Self::derived(self.time().zip(us).map(|(at, us)| at.saturating_add(us)))
     }
 
     /// So much earlier, known by the protocol.
-    pub(super) fn earlier(self, us: Option<u64>) -> Self {
-        Self::derived(self.us().zip(us).and_then(|(at, us)| at.checked_sub(us)))
+    pub(super) fn earlier(self, us: Option<Duration>) -> Self {
+        Self::derived(self.time().zip(us).and_then(|(at, us)| at.checked_sub(us)))
     }
 
     pub(super) fn or(self, other: Self) -> Self {

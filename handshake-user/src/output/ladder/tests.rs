@@ -1,151 +1,49 @@
 //! What connections of every kind look like, and that no record is too strange to be drawn.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use handshake_common::{
-    CloseStyle, Family, FastOpen, FastOpenReason, FinalAck, Initiator, Library, Outcome, Role, Stage,
-    TlsClass, TlsOutcome, TlsSource, TlsVersion,
+    CloseStyle, FastOpen, FastOpenReason, FinalAck, Initiator, Library, Outcome, Role, Stage, TlsClass,
+    TlsOutcome, TlsSource, TlsVersion,
 };
 use proptest::prelude::*;
 
 use super::{MAX_NAME, draw};
 use crate::{
-    model::advice,
+    event::{
+        self,
+        testing::{RTT_US, closed, opened, us, with_tls},
+    },
+    event::{Close, ConnectionEvent, Endpoint, Open, Process, Setup, Tls, Unseen},
+    join::advice,
     output::table,
-    record::{Close, Endpoint, Open, Process, Record, SCHEMA, Setup, Tls, Unseen},
     untrusted::{Untrusted, is_harmless},
 };
 
-const RTT_US: u64 = 50_200;
-
-/// An opening over a link of 50 ms.
-pub(crate) fn opened(role: Role) -> Record {
-    let end = |text: &str, port| Endpoint { addr: text.parse().unwrap(), port };
-    let (client, server) = (end("10.0.0.1", 51000), end("10.0.0.2", 443));
-    let (comm, local, remote) = match role {
-        Role::Client => ("curl", client, server),
-        Role::Server => ("nginx", server, client),
-    };
-    Record {
-        schema: SCHEMA,
-        event: Stage::Open,
-        time: "2026-01-31T12:00:00.123456Z".into(),
-        id: "1007".into(),
-        role: Some(role),
-        family: Some(Family::Ipv4),
-        local: Some(local),
-        remote: Some(remote),
-        netns: Some(4_026_531_840),
-        process: Some(Process { pid: 1234, comm: comm.into(), cgroup: None }),
-        preexisting: false,
-        open: Some(Open {
-            outcome: Some(Outcome::Established),
-            duration_us: Some(RTT_US),
-            rtt_us: Some(RTT_US),
-            syn_retransmits: 0,
-            final_ack: Some(FinalAck::Bare),
-            fast_open: Some(FastOpen::None),
-            fast_open_reason: None,
-            syn_cookie: None,
-        }),
-        tls: None,
-        setup: None,
-        close: None,
-        lifetime_us: None,
-    }
-}
-
-/// A TLS handshake on it, as the tables of MEASUREMENTS count it.
-pub(crate) fn with_tls(role: Role, version: TlsVersion, class: TlsClass) -> Record {
-    let tls12 = version != TlsVersion::Tls13;
-    let cipher = if tls12 { "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384" } else { "TLS_AES_256_GCM_SHA384" };
-    let (client, server, setup) = match class {
-        TlsClass::Full if tls12 => (2, 1, 3),
-        TlsClass::FalseStart => (2, 1, 2),
-        TlsClass::HelloRetry => (2, 2, 3),
-        TlsClass::EarlyDataAccepted => (1, 1, 1),
-        _ => (1, 1, 2),
-    };
-    let round_trips = if role == Role::Client { client } else { server };
-    let took = u64::from(round_trips) * RTT_US + 900;
-    let start = RTT_US + 100;
-    let duration_us = match class {
-        TlsClass::EarlyDataAccepted => Some(start),
-        TlsClass::FalseStart => None,
-        TlsClass::Full if tls12 && role == Role::Server => None,
-        _ => Some(start + took),
-    };
-    let network = i64::from(setup) * i64::try_from(RTT_US).unwrap();
-    Record {
-        event: Stage::Tls,
-        tls: Some(Tls {
-            outcome: Some(TlsOutcome::Completed),
-            start_us: Some(start),
-            duration_us: Some(took),
-            compute_us: Some(700),
-            version: Some(version),
-            class: Some(class),
-            cipher: Some(cipher.into()),
-            sni: Some("example.org".into()),
-            alpn: Some("h2".into()),
-            alert: None,
-            error: None,
-            library: Some(Library::OpenSsl),
-            source: TlsSource::Both,
-            round_trips: Some(round_trips),
-            hello_retry: class == TlsClass::HelloRetry,
-            includes_hello_wait: false,
-        }),
-        setup: Some(Setup {
-            round_trips: Some(setup),
-            duration_us,
-            excess_us: duration_us.map(|us| i64::try_from(us).unwrap() - network),
-        }),
-        ..opened(role)
-    }
-}
-
-/// A closing: four segments, by us, the peer's program taking 12 ms.
-pub(crate) fn closed(role: Role) -> Record {
-    Record {
-        event: Stage::Close,
-        setup: Some(Setup { round_trips: Some(1), duration_us: Some(RTT_US), excess_us: Some(0) }),
-        close: Some(Close {
-            initiator: Some(Initiator::Local),
-            style: Some(CloseStyle::FourSegments),
-            duration_us: Some(62_300),
-            ack_wait_us: Some(50_300),
-            app_wait_us: Some(12_000),
-            time_wait_us: None,
-            unseen: None,
-        }),
-        lifetime_us: Some(1_162_400),
-        ..opened(role)
-    }
-}
-
-fn edited(mut record: Record, edit: impl FnOnce(&mut Record)) -> String {
+fn edited(mut record: ConnectionEvent, edit: impl FnOnce(&mut ConnectionEvent)) -> String {
     edit(&mut record);
     draw(&record)
 }
 
-fn open(record: &mut Record) -> &mut Open {
+fn open(record: &mut ConnectionEvent) -> &mut Open {
     record.open.as_mut().unwrap()
 }
 
-fn tls(record: &mut Record) -> &mut Tls {
+fn tls(record: &mut ConnectionEvent) -> &mut Tls {
     record.tls.as_mut().unwrap()
 }
 
 /// Its ClientHello, or plain data, went with the SYN.
-fn fast_opened(mut record: Record) -> Record {
+fn fast_opened(mut record: ConnectionEvent) -> ConnectionEvent {
     open(&mut record).fast_open = Some(FastOpen::DataAccepted);
     if let Some(tls) = &mut record.tls {
-        tls.start_us = Some(0);
+        tls.hello_in_syn = Some(true);
+        tls.start = us(0);
     }
     if let Some(setup) = &mut record.setup {
         setup.round_trips = setup.round_trips.map(|many| many - 1);
-        setup.duration_us = setup.duration_us.map(|us| us - RTT_US - 100);
+        setup.duration =
+            setup.duration.and_then(|took| took.checked_sub(Duration::from_micros(RTT_US + 100)));
     }
     record
 }
@@ -227,15 +125,19 @@ fn fast_open_with_early_data() {
 fn a_hello_too_large_for_the_syn() {
     let mut record = with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Full);
     open(&mut record).fast_open = Some(FastOpen::DataAccepted);
-    tls(&mut record).start_us = Some(0);
-    tls(&mut record).duration_us = Some(2 * RTT_US + 900);
+    tls(&mut record).start = us(0);
+    tls(&mut record).duration = us(2 * RTT_US + 900);
+    tls(&mut record).hello_in_syn = Some(false);
     insta::assert_snapshot!(draw(&record));
 }
 
 #[test]
 fn fast_open_of_which_it_is_not_known_what_the_syn_took() {
     let record = fast_opened(with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Full));
-    insta::assert_snapshot!(edited(record, |record| record.setup = None));
+    insta::assert_snapshot!(edited(record, |record| {
+        record.setup = None;
+        tls(record).hello_in_syn = None;
+    }));
 }
 
 #[test]
@@ -248,7 +150,7 @@ fn go_has_no_early_data_for_tcp() {
 fn a_server_that_did_not_see_the_hello_arrive() {
     let record = with_tls(Role::Server, TlsVersion::Tls13, TlsClass::Full);
     insta::assert_snapshot!(edited(record, |record| {
-        tls(record).start_us = None;
+        tls(record).start = None;
         tls(record).includes_hello_wait = true;
     }));
 }
@@ -257,7 +159,7 @@ fn a_server_that_did_not_see_the_hello_arrive() {
 fn refused() {
     insta::assert_snapshot!(edited(opened(Role::Client), |record| {
         let open = open(record);
-        (open.outcome, open.rtt_us, open.final_ack) = (Some(Outcome::Refused), None, None);
+        (open.outcome, open.rtt, open.final_ack) = (Some(Outcome::Refused), None, None);
     }));
 }
 
@@ -265,7 +167,7 @@ fn refused() {
 fn a_syn_sent_again() {
     insta::assert_snapshot!(edited(opened(Role::Client), |record| {
         let open = open(record);
-        (open.syn_retransmits, open.rtt_us, open.duration_us) = (1, None, Some(1_070_000));
+        (open.syn_retransmits, open.rtt, open.duration) = (1, None, us(1_070_000));
         (open.fast_open, open.fast_open_reason) =
             (Some(FastOpen::DataRejected), Some(FastOpenReason::SynRetransmitted));
         open.final_ack = Some(FinalAck::Data);
@@ -276,8 +178,8 @@ fn a_syn_sent_again() {
 fn no_answer() {
     insta::assert_snapshot!(edited(opened(Role::Client), |record| {
         let open = open(record);
-        (open.outcome, open.syn_retransmits, open.rtt_us) = (Some(Outcome::TimedOut), 6, None);
-        (open.duration_us, open.final_ack) = (Some(131_000_000), None);
+        (open.outcome, open.syn_retransmits, open.rtt) = (Some(Outcome::TimedOut), 6, None);
+        (open.duration, open.final_ack) = (us(131_000_000), None);
     }));
 }
 
@@ -289,15 +191,16 @@ fn a_handshake_that_an_alert_ended() {
     tls(&mut record).alert = Some("unknown_ca".into());
     let seen = draw(&record);
     tls(&mut record).error = Some("alert unknown_ca received".into());
+    tls(&mut record).alert_from = Some(Role::Server);
     insta::assert_snapshot!(format!("{seen}\n{}", draw(&record)));
 }
 
 #[test]
 fn a_reset_that_the_library_noticed_later() {
     let failed = with_tls(Role::Server, TlsVersion::Tls13, TlsClass::Full);
-    let mut record = Record { tls: failed.tls, setup: None, ..closed(Role::Server) };
+    let mut record = ConnectionEvent { tls: failed.tls, setup: None, ..closed(Role::Server) };
     tls(&mut record).outcome = Some(TlsOutcome::Failed);
-    record.lifetime_us = Some(101_200);
+    record.lifetime = us(101_200);
     let close = record.close.as_mut().unwrap();
     (close.initiator, close.style) = (Some(Initiator::Remote), Some(CloseStyle::ResetReceived));
     insta::assert_snapshot!(draw(&record));
@@ -307,7 +210,7 @@ fn a_reset_that_the_library_noticed_later() {
 fn a_handshake_without_a_connection() {
     insta::assert_snapshot!(edited(with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Full), |record| {
         (record.local, record.remote, record.open, record.setup) = (None, None, None, None);
-        tls(record).start_us = None;
+        tls(record).start = None;
     }));
 }
 
@@ -322,9 +225,9 @@ fn closings() {
         closing(|close| {
             (close.initiator, close.style) = (Some(initiator), Some(style));
             match style {
-                CloseStyle::ThreeSegments => (close.duration_us, close.app_wait_us) = (Some(50_300), Some(0)),
+                CloseStyle::ThreeSegments => (close.duration, close.app_wait) = (us(50_300), us(0)),
                 CloseStyle::FourSegments => {}
-                _ => (close.duration_us, close.ack_wait_us, close.app_wait_us) = (None, None, None),
+                _ => (close.duration, close.ack_wait, close.app_wait) = (None, None, None),
             }
         })
     };
@@ -334,22 +237,22 @@ fn closings() {
             "three segments, by the peer",
             closing(|close| {
                 (close.initiator, close.style) = (Some(Initiator::Remote), Some(CloseStyle::ThreeSegments));
-                (close.duration_us, close.app_wait_us) = (Some(62_300), Some(12_000));
+                (close.duration, close.app_wait) = (us(62_300), us(12_000));
             }),
         ),
         ("four segments, by the peer", by(Initiator::Remote, CloseStyle::FourSegments)),
         (
             "four segments, the last FIN unseen, a delayed ACK",
             closing(|close| {
-                (close.duration_us, close.app_wait_us, close.unseen) = (None, None, Some(Unseen::PeerFin));
-                close.ack_wait_us = Some(91_000);
+                (close.duration, close.app_wait, close.unseen) = (None, None, Some(Unseen::PeerFin));
+                close.ack_wait = us(91_000);
             }),
         ),
         (
             "simultaneous",
             closing(|close| {
                 (close.initiator, close.style) = (Some(Initiator::Both), Some(CloseStyle::Simultaneous));
-                (close.duration_us, close.app_wait_us) = (Some(25_000), None);
+                (close.duration, close.app_wait) = (us(25_000), None);
             }),
         ),
         ("reset by the peer at once", by(Initiator::Remote, CloseStyle::ResetReceived)),
@@ -374,15 +277,15 @@ fn ends_of_ipv6_on_this_very_host() {
         record.local = Some(Endpoint { addr, port: 51000 });
         record.remote = Some(Endpoint { addr, port: 8443 });
         let open = open(record);
-        (open.duration_us, open.rtt_us) = (Some(34), Some(34));
-        record.setup = Some(Setup { round_trips: Some(1), duration_us: Some(34), excess_us: Some(0) });
+        (open.duration, open.rtt) = (us(34), us(34));
+        record.setup = Some(Setup { round_trips: Some(1), duration: us(34), excess_us: Some(0) });
     }));
 }
 
 #[test]
 fn a_connection_from_before() {
     insta::assert_snapshot!(edited(closed(Role::Client), |record| {
-        (record.role, record.open, record.setup, record.lifetime_us) = (None, None, None, None);
+        (record.role, record.open, record.setup, record.lifetime) = (None, None, None, None);
         record.preexisting = true;
     }));
 }
@@ -418,7 +321,7 @@ fn every_round_trip_has_its_setting() {
             let settings = advice::advise(&record);
             let saved: u8 = settings.iter().map(|advice| advice.round_trips).sum();
             assert_eq!(advice::taken(&record), Some(saved), "{role} TLS {version} {class}: {settings:?}");
-            assert!(settings.iter().all(|advice| advice.us == Some(RTT_US)), "{settings:?}");
+            assert!(settings.iter().all(|advice| advice.time == us(RTT_US)), "{settings:?}");
             let fast = fast_opened(record);
             assert_eq!((advice::possible(&fast), advice::hello_in_syn(&fast)), (Some(0), Some(true)));
         }
@@ -450,13 +353,13 @@ fn advice_keeps_to_its_line() {
 fn time_that_the_network_does_not_explain_is_somebodys() {
     use advice::Setting::{LateHello, SetupWait};
     // The opening took RTT_US.
-    let waits = |excess_us, compute_us, hello_us| {
+    let waits = |excess_us, compute: Option<u64>, hello: Option<u64>| {
         let mut record = with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Full);
         record.setup.as_mut().unwrap().excess_us = Some(excess_us);
-        (tls(&mut record).compute_us, tls(&mut record).start_us) = (compute_us, hello_us);
+        (tls(&mut record).compute, tls(&mut record).start) = (compute.and_then(us), hello.and_then(us));
         let all = advice::advise(&record).into_iter();
         let waits = all.filter(|advice| [LateHello, SetupWait].contains(&advice.setting));
-        waits.map(|advice| (advice.setting, advice.us.unwrap())).collect::<Vec<_>>()
+        waits.map(|advice| (advice.setting, event::micros(advice.time.unwrap()))).collect::<Vec<_>>()
     };
     let at_once = Some(RTT_US + 100);
     assert_eq!(waits(41_000, Some(1_000), at_once), [(SetupWait, 40_000)]);
@@ -475,18 +378,19 @@ fn word<T: Copy + std::fmt::Debug + 'static>(all: &'static [T]) -> impl Strategy
     prop::option::of(prop::sample::select(all)).boxed()
 }
 
-fn micros() -> impl Strategy<Value = Option<u64>> {
-    prop::option::of(prop_oneof![0..200_000_u64, any::<u64>(), Just(u64::MAX)]).boxed()
+fn micros() -> impl Strategy<Value = Option<Duration>> {
+    let us = prop_oneof![0..200_000_u64, any::<u64>(), Just(u64::MAX)];
+    prop::option::of(us.prop_map(Duration::from_micros)).boxed()
 }
 
 prop_compose! {
     fn any_open()(
-        outcome in word(Outcome::ALL), duration_us in micros(), rtt_us in micros(),
+        outcome in word(Outcome::ALL), duration in micros(), rtt in micros(),
         syn_retransmits in prop_oneof![Just(0), any::<u16>()], final_ack in word(FinalAck::ALL),
         fast_open in word(FastOpen::ALL), fast_open_reason in word(FastOpenReason::ALL), syn_cookie: Option<bool>,
     ) -> Open {
         Open {
-            outcome, duration_us, rtt_us, syn_retransmits, final_ack, fast_open, fast_open_reason, syn_cookie,
+            outcome, duration, rtt, syn_retransmits, final_ack, fast_open, fast_open_reason, syn_cookie,
         }
     }
 }
@@ -496,11 +400,13 @@ prop_compose! {
         outcome in word(TlsOutcome::ALL), times in (micros(), micros(), micros()),
         version in word(TlsVersion::ALL), class in word(TlsClass::ALL),
         text in prop::option::of(any::<String>().prop_map(Untrusted::from).boxed()), library in word(Library::ALL),
-        round_trips: Option<u8>, hello_retry: bool, includes_hello_wait: bool,
+        round_trips: Option<u8>, hello_retry: bool, includes_hello_wait: bool, hello_in_syn: Option<bool>,
+        roles in (word(Role::ALL), word(Role::ALL)),
     ) -> Tls {
         Tls {
-            outcome, start_us: times.0, duration_us: times.1, compute_us: times.2, version, class,
+            outcome, start: times.0, duration: times.1, compute: times.2, version, class,
             cipher: text.clone(), sni: text.clone(), alpn: text.clone(), alert: text.clone(), error: text,
+            role: roles.0, alert_from: roles.1, hello_in_syn,
             library, source: TlsSource::Wire, round_trips, hello_retry, includes_hello_wait,
         }
     }
@@ -511,26 +417,26 @@ prop_compose! {
         initiator in word(Initiator::ALL), style in word(CloseStyle::ALL), times in (micros(), micros(), micros()),
         unseen: bool,
     ) -> Close {
-        let (duration_us, ack_wait_us, app_wait_us) = times;
+        let (duration, ack_wait, app_wait) = times;
         let unseen = unseen.then_some(Unseen::PeerFin);
-        Close { initiator, style, duration_us, ack_wait_us, app_wait_us, time_wait_us: None, unseen }
+        Close { initiator, style, duration, ack_wait, app_wait, time_wait: None, unseen }
     }
 }
 
 prop_compose! {
     fn any_record()(
-        event in prop::sample::select(Stage::ALL), role in word(Role::ALL), comm in any::<String>().prop_map(Untrusted::from).boxed(),
+        stage in prop::sample::select(Stage::ALL), role in word(Role::ALL), comm in any::<String>().prop_map(Untrusted::from).boxed(),
         joined: bool, preexisting: bool, open in prop::option::of(any_open().boxed()), tls in prop::option::of(any_tls().boxed()),
         setup in prop::option::of((any::<Option<u8>>(), micros(), any::<Option<i64>>())),
-        close in prop::option::of(any_close().boxed()), lifetime_us in micros(),
-    ) -> Record {
+        close in prop::option::of(any_close().boxed()), lifetime in micros(),
+    ) -> ConnectionEvent {
         let template = opened(Role::Client);
-        Record {
-            event, role, preexisting, open, tls, close, lifetime_us,
+        ConnectionEvent {
+            stage, role, preexisting, open, tls, close, lifetime,
             local: template.local.filter(|_| joined),
             remote: template.remote.filter(|_| joined),
             process: Some(Process { pid: 1, comm, cgroup: None }),
-            setup: setup.map(|(round_trips, duration_us, excess_us)| Setup { round_trips, duration_us, excess_us }),
+            setup: setup.map(|(round_trips, duration, excess_us)| Setup { round_trips, duration, excess_us }),
             ..template
         }
     }

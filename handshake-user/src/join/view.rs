@@ -1,5 +1,7 @@
 //! One TLS handshake, from the views that saw it, and its round trips.
 
+use std::time::Duration;
+
 use handshake_common::{
     Library, Role, TlsClass, TlsOutcome, TlsSource, TlsVersion,
     tls::{
@@ -16,7 +18,7 @@ use crate::tls::{
 
 /// What is known of a handshake; `None` is unknown. Times are CLOCK_MONOTONIC, nanoseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tls {
+pub struct TlsView {
     /// Which end of the handshake this is.
     pub role: Option<Role>,
     /// How it ended.
@@ -33,8 +35,8 @@ pub struct Tls {
     pub ended_ns: Option<u64>,
     /// From when on the client might send application data, where that was seen apart from the end.
     pub may_send_ns: Option<u64>,
-    /// Inside the library's calls, microseconds.
-    pub compute_us: Option<u64>,
+    /// Inside the library's calls, less what they slept.
+    pub compute: Option<Duration>,
     /// Cipher suite, as IANA numbers it.
     pub cipher: Option<u16>,
     /// Server name that the client asked for.
@@ -43,6 +45,8 @@ pub struct Tls {
     pub alpn: Option<String>,
     /// Alert that ended it.
     pub alert: Option<&'static str>,
+    /// Which end sent that alert.
+    pub alert_from: Option<Role>,
     /// What the library said of the failure.
     pub error: Option<String>,
     /// Whose code it was.
@@ -57,7 +61,7 @@ pub struct Tls {
     pub random: Option<[u8; 32]>,
 }
 
-impl Tls {
+impl TlsView {
     /// What the library's calls showed.
     #[must_use]
     pub fn of_library(raw: &Session) -> Self {
@@ -65,9 +69,11 @@ impl Tls {
         // Before, it may be that of the session that was to be resumed.
         let agreed = raw.outcome == TlsOutcome::Completed.code();
         let reason = failed && raw.flags.has(SessionFlags::REASON);
+        let alert = if reason { failure::received(raw.error) } else { None };
+        let role = session::role(raw);
         let known = |time: u64| (time != 0).then_some(time);
         Self {
-            role: session::role(raw),
+            role,
             outcome: session::outcome(raw),
             version: session::version(raw),
             class: session::class(raw),
@@ -75,11 +81,13 @@ impl Tls {
             start_ns: known(session::start_ns(raw)),
             ended_ns: known(raw.ended_ns),
             may_send_ns: None,
-            compute_us: session::compute_us(raw),
+            compute: session::compute_us(raw).map(Duration::from_micros),
             cipher: (agreed && raw.cipher != 0).then_some(raw.cipher),
             sni: None,
             alpn: None,
-            alert: if reason { failure::received(raw.error) } else { None },
+            alert,
+            // OpenSSL names an alert as the reason only where the peer sent it.
+            alert_from: alert.and(role).map(Role::peer),
             error: failed.then(|| error_text(raw)).flatten(),
             library: session::library(raw),
             source: TlsSource::Library,
@@ -94,6 +102,7 @@ impl Tls {
     pub fn of_wire(verdict: &Verdict<'_>, wire_handshake: &WireHandshake) -> Self {
         let last = wire_handshake.wire.records().last().map(|record| wire_handshake.wire.time_of(record));
         let failed = verdict.outcome == Some(TlsOutcome::Failed);
+        let alert = verdict.alert.filter(|_| failed);
         let protocol = verdict.alpn.and_then(|name| std::str::from_utf8(name).ok());
         Self {
             role: verdict.role,
@@ -104,11 +113,12 @@ impl Tls {
             start_ns: Some(verdict.hello_ns),
             ended_ns: verdict.ended_ns.or(last.filter(|_| failed)),
             may_send_ns: verdict.may_send_ns,
-            compute_us: None,
+            compute: None,
             cipher: verdict.cipher,
             sni: verdict.sni.map(str::to_owned),
             alpn: protocol.filter(|name| name.chars().all(|c| c.is_ascii_graphic())).map(str::to_owned),
-            alert: verdict.alert.filter(|_| failed).and_then(|alert| alert::name(alert.description)),
+            alert: alert.and_then(|alert| alert::name(alert.description)),
+            alert_from: alert.map(|alert| alert.from),
             error: None,
             library: None,
             source: TlsSource::Wire,
@@ -118,10 +128,10 @@ impl Tls {
         }
     }
 
-    /// ClientHello → complete, microseconds.
+    /// ClientHello → complete, failed or abandoned; whole microseconds.
     #[must_use]
-    pub fn duration_us(&self) -> Option<u64> {
-        Some(self.ended_ns?.checked_sub(self.start_ns?)? / 1000)
+    pub fn duration(&self) -> Option<Duration> {
+        Some(Duration::from_micros(self.ended_ns?.checked_sub(self.start_ns?)? / 1000))
     }
 
     /// Returns `None` where what decides the round trips is not known.
@@ -151,16 +161,16 @@ pub(crate) mod tests {
     use super::*;
 
     /// A completed handshake of 51 ms that the library saw.
-    pub(crate) fn completed(role: Role, version: TlsVersion, class: TlsClass) -> Tls {
+    pub(crate) fn completed(role: Role, version: TlsVersion, class: TlsClass) -> TlsView {
         let raw = Session { begun_ns: 1_050_700_000, ended_ns: 1_101_700_000, ..Session::default() };
-        Tls {
+        TlsView {
             role: Some(role),
             outcome: Some(TlsOutcome::Completed),
             version: Some(version),
             class: Some(class),
             hello_retry: Some(class == TlsClass::HelloRetry),
             library: Some(Library::OpenSsl),
-            ..Tls::of_library(&raw)
+            ..TlsView::of_library(&raw)
         }
     }
 
@@ -168,7 +178,7 @@ pub(crate) mod tests {
     fn failures_are_said_in_words() {
         let failed = |error, flags| {
             let raw = Session { outcome: TlsOutcome::Failed.code(), error, flags, ..Session::default() };
-            let Tls { alert, error, .. } = Tls::of_library(&raw);
+            let TlsView { alert, error, .. } = TlsView::of_library(&raw);
             (alert, error)
         };
         assert_eq!(failed(134, SessionFlags::REASON), (None, Some("certificate verify failed".to_owned())));

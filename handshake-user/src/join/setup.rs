@@ -1,25 +1,15 @@
 //! The whole setup: from the SYN to the moment from which the client may send application data.
 
+use std::time::Duration;
+
 use handshake_common::{Connection, FastOpen, Outcome, Role, TlsClass, TlsOutcome, TlsVersion, tcp::open};
 
-use super::tls::Tls;
-
-/// What is known of a setup; `None` is unknown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Setup {
-    /// Counted from protocol facts.
-    pub round_trips: Option<u8>,
-    /// From the start of the opening, microseconds.
-    pub duration_us: Option<u64>,
-    /// What the network does not explain: the duration less its round trips. Below zero where the round trip that was
-    /// measured was longer than those that followed.
-    pub excess_us: Option<i64>,
-}
+use super::view::TlsView;
+use crate::event::{Setup, micros};
 
 /// The setup of a connection that made a TLS handshake, or (`tls` is `None`) spoke no TLS. Unknown as a whole where the
 /// opening was not seen or either of the two failed.
-#[must_use]
-pub fn setup(connection: &Connection, tls: Option<&Tls>) -> Option<Setup> {
+pub(super) fn setup(connection: &Connection, tls: Option<&TlsView>) -> Option<Setup> {
     if open::outcome(connection) != Some(Outcome::Established) || open::duration_us(connection).is_none() {
         return None;
     }
@@ -27,12 +17,12 @@ pub fn setup(connection: &Connection, tls: Option<&Tls>) -> Option<Setup> {
         return None;
     }
     let round_trips = round_trips(connection, tls);
-    let duration_us = duration_us(connection, tls);
-    let excess_us = excess_us(duration_us, round_trips, open::rtt_us(connection));
-    (round_trips.is_some() || duration_us.is_some()).then_some(Setup { round_trips, duration_us, excess_us })
+    let duration = duration(connection, tls);
+    let excess_us = excess_us(duration, round_trips, open::rtt_us(connection));
+    (round_trips.is_some() || duration.is_some()).then_some(Setup { round_trips, duration, excess_us })
 }
 
-fn round_trips(connection: &Connection, tls: Option<&Tls>) -> Option<u8> {
+fn round_trips(connection: &Connection, tls: Option<&TlsView>) -> Option<u8> {
     let plain = match tls {
         None => 1,
         Some(tls) => tls.path()?.setup_round_trips(),
@@ -48,17 +38,21 @@ fn round_trips(connection: &Connection, tls: Option<&Tls>) -> Option<u8> {
     }
 }
 
-fn duration_us(connection: &Connection, tls: Option<&Tls>) -> Option<u64> {
-    Some(may_send_ns(connection, tls)?.checked_sub(start_ns(connection)?)? / 1000)
+fn duration(connection: &Connection, tls: Option<&TlsView>) -> Option<Duration> {
+    Some(whole_micros(may_send_ns(connection, tls)?.checked_sub(start_ns(connection)?)?))
 }
 
-/// From the start of the opening to the ClientHello, microseconds; 0 where that was handed over for the SYN.
-#[must_use]
-pub fn hello_us(connection: &Connection, tls: &Tls) -> Option<u64> {
+/// From the start of the opening to the ClientHello; 0 where that was handed over for the SYN.
+pub(super) fn hello(connection: &Connection, tls: &TlsView) -> Option<Duration> {
     if tls.includes_hello_wait {
         return None;
     }
-    Some(tls.start_ns?.saturating_sub(start_ns(connection)?) / 1000)
+    Some(whole_micros(tls.start_ns?.saturating_sub(start_ns(connection)?)))
+}
+
+/// All that the kernel's samples are good for.
+const fn whole_micros(ns: u64) -> Duration {
+    Duration::from_micros(ns / 1000)
 }
 
 /// When the opening began: the SYN, or on a server its first SYN-ACK.
@@ -71,7 +65,7 @@ fn start_ns(connection: &Connection) -> Option<u64> {
 }
 
 /// From when on the client may send application data, as this end sees it.
-fn may_send_ns(connection: &Connection, tls: Option<&Tls>) -> Option<u64> {
+fn may_send_ns(connection: &Connection, tls: Option<&TlsView>) -> Option<u64> {
     let Some(tls) = tls else {
         return if open::fast_open(connection)? == FastOpen::DataAccepted {
             start_ns(connection)
@@ -92,9 +86,9 @@ fn may_send_ns(connection: &Connection, tls: Option<&Tls>) -> Option<u64> {
     }
 }
 
-fn excess_us(duration_us: Option<u64>, round_trips: Option<u8>, rtt_us: Option<u64>) -> Option<i64> {
+fn excess_us(duration: Option<Duration>, round_trips: Option<u8>, rtt_us: Option<u64>) -> Option<i64> {
     let network = u64::from(round_trips?).checked_mul(rtt_us?)?;
-    i64::try_from(duration_us?).ok()?.checked_sub(i64::try_from(network).ok()?)
+    i64::try_from(micros(duration?)).ok()?.checked_sub(i64::try_from(network).ok()?)
 }
 
 #[cfg(test)]
@@ -102,7 +96,10 @@ mod tests {
     use handshake_common::ConnectionFlags;
 
     use super::*;
-    use crate::{model::tls::tests::completed, record::tests::client};
+    use crate::{
+        event::testing::us,
+        join::{build::tests::client, view::tests::completed},
+    };
 
     fn server() -> Connection {
         Connection { role: Role::Server.code(), syn_ns: 0, ..client() }
@@ -111,7 +108,7 @@ mod tests {
     #[test]
     fn without_tls_the_setup_is_the_opening() {
         let setup = setup(&client(), None).unwrap();
-        assert_eq!(setup, Setup { round_trips: Some(1), duration_us: Some(50_646), excess_us: Some(0) });
+        assert_eq!(setup, Setup { round_trips: Some(1), duration: us(50_646), excess_us: Some(0) });
     }
 
     #[test]
@@ -119,7 +116,7 @@ mod tests {
         for (connection, role) in [(client(), Role::Client), (server(), Role::Server)] {
             let tls = completed(role, TlsVersion::Tls13, TlsClass::Full);
             let setup = setup(&connection, Some(&tls)).unwrap();
-            assert_eq!((setup.round_trips, setup.duration_us), (Some(2), Some(101_700)), "{role}");
+            assert_eq!((setup.round_trips, setup.duration), (Some(2), us(101_700)), "{role}");
             assert_eq!(setup.excess_us, Some(101_700 - 2 * 50_646), "{role}");
         }
     }
@@ -127,25 +124,25 @@ mod tests {
     #[test]
     fn the_hello_counts_from_the_syn_unless_its_arrival_was_not_seen() {
         let tls = completed(Role::Client, TlsVersion::Tls13, TlsClass::Full);
-        assert_eq!(hello_us(&client(), &tls), Some(50_700));
-        assert_eq!(hello_us(&client(), &Tls { start_ns: Some(999_990_000), ..tls.clone() }), Some(0));
-        assert_eq!(hello_us(&client(), &Tls { includes_hello_wait: true, ..tls }), None);
+        assert_eq!(hello(&client(), &tls), us(50_700));
+        assert_eq!(hello(&client(), &TlsView { start_ns: Some(999_990_000), ..tls.clone() }), us(0));
+        assert_eq!(hello(&client(), &TlsView { includes_hello_wait: true, ..tls }), None);
     }
 
     #[test]
     fn with_early_data_the_client_may_send_at_its_hello() {
         let tls = completed(Role::Client, TlsVersion::Tls13, TlsClass::EarlyDataAccepted);
         let setup = setup(&client(), Some(&tls)).unwrap();
-        assert_eq!((setup.round_trips, setup.duration_us), (Some(1), Some(50_700)));
+        assert_eq!((setup.round_trips, setup.duration), (Some(1), us(50_700)));
     }
 
     #[test]
     fn a_server_that_speaks_last_does_not_know_when_that_arrived() {
         let tls = completed(Role::Server, TlsVersion::Tls12, TlsClass::Full);
         let known = setup(&server(), Some(&tls)).unwrap();
-        assert_eq!(known, Setup { round_trips: Some(3), duration_us: None, excess_us: None });
-        let seen = Tls { may_send_ns: Some(1_150_000_000), ..tls };
-        assert_eq!(setup(&server(), Some(&seen)).unwrap().duration_us, Some(150_000));
+        assert_eq!(known, Setup { round_trips: Some(3), duration: None, excess_us: None });
+        let seen = TlsView { may_send_ns: Some(1_150_000_000), ..tls };
+        assert_eq!(setup(&server(), Some(&seen)).unwrap().duration, us(150_000));
     }
 
     #[test]
@@ -158,10 +155,10 @@ mod tests {
         }
         assert_eq!(
             setup(&connection, None),
-            Some(Setup { round_trips: Some(0), duration_us: Some(0), excess_us: Some(0) })
+            Some(Setup { round_trips: Some(0), duration: us(0), excess_us: Some(0) })
         );
         let tls = completed(Role::Client, TlsVersion::Tls13, TlsClass::Full);
-        let with = |hello_in_syn| setup(&connection, Some(&Tls { hello_in_syn, ..tls.clone() })).unwrap();
+        let with = |hello_in_syn| setup(&connection, Some(&TlsView { hello_in_syn, ..tls.clone() })).unwrap();
         assert_eq!(with(Some(true)).round_trips, Some(1));
         assert_eq!(with(Some(false)).round_trips, Some(2));
         assert_eq!(with(None).round_trips, None);

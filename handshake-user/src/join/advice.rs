@@ -3,14 +3,13 @@
 //! The fewest possible are what the protocols allow to ends that have met before: none, with Fast Open (RFC 7413) and
 //! early data (RFC 8446 §2.3).
 
+use std::time::Duration;
+
 use handshake_common::{
     CloseStyle, FastOpen, FastOpenReason, Initiator, Library, Outcome, Role, TlsClass, TlsOutcome, TlsVersion,
 };
 
-use crate::{
-    record::{Close, Open, Record, Tls},
-    tls::handshake_path::HandshakePath,
-};
+use crate::event::{Close, ConnectionEvent, Open, Tls};
 
 /// One setting, what it would have saved, and what to know about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,8 +18,8 @@ pub struct Advice {
     pub setting: Setting,
     /// Round trips before the client may send application data.
     pub round_trips: u8,
-    /// Time, microseconds, by the connection's own measured round trip; `None` where that is unknown.
-    pub us: Option<u64>,
+    /// Time by the connection's own measured round trip; `None` where that is unknown.
+    pub time: Option<Duration>,
 }
 
 /// Defines the settings: in a few words, and what else to know.
@@ -113,17 +112,17 @@ settings! {
 }
 
 /// The shortest time by which an ACK is delayed (`TCP_DELACK_MIN`), less the scatter of what it is found by.
-const DELAYED_ACK_US: u64 = 35_000;
+const DELAYED_ACK: Duration = Duration::from_millis(35);
 /// The longest (`TCP_DELACK_MAX`), with the same scatter.
-const MAX_DELAY_US: u64 = 210_000;
+const MAX_DELAY: Duration = Duration::from_millis(210);
 /// Programs that close faster than this are not worth a word.
-const SLOW_CLOSE_US: u64 = 10_000;
+const SLOW_CLOSE: Duration = Duration::from_millis(10);
 /// Before the first retransmission of a SYN or SYN-ACK (`TCP_TIMEOUT_INIT`); later ones wait as long, or longer.
-const SYN_TIMER_US: u64 = 1_000_000;
+pub const SYN_TIMER: Duration = Duration::from_secs(1);
 
 /// The round trips of the setup, or of the opening where no TLS handshake is known of. `None`: unknown, or it failed.
 #[must_use]
-pub fn taken(record: &Record) -> Option<u8> {
+pub fn taken(record: &ConnectionEvent) -> Option<u8> {
     match (&record.tls, record.setup) {
         (_, Some(setup)) => setup.round_trips,
         (Some(_), None) => None,
@@ -136,31 +135,31 @@ pub fn taken(record: &Record) -> Option<u8> {
 
 /// The fewest round trips that this pair of ends could have taken.
 #[must_use]
-pub fn possible(record: &Record) -> Option<u8> {
+pub fn possible(record: &ConnectionEvent) -> Option<u8> {
     let saved = advise(record).iter().map(|advice| advice.round_trips).sum();
     taken(record).map(|taken| taken.saturating_sub(saved))
 }
 
 /// What would have made this connection faster, in the order of its life.
 #[must_use]
-pub fn advise(record: &Record) -> Vec<Advice> {
+pub fn advise(record: &ConnectionEvent) -> Vec<Advice> {
     let open = record.open.as_ref();
-    let rtt_us = open.and_then(|open| open.rtt_us);
+    let rtt = open.and_then(|open| open.rtt);
     let mut all = Vec::new();
     let succeeded = record.tls.as_ref().is_none_or(|tls| tls.outcome == Some(TlsOutcome::Completed));
     if succeeded {
-        let one = |setting| Advice { setting, round_trips: 1, us: rtt_us };
+        let one = |setting| Advice { setting, round_trips: 1, time: rtt };
         if let Some(tls) = &record.tls {
             all.extend(of_tls(record.role, tls).into_iter().map(one));
         }
         all.extend(open.and_then(|open| of_fast_open(record, open)).map(one));
     }
-    let timed = |setting, us| Advice { setting, round_trips: 0, us };
+    let timed = |setting, time| Advice { setting, round_trips: 0, time };
     let sent_again = |open: &&Open| open.outcome == Some(Outcome::Established) && open.syn_retransmits > 0;
     if let Some(open) = open.filter(sent_again) {
         let setting = if record.role == Some(Role::Server) { Setting::SynAckLost } else { Setting::SynLost };
-        let timers = SYN_TIMER_US * u64::from(open.syn_retransmits);
-        all.push(timed(setting, Some(timers).filter(|&us| open.duration_us.is_some_and(|took| us <= took))));
+        let timers = SYN_TIMER * u32::from(open.syn_retransmits);
+        all.push(timed(setting, Some(timers).filter(|&us| open.duration.is_some_and(|took| us <= took))));
     }
     all.extend(of_waits(record).map(|(setting, us)| timed(setting, Some(us))));
     let orderly = |close: &&Close| {
@@ -170,7 +169,7 @@ pub fn advise(record: &Record) -> Vec<Advice> {
         )
     };
     if let Some(close) = record.close.as_ref().filter(orderly) {
-        all.extend(of_close(close, rtt_us).map(|(setting, us)| timed(setting, Some(us))));
+        all.extend(of_close(close, rtt).map(|(setting, us)| timed(setting, Some(us))));
     }
     all
 }
@@ -206,16 +205,20 @@ fn of_tls(role: Option<Role>, tls: &Tls) -> Vec<Setting> {
 }
 
 /// What the setup took beyond its round trips and the computing on this end, and on whose account, microseconds.
-fn of_waits(record: &Record) -> impl Iterator<Item = (Setting, u64)> {
-    let long = |us: &u64| *us >= DELAYED_ACK_US;
-    let excess = record.setup.and_then(|setup| setup.excess_us).and_then(|us| u64::try_from(us).ok());
+fn of_waits(record: &ConnectionEvent) -> impl Iterator<Item = (Setting, Duration)> {
+    let long = |time: &Duration| *time >= DELAYED_ACK;
+    let excess = record
+        .setup
+        .and_then(|setup| setup.excess_us)
+        .and_then(|us| u64::try_from(us).ok())
+        .map(Duration::from_micros);
     let (tls, open) = (record.tls.as_ref(), record.open.as_ref());
-    let opened = open.and_then(|open| open.duration_us);
-    let hello =
-        tls.and_then(|tls| tls.start_us).zip(opened).and_then(|(hello, open)| hello.checked_sub(open));
+    let opened = open.and_then(|open| open.duration);
+    let hello = tls.and_then(|tls| tls.start).zip(opened).and_then(|(hello, open)| hello.checked_sub(open));
     let late = hello.filter(|_| record.setup.is_some()).filter(long);
-    let compute = tls.and_then(|tls| tls.compute_us).unwrap_or(0);
-    let rest = excess.and_then(|us| us.checked_sub(compute)?.checked_sub(late.unwrap_or(0))).filter(long);
+    let compute = tls.and_then(|tls| tls.compute).unwrap_or_default();
+    let rest =
+        excess.and_then(|time| time.checked_sub(compute)?.checked_sub(late.unwrap_or_default())).filter(long);
     late.map(|us| (Setting::LateHello, us)).into_iter().chain(rest.map(|us| (Setting::SetupWait, us)))
 }
 
@@ -226,7 +229,7 @@ pub fn was_retried(tls: &Tls) -> bool {
 }
 
 /// The setting of Fast Open that would save the round trip of the opening.
-fn of_fast_open(record: &Record, open: &Open) -> Option<Setting> {
+fn of_fast_open(record: &ConnectionEvent, open: &Open) -> Option<Setting> {
     if open.outcome != Some(Outcome::Established) {
         return None;
     }
@@ -246,23 +249,21 @@ fn of_fast_open(record: &Record, open: &Open) -> Option<Setting> {
 
 /// Whether the whole ClientHello was in a SYN whose data was accepted: then the setup took a round trip less.
 #[must_use]
-pub fn hello_in_syn(record: &Record) -> Option<bool> {
+pub fn hello_in_syn(record: &ConnectionEvent) -> Option<bool> {
     let open = record.open.as_ref()?;
     if open.fast_open? != FastOpen::DataAccepted {
         return Some(false);
     }
-    let tls = record.tls.as_ref()?;
-    let path = HandshakePath::new(tls.version?, tls.class?, Some(was_retried(tls)))?;
-    Some(record.setup?.round_trips? < path.setup_round_trips())
+    record.tls.as_ref()?.hello_in_syn
 }
 
 /// Who kept whom waiting, and for how long, microseconds.
-fn of_close(close: &Close, rtt_us: Option<u64>) -> impl Iterator<Item = (Setting, u64)> {
+fn of_close(close: &Close, rtt: Option<Duration>) -> impl Iterator<Item = (Setting, Duration)> {
     let passive = close.initiator == Some(Initiator::Remote);
-    let late = close.ack_wait_us.zip(rtt_us).and_then(|(wait, rtt)| wait.checked_sub(rtt));
+    let late = close.ack_wait.zip(rtt).and_then(|(wait, rtt)| wait.checked_sub(rtt));
     // A peer that closed first answers our FIN at once.
-    let delayed = late.filter(|us| !passive && (DELAYED_ACK_US..=MAX_DELAY_US).contains(us));
-    let slow = close.app_wait_us.filter(|&us| us >= SLOW_CLOSE_US);
+    let delayed = late.filter(|us| !passive && (DELAYED_ACK..=MAX_DELAY).contains(us));
+    let slow = close.app_wait.filter(|&us| us >= SLOW_CLOSE);
     let whose = if passive { Setting::SlowCloseHere } else { Setting::SlowClosePeer };
     let delayed = delayed.map(|us| (Setting::DelayedAck, us));
     delayed.into_iter().chain(slow.filter(|_| close.initiator.is_some()).map(|us| (whose, us)))

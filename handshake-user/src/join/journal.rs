@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use handshake_common::{Outcome, Stage};
 
 use crate::{
-    record::{Endpoint, Record},
+    event::{ConnectionEvent, Endpoint},
     untrusted::Untrusted,
 };
 
@@ -21,16 +21,16 @@ type Key = (Untrusted, Option<Endpoint>, Option<Endpoint>);
 #[derive(Debug, Default)]
 pub struct ConnectionJournal {
     /// In the order in which they began.
-    open: BTreeMap<u64, Record>,
+    open: BTreeMap<u64, ConnectionEvent>,
     places: HashMap<Key, u64>,
     next: u64,
     bytes: usize,
-    forgotten: u64,
+    evicted: u64,
 }
 
 impl ConnectionJournal {
     /// Takes a record in; gives the whole when it is the last of its connection.
-    pub fn take(&mut self, record: Record) -> Option<Record> {
+    pub fn take(&mut self, record: ConnectionEvent) -> Option<ConnectionEvent> {
         let key = key(&record);
         let place = self.places.get(&key).copied();
         let whole = match place.and_then(|place| self.open.remove(&place)) {
@@ -56,43 +56,43 @@ impl ConnectionJournal {
         {
             self.bytes -= size(&oldest);
             self.places.remove(&self::key(&oldest));
-            self.forgotten += 1;
+            self.evicted += 1;
         }
         None
     }
 
     /// Those that did not close, in the order in which they began.
-    pub fn finish(&mut self) -> impl Iterator<Item = Record> + use<> {
+    pub fn finish(&mut self) -> impl Iterator<Item = ConnectionEvent> + use<> {
         self.places.clear();
         self.bytes = 0;
         std::mem::take(&mut self.open).into_values()
     }
 
-    /// How many were forgotten for want of room: they are told if they close, by what their close record holds.
+    /// How many were evicted for want of room: they are told if they close, by what their close record holds.
     #[must_use]
-    pub const fn forgotten(&self) -> u64 {
-        self.forgotten
+    pub const fn evicted(&self) -> u64 {
+        self.evicted
     }
 }
 
-fn key(record: &Record) -> Key {
+fn key(record: &ConnectionEvent) -> Key {
     (record.id.clone(), record.local, record.remote)
 }
 
 /// Bytes that it takes to remember a record, by its text; its id is kept twice.
-fn size(record: &Record) -> usize {
-    let Record { time, id, process, tls, .. } = record;
+fn size(record: &ConnectionEvent) -> usize {
+    let ConnectionEvent { id, process, tls, .. } = record;
     let process = process.iter().flat_map(|process| [Some(&process.comm), process.cgroup.as_ref()]);
     let tls = tls
         .iter()
         .flat_map(|tls| [&tls.cipher, &tls.sni, &tls.alpn, &tls.alert, &tls.error].map(Option::as_ref));
-    let texts = [time, id, id].into_iter().chain(process.chain(tls).flatten());
-    size_of::<Record>() + texts.map(|text| text.raw().len()).sum::<usize>()
+    let texts = [id, id].into_iter().chain(process.chain(tls).flatten());
+    size_of::<ConnectionEvent>() + texts.map(|text| text.raw().len()).sum::<usize>()
 }
 
 /// Whether no further record will come of this connection, or of this handshake.
-fn is_last(record: &Record) -> bool {
-    match record.event {
+fn is_last(record: &ConnectionEvent) -> bool {
+    match record.stage {
         Stage::Close => true,
         Stage::Open => record.open.as_ref().is_none_or(|open| open.outcome != Some(Outcome::Established)),
         Stage::Tls => record.local.is_none(),
@@ -100,8 +100,8 @@ fn is_last(record: &Record) -> bool {
 }
 
 /// A record holds all that was known when it was written, so the later one counts; what it lacks is filled in.
-fn filled(later: Record, earlier: Record) -> Record {
-    Record {
+fn filled(later: ConnectionEvent, earlier: ConnectionEvent) -> ConnectionEvent {
+    ConnectionEvent {
         role: later.role.or(earlier.role),
         process: later.process.or(earlier.process),
         open: later.open.or(earlier.open),
@@ -116,7 +116,7 @@ mod tests {
     use handshake_common::{Role, TlsClass, TlsVersion};
 
     use super::*;
-    use crate::output::ladder::tests::{closed, opened, with_tls};
+    use crate::event::testing::{closed, opened, with_tls};
 
     #[test]
     fn a_connection_is_told_once_at_its_end() {
@@ -127,7 +127,7 @@ mod tests {
         let mut end = closed(Role::Client);
         (end.tls, end.setup) = (None, None);
         let told = whole.take(end).unwrap();
-        assert_eq!((told.event, told.tls), (Stage::Close, tls.tls), "what the closing lacks is filled in");
+        assert_eq!((told.stage, told.tls), (Stage::Close, tls.tls), "what the closing lacks is filled in");
         assert_eq!(whole.finish().count(), 0);
     }
 
@@ -135,7 +135,7 @@ mod tests {
     fn what_does_not_close_comes_at_the_end_in_order() {
         let mut whole = ConnectionJournal::default();
         for id in ["b", "a", "b"] {
-            assert_eq!(whole.take(Record { id: id.into(), ..opened(Role::Server) }), None);
+            assert_eq!(whole.take(ConnectionEvent { id: id.into(), ..opened(Role::Server) }), None);
         }
         let ids: Vec<_> = whole.finish().map(|record| record.id).collect();
         assert_eq!(ids, ["b".into(), "a".into()]);
@@ -155,20 +155,24 @@ mod tests {
     fn two_hosts_may_use_the_same_id() {
         let mut whole = ConnectionJournal::default();
         let here = opened(Role::Client);
-        let there =
-            Record { local: here.remote, remote: here.local, role: Some(Role::Server), ..here.clone() };
+        let there = ConnectionEvent {
+            local: here.remote,
+            remote: here.local,
+            role: Some(Role::Server),
+            ..here.clone()
+        };
         assert_eq!((whole.take(here), whole.take(there)), (None, None));
         assert_eq!(whole.finish().count(), 2);
     }
 
     #[test]
-    fn memory_is_bounded_and_what_is_forgotten_is_counted() {
+    fn memory_is_bounded_and_what_is_evicted_is_counted() {
         let mut whole = ConnectionJournal::default();
         for id in 0..MAX_CONNECTIONS + 10 {
-            whole.take(Record { id: id.to_string().into(), ..opened(Role::Client) });
+            whole.take(ConnectionEvent { id: id.to_string().into(), ..opened(Role::Client) });
         }
         assert_eq!(
-            (whole.open.len(), whole.places.len(), whole.forgotten()),
+            (whole.open.len(), whole.places.len(), whole.evicted()),
             (MAX_CONNECTIONS, MAX_CONNECTIONS, 10)
         );
     }
@@ -178,7 +182,7 @@ mod tests {
         let mut whole = ConnectionJournal::default();
         let long = "a".repeat(1 << 20);
         for id in 0..300 {
-            let mut record = Record { id: format!("{id}").into(), ..opened(Role::Client) };
+            let mut record = ConnectionEvent { id: format!("{id}").into(), ..opened(Role::Client) };
             record.process.as_mut().unwrap().comm = long.as_str().into();
             whole.take(record.clone());
             // Filled in, it counts once.
@@ -186,7 +190,7 @@ mod tests {
         }
         assert_eq!(whole.bytes, whole.open.values().map(size).sum::<usize>());
         assert!(whole.bytes <= MAX_BYTES && whole.open.len() == whole.places.len());
-        assert_eq!(whole.open.len() as u64 + whole.forgotten(), 300);
-        assert!(whole.forgotten() > 40, "{}", whole.forgotten());
+        assert_eq!(whole.open.len() as u64 + whole.evicted(), 300);
+        assert!(whole.evicted() > 40, "{}", whole.evicted());
     }
 }

@@ -1,0 +1,285 @@
+//! What is known of a connection when one of its stages ends: one typed value, which metrics, table, ladder, JSON and
+//! advice read, and nothing else. Its serialised form is the published record (docs/json-schema.md).
+
+mod json;
+#[cfg(test)]
+mod schema;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::{
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
+
+use handshake_common::{
+    CloseStyle, Family, FastOpen, FastOpenReason, FinalAck, Initiator, Library, Outcome, Role, Stage,
+    TlsClass, TlsOutcome, TlsSource, TlsVersion,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use self::json::{SCHEMA, SchemaVersion};
+use self::json::{micros as json_micros, rfc3339};
+use crate::untrusted::Untrusted;
+
+/// A stage of a connection that ended, and all that was known of the connection by then. `None` is unknown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ConnectionEvent {
+    /// Always [`SCHEMA`].
+    pub schema: SchemaVersion,
+    /// The stage that ended.
+    #[serde(rename = "event")]
+    pub stage: Stage,
+    /// When it ended, by the wall clock.
+    #[serde(with = "rfc3339")]
+    #[schemars(with = "String")]
+    pub time: SystemTime,
+    /// The same for all records of a connection: the socket's cookie in hexadecimal, as `ss -e` shows it
+    /// (`sk:`), with `.N` for the N-th connection that one socket made after its first.
+    pub id: Untrusted,
+    /// Which end of the connection the socket is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// The address family on the wire.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub family: Option<Family>,
+    /// Our end. Unknown only where a TLS handshake's socket is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local: Option<Endpoint>,
+    /// The peer's end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<Endpoint>,
+    /// Inode of the network namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub netns: Option<u32>,
+    /// Whose socket it is, where that is certain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
+    /// The connection was there before the program.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub preexisting: bool,
+    /// The opening.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub open: Option<Open>,
+    /// The TLS handshake.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// From the SYN to the moment from which the client may send application data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub setup: Option<Setup>,
+    /// The closing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub close: Option<Close>,
+    /// From the beginning of the opening to CLOSE.
+    #[serde(rename = "lifetime_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u64>")]
+    pub lifetime: Option<Duration>,
+}
+
+/// An address and a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct Endpoint {
+    /// IPv4 or IPv6.
+    pub addr: IpAddr,
+    /// 0 only where an opening failed before it had one.
+    pub port: u16,
+}
+
+/// A process of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Process {
+    /// In the initial pid namespace.
+    pub pid: u32,
+    /// Its name, at most 15 bytes.
+    pub comm: Untrusted,
+    /// Path in the cgroup v2 hierarchy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<Untrusted>,
+}
+
+/// See docs/metrics.md for what each number is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Open {
+    /// How it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Outcome>,
+    /// Client: SYN → ESTABLISHED or failure. Server: first SYN-ACK → ESTABLISHED.
+    #[serde(rename = "duration_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u64>")]
+    pub duration: Option<Duration>,
+    /// The network's round trip, free of timers and programs.
+    #[serde(rename = "rtt_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u64>")]
+    pub rtt: Option<Duration>,
+    /// Retransmissions of the SYN (client) or SYN-ACK (server).
+    pub syn_retransmits: u16,
+    /// What the final ACK carried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub final_ack: Option<FinalAck>,
+    /// What became of TCP Fast Open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fast_open: Option<FastOpen>,
+    /// Why the data in the SYN was rejected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fast_open_reason: Option<FastOpenReason>,
+    /// Server: whether the connection was made from a SYN cookie.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub syn_cookie: Option<bool>,
+}
+
+/// See docs/metrics.md for what each number is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Tls {
+    /// Which end of the handshake this one is. Nearly always the end of the connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// How it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<TlsOutcome>,
+    /// From the start of the opening (client: the SYN; server: its first SYN-ACK) to the ClientHello.
+    #[serde(rename = "start_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u64>")]
+    pub start: Option<Duration>,
+    /// ClientHello handed to TCP (client) or arrived (server) → complete, failed or abandoned.
+    #[serde(rename = "duration_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u64>")]
+    pub duration: Option<Duration>,
+    /// Inside the library's calls, less what they slept.
+    #[serde(rename = "compute_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u64>")]
+    pub compute: Option<Duration>,
+    /// Negotiated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<TlsVersion>,
+    /// Which way it went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<TlsClass>,
+    /// IANA's name of the cipher suite; its number where it has none that is known here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cipher: Option<Untrusted>,
+    /// Server name that the client asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sni: Option<Untrusted>,
+    /// Application protocol that was chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpn: Option<Untrusted>,
+    /// Alert that ended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alert: Option<Untrusted>,
+    /// Which end sent that alert.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alert_from: Option<Role>,
+    /// What the library said of the failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Untrusted>,
+    /// Whose code made it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub library: Option<Library>,
+    /// Who saw it.
+    pub source: TlsSource,
+    /// ClientHello → complete, counted from protocol facts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub round_trips: Option<u8>,
+    /// There was a HelloRetryRequest, whatever the class.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hello_retry: bool,
+    /// Whether the whole ClientHello was in the SYN, where data in the SYN was accepted (RFC 7413).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hello_in_syn: Option<bool>,
+    /// A server's wait for the ClientHello is in the duration, because its arrival was not seen.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub includes_hello_wait: bool,
+}
+
+/// See docs/metrics.md for what each number is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Setup {
+    /// Counted from protocol facts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub round_trips: Option<u8>,
+    /// From the start of the opening.
+    #[serde(rename = "duration_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u64>")]
+    pub duration: Option<Duration>,
+    /// What the network does not explain: signed, so not a `Duration`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub excess_us: Option<i64>,
+}
+
+/// See docs/metrics.md for what each number is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Close {
+    /// Whose FIN or RST came first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initiator: Option<Initiator>,
+    /// How it went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub style: Option<CloseStyle>,
+    /// Active side: our FIN → the peer's FIN. Passive side: the peer's FIN → the ACK of ours.
+    #[serde(rename = "duration_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u64>")]
+    pub duration: Option<Duration>,
+    /// Our FIN → its ACK.
+    #[serde(rename = "ack_wait_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u64>")]
+    pub ack_wait: Option<Duration>,
+    /// Active side: that ACK → the peer's FIN. Passive side: the peer's FIN → our `close()`.
+    #[serde(rename = "app_wait_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u64>")]
+    pub app_wait: Option<Duration>,
+    /// TIME_WAIT → its end. Needs a hook that this version does not have.
+    #[serde(rename = "time_wait_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u64>")]
+    pub time_wait: Option<Duration>,
+    /// What happened where nothing could see it: `peer_fin` went to the time-wait minisocket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unseen: Option<Unseen>,
+}
+
+/// What can be out of sight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Unseen {
+    /// The peer's FIN, handled by a time-wait minisocket.
+    PeerFin,
+}
+
+impl ConnectionEvent {
+    /// The duration of the stage that ended.
+    #[must_use]
+    pub fn duration(&self) -> Option<Duration> {
+        match self.stage {
+            Stage::Open => self.open.as_ref()?.duration,
+            Stage::Close => self.close.as_ref()?.duration,
+            Stage::Tls => self.tls.as_ref()?.duration,
+        }
+    }
+
+    /// The network's round trip, from the establishment of the connection.
+    #[must_use]
+    pub fn rtt(&self) -> Option<Duration> {
+        self.open.as_ref()?.rtt
+    }
+
+    /// Returns the role as the kernel side counts it: `None` for a connection whose establishment was not followed, even
+    /// where its TLS handshake tells which end this is.
+    #[must_use]
+    pub fn counted_role(&self) -> Option<Role> {
+        self.role.filter(|_| self.open.is_some())
+    }
+}
+
+/// Whole microseconds: the unit of records and of the kernel's samples.
+#[must_use]
+pub fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// What user space adds to a raw record.
+pub trait Context {
+    /// The wall time of a moment of CLOCK_MONOTONIC, nanoseconds.
+    fn wall_time(&self, monotonic_ns: u64) -> SystemTime;
+    /// The path of a cgroup v2 id.
+    fn cgroup(&mut self, id: u64) -> Option<Untrusted>;
+}

@@ -1,4 +1,4 @@
-//! Which records `trace` shows. Pure, but for looking up a namespace once.
+//! Which records `trace` shows. Pure, except that a namespace is looked up once.
 
 use std::{
     fs::File,
@@ -23,7 +23,7 @@ impl NetNs {
     /// Reads an inode, a path, or a name of `ip netns`.
     ///
     /// # Errors
-    /// When there is no such namespace.
+    /// If there is no such namespace.
     pub fn parse(text: &str) -> Result<Self, String> {
         if let Ok(inode) = text.parse() {
             return if inode == 0 { Err("inodes count from 1".to_owned()) } else { Ok(Self(inode)) };
@@ -55,12 +55,12 @@ const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 /// Bytes of its name that the kernel keeps of a process: `TASK_COMM_LEN` less the zero at the end.
 const COMM_BYTES: usize = 15;
 
-/// A name as the kernel keeps it. A character that is cut in two is one in the record, too.
+/// A name as the kernel stores it: cut to 15 bytes, even in the middle of a character, just like in a record.
 fn kept(comm: &str) -> Untrusted {
     Untrusted::from_bytes(&comm.as_bytes()[..comm.len().min(COMM_BYTES)])
 }
 
-/// What a name matches that is longer than the kernel keeps it, for the user to know.
+/// Returns a note for the user if the name is longer than the kernel stores.
 #[must_use]
 pub fn note_on_comm(comm: &str) -> Option<String> {
     (comm.len() > COMM_BYTES).then(|| {
@@ -71,7 +71,7 @@ pub fn note_on_comm(comm: &str) -> Option<String> {
     })
 }
 
-/// All conditions must hold; what a record does not know, it does not fulfil.
+/// All conditions must hold; a condition on an unknown value does not.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     ports: Vec<u16>,
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn no_condition_passes_everything() {
+    fn no_condition_passes_every_record() {
         assert!(Filter::default().passes(&record()));
     }
 
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_does_not_pass() {
+    fn unknown_value_does_not_pass() {
         let mut unknown = record();
         unknown.process = None;
         assert!(!Filter { pid: Some(1234), ..Filter::default() }.passes(&unknown));
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_namespace_could_never_match() {
+    fn other_files_are_no_network_namespace() {
         for other in ["/proc/self/ns/mnt", "/proc/self/maps", "/", "/dev/null"] {
             assert!(NetNs::parse(other).unwrap_err().contains("is no network namespace"), "{other}");
         }
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_name_matches_as_the_kernel_keeps_it() {
+    fn long_name_matches_as_the_kernel_stores_it() {
         let process = |comm: &[u8; 16]| {
             let raw = Connection { comm: *comm, ..client() };
             event(&raw)

@@ -227,7 +227,9 @@ fn records_of_a_stranger_drive_no_terminal() {
     record["id"] = HOSTILE.into();
     let mut lines = record.to_string();
     // What is no record quotes the line.
-    for (key, value) in [("event", HOSTILE), ("role", HOSTILE), ("time", HOSTILE), (HOSTILE, "x"), ("family", &long)] {
+    for (key, value) in
+        [("event", HOSTILE), ("role", HOSTILE), ("time", HOSTILE), (HOSTILE, "x"), ("family", &long)]
+    {
         let mut broken: serde_json::Value = serde_json::from_str(CLOSED).unwrap();
         broken[key] = value.into();
         lines.push('\n');

@@ -17,11 +17,11 @@ use crate::{
     untrusted::{Untrusted, say},
 };
 
-/// Longest line that is read. Records have less than 2 KB; only a cgroup of 4096 bytes that all are escaped makes a longer one.
+/// Longest line that is read. Records take less than 2 KB, unless a cgroup path of 4096 bytes must be escaped entirely.
 const MAX_LINE: usize = 32 << 10;
 
-/// Draws every connection of the records. Lines that are none are told on standard error, with their number, and make
-/// the exit status 1.
+/// Draws every connection of the records. A line that is no record is reported on standard error with its number, and the
+/// exit status is 1.
 ///
 /// # Errors
 /// When the input cannot be read or the output cannot be written.
@@ -38,7 +38,7 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode> {
     });
     match result {
         Err(Failure::Read(error)) => return Err(error).with_context(|| format!("cannot read {name}")),
-        // Whoever read us, head for one, has enough.
+        // The reader, such as `head`, has had enough.
         Err(Failure::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
         Err(Failure::Write(error)) => return Err(error).context("cannot write to standard output"),
         Ok(()) => {}
@@ -54,7 +54,7 @@ fn open(path: &Path) -> Result<File> {
     File::open(path).with_context(|| format!("cannot open {}", shown(path)))
 }
 
-/// What is drawn of these bytes, and what is said of lines that are no records.
+/// The ladders of these records, and the complaints about lines that are none.
 pub(crate) fn to_text(mut records: &[u8]) -> (String, Vec<String>) {
     let (mut out, mut said) = (Drawing::new(Vec::new()), Vec::new());
     let result = draw_all(&mut records, &mut out, |line, error| said.push(complaint("records", line, error)));
@@ -92,8 +92,7 @@ fn draw_all(
     out.finish().map_err(Failure::Write)
 }
 
-/// Reads a line without its end; what is longer than [`MAX_LINE`] is read, too, but not kept. `None`: no more lines.
-/// Otherwise, whether it was kept whole.
+/// Reads a line without its newline. Returns whether it fits into [`MAX_LINE`] (the rest is discarded), or `None` at the end.
 fn next_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<Option<bool>> {
     line.clear();
     let (mut fits, mut any) = (true, false);

@@ -29,10 +29,10 @@ use crate::{
     untrusted::{self, say},
 };
 
-/// How far ahead "for ever" lies.
-const FOR_EVER: Duration = Duration::from_hours(100 * 365 * 24);
+/// The end of a session without a duration.
+const NO_END: Duration = Duration::from_hours(100 * 365 * 24);
 
-/// Traces until the duration, the count, a signal or the end of whoever reads.
+/// Traces until the duration or the count is reached, a signal arrives, or the reader of standard output is gone.
 ///
 /// # Errors
 /// When the probes cannot be attached or the output cannot be written.
@@ -42,7 +42,7 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
     let kernel = Kernel::read()?;
     let (mut probes, mut ring) = Probes::attach(&kernel, &args.probes.into())?;
     drop(kernel);
-    // Not before: until there is something to tell, they end the program at once.
+    // Not earlier: until the probes are attached, signals end the program at once.
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
 
@@ -50,14 +50,14 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         say(format_args!("not attached: {} ({})", hook.hook.name, hook.hook.lost_without));
     }
     probes.wire_shortfall.iter().for_each(say);
-    tell_of_libraries(&probes);
+    say_libraries(&probes);
     probes.follow_libraries(ring::LIVE).context("cannot start a thread to follow the TLS libraries")?;
     say(format_args!("tracing the connections of this host ({}); Ctrl-C ends it", probes.way.as_str()));
     session.begin()?;
     let mut joiner = Joiner::new(probes.sight);
     let mut host = Host::new();
 
-    let end = Instant::now() + args.duration.unwrap_or(FOR_EVER).min(FOR_EVER);
+    let end = Instant::now() + args.duration.unwrap_or(NO_END).min(NO_END);
     let mut ticks = interval(ring::LIVE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut more = false;
@@ -93,26 +93,26 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         }
         let flushed = outcome.and_then(|()| session.out.flush());
         match flushed {
-            // Whoever read us, head for one, has enough.
+            // The reader, such as `head`, has had enough.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
             other => other.context("cannot write the records to standard output")?,
         }
         if last || session.is_full() {
             break;
         }
-        // With more to come the select above never waits, and signals would not be noticed.
+        // With more records at hand the select above never waits, and signals would starve.
         tokio::task::yield_now().await;
     }
     let (totals, missed) = (probes.totals()?, probes.missed_runs());
     let at = |loss| totals.at(totals::lost(loss));
     session.finish(at(DropReason::RingFull), at(DropReason::StateFull), missed)?;
-    // Only now: the kernel takes up to a tenth of a second to let go of each uprobe, one after the other.
+    // Last, because the kernel takes up to 0.1 s to detach each uprobe.
     drop(probes);
     Ok(ExitCode::SUCCESS)
 }
 
-/// One line: how many TLS libraries are probed, and what is not.
-fn tell_of_libraries(probes: &Probes) {
+/// One line: how many TLS libraries are probed.
+fn say_libraries(probes: &Probes) {
     match &probes.libraries {
         None => {}
         Some(Err(reason)) => say(format_args!("TLS libraries are not probed: {reason}")),
@@ -182,7 +182,7 @@ impl Session {
             Output::Table => writeln!(self.out, "{}", table::line(&event))?,
             Output::Ladder => {}
             Output::Json => {
-                // Whoever reads them can have them explained.
+                // `handshake explain` shows them as ladders.
                 return writeln!(self.out, "{}", untrusted::json(serde_json::to_string(&event)?));
             }
         }
@@ -195,7 +195,7 @@ impl Session {
         if self.output == Output::Ladder { write!(self.out, "\n{}", ladder::draw(whole)) } else { Ok(()) }
     }
 
-    /// The summary goes with the table and the ladders; beside JSON it goes to standard error, out of the programs' way.
+    /// The summary follows the table or the ladders; with JSON it goes to standard error, so that the output stays JSON.
     fn finish(mut self, lost: u64, unfollowed: u64, missed: u64) -> io::Result<()> {
         for whole in self.journal.finish() {
             self.end(&whole)?;

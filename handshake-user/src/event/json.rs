@@ -1,4 +1,4 @@
-//! How the values of an event look in JSON, where serde has no way of its own.
+//! How times, durations and the schema version are written in JSON.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 

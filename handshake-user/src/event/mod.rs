@@ -44,7 +44,7 @@ pub struct ConnectionEvent {
     /// The address family on the wire.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub family: Option<Family>,
-    /// Our end. Unknown only where a TLS handshake's socket is.
+    /// Our end. Unknown only for a TLS handshake whose socket is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local: Option<Endpoint>,
     /// The peer's end.
@@ -53,25 +53,25 @@ pub struct ConnectionEvent {
     /// Inode of the network namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub netns: Option<u32>,
-    /// Whose socket it is, where that is certain.
+    /// The process that owns the socket, if that is certain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process: Option<Process>,
-    /// The connection was there before the program.
+    /// The connection existed before the program started.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub preexisting: bool,
-    /// The opening.
+    /// The TCP handshake (RFC 9293 §3.5).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub open: Option<Open>,
     /// The TLS handshake.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
-    /// From the SYN to the moment from which the client may send application data.
+    /// From the SYN to the moment at which the client may send application data.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub setup: Option<Setup>,
-    /// The closing.
+    /// The close (RFC 9293 §3.6).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub close: Option<Close>,
-    /// From the beginning of the opening to CLOSE.
+    /// From the start of the TCP handshake to CLOSE.
     #[serde(rename = "lifetime_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<u64>")]
     pub lifetime: Option<Duration>,
@@ -82,7 +82,7 @@ pub struct ConnectionEvent {
 pub struct Endpoint {
     /// IPv4 or IPv6.
     pub addr: IpAddr,
-    /// 0 only where an opening failed before it had one.
+    /// 0 only if the TCP handshake failed before a port was chosen.
     pub port: u16,
 }
 
@@ -137,7 +137,7 @@ pub struct Tls {
     /// How it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<TlsOutcome>,
-    /// From the start of the opening (client: the SYN; server: its first SYN-ACK) to the ClientHello.
+    /// From the start of the TCP handshake (client: the SYN; server: its first SYN-ACK) to the ClientHello.
     #[serde(rename = "start_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<u64>")]
     pub start: Option<Duration>,
@@ -152,10 +152,10 @@ pub struct Tls {
     /// Negotiated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<TlsVersion>,
-    /// Which way it went.
+    /// Full, resumed …: decides the round trips.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub class: Option<TlsClass>,
-    /// IANA's name of the cipher suite; its number where it has none that is known here.
+    /// IANA's name of the cipher suite, or its number if that is not in our table.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cipher: Option<Untrusted>,
     /// Server name that the client asked for.
@@ -198,7 +198,7 @@ pub struct Setup {
     /// Counted from protocol facts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub round_trips: Option<u8>,
-    /// From the start of the opening.
+    /// From the start of the TCP handshake.
     #[serde(rename = "duration_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<u64>")]
     pub duration: Option<Duration>,
@@ -213,7 +213,7 @@ pub struct Close {
     /// Whose FIN or RST came first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initiator: Option<Initiator>,
-    /// How it went.
+    /// Which segments closed it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub style: Option<CloseStyle>,
     /// Active side: our FIN → the peer's FIN. Passive side: the peer's FIN → the ACK of ours.
@@ -232,12 +232,12 @@ pub struct Close {
     #[serde(rename = "time_wait_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<u64>")]
     pub time_wait: Option<Duration>,
-    /// What happened where nothing could see it: `peer_fin` went to the time-wait minisocket.
+    /// What no probe saw: the peer's FIN, which went to the time-wait minisocket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unseen: Option<Unseen>,
 }
 
-/// What can be out of sight.
+/// What no probe saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Unseen {
@@ -263,7 +263,7 @@ impl ConnectionEvent {
     }
 
     /// Returns the role as the kernel side counts it: `None` for a connection whose establishment was not followed, even
-    /// where its TLS handshake tells which end this is.
+    /// if its TLS handshake shows which end this is.
     #[must_use]
     pub fn counted_role(&self) -> Option<Role> {
         self.role.filter(|_| self.open.is_some())

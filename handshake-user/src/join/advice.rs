@@ -1,4 +1,4 @@
-//! Which round trips a connection need not have taken, and the setting that saves each. Pure.
+//! Which round trips a connection did not need, and the setting that saves each. Pure.
 //!
 //! The fewest possible are what the protocols allow to ends that have met before: none, with Fast Open (RFC 7413) and
 //! early data (RFC 8446 §2.3).
@@ -18,14 +18,14 @@ pub struct Advice {
     pub setting: Setting,
     /// Round trips before the client may send application data.
     pub round_trips: u8,
-    /// Time by the connection's own measured round trip; `None` where that is unknown.
+    /// Time, from the connection's own round trip; `None` if that is unknown.
     pub time: Option<Duration>,
 }
 
 /// Defines the settings: in a few words, and what else to know.
 macro_rules! settings {
     ($($(#[$doc:meta])* $variant:ident = $text:literal, $detail:literal;)+) => {
-        /// What to change. Here is the end whose record it is, there the other.
+        /// What to change. "Here" is the end whose record it is, "there" is the other.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Setting { $($(#[$doc])* $variant),+ }
 
@@ -58,7 +58,7 @@ settings! {
     /// A HelloRetryRequest.
     KeyShare = "the same first group on both ends (ssl_ecdh_curve, Groups)",
         "the server took none of the key shares in the first ClientHello and asked for another (HelloRetryRequest)";
-    /// Full; with TLS 1.3, where that is not negotiated yet.
+    /// Full, of any version.
     TicketsAndEarlyData = "session tickets and early data, for idempotent requests",
         "early data can be replayed (RFC 8446 §8, §E.5); in TLS 1.3, tickets alone save the certificates and the computing for them, but no round trip";
     /// TLS 1.3, resumed.
@@ -79,22 +79,22 @@ settings! {
     /// Client whose data in the SYN was not taken.
     FastOpenOnServer = "a server that takes data in the SYN: net.ipv4.tcp_fastopen 0x2",
         "with TCP_FASTOPEN on its listener, and a queue there that is long enough";
-    /// Client whose SYN with data was sent again.
+    /// Client whose SYN with data was retransmitted.
     FastOpenPath = "a path that lets SYNs with data pass (TCP Fast Open)",
-        "the SYN with data was sent again without it: lost, or dropped by something on the way";
+        "the SYN with data was retransmitted without it: lost, or dropped by something on the way";
     /// Server that took no data in a SYN.
     FastOpenHere = "TCP Fast Open: net.ipv4.tcp_fastopen 0x2 here, 0x1 there",
         "with TCP_FASTOPEN on this listener (nginx: listen … fastopen=N; 0x400 more: on every listener) and TCP_FASTOPEN_CONNECT in the client; data in the SYN can arrive twice (RFC 7413 §6.1), which a TLS handshake bears";
     /// Fast Open carried a part of the ClientHello only.
     HelloInSyn = "a ClientHello that fits into the SYN (smaller key shares)",
         "data in the SYN was taken, but the rest of the ClientHello came a round trip later; post-quantum key shares do not fit";
-    /// The client's SYN was sent again.
+    /// The client's SYN was retransmitted.
     SynLost = "no loss of the SYN: path, firewall, listen queue",
         "it is sent again after a second at first (RFC 6298 §2.1); the queue: net.core.somaxconn, net.ipv4.tcp_max_syn_backlog on the server";
-    /// The server's SYN-ACK was sent again.
+    /// The server's SYN-ACK was retransmitted.
     SynAckLost = "no loss of the SYN-ACK or its ACK: path, accept queue",
         "it is sent again after a second at first (RFC 6298 §2.1); the queue: the backlog of listen(), net.core.somaxconn";
-    /// The ClientHello came long after the opening.
+    /// The ClientHello came long after ESTABLISHED.
     LateHello = "a client that begins as soon as the connection is open",
         "its program did something else between the opening and its ClientHello; with STARTTLS that is the dialogue before it";
     /// The setup took longer than network, computing here and a late ClientHello explain.
@@ -115,12 +115,13 @@ settings! {
 const DELAYED_ACK: Duration = Duration::from_millis(35);
 /// The longest (`TCP_DELACK_MAX`), with the same scatter.
 const MAX_DELAY: Duration = Duration::from_millis(210);
-/// Programs that close faster than this are not worth a word.
+/// Programs that close faster than this need no advice.
 const SLOW_CLOSE: Duration = Duration::from_millis(10);
 /// Before the first retransmission of a SYN or SYN-ACK (`TCP_TIMEOUT_INIT`); later ones wait as long, or longer.
 pub const SYN_TIMER: Duration = Duration::from_secs(1);
 
-/// The round trips of the setup, or of the opening where no TLS handshake is known of. `None`: unknown, or it failed.
+/// The round trips of the setup, or of the TCP handshake if no TLS handshake is known. Returns `None` if they are unknown or it
+/// failed.
 #[must_use]
 pub fn taken(record: &ConnectionEvent) -> Option<u8> {
     match (&record.tls, record.setup) {
@@ -155,8 +156,8 @@ pub fn advise(record: &ConnectionEvent) -> Vec<Advice> {
         all.extend(open.and_then(|open| of_fast_open(record, open)).map(one));
     }
     let timed = |setting, time| Advice { setting, round_trips: 0, time };
-    let sent_again = |open: &&Open| open.outcome == Some(Outcome::Established) && open.syn_retransmits > 0;
-    if let Some(open) = open.filter(sent_again) {
+    let retransmitted = |open: &&Open| open.outcome == Some(Outcome::Established) && open.syn_retransmits > 0;
+    if let Some(open) = open.filter(retransmitted) {
         let setting = if record.role == Some(Role::Server) { Setting::SynAckLost } else { Setting::SynLost };
         let timers = SYN_TIMER * u32::from(open.syn_retransmits);
         all.push(timed(setting, Some(timers).filter(|&us| open.duration.is_some_and(|took| us <= took))));
@@ -204,7 +205,7 @@ fn of_tls(role: Option<Role>, tls: &Tls) -> Vec<Setting> {
     settings
 }
 
-/// What the setup took beyond its round trips and the computing on this end, and on whose account, microseconds.
+/// What the setup took beyond its round trips and the computing on this end, and who caused it.
 fn of_waits(record: &ConnectionEvent) -> impl Iterator<Item = (Setting, Duration)> {
     let long = |time: &Duration| *time >= DELAYED_ACK;
     let excess = record
@@ -222,13 +223,13 @@ fn of_waits(record: &ConnectionEvent) -> impl Iterator<Item = (Setting, Duration
     late.map(|us| (Setting::LateHello, us)).into_iter().chain(rest.map(|us| (Setting::SetupWait, us)))
 }
 
-/// Whether a HelloRetryRequest made a round trip more.
+/// Whether a HelloRetryRequest cost a round trip.
 #[must_use]
 pub fn was_retried(tls: &Tls) -> bool {
     tls.version == Some(TlsVersion::Tls13) && (tls.hello_retry || tls.class == Some(TlsClass::HelloRetry))
 }
 
-/// The setting of Fast Open that would save the round trip of the opening.
+/// The Fast Open setting that would save the round trip of the TCP handshake.
 fn of_fast_open(record: &ConnectionEvent, open: &Open) -> Option<Setting> {
     if open.outcome != Some(Outcome::Established) {
         return None;
@@ -257,7 +258,7 @@ pub fn hello_in_syn(record: &ConnectionEvent) -> Option<bool> {
     record.tls.as_ref()?.hello_in_syn
 }
 
-/// Who kept whom waiting, and for how long, microseconds.
+/// Who kept whom waiting, and for how long.
 fn of_close(close: &Close, rtt: Option<Duration>) -> impl Iterator<Item = (Setting, Duration)> {
     let passive = close.initiator == Some(Initiator::Remote);
     let late = close.ack_wait.zip(rtt).and_then(|(wait, rtt)| wait.checked_sub(rtt));

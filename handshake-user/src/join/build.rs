@@ -41,7 +41,7 @@ impl<'a> Joined<'a> {
     pub(super) fn event(self, context: &mut impl Context) -> ConnectionEvent {
         let Self { stage, connection: raw, has_socket, tls, setup } = self;
         let is_unfollowed = raw.flags.has(ConnectionFlags::PREEXISTING);
-        // Of a connection that was not followed from its beginning, only an opening that ended under our eyes is known.
+        // Of a connection that was not followed from its beginning, `open` is known only if it ended while we watched.
         let opened = !is_unfollowed || raw.role == Role::Client.code();
         let ended_ns = match stage {
             Stage::Open => raw.open_ns,

@@ -1,4 +1,4 @@
-//! The bytes of hellos, kept until their handshake is over.
+//! Keeps the bytes of hellos until their handshake is over.
 
 use std::collections::{HashMap, VecDeque, hash_map::Entry};
 
@@ -9,18 +9,18 @@ use handshake_common::{
 
 use crate::tls::wire::{Buffers, Hellos, Piece, Verdict, message::MAX_BYTES, verdict};
 
-/// What is kept of one handshake: both hellos of both ends, and each of them once more where the network repeated it.
+/// Bytes kept of one handshake: both hellos of both ends, each twice in case it is retransmitted.
 const MAX_BYTES_PER_HANDSHAKE: usize = 8 * MAX_BYTES;
-/// What is kept of all handshakes; the oldest give way. Most take a kilobyte.
+/// Bytes kept of all handshakes; the oldest are evicted. Most take a kilobyte.
 const MAX_TOTAL_BYTES: usize = 16 << 20;
 
-/// Bytes by the number of their handshake.
+/// Fragments by the number of their handshake.
 #[derive(Debug, Default)]
 pub(super) struct HelloFragments {
     handshakes: HashMap<u64, Fragments>,
     /// In the order in which they began; some are over.
     order: VecDeque<u64>,
-    /// How many pieces are there with this ClientHello.random.
+    /// How many fragments begin with this ClientHello.random.
     randoms: HashMap<[u8; 32], usize>,
     bytes: usize,
     buffers: Box<Buffers>,
@@ -58,7 +58,7 @@ impl HelloFragments {
         }
     }
 
-    /// What the handshake's records and its bytes say; the bytes are not needed any more.
+    /// Passes on what the handshake's records and bytes mean, and drops the bytes.
     pub(super) fn settle<T>(
         &mut self,
         wire_handshake: &WireHandshake,
@@ -74,7 +74,7 @@ impl HelloFragments {
         say(&verdict(&wire_handshake.wire, &hellos))
     }
 
-    /// Whether a handshake goes on whose ClientHello has this random.
+    /// Whether a handshake with this ClientHello.random is in progress.
     pub(super) fn has_one_with(&self, random: &[u8; 32]) -> bool {
         self.randoms.contains_key(random)
     }
@@ -94,8 +94,8 @@ impl HelloFragments {
     }
 }
 
-/// ClientHello.random, if these bytes begin as a ClientHello: behind the headers of the record and of the message, and
-/// the legacy version (RFC 8446 §4.1.2).
+/// Returns ClientHello.random if these bytes come from a client and are long enough: it follows the record header, the
+/// message header and the legacy version (RFC 8446 §4.1.2).
 fn client_random(sender: Role, bytes: &[u8]) -> Option<[u8; 32]> {
     const AT: usize = 11;
     let random = bytes.get(AT..)?.first_chunk()?;

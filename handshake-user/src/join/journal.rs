@@ -1,4 +1,4 @@
-//! Connections as a whole, out of records that tell of their stages: each is told once, by all that is known of it.
+//! Keeps the records of each connection until it ends, so that each is shown once, with everything known of it.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,15 +9,15 @@ use crate::{
     untrusted::Untrusted,
 };
 
-/// Connections remembered until they close, each by a record of some hundred bytes. The oldest give way.
+/// Connections kept until they close, a record of some hundred bytes each. The oldest are evicted.
 const MAX_CONNECTIONS: usize = 65_536;
-/// And bytes of them, which only records that this program has not written reach.
+/// Bytes of those records. Only records that this program did not write can reach it.
 const MAX_BYTES: usize = 256 << 20;
 
-/// Which connection. The ends tell records of different hosts apart.
+/// Identifies a connection; the endpoints distinguish records of different hosts.
 type Key = (Untrusted, Option<Endpoint>, Option<Endpoint>);
 
-/// Connections that are not told yet.
+/// Connections that have not ended yet.
 #[derive(Debug, Default)]
 pub struct ConnectionJournal {
     /// In the order in which they began.
@@ -29,7 +29,7 @@ pub struct ConnectionJournal {
 }
 
 impl ConnectionJournal {
-    /// Takes a record in; gives the whole when it is the last of its connection.
+    /// Takes a record. Returns the complete one if it is the last of its connection.
     pub fn take(&mut self, record: ConnectionEvent) -> Option<ConnectionEvent> {
         let key = key(&record);
         let place = self.places.get(&key).copied();
@@ -61,14 +61,14 @@ impl ConnectionJournal {
         None
     }
 
-    /// Those that did not close, in the order in which they began.
+    /// Returns the connections that did not close, in the order in which they began.
     pub fn finish(&mut self) -> impl Iterator<Item = ConnectionEvent> + use<> {
         self.places.clear();
         self.bytes = 0;
         std::mem::take(&mut self.open).into_values()
     }
 
-    /// How many were evicted for want of room: they are told if they close, by what their close record holds.
+    /// How many were evicted because the journal was full. If they close, their close record is all there is.
     #[must_use]
     pub const fn evicted(&self) -> u64 {
         self.evicted
@@ -79,7 +79,7 @@ fn key(record: &ConnectionEvent) -> Key {
     (record.id.clone(), record.local, record.remote)
 }
 
-/// Bytes that it takes to remember a record, by its text; its id is kept twice.
+/// Bytes that a kept record takes; its id is stored twice.
 fn size(record: &ConnectionEvent) -> usize {
     let ConnectionEvent { id, process, tls, .. } = record;
     let process = process.iter().flat_map(|process| [Some(&process.comm), process.cgroup.as_ref()]);
@@ -90,7 +90,7 @@ fn size(record: &ConnectionEvent) -> usize {
     size_of::<ConnectionEvent>() + texts.map(|text| text.raw().len()).sum::<usize>()
 }
 
-/// Whether no further record will come of this connection, or of this handshake.
+/// Whether this is the last record of its connection, or of its handshake.
 fn is_last(record: &ConnectionEvent) -> bool {
     match record.stage {
         Stage::Close => true,
@@ -99,7 +99,7 @@ fn is_last(record: &ConnectionEvent) -> bool {
     }
 }
 
-/// A record holds all that was known when it was written, so the later one counts; what it lacks is filled in.
+/// A record holds everything known when it was written, so the later one wins; what it lacks comes from the earlier.
 fn filled(later: ConnectionEvent, earlier: ConnectionEvent) -> ConnectionEvent {
     ConnectionEvent {
         role: later.role.or(earlier.role),
@@ -119,7 +119,7 @@ mod tests {
     use crate::event::testing::{closed, opened, with_tls};
 
     #[test]
-    fn a_connection_is_told_once_at_its_end() {
+    fn connection_is_reported_once_at_its_end() {
         let mut whole = ConnectionJournal::default();
         let tls = with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Full);
         assert_eq!(whole.take(opened(Role::Client)), None);
@@ -127,12 +127,16 @@ mod tests {
         let mut end = closed(Role::Client);
         (end.tls, end.setup) = (None, None);
         let told = whole.take(end).unwrap();
-        assert_eq!((told.stage, told.tls), (Stage::Close, tls.tls), "what the closing lacks is filled in");
+        assert_eq!(
+            (told.stage, told.tls),
+            (Stage::Close, tls.tls),
+            "what the close record lacks is filled in"
+        );
         assert_eq!(whole.finish().count(), 0);
     }
 
     #[test]
-    fn what_does_not_close_comes_at_the_end_in_order() {
+    fn open_connections_are_returned_in_order() {
         let mut whole = ConnectionJournal::default();
         for id in ["b", "a", "b"] {
             assert_eq!(whole.take(ConnectionEvent { id: id.into(), ..opened(Role::Server) }), None);
@@ -142,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_and_what_has_no_socket_is_told_at_once() {
+    fn failed_and_socketless_connections_are_returned_at_once() {
         let mut refused = opened(Role::Client);
         refused.open.as_mut().unwrap().outcome = Some(Outcome::Refused);
         assert!(ConnectionJournal::default().take(refused).is_some());
@@ -152,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn two_hosts_may_use_the_same_id() {
+    fn records_of_two_hosts_may_share_an_id() {
         let mut whole = ConnectionJournal::default();
         let here = opened(Role::Client);
         let there = ConnectionEvent {
@@ -166,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_what_is_evicted_is_counted() {
+    fn connections_are_bounded_and_evictions_counted() {
         let mut whole = ConnectionJournal::default();
         for id in 0..MAX_CONNECTIONS + 10 {
             whole.take(ConnectionEvent { id: id.to_string().into(), ..opened(Role::Client) });
@@ -178,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_do_not_take_more_memory() {
+    fn bytes_are_bounded() {
         let mut whole = ConnectionJournal::default();
         let long = "a".repeat(1 << 20);
         for id in 0..300 {

@@ -1,17 +1,17 @@
-//! Two views of one TLS handshake become one: each fact from the view that saw it happen.
+//! Merges two views of one TLS handshake: each fact comes from the view that saw it happen.
 
 use handshake_common::{TlsClass, TlsOutcome, TlsSource};
 
 use super::view::TlsView;
 
-/// A fact that both views tell.
+/// A fact that both views report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fact {
     /// How it ended.
     Outcome,
     /// The version.
     Version,
-    /// Which way it went.
+    /// Full, resumed …
     Class,
     /// Whether there was a HelloRetryRequest.
     HelloRetry,
@@ -40,12 +40,12 @@ impl Fact {
     }
 }
 
-/// Puts the views together; says of which facts they differ. The library knows what it computed and decided; the wire
-/// knows when bytes passed by and what was in the hellos.
+/// Merges the views and lists the facts on which they differ. The library knows what it computed and decided; the wire
+/// knows when bytes passed and what the hellos said.
 #[must_use]
 pub fn merge(library: TlsView, wire: TlsView) -> (TlsView, Vec<Fact>) {
     let disagreements = disagreements(&library, &wire);
-    // The library says that it is complete as soon as the program may send.
+    // The library calls it complete as soon as the program may send.
     let is_false_start = wire.class == Some(TlsClass::FalseStart);
     let hello_retry = wire.hello_retry.or(library.hello_retry);
     let tls = TlsView {
@@ -75,23 +75,22 @@ pub fn merge(library: TlsView, wire: TlsView) -> (TlsView, Vec<Fact>) {
     (tls, disagreements)
 }
 
-/// The library's, except that what was let go of without an error, as far as the library could tell, was ended by an alert
-/// that passed by.
+/// The library's outcome, except that a session which it saw abandoned failed if the wire saw an alert end it.
 fn outcome(library: &TlsView, wire: &TlsView) -> Option<TlsOutcome> {
     match (library.outcome, wire.outcome) {
         (Some(TlsOutcome::Abandoned), Some(TlsOutcome::Failed)) => wire.outcome,
-        (told, seen) => told.or(seen),
+        (reported, seen) => reported.or(seen),
     }
 }
 
-/// The library's, except for what is plain on the wire and hidden from the library: that a HelloRetryRequest passed by,
-/// and that the client's data left before the server's Finished came.
+/// The library's class, except for what only the wire shows: that there was a HelloRetryRequest, and that the client's data
+/// left before the server's Finished arrived.
 fn class(library: &TlsView, wire: &TlsView) -> Option<TlsClass> {
     match (library.class, wire.class) {
         (Some(TlsClass::Full), Some(seen @ TlsClass::FalseStart))
         | (Some(TlsClass::Full | TlsClass::Resumed), Some(seen @ TlsClass::HelloRetry)) => Some(seen),
         (Some(TlsClass::HelloRetry), seen) if wire.hello_retry == Some(false) => seen,
-        (told, seen) => told.or(seen),
+        (reported, seen) => reported.or(seen),
     }
 }
 
@@ -99,7 +98,7 @@ fn disagreements(library: &TlsView, wire: &TlsView) -> Vec<Fact> {
     fn differ<T: PartialEq>(library: Option<T>, wire: Option<T>) -> bool {
         library.zip(wire).is_some_and(|(library, wire)| library != wire)
     }
-    // No library says that it spoke before the server's Finished.
+    // No library reports that the client spoke before the server's Finished.
     let refined = wire.class == Some(TlsClass::FalseStart) && library.class == Some(TlsClass::Full);
     Fact::ALL
         .into_iter()
@@ -121,8 +120,8 @@ mod tests {
     use super::*;
     use crate::join::view::tests::completed;
 
-    fn views(version: TlsVersion, told: TlsClass, seen: TlsClass) -> (TlsView, TlsView) {
-        let library = completed(Role::Client, version, told);
+    fn views(version: TlsVersion, reported: TlsClass, seen: TlsClass) -> (TlsView, TlsView) {
+        let library = completed(Role::Client, version, reported);
         let wire = TlsView {
             start_ns: Some(1_050_800_000),
             ended_ns: Some(1_101_000_000),
@@ -138,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn each_view_tells_what_it_saw() {
+    fn each_fact_comes_from_the_view_that_saw_it() {
         let (library, wire) = views(TlsVersion::Tls13, TlsClass::Full, TlsClass::Full);
         let (tls, disagreements) = merge(library.clone(), wire.clone());
         assert_eq!(disagreements, []);
@@ -149,23 +148,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_plain_on_the_wire_wins_over_a_library_that_cannot_know() {
+    fn wire_wins_where_the_library_cannot_know() {
         use TlsClass::{EarlyDataAccepted, EarlyDataRejected, FalseStart, Full, HelloRetry, Resumed};
-        for (version, told, seen, class, differs) in [
+        for (version, reported, seen, class, differs) in [
             (TlsVersion::Tls12, Full, FalseStart, FalseStart, vec![]),
             (TlsVersion::Tls13, Full, HelloRetry, HelloRetry, vec![Fact::Class, Fact::HelloRetry]),
             (TlsVersion::Tls13, HelloRetry, Full, Full, vec![Fact::Class, Fact::HelloRetry]),
             (TlsVersion::Tls13, EarlyDataRejected, EarlyDataAccepted, EarlyDataRejected, vec![Fact::Class]),
             (TlsVersion::Tls12, Resumed, Full, Resumed, vec![Fact::Class]),
         ] {
-            let (library, wire) = views(version, told, seen);
+            let (library, wire) = views(version, reported, seen);
             let (tls, disagreements) = merge(library, wire);
-            assert_eq!((tls.class, disagreements), (Some(class), differs), "{told} {seen}");
+            assert_eq!((tls.class, disagreements), (Some(class), differs), "{reported} {seen}");
         }
     }
 
     #[test]
-    fn the_end_that_decides_says_how_it_ended() {
+    fn outcome_is_the_libraries() {
         let (mut library, wire) = views(TlsVersion::Tls13, TlsClass::Full, TlsClass::Full);
         library.outcome = Some(TlsOutcome::Failed);
         let (tls, disagreements) = merge(library, wire);

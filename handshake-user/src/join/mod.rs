@@ -41,7 +41,7 @@ use crate::event::{ConnectionEvent, Context};
 /// What came out of the ring.
 #[derive(Clone, Copy, Debug)]
 pub enum RawRecord<'a> {
-    /// An opening or a closing.
+    /// A connection was established or failed to be, or closed.
     Connection(Connection),
     /// A TLS handshake, as its library's calls showed it.
     LibraryHandshake(LibraryHandshake),
@@ -52,10 +52,7 @@ pub enum RawRecord<'a> {
 }
 
 impl<'a> RawRecord<'a> {
-    /// Reads a raw record; its first byte tells its kind.
-    ///
-    /// # Errors
-    /// `None` for a shape that this program does not know.
+    /// Reads a raw record, whose first byte is its kind. Returns `None` if the kind or the size is unknown.
     #[must_use]
     pub fn from_bytes(bytes: &'a [u8]) -> Option<Self> {
         match Kind::from_code(*bytes.first()?)? {
@@ -69,7 +66,7 @@ impl<'a> RawRecord<'a> {
     }
 }
 
-/// Takes what was joined; the caller makes an event of it.
+/// Receives what was joined; the caller turns it into an event.
 type Report<'r> = &'r mut dyn FnMut(Joined<'_>);
 
 /// Which connection: the socket's cookie, and the ordinal of the connection on that socket.
@@ -77,48 +74,48 @@ type Key = (u64, u16);
 
 /// The ordinal of a connection whose socket is not known.
 const NO_SOCKET: u16 = u16::MAX;
-/// How long a view waits for the other one that is sure to come. A program may be slow to read the end of its handshake.
+/// How long a view waits for another that is certain to report: a program may be slow to read the end of its handshake.
 const VIEW_TIMEOUT_NS: u64 = 1_000_000_000;
-/// How long a library without a socket waits for the wire, which has seen its ClientHello, to tell how it ended.
+/// How long a library without a socket waits for the wire, which saw its ClientHello, to report the end.
 const UNFINISHED_TIMEOUT_NS: u64 = 60_000_000_000;
-/// How long a view waits for another one that may come: a library whose socket is not known.
+/// How long a view waits for another that may report: a library whose socket is unknown.
 const OPTIONAL_VIEW_TIMEOUT_NS: u64 = 200_000_000;
-/// Connections remembered for their closing; each takes some hundred bytes. The oldest give way.
+/// Handshakes kept for the close of their connection, some hundred bytes each. The oldest are evicted.
 const MAX_REMEMBERED: usize = 65_536;
 
-/// Puts stories together.
+/// Joins raw records into events.
 #[derive(Debug, Default)]
 pub struct Joiner {
-    /// What is seen on the wire.
+    /// Which handshakes the wire view sees.
     wire: WireCoverage,
-    /// Bytes of handshakes that go on.
+    /// Bytes of handshakes in progress.
     hello_fragments: HelloFragments,
-    /// Handshakes of which the other view has not told yet, and closings that wait for them.
+    /// Handshakes that the other view has not reported yet, and closes that wait for them.
     pending: Pending,
-    /// Handshakes that were told, for the closing of their connection.
+    /// Handshakes that were reported, for the close of their connection.
     reported: HashMap<Key, TlsView>,
-    /// In the order in which they came.
+    /// Their keys, oldest first.
     order: VecDeque<Key>,
-    /// Those that the wire alone told of, for a library without a socket that tells of them late.
+    /// Those that only the wire reported, in case a library without a socket reports them late.
     wire_only: Recent,
     evicted: u64,
     disagreements: [u64; Fact::ALL.len()],
 }
 
-/// Of which TLS handshakes the wire tells.
+/// Which TLS handshakes the wire view reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WireCoverage {
-    /// Of none.
+    /// None.
     #[default]
     None,
-    /// Of some.
+    /// Some.
     Some,
-    /// Of all, so that a connection without one has none.
+    /// All: a connection without a report made no handshake.
     All,
 }
 
 impl Joiner {
-    /// With what the wire shows, it is known how long to wait for it, and who spoke no TLS.
+    /// The coverage of the wire view decides how long to wait for it, and whether a connection can be said to use no TLS.
     #[must_use]
     pub fn new(wire: WireCoverage) -> Self {
         Self { wire, ..Self::default() }
@@ -161,18 +158,18 @@ impl Joiner {
         self.expire(u64::MAX, context, report);
     }
 
-    /// How many handshakes were evicted before their connection closed, for want of room.
+    /// How many handshakes were evicted before their connection closed.
     #[must_use]
     pub const fn evicted(&self) -> u64 {
         self.evicted
     }
 
-    /// How often the two views of a handshake told a fact differently.
+    /// How often the two views of a handshake disagreed on a fact.
     pub fn disagreements(&self) -> impl Iterator<Item = (Fact, u64)> + use<> {
         Fact::ALL.into_iter().zip(self.disagreements)
     }
 
-    /// A library has told.
+    /// A library reported a handshake.
     fn library(&mut self, raw: &LibraryHandshake, now_ns: u64, report: Report<'_>) {
         let LibraryHandshake { mut connection, ref session } = *raw;
         if session::is_datagram(session) {
@@ -189,7 +186,7 @@ impl Joiner {
             connection.generation = NO_SOCKET;
         }
         let own = key(&connection);
-        // Without a socket, the ClientHello tells which handshake of the wire it is.
+        // Without a socket, the ClientHello identifies the wire's handshake.
         let at = if has_socket { own } else { self.pending.wire_of(&tls).unwrap_or(own) };
         let library = Some(HandshakeView { connection, tls });
         match self.pending.take(at) {
@@ -201,15 +198,16 @@ impl Joiner {
                     self.settle(at, half, report);
                 }
                 let half = PartialHandshake { library, ..PartialHandshake::default() };
-                // Such as an object that a garbage collector frees in its own time: it was told already.
+                // Already reported, for example when a garbage collector frees the session late.
                 let hello = half.library.as_ref().and_then(|view| random(&view.tls));
                 if !has_socket && hello.is_some_and(|hello| self.wire_only.contains(&hello)) {
                     return;
                 }
                 let wait = match &half.library {
                     Some(view) if has_socket => {
-                        // It was told already, because this was too slow.
-                        if self.reported.get(&own).is_some_and(|told| told.source == TlsSource::Wire) {
+                        // Already reported without the library, which was too slow.
+                        if self.reported.get(&own).is_some_and(|reported| reported.source == TlsSource::Wire)
+                        {
                             return;
                         }
                         if view.connection.wire_is(WirePhase::Handshaking) { VIEW_TIMEOUT_NS } else { 0 }
@@ -234,13 +232,13 @@ impl Joiner {
         }
     }
 
-    /// The wire has told.
+    /// The wire reported a handshake.
     fn wire(&mut self, raw: &WireHandshake, now_ns: u64, report: Report<'_>) {
         let tls = self.hello_fragments.settle(raw, |verdict| TlsView::of_wire(verdict, raw));
         let connection = raw.connection;
         let own = key(&connection);
         if self.reported.contains_key(&own) {
-            // Its library has told of it alone, because this was too slow.
+            // Already reported without the wire, which was too slow.
             return;
         }
         let at =
@@ -264,14 +262,14 @@ impl Joiner {
         let library_comes = !connection.tls_session.is_none();
         let waits = self.pending.get(key).map(|half| half.wire.is_some());
         match waits {
-            // Its end has come before the end of the handshake, or right behind it.
+            // The connection ended before its handshake did, or right after it.
             _ if library_comes => {
                 self.pending.close(key, connection, now_ns.saturating_add(VIEW_TIMEOUT_NS));
             }
             Some(true) => {
                 self.pending.close(key, connection, now_ns.saturating_add(OPTIONAL_VIEW_TIMEOUT_NS));
             }
-            // The wire would have told before the closing.
+            // The wire would have reported before the close.
             Some(false) => {
                 let half = self.pending.take(key).unwrap_or_default();
                 self.settle(key, PartialHandshake { closed: Some(*connection), ..half }, report);
@@ -280,10 +278,10 @@ impl Joiner {
         }
     }
 
-    /// Tells of a handshake by the views that there are, and of the closing that has waited for it.
+    /// Reports a handshake by the views at hand, and the close that waited for it.
     fn settle(&mut self, key: Key, half: PartialHandshake, report: Report<'_>) {
         let PartialHandshake { library, wire, closed, .. } = half;
-        let story = match (library, wire) {
+        let joined = match (library, wire) {
             (Some(library), Some(wire)) => {
                 let (tls, disagreements) = merge(library.tls, wire.tls);
                 for fact in disagreements {
@@ -306,7 +304,7 @@ impl Joiner {
             (Some(view), None) => Some((view.connection, view.tls)),
             (None, None) => None,
         };
-        if let Some((mut connection, tls)) = story {
+        if let Some((mut connection, tls)) = joined {
             let has_socket = connection.generation != NO_SOCKET;
             if has_socket {
                 self.remember(key, tls.clone());
@@ -334,7 +332,7 @@ impl Joiner {
             let Some(oldest) = self.order.pop_front() else { break };
             self.evicted += u64::from(self.reported.remove(&oldest).is_some());
         }
-        // Connections that closed have left their place in the order.
+        // Connections that closed leave their key in `order`.
         if self.order.len() > 2 * MAX_REMEMBERED {
             self.order.retain(|key| self.reported.contains_key(key));
         }

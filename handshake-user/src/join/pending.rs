@@ -1,4 +1,4 @@
-//! Handshakes of which one view has told, and closings that wait for their handshake.
+//! Handshakes that only one view has reported so far, and closes that wait for their handshake.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -6,19 +6,19 @@ use handshake_common::{Connection, Role};
 
 use super::{Key, NO_SOCKET, view::TlsView};
 
-/// What one view said, and what it knew of the connection.
+/// What one view reported, and what it knew of the connection.
 #[derive(Clone, Debug)]
 pub(super) struct HandshakeView {
     pub(super) connection: Connection,
     pub(super) tls: TlsView,
 }
 
-/// What waits for the rest of its story.
+/// A handshake that waits for its other view.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PartialHandshake {
     pub(super) library: Option<HandshakeView>,
     pub(super) wire: Option<HandshakeView>,
-    /// Told behind the handshake.
+    /// Reported after the handshake.
     pub(super) closed: Option<Connection>,
     pub(super) until: u64,
 }
@@ -26,19 +26,19 @@ pub(super) struct PartialHandshake {
 /// ClientHello.random, and which end of the handshake it is: both may be on this host.
 pub(super) type Random = ([u8; 32], Option<Role>);
 
-/// Halves by their ClientHello. A relay passes the same one on, so several connections may have it.
+/// Handshakes by their ClientHello. A relay forwards it unchanged, so several connections may share one.
 type ByRandom = HashMap<Random, Vec<Key>>;
 
-/// The most that waits at the same time; beyond it the first ones due are told as they are.
+/// How many may wait at once; beyond that the first ones due are reported as they are.
 const MAX_PENDING: usize = 65_536;
 
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     halves: HashMap<Key, PartialHandshake>,
     due: BTreeSet<(u64, Key)>,
-    /// Seen on the wire, and their library has not told.
+    /// Seen on the wire, not yet reported by their library.
     wire_handshakes: ByRandom,
-    /// Told by a library that has no socket.
+    /// Reported by a library that has no socket.
     socketless: ByRandom,
 }
 
@@ -72,17 +72,17 @@ impl Pending {
         Some(half)
     }
 
-    /// The only handshake that was seen on the wire with this ClientHello, and whose library has not told.
+    /// Returns the handshake with this ClientHello that the wire saw and no library has reported, if there is exactly one.
     pub(super) fn wire_of(&self, library: &TlsView) -> Option<Key> {
         only(&self.wire_handshakes, library)
     }
 
-    /// The only handshake with this ClientHello that a library without a socket has told of.
+    /// Returns the handshake with this ClientHello that a library without a socket reported, if there is exactly one.
     pub(super) fn library_of(&self, wire: &TlsView) -> Option<Key> {
         only(&self.socketless, wire)
     }
 
-    /// Where a half is found by its ClientHello: only where the other view may be looking for it.
+    /// Where a handshake is found by its ClientHello: only if its other view may look for it there.
     fn place(&mut self, key: Key, half: &PartialHandshake) -> Option<(&mut ByRandom, Random)> {
         match (&half.library, &half.wire) {
             (None, Some(wire)) => Some((&mut self.wire_handshakes, random(&wire.tls)?)),
@@ -93,7 +93,7 @@ impl Pending {
         }
     }
 
-    /// Waits until then.
+    /// Keeps it until then.
     pub(super) fn put(&mut self, key: Key, half: PartialHandshake, until: u64) {
         let half = PartialHandshake { until, ..half };
         if let Some((by_random, random)) = self.place(key, &half) {
@@ -103,14 +103,14 @@ impl Pending {
         self.halves.insert(key, half);
     }
 
-    /// The closing of a connection whose handshake waits; it does so until then at the most.
+    /// Keeps a close behind its handshake, until then at the latest.
     pub(super) fn close(&mut self, key: Key, connection: &Connection, until: u64) {
         let half = self.take(key).unwrap_or_default();
         let until = if half.until == 0 { until } else { half.until.min(until) };
         self.put(key, PartialHandshake { closed: Some(*connection), ..half }, until);
     }
 
-    /// What has waited long enough, or one too many.
+    /// Returns the next handshake whose time is up, or the first one due if there are too many.
     pub(super) fn next_due(&mut self, now_ns: u64) -> Option<(Key, PartialHandshake)> {
         let &(until, key) = self.due.first()?;
         if until > now_ns && self.halves.len() <= MAX_PENDING {

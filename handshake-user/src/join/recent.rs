@@ -1,13 +1,13 @@
-//! The last handshakes that were told by the wire alone.
+//! The latest handshakes that only the wire reported.
 
 use std::collections::{HashSet, VecDeque};
 
 use super::pending::Random;
 
-/// How many are remembered; the oldest give way.
+/// How many are kept; the oldest are evicted.
 const MAX_ENTRIES: usize = 4096;
 
-/// A set of the last ones that were added.
+/// The set of those added last.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     set: HashSet<Random>,
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_gives_way() {
+    fn oldest_is_evicted() {
         let number = |number: usize| {
             let mut random = [0; 32];
             random[..8].copy_from_slice(&number.to_ne_bytes());

@@ -7,8 +7,8 @@ use handshake_common::{Connection, FastOpen, Outcome, Role, TlsClass, TlsOutcome
 use super::view::TlsView;
 use crate::event::{Setup, micros};
 
-/// The setup of a connection that made a TLS handshake, or (`tls` is `None`) spoke no TLS. Unknown as a whole where the
-/// opening was not seen or either of the two failed.
+/// The setup of a connection with this TLS handshake, or without TLS if `tls` is `None`. Returns `None` if the TCP handshake
+/// was not seen or either of the two failed.
 pub(super) fn setup(connection: &Connection, tls: Option<&TlsView>) -> Option<Setup> {
     if open::outcome(connection) != Some(Outcome::Established) || open::duration_us(connection).is_none() {
         return None;
@@ -28,7 +28,7 @@ fn round_trips(connection: &Connection, tls: Option<&TlsView>) -> Option<u8> {
         Some(tls) => tls.path()?.setup_round_trips(),
     };
     match open::fast_open(connection)? {
-        // Only what is in the SYN saves its round trip: a ClientHello of which a part was left does not.
+        // Only a ClientHello that was entirely in the SYN saves the round trip.
         FastOpen::DataAccepted => match tls.map(|tls| tls.hello_in_syn) {
             None | Some(Some(true)) => Some(plain - 1),
             Some(Some(false)) => Some(plain),
@@ -42,7 +42,7 @@ fn duration(connection: &Connection, tls: Option<&TlsView>) -> Option<Duration> 
     Some(whole_micros(may_send_ns(connection, tls)?.checked_sub(start_ns(connection)?)?))
 }
 
-/// From the start of the opening to the ClientHello; 0 where that was handed over for the SYN.
+/// From the start of the TCP handshake to the ClientHello; 0 if that was handed over for the SYN.
 pub(super) fn hello(connection: &Connection, tls: &TlsView) -> Option<Duration> {
     if tls.includes_hello_wait {
         return None;
@@ -50,12 +50,12 @@ pub(super) fn hello(connection: &Connection, tls: &TlsView) -> Option<Duration> 
     Some(whole_micros(tls.start_ns?.saturating_sub(start_ns(connection)?)))
 }
 
-/// All that the kernel's samples are good for.
+/// Whole microseconds: the kernel's samples are no finer.
 const fn whole_micros(ns: u64) -> Duration {
     Duration::from_micros(ns / 1000)
 }
 
-/// When the opening began: the SYN, or on a server its first SYN-ACK.
+/// When the TCP handshake began: the SYN, or on a server its first SYN-ACK.
 fn start_ns(connection: &Connection) -> Option<u64> {
     let start = match connection.role()? {
         Role::Client => connection.syn_ns,
@@ -78,9 +78,9 @@ fn may_send_ns(connection: &Connection, tls: Option<&TlsView>) -> Option<u64> {
     }
     match (tls.role?, tls.version?, tls.class?) {
         (_, _, TlsClass::EarlyDataAccepted) => tls.start_ns,
-        // The server speaks last: when that has arrived, its library does not know.
+        // The server speaks last; its library does not know when that arrives.
         (Role::Server, version, TlsClass::Full) if version != TlsVersion::Tls13 => None,
-        // Before it is complete, but when is not told apart.
+        // Before it is complete, but when exactly is unknown.
         (Role::Client, _, TlsClass::FalseStart) => None,
         _ => tls.ended_ns,
     }

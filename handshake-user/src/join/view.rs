@@ -1,4 +1,4 @@
-//! One TLS handshake, from the views that saw it, and its round trips.
+//! One TLS handshake as one view saw it: the library's calls or the packets.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub struct TlsView {
     pub outcome: Option<TlsOutcome>,
     /// Negotiated.
     pub version: Option<TlsVersion>,
-    /// Which way it went.
+    /// Full, resumed …: decides the round trips.
     pub class: Option<TlsClass>,
     /// Whether there was a HelloRetryRequest.
     pub hello_retry: Option<bool>,
@@ -33,7 +33,7 @@ pub struct TlsView {
     pub start_ns: Option<u64>,
     /// It was complete, failed or abandoned.
     pub ended_ns: Option<u64>,
-    /// From when on the client might send application data, where that was seen apart from the end.
+    /// From when on the client might send application data, if that was seen separately from the end.
     pub may_send_ns: Option<u64>,
     /// Inside the library's calls, less what they slept.
     pub compute: Option<Duration>,
@@ -57,7 +57,7 @@ pub struct TlsView {
     pub includes_hello_wait: bool,
     /// Whether the whole ClientHello was in the SYN, where Fast Open carried data.
     pub hello_in_syn: Option<bool>,
-    /// ClientHello.random, to find the other view by.
+    /// ClientHello.random, by which the other view is found.
     pub random: Option<[u8; 32]>,
 }
 
@@ -66,7 +66,7 @@ impl TlsView {
     #[must_use]
     pub fn of_library(raw: &Session) -> Self {
         let failed = raw.outcome == TlsOutcome::Failed.code();
-        // Before, it may be that of the session that was to be resumed.
+        // Until then it may be the cipher of the session to be resumed.
         let agreed = raw.outcome == TlsOutcome::Completed.code();
         let reason = failed && raw.flags.has(SessionFlags::REASON);
         let alert = if reason { failure::received(raw.error) } else { None };
@@ -134,7 +134,7 @@ impl TlsView {
         Some(Duration::from_micros(self.ended_ns?.checked_sub(self.start_ns?)? / 1000))
     }
 
-    /// Returns `None` where what decides the round trips is not known.
+    /// Returns `None` if a fact that decides the round trips is unknown.
     #[must_use]
     pub fn path(&self) -> Option<HandshakePath> {
         HandshakePath::new(self.version?, self.class?, self.hello_retry)
@@ -175,7 +175,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn failures_are_said_in_words() {
+    fn failures_have_names() {
         let failed = |error, flags| {
             let raw = Session { outcome: TlsOutcome::Failed.code(), error, flags, ..Session::default() };
             let TlsView { alert, error, .. } = TlsView::of_library(&raw);

@@ -22,12 +22,12 @@ struct Total {
     connections: u64,
     round_trips: u64,
     time: Duration,
-    /// Connections that lost a time that is unknown.
+    /// Connections whose lost time is unknown.
     untimed: u64,
 }
 
 impl Savings {
-    /// Takes a connection in, by the record that tells most of it.
+    /// Adds a connection, by its last record.
     pub fn add(&mut self, record: &ConnectionEvent) {
         for Advice { setting, round_trips, time } in advise(record) {
             let total = self.settings.entry(setting).or_default();
@@ -38,7 +38,7 @@ impl Savings {
         }
     }
 
-    /// One setting a line, the one that would save most time first; nothing where nothing is to be saved.
+    /// One setting a line, the one that saves most time first; empty if nothing can be saved.
     #[must_use]
     pub fn render(&self) -> String {
         if self.settings.is_empty() {
@@ -71,7 +71,7 @@ impl Savings {
     }
 }
 
-/// Keeps the columns in front, and puts the words under each other.
+/// Wraps the words behind the columns.
 fn hang(line: &str) -> String {
     const COLUMNS: usize = 10 + 2 + 11 + 2 + 11 + 2;
     let start = line.char_indices().nth(COLUMNS).map_or(line.len(), |(at, _)| at);
@@ -88,12 +88,12 @@ mod tests {
     use crate::event::testing::{opened, with_tls};
 
     #[test]
-    fn nothing_to_save_is_nothing_to_say() {
+    fn nothing_to_save_renders_nothing() {
         assert_eq!(Savings::default().render(), "");
     }
 
     #[test]
-    fn most_time_first_and_the_unknown_is_counted() {
+    fn sorted_by_time_and_unknown_times_marked() {
         let mut savings = Savings::default();
         for _ in 0..3 {
             savings.add(&with_tls(Role::Client, TlsVersion::Tls12, TlsClass::Full));

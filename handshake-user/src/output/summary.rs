@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use super::text::duration;
 use crate::event::{ConnectionEvent, micros};
 
-/// Longest duration that is told apart from longer ones: an hour, microseconds.
+/// Longest duration that the histograms distinguish, microseconds: an hour.
 const MAX_US: u64 = 3_600_000_000;
 
 /// What a session saw, by class. Classes come from closed lists, so their number is bounded.
@@ -42,7 +42,7 @@ impl Summary {
         }
     }
 
-    /// The closing table. Durations that are unknown are in `COUNT` and in no percentile.
+    /// The final table. Unknown durations are in `COUNT` but in no percentile.
     #[must_use]
     pub fn render(&self) -> String {
         if self.classes.is_empty() {
@@ -144,12 +144,12 @@ mod tests {
     use crate::join::build::tests::{client, event};
 
     #[test]
-    fn nothing_is_said_plainly() {
+    fn empty_session_has_one_line() {
         assert_eq!(Summary::default().render(), "no connection opened or closed\n");
     }
 
     #[test]
-    fn classes_stand_apart_and_the_unknown_is_counted_but_not_timed() {
+    fn unknown_durations_are_counted_but_not_timed() {
         let mut summary = Summary::default();
         for i in 1..=100 {
             let mut raw = client();

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use handshake_common::{FastOpen, FinalAck, Stage, TlsOutcome};
 
-use super::text::{duration, endpoint};
+use super::text::{duration, endpoint, pad};
 use crate::event::{Close, ConnectionEvent, Open, Setup, Tls, Unseen};
 
 /// The heading above the lines.
@@ -42,9 +42,10 @@ pub fn line(record: &ConnectionEvent) -> String {
         _ => ("?", None, String::new()),
     };
     let line = format!(
-        "{time:<15} {:<5} {:<6} {process:<20} {:<21} {} {:<21} {result:<14} {:>9} {:>9}  {details}",
+        "{time:<15} {:<5} {:<6} {} {:<21} {} {:<21} {result:<14} {:>9} {:>9}  {details}",
         record.stage.as_str(),
         record.role.map_or("?", |role| role.as_str()),
+        pad(&process, 20),
         record.local.map_or_else(|| "?".to_owned(), endpoint),
         '→',
         record.remote.map_or_else(|| "?".to_owned(), endpoint),

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use textwrap::{WordSeparator, WordSplitter, WrapAlgorithm};
+use unicode_width::UnicodeWidthStr as _;
+
 use crate::event::{Endpoint, micros};
 
 /// A duration in the unit that keeps it short. `?` is unknown.
@@ -26,28 +29,32 @@ pub fn endpoint(end: Endpoint) -> String {
     }
 }
 
-/// Puts words into lines of at most `width` characters. The first keeps the spaces that it begins with, later ones begin
-/// with `indent`. A word that is longer stands alone.
+/// Wraps words into lines of at most `width` columns. The first line keeps its leading spaces, later ones begin with `indent`
+/// spaces. A longer word has a line of its own.
 #[must_use]
 pub fn wrap(text: &str, width: usize, indent: usize) -> String {
     let words = text.trim_start_matches(' ');
-    let mut start = text.len() - words.len();
-    let (mut wrapped, mut column) = (" ".repeat(start), start);
-    for word in words.split(' ') {
-        let length = word.chars().count();
-        let is_first = column == start;
-        if !is_first && column + 1 + length > width {
-            wrapped.push('\n');
-            wrapped.push_str(&" ".repeat(indent));
-            (start, column) = (indent, indent);
-        } else if !is_first {
-            wrapped.push(' ');
-            column += 1;
-        }
-        wrapped.push_str(word);
-        column += length;
-    }
-    wrapped
+    let (first, indent) = (" ".repeat(text.len() - words.len()), " ".repeat(indent));
+    let options = textwrap::Options::new(width)
+        .initial_indent(&first)
+        .subsequent_indent(&indent)
+        .break_words(false)
+        .word_separator(WordSeparator::AsciiSpace)
+        .word_splitter(WordSplitter::NoHyphenation)
+        .wrap_algorithm(WrapAlgorithm::FirstFit);
+    textwrap::fill(words, options)
+}
+
+/// The columns that a terminal needs for a text.
+#[must_use]
+pub fn columns(text: &str) -> usize {
+    text.width()
+}
+
+/// Pads a text with spaces to this many columns.
+#[must_use]
+pub fn pad(text: &str, columns: usize) -> String {
+    format!("{text}{}", " ".repeat(columns.saturating_sub(text.width())))
 }
 
 #[cfg(test)]
@@ -66,5 +73,11 @@ mod tests {
     fn lines_keep_to_the_width() {
         assert_eq!(wrap("one two three four", 9, 2), "one two\n  three\n  four");
         assert_eq!(wrap("  averylongword x", 6, 4), "  averylongword\n    x");
+    }
+
+    #[test]
+    fn wide_characters_take_two_columns() {
+        assert_eq!(pad("服务", 6), "服务  ");
+        assert_eq!(wrap("服务 ab", 5, 0), "服务\nab");
     }
 }

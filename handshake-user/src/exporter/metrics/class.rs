@@ -56,7 +56,7 @@ pub(super) fn size(axes: &[Axis]) -> usize {
     axes.iter().map(|axis| axis.slots).product()
 }
 
-/// The index of a class. A code that is on no list counts as unknown, so the index is always inside.
+/// The index of a class. An unlisted code counts as unknown, so the index is always valid.
 pub(super) fn index<const N: usize>(axes: &[Axis; N], codes: Codes<N>) -> usize {
     axes.iter().zip(codes).fold(0, |index, (axis, code)| {
         let code = usize::from(code);

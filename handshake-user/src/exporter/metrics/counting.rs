@@ -1,10 +1,10 @@
-//! Counters that mirror the kernel side's own: at each look they advance by what came in between.
+//! Counters that mirror the kernel side's: at each scrape they advance by the difference.
 
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
 use super::class::{self, Axis, Codes};
 
-/// One family of counters that are kept elsewhere.
+/// One family of mirrored counters.
 pub(super) struct Counting {
     family: IntCounterVec,
     mirrors: Vec<Mirror>,
@@ -13,13 +13,13 @@ pub(super) struct Counting {
 struct Mirror {
     slot: usize,
     values: Vec<&'static str>,
-    /// Made when it counts something, or from the start where that can happen.
+    /// Created when it counts something, or from the start if that is possible.
     counter: Option<IntCounter>,
     seen: u64,
 }
 
 impl Counting {
-    /// Registers the family; `slot` says where the kernel side counts a class.
+    /// Registers the family; `slot` is where the kernel side counts a class.
     pub(super) fn new<const N: usize>(
         registry: &Registry,
         (name, help): (&str, &str),
@@ -39,7 +39,7 @@ impl Counting {
         Ok(Self { family, mirrors })
     }
 
-    /// Advances every counter to what `at` says of its slot.
+    /// Advances every counter to the value `at` returns for its slot.
     pub(super) fn advance(&mut self, at: impl Fn(usize) -> u64) {
         let Self { family, mirrors } = self;
         for Mirror { slot, values, counter, seen } in mirrors {

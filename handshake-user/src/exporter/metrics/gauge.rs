@@ -41,7 +41,8 @@ impl Connections {
         Ok(Self { gauges, before: Census::default() })
     }
 
-    /// So many sockets had a connection when the counters stood so: those that they do not explain were there before.
+    /// Takes the number of sockets found while the counters had these values: those that the counters do not explain existed
+    /// before the start.
     pub(super) fn found(&mut self, sockets: &Census, totals: &Totals) {
         self.before = Census::default();
         let mut before = *sockets;
@@ -66,8 +67,8 @@ impl Connections {
         }
     }
 
-    /// What of a connection's end is counted without its role has to be of the unknown from its beginning: those from before
-    /// the start, and those that were established without room to follow them.
+    /// A connection whose close is counted without a role must count as unknown from its beginning: one from before the start, or
+    /// one that was established while the table was full.
     fn census(&self, role: Option<Role>, totals: &Totals) -> Census {
         let at = |slot| signed(totals.at(slot));
         let closing = at(totals::closing(role));
@@ -88,8 +89,8 @@ impl Connections {
 }
 
 impl Connections {
-    /// What is followed, and the rest. A `connect()` that was missed ends among the rest, without having begun: it must not count
-    /// for ever as one less.
+    /// Followed and unfollowed connections apart. A `connect()` that was missed ends among the latter without having begun: it
+    /// must not make the gauge one too small for ever.
     fn opening(&self, totals: &Totals) -> i64 {
         let client = Some(Role::Client);
         let [begun, unkept, late] =
@@ -101,12 +102,12 @@ impl Connections {
     }
 }
 
-/// Openings that ended in this way, over all families.
+/// Opens with this outcome, over all families.
 fn opened(role: Option<Role>, outcome: Option<Outcome>, totals: &Totals) -> i64 {
     or_unknown(Family::ALL).map(|family| signed(totals.at(totals::opens(role, family, outcome)))).sum()
 }
 
-/// Closings that ended, over all classes.
+/// Closes, over all classes.
 fn closed(role: Option<Role>, totals: &Totals) -> i64 {
     use handshake_common::{CloseStyle, Initiator};
     or_unknown(Initiator::ALL)

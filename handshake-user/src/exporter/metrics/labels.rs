@@ -1,4 +1,4 @@
-//! The labels on demand: their values are not bounded, so their number is.
+//! Labels on demand. Their values are unbounded, so the number of label sets is limited.
 
 use handshake_common::{Family, Role};
 use ipnet::IpNet;
@@ -13,10 +13,10 @@ use crate::{
 /// What everything over the limit is counted under.
 pub(super) const OTHER: &str = "other";
 const UNKNOWN: &str = "unknown";
-/// Longest value, characters: the paths of containers inside of containers are whole.
+/// Longest value, characters: enough for the path of a container within a container.
 const MAX_LEN: usize = 512;
 
-/// The values of one connection, as far as labels ask for them; the rest is empty.
+/// The values of one connection that the labels ask for; the others are empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     comm: Option<Untrusted>,
@@ -168,12 +168,12 @@ mod tests {
     }
 
     #[test]
-    fn a_client_has_no_port_of_its_own() {
+    fn client_has_no_local_port_label() {
         assert_eq!(values(&client()), ["curl", "", "10.0.0.0/24", "/system.slice/web.service", ""]);
     }
 
     #[test]
-    fn a_server_has_one_and_its_process_may_be_unknown() {
+    fn server_has_a_local_port_and_maybe_no_process() {
         let mut raw = client();
         raw.role = Role::Server.code();
         raw.family = Family::Ipv6.code();
@@ -183,14 +183,14 @@ mod tests {
     }
 
     #[test]
-    fn of_a_connection_from_before_the_port_says_nothing() {
+    fn local_port_of_a_preexisting_connection_is_unknown() {
         let mut raw = client();
         raw.role = 0;
         assert_eq!(values(&raw)[1], "unknown");
     }
 
     #[test]
-    fn a_server_name_is_the_same_in_capitals_and_unknown_where_nobody_saw_it() {
+    fn server_name_is_lower_case_or_unknown() {
         let with = |sni: Option<&str>| {
             let tls = TlsView { sni: sni.map(str::to_owned), ..TlsView::of_library(&Session::default()) };
             of(&tls_event(&client(), &tls))[4].clone()
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_strangers_are_harmless_and_bounded() {
+    fn untrusted_names_are_escaped_and_bounded() {
         let mut raw = client();
         raw.comm = *b"\x1b[2J\xff\n} 1\0\0\0\0\0\0\0";
         let tls = TlsView { sni: Some(HOSTILE.repeat(99)), ..TlsView::of_library(&Session::default()) };
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_looked_up_for_nobody() {
+    fn no_labels_no_key() {
         assert_eq!(labels(&[]).key(&event(&client())), None);
     }
 }

@@ -56,7 +56,7 @@ struct Timings {
     close_app_wait: Timing<2>,
 }
 
-/// The records themselves, and what was lost of them.
+/// Counts of records, and of those lost.
 struct Events {
     opens: IntCounter,
     handshakes: IntCounter,
@@ -101,9 +101,9 @@ impl Metrics {
         self.registry.register(Box::new(ProcessCollector::for_self()))
     }
 
-    /// Says how a probe is attached, or that it is not.
+    /// Sets how a probe is attached, or that it is not.
     pub fn probe(&self, name: &str, kind: &str, attached: bool) {
-        // Whatever was said of it before, "pending" for one, holds no more.
+        // Replaces what was said before.
         let _ = self.probes.remove_label_values(&[name, PENDING]);
         self.probes.with_label_values(&[name, kind]).set(i64::from(attached));
     }
@@ -132,22 +132,22 @@ impl Metrics {
         self.labels.names().any(|name| name == Label::Cgroup.as_str())
     }
 
-    /// So many files of a TLS library are in use, and their handshakes are seen, or not.
+    /// Sets how many files of a TLS library are in use, by whether their handshakes are seen.
     pub fn library(&self, library: Library, covered: bool, files: i64) {
         self.handshakes.library(library, covered, files);
     }
 
-    /// So many files that may hold a TLS library were not probed for this reason.
+    /// Sets how many files were not probed for this reason.
     pub fn library_skipped(&self, reason: Reason, files: u64) {
         self.handshakes.library_skipped(reason, files);
     }
 
-    /// The thread that follows the libraries came round at this time.
+    /// Sets when the thread that follows the libraries last completed a turn.
     pub fn library_turn(&self, at: SystemTime) {
         self.handshakes.library_turn(at);
     }
 
-    /// So often the two views of a handshake told a fact differently.
+    /// How often the two views of a handshake disagreed on each fact.
     pub fn disagreed(&self, facts: impl Iterator<Item = (Fact, u64)>) {
         for (fact, count) in facts {
             self.handshakes.disagreed(fact, count);
@@ -159,7 +159,7 @@ impl Metrics {
         self.events.malformed.inc_by(records);
     }
 
-    /// So many sockets had a connection when the counters stood so: those that they do not explain were there before.
+    /// Takes the number of sockets found while the counters had these values, see `Connections::found`.
     pub fn found(&mut self, sockets: &Census, totals: &Totals) {
         self.connections.found(sockets, totals);
     }
@@ -186,7 +186,7 @@ impl Metrics {
     }
 }
 
-/// The kind of a probe of which nothing is known yet.
+/// The kind of a probe that has not been attached yet.
 pub const PENDING: &str = "pending";
 /// What [`Metrics::render`] writes.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -344,7 +344,7 @@ impl Events {
     }
 }
 
-/// A counter that is kept elsewhere, and never goes back here.
+/// Advances a counter to a value kept elsewhere; it never decreases.
 pub(super) fn catch_up(counter: &IntCounter, now: u64) {
     counter.inc_by(now.saturating_sub(counter.get()));
 }

@@ -16,7 +16,7 @@ pub(super) fn open_duration([role, ip, fast_open, final_ack]: Codes<4>) -> bool 
     let classes = match (Role::from_code(role), FastOpen::from_code(fast_open)) {
         (Some(Role::Client), Some(NoFastOpen | CookieRequested | DataAccepted))
         | (Some(Role::Server), Some(NoFastOpen | DataAccepted)) => FinalAck::from_code(final_ack).is_some(),
-        // What was rejected is sent again with the final ACK.
+        // Rejected data is retransmitted with the final ACK.
         (Some(Role::Client), Some(DataRejected)) => final_ack == FinalAck::Data.code(),
         _ => false,
     };
@@ -28,7 +28,7 @@ pub(super) fn open_rtt([role, ip]: Codes<2>) -> bool {
     role != 0 && family(ip)
 }
 
-/// Openings: those of connections from before the start are not seen, so the role is known.
+/// Opens: those from before the start are not seen, so the role is known.
 pub(super) fn opens([role, _family, _outcome]: Codes<3>) -> bool {
     role != 0
 }
@@ -60,7 +60,7 @@ pub(super) fn close_duration([role, initiator, style]: Codes<3>) -> bool {
         CloseStyle::from_code(style),
         None | Some(CloseStyle::FourSegments | CloseStyle::ThreeSegments | CloseStyle::Simultaneous)
     );
-    // With data between the peer's FIN and ours, the passive side cannot tell the style.
+    // With data between the peer's FIN and ours, the passive side does not know the style.
     let untold = style == 0 && initiator != Initiator::Remote.code();
     orderly && !untold && closes([role, initiator, style])
 }
@@ -70,7 +70,7 @@ pub(super) fn close_ack_wait([_role, initiator]: Codes<2>) -> bool {
     initiator != 0
 }
 
-/// When both close at once, nobody waits for a program.
+/// In a simultaneous close neither end waits for a program.
 pub(super) fn close_app_wait([_role, initiator]: Codes<2>) -> bool {
     matches!(Initiator::from_code(initiator), Some(Initiator::Local | Initiator::Remote))
 }

@@ -1,4 +1,4 @@
-//! Histograms, found by the codes of a class: no label is hashed for a record unless labels on demand are asked for.
+//! Histograms, found by the codes of a class: nothing is hashed for an event unless there are labels on demand.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -50,7 +50,7 @@ impl<const N: usize> Timing<N> {
         Ok(timing)
     }
 
-    /// Takes a duration in; what is unknown is not observed.
+    /// Observes a duration, unless it is unknown.
     pub(super) fn observe(
         &mut self,
         codes: Codes<N>,

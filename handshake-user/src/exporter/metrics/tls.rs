@@ -1,4 +1,4 @@
-//! TLS handshakes and setups, from the stories; what the kernel side could not deliver is counted as unknown.
+//! TLS handshakes and setups, from events; those whose record was lost are counted as unknown.
 
 use std::time::{Duration, SystemTime};
 
@@ -20,7 +20,7 @@ use crate::{
     tls::library::skipped::Reason,
 };
 
-/// The label value of a setup without TLS, as a code behind those of the versions.
+/// The code of a setup without TLS: one above those of the versions.
 #[expect(clippy::cast_possible_truncation, reason = "a handful")]
 const NO_TLS: u8 = TlsVersion::SLOTS as u8;
 const UNKNOWN: &str = "unknown";
@@ -40,8 +40,8 @@ pub(super) struct Handshakes {
     lost: [u64; TlsOutcome::SLOTS],
 }
 
-/// Versions and classes that go together.
-fn way([version, class]: [u8; 2]) -> bool {
+/// Whether a version has this class.
+fn occurs([version, class]: [u8; 2]) -> bool {
     match (TlsVersion::from_code(version), TlsClass::from_code(class)) {
         (Some(TlsVersion::Tls12), Some(class)) => matches!(class, TlsClass::Full | TlsClass::Resumed),
         (Some(TlsVersion::Tls13), Some(class)) => class != TlsClass::FalseStart,
@@ -49,9 +49,9 @@ fn way([version, class]: [u8; 2]) -> bool {
     }
 }
 
-/// Of the libraries, the most common is there from the start; the others are when they are found.
+/// Only the most common library has series from the start; others get them when they are found.
 fn timed([role, version, class, library]: Codes<4>) -> bool {
-    role != 0 && way([version, class]) && library == Library::OpenSsl.code()
+    role != 0 && occurs([version, class]) && library == Library::OpenSsl.code()
 }
 
 fn setup([role, version]: Codes<2>) -> bool {
@@ -74,7 +74,7 @@ impl Handshakes {
         settings: &config::Metrics,
         labels: &Labels,
     ) -> prometheus::Result<Self> {
-        let by_way = [ROLE, TLS_VERSION, TLS_CLASS, LIBRARY];
+        let axes = [ROLE, TLS_VERSION, TLS_CLASS, LIBRARY];
         let counter = |name, help, labels: &[&str]| -> prometheus::Result<IntCounterVec> {
             let family = IntCounterVec::new(Opts::new(name, help), labels)?;
             registry.register(Box::new(family.clone()))?;
@@ -97,7 +97,7 @@ impl Handshakes {
                     "handshake_tls_duration_seconds",
                     "Completed TLS handshakes: ClientHello sent (client) or arrived (server) to complete.",
                 ),
-                by_way,
+                axes,
                 timed,
             )?,
             compute: Timing::new(
@@ -108,7 +108,7 @@ impl Handshakes {
                     "handshake_tls_compute_seconds",
                     "Time that completed TLS handshakes spent computing inside the library's calls.",
                 ),
-                by_way,
+                axes,
                 timed,
             )?,
             setup_duration: Timing::new(
@@ -170,7 +170,7 @@ impl Handshakes {
         Ok(made)
     }
 
-    /// Zeros for what may be said of files.
+    /// Zeros for the series of library files.
     fn prepare_files(&self) {
         for reason in Reason::ALL {
             self.skipped.with_label_values(&[reason.as_str()]);
@@ -182,10 +182,10 @@ impl Handshakes {
         }
     }
 
-    /// Zeros for what handshakes of this library can come to.
+    /// Zeros for the handshakes that this library can make.
     fn prepare(&self, role: Role, library: Library) {
         for version in TlsVersion::ALL {
-            for class in TlsClass::ALL.iter().filter(|class| way([version.code(), class.code()])) {
+            for class in TlsClass::ALL.iter().filter(|class| occurs([version.code(), class.code()])) {
                 let labels = [role.as_str(), version.as_str(), class.as_str(), library.as_str()];
                 let [role, version, class, library] = labels;
                 self.ended.with_label_values(&[
@@ -203,29 +203,29 @@ impl Handshakes {
         }
     }
 
-    /// So many files of a library are in use.
+    /// Sets how many files of a library are in use.
     pub(super) fn library(&self, library: Library, covered: bool, files: i64) {
         let covered = if covered { "true" } else { "false" };
         self.libraries.with_label_values(&[library.as_str(), covered]).set(files);
     }
 
-    /// So many files were not probed for this reason.
+    /// Sets how many files were not probed for this reason.
     pub(super) fn library_skipped(&self, reason: Reason, files: u64) {
         super::catch_up(&self.skipped.with_label_values(&[reason.as_str()]), files);
     }
 
-    /// The thread that follows the libraries came round at this time.
+    /// Sets when the thread that follows the libraries last completed a turn.
     pub(super) fn library_turn(&self, at: SystemTime) {
         let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.turn.set(since.as_secs().try_into().unwrap_or(i64::MAX));
     }
 
-    /// So often the two views told this fact differently.
+    /// How often the two views disagreed on this fact.
     pub(super) fn disagreed(&self, fact: Fact, count: u64) {
         super::catch_up(&self.disagreements.with_label_values(&[fact.as_str()]), count);
     }
 
-    /// Takes a story in: each handshake, and each setup, is told by one of them.
+    /// Observes an event: each handshake and each setup is in exactly one.
     pub(super) fn observe(&mut self, event: &ConnectionEvent, labels: &Labels, key: Option<&Key>) {
         match (event.stage, &event.tls) {
             (Stage::Tls, Some(tls)) => {

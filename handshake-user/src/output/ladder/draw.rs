@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::step::{Direction, Moment, Step};
-use crate::event::micros;
+use crate::{
+    event::micros,
+    output::text::{columns, pad},
+};
 
 /// Columns of the rungs, arrow and words together.
 const RUNG: usize = 56;
@@ -12,19 +15,19 @@ const SHAFT: usize = 3;
 /// Below this, times are shown to the microsecond.
 const FINE: Duration = Duration::from_millis(10);
 
-/// How exact the times of a ladder are told.
+/// How finely the times of a ladder are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Scale {
     decimals: usize,
 }
 
 impl Scale {
-    /// For a connection whose setup or opening took so long.
+    /// For a connection whose setup took this long.
     pub(super) fn of(took: Option<Duration>) -> Self {
         Self { decimals: if took.is_some_and(|took| took < FINE) { 3 } else { 1 } }
     }
 
-    /// Milliseconds. `~` marks what is known by the protocol only.
+    /// Milliseconds. `~` marks a time derived from the protocol.
     fn show(self, moment: Moment) -> String {
         #[expect(clippy::cast_precision_loss, reason = "shown with few digits")]
         let ms = |time: Duration| format!("{:.*} ms", self.decimals, micros(time) as f64 / 1e3);
@@ -43,13 +46,13 @@ pub(super) fn line(step: &Step, scale: Scale) -> String {
     } else {
         scale.show(step.at)
     };
-    let line = format!("{time:>12}   {:<RUNG$}  {}", rung(step), step.remark);
+    let line = format!("{time:>12}   {}  {}", pad(&rung(step), RUNG), step.remark);
     line.trim_end().to_owned()
 }
 
 fn rung(step: &Step) -> String {
     let shaft = |taken: usize| "─".repeat(RUNG.saturating_sub(taken).max(SHAFT));
-    let length = step.what.chars().count() + 2;
+    let length = columns(&step.what) + 2;
     match step.direction {
         Direction::Sent => format!("{} {}▶", step.what, shaft(length)),
         Direction::Received => format!("◀{} {}", shaft(length), step.what),

@@ -15,7 +15,7 @@ use crate::{
     untrusted::Untrusted,
 };
 
-/// What a handshake is drawn from.
+/// What a handshake is drawn from, seen from this end.
 struct View<'a> {
     tls: &'a Tls,
     role: Role,
@@ -48,13 +48,13 @@ impl<'a> View<'a> {
             (None, None) if !tls.includes_hello_wait => Moment::Measured(Duration::ZERO),
             _ => Moment::Unknown,
         };
-        // Whoever did not see the ClientHello knows the end by the setup, where that is the same moment.
+        // Without the ClientHello, the end is known from the setup if both end at the same moment.
         let at_setup = record.setup.and_then(|setup| setup.duration).filter(|_| ends_with_setup(role, tls));
         let ended = match (start, tls.duration) {
             (Moment::Measured(start), Some(us)) => Moment::Measured(start.saturating_add(us)),
             _ => Moment::measured(at_setup).or(Moment::derived(opened).later(tls.duration)),
         };
-        // The client speaks as soon as it may, and the server's last flight answers what it said.
+        // The client speaks as soon as it may; the server's last flight answers it.
         let hello = match (start, tls.includes_hello_wait) {
             (Moment::Unknown, true) => ended.earlier(rtt),
             (Moment::Unknown, false) => Moment::derived(opened),
@@ -170,7 +170,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// Whether the client may send application data from the end of the handshake on, as this end sees it.
+/// Whether the client may send application data only from the end of the handshake, as this end sees it.
 fn ends_with_setup(role: Role, tls: &Tls) -> bool {
     match (role, tls.version, tls.class) {
         (_, None, _) | (_, _, None | Some(TlsClass::EarlyDataAccepted | TlsClass::FalseStart)) => false,

@@ -1,9 +1,9 @@
-//! A connection as a ladder of its segments, drawn from the side of the end whose record it is.
+//! A connection as a ladder of its segments, drawn from the end whose record it is.
 
-mod closing;
+mod close;
 mod draw;
 mod handshake;
-mod opening;
+mod open;
 mod segments;
 mod step;
 #[cfg(test)]
@@ -13,7 +13,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use handshake_common::{Outcome, Role, TlsOutcome};
 
-use super::text::{duration, endpoint, wrap};
+use super::text::{columns, duration, endpoint, wrap};
 use crate::{
     event::{ConnectionEvent, Tls},
     join::advice::{self, Advice},
@@ -22,7 +22,7 @@ use crate::{
 
 /// Columns that text keeps to.
 const WIDTH: usize = 96;
-/// Longest name that is shown whole; server names may have 255 characters.
+/// Longer names are cut; server names may have 255 characters.
 const MAX_NAME: usize = 48;
 
 /// What the signs mean.
@@ -33,7 +33,7 @@ Plain times were measured; ~ follows from them by the protocol, if nobody waits;
 "
 }
 
-/// The ladder of one connection, and what would have made it faster: several lines, the last one ended.
+/// The ladder of one connection and what would have made it faster: several lines, each ending in a newline.
 #[must_use]
 pub fn draw(record: &ConnectionEvent) -> String {
     let mut text = header(record);
@@ -84,7 +84,7 @@ fn header(record: &ConnectionEvent) -> String {
     let role = record.role.map_or("role unknown", |role| role.as_str());
     let who = format!("{process} {ends} {role}");
     let how = how(record);
-    let gap = WIDTH.saturating_sub(who.chars().count() + how.chars().count());
+    let gap = WIDTH.saturating_sub(columns(&who) + columns(&how));
     let mut text = if gap >= 2 {
         format!("{who}{}{how}\n", " ".repeat(gap))
     } else {
@@ -148,12 +148,12 @@ fn tls_facts(tls: &Tls) -> String {
     wrap(&whole.join("\u{a0}· "), WIDTH - 4, 4).replace('\u{a0}', " ")
 }
 
-/// A name of somebody else's choice, cut where it is too long.
+/// An untrusted name, cut if it is too long.
 fn name(text: &Untrusted) -> String {
     format!("{text:.MAX_NAME$}")
 }
 
-/// What a ladder's exactness goes by.
+/// The duration that decides how finely times are shown.
 fn scale(record: &ConnectionEvent) -> Option<Duration> {
     let open = record.open.as_ref().and_then(|open| open.duration);
     let tls = record.tls.as_ref().and_then(|tls| tls.duration);

@@ -5,24 +5,24 @@ use std::time::Duration;
 use handshake_common::TlsOutcome;
 
 use super::{
-    closing, handshake, opening,
+    close, handshake, open,
     step::{Direction, Moment, Step},
 };
 use crate::event::ConnectionEvent;
 
-/// Everything that a record tells of a connection, in the order in which it passed this end.
+/// All segments and events of a record, in the order in which they passed this end.
 pub(super) fn steps(record: &ConnectionEvent) -> Vec<Step> {
     let mut tls = handshake::steps(record);
     in_order(&mut tls);
-    let mut opening = opening::steps(record, &mut tls);
+    let mut opening = open::steps(record, &mut tls);
     in_order(&mut opening);
     let mut steps = merged(opening, tls);
     if let Some(close) = &record.close {
-        let mut closing = closing::steps(record, close);
+        let mut closing = close::steps(record, close);
         in_order(&mut closing);
         let set_up = record.tls.as_ref().is_none_or(|tls| tls.outcome == Some(TlsOutcome::Completed));
         if !set_up {
-            // The program may have noticed the failure after the RST that it caused.
+            // The program may notice the failure only after the RST that it caused.
             return merged(steps, closing);
         }
         if !steps.is_empty() {
@@ -33,8 +33,7 @@ pub(super) fn steps(record: &ConnectionEvent) -> Vec<Step> {
     steps
 }
 
-/// Derived times give way to measured ones: none may lie before what was measured earlier in the list, or after what was
-/// measured later.
+/// Moves derived times between the measured ones around them.
 fn in_order(steps: &mut [Step]) {
     let mut earliest = Duration::ZERO;
     for step in &mut *steps {
@@ -57,7 +56,7 @@ fn in_order(steps: &mut [Step]) {
     }
 }
 
-/// Puts two lists together by time; what has no time stays behind what it followed.
+/// Merges two lists by time; a step without a time stays behind the one it followed.
 fn merged(first: Vec<Step>, second: Vec<Step>) -> Vec<Step> {
     let mut keyed = Vec::with_capacity(first.len() + second.len());
     let end = first.iter().filter_map(|step| step.at.time()).max().unwrap_or_default();
@@ -80,7 +79,7 @@ mod tests {
     };
 
     #[test]
-    fn derived_times_give_way_to_measured_ones() {
+    fn derived_times_stay_between_measured_ones() {
         let us = Duration::from_micros;
         let at = |moments: &[Moment]| {
             let mut steps: Vec<_> = moments.iter().map(|&at| Step::new(at, Direction::Sent, "")).collect();

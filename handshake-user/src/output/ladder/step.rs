@@ -7,7 +7,7 @@ use std::time::Duration;
 pub(super) enum Moment {
     /// The record holds it.
     Measured(Duration),
-    /// It follows from what was measured, if everybody does what the protocol says, at once.
+    /// Derived from measured times, assuming that both ends follow the protocol without delay.
     Derived(Duration),
     /// Neither.
     Unknown,
@@ -34,12 +34,12 @@ impl Moment {
         Self::derived(self.time())
     }
 
-    /// So much later, known by the protocol.
+    /// This much later, by the protocol.
     pub(super) fn later(self, us: Option<Duration>) -> Self {
         Self::derived(self.time().zip(us).map(|(at, us)| at.saturating_add(us)))
     }
 
-    /// So much earlier, known by the protocol.
+    /// This much earlier, by the protocol.
     pub(super) fn earlier(self, us: Option<Duration>) -> Self {
         Self::derived(self.time().zip(us).and_then(|(at, us)| at.checked_sub(us)))
     }
@@ -67,7 +67,7 @@ pub(super) struct Step {
     pub(super) direction: Direction,
     /// What the segment carries, or what happened.
     pub(super) what: String,
-    /// What is to be said beside it.
+    /// A remark beside it.
     pub(super) remark: String,
 }
 

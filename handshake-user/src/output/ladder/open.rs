@@ -1,4 +1,4 @@
-//! The segments of an opening (RFC 9293 §3.5, RFC 7413).
+//! The segments that establish a connection (RFC 9293 §3.5, RFC 7413).
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
     join::advice::{self, SYN_TIMER},
 };
 
-/// The opening. A ClientHello that shared its segment with the SYN or the final ACK is taken out of `tls`.
+/// The TCP handshake. A ClientHello that shared a segment with the SYN or the final ACK is moved here from `tls`.
 pub(super) fn steps(record: &ConnectionEvent, tls: &mut Vec<Step>) -> Vec<Step> {
     let Some(open) = &record.open else { return Vec::new() };
     match record.role {
@@ -97,7 +97,7 @@ fn syn_with_data(record: &ConnectionEvent, open: &Open, tls: &mut Vec<Step>) -> 
     }
 }
 
-/// Retransmissions. When they left is in no record; the timer of the first is the same for all.
+/// Retransmissions. No record holds their times; the first timer is the same everywhere.
 fn again(open: &Open, direction: Direction, what: &str) -> Option<Step> {
     let times = open.syn_retransmits;
     let fits = open.duration.is_some_and(|took| took >= SYN_TIMER);
@@ -107,7 +107,7 @@ fn again(open: &Open, direction: Direction, what: &str) -> Option<Step> {
     })
 }
 
-/// The segment that completes the opening, with the ClientHello inside where that was in it.
+/// The segment that completes the TCP handshake, with the ClientHello if it carried that.
 fn final_ack(open: &Open, direction: Direction, at: Moment, tls: &mut Vec<Step>) -> Step {
     if open.final_ack != Some(FinalAck::Data) {
         return Step::new(at, direction, "ACK");

@@ -1,4 +1,4 @@
-//! The segments of a closing (RFC 9293 §3.6), and who waited for whom.
+//! The segments that close a connection (RFC 9293 §3.6), and who waited for whom.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
     output::text::duration,
 };
 
-/// The closing.
+/// The close.
 pub(super) fn steps(record: &ConnectionEvent, close: &Close) -> Vec<Step> {
     let closed = Moment::measured(record.lifetime);
     let passive = close.initiator == Some(Initiator::Remote);
@@ -38,12 +38,12 @@ pub(super) fn steps(record: &ConnectionEvent, close: &Close) -> Vec<Step> {
     }
 }
 
-/// A segment that left so long before the end.
+/// A FIN of ours that left this long before the end.
 fn our_fin(closed: Moment, earlier: Option<Duration>, what: &str) -> Step {
     Step::new(before(closed, earlier), Sent, what)
 }
 
-/// A moment so long before another: as well known as the two numbers are.
+/// The moment this long before another; unknown if either is.
 fn before(moment: Moment, time: Option<Duration>) -> Moment {
     match (moment, time) {
         (Moment::Measured(at), Some(time)) => Moment::measured(at.checked_sub(time)),
@@ -53,7 +53,7 @@ fn before(moment: Moment, time: Option<Duration>) -> Moment {
 
 fn active_four(close: &Close, closed: Moment) -> Vec<Step> {
     if close.unseen == Some(Unseen::PeerFin) {
-        // The socket was gone at the ACK of its FIN: that is the end that was measured.
+        // The socket was destroyed at the ACK of its FIN: the measured end is that ACK.
         return vec![
             our_fin(closed, close.ack_wait, "FIN"),
             Step::new(closed, Received, "ACK"),
@@ -109,7 +109,7 @@ fn simultaneous(close: &Close, closed: Moment) -> Vec<Step> {
 }
 
 fn reset(close: &Close, closed: Moment, direction: Direction) -> Vec<Step> {
-    // Whoever began did it with a FIN, unless the RST itself was the first.
+    // The initiator sent a FIN, unless the RST came first.
     let began = match (close.initiator, direction) {
         (Some(Initiator::Local), Received) => Some(Sent),
         (Some(Initiator::Remote), Sent) => Some(Received),

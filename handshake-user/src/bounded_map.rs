@@ -64,6 +64,7 @@ impl<K: Eq + Hash, V> BoundedMap<K, V> {
     }
 
     /// The entries, the oldest first.
+    #[must_use]
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&K, &V)> {
         self.entries.iter()
     }

@@ -4,4 +4,5 @@
 pub mod discover;
 pub mod handshake_path;
 pub mod library;
+pub mod reader;
 pub mod wire;

@@ -30,7 +30,7 @@ use self::{
     source::{Source, Sweep},
     watch::{Alias, Heard, Watch},
 };
-use crate::tls::library::{inspect::Refusal, reader::Reader};
+use crate::tls::reader::{ReadError, Reader, UntrustedFile};
 
 /// How often all processes are looked through, when new mappings are watched: for what the watch cannot tell, above all
 /// the end of processes.
@@ -75,7 +75,7 @@ pub struct Found {
     /// Which one.
     pub id: FileId,
     /// The file itself.
-    pub file: File,
+    pub file: UntrustedFile,
     /// Whose it is.
     pub owner: u32,
     /// For people: its path as the process sees it.
@@ -174,9 +174,13 @@ impl Discovery {
     /// What has changed since the last time, with so many files found at the most: each is open. It works for some
     /// milliseconds, unless a file system is slow to answer.
     pub fn poll(&mut self, now: Instant, room: usize) -> Vec<News> {
+        self.poll_until(Instant::now() + SLICE, now, room)
+    }
+
+    fn poll_until(&mut self, end: Instant, now: Instant, room: usize) -> Vec<News> {
         let mut news = Vec::new();
         self.room = room;
-        let end = Instant::now() + SLICE;
+        self.reader.close_discarded();
         self.listen();
         self.follow(end, &mut news);
         let due = self.began.is_none_or(|began| {
@@ -186,8 +190,12 @@ impl Discovery {
         if self.sweep.is_none() && room > 0 && (due || (self.again && !self.settled)) {
             self.begin_sweep(now, &mut news);
         }
-        while self.sweep.is_some() && Instant::now() < end {
+        // At least one portion in each poll: new mappings could use up every slice.
+        while self.sweep.is_some() {
             self.go_on(&mut news);
+            if Instant::now() >= end {
+                break;
+            }
         }
         news
     }
@@ -292,6 +300,7 @@ impl Discovery {
         self.ledger.begin_sweep();
         for change in self.places.look(places::standard()) {
             let Ok((file, owner)) = open::regular(&change.path) else { continue };
+            let file = self.reader.adopt(change.stamp.device(), file);
             let Some(id) = self.source.identify(&file) else { continue };
             if !self.has_room(news) {
                 break;
@@ -346,9 +355,9 @@ impl Discovery {
             self.reader.run(mapped.id.dev, move || open::mapped(&mapped, &shown))
         };
         let (file, owner) = match opened {
-            Ok(Ok(file)) => file,
+            Ok(Ok((file, owner))) => (self.reader.adopt(mapped.id.dev, file), owner),
             Err(refusal) => {
-                if refusal == Refusal::Timeout {
+                if refusal == ReadError::Timeout {
                     self.ledger.add(mapped.id, None, None);
                     news.push(News::Unanswered(mapped.id, shown));
                 }
@@ -379,6 +388,7 @@ impl Discovery {
             self.reader.run(heard.alias.device(), move || open::regular(&path))
         };
         let (file, owner) = opened.ok()?.ok()?;
+        let file = self.reader.adopt(heard.alias.device(), file);
         let id = self.source.identify(&file)?;
         if !self.ledger.knows(id) {
             self.offer(Found { id, file, owner, shown: path.to_owned(), pid: None }, news);
@@ -404,5 +414,25 @@ impl Discovery {
         }
         self.ledger.add(found.id, Some(found.owner), found.pid);
         news.push(News::Found(found));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sweep_advances_when_new_mappings_use_up_every_slice() {
+        let mut discovery = Discovery::new(Err("not in this test".to_owned()), SWEEP);
+        let processes = std::fs::read_dir("/proc").unwrap().count();
+        // The first poll begins the sweep, the last one ends it; some processes come while it goes on.
+        for _ in 0..2 * processes + 100 {
+            let now = Instant::now();
+            discovery.poll_until(now, now, 1024);
+            if discovery.is_settled() {
+                return;
+            }
+        }
+        panic!("the sweep does not end");
     }
 }

@@ -30,6 +30,14 @@ pub struct Stamp {
     modified: (i64, i64),
 }
 
+impl Stamp {
+    /// The device of its file system, as `stat` encodes it.
+    #[must_use]
+    pub fn device(self) -> u64 {
+        self.dev
+    }
+}
+
 /// What stands there.
 #[derive(Debug, Default)]
 pub struct Places {

@@ -4,10 +4,12 @@ use std::{fs::File, io};
 
 use rustix::fs::{AtFlags, Statx, StatxFlags, StatxTimestamp};
 
+use crate::tls::reader::UntrustedFile;
+
 /// An open file, and by what it is known to be unchanged.
 #[derive(Debug)]
 pub struct Handle {
-    file: File,
+    file: UntrustedFile,
     size: u64,
     modified: (i64, u32),
 }
@@ -17,14 +19,14 @@ impl Handle {
     ///
     /// # Errors
     /// When the kernel does not tell.
-    pub fn new(file: File) -> io::Result<Self> {
+    pub fn new(file: UntrustedFile) -> io::Result<Self> {
         let status = status(&file)?;
         Ok(Self { size: status.stx_size, modified: time(&status.stx_mtime), file })
     }
 
     /// The file.
     #[must_use]
-    pub const fn file(&self) -> &File {
+    pub fn file(&self) -> &File {
         &self.file
     }
 
@@ -57,13 +59,14 @@ mod tests {
     use std::{fs, io::Write as _};
 
     use super::*;
+    use crate::tls::reader::Reader;
 
     #[test]
     fn it_tells_what_became_of_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         fs::write(&path, "content").unwrap();
-        let handle = Handle::new(File::open(&path).unwrap()).unwrap();
+        let handle = Handle::new(Reader::default().adopt(0, File::open(&path).unwrap())).unwrap();
         assert!(!handle.is_changed() && !handle.is_deleted());
         let other_name = folder.path().join("other");
         fs::hard_link(&path, &other_name).unwrap();

@@ -383,7 +383,8 @@ impl Libraries {
             let handle = Handle::new(file).map_err(|_| Refusal::Unreadable)?;
             inspect_file(handle.file()).map(|inspection| inspection.map(|inspection| (handle, inspection)))
         });
-        let (handle, inspection) = match inspected.flatten() {
+        let inspected = inspected.map_err(Reason::from).and_then(|found| found.map_err(Reason::from));
+        let (handle, inspection) = match inspected {
             Ok(Some(inspected)) => inspected,
             Ok(None) => {
                 if self.others.len() >= MAX_OTHERS {
@@ -393,9 +394,9 @@ impl Libraries {
                 self.put_off.remove(&id);
                 return;
             }
-            Err(refusal) => {
-                tracing::debug!(path = %shown.display(), %refusal, "is not looked into");
-                return self.skip(id, &shown, refusal.into(), now);
+            Err(reason) => {
+                tracing::debug!(path = %shown.display(), reason = reason.text(), "is not looked into");
+                return self.skip(id, &shown, reason, now);
             }
         };
         let owner = Some(owner).filter(|_| !self.discovery.is_standing(id));
@@ -446,6 +447,7 @@ impl Libraries {
             return Err(Reason::Descriptors);
         }
         loop {
+            self.discovery.reader().close_discarded();
             let reason = if self.files.len() >= MAX_FILES || self.attacher.is_full() {
                 Reason::TableFull
             } else if descriptors::spare() < needed {

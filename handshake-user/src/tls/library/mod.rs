@@ -7,6 +7,5 @@ pub mod handle;
 pub mod inspect;
 pub mod libraries;
 pub mod queue;
-pub mod reader;
 pub mod skipped;
 pub mod worker;

@@ -1,6 +1,6 @@
 //! Files that may hold a TLS library and are not probed, by reason.
 
-use crate::tls::library::inspect::Refusal;
+use crate::tls::{library::inspect::Refusal, reader::ReadError};
 
 /// Why a file was not looked into, or not probed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,6 +78,15 @@ impl From<Refusal> for Reason {
             Refusal::Timeout => Self::Timeout,
             Refusal::Changed => Self::Changed,
             Refusal::Unreadable => Self::Unreadable,
+        }
+    }
+}
+
+impl From<ReadError> for Reason {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Timeout => Self::Timeout,
+            ReadError::Failed => Self::Unreadable,
         }
     }
 }

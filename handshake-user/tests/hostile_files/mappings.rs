@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use handshake::tls::discover::{Discovery, News, SWEEP};
+use handshake::tls::discover::{Discovery, DiscoveryEvent, SWEEP};
 
 use crate::{
     alone,
@@ -73,7 +73,8 @@ fn nor_does_it_without_the_iterator() {
         let poll = Instant::now();
         let news = discovery.poll(poll, 128);
         slowest = slowest.max(poll.elapsed());
-        is_found = news.iter().any(|news| matches!(news, News::Found(found) if found.shown == wanted));
+        is_found =
+            news.iter().any(|news| matches!(news, DiscoveryEvent::Found(found) if found.shown == wanted));
     }
     println!("found after {:?}, slowest look {slowest:?}", begin.elapsed());
     // Debug builds of the tests are slow; the worker is where it runs, and nothing waits for that.

@@ -12,13 +12,13 @@ use handshake_common::{Library, tls::discover::PROGRAM};
 use super::{
     attach::{Attacher, Probed, Programs},
     handle::Handle,
-    inspect::{Inspection, Refusal, inspect_file},
+    inspect::{InspectError, Inspection, inspect_file},
     queue::{MAX_QUEUED, Queue},
     skipped::{Reason, Skipped},
 };
 use crate::{
     descriptors,
-    tls::discover::{self, Discovery, FileId, Found, KernelIterator, News, SWEEP},
+    tls::discover::{self, Discovery, DiscoveryEvent, FileId, Found, SWEEP, VmaIterator},
 };
 
 /// Files that are kept account of, at the most; what comes beyond is not probed.
@@ -79,11 +79,11 @@ impl File {
 }
 
 /// Files of each library, by whether they are covered.
-pub type Census = BTreeMap<(Library, bool), i64>;
+pub type LibraryCounts = BTreeMap<(Library, bool), i64>;
 
 /// A file that is to be tried again.
 #[derive(Debug)]
-struct PutOff {
+struct Retry {
     times: u32,
     /// `None`: not before it is found anew.
     until: Option<Instant>,
@@ -101,7 +101,7 @@ pub struct Libraries {
     unused: VecDeque<(Instant, FileId)>,
     /// Files in which there is no TLS library.
     others: HashSet<FileId>,
-    put_off: HashMap<FileId, PutOff>,
+    retries: HashMap<FileId, Retry>,
     skipped: Skipped,
     /// When each reason was last told.
     told: HashMap<Reason, Instant>,
@@ -127,7 +127,7 @@ impl Libraries {
             files: HashMap::new(),
             unused: VecDeque::new(),
             others: HashSet::new(),
-            put_off: HashMap::new(),
+            retries: HashMap::new(),
             skipped: Skipped::default(),
             told: HashMap::new(),
             looked: None,
@@ -157,9 +157,9 @@ impl Libraries {
         !self.queue.is_empty() || self.attacher.is_letting_go()
     }
 
-    fn take_in(&mut self, news: News, now: Instant) {
+    fn take_in(&mut self, news: DiscoveryEvent, now: Instant) {
         match news {
-            News::Found(found) => {
+            DiscoveryEvent::Found(found) => {
                 if self.others.contains(&found.id) {
                     return;
                 }
@@ -171,13 +171,13 @@ impl Libraries {
                     self.skip(found.id, &found.shown, Reason::QueueFull, now);
                 }
             }
-            News::Rewritten(id) => {
+            DiscoveryEvent::Rewritten(id) => {
                 self.let_go(id);
                 self.others.remove(&id);
-                self.put_off.remove(&id);
+                self.retries.remove(&id);
             }
-            News::Unused(id) => {
-                self.put_off.remove(&id);
+            DiscoveryEvent::Unused(id) => {
+                self.retries.remove(&id);
                 let Some(file) = self.files.get_mut(&id) else { return };
                 if file.handle.is_deleted() {
                     return self.let_go(id);
@@ -186,7 +186,7 @@ impl Libraries {
                 self.unused.push_back((now, id));
                 self.changed = true;
             }
-            News::Unanswered(id, shown) => self.skip(id, &shown, Reason::Timeout, now),
+            DiscoveryEvent::Unanswered(id, shown) => self.skip(id, &shown, Reason::Timeout, now),
         }
     }
 
@@ -270,21 +270,21 @@ impl Libraries {
                 reason.text()
             );
         }
-        if self.put_off.len() >= MAX_OTHERS {
-            self.put_off.clear();
+        if self.retries.len() >= MAX_OTHERS {
+            self.retries.clear();
         }
-        let put_off = self.put_off.entry(id).or_insert(PutOff { times: 0, until: None });
-        put_off.times += 1;
+        let retries = self.retries.entry(id).or_insert(Retry { times: 0, until: None });
+        retries.times += 1;
         let pause = match reason {
             // It may be an installation that goes on. Who writes for ever is not waited for.
-            Reason::Changed => Some(Duration::from_secs(1 << put_off.times)).filter(|_| put_off.times <= 5),
+            Reason::Changed => Some(Duration::from_secs(1 << retries.times)).filter(|_| retries.times <= 5),
             Reason::QueueFull => Some(SHORT_PAUSE),
             Reason::ProbeLimit if self.attacher.is_letting_go() => Some(SHORT_PAUSE),
-            Reason::ProbeLimit => Some(LONG_PAUSE * put_off.times.min(MAX_PAUSES)),
+            Reason::ProbeLimit => Some(LONG_PAUSE * retries.times.min(MAX_PAUSES)),
             Reason::Timeout | Reason::Descriptors | Reason::TableFull => Some(LONG_PAUSE),
             Reason::TooLarge | Reason::Unreadable => None,
         };
-        put_off.until = pause.map(|pause| now + pause);
+        retries.until = pause.map(|pause| now + pause);
     }
 
     /// Lets go of files that were written to, to look into them once more, and of those that nobody can use any more.
@@ -308,9 +308,9 @@ impl Libraries {
 
     /// Has those files found once more whose time has come.
     fn try_again(&mut self, now: Instant) {
-        for (id, put_off) in &mut self.put_off {
-            if put_off.until.is_some_and(|until| until <= now) {
-                put_off.until = None;
+        for (id, retries) in &mut self.retries {
+            if retries.until.is_some_and(|until| until <= now) {
+                retries.until = None;
                 self.discovery.forget(*id);
             }
         }
@@ -332,7 +332,7 @@ impl Libraries {
 
     /// How many files of each library there are, by whether they are covered, and what was skipped; `None` when nothing
     /// has changed since it was asked last.
-    pub fn census(&mut self) -> Option<(Census, Skipped)> {
+    pub fn take_counts(&mut self) -> Option<(LibraryCounts, Skipped)> {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
@@ -380,7 +380,7 @@ impl Libraries {
         }
         let inspected = self.discovery.reader().run(id.dev, move || {
             // What changes from now on is seen.
-            let handle = Handle::new(file).map_err(|_| Refusal::Unreadable)?;
+            let handle = Handle::new(file).map_err(|_| InspectError::Unreadable)?;
             inspect_file(handle.file()).map(|inspection| inspection.map(|inspection| (handle, inspection)))
         });
         let inspected = inspected.map_err(Reason::from).and_then(|found| found.map_err(Reason::from));
@@ -391,7 +391,7 @@ impl Libraries {
                     self.others.clear();
                 }
                 self.others.insert(id);
-                self.put_off.remove(&id);
+                self.retries.remove(&id);
                 return;
             }
             Err(reason) => {
@@ -417,7 +417,7 @@ impl Libraries {
             Err(error) => tracing::debug!(%path, %library, error, "a TLS library is not probed"),
         }
         let folder = shown.parent().map(Path::to_owned);
-        self.put_off.remove(&id);
+        self.retries.remove(&id);
         owner.inspect(|owner| self.attacher.budget_mut().add(*owner));
         self.files.insert(id, File { shown, inspection, probed, handle, owner, unused: None });
         self.pair(folder.as_deref());
@@ -469,9 +469,9 @@ impl Libraries {
 ///
 /// # Errors
 /// When this kernel cannot run it, with the reason.
-pub(crate) fn mappings(ebpf: &mut Ebpf, btf: &Btf) -> Result<KernelIterator, String> {
+pub(crate) fn mappings(ebpf: &mut Ebpf, btf: &Btf) -> Result<VmaIterator, String> {
     match ebpf.program_mut(PROGRAM).map(<&mut Iter>::try_from) {
-        Some(Ok(program)) => KernelIterator::load(program, btf),
+        Some(Ok(program)) => VmaIterator::load(program, btf),
         _ => Err("the eBPF object lacks the program".to_owned()),
     }
 }

@@ -1,6 +1,6 @@
 //! Files that may hold a TLS library and are not probed, by reason.
 
-use crate::tls::{library::inspect::Refusal, reader::ReadError};
+use crate::tls::{library::inspect::InspectError, reader::ReadError};
 
 /// Why a file was not looked into, or not probed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,13 +71,13 @@ impl Reason {
     }
 }
 
-impl From<Refusal> for Reason {
-    fn from(refusal: Refusal) -> Self {
+impl From<InspectError> for Reason {
+    fn from(refusal: InspectError) -> Self {
         match refusal {
-            Refusal::TooLarge => Self::TooLarge,
-            Refusal::Timeout => Self::Timeout,
-            Refusal::Changed => Self::Changed,
-            Refusal::Unreadable => Self::Unreadable,
+            InspectError::TooLarge => Self::TooLarge,
+            InspectError::Timeout => Self::Timeout,
+            InspectError::Changed => Self::Changed,
+            InspectError::Unreadable => Self::Unreadable,
         }
     }
 }

@@ -14,7 +14,7 @@ use std::{
 use aya::Ebpf;
 
 use super::{
-    libraries::{Census, Libraries},
+    libraries::{Libraries, LibraryCounts},
     skipped::Skipped,
 };
 
@@ -36,7 +36,7 @@ struct Shared {
     /// When the last turn ended.
     turn: Mutex<(Instant, SystemTime)>,
     /// What has changed and was not asked for yet.
-    news: Mutex<Option<(Census, Skipped)>>,
+    counts: Mutex<Option<(LibraryCounts, Skipped)>>,
 }
 
 impl Worker {
@@ -46,15 +46,15 @@ impl Worker {
     /// When there is no thread to be had.
     pub fn start(mut libraries: Libraries, mut ebpf: Ebpf, pace: Duration) -> io::Result<Self> {
         let turn = Mutex::new((Instant::now(), SystemTime::now()));
-        let shared = Arc::new(Shared { is_over: AtomicBool::new(false), turn, news: Mutex::new(None) });
+        let shared = Arc::new(Shared { is_over: AtomicBool::new(false), turn, counts: Mutex::new(None) });
         let its = Arc::clone(&shared);
         let work = move || {
             while !its.is_over.load(Ordering::Acquire) {
                 let more = libraries.turn(&mut ebpf);
                 *its.turn.lock().unwrap_or_else(PoisonError::into_inner) =
                     (Instant::now(), SystemTime::now());
-                if let Some(census) = libraries.census() {
-                    *its.news.lock().unwrap_or_else(PoisonError::into_inner) = Some(census);
+                if let Some(census) = libraries.take_counts() {
+                    *its.counts.lock().unwrap_or_else(PoisonError::into_inner) = Some(census);
                 }
                 if !more {
                     thread::park_timeout(pace);
@@ -87,8 +87,8 @@ impl Worker {
 
     /// How many files there are and what was skipped, if that has changed since it was asked for last.
     #[must_use]
-    pub fn news(&self) -> Option<(Census, Skipped)> {
-        self.shared.news.lock().unwrap_or_else(PoisonError::into_inner).take()
+    pub fn take_counts(&self) -> Option<(LibraryCounts, Skipped)> {
+        self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

@@ -26,7 +26,7 @@ use handshake_common::{
     vocabulary::{Library, Role},
 };
 
-pub use self::image::Refusal;
+pub use self::image::InspectError;
 use self::{
     elf::{Elf, Symbols},
     image::Image,
@@ -179,27 +179,27 @@ impl Inspection {
 ///
 /// # Errors
 /// When it cannot be read, takes too much, or changes meanwhile: then nothing is known of it.
-pub fn inspect_file(file: &File) -> Result<Option<Inspection>, Refusal> {
-    let before = Stamp::of(file)?;
+pub fn inspect_file(file: &File) -> Result<Option<Inspection>, InspectError> {
+    let before = FileState::of(file)?;
     let image = Image::open(file, before.size)?;
     let inspection = look(&image);
-    if Stamp::of(file)? != before {
-        return Err(Refusal::Changed);
+    if FileState::of(file)? != before {
+        return Err(InspectError::Changed);
     }
     image.refusal().map_or(Ok(inspection), Err)
 }
 
 /// By what a file is known to be unchanged.
 #[derive(PartialEq, Eq)]
-struct Stamp {
+struct FileState {
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
 }
 
-impl Stamp {
-    fn of(file: &File) -> Result<Self, Refusal> {
-        let file = file.metadata().map_err(|_| Refusal::Unreadable)?;
+impl FileState {
+    fn of(file: &File) -> Result<Self, InspectError> {
+        let file = file.metadata().map_err(|_| InspectError::Unreadable)?;
         Ok(Self {
             size: file.size(),
             modified: (file.mtime(), file.mtime_nsec()),
@@ -233,20 +233,20 @@ pub(crate) fn symbols() -> Vec<&'static str> {
 }
 
 /// A library that is known by its symbols.
-struct Known {
+struct Detector {
     symbols: &'static [&'static str],
     inspect: fn(&Elf<'_>, &Symbols) -> Option<Inspection>,
 }
 
 /// In the order in which they are looked for: BoringSSL has OpenSSL's names too.
-const LIBRARIES: [Known; 7] = [
-    Known { symbols: boringssl::SYMBOLS, inspect: boringssl::inspect },
-    Known { symbols: openssl::SYMBOLS, inspect: openssl::inspect },
-    Known { symbols: gnutls::SYMBOLS, inspect: gnutls::inspect },
-    Known { symbols: nss::SYMBOLS, inspect: nss::inspect },
-    Known { symbols: wolfssl::SYMBOLS, inspect: wolfssl::inspect },
-    Known { symbols: mbedtls::SYMBOLS, inspect: mbedtls::inspect },
-    Known { symbols: s2n::SYMBOLS, inspect: s2n::inspect },
+const LIBRARIES: [Detector; 7] = [
+    Detector { symbols: boringssl::SYMBOLS, inspect: boringssl::inspect },
+    Detector { symbols: openssl::SYMBOLS, inspect: openssl::inspect },
+    Detector { symbols: gnutls::SYMBOLS, inspect: gnutls::inspect },
+    Detector { symbols: nss::SYMBOLS, inspect: nss::inspect },
+    Detector { symbols: wolfssl::SYMBOLS, inspect: wolfssl::inspect },
+    Detector { symbols: mbedtls::SYMBOLS, inspect: mbedtls::inspect },
+    Detector { symbols: s2n::SYMBOLS, inspect: s2n::inspect },
 ];
 
 /// Reads fields from accessor functions, and remembers which could not be read.

@@ -72,9 +72,9 @@ pub fn inspect(elf: &Elf<'_>) -> Option<Inspection> {
             inspection.gap(missing, lost);
         }
     }
-    if let Some(places) = complete.and_then(|complete| handshake::places(elf, function, complete)) {
-        inspection.covered = inspection.point(elf, ProbeKind::GoEnter, places.enter, None);
-        for leave in places.leave {
+    if let Some(points) = complete.and_then(|complete| handshake::probe_points(elf, function, complete)) {
+        inspection.covered = inspection.point(elf, ProbeKind::GoEnter, points.enter, None);
+        for leave in points.leave {
             inspection.point(elf, ProbeKind::GoLeave, leave, None);
         }
     } else {

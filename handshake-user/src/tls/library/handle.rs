@@ -1,4 +1,4 @@
-//! A probed file, kept open to see what becomes of it.
+//! A probed file, kept open to notice when it is changed or deleted.
 
 use std::{fs::File, io};
 
@@ -6,7 +6,7 @@ use rustix::fs::{AtFlags, Statx, StatxFlags, StatxTimestamp};
 
 use crate::tls::reader::UntrustedFile;
 
-/// An open file, and by what it is known to be unchanged.
+/// An open file, with its size and modification time.
 #[derive(Debug)]
 pub struct Handle {
     file: UntrustedFile,
@@ -15,10 +15,10 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Takes the file as it is now.
+    /// Records the current state of the file.
     ///
     /// # Errors
-    /// When the kernel does not tell.
+    /// If that cannot be read.
     pub fn new(file: UntrustedFile) -> io::Result<Self> {
         let status = status(&file)?;
         Ok(Self { size: status.stx_size, modified: time(&status.stx_mtime), file })
@@ -30,21 +30,21 @@ impl Handle {
         &self.file
     }
 
-    /// Whether it was written to or cut short: the probes may be in the wrong places.
+    /// Whether it was written to or truncated, so that its probes may be in the wrong places.
     #[must_use]
     pub fn is_changed(&self) -> bool {
         status(&self.file)
             .is_ok_and(|status| (status.stx_size, time(&status.stx_mtime)) != (self.size, self.modified))
     }
 
-    /// Whether it has no name any more: only who has it open or mapped can use it.
+    /// Whether it has no name any more, so that only processes that have it open or mapped can use it.
     #[must_use]
     pub fn is_deleted(&self) -> bool {
         status(&self.file).is_ok_and(|status| status.stx_nlink == 0)
     }
 }
 
-/// As far as this host knows: a server that is gone, or a stranger's file system, is not asked.
+/// From what this host has cached: a remote server or a FUSE process is not asked, as it may never answer.
 fn status(file: &File) -> io::Result<Statx> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     Ok(rustix::fs::statx(file, "", flags, StatxFlags::BASIC_STATS)?)
@@ -62,7 +62,7 @@ mod tests {
     use crate::tls::reader::Reader;
 
     #[test]
-    fn it_tells_what_became_of_the_file() {
+    fn change_and_deletion_are_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         fs::write(&path, "content").unwrap();

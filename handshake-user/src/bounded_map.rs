@@ -1,7 +1,7 @@
 //! A map of bounded size: a new entry evicts the one that was inserted first.
 //!
-//! [`hashlink`] keeps the order; what is added here is the bound, and that an entry keeps its place when its value is
-//! replaced.
+//! [`hashlink`] keeps the order; what is added here is the bound, and that an entry keeps its place when its
+//! value is replaced.
 
 use std::hash::Hash;
 
@@ -9,8 +9,8 @@ use hashlink::LinkedHashMap;
 
 /// Entries in the order of their insertion, at most `capacity` of them.
 ///
-/// A limit in other units, such as bytes, is the caller's: it counts them, and calls [`BoundedMap::pop_oldest`] until they
-/// are few enough.
+/// A limit in other units, such as bytes, is the caller's: it counts them, and calls
+/// [`BoundedMap::pop_oldest`] until they are few enough.
 #[derive(Debug)]
 pub struct BoundedMap<K, V> {
     entries: LinkedHashMap<K, V>,
@@ -24,8 +24,8 @@ impl<K: Eq + Hash, V> BoundedMap<K, V> {
         Self { entries: LinkedHashMap::new(), capacity }
     }
 
-    /// Adds an entry at the end, or replaces the value of the entry with this key, which keeps its place. Returns the entry
-    /// that was evicted, if any.
+    /// Adds an entry at the end, or replaces the value of the entry with this key, which keeps its place.
+    /// Returns the entry that was evicted, if any.
     pub fn insert(&mut self, key: K, value: V) -> Option<(K, V)> {
         self.entries.replace(key, value);
         if self.entries.len() > self.capacity { self.entries.pop_front() } else { None }

@@ -1,5 +1,5 @@
-//! Finds the files that real processes have mapped: under overlays and in mount namespaces, deleted and replaced, from
-//! exec and from dlopen.
+//! Finds the files that real processes have mapped: under overlays and in mount namespaces, deleted and
+//! replaced, from exec and from dlopen.
 //!
 //! Needs root: run through `cargo xtask test`.
 

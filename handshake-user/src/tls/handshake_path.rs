@@ -1,5 +1,5 @@
-//! The path that a handshake took, and the round trips that the protocol prescribes for it (RFC 5246 §7.3, RFC 8446 §2). They
-//! are derived from protocol facts, never from times.
+//! The path that a handshake took, and the round trips that the protocol prescribes for it (RFC 5246 §7.3,
+//! RFC 8446 §2). They are derived from protocol facts, never from times.
 
 use handshake_common::{Role, TlsClass, TlsVersion};
 
@@ -12,8 +12,8 @@ pub struct HandshakePath {
 }
 
 impl HandshakePath {
-    /// Returns `None` if the version has no such class, or if it is unknown whether there was a HelloRetryRequest and the
-    /// class does not imply it.
+    /// Returns `None` if the version has no such class, or if it is unknown whether there was a
+    /// HelloRetryRequest and the class does not imply it.
     #[must_use]
     pub fn new(version: TlsVersion, class: TlsClass, hello_retry: Option<bool>) -> Option<Self> {
         let hello_retry = if version == TlsVersion::Tls13 {
@@ -44,8 +44,8 @@ impl HandshakePath {
         }
     }
 
-    /// Round trips from the SYN until the client may send application data, over TCP without Fast Open. With the whole
-    /// ClientHello in the SYN (RFC 7413), there is one less.
+    /// Round trips from the SYN until the client may send application data, over TCP without Fast Open. With
+    /// the whole ClientHello in the SYN (RFC 7413), there is one less.
     #[must_use]
     pub const fn setup_round_trips(self) -> u8 {
         match (self.version, self.class) {

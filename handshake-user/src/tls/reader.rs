@@ -1,8 +1,9 @@
-//! Work on files whose file system may never answer: its server is gone, or it is a program of an untrusted user.
+//! Work on files whose file system may never answer: its server is gone, or it is a program of an untrusted
+//! user.
 //!
-//! A thread that waits for such a file cannot be interrupted. It is left behind and replaced, and until it returns, nothing
-//! more is asked of that file system. Closing is such work, too: a network or FUSE file system is asked to flush on every
-//! `close(2)`.
+//! A thread that waits for such a file cannot be interrupted. It is left behind and replaced, and until it
+//! returns, nothing more is asked of that file system. Closing is such work, too: a network or FUSE file
+//! system is asked to flush on every `close(2)`.
 
 use std::{
     fs::File,
@@ -33,7 +34,8 @@ pub enum ReadError {
     Failed,
 }
 
-/// An open file of an untrusted user. Dropping it closes nothing: that is left to [`Reader::close_discarded`].
+/// An open file of an untrusted user. Dropping it closes nothing: that is left to
+/// [`Reader::close_discarded`].
 #[derive(Debug)]
 pub struct UntrustedFile {
     file: Arc<File>,
@@ -99,8 +101,8 @@ impl Reader {
     /// Does a piece of work on a file of this file system (`st_dev`).
     ///
     /// # Errors
-    /// [`ReadError::Timeout`] if it takes too long, or earlier work on that file system still does; [`ReadError::Failed`] if
-    /// it panics, or no thread can be started.
+    /// [`ReadError::Timeout`] if it takes too long, or earlier work on that file system still does;
+    /// [`ReadError::Failed`] if it panics, or no thread can be started.
     pub fn run<T: Send + 'static>(
         &mut self,
         device: u64,
@@ -114,7 +116,8 @@ impl Reader {
             Some(thread) => thread,
             None => start().map_err(|_| ReadError::Failed)?,
         };
-        // Without a buffer, a result that comes too late is dropped by the thread that sends it: it may hold an open file.
+        // Without a buffer, a result that comes too late is dropped by the thread that sends it: it may hold
+        // an open file.
         let (send, receive) = mpsc::sync_channel(0);
         let work = Box::new(move || drop(send.send(work())));
         thread.work.send(work).map_err(|_| ReadError::Failed)?;
@@ -141,7 +144,8 @@ impl Reader {
         UntrustedFile { file, device, discarded: Arc::downgrade(&self.discarded) }
     }
 
-    /// Closes the files that were dropped. Those on a file system that does not answer stay open until it does.
+    /// Closes the files that were dropped. Those on a file system that does not answer stay open until it
+    /// does.
     pub fn close_discarded(&mut self) {
         let discarded = std::mem::take(&mut *self.discarded.lock().unwrap_or_else(PoisonError::into_inner));
         for (device, file) in discarded {

@@ -45,8 +45,8 @@ impl Ledger {
         self.files.contains_key(&id)
     }
 
-    /// Whether no more files can be remembered. Files of no interest are dropped first: any user can map any number of them,
-    /// and examining them again costs little.
+    /// Whether no more files can be remembered. Files of no interest are dropped first: any user can map any
+    /// number of them, and examining them again costs little.
     pub fn is_full(&mut self) -> bool {
         if self.files.len() >= MAX_FILES {
             self.files.retain(|_, entry| entry.reported.is_some());
@@ -79,8 +79,8 @@ impl Ledger {
         self.sweep += 1;
     }
 
-    /// Ends a sweep over all processes. Returns the reported files that are no longer used. A file must be missing from two
-    /// sweeps: a process can be forked with a PID that the current one has already passed.
+    /// Ends a sweep over all processes. Returns the reported files that are no longer used. A file must be
+    /// missing from two sweeps: a process can be forked with a PID that the current one has already passed.
     pub fn end_sweep(&mut self, standing: &HashSet<FileId>) -> Vec<FileId> {
         let sweep = self.sweep;
         let mut gone = Vec::new();

@@ -1,5 +1,5 @@
-//! `/proc/PID/maps`, where the kernel has no iterator. Below an overlay it shows the underlying inode up to Linux 6.7, and
-//! the inode of the overlay later (`file_user_inode`, 6.8).
+//! `/proc/PID/maps`, where the kernel has no iterator. Below an overlay it shows the underlying inode up to
+//! Linux 6.7, and the inode of the overlay later (`file_user_inode`, 6.8).
 
 use std::{ffi::OsString, fs, ops::Range, os::unix::ffi::OsStringExt as _, path::PathBuf};
 
@@ -20,7 +20,8 @@ pub struct Line {
     pub path: PathBuf,
 }
 
-/// Parses a line: `start-end perms offset major:minor inode path`. Returns `None` if it is not an executable mapping of a file.
+/// Parses a line: `start-end perms offset major:minor inode path`. Returns `None` if it is not an executable
+/// mapping of a file.
 #[must_use]
 pub fn parse(line: &[u8]) -> Option<Line> {
     let mut rest = line;

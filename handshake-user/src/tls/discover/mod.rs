@@ -1,8 +1,10 @@
-//! Finds every file on this host that may hold a TLS library, now and later, each once by its inode, and reports when it is
-//! no longer used. Whether it does hold one is decided by [`crate::tls::library::inspect`].
+//! Finds every file on this host that may hold a TLS library, now and later, each once by its inode, and
+//! reports when it is no longer used. Whether it does hold one is decided by
+//! [`crate::tls::library::inspect`].
 //!
-//! There are three sources: the [`standard_paths`], a [`source::Sweep`] over the mappings of all processes, and between
-//! sweeps the [`watch`] for new mappings, which leads only to processes that mapped an unknown file.
+//! There are three sources: the [`standard_paths`], a [`source::Sweep`] over the mappings of all processes,
+//! and between sweeps the [`watch`] for new mappings, which leads only to processes that mapped an unknown
+//! file.
 
 pub(crate) mod ld_cache;
 mod ledger;
@@ -32,8 +34,8 @@ use self::{
 };
 use crate::tls::reader::{ReadError, Reader, UntrustedFile};
 
-/// The interval of sweeps if new mappings are watched. They find what the watch cannot show, above all that processes have
-/// ended.
+/// The interval of sweeps if new mappings are watched. They find what the watch cannot show, above all that
+/// processes have ended.
 pub const SWEEP: Duration = Duration::from_secs(30);
 /// The interval of sweeps if new mappings cannot be watched.
 const SWEEP_UNWATCHED: Duration = Duration::from_secs(2);
@@ -52,7 +54,8 @@ pub struct FileId {
     pub dev: u64,
     /// Inode number.
     pub ino: u64,
-    /// Distinguishes files that had the same inode number one after the other; 0 where the kernel does not show it.
+    /// Distinguishes files that had the same inode number one after the other; 0 where the kernel does not
+    /// show it.
     pub generation: u32,
 }
 
@@ -95,7 +98,8 @@ pub fn path_of(file: &File) -> PathBuf {
 pub enum DiscoveryEvent {
     /// A new file.
     Found(Found),
-    /// No process has it mapped any more, and it has no standard path. It is reported as found again once that changes.
+    /// No process has it mapped any more, and it has no standard path. It is reported as found again once
+    /// that changes.
     Unused(FileId),
     /// It was rewritten in place, and is reported as found again.
     Rewritten(FileId),
@@ -111,7 +115,8 @@ pub struct Discovery {
     shortfalls: Vec<String>,
     ledger: Ledger,
     standard_paths: StandardPaths,
-    /// Files by the watch's names for them. Cleared with each sweep, since a name may be reused for another file.
+    /// Files by the watch's names for them. Cleared with each sweep, since a name may be reused for another
+    /// file.
     aliases: HashMap<Alias, FileId>,
     waiting: VecDeque<NewMapping>,
     reader: Reader,
@@ -128,8 +133,8 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// Starts to watch for new mappings; everything else is done by [`Discovery::poll`]. `every` is the interval of sweeps
-    /// ([`SWEEP`]).
+    /// Starts to watch for new mappings; everything else is done by [`Discovery::poll`]. `every` is the
+    /// interval of sweeps ([`SWEEP`]).
     #[must_use]
     pub fn new(iterator: Result<VmaIterator, String>, every: Duration) -> Self {
         let mut shortfalls = Vec::new();
@@ -172,8 +177,8 @@ impl Discovery {
         }
     }
 
-    /// The changes since the last call, with at most `room` files found, each of which is open. It works for a few
-    /// milliseconds, or longer if a file system is slow to answer.
+    /// The changes since the last call, with at most `room` files found, each of which is open. It works for
+    /// a few milliseconds, or longer if a file system is slow to answer.
     pub fn poll(&mut self, now: Instant, room: usize) -> Vec<DiscoveryEvent> {
         self.poll_until(Instant::now() + SLICE, now, room)
     }
@@ -226,8 +231,8 @@ impl Discovery {
         self.settled
     }
 
-    /// The processes that have mapped a file that was reported as found. One that has ended is listed for up to two more
-    /// sweeps.
+    /// The processes that have mapped a file that was reported as found. One that has ended is listed for up
+    /// to two more sweeps.
     pub fn users(&self, id: FileId) -> impl Iterator<Item = u32> {
         self.ledger.users(id)
     }
@@ -238,9 +243,9 @@ impl Discovery {
         &self.shortfalls
     }
 
-    /// The number of mappings in the last sweep whose files could not be opened, mostly because a capability is missing, or
-    /// were over a limit. Processes of other users require `CAP_SYS_PTRACE`, `CAP_DAC_READ_SEARCH` and
-    /// `CAP_CHECKPOINT_RESTORE`.
+    /// The number of mappings in the last sweep whose files could not be opened, mostly because a capability
+    /// is missing, or were over a limit. Processes of other users require `CAP_SYS_PTRACE`,
+    /// `CAP_DAC_READ_SEARCH` and `CAP_CHECKPOINT_RESTORE`.
     #[must_use]
     pub fn overlooked(&self) -> usize {
         self.overlooked
@@ -384,7 +389,8 @@ impl Discovery {
         self.offer(Found { id: mapped.id, file, owner, shown, pid: Some(mapped.pid) }, events);
     }
 
-    /// If only a path is left, the file at this path in the root directory of this process, whichever that is.
+    /// If only a path is left, the file at this path in the root directory of this process, whichever that
+    /// is.
     fn look_by_name(&mut self, mapping: &NewMapping, events: &mut Vec<DiscoveryEvent>) -> Option<FileId> {
         let path: &Path = &mapping.path;
         if !(names::is_library(path) || names::is_program(path)) || !self.has_room(events) {

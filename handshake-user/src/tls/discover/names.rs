@@ -1,10 +1,10 @@
-//! Which mapped files are worth opening: libraries by their names, and every main program, since a TLS library may be
-//! linked into it.
+//! Which mapped files are worth opening: libraries by their names, and every main program, since a TLS
+//! library may be linked into it.
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::Path};
 
-/// Prefixes of the file names of shared objects that are or contain a TLS library. The names of bundled copies often have a
-/// suffix (`libssl-5d7f3a92.so.3`).
+/// Prefixes of the file names of shared objects that are or contain a TLS library. The names of bundled
+/// copies often have a suffix (`libssl-5d7f3a92.so.3`).
 const LIBRARIES: &[&str] = &[
     "libssl",
     "libcrypto",
@@ -12,7 +12,8 @@ const LIBRARIES: &[&str] = &[
     "libwolfssl",
     "libmbedtls",
     "libs2n",
-    // Shared objects that BoringSSL or OpenSSL is linked into: of Node.js, Netty, Conscrypt, Python, gRPC, Chromium.
+    // Shared objects that BoringSSL or OpenSSL is linked into: of Node.js, Netty, Conscrypt, Python, gRPC,
+    // Chromium.
     "libnode",
     "libnetty_tcnative",
     "libconscrypt",

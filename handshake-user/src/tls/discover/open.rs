@@ -1,5 +1,5 @@
-//! Opens exactly the file that a process has mapped, even if it is deleted or in a container. Processes are not trusted:
-//! whatever their paths lead to, only regular files are opened.
+//! Opens exactly the file that a process has mapped, even if it is deleted or in a container. Processes are
+//! not trusted: whatever their paths lead to, only regular files are opened.
 
 use std::{
     fs::{self, File},
@@ -18,7 +18,8 @@ use super::{Mapped, maps};
 /// The path of a mapped file as its process sees it.
 ///
 /// # Errors
-/// If the mapping is gone (`NotFound`), or a capability is missing: `CAP_SYS_PTRACE` and `CAP_DAC_READ_SEARCH`.
+/// If the mapping is gone (`NotFound`), or a capability is missing: `CAP_SYS_PTRACE` and
+/// `CAP_DAC_READ_SEARCH`.
 pub fn path_of(mapped: &Mapped) -> io::Result<PathBuf> {
     target(&link(mapped))
 }

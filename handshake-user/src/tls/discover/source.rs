@@ -59,12 +59,13 @@ impl MappingSource {
         }
     }
 
-    /// The identity of an open file, as mappings show it: it is mapped into this process and looked up there. No other
-    /// interface shows the file below an overlay.
+    /// The identity of an open file, as mappings show it: it is mapped into this process and looked up there.
+    /// No other interface shows the file below an overlay.
     #[must_use]
     pub fn identify(&self, file: &File) -> Option<FileId> {
-        // SAFETY: only the address of the mapping is used. Its byte is never read, written or run, nor does the kernel do so for
-        // us (no MAP_POPULATE, no mlockall), so no page is ever asked of the file, which may be cut short or not answer.
+        // SAFETY: only the address of the mapping is used. Its byte is never read, written or run, nor does
+        // the kernel do so for us (no MAP_POPULATE, no mlockall), so no page is ever asked of the file, which
+        // may be cut short or not answer.
         let page = unsafe { MmapOptions::new().len(1).map_exec(file) }.ok()?;
         let start = page.as_ptr() as u64;
         self.of(std::process::id()).into_iter().find(|own| own.range.start == start).map(|own| own.id)

@@ -1,5 +1,5 @@
-//! The standard paths: libraries and programs that may come into use at any moment. They are probed in advance, so that the
-//! first short-lived client is not missed.
+//! The standard paths: libraries and programs that may come into use at any moment. They are probed in
+//! advance, so that the first short-lived client is not missed.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -70,8 +70,8 @@ impl StandardPaths {
         fingerprints.into_iter().map(|(path, fingerprint)| Change { path, fingerprint }).collect()
     }
 
-    /// Remembers a change, with the identity of the file. Returns that identity if the file was rewritten in place: its
-    /// probes are then in the wrong places.
+    /// Remembers a change, with the identity of the file. Returns that identity if the file was rewritten in
+    /// place: its probes are then in the wrong places.
     pub fn keep(&mut self, change: Change, id: FileId) -> Option<FileId> {
         let old = self.files.insert(change.path, (change.fingerprint, id));
         old.map(|(_, old)| old).filter(|old| *old == id)

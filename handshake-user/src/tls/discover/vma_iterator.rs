@@ -1,5 +1,5 @@
-//! The kernel's iterator over mappings (`iter/task_vma`), which runs the program in `handshake-ebpf/src/tls/discover.rs`:
-//! it shows the inode of every mapped file, also below an overlay.
+//! The kernel's iterator over mappings (`iter/task_vma`), which runs the program in
+//! `handshake-ebpf/src/tls/discover.rs`: it shows the inode of every mapped file, also below an overlay.
 
 use std::{
     fs::File,
@@ -31,8 +31,8 @@ impl VmaIterator {
     /// Loads the program, and tries it on this process.
     ///
     /// # Errors
-    /// If the kernel refuses the program (before 5.12), or cannot iterate over a single process (before 6.1). On those
-    /// kernels `/proc/PID/maps` shows the inode below an overlay.
+    /// If the kernel refuses the program (before 5.12), or cannot iterate over a single process (before 6.1).
+    /// On those kernels `/proc/PID/maps` shows the inode below an overlay.
     pub fn load(program: &mut Iter, btf: &Btf) -> Result<Self, String> {
         let loaded = probe::load(|| program.load(discover::ITERATOR, btf));
         loaded.map_err(|error| probe::shorten(&error.to_string()))?;
@@ -146,8 +146,8 @@ impl From<&Mapping> for Mapped {
 
 /// A command of `bpf(2)` that returns a file descriptor.
 fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the kernel reads no more bytes of `attr` than the size it is given; the pointer in it is to memory
-    // that outlives the call.
+    // SAFETY: the kernel reads no more bytes of `attr` than the size it is given; the pointer in it is to
+    // memory that outlives the call.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
     match i32::try_from(fd) {
         // SAFETY: the kernel has just returned it, and nothing else owns it.

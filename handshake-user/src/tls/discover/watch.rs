@@ -1,5 +1,5 @@
-//! New executable mappings on the whole host, by `execve` and `dlopen` alike: `PERF_RECORD_MMAP2`, from one ring per CPU,
-//! which user space reads at its own pace.
+//! New executable mappings on the whole host, by `execve` and `dlopen` alike: `PERF_RECORD_MMAP2`, from one
+//! ring per CPU, which user space reads at its own pace.
 
 use std::{io, os::unix::ffi::OsStrExt as _, path::PathBuf};
 

@@ -26,7 +26,8 @@ use super::{
 };
 use crate::kernel::probe::{chain, load, shorten};
 
-/// `bpf_get_attach_cookie` in `enum bpf_func_id` (`include/uapi/linux/bpf.h`), by which the verifier names a function that it does not know.
+/// `bpf_get_attach_cookie` in `enum bpf_func_id` (`include/uapi/linux/bpf.h`), by which the verifier names a
+/// function that it does not know.
 const BPF_FUNC_GET_ATTACH_COOKIE: u32 = 174;
 
 /// The probes of one file.
@@ -81,8 +82,8 @@ impl Attacher {
         Ok(Self { targets, next: 0, free, detaching, budget, loaded, programs })
     }
 
-    /// Attaches a probe to every point of a file. Returns `None` if it has no points. `owner` is `None` if the file has a
-    /// standard path.
+    /// Attaches a probe to every point of a file. Returns `None` if it has no points. `owner` is `None` if
+    /// the file has a standard path.
     ///
     /// # Errors
     /// The reason, if a probe cannot be attached. The others are then detached.

@@ -1,7 +1,7 @@
 //! How many files and probes, counted together, there may be of files without a standard path.
 //!
-//! The kernel takes 85 to 100 ms to detach a probe, one after the other, even when the process is killed. A user who creates
-//! files without end must not delay the exit of this process for minutes.
+//! The kernel takes 85 to 100 ms to detach a probe, one after the other, even when the process is killed. A
+//! user who creates files without end must not delay the exit of this process for minutes.
 
 use std::collections::HashMap;
 
@@ -9,8 +9,8 @@ use std::collections::HashMap;
 const MAX_PER_USER: usize = 48;
 /// Of all users other than root, however many IDs they have (`/etc/subuid` gives 65,536 to each): 10 s.
 const MAX_NON_ROOT: usize = 96;
-/// Of root: files in container images, whose root need not be that of the host. Enough for about 70 images; together with
-/// all others, about the 90 s that systemd waits for a service to stop.
+/// Of root: files in container images, whose root need not be that of the host. Enough for about 70 images;
+/// together with all others, about the 90 s that systemd waits for a service to stop.
 const MAX_ROOT: usize = 768;
 
 /// Files and attached probes by owner, including those that are being detached.

@@ -25,11 +25,12 @@ use crate::{
 /// The most files that are tracked. Further ones are not probed.
 const MAX_FILES: usize = 4096;
 
-/// The most files without a TLS library that are remembered, so that a program that is started often is read once.
+/// The most files without a TLS library that are remembered, so that a program that is started often is read
+/// once.
 const MAX_OTHERS: usize = 16_384;
 
-/// How long an unused file keeps its probes: a program that runs every few minutes should be observed from its first
-/// handshake on, and to detach a probe the kernel waits for a tenth of a second or more.
+/// How long an unused file keeps its probes: a program that runs every few minutes should be observed from
+/// its first handshake on, and to detach a probe the kernel waits for a tenth of a second or more.
 const KEPT: Duration = Duration::from_mins(10);
 
 /// How often probed files are checked for changes.
@@ -114,8 +115,8 @@ pub struct Libraries {
 }
 
 impl Libraries {
-    /// Starts the search; everything else is done by [`Libraries::turn`]. The eBPF programs that it loads are added to
-    /// `programs`.
+    /// Starts the search; everything else is done by [`Libraries::turn`]. The eBPF programs that it loads are
+    /// added to `programs`.
     ///
     /// # Errors
     /// The reason, if the eBPF object lacks a map.
@@ -137,8 +138,9 @@ impl Libraries {
         })
     }
 
-    /// Takes in the changes on the host, inspects one file, and detaches one probe: usually a few milliseconds, up to a few
-    /// seconds for a large program or many probes. Returns whether there is more to do at once.
+    /// Takes in the changes on the host, inspects one file, and detaches one probe: usually a few
+    /// milliseconds, up to a few seconds for a large program or many probes. Returns whether there is more to
+    /// do at once.
     pub fn turn(&mut self, ebpf: &mut Ebpf) -> bool {
         let now = Instant::now();
         // Each file in the queue is open.
@@ -198,7 +200,8 @@ impl Libraries {
         }
     }
 
-    /// Detaches the file that has been unused for longest, unless it is used again. Returns whether there was an entry.
+    /// Detaches the file that has been unused for longest, unless it is used again. Returns whether there was
+    /// an entry.
     fn detach_unused(&mut self) -> bool {
         let Some((since, id)) = self.unused.pop_front() else { return false };
         if self.files.get(&id).is_some_and(|file| file.unused == Some(since)) {
@@ -232,8 +235,8 @@ impl Libraries {
         self.attacher.detaching() + files.map(|(_, file)| descriptors(file)).sum::<usize>()
     }
 
-    /// Detaches the file that has been unused for longest, or else one that merely has a standard path, which is probed again
-    /// when there is room.
+    /// Detaches the file that has been unused for longest, or else one that merely has a standard path, which
+    /// is probed again when there is room.
     fn detach_any(&mut self, now: Instant) -> bool {
         if self.detach_unused() {
             return true;
@@ -284,7 +287,8 @@ impl Libraries {
         self.retries.insert(id, Retry { times, until: pause.map(|pause| now + pause) });
     }
 
-    /// Detaches files that were written to, to inspect them again, and those that no process can use any more.
+    /// Detaches files that were written to, to inspect them again, and those that no process can use any
+    /// more.
     fn check_files(&mut self, now: Instant) {
         if self.checked.is_some_and(|checked| now.saturating_duration_since(checked) < CHECK_EVERY) {
             return;
@@ -327,8 +331,8 @@ impl Libraries {
         files
     }
 
-    /// How many files of each library there are, by whether they are covered, and what was skipped. Returns `None` if nothing
-    /// has changed since the last call.
+    /// How many files of each library there are, by whether they are covered, and what was skipped. Returns
+    /// `None` if nothing has changed since the last call.
     pub fn take_counts(&mut self) -> Option<(LibraryCounts, Skipped)> {
         if !std::mem::take(&mut self.changed) {
             return None;
@@ -420,8 +424,8 @@ impl Libraries {
         self.changed = true;
     }
 
-    /// Makes room for one more file with this number of probes. Unused files are detached for it; if it is in use, so are files
-    /// that merely have a standard path.
+    /// Makes room for one more file with this number of probes. Unused files are detached for it; if it is in
+    /// use, so are files that merely have a standard path.
     fn make_room(
         &mut self,
         id: FileId,
@@ -430,7 +434,8 @@ impl Libraries {
         now: Instant,
     ) -> Result<(), Reason> {
         if let Some(owner) = owner.filter(|owner| !self.attacher.budget().fits(*owner, 1 + points)) {
-            // Detaching takes time, for which other files do not wait; what is being detached already may suffice.
+            // Detaching takes time, for which other files do not wait; what is being detached already may
+            // suffice.
             if !self.attacher.is_detaching() {
                 self.detach_unused_for(owner, 1 + points);
             }

@@ -1,5 +1,5 @@
-//! Files that wait for inspection. Users take turns, so that one who creates files without end does not delay the files of
-//! others.
+//! Files that wait for inspection. Users take turns, so that one who creates files without end does not delay
+//! the files of others.
 
 use std::collections::VecDeque;
 

@@ -1,5 +1,5 @@
-//! The thread that follows the TLS libraries: it inspects files, attaches probes and detaches them, one after the other. Each
-//! step can take a tenth of a second or more, which records and scrapes do not wait for.
+//! The thread that follows the TLS libraries: it inspects files, attaches probes and detaches them, one after
+//! the other. Each step can take a tenth of a second or more, which records and scrapes do not wait for.
 
 use std::{
     io,
@@ -18,11 +18,12 @@ use super::{
     skipped::Skipped,
 };
 
-/// A turn that takes longer is logged. Four file systems that do not answer take a minute, many probes half a minute.
+/// A turn that takes longer is logged. Four file systems that do not answer take a minute, many probes half a
+/// minute.
 const LONG: Duration = Duration::from_mins(2);
 
-/// The thread. Dropping it makes the thread end, without waiting for it: the kernel detaches the remaining probes when the
-/// process exits.
+/// The thread. Dropping it makes the thread end, without waiting for it: the kernel detaches the remaining
+/// probes when the process exits.
 #[derive(Debug)]
 pub struct Worker {
     shared: Arc<Shared>,
@@ -40,7 +41,8 @@ struct Shared {
 }
 
 impl Worker {
-    /// Starts the thread, which takes a turn at least every `pace`. The programs of the object stay attached while it runs.
+    /// Starts the thread, which takes a turn at least every `pace`. The programs of the object stay attached
+    /// while it runs.
     ///
     /// # Errors
     /// If no thread can be started.
@@ -85,7 +87,8 @@ impl Worker {
         at
     }
 
-    /// How many files there are and what was skipped. Returns `None` if nothing has changed since the last call.
+    /// How many files there are and what was skipped. Returns `None` if nothing has changed since the last
+    /// call.
     #[must_use]
     pub fn take_counts(&self) -> Option<(LibraryCounts, Skipped)> {
         self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner).take()

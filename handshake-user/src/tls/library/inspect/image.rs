@@ -1,5 +1,6 @@
-//! The bytes of a file under inspection: read in blocks as they are asked for, within limits. Never a memory map: whoever
-//! owns the file can cut it short, and touching what is gone of a mapping ends the program with SIGBUS.
+//! The bytes of a file under inspection: read in blocks as they are asked for, within limits. Never a memory
+//! map: whoever owns the file can cut it short, and touching what is gone of a mapping ends the program with
+//! SIGBUS.
 
 use std::{
     cell::Cell,
@@ -20,7 +21,8 @@ const OVERLAP: u64 = 8 << 10;
 /// What is read at a time of what is looked through only once: whole words, and whole entries of ELF tables.
 const STRIDE: usize = 24 * 8192;
 
-/// Larger files are not looked into. The largest programs with TLS inside, browsers and Go programs, have a quarter of it.
+/// Larger files are not looked into. The largest programs with TLS inside, browsers and Go programs, have a
+/// quarter of it.
 const MAX_FILE: u64 = 1 << 30;
 /// In one piece: an unwind table.
 const MAX_PIECE: usize = 24 << 20;
@@ -138,8 +140,9 @@ impl<'s> Image<'s> {
         Some(self.kept.insert((offset, size), piece))
     }
 
-    /// Hands a part of the file to `each`, piece by piece, without keeping it: the place of a piece in the file, its bytes with
-    /// `ahead` more behind them as far as there are more, and how many are its own. What begins among these is seen once.
+    /// Hands a part of the file to `each`, piece by piece, without keeping it: the place of a piece in the
+    /// file, its bytes with `ahead` more behind them as far as there are more, and how many are its own. What
+    /// begins among these is seen once.
     pub fn scan(
         &self,
         part: Range<u64>,

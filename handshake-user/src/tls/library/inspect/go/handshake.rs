@@ -1,6 +1,6 @@
-//! Where to probe `crypto/tls.(*Conn).handshakeContext`. It runs on every Read and Write and returns at once when the
-//! handshake is complete: the probes go behind that test, so that they are on no data path. A return probe would
-//! break the growing of stacks, so every RET is one.
+//! Where to probe `crypto/tls.(*Conn).handshakeContext`. It runs on every Read and Write and returns at once
+//! when the handshake is complete: the probes go behind that test, so that they are on no data path. A return
+//! probe would break the growing of stacks, so every RET is one.
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 

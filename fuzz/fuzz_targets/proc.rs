@@ -1,4 +1,5 @@
-//! Text of the kernel's, into which others write names of files, mounts and processes. The first byte says which.
+//! Text of the kernel's, into which others write names of files, mounts and processes. The first byte says
+//! which.
 #![no_main]
 
 use handshake::{

@@ -1,6 +1,6 @@
-//! Any bytes as records of the ring buffer, all the way to what is shown. A byte of flags (how much the wire sees; 4: with
-//! the summary, 0xf0: with the text of all metrics, which take their time), then steps: a byte that says what it is, a length (two bytes), that many
-//! bytes.
+//! Any bytes as records of the ring buffer, all the way to what is shown. A byte of flags (how much the wire
+//! sees; 4: with the summary, 0xf0: with the text of all metrics, which take their time), then steps: a byte
+//! that says what it is, a length (two bytes), that many bytes.
 #![no_main]
 
 use std::{

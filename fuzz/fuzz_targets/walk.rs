@@ -1,7 +1,7 @@
 //! Packets of any content in any order through the tracker, and what it kept through the verdict.
 //!
-//! A packet: one byte of flags, how far it is from where its stream stands (one signed byte), the length of its payload
-//! (two bytes), the payload. `seed.py` writes the corpus of handshake-common in this form.
+//! A packet: one byte of flags, how far it is from where its stream stands (one signed byte), the length of
+//! its payload (two bytes), the payload. `seed.py` writes the corpus of handshake-common in this form.
 #![no_main]
 
 use handshake::tls::wire::{Buffers, Hellos, Piece, verdict};

@@ -18,7 +18,8 @@ pub const TABLE: u64 = SECTIONS[0].1;
 pub const DATA: u64 = SECTIONS[1].1;
 pub const TEXT: u64 = SECTIONS[2].1;
 
-/// A program by a description: a byte of flags (1: not fixed), then the bytes of each section, with their length in front.
+/// A program by a description: a byte of flags (1: not fixed), then the bytes of each section, with their
+/// length in front.
 #[must_use]
 pub fn file(description: &[u8]) -> Vec<u8> {
     let mut input = Input(description);

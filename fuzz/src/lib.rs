@@ -1,5 +1,5 @@
-//! What the fuzz targets share: how they take their bytes apart, the files that they make of them, and what must hold of
-//! everything that is shown.
+//! What the fuzz targets share: how they take their bytes apart, the files that they make of them, and what
+//! must hold of everything that is shown.
 
 pub mod elf;
 pub mod go;

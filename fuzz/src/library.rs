@@ -1,5 +1,6 @@
-//! Libraries with the symbols that are looked for, and anything for the rest: a fuzzer that had to come by itself on
-//! tables of symbols, unwind tables and relocations that fit each other would never see an instruction.
+//! Libraries with the symbols that are looked for, and anything for the rest: a fuzzer that had to come by
+//! itself on tables of symbols, unwind tables and relocations that fit each other would never see an
+//! instruction.
 
 use handshake::fuzzing::symbols;
 
@@ -38,8 +39,8 @@ pub fn names() -> Vec<&'static str> {
 
 /// A file by a description: a byte of flags (1: aarch64, 2: fixed), then entries.
 ///
-/// - a function: the number of its symbol, its frame ([`NO_FRAME`], [`NO_CHANGE`], or a number of bytes of call frame
-///   instructions, and these), its length (two bytes), its bytes;
+/// - a function: the number of its symbol, its frame ([`NO_FRAME`], [`NO_CHANGE`], or a number of bytes of
+///   call frame instructions, and these), its length (two bytes), its bytes;
 /// - [`RELOCATION`]: place (from [`CODE`] on), kind, what stands there (another place, or a symbol);
 /// - [`TEXT`]: length, text;
 /// - [`IMPORT`]: which of [`IMPORTS`].

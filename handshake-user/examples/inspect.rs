@@ -1,4 +1,5 @@
-//! What it costs to look into files: every regular file of these folders, or these files, one after the other.
+//! What it costs to look into files: every regular file of these folders, or these files, one after the
+//! other.
 //!
 //! `cargo run --release --example inspect -- /usr/bin /usr/lib/x86_64-linux-gnu`
 

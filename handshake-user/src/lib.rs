@@ -5,6 +5,7 @@
 //! [`exporter`]).
 
 pub mod bounded;
+pub mod bounded_map;
 pub mod cli;
 pub mod cmd;
 pub mod config;

@@ -1,5 +1,5 @@
-//! Who dies inside a handshake leaves nothing behind: nothing that costs others, and nothing that is taken for theirs when
-//! process ids, thread ids and addresses are used again.
+//! Who dies inside a handshake leaves nothing behind: nothing that costs others, and nothing that is taken
+//! for theirs when process ids, thread ids and addresses are used again.
 //!
 //! Needs root: run through `cargo xtask test`.
 
@@ -58,7 +58,8 @@ fn nothing_stays_behind_of_threads_and_processes_that_die_inside() {
         process.wait().unwrap();
     }
 
-    // The next one of the same id, which is in no handshake, is taken for the dead one no longer than until it sends.
+    // The next one of the same id, which is in no handshake, is taken for the dead one no longer than until
+    // it sends.
     let mut tried = 0;
     for id in dead {
         // Somebody else may have it by now.

@@ -1,5 +1,5 @@
-//! Finds the files that real processes have mapped: under overlays and in mount namespaces, deleted and replaced, from
-//! exec and from dlopen.
+//! Finds the files that real processes have mapped: under overlays and in mount namespaces, deleted and
+//! replaced, from exec and from dlopen.
 //!
 //! Needs root: run through `cargo xtask test`.
 
@@ -17,7 +17,7 @@ use std::{
 
 use handshake::{
     kernel::probe::{Kernel, Probes, Settings, TlsWire},
-    tls::discover::{self, Discovery, FileId, Found, KernelIterator, News},
+    tls::discover::{self, Discovery, DiscoveryEvent, FileId, Found, VmaIterator},
 };
 use perf_event::{Builder, events::Software};
 use tempfile::TempDir;
@@ -30,7 +30,7 @@ const SWEEP: Duration = Duration::from_millis(300);
 const ROOM: usize = 128;
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-fn iterator() -> Result<KernelIterator, String> {
+fn iterator() -> Result<VmaIterator, String> {
     assert!(nix::unistd::geteuid().is_root(), "these tests load programs into the kernel: run them as root");
     let settings = Settings {
         attach: None,
@@ -66,9 +66,9 @@ impl Search {
     fn poll(&mut self) {
         for news in self.discovery.poll(Instant::now(), ROOM) {
             match news {
-                News::Found(found) => self.found.push(found),
-                News::Unused(id) | News::Rewritten(id) => self.gone.push(id),
-                News::Unanswered(_, path) => panic!("{} does not answer", path.display()),
+                DiscoveryEvent::Found(found) => self.found.push(found),
+                DiscoveryEvent::Unused(id) | DiscoveryEvent::Rewritten(id) => self.gone.push(id),
+                DiscoveryEvent::Unanswered(_, path) => panic!("{} does not answer", path.display()),
             }
         }
     }

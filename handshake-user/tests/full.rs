@@ -1,8 +1,8 @@
-//! More connections than the table has room for, a ring that is too small, a daemon that stands still: what is counted is what
-//! happened.
+//! More connections than the table has room for, a ring that is too small, a daemon that stands still: what
+//! is counted is what happened.
 //!
-//! The load counts itself. Counters are of the whole host, so a second daemon with room for everything is the witness: both
-//! must have counted the same, those of strangers included.
+//! The load counts itself. Counters are of the whole host, so a second daemon with room for everything is the
+//! witness: both must have counted the same, those of strangers included.
 //!
 //! Needs root. `cargo xtask test` builds the program and names it in `HANDSHAKE_BIN`.
 #![expect(clippy::float_cmp, reason = "counts are whole numbers")]
@@ -146,8 +146,8 @@ fn attack(arguments: &[&str], still: Option<Duration>) {
             }
         }
         must(last.rise(&first, CLOSES, &[]).0 >= all, CLOSES, &[])?;
-        // A stranger's connection that was there before one of the two daemons is of unknown role to that one, and of a socket that
-        // was reset before its start it sees no end.
+        // A stranger's connection that was there before one of the two daemons is of unknown role to that
+        // one, and of a socket that was reset before its start it sees no end.
         let strangers = (last.rise(&first, CLOSES, &[]).2 - all).clamp(0.0, STRANGERS);
         must(last.agrees(&first, CLOSES, &[], strangers), CLOSES, &[])?;
         for role in roles.iter().filter(|_| !is_full) {

@@ -1,5 +1,5 @@
-//! Files that a stranger has written so that looking into them takes for ever: each is looked into in seconds, which a
-//! fuzzer with its small files cannot show.
+//! Files that a stranger has written so that looking into them takes for ever: each is looked into in
+//! seconds, which a fuzzer with its small files cannot show.
 
 #[allow(dead_code, reason = "the fuzz targets use all of it")]
 #[path = "../../fuzz/src/image.rs"]

@@ -1,4 +1,5 @@
-//! Files of strangers: none of them ends the program, keeps it from serving, or hides a proper library for long.
+//! Files of strangers: none of them ends the program, keeps it from serving, or hides a proper library for
+//! long.
 //!
 //! Needs root: run through `cargo xtask test`.
 

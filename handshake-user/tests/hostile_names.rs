@@ -1,5 +1,6 @@
-//! Names that a stranger chooses, in every output of the program: files, processes, cgroups, server names. And where the
-//! program runs, told by `check`: in namespaces of its own it must not claim what it cannot see.
+//! Names that a stranger chooses, in every output of the program: files, processes, cgroups, server names.
+//! And where the program runs, told by `check`: in namespaces of its own it must not claim what it cannot
+//! see.
 //!
 //! Needs root: run through `cargo xtask test`.
 
@@ -22,7 +23,8 @@ const SHOWN: &str = r"a\x1b[2J\x1b]0;x\x07\n  ok  /usr/lib/forged";
 /// The same of `COMM`.
 const SHOWN_COMM: &str = r"\x1b[2J\xff\n} 1";
 
-/// What drives a terminal or hides: control characters but line ends, what turns the direction of text, what has no width.
+/// What drives a terminal or hides: control characters but line ends, what turns the direction of text, what
+/// has no width.
 fn is_harmful(c: char) -> bool {
     c != '\n' && c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')

@@ -1,5 +1,5 @@
-//! Handshakes that were captured (handshake-user/tests/corpus), as packets, as streams, as what the kernel side sends of
-//! them, and as the records that come of that.
+//! Handshakes that were captured (handshake-user/tests/corpus), as packets, as streams, as what the kernel
+//! side sends of them, and as the records that come of that.
 
 use std::{fs, path::Path, time::SystemTime};
 

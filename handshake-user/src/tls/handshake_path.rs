@@ -1,5 +1,5 @@
-//! The path a handshake took, and the round trips that the protocol makes of it (RFC 5246 §7.3, RFC 8446 §2). They are
-//! counted from protocol facts, never from times.
+//! The path that a handshake took, and the round trips that the protocol prescribes for it (RFC 5246 §7.3,
+//! RFC 8446 §2). They are derived from protocol facts, never from times.
 
 use handshake_common::{Role, TlsClass, TlsVersion};
 
@@ -12,8 +12,8 @@ pub struct HandshakePath {
 }
 
 impl HandshakePath {
-    /// Returns `None` if the version has no such class, or if it is not known whether there was a HelloRetryRequest and
-    /// the class does not tell.
+    /// Returns `None` if the version has no such class, or if it is unknown whether there was a
+    /// HelloRetryRequest and the class does not imply it.
     #[must_use]
     pub fn new(version: TlsVersion, class: TlsClass, hello_retry: Option<bool>) -> Option<Self> {
         let hello_retry = if version == TlsVersion::Tls13 {
@@ -34,7 +34,7 @@ impl HandshakePath {
         Some(Self { version, class, hello_retry })
     }
 
-    /// From the ClientHello to the end of the handshake, as this end sees it.
+    /// Round trips from the ClientHello to the end of the handshake, as this end sees it.
     #[must_use]
     pub const fn round_trips(self, role: Role) -> u8 {
         match (self.version, self.class, role) {
@@ -44,8 +44,8 @@ impl HandshakePath {
         }
     }
 
-    /// From the SYN to the moment from which the client may send application data, over plain TCP. With the whole
-    /// ClientHello in the SYN (RFC 7413) it is one less.
+    /// Round trips from the SYN until the client may send application data, over TCP without Fast Open. With
+    /// the whole ClientHello in the SYN (RFC 7413), there is one less.
     #[must_use]
     pub const fn setup_round_trips(self) -> u8 {
         match (self.version, self.class) {
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_retry_or_a_class_of_another_version_has_no_round_trips() {
+    fn unknown_retry_or_class_of_another_version_yields_none() {
         for (version, class, hello_retry) in [
             (Tls13, Resumed, None),
             (Tls13, EarlyDataRejected, None),

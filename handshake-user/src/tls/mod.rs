@@ -1,7 +1,9 @@
-//! TLS, by view: the libraries that make handshakes ([`library`]), where they are found ([`discover`]), and the bytes on
-//! the wire ([`wire`]). What all of them count round trips by is in [`handshake_path`].
+//! TLS handshakes, from two sources: the libraries that perform them ([`library`], found by [`discover`]),
+//! and the bytes on the wire ([`wire`]). Both count round trips by [`handshake_path`]; [`reader`] keeps files
+//! that never answer from blocking.
 
 pub mod discover;
 pub mod handshake_path;
 pub mod library;
+pub mod reader;
 pub mod wire;

@@ -73,7 +73,8 @@ fn clone(id: Option<u32>) -> Option<u32> {
     if let Some(id) = &id {
         (args.set_tid, args.set_tid_size) = (ptr::from_ref(id) as u64, 1);
     }
-    // SAFETY: the structure is as the kernel wants it; the child has a copy of the memory and makes nothing but system calls.
+    // SAFETY: the structure is as the kernel wants it; the child has a copy of the memory and makes nothing
+    // but system calls.
     let made = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
     if let Ok(id) = u32::try_from(made) {
         Some(id)

@@ -62,7 +62,8 @@ impl Process {
         command.arg(SLEEP).env("LD_PRELOAD", overlay.at.join(library));
         let layers = format!("lowerdir={}:{}", overlay.lower.display(), overlay.empty.display());
         let at = overlay.at.to_owned();
-        // SAFETY: between fork and exec only system calls are made; paths this short are made zero-terminated on the stack.
+        // SAFETY: between fork and exec only system calls are made; paths this short are made zero-terminated
+        // on the stack.
         unsafe {
             command.pre_exec(move || {
                 let none: Option<&str> = None;

@@ -63,7 +63,8 @@ impl Load {
         self.server.expect("open");
     }
 
-    /// The states of its sockets, as `/proc/net/tcp` writes them; listeners and time-wait minisockets are none.
+    /// The states of its sockets, as `/proc/net/tcp` writes them; listeners and time-wait minisockets are
+    /// none.
     pub(crate) fn sockets(&self) -> BTreeMap<String, usize> {
         let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", self.server.child.id())).unwrap();
         let mut states = BTreeMap::new();

@@ -64,7 +64,7 @@ impl Manager {
 }
 
 #[test]
-fn serving_goes_on_while_a_hundred_libraries_go_and_a_hundred_come() {
+fn scrapes_are_served_while_a_hundred_libraries_are_replaced() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     // Two that have few places to probe, so that the test is short, and that the metrics tell apart.
@@ -96,13 +96,13 @@ fn serving_goes_on_while_a_hundred_libraries_go_and_a_hundred_come() {
     let mut after = Stranger::start();
     after.map(&new);
     let mut most = 0;
-    serving.until("the new ones are probed, and the old ones are told of no more", TIMEOUT, |daemon| {
+    serving.until("the new ones are probed, and the old ones are no longer reported", TIMEOUT, |daemon| {
         most = most.max(daemon.files());
         after.flood(&gnutls);
         covered(daemon, "nss") >= standing[1] + files && covered(daemon, "gnutls") < standing[0] + files
     });
     // A file has several probes, and each takes the kernel up to a tenth of a second.
-    serving.until("old ones are let go", TIMEOUT, |daemon| {
+    serving.until("old ones are detached", TIMEOUT, |daemon| {
         most = most.max(daemon.files());
         daemon.files() + FILES <= most
     });

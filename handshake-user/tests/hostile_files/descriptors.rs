@@ -16,7 +16,7 @@ const LIMIT: u64 = 160;
 const FILES: u32 = 40;
 
 #[test]
-fn what_fits_is_probed_and_the_rest_is_told() {
+fn libraries_beyond_the_descriptor_limit_are_counted() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let mut command = program::command(&["--listen", "127.0.0.1:0"]);
@@ -39,12 +39,12 @@ fn what_fits_is_probed_and_the_rest_is_told() {
     let mut many = Stranger::start();
     let files = copies(&installed("libgnutls.so.30"), FILES as usize, folder.path(), "libgnutls-many");
     many.map(&files);
-    serving.until("what does not fit is told", Duration::from_secs(20), |daemon| {
+    serving.until("what does not fit is counted", Duration::from_secs(20), |daemon| {
         covered(daemon) - standing + told(daemon) - untold >= f64::from(FILES)
     });
     let probed = covered(&daemon) - standing;
     println!("{probed} of {FILES} probed, {} files open", daemon.files());
-    assert!(probed >= 1.0, "what is used gives way to what only stands there");
+    assert!(probed >= 1.0, "files in use are preferred to those that merely have a standard path");
     assert!(daemon.files() < usize::try_from(LIMIT).unwrap() * 4 / 5, "{}", daemon.files());
 
     // Unused ones make room for one that comes newly into use.
@@ -53,7 +53,7 @@ fn what_fits_is_probed_and_the_rest_is_told() {
     }
     drop(many);
     let mut other = Stranger::start();
-    serving.until("they are told of no more", Duration::from_secs(30), |daemon| {
+    serving.until("they are no longer reported", Duration::from_secs(30), |daemon| {
         other.flood(&installed("libgnutls.so.30"));
         covered(daemon) <= standing
     });

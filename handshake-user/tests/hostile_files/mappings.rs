@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use handshake::tls::discover::{Discovery, News, SWEEP};
+use handshake::tls::discover::{Discovery, DiscoveryEvent, SWEEP};
 
 use crate::{
     alone,
@@ -15,8 +15,8 @@ use crate::{
     stranger::Stranger,
 };
 
-/// Keeps 65 000 mappings of one page of code, none of which the kernel can join with the next, and maps and unmaps another
-/// file as fast as it goes.
+/// Keeps 65 000 mappings of one page of code, none of which the kernel can join with the next, and maps and
+/// unmaps another file as fast as it goes.
 const MANY: &str = r#"
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -43,7 +43,7 @@ fn many(folder: &tempfile::TempDir) -> Stranger {
 }
 
 #[test]
-fn a_process_with_65_000_mappings_hides_nothing() {
+fn process_with_65_000_mappings_hides_no_library() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&LABEL);
@@ -58,7 +58,7 @@ fn a_process_with_65_000_mappings_hides_nothing() {
 
 /// The same where there is no iterator: by `/proc/PID/maps`.
 #[test]
-fn nor_does_it_without_the_iterator() {
+fn process_with_65_000_mappings_hides_no_library_without_the_iterator() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let mut discovery = Discovery::new(Err("the test wants none".to_owned()), SWEEP);
@@ -73,7 +73,8 @@ fn nor_does_it_without_the_iterator() {
         let poll = Instant::now();
         let news = discovery.poll(poll, 128);
         slowest = slowest.max(poll.elapsed());
-        is_found = news.iter().any(|news| matches!(news, News::Found(found) if found.shown == wanted));
+        is_found =
+            news.iter().any(|news| matches!(news, DiscoveryEvent::Found(found) if found.shown == wanted));
     }
     println!("found after {:?}, slowest look {slowest:?}", begin.elapsed());
     // Debug builds of the tests are slow; the worker is where it runs, and nothing waits for that.

@@ -43,8 +43,8 @@ fn sparse(path: PathBuf, length: u64, begin: &[u8]) -> PathBuf {
     path
 }
 
-/// The beginning of a shared object of x86-64 whose tables are all as large as the file: sections, segments, symbols, names,
-/// dynamic entries, notes, unwind information, and Go's functions.
+/// The beginning of a shared object of x86-64 whose tables are all as large as the file: sections, segments,
+/// symbols, names, dynamic entries, notes, unwind information, and Go's functions.
 fn greedy(length: u64) -> Vec<u8> {
     const SECTIONS: [(&str, u64); 16] = [
         ("", 0),
@@ -90,7 +90,8 @@ fn greedy(length: u64) -> Vec<u8> {
             _ => (INFO_AT as u64, length - INFO_AT as u64),
         };
         let entry = if [2, 11].contains(&kind) { 24 } else { 0 };
-        // Name, type, flags, address, place, size, the names that belong to it, information, alignment, size of an entry.
+        // Name, type, flags, address, place, size, the names that belong to it, information, alignment, size
+        // of an entry.
         put(name_at, 4);
         put(kind, 4);
         for number in [6, at, at, size] {
@@ -128,7 +129,8 @@ fn odd_files_cost_little_and_hide_nothing() {
     let mut command = program::command(&["--listen", "127.0.0.1:0"]);
     command.args(LABEL);
     let there = programs.path().to_owned();
-    // SAFETY: between fork and exec only system calls are made; paths this short are made zero-terminated on the stack.
+    // SAFETY: between fork and exec only system calls are made; paths this short are made zero-terminated on
+    // the stack.
     unsafe {
         command.pre_exec(move || {
             let none: Option<&str> = None;

@@ -1,4 +1,5 @@
-//! A client and a server with an OpenSSL of their own, that the daemon has to find: the proof that it still works.
+//! A client and a server with an OpenSSL of their own, that the daemon has to find: the proof that it still
+//! works.
 
 use std::{
     fs,

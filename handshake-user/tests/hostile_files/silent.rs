@@ -1,5 +1,5 @@
-//! A file system that answers until a file is read, as one whose server is gone: FUSE, with a server that is no library's but
-//! a few answers of the kernel's protocol (`include/uapi/linux/fuse.h`).
+//! A file system that answers until a file is read, as one whose server is gone: FUSE, with a server that is
+//! no library's but a few answers of the kernel's protocol (`include/uapi/linux/fuse.h`).
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use crate::{
     stranger::Stranger,
 };
 
-/// Serves a folder with one file, whose bytes never come, and has a child that maps it. All that of one mount namespace.
+/// Serves a folder with one file, whose bytes never come, and has a child that maps it. All that of one mount
+/// namespace.
 const SERVER: &str = r#"
 import ctypes, mmap, os, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -56,7 +57,7 @@ while True:
 "#;
 
 #[test]
-fn a_file_that_never_answers_keeps_nothing_else_waiting_for_long() {
+fn silent_file_system_delays_no_library_for_long() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&LABEL);

@@ -14,7 +14,8 @@ use crate::{
     serving::Serving,
 };
 
-/// As nobody: writes copies of a large program with OpenSSL inside, maps each as code, and cuts it short at some moment.
+/// As nobody: writes copies of a large program with OpenSSL inside, maps each as code, and cuts it short at
+/// some moment.
 const ATTACK: &str = r#"
 import mmap, os, random, shutil, sys, time
 os.setgroups([]); os.setgid(65534); os.setuid(65534)

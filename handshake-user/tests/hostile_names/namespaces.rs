@@ -22,8 +22,8 @@ impl Inside {
         Self(cgroup)
     }
 
-    /// The program in a cgroup namespace whose root this is. With a mount of its own, as containers have it, or with the
-    /// host's.
+    /// The program in a cgroup namespace whose root this is. With a mount of its own, as containers have it,
+    /// or with the host's.
     fn command(&self, own_mount: bool, arguments: &[&str]) -> Command {
         let mount = host::cgroup2().unwrap().mount;
         let then = if own_mount {

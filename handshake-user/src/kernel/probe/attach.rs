@@ -31,10 +31,10 @@ use crate::{
     join::WireCoverage,
     kernel::btf::{self, Btf, BtfError},
     tls::{
-        discover::KernelIterator,
+        discover::VmaIterator,
         library::{
             attach::Programs,
-            libraries::{Census, Libraries, mappings},
+            libraries::{Libraries, LibraryCounts, mappings},
             skipped::Skipped,
             worker::Worker,
         },
@@ -329,8 +329,8 @@ impl Probes {
 
     /// How many files of TLS libraries there are and what was skipped, if that has changed since it was asked for last.
     #[must_use]
-    pub fn library_news(&self) -> Option<(Census, Skipped)> {
-        self.worker.as_ref()?.news()
+    pub fn library_news(&self) -> Option<(LibraryCounts, Skipped)> {
+        self.worker.as_ref()?.take_counts()
     }
 
     /// When the thread that follows the libraries last came round; tells in the log when it has not for long. `None` when there
@@ -343,7 +343,7 @@ impl Probes {
     ///
     /// # Errors
     /// When this kernel cannot run it, with the reason.
-    pub fn mappings(&mut self) -> Result<KernelIterator, String> {
+    pub fn mappings(&mut self) -> Result<VmaIterator, String> {
         let btf = AyaBtf::from_sys_fs().map_err(|error| chain(&error))?;
         mappings(self.ebpf.as_mut().ok_or("the worker has the object")?, &btf)
     }

@@ -8,10 +8,10 @@ const MAGIC: &[u8] = b"glibc-ld.so.cache1.1";
 const HEADER: usize = 48;
 const ENTRY: usize = 24;
 
-/// More libraries than any cache has: a damaged one ends here.
+/// More libraries than any cache has: reading a damaged one stops here.
 const MAX_ENTRIES: usize = 100_000;
 
-/// The libraries' paths; of damaged data as many as can be read, of anything else none.
+/// The paths of the libraries: as many as can be read if the data is damaged, none if it is something else.
 #[must_use]
 pub fn paths(cache: &[u8]) -> Vec<PathBuf> {
     libraries(cache).unwrap_or_default()
@@ -19,7 +19,7 @@ pub fn paths(cache: &[u8]) -> Vec<PathBuf> {
 
 fn libraries(cache: &[u8]) -> Option<Vec<PathBuf>> {
     let cache = if cache.starts_with(OLD_MAGIC) {
-        // The format of libc5, with the new one behind it.
+        // The format of libc5, followed by the new one.
         let count = usize::try_from(word(cache, OLD_MAGIC.len())?).ok()?;
         let end = count.checked_mul(OLD_ENTRY)?.checked_add(OLD_MAGIC.len() + 4)?;
         cache.get(end.checked_next_multiple_of(8)?..)?
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn both_formats_are_read() {
+    fn both_formats_are_parsed() {
         let new = cache(&["/lib/libssl.so.3", "relative", "/lib/libcrypto.so.3"]);
         let expected = [PathBuf::from("/lib/libssl.so.3"), PathBuf::from("/lib/libcrypto.so.3")];
         assert_eq!(paths(&new), expected);
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     #[cfg_attr(target_env = "musl", ignore = "musl has no cache")]
-    fn the_cache_of_this_host_knows_its_c_library() {
+    fn cache_of_this_host_has_its_c_library() {
         let cache = std::fs::read("/etc/ld.so.cache").expect("glibc's cache: `ldconfig` makes it");
         let paths = paths(&cache);
         assert!(paths.iter().any(|path| path.ends_with("libc.so.6")), "{} paths", paths.len());
@@ -93,7 +93,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_damage_makes_it_panic(changes in prop::collection::vec((0_usize..200, any::<u8>()), 0..8), cut in 0_usize..200) {
+        fn damaged_cache_is_parsed_without_panic(changes in prop::collection::vec((0_usize..200, any::<u8>()), 0..8), cut in 0_usize..200) {
             let mut bytes = cache(&["/lib/libssl.so.3", "/lib/libcrypto.so.3"]);
             for (at, byte) in changes {
                 if let Some(old) = bytes.get_mut(at) {
@@ -105,7 +105,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn any_cache_is_parsed_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = paths(&[OLD_MAGIC, &bytes].concat());
             let _ = paths(&[MAGIC, &bytes].concat());
         }

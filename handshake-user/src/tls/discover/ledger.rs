@@ -1,39 +1,39 @@
-//! Who uses which file: pure bookkeeping over sweeps of the host.
+//! Which processes use which file, over the sweeps of the host. Pure.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::FileId;
 
-/// How many files are kept in mind. A host has hundreds of different programs and libraries at work.
+/// The most files that are remembered. A host uses hundreds of different programs and libraries.
 pub const MAX_FILES: usize = 16_384;
-/// Of those that are told as found: of one user other than root, and of all of them.
+/// The most files that are reported as found, of one user other than root and of all of them together.
 const MAX_PER_USER: usize = 1024;
 const MAX_NON_ROOT: usize = 4096;
 
-/// The files that were seen since the start and are still there.
+/// The files that have been seen and are still in use.
 #[derive(Debug, Default)]
 pub struct Ledger {
     files: HashMap<FileId, Entry>,
-    /// Number of the sweep under way, or of the last one.
+    /// The number of the current sweep, or of the last one.
     sweep: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
-    /// Whose it is, when it was told as found; otherwise it was looked at and is nothing for us.
-    offered: Option<u32>,
-    /// In which sweep it was last seen.
+    /// Its owner, if it was reported as found; otherwise it is of no interest.
+    reported: Option<u32>,
+    /// The sweep in which it was last seen.
     seen: u64,
-    /// The processes, and in which sweep each was last seen. Only of what is offered.
+    /// Its processes, each with the sweep in which it was last seen. Empty unless it was reported.
     users: BTreeMap<u32, u64>,
 }
 
 impl Ledger {
-    /// Notes that a process has mapped the file; false when the file is not known yet.
+    /// Notes that a process has mapped the file. Returns whether the file is known.
     pub fn note(&mut self, id: FileId, pid: u32) -> bool {
         let Some(entry) = self.files.get_mut(&id) else { return false };
         entry.seen = self.sweep;
-        if entry.offered.is_some() {
+        if entry.reported.is_some() {
             entry.users.insert(pid, self.sweep);
         }
         true
@@ -45,49 +45,49 @@ impl Ledger {
         self.files.contains_key(&id)
     }
 
-    /// Whether there is no room for more files. What was looked at and is nothing for us makes room: anybody can map files without
-    /// number, and to look at them once more costs little.
+    /// Whether no more files can be remembered. Files of no interest are dropped first: any user can map any
+    /// number of them, and examining them again costs little.
     pub fn is_full(&mut self) -> bool {
         if self.files.len() >= MAX_FILES {
-            self.files.retain(|_, entry| entry.offered.is_some());
+            self.files.retain(|_, entry| entry.reported.is_some());
         }
         self.files.len() >= MAX_FILES
     }
 
-    /// Whether one more file of this user may be told as found.
+    /// Whether one more file of this user may be reported as found.
     #[must_use]
     pub fn has_room_for(&self, owner: u32) -> bool {
-        let others = || self.files.values().filter_map(|entry| entry.offered).filter(|owner| *owner != 0);
+        let others = || self.files.values().filter_map(|entry| entry.reported).filter(|owner| *owner != 0);
         owner == 0
             || (others().filter(|other| *other == owner).count() < MAX_PER_USER
                 && others().count() < MAX_NON_ROOT)
     }
 
-    /// Keeps a new file in mind; with its owner, when it is told as found.
-    pub fn add(&mut self, id: FileId, offered: Option<u32>, pid: Option<u32>) {
-        let users = pid.filter(|_| offered.is_some()).map(|pid| (pid, self.sweep)).into_iter().collect();
-        self.files.insert(id, Entry { offered, seen: self.sweep, users });
+    /// Remembers a new file, with its owner if it is reported as found.
+    pub fn add(&mut self, id: FileId, reported: Option<u32>, pid: Option<u32>) {
+        let users = pid.filter(|_| reported.is_some()).map(|pid| (pid, self.sweep)).into_iter().collect();
+        self.files.insert(id, Entry { reported, seen: self.sweep, users });
     }
 
-    /// Drops a file; true when it was offered.
+    /// Forgets a file. Returns whether it was reported as found.
     pub fn remove(&mut self, id: FileId) -> bool {
-        self.files.remove(&id).is_some_and(|entry| entry.offered.is_some())
+        self.files.remove(&id).is_some_and(|entry| entry.reported.is_some())
     }
 
-    /// A sweep begins.
+    /// Begins a sweep.
     pub fn begin_sweep(&mut self) {
         self.sweep += 1;
     }
 
-    /// A sweep has passed over every process: hands back the offered files that nobody uses any more. Once unseen is not
-    /// gone: a process can fork behind the sweep's back into a number that it has passed already.
+    /// Ends a sweep over all processes. Returns the reported files that are no longer used. A file must be
+    /// missing from two sweeps: a process can be forked with a PID that the current one has already passed.
     pub fn end_sweep(&mut self, standing: &HashSet<FileId>) -> Vec<FileId> {
         let sweep = self.sweep;
         let mut gone = Vec::new();
         self.files.retain(|id, entry| {
             entry.users.retain(|_, seen| *seen + 1 >= sweep);
             let keep = entry.seen + 1 >= sweep || standing.contains(id);
-            if !keep && entry.offered.is_some() {
+            if !keep && entry.reported.is_some() {
                 gone.push(*id);
             }
             keep
@@ -108,7 +108,7 @@ mod tests {
     const LIBRARY: FileId = FileId { dev: 1, ino: 2, generation: 3 };
 
     #[test]
-    fn unseen_in_two_sweeps_is_gone_and_said_once() {
+    fn file_unseen_in_two_sweeps_is_returned_once() {
         let mut ledger = Ledger::default();
         let nothing = HashSet::new();
         assert!(!ledger.note(LIBRARY, 7));
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_a_standard_place_stays_without_users() {
+    fn file_at_a_standard_path_stays_without_users() {
         let mut ledger = Ledger::default();
         ledger.add(LIBRARY, Some(0), None);
         let standing = HashSet::from([LIBRARY]);
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn files_without_number_leave_room_for_others() {
+    fn uninteresting_files_leave_room_for_others() {
         let mut ledger = Ledger::default();
         ledger.add(LIBRARY, Some(0), Some(7));
         for ino in 0..MAX_FILES as u64 {
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_offered_goes_in_silence() {
+    fn unreported_file_is_not_returned() {
         let mut ledger = Ledger::default();
         ledger.add(LIBRARY, None, Some(7));
         assert_eq!(ledger.users(LIBRARY).count(), 0);

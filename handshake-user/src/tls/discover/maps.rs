@@ -1,26 +1,27 @@
-//! `/proc/PID/maps`: where no iterator can be had. Up to Linux 6.7 it shows the true inode also under an overlay,
-//! later the overlay's (`file_user_inode`, 6.8).
+//! `/proc/PID/maps`, where the kernel has no iterator. Below an overlay it shows the underlying inode up to
+//! Linux 6.7, and the inode of the overlay later (`file_user_inode`, 6.8).
 
 use std::{ffi::OsString, fs, ops::Range, os::unix::ffi::OsStringExt as _, path::PathBuf};
 
 use super::{FileId, Mapped};
 use crate::bounded;
 
-/// More than the 65530 mappings that a process may have take with usual paths, bytes.
+/// More bytes than 65530 mappings take with usual paths, which is as many as a process may have.
 const MAX_BYTES: u64 = 16 << 20;
 
 /// An executable mapping of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// Addresses.
+    /// Its addresses.
     pub range: Range<u64>,
-    /// As the kernel shows it.
+    /// The file, as the kernel shows it.
     pub id: FileId,
-    /// As the process sees it, without the mark of a deleted file.
+    /// Its path as the process sees it, without the suffix of a deleted file.
     pub path: PathBuf,
 }
 
-/// Reads one line, `start-end perms offset major:minor inode path`; `None` when it is no executable mapping of a file.
+/// Parses a line: `start-end perms offset major:minor inode path`. Returns `None` if it is not an executable
+/// mapping of a file.
 #[must_use]
 pub fn parse(line: &[u8]) -> Option<Line> {
     let mut rest = line;
@@ -39,7 +40,7 @@ pub fn parse(line: &[u8]) -> Option<Line> {
     let (major, minor) = field()?.split_once(':')?;
     let dev = rustix::fs::makedev(u32::try_from(hex(major)?).ok()?, u32::try_from(hex(minor)?).ok()?);
     let ino = field()?.parse().ok()?;
-    // Memory without a file has the inode 0 and no name or one in brackets.
+    // Anonymous memory has the inode 0, and no name or one in brackets.
     if ino == 0 || rest.first() != Some(&b'/') {
         return None;
     }
@@ -50,16 +51,16 @@ fn hex(digits: &str) -> Option<u64> {
     u64::from_str_radix(digits, 16).ok()
 }
 
-/// A path as the kernel writes it (`d_path`), without the mark of a deleted file.
+/// A path as the kernel writes it (`d_path`), without the suffix of a deleted file.
 #[must_use]
 pub fn shown(path: &[u8]) -> PathBuf {
     PathBuf::from(OsString::from_vec(path.strip_suffix(b" (deleted)").unwrap_or(path).to_vec()))
 }
 
-/// What a process has mapped; nothing when it is gone or may not be looked at.
+/// The executable mappings of a process; none if it has ended or may not be inspected.
 #[must_use]
 pub fn of(pid: u32) -> Vec<Mapped> {
-    // What is longer tells nothing: its end may be the middle of a line.
+    // A longer file is ignored: it would end in the middle of a line.
     let Ok(text) = bounded::read(format!("/proc/{pid}/maps"), MAX_BYTES) else { return Vec::new() };
     let program = fs::read_link(format!("/proc/{pid}/exe"))
         .map_or_else(|_| PathBuf::new(), |path| shown(&path.into_os_string().into_vec()));
@@ -76,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_of_a_library() {
+    fn line_of_a_library_is_parsed() {
         let line = b"7f10-7f20 r-xp 00026000 08:1f 131                        /a b/libssl.so.3 (deleted)";
         let dev = rustix::fs::makedev(8, 0x1f);
         assert_eq!(
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_code_of_a_file_is_passed_over() {
+    fn line_without_code_of_a_file_yields_none() {
         for line in [
             "7f10-7f20 r--p 00000000 08:01 131 /lib/libssl.so.3",
             "7f10-7f20 r-xp 00000000 00:00 0                  [vdso]",
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn the_program_that_runs_this_is_its_own_main_program() {
+    fn test_program_is_its_own_main_program() {
         let mapped = of(std::process::id());
         assert_eq!(mapped.iter().filter(|mapped| mapped.main).count(), 1, "{mapped:?}");
         assert!(of(u32::MAX).is_empty());
@@ -114,12 +115,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_without_panic(line in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn any_line_is_parsed_without_panic(line in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = parse(&line);
         }
 
         #[test]
-        fn what_was_written_is_read(start: u64, end: u64, major in 0_u32..4096, minor in 0_u32..1 << 20, ino in 1_u64.., name in "/[^\n]{0,40}x") {
+        fn written_line_is_parsed(start: u64, end: u64, major in 0_u32..4096, minor in 0_u32..1 << 20, ino in 1_u64.., name in "/[^\n]{0,40}x") {
             let line = format!("{start:08x}-{end:08x} r-xs 0000 {major:02x}:{minor:02x} {ino} {name}");
             let line = parse(line.as_bytes()).unwrap();
             prop_assert_eq!(line.range, start..end);

@@ -1,17 +1,19 @@
-//! Finds every file on this host that may contain a TLS library, now and later, each once by its true inode, and says
-//! when it is gone. What is in it, [`crate::tls`]'s inspection says.
+//! Finds every file on this host that may hold a TLS library, now and later, each once by its inode, and
+//! reports when it is no longer used. Whether it does hold one is decided by
+//! [`crate::tls::library::inspect`].
 //!
-//! Three sources: the standard [`places`], a [`source::Sweep`] over what all processes have mapped, and in between the
-//! [`watch`] for new mappings, which looks only at processes that mapped something unknown.
+//! There are three sources: the [`standard_paths`], a [`source::Sweep`] over the mappings of all processes,
+//! and between sweeps the [`watch`] for new mappings, which leads only to processes that mapped an unknown
+//! file.
 
-mod iterator;
 pub(crate) mod ld_cache;
 mod ledger;
 pub(crate) mod maps;
 mod names;
 mod open;
-mod places;
 mod source;
+mod standard_paths;
+mod vma_iterator;
 pub(crate) mod watch;
 
 use std::{
@@ -23,36 +25,37 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use self::iterator::Iterator as KernelIterator;
+pub use self::vma_iterator::VmaIterator;
 use self::{
     ledger::Ledger,
-    places::Places,
-    source::{Source, Sweep},
-    watch::{Alias, Heard, Watch},
+    source::{MappingSource, Sweep},
+    standard_paths::StandardPaths,
+    watch::{Alias, NewMapping, Watch},
 };
-use crate::tls::library::{inspect::Refusal, reader::Reader};
+use crate::tls::reader::{ReadError, Reader, UntrustedFile};
 
-/// How often all processes are looked through, when new mappings are watched: for what the watch cannot tell, above all
-/// the end of processes.
+/// The interval of sweeps if new mappings are watched. They find what the watch cannot show, above all that
+/// processes have ended.
 pub const SWEEP: Duration = Duration::from_secs(30);
-/// The same where they cannot be watched.
+/// The interval of sweeps if new mappings cannot be watched.
 const SWEEP_UNWATCHED: Duration = Duration::from_secs(2);
-/// Not more often than this, whatever was lost.
+/// The shortest interval of sweeps, after events were lost.
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long one [`Discovery::poll`] works; one portion may take it beyond that.
+/// How long one [`Discovery::poll`] works; the last portion may exceed it.
 const SLICE: Duration = Duration::from_millis(5);
-/// New mappings that wait to be looked at. What does not fit, the next sweep finds.
+/// New mappings that wait to be examined. The next sweep finds what does not fit.
 const MAX_WAITING: usize = 4096;
 
-/// A file, by its file system and number there. Not what `stat` says under an overlay, but the file below.
+/// The identity of a file. Below an overlay it is that of the underlying file, which `stat` does not show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId {
     /// Device of the file system, as `stat` encodes it.
     pub dev: u64,
     /// Inode number.
     pub ino: u64,
-    /// Tells apart files that had the same number one after the other; 0 where the kernel does not say.
+    /// Distinguishes files that had the same inode number one after the other; 0 where the kernel does not
+    /// show it.
     pub generation: u32,
 }
 
@@ -61,66 +64,68 @@ pub struct FileId {
 pub struct Mapped {
     /// The process.
     pub pid: u32,
-    /// Addresses.
+    /// Its addresses.
     pub range: Range<u64>,
     /// The file.
     pub id: FileId,
-    /// It is the program that the process executes, no library.
+    /// Whether it is the program that the process executes.
     pub main: bool,
 }
 
 /// A file that may contain a TLS library.
 #[derive(Debug)]
 pub struct Found {
-    /// Which one.
+    /// Its identity.
     pub id: FileId,
-    /// The file itself.
-    pub file: File,
-    /// Whose it is.
+    /// The open file.
+    pub file: UntrustedFile,
+    /// The user who owns it.
     pub owner: u32,
-    /// For people: its path as the process sees it.
+    /// Its path as the process sees it, for display.
     pub shown: PathBuf,
-    /// A process that has it mapped; `None`: it stands in a standard place, or the process has ended already.
+    /// A process that has it mapped. `None` if it was found at a standard path, or the process has ended.
     pub pid: Option<u32>,
 }
 
-/// A path that leads to exactly this file, for uprobes too, as long as it is open.
+/// A path that resolves to exactly this file while it is open, also for uprobes.
 #[must_use]
 pub fn path_of(file: &File) -> PathBuf {
     open::again(file)
 }
 
-/// What has changed.
+/// A change in the set of files.
 #[derive(Debug)]
-pub enum News {
-    /// A file that was not known before.
+pub enum DiscoveryEvent {
+    /// A new file.
     Found(Found),
-    /// No process has it mapped any more, and it stands in no standard place. When one does again, it is told as found.
+    /// No process has it mapped any more, and it has no standard path. It is reported as found again once
+    /// that changes.
     Unused(FileId),
-    /// It was rewritten in place, and is told as found once more.
+    /// It was rewritten in place, and is reported as found again.
     Rewritten(FileId),
-    /// The file system of what would be told as found does not answer.
+    /// It would be reported as found, but its file system does not answer.
     Unanswered(FileId, PathBuf),
 }
 
 /// The search.
 #[derive(Debug)]
 pub struct Discovery {
-    source: Source,
+    source: MappingSource,
     watch: Option<Watch>,
     shortfalls: Vec<String>,
     ledger: Ledger,
-    places: Places,
-    /// Files by the watch's names for them; begins anew with each sweep, since such a name may come to mean another.
+    standard_paths: StandardPaths,
+    /// Files by the watch's names for them. Cleared with each sweep, since a name may be reused for another
+    /// file.
     aliases: HashMap<Alias, FileId>,
-    waiting: VecDeque<Heard>,
+    waiting: VecDeque<NewMapping>,
     reader: Reader,
-    /// Files that may still be told of in this poll.
+    /// The most files to report in this poll.
     room: usize,
     sweep: Option<Sweep>,
     every: Duration,
     began: Option<Instant>,
-    /// Something was lost or did not fit: sweep again soon.
+    /// Something was lost or did not fit, so the next sweep is to come soon.
     again: bool,
     settled: bool,
     missed: usize,
@@ -128,9 +133,10 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// Begins to listen; everything else is done by [`Discovery::poll`]. Sweeps come `every` so often ([`SWEEP`]).
+    /// Starts to watch for new mappings; everything else is done by [`Discovery::poll`]. `every` is the
+    /// interval of sweeps ([`SWEEP`]).
     #[must_use]
-    pub fn new(iterator: Result<KernelIterator, String>, every: Duration) -> Self {
+    pub fn new(iterator: Result<VmaIterator, String>, every: Duration) -> Self {
         let mut shortfalls = Vec::new();
         let source = iterator.map_or_else(
             |reason| {
@@ -138,11 +144,11 @@ impl Discovery {
                     "mapped files are told apart by /proc/PID/maps, which from Linux 6.8 on counts a library once for \
                      every overlay file system: {reason}"
                 ));
-                Source::Maps
+                MappingSource::Maps
             },
-            Source::Iterator,
+            MappingSource::Iterator,
         );
-        // Before the first sweep, so that nothing falls between the two.
+        // Started before the first sweep, so that nothing is missed between the two.
         let watch = Watch::start().inspect_err(|error| {
             shortfalls.push(format!(
                 "libraries that come into use are found only every {} s, not at once: the kernel does not tell of new \
@@ -156,7 +162,7 @@ impl Discovery {
             watch: watch.ok(),
             shortfalls,
             ledger: Ledger::default(),
-            places: Places::default(),
+            standard_paths: StandardPaths::default(),
             aliases: HashMap::new(),
             waiting: VecDeque::new(),
             reader: Reader::default(),
@@ -171,66 +177,75 @@ impl Discovery {
         }
     }
 
-    /// What has changed since the last time, with so many files found at the most: each is open. It works for some
-    /// milliseconds, unless a file system is slow to answer.
-    pub fn poll(&mut self, now: Instant, room: usize) -> Vec<News> {
-        let mut news = Vec::new();
+    /// The changes since the last call, with at most `room` files found, each of which is open. It works for
+    /// a few milliseconds, or longer if a file system is slow to answer.
+    pub fn poll(&mut self, now: Instant, room: usize) -> Vec<DiscoveryEvent> {
+        self.poll_until(Instant::now() + SLICE, now, room)
+    }
+
+    fn poll_until(&mut self, end: Instant, now: Instant, room: usize) -> Vec<DiscoveryEvent> {
+        let mut events = Vec::new();
         self.room = room;
-        let end = Instant::now() + SLICE;
+        self.reader.close_discarded();
         self.listen();
-        self.follow(end, &mut news);
+        self.follow(end, &mut events);
         let due = self.began.is_none_or(|began| {
             now.saturating_duration_since(began) >= if self.again { SWEEP_PAUSE } else { self.every }
         });
-        // Without room it would find nothing.
+        // Without room, it would find nothing.
         if self.sweep.is_none() && room > 0 && (due || (self.again && !self.settled)) {
-            self.begin_sweep(now, &mut news);
+            self.begin_sweep(now, &mut events);
         }
-        while self.sweep.is_some() && Instant::now() < end {
-            self.go_on(&mut news);
+        // At least one portion in each poll: new mappings could use up every slice.
+        while self.sweep.is_some() {
+            self.advance_sweep(&mut events);
+            if Instant::now() >= end {
+                break;
+            }
         }
-        news
+        events
     }
 
-    /// A file that was told as found is to be told once more, if it is still in use then.
+    /// Has a file that was reported as found reported again, if it is still in use.
     pub fn forget(&mut self, id: FileId) {
         self.ledger.remove(id);
-        self.places.forget(id);
+        self.standard_paths.forget(id);
         self.aliases.retain(|_, known| *known != id);
         self.again = true;
     }
 
-    /// Whether a file stands in a standard place, which is the system's own.
+    /// Whether a file has a standard path, which only root can give it.
     #[must_use]
     pub fn is_standing(&self, id: FileId) -> bool {
-        self.places.has(id)
+        self.standard_paths.has(id)
     }
 
-    /// What reads files that may never answer.
+    /// The reader for files that may never answer.
     pub const fn reader(&mut self) -> &mut Reader {
         &mut self.reader
     }
 
-    /// Whether everything that was there at the start has been told.
+    /// Whether every file that was in use at the start has been reported.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.settled
     }
 
-    /// The processes that have a file mapped that was told as found, as far as is known: one that has ended stays
-    /// for up to two sweeps.
+    /// The processes that have mapped a file that was reported as found. One that has ended is listed for up
+    /// to two more sweeps.
     pub fn users(&self, id: FileId) -> impl Iterator<Item = u32> {
         self.ledger.users(id)
     }
 
-    /// What this host does not offer to the search, and what follows from that; for people.
+    /// What the search lacks on this host, and the consequences, for display.
     #[must_use]
     pub fn shortfalls(&self) -> &[String] {
         &self.shortfalls
     }
 
-    /// Mappings of the last sweep whose files could not be looked at, mostly for want of a capability, or for which there
-    /// was no room. Processes of other users take `CAP_SYS_PTRACE`, `CAP_DAC_READ_SEARCH` and `CAP_CHECKPOINT_RESTORE`.
+    /// The number of mappings in the last sweep whose files could not be opened, mostly because a capability
+    /// is missing, or were over a limit. Processes of other users require `CAP_SYS_PTRACE`,
+    /// `CAP_DAC_READ_SEARCH` and `CAP_CHECKPOINT_RESTORE`.
     #[must_use]
     pub fn overlooked(&self) -> usize {
         self.overlooked
@@ -241,13 +256,15 @@ impl Discovery {
         let own = std::process::id();
         let (ledger, aliases, waiting) = (&mut self.ledger, &self.aliases, &mut self.waiting);
         let mut overflow = false;
-        let lost = watch.listen(|heard| {
-            // Our own mappings are those of `identify`.
-            if heard.pid == own || aliases.get(&heard.alias).is_some_and(|id| ledger.note(*id, heard.pid)) {
+        let lost = watch.listen(|mapping| {
+            // This process maps files to identify them.
+            if mapping.pid == own
+                || aliases.get(&mapping.alias).is_some_and(|id| ledger.note(*id, mapping.pid))
+            {
                 return;
             }
             if waiting.len() < MAX_WAITING {
-                waiting.push_back(heard);
+                waiting.push_back(mapping);
             } else {
                 overflow = true;
             }
@@ -255,79 +272,82 @@ impl Discovery {
         self.again |= lost || overflow;
     }
 
-    /// Looks at the processes that have mapped something unknown.
-    fn follow(&mut self, end: Instant, news: &mut Vec<News>) {
+    /// Examines the processes that have mapped an unknown file.
+    fn follow(&mut self, end: Instant, events: &mut Vec<DiscoveryEvent>) {
         let mut process: Option<(u32, Vec<Mapped>)> = None;
         while Instant::now() < end
-            && let Some(heard) = self.waiting.pop_front()
+            && let Some(mapping) = self.waiting.pop_front()
         {
-            if self.aliases.get(&heard.alias).is_some_and(|id| self.ledger.note(*id, heard.pid)) {
+            if self.aliases.get(&mapping.alias).is_some_and(|id| self.ledger.note(*id, mapping.pid)) {
                 continue;
             }
             let (_, mapped) = match process.take() {
-                Some(same) if same.0 == heard.pid => process.insert(same),
+                Some(same) if same.0 == mapping.pid => process.insert(same),
                 _ => {
-                    let mapped = self.source.of(heard.pid);
+                    let mapped = self.source.of(mapping.pid);
                     for mapped in &mapped {
-                        self.look(mapped, news);
+                        self.look(mapped, events);
                     }
-                    process.insert((heard.pid, mapped))
+                    process.insert((mapping.pid, mapped))
                 }
             };
-            let id = match mapped.iter().find(|mapped| mapped.range.contains(&heard.at)) {
+            let id = match mapped.iter().find(|mapped| mapped.range.contains(&mapping.at)) {
                 Some(mapped) => Some(mapped.id),
-                // It has ended already. Its next like should not be missed.
-                None if mapped.is_empty() => self.look_by_name(&heard, news),
+                // The process has ended already; the next one that maps the same file should not be missed.
+                None if mapped.is_empty() => self.look_by_name(&mapping, events),
                 None => None,
             };
             if let Some(id) = id.filter(|id| self.ledger.knows(*id)) {
-                self.aliases.insert(heard.alias, id);
+                self.aliases.insert(mapping.alias, id);
             }
         }
     }
 
-    fn begin_sweep(&mut self, now: Instant, news: &mut Vec<News>) {
+    fn begin_sweep(&mut self, now: Instant, events: &mut Vec<DiscoveryEvent>) {
         self.began = Some(now);
         (self.again, self.missed) = (false, 0);
         self.ledger.begin_sweep();
-        for change in self.places.look(places::standard()) {
+        for change in self.standard_paths.look(standard_paths::standard()) {
             let Ok((file, owner)) = open::regular(&change.path) else { continue };
+            let file = self.reader.adopt(change.fingerprint.device(), file);
             let Some(id) = self.source.identify(&file) else { continue };
-            if !self.has_room(news) {
+            if !self.has_room(events) {
                 break;
             }
-            // Under the name that its users will show.
+            // The path that its users will show, without symbolic links.
             let shown = open::path_of_open(&file).unwrap_or_else(|_| change.path.clone());
-            if self.places.keep(change, id).is_some() && self.ledger.remove(id) {
-                news.push(News::Rewritten(id));
+            if self.standard_paths.keep(change, id).is_some() && self.ledger.remove(id) {
+                events.push(DiscoveryEvent::Rewritten(id));
             }
             if !self.ledger.knows(id) {
-                self.offer(Found { id, file, owner, shown, pid: None }, news);
+                self.offer(Found { id, file, owner, shown, pid: None }, events);
             }
         }
         match self.source.sweep() {
             Ok(sweep) => self.sweep = Some(sweep),
-            Err(error) => tracing::warn!(%error, "cannot look through the processes of this host"),
+            Err(error) => tracing::warn!(%error, "cannot list the mappings of this host"),
         }
     }
 
-    /// One more portion of the sweep under way.
-    fn go_on(&mut self, news: &mut Vec<News>) {
+    /// Examines the next portion of the current sweep.
+    fn advance_sweep(&mut self, events: &mut Vec<DiscoveryEvent>) {
         if let Some(portion) = self.sweep.as_mut().and_then(Sweep::next) {
             for mapped in &portion {
-                self.look(mapped, news);
+                self.look(mapped, events);
             }
             return;
         }
         self.sweep = None;
-        news.extend(self.ledger.end_sweep(&self.places.standing()).into_iter().map(News::Unused));
+        events.extend(
+            self.ledger.end_sweep(&self.standard_paths.standing()).into_iter().map(DiscoveryEvent::Unused),
+        );
         self.aliases.clear();
         self.overlooked = self.missed;
         self.settled |= !self.again;
     }
 
-    fn look(&mut self, mapped: &Mapped, news: &mut Vec<News>) {
-        if self.ledger.note(mapped.id, mapped.pid) || !self.has_room(news) {
+    fn look(&mut self, mapped: &Mapped, events: &mut Vec<DiscoveryEvent>) {
+        if self.ledger.note(mapped.id, mapped.pid) || !self.has_room(events) {
             return;
         }
         let shown = match open::path_of(mapped) {
@@ -346,63 +366,86 @@ impl Discovery {
             self.reader.run(mapped.id.dev, move || open::mapped(&mapped, &shown))
         };
         let (file, owner) = match opened {
-            Ok(Ok(file)) => file,
+            Ok(Ok((file, owner))) => (self.reader.adopt(mapped.id.dev, file), owner),
             Err(refusal) => {
-                if refusal == Refusal::Timeout {
+                if refusal == ReadError::Timeout {
                     self.ledger.add(mapped.id, None, None);
-                    news.push(News::Unanswered(mapped.id, shown));
+                    events.push(DiscoveryEvent::Unanswered(mapped.id, shown));
                 }
                 return;
             }
             Ok(Err(error)) => {
-                tracing::debug!(pid = mapped.pid, path = %shown.display(), %error, "cannot open what it has mapped");
+                tracing::debug!(pid = mapped.pid, path = %shown.display(), %error, "cannot open a mapped file");
                 self.missed += 1;
                 return;
             }
         };
-        // The process may have mapped something else there meanwhile.
-        if matches!(self.source, Source::Iterator(_)) && self.source.identify(&file) != Some(mapped.id) {
+        // The process may have mapped another file there in the meantime.
+        if matches!(self.source, MappingSource::Iterator(_)) && self.source.identify(&file) != Some(mapped.id)
+        {
             self.missed += 1;
             return;
         }
-        self.offer(Found { id: mapped.id, file, owner, shown, pid: Some(mapped.pid) }, news);
+        self.offer(Found { id: mapped.id, file, owner, shown, pid: Some(mapped.pid) }, events);
     }
 
-    /// Where only a name is left: the file of this name in our own root directory, whichever it is.
-    fn look_by_name(&mut self, heard: &Heard, news: &mut Vec<News>) -> Option<FileId> {
-        let path: &Path = &heard.path;
-        if !(names::is_library(path) || names::is_program(path)) || !self.has_room(news) {
+    /// If only a path is left, the file at this path in the root directory of this process, whichever that
+    /// is.
+    fn look_by_name(&mut self, mapping: &NewMapping, events: &mut Vec<DiscoveryEvent>) -> Option<FileId> {
+        let path: &Path = &mapping.path;
+        if !(names::is_library(path) || names::is_program(path)) || !self.has_room(events) {
             return None;
         }
         let opened = {
             let path = path.to_owned();
-            self.reader.run(heard.alias.device(), move || open::regular(&path))
+            self.reader.run(mapping.alias.device(), move || open::regular(&path))
         };
         let (file, owner) = opened.ok()?.ok()?;
+        let file = self.reader.adopt(mapping.alias.device(), file);
         let id = self.source.identify(&file)?;
         if !self.ledger.knows(id) {
-            self.offer(Found { id, file, owner, shown: path.to_owned(), pid: None }, news);
+            self.offer(Found { id, file, owner, shown: path.to_owned(), pid: None }, events);
         }
-        heard.alias.may_be(id).then_some(id)
+        mapping.alias.may_be(id).then_some(id)
     }
 
-    /// Whether one more file can be told of; if not, a sweep will come back to it.
-    fn has_room(&mut self, news: &[News]) -> bool {
+    /// Whether one more file can be reported. If not, a later sweep will find it again.
+    fn has_room(&mut self, events: &[DiscoveryEvent]) -> bool {
         if self.ledger.is_full() {
             self.missed += 1;
             return false;
         }
-        let room = news.len() < self.room;
+        let room = events.len() < self.room;
         self.again |= !room;
         room
     }
 
-    fn offer(&mut self, found: Found, news: &mut Vec<News>) {
+    fn offer(&mut self, found: Found, events: &mut Vec<DiscoveryEvent>) {
         if !self.ledger.has_room_for(found.owner) {
             self.missed += 1;
             return;
         }
         self.ledger.add(found.id, Some(found.owner), found.pid);
-        news.push(News::Found(found));
+        events.push(DiscoveryEvent::Found(found));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sweep_advances_when_new_mappings_use_up_every_slice() {
+        let mut discovery = Discovery::new(Err("not in this test".to_owned()), SWEEP);
+        let processes = std::fs::read_dir("/proc").unwrap().count();
+        // The first poll begins the sweep, the last one ends it; some processes come while it goes on.
+        for _ in 0..2 * processes + 100 {
+            let now = Instant::now();
+            discovery.poll_until(now, now, 1024);
+            if discovery.is_settled() {
+                return;
+            }
+        }
+        panic!("the sweep does not end");
     }
 }

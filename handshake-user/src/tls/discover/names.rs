@@ -1,10 +1,10 @@
-//! Which mapped files are worth opening: libraries by their names, and every main program, since TLS may be linked
-//! into it.
+//! Which mapped files are worth opening: libraries by their names, and every main program, since a TLS
+//! library may be linked into it.
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::Path};
 
-/// Beginnings of the file names of shared objects that are or contain a TLS library. Bundled copies often carry more
-/// behind it (`libssl-5d7f3a92.so.3`).
+/// Prefixes of the file names of shared objects that are or contain a TLS library. The names of bundled
+/// copies often have a suffix (`libssl-5d7f3a92.so.3`).
 const LIBRARIES: &[&str] = &[
     "libssl",
     "libcrypto",
@@ -12,7 +12,8 @@ const LIBRARIES: &[&str] = &[
     "libwolfssl",
     "libmbedtls",
     "libs2n",
-    // BoringSSL and OpenSSL, linked into a shared object: of Node.js, Netty, Conscrypt, Python, gRPC, Chromium.
+    // Shared objects that BoringSSL or OpenSSL is linked into: of Node.js, Netty, Conscrypt, Python, gRPC,
+    // Chromium.
     "libnode",
     "libnetty_tcnative",
     "libconscrypt",
@@ -24,7 +25,7 @@ const LIBRARIES: &[&str] = &[
     "libQt6WebEngineCore",
 ];
 
-/// Programs that carry a TLS library of their own, and are looked for in the standard places before they run.
+/// Programs that a TLS library is linked into, and that are probed at the standard paths before they run.
 pub const PROGRAMS: &[&str] = &["node", "bun", "deno"];
 
 /// Whether a shared object of this name may be or contain a TLS library.
@@ -34,7 +35,7 @@ pub fn is_library(path: &Path) -> bool {
     is_shared_object(name) && LIBRARIES.iter().any(|start| name.starts_with(start.as_bytes()))
 }
 
-/// Whether a file of this name may be a main program: no shared object.
+/// Whether a file of this name may be a main program, as it is not a shared object.
 #[must_use]
 pub fn is_program(path: &Path) -> bool {
     path.file_name().is_some_and(|name| !is_shared_object(name.as_bytes()))
@@ -52,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libraries_are_known_by_name() {
+    fn libraries_are_recognised_by_name() {
         for path in [
             "/usr/lib/x86_64-linux-gnu/libssl.so.3",
             "/usr/lib/libssl3.so",
@@ -69,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_shared_object_may_be_a_program() {
+    fn file_that_is_not_a_shared_object_may_be_a_program() {
         assert!(is_program(Path::new("/usr/bin/curl")) && is_program(Path::new("/opt/a.sox")));
         assert!(!is_program(Path::new("/lib/ld-linux.so.2")) && !is_program(Path::new("/")));
     }

@@ -1,5 +1,5 @@
-//! Opens exactly the file that a process has mapped, though it may be deleted or in a container. The processes are not
-//! trusted: no path of theirs makes us open anything but a regular file.
+//! Opens exactly the file that a process has mapped, even if it is deleted or in a container. Processes are
+//! not trusted: whatever their paths lead to, only regular files are opened.
 
 use std::{
     fs::{self, File},
@@ -15,19 +15,19 @@ use rustix::fs::{Mode, OFlags};
 
 use super::{Mapped, maps};
 
-/// A mapped file as its process sees it.
+/// The path of a mapped file as its process sees it.
 ///
 /// # Errors
-/// When the mapping is gone (`NotFound`), or we may not look at the process: that takes `CAP_SYS_PTRACE` and
+/// If the mapping is gone (`NotFound`), or a capability is missing: `CAP_SYS_PTRACE` and
 /// `CAP_DAC_READ_SEARCH`.
 pub fn path_of(mapped: &Mapped) -> io::Result<PathBuf> {
     target(&link(mapped))
 }
 
-/// Where a file is, by the name under which it was opened or by that to which links led.
+/// The path of an open file, with symbolic links resolved.
 ///
 /// # Errors
-/// When there is no `/proc`.
+/// If `/proc` is not mounted.
 pub fn path_of_open(file: &File) -> io::Result<PathBuf> {
     target(&again(file))
 }
@@ -36,11 +36,11 @@ fn target(link: &Path) -> io::Result<PathBuf> {
     fs::read_link(link).map(|path| maps::shown(&path.into_os_string().into_vec()))
 }
 
-/// Opens it: through the mapping itself, or, where that is not permitted (it takes `CAP_CHECKPOINT_RESTORE`), by its
-/// name in the root directory of the process.
+/// Opens a mapped file: through the mapping itself, or, where that is not permitted (it requires
+/// `CAP_CHECKPOINT_RESTORE`), by its path in the root directory of the process. Returns its owner, too.
 ///
 /// # Errors
-/// When neither works.
+/// If both fail.
 pub fn mapped(mapped: &Mapped, shown: &Path) -> io::Result<(File, u32)> {
     regular(&link(mapped)).or_else(|error| {
         let inside = shown.strip_prefix("/").map_err(|_| error)?;
@@ -48,12 +48,12 @@ pub fn mapped(mapped: &Mapped, shown: &Path) -> io::Result<(File, u32)> {
     })
 }
 
-/// Opens a regular file for reading; tells its owner, too.
+/// Opens a regular file for reading. Returns its owner, too.
 ///
 /// # Errors
-/// When it cannot be opened, or is no regular file.
+/// If it cannot be opened, or is not a regular file.
 pub fn regular(path: &Path) -> io::Result<(File, u32)> {
-    // O_PATH opens nothing yet: opening a device or a FIFO could have effects, or never return.
+    // O_PATH does not open the file itself: opening a device or a FIFO could have effects, or never return.
     let handle = File::from(rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?);
     let metadata = handle.metadata()?;
     if !metadata.is_file() {
@@ -62,7 +62,7 @@ pub fn regular(path: &Path) -> io::Result<(File, u32)> {
     Ok((File::open(again(&handle))?, metadata.uid()))
 }
 
-/// A path that opens the file behind an open one.
+/// A path that opens the same file again.
 #[must_use]
 pub fn again(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))

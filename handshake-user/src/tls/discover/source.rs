@@ -1,4 +1,4 @@
-//! What is mapped, by the better of two ways, and which file a file truly is.
+//! Which files are mapped, from the better of two sources, and the identity of an open file.
 
 use std::{
     fs::{self, File},
@@ -8,16 +8,15 @@ use std::{
 use memmap2::MmapOptions;
 
 use super::{
-    FileId, Mapped,
-    iterator::{self, Iterator},
-    maps,
+    FileId, Mapped, maps,
+    vma_iterator::{self, VmaIterator},
 };
 
-/// The way of asking.
+/// Where mappings are read from.
 #[derive(Debug)]
-pub enum Source {
+pub enum MappingSource {
     /// The kernel's iterator.
-    Iterator(Iterator),
+    Iterator(VmaIterator),
     /// `/proc/PID/maps`.
     Maps,
 }
@@ -25,14 +24,14 @@ pub enum Source {
 /// One pass over all processes, in portions.
 #[derive(Debug)]
 pub enum Sweep {
-    /// By the iterator: a portion is what one read gives.
+    /// From the iterator: a portion is the result of one read.
     Iterator(File),
-    /// By `/proc`: a portion is a process.
+    /// From `/proc`: a portion is one process.
     Maps(vec::IntoIter<u32>),
 }
 
-impl Source {
-    /// What a process has mapped; nothing when it is gone.
+impl MappingSource {
+    /// The executable mappings of a process; none if it has ended.
     #[must_use]
     pub fn of(&self, pid: u32) -> Vec<Mapped> {
         match self {
@@ -44,10 +43,10 @@ impl Source {
         }
     }
 
-    /// Begins a pass.
+    /// Begins a pass over all processes.
     ///
     /// # Errors
-    /// When the kernel refuses the iteration or there is no `/proc`.
+    /// If the kernel refuses the iteration, or `/proc` is not mounted.
     pub fn sweep(&self) -> std::io::Result<Sweep> {
         match self {
             Self::Iterator(iterator) => iterator.all().map(Sweep::Iterator),
@@ -60,11 +59,13 @@ impl Source {
         }
     }
 
-    /// Which file this is, told as mappings are: we map it ourselves and look. No other way tells what is below an overlay.
+    /// The identity of an open file, as mappings show it: it is mapped into this process and looked up there.
+    /// No other interface shows the file below an overlay.
     #[must_use]
     pub fn identify(&self, file: &File) -> Option<FileId> {
-        // SAFETY: only the address of the mapping is used. Its byte is never read, written or run, nor does the kernel do so for
-        // us (no MAP_POPULATE, no mlockall), so no page is ever asked of the file, which may be cut short or not answer.
+        // SAFETY: only the address of the mapping is used. Its byte is never read, written or run, nor does
+        // the kernel do so for us (no MAP_POPULATE, no mlockall), so no page is ever asked of the file, which
+        // may be cut short or not answer.
         let page = unsafe { MmapOptions::new().len(1).map_exec(file) }.ok()?;
         let start = page.as_ptr() as u64;
         self.of(std::process::id()).into_iter().find(|own| own.range.start == start).map(|own| own.id)
@@ -72,11 +73,11 @@ impl Source {
 }
 
 impl Sweep {
-    /// The next portion; `None` at the end. A pass that breaks off ends, too.
+    /// The next portion. Returns `None` at the end, and if the pass fails.
     pub fn next(&mut self) -> Option<Vec<Mapped>> {
         match self {
-            Self::Iterator(file) => iterator::next(file).unwrap_or_else(|error| {
-                tracing::warn!(%error, "the pass over the mappings of this host broke off");
+            Self::Iterator(file) => vma_iterator::next(file).unwrap_or_else(|error| {
+                tracing::warn!(%error, "the pass over the mappings of this host failed");
                 None
             }),
             Self::Maps(pids) => pids.next().map(maps::of),

@@ -1,20 +1,24 @@
-//! New executable mappings of the whole host, exec and dlopen alike: `PERF_RECORD_MMAP2`, in one ring a CPU that user
-//! space looks into at its own pace.
+//! New executable mappings on the whole host, by `execve` and `dlopen` alike: `PERF_RECORD_MMAP2`, from one
+//! ring per CPU, which user space reads at its own pace.
 
 use std::{io, os::unix::ffi::OsStrExt as _, path::PathBuf};
 
-use perf_event::{Builder, Sampler, data::Record, events::Software};
+use perf_event::{
+    Builder, Sampler,
+    data::{Mmap2, Record},
+    events::Software,
+};
 
 use super::{FileId, maps};
 use crate::bounded;
 
-/// Of one CPU, bytes: about 800 mappings, as some 200 program starts make.
+/// The size of the ring of one CPU, bytes: about 800 mappings, or 200 program starts.
 const RING: usize = 128 << 10;
 
-/// Records per look: some milliseconds.
+/// Records read from one ring at a time: a few milliseconds of work.
 const BATCH: usize = 20_000;
 
-/// How the record names a file: enough to know it again, though it may be the overlay's name.
+/// How a record identifies a file: enough to recognise it, though below an overlay it is not the [`FileId`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Alias {
     dev: (u32, u32),
@@ -23,13 +27,13 @@ pub struct Alias {
 }
 
 impl Alias {
-    /// Its file system, as `stat` numbers it.
+    /// The device of its file system, as `stat` encodes it.
     #[must_use]
     pub fn device(self) -> u64 {
         rustix::fs::makedev(self.dev.0, self.dev.1)
     }
 
-    /// Whether it can be the name of this file.
+    /// Whether it can identify this file.
     #[must_use]
     pub fn may_be(self, id: FileId) -> bool {
         self.ino == id.ino && (id.generation == 0 || self.generation == u64::from(id.generation))
@@ -38,14 +42,14 @@ impl Alias {
 
 /// A process has mapped a file.
 #[derive(Clone, Debug)]
-pub struct Heard {
+pub struct NewMapping {
     /// The process.
     pub pid: u32,
     /// An address in the mapping.
     pub at: u64,
     /// The file.
     pub alias: Alias,
-    /// As the process sees it.
+    /// Its path as the process sees it.
     pub path: PathBuf,
 }
 
@@ -65,51 +69,47 @@ impl std::fmt::Debug for Ring {
 }
 
 impl Watch {
-    /// Begins to listen on every CPU that is online.
+    /// Opens a ring on every CPU that is online.
     ///
     /// # Errors
-    /// When the kernel refuses: without `CAP_PERFMON`, or under `kernel.perf_event_paranoid`.
+    /// If the kernel refuses: without `CAP_PERFMON`, depending on `kernel.perf_event_paranoid`.
     pub fn start() -> io::Result<Self> {
         let online = bounded::read_to_string("/sys/devices/system/cpu/online", bounded::SMALL)?;
         let ring = |cpu| {
             let mut event = Builder::new(Software::DUMMY);
-            // The watermark is never reached: nobody is to be woken.
+            // The watermark is never reached, so that nothing is woken.
             event.any_pid().one_cpu(cpu).mmap(true).mmap2(true).enabled(true).wakeup_watermark(2 * RING);
             event.build()?.sampled(RING).map(Ring)
         };
         Ok(Self { rings: cpus(&online).map(ring).collect::<io::Result<_>>()? })
     }
 
-    /// Hands every new mapping of a file to `each`; true when some were lost.
-    pub fn listen(&mut self, mut each: impl FnMut(Heard)) -> bool {
+    /// Passes every new mapping of a file to `each`. Returns whether some were lost.
+    pub fn listen(&mut self, mut each: impl FnMut(NewMapping)) -> bool {
         let mut lost = false;
         for Ring(ring) in &mut self.rings {
-            let mut left = BATCH;
-            while let Some(record) = ring.next_record() {
+            for _ in 0..BATCH {
+                let Some(record) = ring.next_record() else { break };
                 match record.parse_record() {
-                    Ok(Record::Mmap2(mapped)) => {
-                        if let (Some(major), Some(minor), Some(ino @ 1..), Some(generation)) =
-                            (mapped.maj(), mapped.min(), mapped.ino(), mapped.ino_generation())
-                        {
-                            each(Heard {
-                                pid: mapped.pid,
-                                at: mapped.addr,
-                                alias: Alias { dev: (major, minor), ino, generation },
-                                path: maps::shown(mapped.filename_os().as_bytes()),
-                            });
-                        }
-                    }
+                    Ok(Record::Mmap2(record)) => new_mapping(&record).into_iter().for_each(&mut each),
                     Ok(Record::Lost(_)) => lost = true,
                     Ok(_) | Err(_) => {}
-                }
-                left -= 1;
-                if left == 0 {
-                    break;
                 }
             }
         }
         lost
     }
+}
+
+/// Returns `None` if it is not of a file.
+fn new_mapping(record: &Mmap2<'_>) -> Option<NewMapping> {
+    let (dev, ino) = ((record.maj()?, record.min()?), record.ino().filter(|ino| *ino != 0)?);
+    Some(NewMapping {
+        pid: record.pid,
+        at: record.addr,
+        alias: Alias { dev, ino, generation: record.ino_generation()? },
+        path: maps::shown(record.filename_os().as_bytes()),
+    })
 }
 
 /// The numbers in a list such as `0-3,8`.
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_of_cpus() {
+    fn cpu_list_is_expanded() {
         assert_eq!(cpus("0-2,8\n").collect::<Vec<_>>(), [0, 1, 2, 8]);
         assert_eq!(cpus("0").collect::<Vec<_>>(), [0]);
         assert_eq!(cpus("").count(), 0);

@@ -1,4 +1,4 @@
-//! Attaches the uprobes of one library file, and lets go of them.
+//! Attaches the uprobes of a library file, and detaches them.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -26,65 +26,67 @@ use super::{
 };
 use crate::kernel::probe::{chain, load, shorten};
 
-/// `bpf_get_attach_cookie` in `enum bpf_func_id` (`include/uapi/linux/bpf.h`), as the verifier names what it does not know.
+/// `bpf_get_attach_cookie` in `enum bpf_func_id` (`include/uapi/linux/bpf.h`), by which the verifier names a
+/// function that it does not know.
 const BPF_FUNC_GET_ATTACH_COOKIE: u32 = 174;
 
 /// The probes of one file.
 #[derive(Debug)]
 pub struct Probed {
     index: u32,
-    /// Whose budget they take; `None` in the system's own places.
+    /// The user whose budget they count against. `None` if the file has a standard path.
     owner: Option<u32>,
     /// Dropping a link detaches it.
     links: Vec<UProbeLink>,
 }
 
 impl Probed {
-    /// How many.
+    /// The number of probes.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.links.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no probes.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.links.is_empty()
     }
 }
 
-/// Programs by their names: the kernel counts for each how often it left it out.
+/// eBPF programs by name: the kernel counts the missed runs of each.
 pub type Programs = Arc<Mutex<Vec<(String, OwnedFd)>>>;
 
-/// Hands out places in the table of targets and attaches programs.
+/// Allocates entries in the table of targets, and attaches the programs.
 pub struct Attacher {
     targets: Array<MapData, Target>,
     next: u32,
     free: VecDeque<u32>,
-    /// Files that are let go, probe by probe.
-    going: VecDeque<Probed>,
+    /// Files that are being detached, probe by probe.
+    detaching: VecDeque<Probed>,
     budget: Budget,
     loaded: HashSet<&'static str>,
     programs: Programs,
 }
 
 impl Attacher {
-    /// Takes the table of targets out of the object; what is loaded is added to `programs`.
+    /// Takes the table of targets out of the object. Programs are added to `programs` when they are loaded.
     ///
     /// # Errors
-    /// When the object has none.
+    /// If the object lacks it.
     pub fn new(ebpf: &mut Ebpf, programs: Programs) -> Result<Self, String> {
         let targets = ebpf.take_map(MAP).ok_or("the eBPF object lacks its table of TLS libraries")?;
         let targets = Array::try_from(targets).map_err(|error| error.to_string())?;
-        let (free, going) = (VecDeque::new(), VecDeque::new());
+        let (free, detaching) = (VecDeque::new(), VecDeque::new());
         let (budget, loaded) = (Budget::default(), HashSet::new());
-        Ok(Self { targets, next: 0, free, going, budget, loaded, programs })
+        Ok(Self { targets, next: 0, free, detaching, budget, loaded, programs })
     }
 
-    /// Attaches every point of a file of this owner, unless it stands in the system's own places; `None` when it has none.
+    /// Attaches a probe to every point of a file. Returns `None` if it has no points. `owner` is `None` if
+    /// the file has a standard path.
     ///
     /// # Errors
-    /// Why not. Then what is attached of it is let go of.
+    /// The reason, if a probe cannot be attached. The others are then detached.
     pub fn attach(
         &mut self,
         ebpf: &mut Ebpf,
@@ -115,57 +117,57 @@ impl Attacher {
         Ok(Some(probed))
     }
 
-    /// More has become known of a file.
+    /// Updates the target of a file that was completed by its companion.
     ///
     /// # Errors
-    /// When the table cannot be written.
+    /// If the table cannot be written.
     pub fn update(&mut self, probed: &Probed, inspection: &Inspection) -> Result<(), String> {
         self.targets.set(probed.index, inspection.target, 0).map_err(|error| error.to_string())
     }
 
-    /// Lets go of a file, by and by: see [`Attacher::go_on`].
+    /// Has the probes of a file detached, one by each call of [`Attacher::detach_one`].
     pub fn detach(&mut self, probed: Probed) {
-        self.going.push_back(probed);
+        self.detaching.push_back(probed);
     }
 
-    /// Lets go of one more probe, which takes the kernel up to a tenth of a second; false when there is none to let go of.
-    pub fn go_on(&mut self) -> bool {
-        let Some(probed) = self.going.front_mut() else { return false };
+    /// Detaches one probe, which takes the kernel up to a tenth of a second. Returns whether there was one.
+    pub fn detach_one(&mut self) -> bool {
+        let Some(probed) = self.detaching.front_mut() else { return false };
         if let Some(link) = probed.links.pop() {
             drop(link);
             probed.owner.inspect(|owner| self.budget.remove(*owner));
         }
         let is_last = probed.links.is_empty();
-        if is_last && let Some(probed) = self.going.pop_front() {
+        if is_last && let Some(probed) = self.detaching.pop_front() {
             self.free.push_back(probed.index);
         }
         true
     }
 
-    /// Whether probes wait to be let go of.
+    /// Whether probes wait to be detached.
     #[must_use]
-    pub fn is_letting_go(&self) -> bool {
-        !self.going.is_empty()
+    pub fn is_detaching(&self) -> bool {
+        !self.detaching.is_empty()
     }
 
-    /// What the files of each user may have.
+    /// The budgets of users.
     #[must_use]
     pub const fn budget(&self) -> &Budget {
         &self.budget
     }
 
-    /// The same, to count files; their probes are counted already.
+    /// The budgets of users, to count files: their probes are counted here.
     pub const fn budget_mut(&mut self) -> &mut Budget {
         &mut self.budget
     }
 
-    /// How many probes wait to be let go of.
+    /// The number of probes that wait to be detached.
     #[must_use]
-    pub fn going(&self) -> usize {
-        self.going.iter().map(Probed::len).sum()
+    pub fn detaching(&self) -> usize {
+        self.detaching.iter().map(Probed::len).sum()
     }
 
-    /// Whether there is no place for one more file.
+    /// Whether there is no entry left for one more file.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.next >= MAX_TARGETS && self.free.is_empty()
@@ -214,13 +216,14 @@ impl Attacher {
         attached.and_then(|link| program.take_link(link)).map_err(|error| {
             let text = chain(&error);
             // `perf_uprobe_event_init`: CAP_PERFMON was enough from 5.8 to 6.15.
-            let hint = if text.contains("Permission denied") { ": uprobes take CAP_SYS_ADMIN" } else { "" };
+            let hint =
+                if text.contains("Permission denied") { ": uprobes require CAP_SYS_ADMIN" } else { "" };
             format!("{text}{hint}")
         })
     }
 }
 
-/// The program for a hook: every library has its own reading of what a call says.
+/// The program for a probe: libraries differ in how a call is read.
 const fn program(library: Library, hook: ProbeKind) -> &'static str {
     match (library, hook) {
         (Library::OpenSsl, ProbeKind::Enter) => "openssl_enter",

@@ -1,44 +1,44 @@
-//! How many files there may be that do not stand in the system's own places, and their probes, taken together.
+//! How many files and probes, counted together, there may be of files without a standard path.
 //!
-//! The kernel takes 85 to 100 ms to let go of a probe, one after the other, also when the program is killed. Whoever makes files
-//! without end must not make the end of this program last for minutes.
+//! The kernel takes 85 to 100 ms to detach a probe, one after the other, even when the process is killed. A
+//! user who creates files without end must not delay the exit of this process for minutes.
 
 use std::collections::HashMap;
 
-/// Of one user other than root: 5 s. Node.js with OpenSSL inside takes 27, a shared library about ten.
+/// Of one user other than root: 5 s. Node.js with its OpenSSL takes 27, a shared library about ten.
 const MAX_PER_USER: usize = 48;
-/// Of all users other than root, with however many ids (`/etc/subuid` gives 65,536 to each): 10 s.
+/// Of all users other than root, however many IDs they have (`/etc/subuid` gives 65,536 to each): 10 s.
 const MAX_NON_ROOT: usize = 96;
-/// Of root: in images of containers, where root need not be the host's. Some 70 images; together with all others
-/// about the 90 s that systemd waits for the end.
+/// Of root: files in container images, whose root need not be that of the host. Enough for about 70 images;
+/// together with all others, about the 90 s that systemd waits for a service to stop.
 const MAX_ROOT: usize = 768;
 
-/// Files, and the probes that are attached, those that are being let go of among them.
+/// Files and attached probes by owner, including those that are being detached.
 #[derive(Debug, Default)]
 pub struct Budget {
     of: HashMap<u32, usize>,
 }
 
 impl Budget {
-    /// Whether a user's files may have so many more.
+    /// Whether the files of a user may have this many more.
     #[must_use]
     pub fn fits(&self, owner: u32, more: usize) -> bool {
         let most = if owner == 0 { MAX_ROOT } else { MAX_PER_USER };
         self.of(owner) + more <= most && (owner == 0 || self.of_others() + more <= MAX_NON_ROOT)
     }
 
-    /// Whether there would be room for so many more of a user if another user's files gave way.
+    /// Whether detaching files of `other` would make room for this many more of `owner`.
     #[must_use]
     pub fn would_help(&self, other: u32, owner: u32, more: usize) -> bool {
         other == owner || (owner != 0 && other != 0 && self.of(owner) + more <= MAX_PER_USER)
     }
 
-    /// There is one more.
+    /// Adds one file or probe.
     pub fn add(&mut self, owner: u32) {
         *self.of.entry(owner).or_default() += 1;
     }
 
-    /// One is gone.
+    /// Removes one file or probe.
     pub fn remove(&mut self, owner: u32) {
         if let Some(probes) = self.of.get_mut(&owner) {
             *probes -= 1;
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_has_more_than_their_share_and_all_get_theirs_back() {
+    fn budget_is_limited_per_user_and_restored() {
         let mut budget = Budget::default();
         let mut fill = |owner| {
             let mut count = 0;
@@ -73,14 +73,14 @@ mod tests {
             count
         };
         assert_eq!([1000, 1001, 1002, 0].map(&mut fill), [48, 48, 0, MAX_ROOT]);
-        assert!(budget.would_help(1000, 1002, 10), "there is no room for all of them");
-        assert!(!budget.would_help(1001, 1000, 1), "it has too many of its own");
+        assert!(budget.would_help(1000, 1002, 10), "the limit of all users is reached");
+        assert!(!budget.would_help(1001, 1000, 1), "its own limit is reached");
         assert!(budget.would_help(1000, 1000, 1));
         assert!(!budget.would_help(0, 1000, 1) && !budget.would_help(1000, 0, 1));
         for _ in 0..48 {
             budget.remove(1000);
         }
         assert!(budget.fits(1002, 48) && !budget.fits(1002, 49));
-        assert_eq!(budget.of.len(), 2, "who has none is forgotten");
+        assert_eq!(budget.of.len(), 2, "users without probes are not kept");
     }
 }

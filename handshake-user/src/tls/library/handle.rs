@@ -1,48 +1,50 @@
-//! A probed file, kept open to see what becomes of it.
+//! A probed file, kept open to notice when it is changed or deleted.
 
 use std::{fs::File, io};
 
 use rustix::fs::{AtFlags, Statx, StatxFlags, StatxTimestamp};
 
-/// An open file, and by what it is known to be unchanged.
+use crate::tls::reader::UntrustedFile;
+
+/// An open file, with its size and modification time.
 #[derive(Debug)]
 pub struct Handle {
-    file: File,
+    file: UntrustedFile,
     size: u64,
     modified: (i64, u32),
 }
 
 impl Handle {
-    /// Takes the file as it is now.
+    /// Records the current state of the file.
     ///
     /// # Errors
-    /// When the kernel does not tell.
-    pub fn new(file: File) -> io::Result<Self> {
+    /// If that cannot be read.
+    pub fn new(file: UntrustedFile) -> io::Result<Self> {
         let status = status(&file)?;
         Ok(Self { size: status.stx_size, modified: time(&status.stx_mtime), file })
     }
 
     /// The file.
     #[must_use]
-    pub const fn file(&self) -> &File {
+    pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// Whether it was written to or cut short: the probes may be in the wrong places.
+    /// Whether it was written to or truncated, so that its probes may be in the wrong places.
     #[must_use]
     pub fn is_changed(&self) -> bool {
         status(&self.file)
             .is_ok_and(|status| (status.stx_size, time(&status.stx_mtime)) != (self.size, self.modified))
     }
 
-    /// Whether it has no name any more: only who has it open or mapped can use it.
+    /// Whether it has no name any more, so that only processes that have it open or mapped can use it.
     #[must_use]
     pub fn is_deleted(&self) -> bool {
         status(&self.file).is_ok_and(|status| status.stx_nlink == 0)
     }
 }
 
-/// As far as this host knows: a server that is gone, or a stranger's file system, is not asked.
+/// From what this host has cached: a remote server or a FUSE process is not asked, as it may never answer.
 fn status(file: &File) -> io::Result<Statx> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     Ok(rustix::fs::statx(file, "", flags, StatxFlags::BASIC_STATS)?)
@@ -57,13 +59,14 @@ mod tests {
     use std::{fs, io::Write as _};
 
     use super::*;
+    use crate::tls::reader::Reader;
 
     #[test]
-    fn it_tells_what_became_of_the_file() {
+    fn change_and_deletion_are_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         fs::write(&path, "content").unwrap();
-        let handle = Handle::new(File::open(&path).unwrap()).unwrap();
+        let handle = Handle::new(Reader::default().adopt(0, File::open(&path).unwrap())).unwrap();
         assert!(!handle.is_changed() && !handle.is_deleted());
         let other_name = folder.path().join("other");
         fs::hard_link(&path, &other_name).unwrap();

@@ -1,7 +1,7 @@
-//! The TLS libraries of the host: found, inspected, probed, and let go when nobody uses them any more.
+//! The TLS libraries of the host: found, inspected, probed, and detached when no process uses them any more.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -12,65 +12,67 @@ use handshake_common::{Library, tls::discover::PROGRAM};
 use super::{
     attach::{Attacher, Probed, Programs},
     handle::Handle,
-    inspect::{Inspection, Refusal, inspect_file},
+    inspect::{InspectError, Inspection, inspect_file},
     queue::{MAX_QUEUED, Queue},
     skipped::{Reason, Skipped},
 };
 use crate::{
+    bounded_map::BoundedMap,
     descriptors,
-    tls::discover::{self, Discovery, FileId, Found, KernelIterator, News, SWEEP},
+    tls::discover::{self, Discovery, DiscoveryEvent, FileId, Found, SWEEP, VmaIterator},
 };
 
-/// Files that are kept account of, at the most; what comes beyond is not probed.
+/// The most files that are tracked. Further ones are not probed.
 const MAX_FILES: usize = 4096;
 
-/// Files without a TLS library that are remembered, so that a program that comes and goes is read once.
+/// The most files without a TLS library that are remembered, so that a program that is started often is read
+/// once.
 const MAX_OTHERS: usize = 16_384;
 
-/// How long a file that nobody uses keeps its probes: what runs every few minutes should be seen from its first handshake
-/// on, and letting go of a probe costs the kernel more than a tenth of a second of waiting.
+/// How long an unused file keeps its probes: a program that runs every few minutes should be observed from
+/// its first handshake on, and to detach a probe the kernel waits for a tenth of a second or more.
 const KEPT: Duration = Duration::from_mins(10);
 
-/// How often it is looked whether probed files are still what they were.
-const LOOK_AGAIN: Duration = SWEEP;
+/// How often probed files are checked for changes.
+const CHECK_EVERY: Duration = SWEEP;
 
-/// How often each reason for not probing a file is told.
-const TOLD_EVERY: Duration = Duration::from_hours(1);
-/// How often a failure to attach is told.
+/// How often each reason for not probing a file is logged.
+const LOG_EVERY: Duration = Duration::from_hours(1);
+/// How often a failure to attach is logged.
 const FAILURE_EVERY: Duration = Duration::from_mins(1);
-/// Until a file is tried again for which there was no room, or whose file system did not answer.
+/// Until a file is retried that was over a limit, or whose file system did not answer.
 const LONG_PAUSE: Duration = Duration::from_mins(1);
-/// Until its owner's other files have been looked into, or let go.
+/// Until a file is retried whose owner's other files are to be inspected, or detached, first.
 const SHORT_PAUSE: Duration = Duration::from_secs(5);
-/// Of how many times [`LONG_PAUSE`] the pause is at the most for which there is no room again and again.
+/// The longest pause of a file that is over a limit again and again, as a multiple of [`LONG_PAUSE`].
 const MAX_PAUSES: u32 = 10;
-/// Descriptors of programs that are loaded with the first file that needs them.
+/// Descriptors of the eBPF programs that are loaded with the first file that needs them.
 const PROGRAMS: usize = 6;
 
 /// One file of a library.
 #[derive(Debug)]
 pub struct File {
-    /// As a process sees it.
+    /// Its path as a process sees it.
     pub shown: PathBuf,
-    /// What is in it.
+    /// What it holds.
     pub inspection: Inspection,
     /// Its probes, or why it has none.
     probed: Result<Option<Probed>, String>,
     handle: Handle,
-    /// Whose budget it takes; `None` in the system's own places.
+    /// The user whose budget it counts against. `None` if it has a standard path.
     owner: Option<u32>,
-    /// Since when nobody uses it.
+    /// Since when no process uses it.
     unused: Option<Instant>,
 }
 
 impl File {
-    /// Whether its handshakes are seen.
+    /// Whether its handshakes are observed.
     #[must_use]
     pub fn is_covered(&self) -> bool {
         self.inspection.covered && matches!(self.probed, Ok(Some(_)))
     }
 
-    /// Why its handshakes are not seen, or what of them is not; empty when all is well.
+    /// Why its handshakes are not observed, or which of their facts are missing; empty if all are observed.
     #[must_use]
     pub fn gaps(&self) -> Vec<String> {
         let gaps = self.inspection.gaps.iter().map(|gap| format!("{}: {}", gap.missing, gap.lost));
@@ -78,14 +80,14 @@ impl File {
     }
 }
 
-/// Files of each library, by whether they are covered.
-pub type Census = BTreeMap<(Library, bool), i64>;
+/// The number of files of each library, by whether they are covered.
+pub type LibraryCounts = BTreeMap<(Library, bool), i64>;
 
-/// A file that is to be tried again.
+/// A file that is to be retried.
 #[derive(Debug)]
-struct PutOff {
+struct Retry {
     times: u32,
-    /// `None`: not before it is found anew.
+    /// `None` if not before it is found again.
     until: Option<Instant>,
 }
 
@@ -93,31 +95,31 @@ struct PutOff {
 pub struct Libraries {
     discovery: Discovery,
     attacher: Attacher,
-    /// Found and not looked into yet.
+    /// Found, and not inspected yet.
     queue: Queue,
-    /// Companions among them: parts that other files use, such as libcrypto.
+    /// Includes companions: files that are used by those of a library, such as libcrypto.
     files: HashMap<FileId, File>,
-    /// Those that nobody uses, in the order of time; one that is used again stays here until its time has come.
+    /// Unused files by the time since when. One that is used again keeps its entry until that is due.
     unused: VecDeque<(Instant, FileId)>,
-    /// Files in which there is no TLS library.
-    others: HashSet<FileId>,
-    put_off: HashMap<FileId, PutOff>,
+    /// Files without a TLS library.
+    others: BoundedMap<FileId, ()>,
+    retries: BoundedMap<FileId, Retry>,
     skipped: Skipped,
-    /// When each reason was last told.
-    told: HashMap<Reason, Instant>,
-    /// When it was last looked whether the probed files are still what they were.
-    looked: Option<Instant>,
-    /// When a failure to attach was last told.
+    /// When each reason was last logged.
+    logged: HashMap<Reason, Instant>,
+    /// When probed files were last checked for changes.
+    checked: Option<Instant>,
+    /// When a failure to attach was last logged.
     failed: Option<Instant>,
     changed: bool,
 }
 
 impl Libraries {
-    /// Begins to look for them; everything else is done by [`Libraries::turn`]. The programs that are loaded for them are
+    /// Starts the search; everything else is done by [`Libraries::turn`]. The eBPF programs that it loads are
     /// added to `programs`.
     ///
     /// # Errors
-    /// When the eBPF object lacks what it needs, in words.
+    /// The reason, if the eBPF object lacks a map.
     pub fn new(ebpf: &mut Ebpf, btf: &Btf, programs: Programs) -> Result<Self, String> {
         let iterator = mappings(ebpf, btf);
         Ok(Self {
@@ -126,40 +128,41 @@ impl Libraries {
             queue: Queue::default(),
             files: HashMap::new(),
             unused: VecDeque::new(),
-            others: HashSet::new(),
-            put_off: HashMap::new(),
+            others: BoundedMap::new(MAX_OTHERS),
+            retries: BoundedMap::new(MAX_OTHERS),
             skipped: Skipped::default(),
-            told: HashMap::new(),
-            looked: None,
+            logged: HashMap::new(),
+            checked: None,
             failed: None,
             changed: true,
         })
     }
 
-    /// Takes in what has changed on the host, looks into one file, and lets go of one probe: as a rule some milliseconds, up to
-    /// some seconds with a large program or many probes. True when there is more to do at once.
+    /// Takes in the changes on the host, inspects one file, and detaches one probe: usually a few
+    /// milliseconds, up to a few seconds for a large program or many probes. Returns whether there is more to
+    /// do at once.
     pub fn turn(&mut self, ebpf: &mut Ebpf) -> bool {
         let now = Instant::now();
-        // Each that waits is open.
+        // Each file in the queue is open.
         let room = (descriptors::limit() / 8).min(MAX_QUEUED).saturating_sub(self.queue.len());
         for news in self.discovery.poll(now, room) {
             self.take_in(news, now);
         }
         while self.unused.front().is_some_and(|(since, _)| now.saturating_duration_since(*since) >= KEPT) {
-            self.let_go_of_unused();
+            self.detach_unused();
         }
-        self.look_again(now);
-        self.try_again(now);
+        self.check_files(now);
+        self.retry(now);
         if let Some(found) = self.queue.pop() {
-            self.look_into(ebpf, found, now);
+            self.inspect(ebpf, found, now);
         }
-        self.attacher.go_on();
-        !self.queue.is_empty() || self.attacher.is_letting_go()
+        self.attacher.detach_one();
+        !self.queue.is_empty() || self.attacher.is_detaching()
     }
 
-    fn take_in(&mut self, news: News, now: Instant) {
+    fn take_in(&mut self, news: DiscoveryEvent, now: Instant) {
         match news {
-            News::Found(found) => {
+            DiscoveryEvent::Found(found) => {
                 if self.others.contains(&found.id) {
                     return;
                 }
@@ -171,128 +174,126 @@ impl Libraries {
                     self.skip(found.id, &found.shown, Reason::QueueFull, now);
                 }
             }
-            News::Rewritten(id) => {
-                self.let_go(id);
+            DiscoveryEvent::Rewritten(id) => {
+                self.detach(id);
                 self.others.remove(&id);
-                self.put_off.remove(&id);
+                self.retries.remove(&id);
             }
-            News::Unused(id) => {
-                self.put_off.remove(&id);
+            DiscoveryEvent::Unused(id) => {
+                self.retries.remove(&id);
                 let Some(file) = self.files.get_mut(&id) else { return };
                 if file.handle.is_deleted() {
-                    return self.let_go(id);
+                    return self.detach(id);
                 }
                 file.unused = Some(now);
                 self.unused.push_back((now, id));
                 self.changed = true;
             }
-            News::Unanswered(id, shown) => self.skip(id, &shown, Reason::Timeout, now),
+            DiscoveryEvent::Unanswered(id, shown) => self.skip(id, &shown, Reason::Timeout, now),
         }
     }
 
-    /// Does turns until everything that was there at the start is probed, or it takes too long.
+    /// Takes turns until every library that was in use at the start is probed, or the deadline has passed.
     pub fn settle(&mut self, ebpf: &mut Ebpf, until: Instant) {
         while (!self.discovery.is_settled() || !self.queue.is_empty()) && Instant::now() < until {
             self.turn(ebpf);
         }
     }
 
-    /// Lets go of the file that nobody has used for longest, if it still is so; false when there is none.
-    fn let_go_of_unused(&mut self) -> bool {
+    /// Detaches the file that has been unused for longest, unless it is used again. Returns whether there was
+    /// an entry.
+    fn detach_unused(&mut self) -> bool {
         let Some((since, id)) = self.unused.pop_front() else { return false };
         if self.files.get(&id).is_some_and(|file| file.unused == Some(since)) {
-            self.let_go(id);
+            self.detach(id);
         }
         true
     }
 
-    /// The same among those whose going makes room for so much of this owner.
-    fn let_go_of_unused_for(&mut self, owner: u32, more: usize) {
+    /// The same among the files whose budget would make room for `more` of this owner.
+    fn detach_unused_for(&mut self, owner: u32, more: usize) {
         let budget = self.attacher.budget();
-        let gives_way = |(since, id): &(Instant, FileId)| {
+        let may_be_detached = |(since, id): &(Instant, FileId)| {
             let file = self.files.get(id).filter(|file| file.unused == Some(*since));
             file.and_then(|file| file.owner).is_some_and(|other| budget.would_help(other, owner, more))
         };
-        if let Some(at) = self.unused.iter().position(gives_way)
+        if let Some(at) = self.unused.iter().position(may_be_detached)
             && let Some((_, id)) = self.unused.remove(at)
         {
-            self.let_go(id);
+            self.detach(id);
         }
     }
 
-    /// How many descriptors there would be if everything gave way that may.
+    /// How many descriptors would be freed if every file were detached that may be.
     fn reclaimable(&self, is_used: bool) -> usize {
-        let gives_way = |id: &FileId, file: &File| {
+        let may_be_detached = |id: &FileId, file: &File| {
             file.unused.is_some() || (is_used && self.discovery.users(*id).next().is_none())
         };
-        let files = self.files.iter().filter(|(id, file)| gives_way(id, file));
+        let files = self.files.iter().filter(|(id, file)| may_be_detached(id, file));
         let descriptors =
             |file: &File| 1 + file.probed.as_ref().ok().and_then(Option::as_ref).map_or(0, Probed::len);
-        self.attacher.going() + files.map(|(_, file)| descriptors(file)).sum::<usize>()
+        self.attacher.detaching() + files.map(|(_, file)| descriptors(file)).sum::<usize>()
     }
 
-    /// Lets go of the file that nobody has used for longest; where there is none, of one that only stands in a standard place. It
+    /// Detaches the file that has been unused for longest, or else one that merely has a standard path, which
     /// is probed again when there is room.
-    fn let_go_of_one(&mut self, now: Instant) -> bool {
-        if self.let_go_of_unused() {
+    fn detach_any(&mut self, now: Instant) -> bool {
+        if self.detach_unused() {
             return true;
         }
         let idle = |id: &FileId| self.discovery.users(*id).next().is_none();
         let standing = self.files.iter().find(|(id, file)| matches!(file.probed, Ok(Some(_))) && idle(id));
         let Some((id, shown)) = standing.map(|(id, file)| (*id, file.shown.clone())) else { return false };
-        self.let_go(id);
+        self.detach(id);
         self.skip(id, &shown, Reason::Descriptors, now);
         true
     }
 
-    fn let_go(&mut self, id: FileId) {
+    fn detach(&mut self, id: FileId) {
         let Some(file) = self.files.remove(&id) else { return };
         file.owner.inspect(|owner| self.attacher.budget_mut().remove(*owner));
-        tracing::info!(path = %file.shown.display(), "a TLS library is let go");
+        tracing::info!(path = %file.shown.display(), "TLS library detached");
         if let Ok(Some(probed)) = file.probed {
             self.attacher.detach(probed);
         }
         self.changed = true;
     }
 
-    /// Counts a file that is not looked into or not probed, tells of it now and then, and puts it off.
+    /// Counts a file that is not inspected or not probed, logs it now and then, and schedules a retry.
     fn skip(&mut self, id: FileId, shown: &Path, reason: Reason, now: Instant) {
         self.skipped.count(reason);
         self.changed = true;
         let is_due =
-            self.told.get(&reason).is_none_or(|told| now.saturating_duration_since(*told) >= TOLD_EVERY);
+            self.logged.get(&reason).is_none_or(|logged| now.saturating_duration_since(*logged) >= LOG_EVERY);
         if is_due && reason != Reason::Unreadable {
-            self.told.insert(reason, now);
+            self.logged.insert(reason, now);
             tracing::warn!(
                 path = %shown.display(),
-                "a file that may hold a TLS library is not probed, so its handshakes are seen on the wire alone: {} (told \
-                 once an hour; handshake_tls_files_skipped_total counts)",
+                "a file that may hold a TLS library is not probed, so its handshakes are seen on the wire alone: {} \
+                 (logged once an hour; handshake_tls_files_skipped_total counts)",
                 reason.text()
             );
         }
-        if self.put_off.len() >= MAX_OTHERS {
-            self.put_off.clear();
-        }
-        let put_off = self.put_off.entry(id).or_insert(PutOff { times: 0, until: None });
-        put_off.times += 1;
+        let times = self.retries.get(&id).map_or(0, |retry| retry.times) + 1;
         let pause = match reason {
-            // It may be an installation that goes on. Who writes for ever is not waited for.
-            Reason::Changed => Some(Duration::from_secs(1 << put_off.times)).filter(|_| put_off.times <= 5),
+            // An installation may be in progress. A file that is written to for ever is given up.
+            Reason::Changed => Some(Duration::from_secs(1 << times)).filter(|_| times <= 5),
             Reason::QueueFull => Some(SHORT_PAUSE),
-            Reason::ProbeLimit if self.attacher.is_letting_go() => Some(SHORT_PAUSE),
-            Reason::ProbeLimit => Some(LONG_PAUSE * put_off.times.min(MAX_PAUSES)),
+            Reason::ProbeLimit if self.attacher.is_detaching() => Some(SHORT_PAUSE),
+            Reason::ProbeLimit => Some(LONG_PAUSE * times.min(MAX_PAUSES)),
             Reason::Timeout | Reason::Descriptors | Reason::TableFull => Some(LONG_PAUSE),
             Reason::TooLarge | Reason::Unreadable => None,
         };
-        put_off.until = pause.map(|pause| now + pause);
+        self.retries.insert(id, Retry { times, until: pause.map(|pause| now + pause) });
     }
 
-    /// Lets go of files that were written to, to look into them once more, and of those that nobody can use any more.
-    fn look_again(&mut self, now: Instant) {
-        if self.looked.is_some_and(|looked| now.saturating_duration_since(looked) < LOOK_AGAIN) {
+    /// Detaches files that were written to, to inspect them again, and those that no process can use any
+    /// more.
+    fn check_files(&mut self, now: Instant) {
+        if self.checked.is_some_and(|checked| now.saturating_duration_since(checked) < CHECK_EVERY) {
             return;
         }
-        self.looked = Some(now);
+        self.checked = Some(now);
         let is_over = |file: &File| file.unused.is_some() && file.handle.is_deleted();
         let changed: Vec<_> = self
             .files
@@ -301,27 +302,27 @@ impl Libraries {
             .map(|(id, _)| *id)
             .collect();
         for id in changed {
-            self.let_go(id);
+            self.detach(id);
             self.discovery.forget(id);
         }
     }
 
-    /// Has those files found once more whose time has come.
-    fn try_again(&mut self, now: Instant) {
-        for (id, put_off) in &mut self.put_off {
-            if put_off.until.is_some_and(|until| until <= now) {
-                put_off.until = None;
+    /// Has the files reported again whose retry is due.
+    fn retry(&mut self, now: Instant) {
+        for (id, retry) in self.retries.iter_mut() {
+            if retry.until.is_some_and(|until| until <= now) {
+                retry.until = None;
                 self.discovery.forget(*id);
             }
         }
     }
 
-    /// Every file of a library that is in use or stands in a standard place.
+    /// Every file of a library that is in use or has a standard path.
     fn in_use(&self) -> impl Iterator<Item = (&FileId, &File)> {
         self.files.iter().filter(|(_, file)| !file.inspection.is_companion && file.unused.is_none())
     }
 
-    /// The same in the order of their paths, with the number of their processes.
+    /// The same in the order of their paths, each with the number of its processes.
     #[must_use]
     pub fn files(&self) -> Vec<(&File, usize)> {
         let mut files: Vec<_> =
@@ -330,9 +331,9 @@ impl Libraries {
         files
     }
 
-    /// How many files of each library there are, by whether they are covered, and what was skipped; `None` when nothing
-    /// has changed since it was asked last.
-    pub fn census(&mut self) -> Option<(Census, Skipped)> {
+    /// How many files of each library there are, by whether they are covered, and what was skipped. Returns
+    /// `None` if nothing has changed since the last call.
+    pub fn take_counts(&mut self) -> Option<(LibraryCounts, Skipped)> {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
@@ -348,13 +349,13 @@ impl Libraries {
         Some((census, self.skipped))
     }
 
-    /// What this host does not offer to the search.
+    /// What the search lacks on this host.
     #[must_use]
     pub fn shortfalls(&self) -> &[String] {
         self.discovery.shortfalls()
     }
 
-    /// Tells the library of a folder what only its other file knows, unless there are several that it could be.
+    /// Completes the libraries of a directory by what only their companion shows, if there is exactly one.
     fn pair(&mut self, folder: Option<&Path>) {
         let here = |file: &&mut File| file.shown.parent() == folder;
         let (mut companions, mut libraries) = (Vec::new(), Vec::new());
@@ -367,35 +368,33 @@ impl Libraries {
             if let Ok(Some(probed)) = &library.probed
                 && let Err(error) = self.attacher.update(probed, &library.inspection)
             {
-                tracing::debug!(path = %library.shown.display(), error, "its target cannot be set");
+                tracing::debug!(path = %library.shown.display(), error, "cannot update its target");
             }
         }
     }
 
-    fn look_into(&mut self, ebpf: &mut Ebpf, found: Found, now: Instant) {
+    fn inspect(&mut self, ebpf: &mut Ebpf, found: Found, now: Instant) {
         let Found { id, file, owner, shown, .. } = found;
-        // It may have gone into the queue twice.
+        // It may have been queued twice.
         if self.files.contains_key(&id) || self.others.contains(&id) {
             return;
         }
         let inspected = self.discovery.reader().run(id.dev, move || {
-            // What changes from now on is seen.
-            let handle = Handle::new(file).map_err(|_| Refusal::Unreadable)?;
+            // Taken first, so that changes during the inspection are noticed.
+            let handle = Handle::new(file).map_err(|_| InspectError::Unreadable)?;
             inspect_file(handle.file()).map(|inspection| inspection.map(|inspection| (handle, inspection)))
         });
-        let (handle, inspection) = match inspected.flatten() {
+        let inspected = inspected.map_err(Reason::from).and_then(|found| found.map_err(Reason::from));
+        let (handle, inspection) = match inspected {
             Ok(Some(inspected)) => inspected,
             Ok(None) => {
-                if self.others.len() >= MAX_OTHERS {
-                    self.others.clear();
-                }
-                self.others.insert(id);
-                self.put_off.remove(&id);
+                self.others.insert(id, ());
+                self.retries.remove(&id);
                 return;
             }
-            Err(refusal) => {
-                tracing::debug!(path = %shown.display(), %refusal, "is not looked into");
-                return self.skip(id, &shown, refusal.into(), now);
+            Err(reason) => {
+                tracing::debug!(path = %shown.display(), reason = reason.text(), "not inspected");
+                return self.skip(id, &shown, reason, now);
             }
         };
         let owner = Some(owner).filter(|_| !self.discovery.is_standing(id));
@@ -406,9 +405,11 @@ impl Libraries {
         let (path, library) = (shown.display(), inspection.library);
         match &probed {
             Ok(_) => tracing::info!(%path, %library, points = inspection.points.len(), "TLS library"),
-            // Anybody can make files that cannot be probed, without end.
+            // Any user can create any number of files that cannot be probed.
             Err(error)
-                if self.failed.is_none_or(|told| now.saturating_duration_since(told) >= FAILURE_EVERY) =>
+                if self
+                    .failed
+                    .is_none_or(|logged| now.saturating_duration_since(logged) >= FAILURE_EVERY) =>
             {
                 self.failed = Some(now);
                 tracing::warn!(%path, %library, error, "a TLS library is not probed");
@@ -416,15 +417,15 @@ impl Libraries {
             Err(error) => tracing::debug!(%path, %library, error, "a TLS library is not probed"),
         }
         let folder = shown.parent().map(Path::to_owned);
-        self.put_off.remove(&id);
+        self.retries.remove(&id);
         owner.inspect(|owner| self.attacher.budget_mut().add(*owner));
         self.files.insert(id, File { shown, inspection, probed, handle, owner, unused: None });
         self.pair(folder.as_deref());
         self.changed = true;
     }
 
-    /// Makes room for one more file with so many probes. Files that nobody uses give way; to one in use, also those that only
-    /// stand in a standard place.
+    /// Makes room for one more file with this number of probes. Unused files are detached for it; if it is in
+    /// use, so are files that merely have a standard path.
     fn make_room(
         &mut self,
         id: FileId,
@@ -433,19 +434,21 @@ impl Libraries {
         now: Instant,
     ) -> Result<(), Reason> {
         if let Some(owner) = owner.filter(|owner| !self.attacher.budget().fits(*owner, 1 + points)) {
-            // That takes its time, for which others do not wait; what is let go of already may do.
-            if !self.attacher.is_letting_go() {
-                self.let_go_of_unused_for(owner, 1 + points);
+            // Detaching takes time, for which other files do not wait; what is being detached already may
+            // suffice.
+            if !self.attacher.is_detaching() {
+                self.detach_unused_for(owner, 1 + points);
             }
             return Err(Reason::ProbeLimit);
         }
         let is_used = self.discovery.users(id).next().is_some();
-        // One more to see what becomes of it.
+        // One more for the handle of the file.
         let needed = 1 + points + PROGRAMS;
         if descriptors::spare() + self.reclaimable(is_used) < needed {
             return Err(Reason::Descriptors);
         }
         loop {
+            self.discovery.reader().close_discarded();
             let reason = if self.files.len() >= MAX_FILES || self.attacher.is_full() {
                 Reason::TableFull
             } else if descriptors::spare() < needed {
@@ -453,10 +456,10 @@ impl Libraries {
             } else {
                 return Ok(());
             };
-            // What is let go of already comes first.
-            let gave_way = self.attacher.go_on()
-                || if is_used { self.let_go_of_one(now) } else { self.let_go_of_unused() };
-            if !gave_way {
+            // What is being detached already comes first.
+            let is_detached = self.attacher.detach_one()
+                || if is_used { self.detach_any(now) } else { self.detach_unused() };
+            if !is_detached {
                 return Err(reason);
             }
         }
@@ -466,10 +469,10 @@ impl Libraries {
 /// Loads the iterator over the mappings of this host.
 ///
 /// # Errors
-/// When this kernel cannot run it, with the reason.
-pub(crate) fn mappings(ebpf: &mut Ebpf, btf: &Btf) -> Result<KernelIterator, String> {
+/// The reason, if this kernel cannot run it.
+pub(crate) fn mappings(ebpf: &mut Ebpf, btf: &Btf) -> Result<VmaIterator, String> {
     match ebpf.program_mut(PROGRAM).map(<&mut Iter>::try_from) {
-        Some(Ok(program)) => KernelIterator::load(program, btf),
+        Some(Ok(program)) => VmaIterator::load(program, btf),
         _ => Err("the eBPF object lacks the program".to_owned()),
     }
 }

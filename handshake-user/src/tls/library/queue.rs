@@ -1,20 +1,21 @@
-//! Files that wait to be looked into. Users take turns, so that one who makes files without end keeps nobody else's waiting.
+//! Files that wait for inspection. Users take turns, so that one who creates files without end does not delay
+//! the files of others.
 
 use std::collections::VecDeque;
 
 use crate::tls::discover::Found;
 
-/// Each is open.
+/// The most files in the queue, each of which is open.
 pub const MAX_QUEUED: usize = 256;
-/// Of one user other than root.
+/// The most files of one user other than root.
 const MAX_PER_USER: usize = 64;
 
-/// The files by their owners, whose turns go around.
+/// The files by their owners, whose turns rotate.
 #[derive(Debug)]
 pub struct Queue<T = Found> {
     owners: VecDeque<(u32, VecDeque<T>)>,
     length: usize,
-    /// Whose turn was the last.
+    /// The owner whose turn was the last.
     last: Option<u32>,
 }
 
@@ -28,7 +29,7 @@ impl<T> Queue<T> {
     /// Adds a file of a user.
     ///
     /// # Errors
-    /// Hands it back when this user has too many in it.
+    /// The file itself, if this user has too many in the queue.
     pub fn push(&mut self, owner: u32, file: T) -> Result<(), T> {
         let files = match self.owners.iter().position(|(known, _)| *known == owner) {
             Some(at) => &mut self.owners[at].1,
@@ -42,7 +43,7 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// The next one. Root has every second turn: others can have ids without number.
+    /// The next file. Root has every second turn, since other users can have any number of user IDs.
     pub fn pop(&mut self) -> Option<T> {
         let root = self.owners.iter().position(|(owner, _)| *owner == 0).filter(|_| self.last != Some(0));
         let (owner, mut files) = self.owners.remove(root.unwrap_or(0))?;
@@ -55,13 +56,13 @@ impl<T> Queue<T> {
         file
     }
 
-    /// How many wait.
+    /// The number of files.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.length
     }
 
-    /// Whether none waits.
+    /// Whether there are no files.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.length == 0
@@ -73,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn users_take_turns_and_nobody_fills_it() {
+    fn users_take_turns_and_are_limited() {
         let mut queue = Queue::default();
         let hostile = (0..1000).take_while(|file| queue.push(1000, *file).is_ok()).count();
         assert_eq!(hostile, MAX_PER_USER);

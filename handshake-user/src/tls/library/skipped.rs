@@ -1,25 +1,25 @@
-//! Files that may hold a TLS library and are not probed, by reason.
+//! Why files that may hold a TLS library are not probed, counted by reason.
 
-use crate::tls::library::inspect::Refusal;
+use crate::tls::{library::inspect::InspectError, reader::ReadError};
 
-/// Why a file was not looked into, or not probed.
+/// Why a file is not inspected, or not probed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// It, or what its tables say of it, is beyond the limits of an inspection.
+    /// It exceeds the limits of an inspection, or its tables do.
     TooLarge,
     /// It was written to while it was read.
     Changed,
-    /// Reading it took too long, or never came to an end.
+    /// Reading it took too long, or has not ended.
     Timeout,
-    /// The system refused to read it.
+    /// It cannot be read.
     Unreadable,
-    /// Its probes would take the descriptors that serving needs.
+    /// Its probes would take file descriptors that are reserved for serving.
     Descriptors,
-    /// Its owner's files, or those of all users but root, have as many probes as they may.
+    /// The files of its owner, or those of all users but root, have too many probes.
     ProbeLimit,
-    /// There are too many files of TLS libraries.
+    /// Too many files of TLS libraries are in use.
     TableFull,
-    /// Its owner has too many files waiting.
+    /// Its owner has too many files in the queue.
     QueueFull,
 }
 
@@ -36,7 +36,7 @@ impl Reason {
         Self::QueueFull,
     ];
 
-    /// As the metric names it.
+    /// The value of the metric's label.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -51,11 +51,11 @@ impl Reason {
         }
     }
 
-    /// For people.
+    /// A description for the log.
     #[must_use]
     pub const fn text(self) -> &'static str {
         match self {
-            Self::TooLarge => "the file, or what its tables say of it, is too large",
+            Self::TooLarge => "the file is too large, or its tables are",
             Self::Changed => "it changes while it is read",
             Self::Timeout => "reading it takes too long; does its file system answer?",
             Self::Unreadable => "it cannot be read",
@@ -63,21 +63,30 @@ impl Reason {
                 "too few file descriptors are left; raise the hard limit (LimitNOFILE=, ulimit -Hn)"
             }
             Self::ProbeLimit => {
-                "its owner's files, or those of all users but root, have as many probes as can be let go of in time"
+                "the files of its owner, or those of all users but root, have as many probes as can be detached in time"
             }
             Self::TableFull => "too many files of TLS libraries are in use",
-            Self::QueueFull => "its owner has too many files waiting to be looked into",
+            Self::QueueFull => "its owner has too many files waiting for inspection",
         }
     }
 }
 
-impl From<Refusal> for Reason {
-    fn from(refusal: Refusal) -> Self {
+impl From<InspectError> for Reason {
+    fn from(refusal: InspectError) -> Self {
         match refusal {
-            Refusal::TooLarge => Self::TooLarge,
-            Refusal::Timeout => Self::Timeout,
-            Refusal::Changed => Self::Changed,
-            Refusal::Unreadable => Self::Unreadable,
+            InspectError::TooLarge => Self::TooLarge,
+            InspectError::Timeout => Self::Timeout,
+            InspectError::Changed => Self::Changed,
+            InspectError::Unreadable => Self::Unreadable,
+        }
+    }
+}
+
+impl From<ReadError> for Reason {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Timeout => Self::Timeout,
+            ReadError::Failed => Self::Unreadable,
         }
     }
 }
@@ -87,7 +96,7 @@ impl From<Refusal> for Reason {
 pub struct Skipped([u64; Reason::ALL.len()]);
 
 impl Skipped {
-    /// Once more.
+    /// Counts one more file.
     pub const fn count(&mut self, reason: Reason) {
         self.0[reason as usize] += 1;
     }

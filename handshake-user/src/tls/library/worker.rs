@@ -1,5 +1,5 @@
-//! One thread that follows the TLS libraries: it reads files, attaches probes and lets go of them, one after the other. Each
-//! of these can take the kernel a tenth of a second or more, for which records and scrapes do not wait.
+//! The thread that follows the TLS libraries: it inspects files, attaches probes and detaches them, one after
+//! the other. Each step can take a tenth of a second or more, which records and scrapes do not wait for.
 
 use std::{
     io,
@@ -14,15 +14,16 @@ use std::{
 use aya::Ebpf;
 
 use super::{
-    libraries::{Census, Libraries},
+    libraries::{Libraries, LibraryCounts},
     skipped::Skipped,
 };
 
-/// A turn that lasts longer is told. Four file systems that do not answer take a minute, many probes half of one.
+/// A turn that takes longer is logged. Four file systems that do not answer take a minute, many probes half a
+/// minute.
 const LONG: Duration = Duration::from_mins(2);
 
-/// The thread. Dropping it tells the thread to end, and does not wait: what it leaves attached, the kernel detaches when the
-/// program ends.
+/// The thread. Dropping it makes the thread end, without waiting for it: the kernel detaches the remaining
+/// probes when the process exits.
 #[derive(Debug)]
 pub struct Worker {
     shared: Arc<Shared>,
@@ -35,26 +36,27 @@ struct Shared {
     is_over: AtomicBool,
     /// When the last turn ended.
     turn: Mutex<(Instant, SystemTime)>,
-    /// What has changed and was not asked for yet.
-    news: Mutex<Option<(Census, Skipped)>>,
+    /// Changes that were not taken yet.
+    counts: Mutex<Option<(LibraryCounts, Skipped)>>,
 }
 
 impl Worker {
-    /// Begins; looks for what is new in intervals of `pace`. The object's programs stay attached as long as it works.
+    /// Starts the thread, which takes a turn at least every `pace`. The programs of the object stay attached
+    /// while it runs.
     ///
     /// # Errors
-    /// When there is no thread to be had.
+    /// If no thread can be started.
     pub fn start(mut libraries: Libraries, mut ebpf: Ebpf, pace: Duration) -> io::Result<Self> {
         let turn = Mutex::new((Instant::now(), SystemTime::now()));
-        let shared = Arc::new(Shared { is_over: AtomicBool::new(false), turn, news: Mutex::new(None) });
+        let shared = Arc::new(Shared { is_over: AtomicBool::new(false), turn, counts: Mutex::new(None) });
         let its = Arc::clone(&shared);
         let work = move || {
             while !its.is_over.load(Ordering::Acquire) {
                 let more = libraries.turn(&mut ebpf);
                 *its.turn.lock().unwrap_or_else(PoisonError::into_inner) =
                     (Instant::now(), SystemTime::now());
-                if let Some(census) = libraries.census() {
-                    *its.news.lock().unwrap_or_else(PoisonError::into_inner) = Some(census);
+                if let Some(census) = libraries.take_counts() {
+                    *its.counts.lock().unwrap_or_else(PoisonError::into_inner) = Some(census);
                 }
                 if !more {
                     thread::park_timeout(pace);
@@ -67,28 +69,29 @@ impl Worker {
         Ok(Self { shared, thread: handle.thread().clone(), is_stuck: false })
     }
 
-    /// When the last turn ended. Says in the log when that is long ago, and when it goes on.
+    /// When the last turn ended. Logs when that is too long ago, and when turns resume.
     pub fn last_turn(&mut self) -> SystemTime {
         let (turn, at) = *self.shared.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let is_stuck = turn.elapsed() > LONG;
         match (self.is_stuck, is_stuck) {
             (false, true) => tracing::warn!(
-                "the thread that follows the TLS libraries has not come round for {} s: libraries that come into use are not \
+                "the thread that follows the TLS libraries has made no progress for {} s: libraries that come into use are not \
                  probed, and their handshakes are seen on the wire alone. Does every file system below /usr answer? \
                  Otherwise restart the program and report it",
                 turn.elapsed().as_secs()
             ),
-            (true, false) => tracing::info!("the thread that follows the TLS libraries has come round again"),
+            (true, false) => tracing::info!("the thread that follows the TLS libraries makes progress again"),
             _ => {}
         }
         self.is_stuck = is_stuck;
         at
     }
 
-    /// How many files there are and what was skipped, if that has changed since it was asked for last.
+    /// How many files there are and what was skipped. Returns `None` if nothing has changed since the last
+    /// call.
     #[must_use]
-    pub fn news(&self) -> Option<(Census, Skipped)> {
-        self.shared.news.lock().unwrap_or_else(PoisonError::into_inner).take()
+    pub fn take_counts(&self) -> Option<(LibraryCounts, Skipped)> {
+        self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

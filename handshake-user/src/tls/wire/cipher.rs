@@ -76,8 +76,8 @@ pub(super) const fn sizes(suite: u16) -> Option<(u16, u16)> {
     }
 }
 
-/// TLS 1.2 and before: whether a record of so many bytes may be a Finished, which has 16 of its own. (RFC 5246 §6.2.3,
-/// RFC 5288 §3, RFC 6655 §3, RFC 7905 §2)
+/// TLS 1.2 and before: whether a record of so many bytes may be a Finished, which has 16 of its own. (RFC
+/// 5246 §6.2.3, RFC 5288 §3, RFC 6655 §3, RFC 7905 §2)
 #[must_use]
 pub(super) fn old_finished_fits(suite: Option<u16>, length: u16) -> bool {
     /// An initialization vector, the message, the longest MAC, the longest padding.

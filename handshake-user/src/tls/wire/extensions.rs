@@ -18,7 +18,8 @@ pub(super) mod kind {
 pub(super) struct Extensions<'a>(Reader<'a>);
 
 impl<'a> Extensions<'a> {
-    /// What is left of a hello behind its fixed fields: nothing at all, or one vector of extensions and nothing else.
+    /// What is left of a hello behind its fixed fields: nothing at all, or one vector of extensions and
+    /// nothing else.
     pub(super) fn read(rest: Reader<'a>) -> Option<Self> {
         let mut reader = rest;
         if reader.is_empty() {

@@ -1,4 +1,5 @@
-//! Hellos out of the pieces that the kernel side copied: stretches of the stream in any order, some of them twice.
+//! Hellos out of the pieces that the kernel side copied: stretches of the stream in any order, some of them
+//! twice.
 
 use handshake_common::tls::wire::{
     record::{MESSAGE_HEADER, content},
@@ -29,8 +30,8 @@ impl Default for Buffers {
     }
 }
 
-/// The hellos of a handshake; a second pair behind a HelloRetryRequest. `None`: there was none, or it was not seen whole,
-/// or it is malformed.
+/// The hellos of a handshake; a second pair behind a HelloRetryRequest. `None`: there was none, or it was not
+/// seen whole, or it is malformed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hellos<'a> {
     /// From the client.
@@ -65,7 +66,8 @@ fn message<'b>(stream: &Stream, which: u8, pieces: &[Piece<'_>], buffer: &'b mut
     unwrap(&mut buffer[..length])
 }
 
-/// Puts the pieces together from `begin` on, as far as they reach without a gap; says how many bytes that are.
+/// Puts the pieces together from `begin` on, as far as they reach without a gap; says how many bytes that
+/// are.
 #[must_use]
 pub fn join(pieces: &[Piece<'_>], begin: u32, buffer: &mut [u8]) -> usize {
     let mut length = 0;
@@ -84,8 +86,8 @@ pub fn join(pieces: &[Piece<'_>], begin: u32, buffer: &mut [u8]) -> usize {
     length
 }
 
-/// Takes the record headers out of a stretch that begins with a handshake record; the first message in it, if it is
-/// whole.
+/// Takes the record headers out of a stretch that begins with a handshake record; the first message in it, if
+/// it is whole.
 #[must_use]
 pub fn unwrap(bytes: &mut [u8]) -> Option<&[u8]> {
     let (mut from, mut to) = (0, 0);

@@ -1,4 +1,5 @@
-//! Reads the presentation language of TLS (RFC 8446 §3): numbers in network order, and vectors behind their length.
+//! Reads the presentation language of TLS (RFC 8446 §3): numbers in network order, and vectors behind their
+//! length.
 
 /// What is left of a message.
 #[derive(Clone, Copy, Debug)]

@@ -21,7 +21,8 @@ pub struct ServerHello<'a> {
     pub version: u16,
     /// Random.
     pub random: [u8; 32],
-    /// The client's session id: always (TLS 1.3), or if that session is resumed; else one of the server's own, or none.
+    /// The client's session id: always (TLS 1.3), or if that session is resumed; else one of the server's
+    /// own, or none.
     pub session_id: &'a [u8],
     /// The cipher suite.
     pub cipher: u16,

@@ -1,5 +1,5 @@
-//! What the records and the hellos of a handshake say about it. What they do not say is `None`; where they contradict
-//! each other, nothing is said.
+//! What the records and the hellos of a handshake say about it. What they do not say is `None`; where they
+//! contradict each other, nothing is said.
 
 use handshake_common::{
     Role, TlsClass, TlsOutcome, TlsVersion,
@@ -54,12 +54,13 @@ pub struct Verdict<'a> {
     pub hello_ns: u64,
     /// The ClientHello's last byte passed by.
     pub hello_whole_ns: Option<u64>,
-    /// The beginning of the ClientHello passed by again, the last time: it was lost, or a SYN's data was not taken.
+    /// The beginning of the ClientHello passed by again, the last time: it was lost, or a SYN's data was not
+    /// taken.
     pub hello_again_ns: Option<u64>,
     /// The handshake was complete for the local end: the last Finished left or came.
     pub ended_ns: Option<u64>,
-    /// From here on the client may send application data. On a server: the moment from which it is known that the
-    /// client may.
+    /// From here on the client may send application data. On a server: the moment from which it is known that
+    /// the client may.
     pub may_send_ns: Option<u64>,
     /// There was a HelloRetryRequest.
     pub hello_retry: Option<bool>,
@@ -175,8 +176,8 @@ impl<'w, 'a> Evidence<'w, 'a> {
             None => second.then_some(true),
         };
         evidence.version = evidence.any_server_hello().and_then(|hello| hello.tls_version());
-        // What only one of the two generations has: protected records without a Finished in the old form, or a second
-        // ServerHello; plaintext handshake messages besides the hellos.
+        // What only one of the two generations has: protected records without a Finished in the old form, or
+        // a second ServerHello; plaintext handshake messages besides the hellos.
         let new = wire.flight > 0 || second;
         let old = [wire.client.seen, wire.server.seen]
             .iter()
@@ -223,7 +224,8 @@ impl<'w, 'a> Evidence<'w, 'a> {
         })
     }
 
-    /// A Finished of TLS 1.2 or before whose length cannot be: the records that follow are not where they seem to be.
+    /// A Finished of TLS 1.2 or before whose length cannot be: the records that follow are not where they
+    /// seem to be.
     fn has_odd_finished(&self) -> bool {
         let suite = self.any_server_hello().map(|hello| hello.cipher);
         let mut finished =
@@ -318,7 +320,8 @@ impl<'w, 'a> Evidence<'w, 'a> {
         if !self.wire.client.seen.has(StreamFlags::CHANGE_CIPHER_SPEC) {
             return None;
         }
-        // The second witness: the server repeats the id of a session that it resumes (RFC 5246 §7.4.1.3, RFC 5077 §3.4).
+        // The second witness: the server repeats the id of a session that it resumes (RFC 5246 §7.4.1.3, RFC
+        // 5077 §3.4).
         let full = self.wire.client.seen.has(StreamFlags::EXCHANGED);
         let named = !offered.session_id.is_empty();
         let repeated = named && offered.session_id == chosen.session_id;
@@ -364,7 +367,8 @@ impl<'w, 'a> Evidence<'w, 'a> {
         }
     }
 
-    /// A refusal in the ServerHello, or by a HelloRetryRequest, is certain; everything else is said in encrypted records.
+    /// A refusal in the ServerHello, or by a HelloRetryRequest, is certain; everything else is said in
+    /// encrypted records.
     fn early_data_inferred(&self, class: Option<TlsClass>) -> bool {
         let fate = matches!(class, Some(TlsClass::EarlyDataAccepted | TlsClass::EarlyDataRejected));
         fate && self.server_hello().is_some_and(|hello| hello.pre_shared_key)

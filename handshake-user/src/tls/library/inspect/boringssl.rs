@@ -8,10 +8,10 @@ use super::{
     openssl,
 };
 
-/// What is looked for beside OpenSSL's names; nobody else defines these.
+/// The symbols to look for besides those of OpenSSL. No other library defines them.
 pub const SYMBOLS: &[&str] = &["SSL_CTX_set_grease_enabled", "BORINGSSL_self_test"];
 
-/// `None`: neither its libssl nor its libcrypto is in this file.
+/// Returns `None` if the file holds neither its libssl nor its libcrypto.
 pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     SYMBOLS.iter().any(|name| symbols.has(name)).then_some(())?;
     let mut inspection = Inspection::new(Library::BoringSsl);
@@ -24,7 +24,7 @@ pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
         inspection.is_companion = true;
         return Some(inspection);
     };
-    // Reading and writing call it too, until the handshake is complete.
+    // Reading and writing call it, too, until the handshake is complete.
     inspection.around(elf, handshake, None);
     if let Some(free) = symbols.address("SSL_free") {
         inspection.point(elf, ProbeKind::Free, free, None);

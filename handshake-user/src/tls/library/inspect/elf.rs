@@ -125,7 +125,8 @@ impl<'a> Elf<'a> {
                 executable: segment.p_flags(LE) & elf::PF_X != 0,
             })
             .collect();
-        // Segments share a page at most; were each one the whole file, every search would take that many times as long.
+        // Segments share a page at most; were each one the whole file, every search would take that many
+        // times as long.
         let total = segments.iter().try_fold(0_u64, |total, segment| total.checked_add(segment.size))?;
         let is_user_space =
             segments.iter().all(|it| it.address.checked_add(it.size).is_some_and(is_user_space));
@@ -167,7 +168,8 @@ impl<'a> Elf<'a> {
         Some((range(table)?, range(strings)?))
     }
 
-    /// Where in a part of the file these names end a string: linkers share the ends of longer ones. From its beginning on.
+    /// Where in a part of the file these names end a string: linkers share the ends of longer ones. From its
+    /// beginning on.
     #[must_use]
     pub fn names(&self, strings: Range<u64>, wanted: &[&'static str]) -> HashMap<u64, &'static str> {
         let mut by_end: [Vec<&'static str>; 256] = [const { Vec::new() }; 256];
@@ -250,9 +252,9 @@ impl<'a> Elf<'a> {
         self.words(address, N).try_into().ok()
     }
 
-    /// Words from `address` on, at most so many and none beyond the segment; pointers among them as the loader will
-    /// leave them, as addresses of this file. In a table of packed relative relocations (RELR) and in a fixed program
-    /// they stand in the file already.
+    /// Words from `address` on, at most so many and none beyond the segment; pointers among them as the
+    /// loader will leave them, as addresses of this file. In a table of packed relative relocations (RELR)
+    /// and in a fixed program they stand in the file already.
     #[must_use]
     pub fn words(&self, address: u64, most: usize) -> Vec<u64> {
         let bytes = self.bytes(address, most.saturating_mul(8)).unwrap_or_default().as_chunks().0;
@@ -371,7 +373,8 @@ impl<'a> Elf<'a> {
         found
     }
 
-    /// Hands what is executed to `each`: addresses, bytes with `ahead` more behind them, and how many are not these.
+    /// Hands what is executed to `each`: addresses, bytes with `ahead` more behind them, and how many are not
+    /// these.
     pub fn scan_code(&self, ahead: usize, mut each: impl FnMut(u64, &[u8], usize) -> ControlFlow<()>) {
         for segment in self.segments.iter().filter(|segment| segment.executable) {
             self.image.scan(segment.range(), ahead, |at, piece, own| {

@@ -1,6 +1,7 @@
-//! Where a function returns. A return probe would put an address of its own in place of the return address and keep that on a
-//! stack in the kernel: a program that leaves the function's stack for another one and comes back (coroutines; asynchronous jobs of
-//! OpenSSL) is killed by that. So its ways out are probed themselves, as ordinary instructions.
+//! Where a function returns. A return probe would put an address of its own in place of the return address
+//! and keep that on a stack in the kernel: a program that leaves the function's stack for another one and
+//! comes back (coroutines; asynchronous jobs of OpenSSL) is killed by that. So its ways out are probed
+//! themselves, as ordinary instructions.
 
 use std::collections::HashSet;
 
@@ -34,16 +35,16 @@ struct Part {
     steps: Vec<(u64, Operation)>,
 }
 
-/// All ways out of the function that begins at `entry`, but for those by the imported function `but`. `None` where one may be
-/// missing: it goes on somewhere that the file does not tell, or there is no unwind table.
+/// All ways out of the function that begins at `entry`, but for those by the imported function `but`. `None`
+/// where one may be missing: it goes on somewhere that the file does not tell, or there is no unwind table.
 pub fn exits(elf: &Elf<'_>, entry: u64, but: Option<&str>) -> Option<Vec<Exit>> {
     let frames = Frames::of(elf)?;
     let slot = but.and_then(|name| elf.import(name));
     let parts = parts(elf, &frames, entry, |target| slot.is_some_and(|slot| is_stub(elf, target, slot)))?;
     let jumped_to: HashSet<u64> =
         parts.iter().flat_map(|part| &part.steps).filter_map(|(_, operation)| target(*operation)).collect();
-    // A probe that is not at the beginning of an instruction would break the program: data between the instructions would show
-    // here.
+    // A probe that is not at the beginning of an instruction would break the program: data between the
+    // instructions would show here.
     let begins: HashSet<u64> =
         parts.iter().flat_map(|part| &part.steps).map(|&(address, _)| address).collect();
     let within = |target: &u64| parts.iter().any(|part| part.frame.holds(*target));
@@ -159,7 +160,7 @@ mod tests {
     ];
 
     #[test]
-    fn the_check_of_the_stack_is_the_cheaper_way_out() {
+    fn stack_protector_check_is_the_cheaper_exit() {
         let exits = |code: &[u8]| found(sample::X86_64, &[code]).unwrap();
         assert_eq!(exits(&CHECKED), [(10, Base::STACK_POINTER, RBX)]);
         // push %rbx; mov %fs:0x28,%rax; cmp 8(%rsp),%rax; jne far; mov %ebx,%eax; pop %rbx; ret
@@ -174,7 +175,7 @@ mod tests {
             code[at] = byte;
             code
         };
-        assert_eq!(exits(&with(6, 0x30)), the_return, "another word is looked at");
+        assert_eq!(exits(&with(6, 0x30)), the_return, "another word is compared");
         assert_eq!(exits(&with(12, 0x31)), the_return, "xor %ebx,%eax: nowhere is the result yet");
         // jmp to the mov: there is a way around the check.
         let mut around = with(16, 0xeb);
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_function_that_it_ends_in_returns_for_it() {
+    fn return_of_a_tail_call_is_an_exit() {
         let far = i32::try_from(sample::address(1) - sample::address(0) - 5).unwrap().to_le_bytes();
         let jump = [[0xe9].as_slice(), &far].concat();
         let exits = found(sample::X86_64, &[&jump, &[0x90, 0xc3]]).unwrap();
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn without_all_of_them_there_are_none() {
+    fn unknown_exit_yields_none() {
         // jmp *%rax: any function may go on here.
         assert_eq!(found(sample::X86_64, &[&[0xc3, 0xff, 0xe0]]), None);
         // notrack jmp *%rax: one of its own labels.

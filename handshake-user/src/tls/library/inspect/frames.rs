@@ -1,5 +1,5 @@
-//! How far functions reach and where their frames lie, as the file's own unwind tables tell (`.eh_frame`; DWARF 5 §6.4). Stripped
-//! files keep them.
+//! How far functions reach and where their frames lie, as the file's own unwind tables tell (`.eh_frame`;
+//! DWARF 5 §6.4). Stripped files keep them.
 
 use gimli::{
     BaseAddresses, CfaRule, EhFrame, EhFrameOffset, EndianSlice, Error, FrameDescriptionEntry, LittleEndian,
@@ -41,7 +41,7 @@ struct Row {
 }
 
 impl<'a> Frames<'a> {
-    /// `None`: the file has no such tables.
+    /// Returns `None` if the file has no such tables.
     pub fn of(elf: &Elf<'a>) -> Option<Self> {
         let Section { address, range } = elf.section(".eh_frame")?;
         let bytes = elf.image.bytes(range.start, usize::try_from(range.end - range.start).ok()?)?;
@@ -84,7 +84,8 @@ impl<'a> Frames<'a> {
 
     fn base(&self, rule: &CfaRule<usize>) -> Option<Base> {
         let &CfaRule::RegisterAndOffset { register, offset } = rule else { return None };
-        // The canonical frame address is the stack pointer before the call, which on x86-64 pushes the return address.
+        // The canonical frame address is the stack pointer before the call, which on x86-64 pushes the return
+        // address.
         let (stack, frame, pushed) = match self.machine {
             Machine::X86_64 => (Register(7), Register(6), 8),
             Machine::Aarch64 => (Register(31), Register(29), 0),
@@ -102,8 +103,8 @@ impl Frame {
         (self.start..self.end).contains(&address)
     }
 
-    /// Where, before this instruction, the stack pointer of the function's entry is to be found; `None`: not as a distance from
-    /// a register.
+    /// Where, before this instruction, the stack pointer of the function's entry is to be found; `None`: not
+    /// as a distance from a register.
     pub fn base(&self, address: u64) -> Option<Base> {
         let row = self.rows.get(self.rows.partition_point(|row| row.end <= address))?;
         (row.start <= address).then_some(row.base)?

@@ -7,7 +7,7 @@ use super::{
     elf::{Elf, Symbols},
 };
 
-/// What is looked for.
+/// The symbols to look for.
 pub const SYMBOLS: &[&str] = &[
     "gnutls_handshake",
     "gnutls_deinit",
@@ -19,7 +19,7 @@ pub const SYMBOLS: &[&str] = &[
     "gnutls_transport_get_ptr",
 ];
 
-/// `None`: not in this file.
+/// Returns `None` if the file does not hold this library.
 pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     let handshake = symbols.address("gnutls_handshake")?;
     let mut inspection = Inspection::new(Library::GnuTls);
@@ -55,7 +55,8 @@ fn entity(of: &Accessors<'_, '_>) -> Option<Path> {
     decode::only(&loads)
 }
 
-/// `initial_negotiation_completed`: what the description is refused without. A handshake after that is another one.
+/// `initial_negotiation_completed`: what the description is refused without. A handshake after that is
+/// another one.
 fn complete(of: &Accessors<'_, '_>) -> Option<Path> {
     let loads = of.trace("gnutls_session_get_desc")?.loads;
     let flag = loads.into_iter().find(|load| load.hops == 0 && load.width == 1)?;

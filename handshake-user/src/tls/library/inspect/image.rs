@@ -1,5 +1,6 @@
-//! The bytes of a file under inspection: read in blocks as they are asked for, within limits. Never a memory map: whoever
-//! owns the file can cut it short, and touching what is gone of a mapping ends the program with SIGBUS.
+//! The bytes of a file under inspection: read in blocks as they are asked for, within limits. Never a memory
+//! map: whoever owns the file can cut it short, and touching what is gone of a mapping ends the program with
+//! SIGBUS.
 
 use std::{
     cell::Cell,
@@ -20,7 +21,8 @@ const OVERLAP: u64 = 8 << 10;
 /// What is read at a time of what is looked through only once: whole words, and whole entries of ELF tables.
 const STRIDE: usize = 24 * 8192;
 
-/// Larger files are not looked into. The largest programs with TLS inside, browsers and Go programs, have a quarter of it.
+/// Larger files are not looked into. The largest programs with TLS inside, browsers and Go programs, have a
+/// quarter of it.
 const MAX_FILE: u64 = 1 << 30;
 /// In one piece: an unwind table.
 const MAX_PIECE: usize = 24 << 20;
@@ -33,7 +35,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why a file cannot be looked into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum InspectError {
     /// It, or what its own tables say of it, is beyond the limits.
     #[error("it is too large, or its tables are")]
     TooLarge,
@@ -48,14 +50,14 @@ pub enum Refusal {
     Unreadable,
 }
 
-enum Source<'s> {
+enum Content<'s> {
     Bytes(&'s [u8]),
     File(&'s File),
 }
 
 /// A file, and what was read of it so far.
 pub struct Image<'s> {
-    source: Source<'s>,
+    content: Content<'s>,
     size: u64,
     /// [`STRIDE`], but for who tries the seams between what is read at a time.
     stride: usize,
@@ -63,14 +65,14 @@ pub struct Image<'s> {
     kept_bytes: Cell<usize>,
     read_bytes: Cell<u64>,
     deadline: Instant,
-    refusal: Cell<Option<Refusal>>,
+    refusal: Cell<Option<InspectError>>,
 }
 
 impl<'s> Image<'s> {
     /// Of bytes in memory.
     #[must_use]
     pub fn new(bytes: &'s [u8]) -> Self {
-        Self::of(Source::Bytes(bytes), bytes.len() as u64)
+        Self::of(Content::Bytes(bytes), bytes.len() as u64)
     }
 
     /// Of bytes in memory, and so many whole entries of every table are read at a time.
@@ -83,13 +85,13 @@ impl<'s> Image<'s> {
     ///
     /// # Errors
     /// When it is too large.
-    pub fn open(file: &'s File, size: u64) -> Result<Self, Refusal> {
-        if size > MAX_FILE { Err(Refusal::TooLarge) } else { Ok(Self::of(Source::File(file), size)) }
+    pub fn open(file: &'s File, size: u64) -> Result<Self, InspectError> {
+        if size > MAX_FILE { Err(InspectError::TooLarge) } else { Ok(Self::of(Content::File(file), size)) }
     }
 
-    fn of(source: Source<'s>, size: u64) -> Self {
+    fn of(content: Content<'s>, size: u64) -> Self {
         Self {
-            source,
+            content,
             size,
             stride: STRIDE,
             kept: FrozenMap::new(),
@@ -108,7 +110,7 @@ impl<'s> Image<'s> {
 
     /// Why something could not be read that was asked for. Then nothing that was concluded holds.
     #[must_use]
-    pub fn refusal(&self) -> Option<Refusal> {
+    pub fn refusal(&self) -> Option<InspectError> {
         self.refusal.get()
     }
 
@@ -130,7 +132,7 @@ impl<'s> Image<'s> {
         }
         let total = self.kept_bytes.get().saturating_add(size);
         if size > MAX_PIECE || total > MAX_KEPT {
-            return self.refuse(Refusal::TooLarge);
+            return self.refuse(InspectError::TooLarge);
         }
         let mut piece = vec![0; size];
         self.read(offset, &mut piece)?;
@@ -138,8 +140,9 @@ impl<'s> Image<'s> {
         Some(self.kept.insert((offset, size), piece))
     }
 
-    /// Hands a part of the file to `each`, piece by piece, without keeping it: the place of a piece in the file, its bytes with
-    /// `ahead` more behind them as far as there are more, and how many are its own. What begins among these is seen once.
+    /// Hands a part of the file to `each`, piece by piece, without keeping it: the place of a piece in the
+    /// file, its bytes with `ahead` more behind them as far as there are more, and how many are its own. What
+    /// begins among these is seen once.
     pub fn scan(
         &self,
         part: Range<u64>,
@@ -167,30 +170,30 @@ impl<'s> Image<'s> {
         let total = self.read_bytes.get().saturating_add(buffer.len() as u64);
         self.read_bytes.set(total);
         if total > MAX_READ {
-            return self.refuse(Refusal::TooLarge);
+            return self.refuse(InspectError::TooLarge);
         }
         let mut done = 0;
         while done < buffer.len() {
             if Instant::now() > self.deadline {
-                return self.refuse(Refusal::Timeout);
+                return self.refuse(InspectError::Timeout);
             }
-            match self.source.read_at(&mut buffer[done..], offset + done as u64) {
-                Ok(0) => return self.refuse(Refusal::Changed),
+            match self.content.read_at(&mut buffer[done..], offset + done as u64) {
+                Ok(0) => return self.refuse(InspectError::Changed),
                 Ok(length) => done += length,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return self.refuse(Refusal::Unreadable),
+                Err(_) => return self.refuse(InspectError::Unreadable),
             }
         }
         Some(())
     }
 
-    fn refuse<T>(&self, refusal: Refusal) -> Option<T> {
+    fn refuse<T>(&self, refusal: InspectError) -> Option<T> {
         self.refusal.set(self.refusal.get().or(Some(refusal)));
         None
     }
 }
 
-impl Source<'_> {
+impl Content<'_> {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         match self {
             Self::File(file) => file.read_at(buffer, offset),
@@ -268,15 +271,15 @@ mod tests {
     fn limits_hold_and_are_told() {
         let sparse = tempfile::tempfile().unwrap();
         sparse.set_len(8 << 40).unwrap();
-        assert_eq!(Image::open(&sparse, 8 << 40).err(), Some(Refusal::TooLarge));
+        assert_eq!(Image::open(&sparse, 8 << 40).err(), Some(InspectError::TooLarge));
         let image = Image::open(&sparse, MAX_FILE).unwrap();
         assert_eq!(image.bytes(0, MAX_PIECE + 1), None);
-        assert_eq!(image.refusal(), Some(Refusal::TooLarge));
+        assert_eq!(image.refusal(), Some(InspectError::TooLarge));
         let image = Image::open(&sparse, MAX_FILE).unwrap();
         let blocks = (0..MAX_FILE).step_by(BLOCK.try_into().unwrap());
         let kept = blocks.take_while(|at| image.bytes(*at, 1).is_some()).count();
         assert!((500..700).contains(&kept), "{kept}");
-        assert_eq!(image.refusal(), Some(Refusal::TooLarge));
+        assert_eq!(image.refusal(), Some(InspectError::TooLarge));
     }
 
     #[test]
@@ -287,7 +290,7 @@ mod tests {
         assert!(image.bytes(0, 4).is_some());
         file.set_len(4096).unwrap();
         assert_eq!(image.bytes(5 * BLOCK, 4), None);
-        assert_eq!(image.refusal(), Some(Refusal::Changed));
+        assert_eq!(image.refusal(), Some(InspectError::Changed));
         assert_eq!(image.bytes(5 * BLOCK, 4), None, "nothing more is read");
     }
 }

@@ -7,16 +7,16 @@ use super::{
     elf::{Elf, Symbols},
 };
 
-/// What is looked for.
+/// The symbols to look for.
 pub const SYMBOLS: &[&str] =
     &["mbedtls_ssl_handshake", "mbedtls_ssl_free", "mbedtls_ssl_get_ciphersuite_id_from_ssl"];
 
-/// `None`: not in this file.
+/// Returns `None` if the file does not hold this library.
 pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     let mut inspection = Inspection::new(Library::MbedTls);
     inspection.description =
         elf.text_with_version("Mbed TLS ").or_else(|| elf.text_with_version("mbed TLS "));
-    // Reading and writing call it too, until the handshake is complete.
+    // Reading and writing call it, too, until the handshake is complete.
     inspection.around(elf, symbols.address("mbedtls_ssl_handshake")?, None);
     if let Some(free) = symbols.address("mbedtls_ssl_free") {
         inspection.point(elf, ProbeKind::Free, free, None);

@@ -1,7 +1,9 @@
-//! Which TLS library a file holds, what to probe there, and where its session objects keep what a record tells: all of it
-//! read from the very file that will be probed, for no table of versions can know how that one was built.
+//! Which TLS library a file holds, what to probe there, and where its session objects keep what a record
+//! tells: all of it read from the very file that will be probed, for no table of versions can know how that
+//! one was built.
 //!
-//! Pure over the bytes of the file, which may come from a container and may be anything; they are read within limits.
+//! Pure over the bytes of the file, which may come from a container and may be anything; they are read within
+//! limits.
 
 mod boringssl;
 mod decode;
@@ -26,18 +28,18 @@ use handshake_common::{
     vocabulary::{Library, Role},
 };
 
-pub use self::image::Refusal;
+pub use self::image::InspectError;
 use self::{
     elf::{Elf, Symbols},
     image::Image,
 };
 
-/// What a probe at some place sees.
+/// What a probe observes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProbeKind {
     /// Entry of a function that advances the handshake; the session object is its first argument.
     Enter,
-    /// A way out of it; the result is an `int`.
+    /// An exit of that function; the result is an `int`.
     Leave,
     /// Entry of the function that frees the session object, or one of its references.
     Free,
@@ -45,26 +47,29 @@ pub enum ProbeKind {
     Error,
     /// Entry of `ERR_put_error(library, function, reason, …)` of OpenSSL 1.1.1 and BoringSSL.
     ErrorPut,
-    /// Go: inside the handshake's function, behind the test whether it is complete already; the `Conn` is in AX.
+    /// Go: inside the handshake's function, behind the test whether it is complete already; the `Conn` is in
+    /// AX.
     GoEnter,
-    /// Go: one of that function's RET instructions; the `error` is in AX and BX.
+    /// Go: a RET instruction of that function; the `error` is in AX and BX.
     GoLeave,
 }
 
 /// One place to probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Point {
+    /// What it observes.
     pub hook: ProbeKind,
-    /// In bytes from the beginning of the file.
+    /// Its offset in the file, bytes.
     pub offset: u64,
-    /// Which end of the connection a session object is that this function works on, where the function decides that.
+    /// Which end of the connection a session object is that this function works on, where the function
+    /// decides that.
     pub role: Option<Role>,
-    /// A way out: where the entry's stack pointer is there, and the register that has the result.
+    /// At an exit: where the stack pointer of the entry is found, and the register that holds the result.
     pub exit: Option<(Base, u8)>,
 }
 
 impl Point {
-    /// What the probe's cookie holds beside the target's index.
+    /// The bits of the probe's cookie besides the index of the target.
     #[must_use]
     pub const fn cookie_flags(&self) -> u64 {
         let role = match self.role {
@@ -79,27 +84,34 @@ impl Point {
     }
 }
 
-/// What a file does not tell, and what a user loses by it.
+/// Something that the file does not show, and what is not observed as a result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gap {
+    /// What the file does not show.
     pub missing: String,
+    /// What is not observed as a result.
     pub lost: &'static str,
 }
 
 /// What was found in one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inspection {
+    /// The library.
     pub library: Library,
-    /// The version, in the library's own words.
+    /// The version, as the library prints it.
     pub description: Option<String>,
+    /// Where to probe it.
     pub points: Vec<Point>,
+    /// Where its session objects keep what is recorded.
     pub target: Target,
+    /// What the file does not show.
     pub gaps: Vec<Gap>,
-    /// Handshakes can at least be timed.
+    /// Whether handshakes can at least be timed.
     pub covered: bool,
-    /// A part that another file's library uses (OpenSSL's libcrypto): no TLS library of its own.
+    /// Whether it is only used by a library in another file, as OpenSSL's libcrypto is.
     pub is_companion: bool,
-    /// OpenSSL: where an SSL keeps the BIO that it reads from, and where a BIO keeps its socket; if this file knows.
+    /// OpenSSL: where an SSL keeps the BIO that it reads from, and where a BIO keeps its socket; if this file
+    /// knows.
     rbio: Path,
     bio: Option<openssl::Bio>,
 }
@@ -120,7 +132,7 @@ impl Inspection {
     }
 
     fn point(&mut self, elf: &Elf<'_>, hook: ProbeKind, address: u64, role: Option<Role>) -> bool {
-        /// A landing pad, a test, a branch, and the instruction behind.
+        /// A landing pad, a test, a branch, and the next instruction.
         const BEGINNING: usize = 64;
         let Some(code) = elf.code(address, BEGINNING).filter(|code| !code.is_empty()) else { return false };
         let place = match hook {
@@ -132,12 +144,13 @@ impl Inspection {
         true
     }
 
-    /// Entry of a function that advances the handshake, and its ways out.
+    /// Probes the entry of a function that advances the handshake, and its exits.
     fn around(&mut self, elf: &Elf<'_>, address: u64, role: Option<Role>) {
         self.around_until(elf, address, role, None);
     }
 
-    /// The same; with a handshake that is over the function may also end in that one of another file.
+    /// The same for a function that, once the handshake is complete, ends in a jump to the imported function
+    /// `over`.
     fn around_until(&mut self, elf: &Elf<'_>, address: u64, role: Option<Role>, over: Option<&str>) {
         let exits = exits::exits(elf, address, over).unwrap_or_default();
         let exits: Option<Vec<_>> =
@@ -149,7 +162,7 @@ impl Inspection {
             return;
         }
         for (exit, offset) in exits {
-            // Functions that end in the same one share its ways out.
+            // Functions that end in a jump to the same one share its exits.
             if self.points.iter().all(|point| (point.hook, point.offset) != (ProbeKind::Leave, offset)) {
                 let exit = Some((exit.base, exit.result));
                 self.points.push(Point { hook: ProbeKind::Leave, offset, role, exit });
@@ -162,8 +175,8 @@ impl Inspection {
         self.gaps.push(Gap { missing: missing.into(), lost });
     }
 
-    /// Adds what only the library's other file knows, which the same process maps: OpenSSL's libssl cannot tell where
-    /// libcrypto keeps the file descriptor of a BIO.
+    /// Adds what only the library's other file knows, which the same process maps: OpenSSL's libssl cannot
+    /// tell where libcrypto keeps the file descriptor of a BIO.
     pub fn complete_with(&mut self, companion: &Self) {
         if companion.is_companion && self.library == companion.library && self.bio.is_none() {
             self.bio = companion.bio;
@@ -178,28 +191,28 @@ impl Inspection {
 /// `None`: no TLS library that is known here.
 ///
 /// # Errors
-/// When it cannot be read, takes too much, or changes meanwhile: then nothing is known of it.
-pub fn inspect_file(file: &File) -> Result<Option<Inspection>, Refusal> {
-    let before = Stamp::of(file)?;
+/// If the file cannot be read, exceeds a limit, or changes in the meantime.
+pub fn inspect_file(file: &File) -> Result<Option<Inspection>, InspectError> {
+    let before = FileState::of(file)?;
     let image = Image::open(file, before.size)?;
     let inspection = look(&image);
-    if Stamp::of(file)? != before {
-        return Err(Refusal::Changed);
+    if FileState::of(file)? != before {
+        return Err(InspectError::Changed);
     }
     image.refusal().map_or(Ok(inspection), Err)
 }
 
-/// By what a file is known to be unchanged.
+/// What changes when a file is written to.
 #[derive(PartialEq, Eq)]
-struct Stamp {
+struct FileState {
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
 }
 
-impl Stamp {
-    fn of(file: &File) -> Result<Self, Refusal> {
-        let file = file.metadata().map_err(|_| Refusal::Unreadable)?;
+impl FileState {
+    fn of(file: &File) -> Result<Self, InspectError> {
+        let file = file.metadata().map_err(|_| InspectError::Unreadable)?;
         Ok(Self {
             size: file.size(),
             modified: (file.mtime(), file.mtime_nsec()),
@@ -208,14 +221,14 @@ impl Stamp {
     }
 }
 
-/// The same of bytes in memory, within the same limits.
+/// The same for bytes in memory, with the same limits.
 #[must_use]
 pub fn inspect(file: &[u8]) -> Option<Inspection> {
     let image = Image::new(file);
     look(&image).filter(|_| image.refusal().is_none())
 }
 
-/// The same, read in small pieces.
+/// The same, reading in small pieces.
 pub(crate) fn inspect_in_pieces(file: &[u8], entries: usize) -> Option<Inspection> {
     let image = Image::in_pieces(file, entries);
     look(&image).filter(|_| image.refusal().is_none())
@@ -227,29 +240,29 @@ fn look(image: &Image<'_>) -> Option<Inspection> {
     LIBRARIES.iter().find_map(|library| (library.inspect)(&elf, &symbols)).or_else(|| go::inspect(&elf))
 }
 
-/// What is looked for, of all libraries.
+/// The symbols to look for, of all libraries.
 pub(crate) fn symbols() -> Vec<&'static str> {
     LIBRARIES.map(|library| library.symbols).concat()
 }
 
-/// A library that is known by its symbols.
-struct Known {
+/// A library that is recognised by its symbols.
+struct Detector {
     symbols: &'static [&'static str],
     inspect: fn(&Elf<'_>, &Symbols) -> Option<Inspection>,
 }
 
-/// In the order in which they are looked for: BoringSSL has OpenSSL's names too.
-const LIBRARIES: [Known; 7] = [
-    Known { symbols: boringssl::SYMBOLS, inspect: boringssl::inspect },
-    Known { symbols: openssl::SYMBOLS, inspect: openssl::inspect },
-    Known { symbols: gnutls::SYMBOLS, inspect: gnutls::inspect },
-    Known { symbols: nss::SYMBOLS, inspect: nss::inspect },
-    Known { symbols: wolfssl::SYMBOLS, inspect: wolfssl::inspect },
-    Known { symbols: mbedtls::SYMBOLS, inspect: mbedtls::inspect },
-    Known { symbols: s2n::SYMBOLS, inspect: s2n::inspect },
+/// In the order in which they are tried: BoringSSL also has the names of OpenSSL.
+const LIBRARIES: [Detector; 7] = [
+    Detector { symbols: boringssl::SYMBOLS, inspect: boringssl::inspect },
+    Detector { symbols: openssl::SYMBOLS, inspect: openssl::inspect },
+    Detector { symbols: gnutls::SYMBOLS, inspect: gnutls::inspect },
+    Detector { symbols: nss::SYMBOLS, inspect: nss::inspect },
+    Detector { symbols: wolfssl::SYMBOLS, inspect: wolfssl::inspect },
+    Detector { symbols: mbedtls::SYMBOLS, inspect: mbedtls::inspect },
+    Detector { symbols: s2n::SYMBOLS, inspect: s2n::inspect },
 ];
 
-/// Reads fields from accessor functions, and remembers which could not be read.
+/// Derives fields from accessor functions, and remembers those that could not be understood.
 struct Accessors<'e, 'a> {
     elf: &'e Elf<'a>,
     symbols: &'e Symbols,
@@ -279,7 +292,7 @@ impl<'e, 'a> Accessors<'e, 'a> {
         field.unwrap_or(Path::UNKNOWN)
     }
 
-    /// One gap for all that could not be read.
+    /// Adds one gap for all functions that could not be understood.
     fn report(self, inspection: &mut Inspection, lost: &'static str) {
         if !self.unread.is_empty() {
             inspection.gap(format!("cannot read the instructions of {}", self.unread.join(", ")), lost);
@@ -287,7 +300,7 @@ impl<'e, 'a> Accessors<'e, 'a> {
     }
 }
 
-/// The way to `inner`, which begins at the object that the pointer at `outer` leads to.
+/// The path to `inner`, which starts at the object that the pointer at `outer` refers to.
 fn through(outer: Path, inner: Path) -> Option<Path> {
     let hops = outer.hops.checked_add(inner.hops)?.checked_add(1).filter(|&hops| hops <= 2)?;
     (outer.width == 8).then_some(())?;

@@ -7,10 +7,10 @@ use super::{
     elf::{Elf, Symbols},
 };
 
-/// What is looked for.
+/// The symbols to look for.
 pub const SYMBOLS: &[&str] = &["SSL_ForceHandshake"];
 
-/// `None`: not in this file.
+/// Returns `None` if the file does not hold this library.
 pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     let mut inspection = Inspection::new(Library::Nss);
     inspection.description = elf.text_with_version("NSS ");

@@ -13,7 +13,7 @@ use super::{
     through,
 };
 
-/// What is looked for.
+/// The symbols to look for.
 pub const SYMBOLS: &[&str] = &[
     "SSL_do_handshake",
     "SSL_free",
@@ -67,14 +67,16 @@ pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     Some(inspection)
 }
 
-/// Where every error passes that ends a handshake: `ossl_statem_fatal` calls it with the reason. (OpenSSL 3; 1.1.1)
+/// Where every error passes that ends a handshake: `ossl_statem_fatal` calls it with the reason. (OpenSSL 3;
+/// 1.1.1)
 const ERRORS: [(&str, ProbeKind); 2] =
     [("ERR_vset_error", ProbeKind::Error), ("ERR_put_error", ProbeKind::ErrorPut)];
 /// A linker's stub is one; a library without stubs calls `ERR_put_error` at a thousand.
 const MAX_CALLS: usize = 8;
 
-/// In every handshake libcrypto itself raises some ten errors that come to nothing, and a probe on each costs as much as
-/// one on the handshake's own calls. So errors are seen where libssl calls libcrypto, if that can be told.
+/// In every handshake libcrypto itself raises some ten errors that come to nothing, and a probe on each costs
+/// as much as one on the handshake's own calls. So errors are seen where libssl calls libcrypto, if that can
+/// be told.
 fn errors(inspection: &mut Inspection, elf: &Elf<'_>, symbols: &Symbols) {
     let can_tell = elf.machine == Machine::X86_64;
     let defined = ERRORS.iter().find_map(|&(name, hook)| Some((symbols.address(name)?, hook)));
@@ -138,16 +140,16 @@ fn library(inspection: &mut Inspection, elf: &Elf<'_>, symbols: &Symbols, handsh
     }
 }
 
-/// `ossl_statem_accept` and `ossl_statem_connect`, local functions that run while a handshake is under way, however it
-/// was begun. (ssl/statem/statem.c)
+/// `ossl_statem_accept` and `ossl_statem_connect`, local functions that run while a handshake is under way,
+/// however it was begun. (ssl/statem/statem.c)
 struct StateMachine {
     accept: u64,
     connect: u64,
 }
 
 impl StateMachine {
-    /// They stand in the `SSL_METHOD`s. The method for both roles has both, those for one role have another function
-    /// in place of the other's. (ssl/methods.c)
+    /// They stand in the `SSL_METHOD`s. The method for both roles has both, those for one role have another
+    /// function in place of the other's. (ssl/methods.c)
     fn find(elf: &Elf<'_>, symbols: &Symbols) -> Option<Self> {
         /// So many words belong to the structure in every version.
         const WORDS: usize = 16;
@@ -167,8 +169,8 @@ impl StateMachine {
         (accept != connect).then_some(Self { accept, connect })
     }
 
-    /// Both go on in `state_machine` unless the object is not fit for it, and that begins with a push, which is much
-    /// cheaper to probe.
+    /// Both go on in `state_machine` unless the object is not fit for it, and that begins with a push, which
+    /// is much cheaper to probe.
     fn shared(&self, elf: &Elf<'_>) -> Option<u64> {
         let [accept, connect] = [self.accept, self.connect].map(|function| decode::tails(elf, function));
         let both = decode::only(&accept)?;
@@ -206,8 +208,8 @@ fn fields(inspection: &mut Inspection, elf: &Elf<'_>, symbols: &Symbols) {
     }
 }
 
-/// `SSL_in_before` looks at two states; one of them is `hand_state`. What any of these functions looks at is the
-/// type of the object.
+/// `SSL_in_before` looks at two states; one of them is `hand_state`. What any of these functions looks at is
+/// the type of the object.
 fn flow_state(of: &Accessors<'_, '_>, hand_state: Path) -> Option<Path> {
     let others = of.trace("SSL_in_init")?.loads;
     let mut loads = of.trace("SSL_in_before")?.loads;
@@ -216,7 +218,8 @@ fn flow_state(of: &Accessors<'_, '_>, hand_state: Path) -> Option<Path> {
     decode::only(&loads)
 }
 
-/// The address from which it is copied. The server's random lies just before it in every version, which makes sure of it.
+/// The address from which it is copied. The server's random lies just before it in every version, which makes
+/// sure of it.
 pub fn client_random(of: &Accessors<'_, '_>) -> Option<Path> {
     const LENGTH: u16 = 32;
     let servers = of.trace("SSL_get_server_random")?.addresses;
@@ -252,7 +255,8 @@ pub fn bio(elf: &Elf<'_>, symbols: &Symbols) -> Option<Bio> {
     kind.is_known().then_some(Bio { kind, number })
 }
 
-/// The file descriptor of the BIO that an SSL reads from; the BIO is an ordinary socket where the guard holds.
+/// The file descriptor of the BIO that an SSL reads from; the BIO is an ordinary socket where the guard
+/// holds.
 pub fn know_socket(inspection: &mut Inspection) {
     let Some(bio) = inspection.bio else { return };
     if let Some(fd) = through(inspection.rbio, bio.number)

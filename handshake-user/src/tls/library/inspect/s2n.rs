@@ -7,14 +7,14 @@ use super::{
     elf::{Elf, Symbols},
 };
 
-/// What is looked for.
+/// The symbols to look for.
 pub const SYMBOLS: &[&str] = &["s2n_negotiate", "s2n_connection_free", "s2n_connection_wipe"];
 
-/// `None`: not in this file.
+/// Returns `None` if the file does not hold this library.
 pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     let mut inspection = Inspection::new(Library::S2n);
     inspection.around(elf, symbols.address("s2n_negotiate")?, None);
-    // A wiped connection is used again for another handshake.
+    // A wiped connection is reused for another handshake.
     for name in ["s2n_connection_free", "s2n_connection_wipe"] {
         if let Some(free) = symbols.address(name) {
             inspection.point(elf, ProbeKind::Free, free, None);

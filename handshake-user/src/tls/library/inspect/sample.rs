@@ -1,4 +1,5 @@
-//! Small ELF files for the tests: one loaded segment at [`BASE`], symbols, and an unwind table by which no function has a frame.
+//! Small ELF files for the tests: one loaded segment at [`BASE`], symbols, and an unwind table by which no
+//! function has a frame.
 
 /// Address of the first byte of the file.
 pub const BASE: u64 = 0x40_0000;

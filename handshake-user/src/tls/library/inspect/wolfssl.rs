@@ -7,10 +7,10 @@ use super::{
     elf::{Elf, Symbols},
 };
 
-/// What is looked for.
+/// The symbols to look for.
 pub const SYMBOLS: &[&str] = &["wolfSSL_accept", "wolfSSL_connect", "wolfSSL_free", "wolfSSL_get_fd"];
 
-/// `None`: not in this file.
+/// Returns `None` if the file does not hold this library.
 pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     let mut inspection = Inspection::new(Library::WolfSsl);
     // `wolfSSL_negotiate`, and with it reading and writing, goes through these.

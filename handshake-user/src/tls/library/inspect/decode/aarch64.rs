@@ -69,8 +69,8 @@ fn mask(word: u32, from: u32) -> u32 {
     1 << part(word, from, 5) & !(1 << ZERO)
 }
 
-/// Vectors and floating point leave general registers alone, but for a few moves and conversions and for a base
-/// register that is changed on the way.
+/// Vectors and floating point leave general registers alone, but for a few moves and conversions and for a
+/// base register that is changed on the way.
 fn vector(word: u32) -> Option<Operation> {
     let is = |mask, value| word & mask == value;
     if is(0x3f00_0000, 0x3d00_0000) || is(0x3f80_0000, 0x2d00_0000) {

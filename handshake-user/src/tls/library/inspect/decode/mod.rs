@@ -1,6 +1,6 @@
-//! What small functions do, read from their instructions: where an accessor finds what it returns, which addresses it
-//! forms, what it hands on. Every path through the function is followed, up to a bound; what is not understood makes a
-//! value unknown, never wrong.
+//! What small functions do, read from their instructions: where an accessor finds what it returns, which
+//! addresses it forms, what it hands on. Every path through the function is followed, up to a bound; what is
+//! not understood makes a value unknown, never wrong.
 
 mod aarch64;
 mod walk;
@@ -60,7 +60,8 @@ pub enum Operation {
     Branch {
         target: u64,
     },
-    /// Goes on at an address from a register or from memory; `in_table`: of one of the function's own labels, for certain.
+    /// Goes on at an address from a register or from memory; `in_table`: of one of the function's own labels,
+    /// for certain.
     Leap {
         in_table: bool,
     },
@@ -78,8 +79,8 @@ pub const fn result(machine: Machine) -> Register {
     }
 }
 
-/// A place on the way to a return, which is the last of these instructions, that is much cheaper to probe; and the register
-/// that has the result there.
+/// A place on the way to a return, which is the last of these instructions, that is much cheaper to probe;
+/// and the register that has the result there.
 #[must_use]
 pub fn checked_return(
     elf: &Elf<'_>,
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_is_where_the_accessor_reads_it() {
+    fn accessor_shows_the_field() {
         // mov 0x4d0(%rdi),%eax; xor %edi,%edi; ret
         let code = [0x8b, 0x87, 0xd0, 0x04, 0x00, 0x00, 0x31, 0xff, 0xc3];
         assert_eq!(traced(sample::X86_64, &code).returned, [Path::direct(0x4d0, 4)]);
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn vectors_leave_general_registers_alone() {
+    fn vector_instructions_keep_general_registers() {
         // sub sp, sp, #96; movi v0.4s, #0; str q0, [sp, #16]; ldr w0, [x0, #56]; ret
         let code = [0xd101_83ff_u32, 0x4f00_0400, 0x3d80_07e0, 0xb940_3800, 0xd65f_03c0];
         let code = code.map(u32::to_le_bytes).concat();
@@ -150,14 +151,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_call_returns_is_unknown() {
+    fn result_of_a_call_is_unknown() {
         // call 1f; mov 0x78(%rax),%eax; ret; 1: ret
         let code = [0xe8, 0x04, 0, 0, 0, 0x8b, 0x40, 0x78, 0xc3, 0xc3];
         assert_eq!(traced(sample::X86_64, &code).returned, []);
     }
 
     #[test]
-    fn a_computed_value_is_no_field() {
+    fn computed_value_is_not_a_field() {
         // movzbl 0xa4(%rdi),%eax; and $1,%eax; ret
         let code = [0x0f, 0xb6, 0x87, 0xa4, 0, 0, 0, 0x83, 0xe0, 0x01, 0xc3];
         let trace = traced(sample::X86_64, &code);
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn loops_and_negative_offsets_come_to_nothing() {
+    fn loops_and_negative_offsets_yield_no_field() {
         assert_eq!(traced(sample::X86_64, &[0xeb, 0xfe]), Trace::default());
         // 1: mov (%rdi),%rdi; jne 1b; mov -8(%rdi),%eax; ret
         let code = [0x48, 0x8b, 0x3f, 0x75, 0xfb, 0x8b, 0x47, 0xf8, 0xc3];
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn two_functions_that_go_on_in_a_third() {
+    fn tail_calls_are_found() {
         let far = i32::try_from(sample::address(8) - sample::address(0) - 10).unwrap().to_le_bytes();
         // mov $1,%esi; jmp far
         let code = [[0xbe, 1, 0, 0, 0, 0xe9].as_slice(), &far].concat();
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_landing_pad_is_skipped_before_what_the_kernel_emulates() {
+    fn landing_pad_is_skipped_before_an_emulated_instruction() {
         const PAD: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
         let at = |behind: &[u8]| behind_landing_pad(&[&PAD, behind].concat(), 0x1000);
         assert_eq!(at(&[0x41, 0x57]), 0x1004, "push %r15");
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_test_for_null_is_skipped_before_what_the_kernel_emulates() {
+    fn null_test_is_skipped_before_an_emulated_instruction() {
         // test %rdi,%rdi; je far; push %r13
         let code = [0x48, 0x85, 0xff, 0x0f, 0x84, 0x97, 0x03, 0, 0, 0x41, 0x55];
         assert_eq!(behind_null_test(&code, 0x1000), 0x1009);

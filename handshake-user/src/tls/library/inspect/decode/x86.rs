@@ -145,16 +145,17 @@ pub fn written(instruction: &Instruction) -> u32 {
         .fold(0, |registers, register| registers | 1 << register)
 }
 
-/// Where to probe a function at `address`: behind its `endbr64` if the kernel emulates what follows, which is ten times
-/// cheaper than a single step over the `endbr64`. The stack is as at the entry, so that a return probe finds the return
-/// address there too.
+/// Where to probe a function at `address`: behind its `endbr64` if the kernel emulates what follows, which is
+/// ten times cheaper than a single step over the `endbr64`. The stack is as at the entry, so that a return
+/// probe finds the return address there too.
 pub fn behind_landing_pad(code: &[u8], address: u64) -> u64 {
     let (code, start) = body(code, address);
     if one(code, start).is_some_and(|instruction| is_emulated(&instruction)) { start } else { address }
 }
 
-/// Where to probe a function that frees its argument: behind the test for a null pointer with which it begins, if the
-/// kernel emulates what follows. The argument is still in its register there, and to free nothing is nothing to see.
+/// Where to probe a function that frees its argument: behind the test for a null pointer with which it
+/// begins, if the kernel emulates what follows. The argument is still in its register there, and to free
+/// nothing is nothing to see.
 pub fn behind_null_test(whole: &[u8], address: u64) -> u64 {
     let (code, start) = body(whole, address);
     let after_test = || {
@@ -170,8 +171,9 @@ pub fn behind_null_test(whole: &[u8], address: u64) -> u64 {
     after_test().unwrap_or_else(|| behind_landing_pad(whole, address))
 }
 
-/// The branch of the check for a smashed stack before a return: the kernel emulates it, and steps over a return, which takes
-/// fifteen times as long on a virtual machine. Who branches there does not return. (`-fstack-protector`)
+/// The branch of the check for a smashed stack before a return: the kernel emulates it, and steps over a
+/// return, which takes fifteen times as long on a virtual machine. Who branches there does not return.
+/// (`-fstack-protector`)
 pub fn checked_return(
     elf: &Elf<'_>,
     steps: &[(u64, Operation)],
@@ -223,8 +225,8 @@ fn before_move(instruction: &Instruction, register: Register) -> Option<Register
     whole(instruction.op1_register())
 }
 
-/// Where `code`, which is at `address`, calls or jumps to what the pointer at `slot` leads to: how functions of another
-/// file are reached, from one stub for all calls or from each place.
+/// Where `code`, which is at `address`, calls or jumps to what the pointer at `slot` leads to: how functions
+/// of another file are reached, from one stub for all calls or from each place.
 pub fn through_pointer(code: &[u8], address: u64, slot: u64) -> impl Iterator<Item = u64> {
     memchr::memchr_iter(0xff, code).filter_map(move |at| {
         // call *x(%rip), jmp *x(%rip)
@@ -245,7 +247,8 @@ fn body(code: &[u8], address: u64) -> (&[u8], u64) {
     }
 }
 
-/// A push, a jump or a call: what the kernel emulates instead of stepping over it. (`arch/x86/kernel/uprobes.c`)
+/// A push, a jump or a call: what the kernel emulates instead of stepping over it.
+/// (`arch/x86/kernel/uprobes.c`)
 fn is_emulated(instruction: &Instruction) -> bool {
     match instruction.mnemonic() {
         Mnemonic::Push => instruction.op0_kind() == OpKind::Register,

@@ -1,6 +1,6 @@
-//! Where to probe `crypto/tls.(*Conn).handshakeContext`. It runs on every Read and Write and returns at once when the
-//! handshake is complete: the probes go behind that test, so that they are on no data path. A return probe would
-//! break the growing of stacks, so every RET is one.
+//! Where to probe `crypto/tls.(*Conn).handshakeContext`. It runs on every Read and Write and returns at once
+//! when the handshake is complete: the probes go behind that test, so that they are on no data path. A return
+//! probe would break the growing of stacks, so every RET is one.
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
@@ -15,7 +15,7 @@ const MAX_RETURNS: usize = 64;
 
 /// Addresses to probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Places {
+pub struct ProbePoints {
     /// The receiver is in AX here.
     pub enter: u64,
     pub leave: Vec<u64>,
@@ -23,7 +23,7 @@ pub struct Places {
 
 /// `complete`: the offset of the field that says that a `Conn`'s handshake is complete.
 #[must_use]
-pub fn places(elf: &Elf<'_>, function: Function, complete: u16) -> Option<Places> {
+pub fn probe_points(elf: &Elf<'_>, function: Function, complete: u16) -> Option<ProbePoints> {
     let size = usize::try_from(function.end.checked_sub(function.entry)?).ok()?;
     let code = elf.code(function.entry, size).filter(|code| code.len() == size)?;
     let instructions: Vec<_> = Decoder::with_ip(64, code, function.entry, DecoderOptions::NONE)
@@ -42,7 +42,7 @@ pub fn places(elf: &Elf<'_>, function: Function, complete: u16) -> Option<Places
     let shortcut = sole_return(&instructions, branch, at_once);
     let returns = instructions.iter().filter(|it| it.flow_control() == FlowControl::Return);
     let leave: Vec<_> = returns.map(Instruction::ip).filter(|&ip| Some(ip) != shortcut).collect();
-    (1..=MAX_RETURNS).contains(&leave.len()).then_some(Places { enter: behind.ip(), leave })
+    (1..=MAX_RETURNS).contains(&leave.len()).then_some(ProbePoints { enter: behind.ip(), leave })
 }
 
 /// Whether it reads that field of the receiver.
@@ -102,34 +102,34 @@ mod tests {
         0xeb, 0xe2,                   // 28: jmp 0
     ];
 
-    fn places_in(code: &[u8], complete: u16) -> Option<Places> {
+    fn points_in(code: &[u8], complete: u16) -> Option<ProbePoints> {
         let file = sample::file(sample::X86_64, &[("", code)]);
         let entry = sample::address(0);
         let function = Function { entry, end: entry + code.len() as u64 };
-        places(&Elf::parse(&Image::new(&file)).unwrap(), function, complete)
+        probe_points(&Elf::parse(&Image::new(&file)).unwrap(), function, complete)
     }
 
     #[test]
-    fn the_probes_lie_behind_the_test_for_completion() {
+    fn probe_points_follow_the_completion_test() {
         let entry = sample::address(0);
-        let expected = Places { enter: entry + 14, leave: vec![entry + 21] };
-        assert_eq!(places_in(CODE, 0x28), Some(expected));
+        let expected = ProbePoints { enter: entry + 14, leave: vec![entry + 21] };
+        assert_eq!(points_in(CODE, 0x28), Some(expected));
     }
 
     #[test]
-    fn another_field_or_a_lost_receiver_is_refused() {
-        assert_eq!(places_in(CODE, 0x30), None);
+    fn other_field_or_unknown_receiver_yields_none() {
+        assert_eq!(points_in(CODE, 0x30), None);
         let mut code = CODE.to_vec();
         code[7] = 0x8b;
         code[8] = 0x40; // mov 0x28(%rax),%eax
-        assert_eq!(places_in(&code, 0x28), None);
+        assert_eq!(points_in(&code, 0x28), None);
     }
 
     #[test]
-    fn a_return_that_others_use_too_is_probed() {
+    fn return_shared_with_the_shortcut_is_probed() {
         let mut code = CODE.to_vec();
         code[19..22].copy_from_slice(&[0x90, 0x90, 0x90]); // falls into the shortcut
-        let expected = Places { enter: sample::address(0) + 14, leave: vec![sample::address(0) + 27] };
-        assert_eq!(places_in(&code, 0x28), Some(expected));
+        let expected = ProbePoints { enter: sample::address(0) + 14, leave: vec![sample::address(0) + 27] };
+        assert_eq!(points_in(&code, 0x28), Some(expected));
     }
 }

@@ -13,7 +13,7 @@ use super::{
 };
 
 const HANDSHAKE: &str = "crypto/tls.(*Conn).handshakeContext";
-/// The methods of a `net.Conn` as a `*net.TCPConn` has them, in their order in the interface's table.
+/// The methods of `*net.TCPConn` as a `net.Conn`, in the order of the interface table.
 const TCP_METHODS: [&str; 8] = [
     "net.(*TCPConn).Close",
     "net.(*TCPConn).LocalAddr",
@@ -24,14 +24,15 @@ const TCP_METHODS: [&str; 8] = [
     "net.(*TCPConn).SetWriteDeadline",
     "net.(*TCPConn).Write",
 ];
-/// Stands in a table for what the linker has found that nobody calls.
+/// Replaces a method in a table if the linker finds that it is never called.
 const UNREACHABLE: &str = "runtime.unreachableMethod";
-/// Places that hold the address of the first method; there are about five.
+/// The most places that hold the address of the first method; there are about five.
 const MAX_TABLES: usize = 64;
-/// Bytes before the methods in an interface's table: two pointers and a hash. (Go's internal/abi/iface.go: `ITab`)
+/// Bytes before the methods in an interface's table: two pointers and a hash. (Go's internal/abi/iface.go:
+/// `ITab`)
 const ITAB_METHODS: u64 = 24;
 
-/// `None`: no Go program, or one without TLS.
+/// Returns `None` if it is not a Go program, or one without TLS.
 pub fn inspect(elf: &Elf<'_>) -> Option<Inspection> {
     let functions = Functions::find(elf)?;
     let [function] = functions.named([HANDSHAKE]);
@@ -43,7 +44,7 @@ pub fn inspect(elf: &Elf<'_>) -> Option<Inspection> {
         return Some(inspection);
     }
     let conn = Structure::with(elf, "crypto/tls", "handshakeMutex");
-    // net.Conn is two words, and this field has been behind it ever since.
+    // net.Conn is two words, and this field has always followed it.
     let Some(conn) =
         conn.filter(|conn| conn.offset("conn") == Some(0) && conn.offset("isClient") == Some(16))
     else {
@@ -72,9 +73,9 @@ pub fn inspect(elf: &Elf<'_>) -> Option<Inspection> {
             inspection.gap(missing, lost);
         }
     }
-    if let Some(places) = complete.and_then(|complete| handshake::places(elf, function, complete)) {
-        inspection.covered = inspection.point(elf, ProbeKind::GoEnter, places.enter, None);
-        for leave in places.leave {
+    if let Some(points) = complete.and_then(|complete| handshake::probe_points(elf, function, complete)) {
+        inspection.covered = inspection.point(elf, ProbeKind::GoEnter, points.enter, None);
+        for leave in points.leave {
             inspection.point(elf, ProbeKind::GoLeave, leave, None);
         }
     } else {
@@ -89,8 +90,8 @@ pub fn inspect(elf: &Elf<'_>) -> Option<Inspection> {
     Some(inspection)
 }
 
-/// `Conn.conn` is a `*net.TCPConn` if its interface table is the one for that, and then leads to the descriptor:
-/// `TCPConn.fd` is a `*netFD`. Tables have a fixed address only in a fixed program.
+/// `Conn.conn` is a `*net.TCPConn` if its interface table is the one for that, and then leads to the
+/// descriptor: `TCPConn.fd` is a `*netFD`. Tables have a fixed address only in a fixed program.
 fn socket(inspection: &mut Inspection, elf: &Elf<'_>, functions: &Functions<'_>) -> Option<()> {
     elf.is_fixed.then_some(())?;
     let methods = functions.named(TCP_METHODS).map(|method| method.map(|method| method.entry));
@@ -110,7 +111,7 @@ fn socket(inspection: &mut Inspection, elf: &Elf<'_>, functions: &Functions<'_>)
     Some(())
 }
 
-/// As `go version` says it. (Go's debug/buildinfo)
+/// The version as `go version` prints it (Go's debug/buildinfo).
 fn version(elf: &Elf<'_>) -> Option<String> {
     const MAGIC: &[u8] = b"\xff Go buildinf:";
     const FLAGS: usize = 15;

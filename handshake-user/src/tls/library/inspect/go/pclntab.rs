@@ -10,7 +10,7 @@ const MAGICS: [u32; 2] = [0xffff_fff0, 0xffff_fff1];
 /// Where the table is in a fixed and in a position-independent program.
 const SECTIONS: [&str; 2] = [".gopclntab", ".data.rel.ro.gopclntab"];
 
-/// One function: its first address and that of the function behind.
+/// One function: its first address and that of the next function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Function {
     pub entry: u64,
@@ -32,7 +32,7 @@ fn number(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 impl<'a> Functions<'a> {
-    /// `None`: no Go program, or one whose table has another form.
+    /// Returns `None` if it is not a Go program, or its table has another format.
     #[must_use]
     pub fn find(elf: &'a Elf<'a>) -> Option<Self> {
         const POINTER: u8 = 8;
@@ -81,7 +81,7 @@ impl<'a> Functions<'a> {
     }
 }
 
-/// A part of the table that is at hand; it is read from front to back.
+/// The part of the table that is in memory; it is read from front to back.
 struct Window<'f, 'a> {
     functions: &'f Functions<'a>,
     start: u64,
@@ -93,7 +93,7 @@ impl<'f, 'a> Window<'f, 'a> {
         Self { functions, start: 0, bytes: Vec::new() }
     }
 
-    /// The number so far behind the beginning of the table.
+    /// The number at this offset in the table.
     fn number(&mut self, at: u64) -> Option<u32> {
         let at_hand = |this: &Self| number(&this.bytes, usize::try_from(at.checked_sub(this.start)?).ok()?);
         at_hand(self).or_else(|| {

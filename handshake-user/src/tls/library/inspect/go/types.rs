@@ -1,5 +1,5 @@
-//! Where the fields of a structure are, out of the type descriptors that every Go program carries for its garbage
-//! collector, stripped or not. (Go's internal/abi/type.go: `StructType`, `StructField`, `Name`)
+//! Where the fields of a structure are, out of the type descriptors that every Go program carries for its
+//! garbage collector, stripped or not. (Go's internal/abi/type.go: `StructType`, `StructField`, `Name`)
 
 use crate::tls::library::inspect::elf::Elf;
 
@@ -9,8 +9,8 @@ const MAX_FIELDS: usize = 128;
 const MAX_PLACES: usize = 16;
 /// Words of a `StructField`: name, type, offset.
 const FIELD: usize = 3;
-/// Words before the first field, from `StructType.PkgPath` on: `PkgPath`, `Fields` (address, length, capacity) and the
-/// `UncommonType` that every named type has.
+/// Words before the first field, from `StructType.PkgPath` on: `PkgPath`, `Fields` (address, length,
+/// capacity) and the `UncommonType` that every named type has.
 const HEAD: usize = 6;
 
 /// The fields of one structure, with their offsets.

@@ -1,5 +1,5 @@
-//! The kernel's iterator over all mappings (`iter/task_vma`), through the program in `handshake-ebpf/src/discover.rs`:
-//! the true inode of every mapped file, also under an overlay.
+//! The kernel's iterator over mappings (`iter/task_vma`), which runs the program in
+//! `handshake-ebpf/src/tls/discover.rs`: it shows the inode of every mapped file, also below an overlay.
 
 use std::{
     fs::File,
@@ -18,21 +18,21 @@ const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_ITER_CREATE: libc::c_long = 33;
 const BPF_TRACE_ITER: u32 = 28;
 
-/// What the kernel hands out in one read at the most, bytes.
+/// The most bytes that the kernel returns from one read.
 const CHUNK: usize = 32 << 10;
 
 /// The loaded program. Dropping it unloads it.
 #[derive(Debug)]
-pub struct Iterator {
+pub struct VmaIterator {
     program: OwnedFd,
 }
 
-impl Iterator {
-    /// Loads the program, and tries it on this very process.
+impl VmaIterator {
+    /// Loads the program, and tries it on this process.
     ///
     /// # Errors
-    /// When the kernel refuses the program (older than 5.12), or cannot be asked for one process only (older than
-    /// 6.1): there `/proc/PID/maps` tells the truth.
+    /// If the kernel refuses the program (before 5.12), or cannot iterate over a single process (before 6.1).
+    /// On those kernels `/proc/PID/maps` shows the inode below an overlay.
     pub fn load(program: &mut Iter, btf: &Btf) -> Result<Self, String> {
         let loaded = probe::load(|| program.load(discover::ITERATOR, btf));
         loaded.map_err(|error| probe::shorten(&error.to_string()))?;
@@ -48,18 +48,18 @@ impl Iterator {
         Ok(this)
     }
 
-    /// Asks for everything: reads as records, see [`next`].
+    /// Begins an iteration over all processes, to be read by [`next`].
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn all(&self) -> io::Result<File> {
         self.open(0)
     }
 
-    /// What a process has mapped; nothing when it is gone.
+    /// The executable mappings of a process; none if it has ended.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn of(&self, pid: u32) -> io::Result<Vec<Mapped>> {
         let mut file = match self.open(pid) {
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(Vec::new()),
@@ -111,15 +111,15 @@ impl Iterator {
     }
 }
 
-/// The next records of an iteration; `None` at its end.
+/// The next records of an iteration. Returns `Ok(None)` at its end.
 ///
 /// # Errors
-/// When the kernel breaks it off.
+/// If the kernel ends it early.
 pub fn next(file: &mut File) -> io::Result<Option<Vec<Mapped>>> {
     let mut chunk = vec![0; CHUNK];
     let length = loop {
         match file.read(&mut chunk) {
-            // A million mappings without a record: it asks to be asked again.
+            // After a million mappings without a record, the kernel wants to be asked again.
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             length => break length?,
         }
@@ -144,13 +144,13 @@ impl From<&Mapping> for Mapped {
     }
 }
 
-/// A command of `bpf(2)` that makes a file descriptor.
+/// A command of `bpf(2)` that returns a file descriptor.
 fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the kernel reads only as many bytes of `attr` as it is told that there are; the pointer in it is to
+    // SAFETY: the kernel reads no more bytes of `attr` than the size it is given; the pointer in it is to
     // memory that outlives the call.
     let fd = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
     match i32::try_from(fd) {
-        // SAFETY: the kernel has just made it, and nobody else has it.
+        // SAFETY: the kernel has just returned it, and nothing else owns it.
         Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
         _ => Err(io::Error::last_os_error()),
     }
@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_numbers_become_those_of_stat() {
+    fn kernel_device_number_becomes_that_of_stat() {
         let record =
             Mapping { dev: (259 << 20) | 0x12c, ino: 7, generation: 9, main: 1, pid: 3, start: 1, end: 2 };
         let mapped = Mapped::from(&record);

@@ -1,5 +1,5 @@
-//! The standard places: libraries and programs that may be used at any moment, though nothing maps them yet. They are
-//! probed beforehand, so that the first short-lived client is not missed.
+//! The standard paths: libraries and programs that may come into use at any moment. They are probed in
+//! advance, so that the first short-lived client is not missed.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,83 +12,92 @@ use super::{FileId, ld_cache, names};
 use crate::bounded;
 
 const LD_CACHE: &str = "/etc/ld.so.cache";
-/// Of some thousand libraries it has a quarter of a megabyte.
+/// With a few thousand libraries, it has a quarter of a megabyte.
 const MAX_CACHE: u64 = 16 << 20;
-/// Where there is no cache (musl): the loader's own directories.
+/// The directories of the loader itself, for systems without a cache (musl).
 const LIBRARY_FOLDERS: &[&str] = &["/lib", "/usr/lib", "/usr/local/lib", "/lib64", "/usr/lib64"];
 const PROGRAM_FOLDERS: &[&str] = &["/usr/local/bin", "/usr/bin"];
 /// More than are ever there.
 const MAX_DIRECTORIES: usize = 1024;
 const MAX_ENTRIES: usize = 100_000;
 
-/// By what a file is known to be still the same.
+/// What changes when a file is replaced or rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
+pub struct Fingerprint {
     dev: u64,
     ino: u64,
     size: u64,
     modified: (i64, i64),
 }
 
-/// What stands there.
-#[derive(Debug, Default)]
-pub struct Places {
-    files: HashMap<PathBuf, (Stamp, FileId)>,
+impl Fingerprint {
+    /// The device of its file system, as `stat` encodes it.
+    #[must_use]
+    pub fn device(self) -> u64 {
+        self.dev
+    }
 }
 
-/// A file that is new, or another one than before.
+/// The files that were found at the standard paths.
+#[derive(Debug, Default)]
+pub struct StandardPaths {
+    files: HashMap<PathBuf, (Fingerprint, FileId)>,
+}
+
+/// A path at which a file is new, replaced or rewritten.
 #[derive(Debug)]
 pub struct Change {
-    /// Where.
+    /// The path.
     pub path: PathBuf,
-    /// To be handed back to [`Places::keep`].
-    pub stamp: Stamp,
+    /// To be passed to [`StandardPaths::keep`].
+    pub fingerprint: Fingerprint,
 }
 
-impl Places {
-    /// Looks again at these paths, and hands back what has changed.
+impl StandardPaths {
+    /// Looks at these paths again, and returns those that have changed.
     pub fn look(&mut self, paths: Vec<PathBuf>) -> Vec<Change> {
-        let mut stamps: HashMap<PathBuf, Stamp> = paths
+        let mut fingerprints: HashMap<PathBuf, Fingerprint> = paths
             .into_iter()
             .take(MAX_DIRECTORIES)
             .filter_map(|path| {
-                let stamp = stamp(&path)?;
-                Some((path, stamp))
+                let fingerprint = fingerprint(&path)?;
+                Some((path, fingerprint))
             })
             .collect();
-        self.files.retain(|path, _| stamps.contains_key(path));
-        stamps.retain(|path, stamp| self.files.get(path).is_none_or(|(known, _)| known != stamp));
-        stamps.into_iter().map(|(path, stamp)| Change { path, stamp }).collect()
+        self.files.retain(|path, _| fingerprints.contains_key(path));
+        fingerprints
+            .retain(|path, fingerprint| self.files.get(path).is_none_or(|(known, _)| known != fingerprint));
+        fingerprints.into_iter().map(|(path, fingerprint)| Change { path, fingerprint }).collect()
     }
 
-    /// Remembers a change under its true identity. Hands back the identity of the file if it was rewritten in place:
-    /// what was probed in it is no longer there.
+    /// Remembers a change, with the identity of the file. Returns that identity if the file was rewritten in
+    /// place: its probes are then in the wrong places.
     pub fn keep(&mut self, change: Change, id: FileId) -> Option<FileId> {
-        let old = self.files.insert(change.path, (change.stamp, id));
+        let old = self.files.insert(change.path, (change.fingerprint, id));
         old.map(|(_, old)| old).filter(|old| *old == id)
     }
 
-    /// What stands there under this identity is to be told again.
+    /// Has this file reported as changed by the next look.
     pub fn forget(&mut self, id: FileId) {
         self.files.retain(|_, (_, known)| *known != id);
     }
 
-    /// Whether it stands in a standard place.
+    /// Whether a file has a standard path.
     #[must_use]
     pub fn has(&self, id: FileId) -> bool {
         self.files.values().any(|(_, known)| *known == id)
     }
 
-    /// What stands in the standard places now.
+    /// All files that have a standard path.
     #[must_use]
     pub fn standing(&self) -> HashSet<FileId> {
         self.files.values().map(|(_, id)| *id).collect()
     }
 }
 
-fn stamp(path: &Path) -> Option<Stamp> {
+fn fingerprint(path: &Path) -> Option<Fingerprint> {
     let file = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
-    Some(Stamp {
+    Some(Fingerprint {
         dev: file.dev(),
         ino: file.ino(),
         size: file.size(),
@@ -96,14 +105,14 @@ fn stamp(path: &Path) -> Option<Stamp> {
     })
 }
 
-/// The paths of what may be a TLS library in the standard places, some of which may not exist.
+/// The standard paths of files that may hold a TLS library. Some may not exist.
 #[must_use]
 pub fn standard() -> Vec<PathBuf> {
     let cached = bounded::read(LD_CACHE, MAX_CACHE).map(|cache| ld_cache::paths(&cache)).unwrap_or_default();
     wanted(if cached.is_empty() { in_folders() } else { cached })
 }
 
-/// Those of these libraries that matter, and programs with a library inside.
+/// Those of these libraries that may be TLS libraries, and the programs with a library inside.
 fn wanted(libraries: impl IntoIterator<Item = PathBuf>) -> Vec<PathBuf> {
     let programs = PROGRAM_FOLDERS
         .iter()
@@ -124,18 +133,18 @@ mod tests {
     const OTHER: FileId = FileId { ino: 4, ..ID };
 
     /// Looks at one path, where exactly one change is expected.
-    fn change(places: &mut Places, path: &Path) -> Change {
+    fn change(places: &mut StandardPaths, path: &Path) -> Change {
         let mut changes = places.look(vec![path.to_owned()]);
         assert_eq!(changes.len(), 1);
         changes.remove(0)
     }
 
     #[test]
-    fn what_is_replaced_or_rewritten_is_told_again() {
+    fn replaced_or_rewritten_file_is_a_change() {
         let folder = tempfile::tempdir().unwrap();
         let (path, new) = (folder.path().join("libssl.so.3"), folder.path().join("new"));
-        let mut places = Places::default();
-        assert!(places.look(vec![path.clone()]).is_empty(), "there is nothing yet");
+        let mut places = StandardPaths::default();
+        assert!(places.look(vec![path.clone()]).is_empty(), "no file yet");
 
         fs::write(&path, "old").unwrap();
         let first = change(&mut places, &path);
@@ -158,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn standard_places_hold_only_what_may_be_a_tls_library() {
+    fn standard_paths_are_only_of_possible_tls_libraries() {
         let folder = "/usr/lib/x86_64-linux-gnu";
         let libraries = ["libssl.so.3", "libc.so.6", "libgnutls.so.30", "libssl.a"];
         let found = wanted(libraries.map(|name| Path::new(folder).join(name)));

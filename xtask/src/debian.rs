@@ -48,7 +48,8 @@ pub(crate) fn fetch(packages: &[&str], suite: &str, folder: &Path) -> Result<Pat
             .with_context(|| format!("cannot create {}: is the disk full?", folder.display()))?;
     }
     let list = folder.join("debian.list");
-    fs::write(&list, source).with_context(|| format!("cannot write {}: is the disk full?", list.display()))?;
+    fs::write(&list, source)
+        .with_context(|| format!("cannot write {}: is the disk full?", list.display()))?;
     let options = [
         format!("Dir::Etc::sourcelist={}", list.display()),
         "Dir::Etc::sourceparts=-".to_owned(),

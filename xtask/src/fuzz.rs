@@ -293,10 +293,7 @@ impl Outcome {
         let target = &self.target;
         let mut text = format!("fuzz: {target} failed, see {}", log.display());
         for path in &self.crashes {
-            let _ = write!(
-                text,
-                "\n  reproduce: cargo xtask fuzz {target} --input {path}"
-            );
+            let _ = write!(text, "\n  reproduce: cargo xtask fuzz {target} --input {path}");
         }
         Some(text)
     }

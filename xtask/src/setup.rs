@@ -1,7 +1,7 @@
 //! `cargo xtask setup`: what a build needs beyond cargo.
 
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -12,6 +12,7 @@ use crate::{
     linker,
     process::{self, step},
     toolchain::Toolchain,
+    tools,
     workspace::Workspace,
 };
 
@@ -50,7 +51,7 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<Ready> {
     }
 
     // Two terminals, one installation.
-    let _lock = lock(workspace)?;
+    let _lock = tools::lock(workspace)?;
     if let Some(linker) = satisfied(workspace, &toolchain) {
         return Ok(Ready { toolchain, linker });
     }
@@ -80,29 +81,6 @@ fn satisfied(workspace: &Workspace, toolchain: &Toolchain) -> Option<PathBuf> {
     let stamp = fs::read_to_string(stamp(workspace)).ok()?;
     let linker = PathBuf::from(stamp.strip_prefix(&toolchain.identity())?.strip_prefix('\n')?);
     (linker.is_file() && has_library_sources(toolchain)).then_some(linker)
-}
-
-pub(crate) fn lock(workspace: &Workspace) -> Result<File> {
-    let path = workspace.tools().join("lock");
-    let lock = fs::create_dir_all(workspace.tools()).and_then(|()| File::create(&path)).with_context(|| {
-        format!(
-            "cannot create {}: if an earlier `sudo cargo` left the folder to root, \
-             `sudo chown -R $USER target` gives it back",
-            path.display()
-        )
-    })?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(fs::TryLockError::WouldBlock) => {
-            step("waiting for another `cargo xtask` that is installing tools");
-            lock.lock().with_context(|| format!("cannot lock {}", path.display()))?;
-        }
-        Err(fs::TryLockError::Error(err)) => {
-            return Err(err)
-                .with_context(|| format!("cannot lock {}: is it on a network disk?", path.display()));
-        }
-    }
-    Ok(lock)
 }
 
 fn check_cc() -> Result<()> {

@@ -355,13 +355,14 @@ mod tests {
         let late = ["tls::late".to_owned(), "tls::later over tracepoint".to_owned()];
         let (line, passed) = summary(&[], &late[..1], &[], None, true);
         assert!(
-            passed
-                && line.contains("1 passed ONLY WHEN REPEATED, alone (within the budget of 1): tls::late"),
+            passed && line.contains("1 passed ONLY WHEN REPEATED, alone (within the budget of 1): tls::late"),
             "{line}"
         );
         let (line, passed) = summary(&[], &late, &[], None, true);
         assert!(
-            !passed && line.contains("2 passed ONLY WHEN REPEATED, alone (FAILED: with CI=true only 1 is allowed)"),
+            !passed
+                && line
+                    .contains("2 passed ONLY WHEN REPEATED, alone (FAILED: with CI=true only 1 is allowed)"),
             "{line}"
         );
         let (line, passed) = summary(&[], &late, &[], None, false);

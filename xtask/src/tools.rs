@@ -3,7 +3,7 @@
 use std::{
     env,
     ffi::OsString,
-    fs,
+    fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -12,7 +12,6 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     process::{self, step},
-    setup,
     workspace::Workspace,
 };
 
@@ -35,7 +34,7 @@ impl Tool {
             return Ok(program);
         }
         // Two terminals, one installation.
-        let _lock = setup::lock(workspace)?;
+        let _lock = lock(workspace)?;
         if !self.is_installed(&program) {
             step(format!("building {} {} into target/tools: {}", self.name, self.version, self.purpose));
             let mut cargo = install(workspace, self.name, self.version)?;
@@ -72,6 +71,31 @@ pub(crate) fn run_install(workspace: &Workspace, cargo: &mut Command, name: &str
     // Only the program is needed from now on.
     fs::remove_dir_all(workspace.tools().join("build")).ok();
     Ok(())
+}
+
+/// Waits until no other xtask is installing tools.
+pub(crate) fn lock(workspace: &Workspace) -> Result<File> {
+    let path = workspace.tools().join("lock");
+    let lock =
+        fs::create_dir_all(workspace.tools()).and_then(|()| File::create(&path)).with_context(|| {
+            format!(
+                "cannot create {}: if an earlier `sudo cargo` left the folder to root, \
+             `sudo chown -R $USER target` gives it back",
+                path.display()
+            )
+        })?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(fs::TryLockError::WouldBlock) => {
+            step("waiting for another `cargo xtask` that is installing tools");
+            lock.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+        }
+        Err(fs::TryLockError::Error(err)) => {
+            return Err(err)
+                .with_context(|| format!("cannot lock {}: is it on a network disk?", path.display()));
+        }
+    }
+    Ok(lock)
 }
 
 /// PATH with this program's folder in front.

@@ -17,11 +17,9 @@ pub(crate) struct Workspace {
 impl Workspace {
     pub(crate) fn locate() -> Result<Self> {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("Cargo.toml");
-        let metadata = MetadataCommand::new()
-            .manifest_path(manifest)
-            .no_deps()
-            .exec()
-            .context("`cargo metadata` failed; if the workspace has moved, rebuild xtask with `cargo xtask --help`")?;
+        let metadata = MetadataCommand::new().manifest_path(manifest).no_deps().exec().context(
+            "`cargo metadata` failed; if the workspace has moved, rebuild xtask with `cargo xtask --help`",
+        )?;
         Ok(Self {
             root: metadata.workspace_root.into(),
             target: metadata.target_directory.into(),

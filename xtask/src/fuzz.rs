@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: hostile bytes for everything that reads what others wrote (fuzz/).
+//! `cargo xtask fuzz`: hostile input for every parser of untrusted bytes (fuzz/).
 
 use std::{
     collections::VecDeque,
@@ -13,37 +13,42 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
-    build, linker, packages, process,
-    process::step,
+    build, packages,
+    process::{self, step},
     setup::{self, Ready},
+    tools::{self, Tool},
     workspace::Workspace,
 };
 
-/// Of cargo-fuzz.
-const VERSION: &str = "0.13.2";
+const CARGO_FUZZ: Tool = Tool {
+    name: "cargo-fuzz",
+    version: "0.13.2",
+    arguments: &[],
+    purpose: "it builds the fuzz targets (a minute, once)",
+};
 
-/// An input that takes longer, seconds, is a finding.
+/// An input that takes longer is a finding, in seconds.
 const TIMEOUT: u32 = 5;
-/// So is one that takes more memory, MiB, and one that asks for so much at once.
+/// So is one that takes more memory, or allocates more at once, in MiB.
 const MAX_MEMORY: u32 = 512;
 const MAX_ALLOCATION: u32 = 128;
 
-/// What CI gives each target, seconds.
+/// How long each target runs in CI, in seconds.
 const IN_CI: u32 = 10;
 
-/// Feed hostile bytes to everything that reads what others wrote
+/// Feed hostile input to every parser of untrusted bytes
 ///
-/// Builds the targets once, with the address sanitizer, and runs each for some seconds. What they begin with is in
-/// fuzz/corpus; what they find on the way is kept in target/fuzz/corpus and is where the next run goes on, until --merge takes
-/// the part of it that matters into fuzz/corpus. An input that breaks something ends its target, and this command fails. An
-/// input may take 5 s and 512 MiB.
+/// Builds the targets once, with the address sanitizer, and runs each for some seconds. They start from the inputs in
+/// fuzz/corpus. New inputs are kept in target/fuzz/corpus, where the next run continues; --merge copies those that
+/// reach more code into fuzz/corpus. An input that crashes a target ends it, and this command fails. An input may take
+/// 5 s and 512 MiB.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask fuzz                              # every target, 10 s each\n  \
     cargo xtask fuzz elf library --seconds 600\n  \
     cargo xtask fuzz elf --input target/fuzz/artifacts/elf/crash-0123    # only this input\n  \
     cargo xtask fuzz --merge --seconds 60         # then commit fuzz/corpus\n\n\
-An input that broke something goes into fuzz/corpus/TARGET together with the repair, so that it is tried for ever.")]
+Add an input that crashed a target to fuzz/corpus/TARGET together with the fix, so that every later run tries it.")]
 pub(crate) struct Args {
     /// Only these targets, the files in `fuzz/fuzz_targets`
     #[arg(value_name = "TARGET")]
@@ -54,7 +59,7 @@ pub(crate) struct Args {
     /// How many run at once [default: one per CPU, at most 2]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=64))]
     jobs: Option<u8>,
-    /// Afterwards, take what reaches more of the program into fuzz/corpus
+    /// Afterwards, copy inputs that reach more code into fuzz/corpus
     #[arg(long)]
     merge: bool,
     /// Run only the inputs in this file, once
@@ -85,7 +90,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Every target for a moment, as a part of the tests.
+/// Runs every target briefly, as a part of the tests.
 pub(crate) fn all(workspace: &Workspace, ready: &Ready) -> Result<()> {
     Fuzzers::build(workspace, ready)?.run(&targets(workspace)?, IN_CI, jobs(None))
 }
@@ -95,7 +100,7 @@ fn jobs(asked: Option<u8>) -> usize {
     asked.map_or_else(|| cpus.min(2), usize::from)
 }
 
-/// The names of all targets, in order.
+/// The names of all targets, sorted.
 fn targets(workspace: &Workspace) -> Result<Vec<String>> {
     let folder = workspace.root.join("fuzz/fuzz_targets");
     let files = fs::read_dir(&folder)
@@ -117,14 +122,14 @@ fn limits() -> [String; 3] {
 /// The finished targets.
 struct Fuzzers<'w> {
     workspace: &'w Workspace,
-    /// Where their executables are.
+    /// The folder of their executables.
     folder: PathBuf,
 }
 
 impl<'w> Fuzzers<'w> {
     fn build(workspace: &'w Workspace, ready: &Ready) -> Result<Self> {
         packages::ensure_for_fuzz()?;
-        let tool = ensure_tool(workspace)?;
+        let tool = CARGO_FUZZ.ensure(workspace)?;
         let object = build::ebpf(workspace, ready)?;
         let target = workspace.target.join("fuzz");
         let host = &ready.toolchain.version.host;
@@ -136,7 +141,7 @@ impl<'w> Fuzzers<'w> {
             process::cargo(workspace)
                 .args(["fuzz", "build", "--fuzz-dir", "fuzz", "--target", host, "--target-dir"])
                 .arg(&target)
-                .env("PATH", linker::path_with(&tool)?)
+                .env("PATH", tools::path_with(&tool)?)
                 .env("HANDSHAKE_EBPF_OBJECT", object)
                 // Coverage and the sanitizer on the stable compiler; no nightly is needed.
                 .env("RUSTC_BOOTSTRAP", "1"),
@@ -148,12 +153,12 @@ impl<'w> Fuzzers<'w> {
 
     fn command(&self, target: &str) -> Command {
         let mut command = process::clean(self.folder.join(target), self.workspace);
-        // Freed memory that is kept, so that later uses of it are seen, counts as used.
+        // Freed memory that is kept to detect its later use counts towards the limit.
         command.current_dir(&self.workspace.root).env("ASAN_OPTIONS", "quarantine_size_mb=32");
         command
     }
 
-    /// Runs these targets, so many at a time, and prints how it went.
+    /// Runs these targets, `jobs` at a time, and prints a table of the outcomes.
     fn run(&self, targets: &[String], seconds: u32, jobs: usize) -> Result<()> {
         let jobs = jobs.min(targets.len());
         let about = targets.len().div_ceil(jobs) * seconds as usize;
@@ -211,14 +216,14 @@ impl<'w> Fuzzers<'w> {
         Ok(outcome)
     }
 
-    /// Copies into the committed inputs what reaches more than they do.
+    /// Copies inputs that reach more code into the committed ones.
     fn merge(&self, target: &str) -> Result<()> {
         let [committed, found] = [self.committed(target), self.below("corpus", target)];
         let before = count(&committed);
         process::read(
             self.command(target)
                 .args(limits())
-                // As few as reach it all, however often: the committed inputs stay small.
+                // The smallest set that reaches all of it, however often: the committed inputs stay few.
                 .args(["-set_cover_merge=1", "-use_counters=0"])
                 .args([&committed, &found]),
             &format!("merging the inputs of {target}"),
@@ -241,57 +246,24 @@ fn count(folder: &Path) -> usize {
     fs::read_dir(folder).map_or(0, Iterator::count)
 }
 
-/// The path of cargo-fuzz, of this workspace's own.
-fn ensure_tool(workspace: &Workspace) -> Result<PathBuf> {
-    let tool = workspace.tools().join("bin/cargo-fuzz");
-    let is_there = || {
-        let version = Command::new(&tool).args(["fuzz", "--version"]).stdin(Stdio::null()).output();
-        version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).trim().ends_with(VERSION))
-    };
-    if is_there() {
-        return Ok(tool);
-    }
-    // Two terminals, one installation.
-    let _lock = setup::lock(workspace)?;
-    if is_there() {
-        return Ok(tool);
-    }
-    step(format!(
-        "building cargo-fuzz {VERSION} into target/tools: it builds the fuzz targets (a minute, once)"
-    ));
-    process::run(
-        process::cargo(workspace)
-            .args(["install", "cargo-fuzz", "--version", VERSION, "--locked", "--force", "--root"])
-            .arg(workspace.tools())
-            // Otherwise cargo advises to add that folder to PATH, which nobody needs.
-            .env("PATH", linker::path_with(&tool)?)
-            .env("CARGO_TARGET_DIR", workspace.tools().join("build")),
-        "building cargo-fuzz",
-        "see cargo's message above; is the network there?",
-    )?;
-    // Only the program is needed any more.
-    fs::remove_dir_all(workspace.tools().join("build")).ok();
-    Ok(tool)
-}
-
-/// How one target went.
+/// The outcome of one target.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Outcome {
     target: String,
     executions: u64,
     per_second: u64,
-    /// Places of the program that were reached, by the inputs at the start and at the end.
+    /// Edges covered, at the start and at the end.
     covered: (u64, u64),
     /// Inputs that are kept.
     corpus: usize,
-    /// Inputs that broke something.
-    broke: Vec<String>,
+    /// Inputs that crashed it.
+    crashes: Vec<String>,
     /// The log of a target that failed.
     failed: Option<PathBuf>,
 }
 
 impl Outcome {
-    /// Reads what libFuzzer has written.
+    /// Reads libFuzzer's log.
     fn read(target: &str, log: &str) -> Self {
         let statistic = |name: &str| {
             let value = log.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -303,28 +275,25 @@ impl Outcome {
             .collect();
         let begun = log.lines().find(|line| line.contains("INITED"));
         let begun = begun.and_then(|line| line.split_once(" cov: ")?.1.split(' ').next()?.parse().ok());
-        let broke = log.lines().filter_map(|line| line.split_once("Test unit written to "));
+        let crashes = log.lines().filter_map(|line| line.split_once("Test unit written to "));
         Self {
             target: target.to_owned(),
             executions: statistic("stat::number_of_executed_units"),
             per_second: statistic("stat::average_exec_per_sec"),
             covered: (begun.unwrap_or(0), covered.last().copied().unwrap_or(0)),
             corpus: 0,
-            broke: broke.map(|(_, path)| path.trim().to_owned()).collect(),
+            crashes: crashes.map(|(_, path)| path.trim().to_owned()).collect(),
             failed: None,
         }
     }
 
-    /// What failed, and how to see it again.
+    /// What failed, and how to reproduce it. Returns `None` if nothing did.
     fn complaint(&self) -> Option<String> {
         let log = self.failed.as_ref()?;
         let target = &self.target;
         let mut text = format!("fuzz: {target} failed, see {}", log.display());
-        for path in &self.broke {
-            let _ = write!(
-                text,
-                "\n  again with the input that broke it: cargo xtask fuzz {target} --input {path}"
-            );
+        for path in &self.crashes {
+            let _ = write!(text, "\n  reproduce: cargo xtask fuzz {target} --input {path}");
         }
         Some(text)
     }
@@ -335,8 +304,8 @@ fn table(outcomes: &[Outcome]) -> String {
         "{:<10} {:>12} {:>8} {:>7} {:>9} {:>7} {:>7}\n",
         "target", "executions", "a second", "covered", "(before)", "inputs", "crashes"
     );
-    for Outcome { target, executions, per_second, covered, corpus, broke, failed } in outcomes {
-        let crashes = if failed.is_some() { broke.len().max(1) } else { 0 };
+    for Outcome { target, executions, per_second, covered, corpus, crashes, failed } in outcomes {
+        let crashes = if failed.is_some() { crashes.len().max(1) } else { 0 };
         let (before, covered) = (format!("({})", covered.0), covered.1);
         let _ = writeln!(
             text,
@@ -358,7 +327,7 @@ mod tests {
         stat::average_exec_per_sec:     2207\n";
 
     #[test]
-    fn what_libfuzzer_says_is_read() {
+    fn log_of_libfuzzer_is_read() {
         let outcome = Outcome::read("elf", LOG);
         assert_eq!((outcome.executions, outcome.per_second, outcome.covered), (8831, 2207, (3377, 3381)));
         assert_eq!(outcome.complaint(), None);
@@ -366,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_says_how_to_see_it_again() {
+    fn complaint_says_how_to_reproduce_a_crash() {
         let log = format!("{LOG}artifact_prefix='/a/'; Test unit written to /a/crash-1\nBase64: AA==\n");
         let outcome = Outcome { failed: Some("/l/elf.log".into()), ..Outcome::read("elf", &log) };
         let complaint = outcome.complaint().unwrap();
@@ -376,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn every_target_is_in_the_manifest_and_has_inputs() {
+    fn targets_are_in_the_manifest_and_have_inputs() {
         let workspace = Workspace::locate().unwrap();
         let manifest = fs::read_to_string(workspace.root.join("fuzz/Cargo.toml")).unwrap();
         let targets = targets(&workspace).unwrap();

@@ -1,7 +1,8 @@
 //! bpf-linker: rustc hands it LLVM bitcode and gets an eBPF object back.
 
 use std::{
-    env, fs,
+    ffi::OsString,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -10,15 +11,17 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     process::{self, step},
     toolchain::Toolchain,
+    tools,
     workspace::Workspace,
 };
 
+const NAME: &str = "bpf-linker";
 const VERSION: &str = "0.13.0";
 
 /// The LLVM versions that this bpf-linker can be built for.
-const LLVM: std::ops::RangeInclusive<u32> = 21..=23;
+const LLVM: std::ops::RangeInclusive<u64> = 21..=23;
 
-/// A program without `core`, so that a linker is tried in a twentieth of a second.
+/// A program without `core`: trying a linker with it takes a twentieth of a second.
 const PROBE: &str = r#"
 #![feature(no_core, lang_items)]
 #![no_core]
@@ -33,64 +36,55 @@ impl Copy for i32 {}
 pub extern "C" fn probe() -> i32 { 0 }
 "#;
 
-/// The path of a bpf-linker that reads this rustc's bitcode: the one on PATH if it does, else one of this
-/// workspace's own.
+/// Returns the path of a bpf-linker that reads this rustc's bitcode: the one on PATH if it can, otherwise this
+/// workspace's own, which is built if need be.
 pub(crate) fn ensure(workspace: &Workspace, toolchain: &Toolchain) -> Result<PathBuf> {
-    if let Some(linker) = process::find_program("bpf-linker")
+    if let Some(linker) = process::find_program(NAME)
         && links(&linker, workspace, toolchain).is_ok()
     {
-        step(format!("using {}: it links what rustc {} emits", linker.display(), toolchain.version.release));
+        step(format!("using {}: it links what rustc {} emits", linker.display(), toolchain.version.semver));
         return Ok(linker);
     }
     let linker = workspace.tools().join("bin/bpf-linker");
     if !(linker.is_file() && links(&linker, workspace, toolchain).is_ok()) {
         install(workspace, toolchain)?;
         links(&linker, workspace, toolchain).context(
-            "bpf-linker was just built, yet cannot link an empty eBPF program: \
-             delete target/tools and try again; if it stays so, please report it with this text",
+            "the bpf-linker that was just built cannot link an empty eBPF program: \
+             delete target/tools and try again; if that does not help, please report it with this text",
         )?;
     }
     Ok(linker)
 }
 
 fn install(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
-    let llvm = toolchain.version.llvm;
+    let llvm = toolchain.llvm()?;
     if !LLVM.contains(&llvm) {
         bail!(
             "rustc {} carries LLVM {llvm}, and bpf-linker {VERSION} reads {} to {}: \
-             use the compiler of rust-toolchain.toml (rustup does so by itself)",
-            toolchain.version.release,
+             use the compiler of rust-toolchain.toml, as rustup does by itself",
+            toolchain.version.semver,
             LLVM.start(),
             LLVM.end(),
         );
     }
     step(format!(
-        "building bpf-linker {VERSION} for LLVM {llvm} into target/tools: it links the eBPF side (one to two minutes, once)"
+        "building {NAME} {VERSION} for LLVM {llvm} into target/tools: it links the kernel side \
+         (one to two minutes, once)"
     ));
 
-    // It links against the LLVM inside rustc: always the right version, and no LLVM of the system is needed.
+    // Linked against the LLVM inside rustc: always the right version, and the system needs none.
     let library = llvm_library(&toolchain.sysroot)?;
     let prefix = workspace.tools().join("llvm");
     link_llvm(&library, &prefix)?;
     let library_folder = library.parent().unwrap_or(&toolchain.sysroot);
     let rpath = format!("-Clink-arg=-Wl,-rpath,{}", library_folder.display());
-    process::run(
-        process::cargo(workspace)
-            .args(["install", "bpf-linker", "--version", VERSION, "--locked", "--force"])
-            .args(["--no-default-features", "--features", &format!("llvm-{llvm}"), "--root"])
-            .arg(workspace.tools())
-            .env("LLVM_PREFIX", prefix)
-            // Otherwise cargo advises to add that folder to PATH, which nobody needs.
-            .env("PATH", path_with(&workspace.tools().join("bin/bpf-linker"))?)
-            // It runs outside of cargo too: it has to know by itself where that LLVM lies.
-            .env("CARGO_ENCODED_RUSTFLAGS", rpath)
-            .env("CARGO_TARGET_DIR", workspace.tools().join("build")),
-        "building bpf-linker",
-        "see cargo's message above; is the network there, and a C compiler (`cc`)?",
-    )?;
-    // Only the program is needed any more.
-    fs::remove_dir_all(workspace.tools().join("build")).ok();
-    Ok(())
+    let mut cargo = tools::install(workspace, NAME, VERSION)?;
+    cargo
+        .args(["--no-default-features", "--features", &format!("llvm-{llvm}")])
+        .env("LLVM_PREFIX", prefix)
+        // It also runs outside of cargo: it has to know by itself where that LLVM is.
+        .env("CARGO_ENCODED_RUSTFLAGS", rpath);
+    tools::run_install(workspace, &mut cargo, NAME)
 }
 
 fn link_llvm(library: &Path, prefix: &Path) -> Result<()> {
@@ -115,7 +109,7 @@ fn llvm_library(sysroot: &Path) -> Result<PathBuf> {
     found.sort();
     found.pop().with_context(|| {
         format!(
-            "no libLLVM.so in {}: this rustc is not one of rustup's; install Rust from rustup, or put a \
+            "no libLLVM.so in {}: this rustc does not come from rustup; install Rust with rustup, or put a \
              bpf-linker for its LLVM on PATH",
             folder.display()
         )
@@ -126,7 +120,7 @@ fn is_shared_llvm(name: &str) -> bool {
     name.starts_with("libLLVM.so.")
 }
 
-/// Does this linker read what this rustc writes?
+/// Succeeds if this linker reads what this rustc writes.
 fn links(linker: &Path, workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
     let folder = workspace.tools().join("probe");
     fs::create_dir_all(&folder)
@@ -134,12 +128,12 @@ fn links(linker: &Path, workspace: &Workspace, toolchain: &Toolchain) -> Result<
     let source = folder.join("probe.rs");
     fs::write(&source, PROBE)
         .with_context(|| format!("cannot write {}: is the disk full?", source.display()))?;
-    let mut linker_flag = std::ffi::OsString::from("-Clinker=");
+    let mut linker_flag = OsString::from("-Clinker=");
     linker_flag.push(linker);
     process::read(
         process::clean(&toolchain.rustc, workspace)
             .args(["--edition", "2024", "--crate-type", "cdylib", "-Cdebuginfo=2", "-Clink-arg=--btf"])
-            .args(["--target", toolchain.version.ebpf_target()])
+            .args(["--target", toolchain.ebpf_target()])
             .arg(linker_flag)
             .arg("-o")
             .arg(folder.join("probe.o"))
@@ -151,20 +145,12 @@ fn links(linker: &Path, workspace: &Workspace, toolchain: &Toolchain) -> Result<
     Ok(())
 }
 
-/// PATH with the linker's folder in front: some build scripts look for it there.
-pub(crate) fn path_with(linker: &Path) -> Result<std::ffi::OsString> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let folder = linker.parent().map(Path::to_path_buf);
-    env::join_paths(folder.into_iter().chain(env::split_paths(&path)))
-        .context("the workspace's path contains a colon, which PATH cannot hold: move the workspace")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn only_the_shared_library_itself_counts() {
+    fn only_the_shared_library_itself_is_taken() {
         assert!(is_shared_llvm("libLLVM.so.22.1-rust-1.95.0-stable"));
         assert!(!is_shared_llvm("libLLVM-22-rust-1.95.0-stable.so"), "a linker script or link beside it");
         assert!(!is_shared_llvm("librustc_driver-6108105cd7e839cf.so"));

@@ -1,8 +1,8 @@
-//! `cargo xtask`: everything that is done with this workspace, one file a command.
+//! `cargo xtask`: the commands of this workspace, one file each.
 
-mod apt;
 mod bench;
 mod build;
+mod debian;
 mod fuzz;
 mod linker;
 mod lint;
@@ -16,6 +16,7 @@ mod soak;
 mod table;
 mod test;
 mod toolchain;
+mod tools;
 mod workspace;
 
 use std::process::ExitCode;
@@ -24,9 +25,8 @@ use clap::{Parser, Subcommand};
 
 /// Build, run and test handshake.
 ///
-/// Every command first installs what it misses: Rust's library sources into the active toolchain, and
-/// bpf-linker into target/tools. Nothing here needs root, except the last step of `run` and of `test`,
-/// `bench` and `soak`.
+/// Every command first installs what it needs: Rust's library sources into the active toolchain, and bpf-linker into
+/// target/tools. Nothing needs root except the last step of `run` and `test`, and `bench` and `soak`.
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        // One line of causes: a backtrace of this program would help nobody.
+        // The causes on one line: a backtrace of this program would not help.
         Err(err) => {
             eprintln!("xtask: {err:#}");
             ExitCode::FAILURE

@@ -1,4 +1,4 @@
-//! The system's programs that the tests with root and the benchmark use: real clients and servers, real networks.
+//! The system's programs that the tests with root and the benchmark use.
 
 use std::{path::Path, process::Command};
 
@@ -24,7 +24,7 @@ const NEEDED: [Needed; 12] = [
     Needed { program: "openssl", package: "openssl", why: "certificates, and a TLS client and server" },
     Needed { program: "haproxy", package: "haproxy", why: "a TLS server and client that never blocks" },
     Needed { program: "gnutls-serv", package: "gnutls-bin", why: "GnuTLS, client and server" },
-    // The system's own: another one on PATH may have a TLS library of its own.
+    // By its path: another python3 on PATH may have its own TLS library.
     Needed {
         program: "/usr/bin/python3",
         package: "python3",
@@ -33,7 +33,7 @@ const NEEDED: [Needed; 12] = [
     Needed { program: "node", package: "nodejs", why: "OpenSSL inside a program" },
     Needed { program: "go", package: "golang-go", why: "Go's own TLS" },
     Needed { program: "javac", package: "default-jdk-headless", why: "Java's own TLS" },
-    Needed { program: "pg_ctlcluster", package: "postgresql", why: "TLS behind a question in plain text" },
+    Needed { program: "pg_ctlcluster", package: "postgresql", why: "TLS after a request in plain text" },
     Needed { program: "setpriv", package: "util-linux", why: "PostgreSQL does not run as root" },
 ];
 
@@ -45,18 +45,18 @@ const BENCH: [Needed; 4] = [
     Needed { program: "ab", package: "apache2-utils", why: "full handshakes, and their latency" },
 ];
 
-/// What builds the fuzz targets, beside Rust.
+/// What building the fuzz targets needs besides Rust.
 const FUZZ: [Needed; 1] = [Needed { program: "c++", package: "g++", why: "libFuzzer is written in C++" }];
 
-/// Debian starts a server with its installation; the tests start their own, on their own networks.
+/// Services that Debian starts on installation, and that the tests do not need.
 const SERVICES: [&str; 3] = ["nginx", "haproxy", "postgresql"];
 
-/// Installs what is missing for the tests where that needs no question (root and apt), else says the command.
+/// Installs what the tests with root lack, given root and apt; otherwise the error has the command.
 pub(crate) fn ensure() -> Result<()> {
     ensure_for("the tests with root", &NEEDED)
 }
 
-/// The same for the TLS part of the benchmark.
+/// The same for the TLS loads of the benchmark.
 pub(crate) fn ensure_for_bench() -> Result<()> {
     ensure_for("the TLS loads of the benchmark", &BENCH)
 }
@@ -88,7 +88,7 @@ fn ensure_for(whom: &str, needed: &[Needed]) -> Result<()> {
         bail!("{whom} need {list}: {command}");
     }
     step(format!("installing for {whom}: {list} (up to a minute)"));
-    // The lists of a fresh image are empty, those of an old one stale: then a second try after an update.
+    // On a fresh image the package lists are empty, on an old one stale: update and try again.
     if apt_get(&install(&packages)).is_err() {
         apt_get(&["update"])?;
         apt_get(&install(&packages))?;

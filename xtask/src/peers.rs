@@ -1,4 +1,5 @@
-//! The tests' own TLS programs that cargo does not build, and other releases of OpenSSL, in `target/tools/peers`.
+//! The programs that the tests start and cargo does not build, and other releases of OpenSSL, in
+//! `target/tools/peers`.
 
 use std::{
     fs,
@@ -9,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    apt,
+    debian,
     process::{self, step},
     workspace::Workspace,
 };
@@ -27,10 +28,10 @@ const RELEASES: [Release; 3] = [
     Release { name: "openssl-3.6", suite: "sid", packages: NEWER },
 ];
 
-/// What openssl and its libraries need down to the C library, which may be newer than the system's.
+/// openssl and its libraries down to the C library, which may be newer than the system's.
 const NEWER: &[&str] = &["openssl", "libssl3t64", "zlib1g", "libzstd1", "libc6"];
 
-/// How Go's linker is told to leave the symbols in, or out.
+/// Flags of Go's linker: with symbols, and without.
 const GO: [(&str, &str); 2] = [("go-plain", ""), ("go-stripped", "-s -w")];
 
 pub(crate) fn ensure(workspace: &Workspace) -> Result<()> {
@@ -51,11 +52,10 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Go itself knows when there is nothing to do. Its standard library is all that is needed, so that nothing
-/// is downloaded.
+/// Go itself knows when there is nothing to do. The program needs only the standard library: nothing is downloaded.
 fn build_go(workspace: &Workspace, program: &Path, flags: &str) -> Result<()> {
     if !program.exists() {
-        step(format!("building {} (the first time, half a minute)", program.display()));
+        step(format!("building {} (half a minute the first time)", program.display()));
     }
     process::run(
         Command::new("go")
@@ -72,7 +72,7 @@ fn build_go(workspace: &Workspace, program: &Path, flags: &str) -> Result<()> {
     )
 }
 
-/// With the compiler by which Rust links, and against the libraries alone, whose headers may be missing.
+/// Uses the compiler that Rust links with, and only the libraries, since their headers may be missing.
 fn build_c(workspace: &Workspace, program: &Path) -> Result<()> {
     let source = workspace.root.join("handshake-user/tests/programs/c/coroutines.c");
     process::run(
@@ -86,17 +86,17 @@ fn build_c(workspace: &Workspace, program: &Path) -> Result<()> {
     )
 }
 
-/// Three things by fixed names, wherever a release keeps them: the program, its libraries, their loader.
+/// Gives the program, its libraries and their loader fixed names, wherever a release keeps them.
 fn unpack(release: &Release, home: &Path, downloads: &Path) -> Result<()> {
     step(format!("unpacking {} of Debian's {} for the tests (8 MB)", release.name, release.suite));
-    let root = apt::fetch_all(release.packages, release.suite, downloads)
-        .with_context(|| format!("{} cannot be had", release.name))?;
+    let root = debian::fetch(release.packages, release.suite, downloads)
+        .with_context(|| format!("{} cannot be downloaded", release.name))?;
     let making = home.with_extension("partial");
     fs::remove_dir_all(&making).ok();
     let what = || format!("cannot fill {}: is the disk full?", making.display());
     fs::create_dir_all(making.join("lib")).with_context(what)?;
     fs::copy(root.join("usr/bin/openssl"), making.join("openssl")).with_context(what)?;
-    // Before the folders below / were merged into those of /usr, the C library lay in the former.
+    // Releases from before the /usr merge have the C library in /lib.
     for libraries in ["lib", "usr/lib"].map(|folder| root.join(folder)) {
         for file in shared_objects(&libraries)? {
             let to = making.join("lib").join(file.file_name().unwrap_or_default());
@@ -107,14 +107,14 @@ fn unpack(release: &Release, home: &Path, downloads: &Path) -> Result<()> {
         .into_iter()
         .find(|file| file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"ld-linux")))
     else {
-        bail!("{} has no loader of programs: its layout has changed, please report it", release.name);
+        bail!("{} has no dynamic loader: its layout has changed, please report it", release.name);
     };
     fs::copy(&loader, making.join("loader")).with_context(what)?;
     fs::remove_dir_all(downloads).ok();
     fs::rename(&making, home).with_context(what)
 }
 
-/// The shared objects in a folder, and in the folder of the processor's kind below it.
+/// The shared objects in a folder, and in its subfolder for the processor architecture.
 fn shared_objects(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_path_buf()];
@@ -124,7 +124,7 @@ fn shared_objects(folder: &Path) -> Result<Vec<PathBuf>> {
             let path = entry.with_context(|| format!("cannot read {}", folder.display()))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if path.is_dir() {
-                // Modules of the C library and of OpenSSL may have the names of libraries.
+                // Other subfolders have modules of the C library and of OpenSSL, whose names look like libraries'.
                 if name.ends_with("-linux-gnu") {
                     folders.push(path);
                 }

@@ -1,16 +1,17 @@
-//! Starting other programs: a clean environment, errors that say what to do, and the way to root.
+//! Starting other programs: with a clean environment, errors that say what to do, and as root.
 
 use std::{
     env,
     ffi::{OsStr, OsString},
     fs,
-    io::{self, IsTerminal as _},
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    io::{self, BufReader, IsTerminal as _},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
+use cargo_metadata::Message;
 
 use crate::workspace::Workspace;
 
@@ -19,15 +20,15 @@ pub(crate) fn step(text: impl AsRef<str>) {
     eprintln!("xtask: {}", text.as_ref());
 }
 
-/// A nested cargo, as if the user had called it: `cargo xtask` is itself started by a cargo, whose
-/// variables about the package xtask would make build scripts of others run again.
+/// A nested cargo, as if the user had called it: `cargo xtask` is itself started by a cargo, whose variables
+/// about the package xtask would make other packages' build scripts run again.
 pub(crate) fn cargo(workspace: &Workspace) -> Command {
     let mut command = clean(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), workspace);
     command.current_dir(&workspace.root).env("CARGO_TARGET_DIR", &workspace.target);
     command
 }
 
-/// Any program, without what cargo added to the environment for xtask.
+/// Any program, without the variables that cargo has set for xtask.
 pub(crate) fn clean(program: impl AsRef<OsStr>, workspace: &Workspace) -> Command {
     let mut command = Command::new(program);
     for (name, _) in env::vars_os() {
@@ -49,7 +50,7 @@ fn is_about_xtask(variable: &str) -> bool {
         || ["CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE", "OUT_DIR"].contains(&variable)
 }
 
-/// A library path without the folders that cargo and rustup put in front; `None` when nothing is left.
+/// A library path without the folders that cargo and rustup put in front. Returns `None` if nothing is left.
 fn without_build_folders(path: &OsStr, target: &Path) -> Option<OsString> {
     let rest: Vec<_> = env::split_paths(path)
         .filter(|dir| {
@@ -61,7 +62,7 @@ fn without_build_folders(path: &OsStr, target: &Path) -> Option<OsString> {
     if rest.is_empty() { None } else { env::join_paths(rest).ok() }
 }
 
-/// Runs to the end; `what` names the work and `hint` says what to do when it fails.
+/// Runs to the end; `what` names the work, and `hint` says what to do if it fails.
 pub(crate) fn run(command: &mut Command, what: &str, hint: &str) -> Result<()> {
     let status = command.status().with_context(|| cannot_start(command, what))?;
     if !status.success() {
@@ -70,13 +71,32 @@ pub(crate) fn run(command: &mut Command, what: &str, hint: &str) -> Result<()> {
     Ok(())
 }
 
-/// Runs to the end and hands back standard output; standard error is quoted when it fails.
+/// Runs to the end and returns standard output; standard error is quoted if it fails.
 pub(crate) fn read(command: &mut Command, what: &str, hint: &str) -> Result<String> {
     let output = command.stdin(Stdio::null()).output().with_context(|| cannot_start(command, what))?;
     if !output.status.success() {
         bail!("{what} failed ({}): {hint}{}", output.status, quoted(&output));
     }
     String::from_utf8(output.stdout).with_context(|| format!("{what}: the output is not UTF-8: {hint}"))
+}
+
+/// Runs a cargo that compiles to the end. Returns the executables that it reports, fresh ones included.
+pub(crate) fn executables(cargo: &mut Command, what: &str) -> Result<Vec<PathBuf>> {
+    cargo.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = cargo.spawn().with_context(|| cannot_start(cargo, what))?;
+    let mut executables = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        for message in Message::parse_stream(BufReader::new(stdout)) {
+            if let Message::CompilerArtifact(artifact) = message.with_context(|| what.to_owned())? {
+                executables.extend(artifact.executable.map(PathBuf::from));
+            }
+        }
+    }
+    let status = child.wait().with_context(|| what.to_owned())?;
+    if !status.success() {
+        bail!("{what} failed ({status}): see the compiler's messages above");
+    }
+    Ok(executables)
 }
 
 fn quoted(output: &Output) -> String {
@@ -89,8 +109,8 @@ fn cannot_start(command: &Command, what: &str) -> String {
     format!("{what}: `{}` cannot be started: is it installed and on PATH?", command.get_program().display())
 }
 
-/// The first executable of this name on PATH or in the folders of system programs, which a user's
-/// PATH often leaves out.
+/// The first executable of this name on PATH, or in the folders of system programs, which a user's PATH often
+/// lacks. Returns `None` if there is none.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
@@ -104,16 +124,15 @@ fn is_executable(file: &Path) -> bool {
 }
 
 pub(crate) fn is_root() -> bool {
-    // The owner of one's own /proc entry is the effective user.
-    fs::metadata("/proc/self").is_ok_and(|meta| meta.uid() == 0)
+    rustix::process::geteuid().is_root()
 }
 
-/// Does a machine run this, and not a person?
+/// Whether this runs in CI.
 pub(crate) fn is_ci() -> bool {
     env::var("CI").is_ok_and(|value| !["", "0", "false"].contains(&value.as_str()))
 }
 
-/// How a command becomes root's.
+/// How a command is run as root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Root {
     Already,
@@ -122,7 +141,7 @@ pub(crate) enum Root {
 }
 
 impl Root {
-    /// For a program that a person watches: may ask for a password.
+    /// For a program that a person watches: it may ask for a password.
     pub(crate) fn interactive() -> Self {
         Self::choose(is_root(), |tool| find_program(tool).is_some())
     }
@@ -155,15 +174,15 @@ impl Root {
             return Self::Already;
         }
         match ["sudo", "doas", "pkexec"].into_iter().find(|tool| has(tool)) {
-            // pkexec would start in root's home: relative paths in the arguments would point elsewhere.
+            // pkexec would start in root's home, where relative paths in the arguments mean something else.
             Some("pkexec") => Self::Through(vec!["pkexec".into(), "--keep-cwd".into()]),
             Some(tool) => Self::Through(vec![tool.into()]),
             None => Self::Impossible,
         }
     }
 
-    /// The command that starts `program` as root with these variables; `None` where there is no way.
-    /// They go through env(1), because each of the tools empties the environment in its own way.
+    /// The command that starts `program` as root with these variables, which are passed through env(1) because each
+    /// of the tools clears the environment in its own way. Returns `None` if root cannot be had.
     pub(crate) fn command(
         &self,
         program: &Path,
@@ -201,11 +220,11 @@ mod tests {
     use super::*;
 
     fn workspace() -> Workspace {
-        Workspace { root: "/w".into(), target: "/w/target".into() }
+        Workspace { root: "/w".into(), target: "/w/target".into(), packages: Vec::new() }
     }
 
     #[test]
-    fn cargo_variables_about_xtask_go_and_others_stay() {
+    fn only_cargo_variables_about_xtask_are_removed() {
         assert!(is_about_xtask("CARGO_PKG_NAME"));
         assert!(is_about_xtask("CARGO_MANIFEST_DIR"));
         assert!(!is_about_xtask("CARGO_HOME"));
@@ -214,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn library_path_keeps_only_what_the_user_had() {
+    fn library_path_keeps_only_the_folders_of_the_user() {
         let target = Path::new("/w/target");
         let path = OsStr::new("/w/target/debug/deps:/home/u/.rustup/toolchains/x/lib:/opt/lib");
         assert_eq!(without_build_folders(path, target), Some("/opt/lib".into()));
@@ -222,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn root_prefers_sudo_and_needs_nothing_when_already_root() {
+    fn root_prefers_sudo_and_needs_no_tool_when_already_root() {
         assert_eq!(Root::choose(true, |_| false), Root::Already);
         assert_eq!(Root::choose(false, |_| true), Root::Through(vec!["sudo".into()]));
         assert_eq!(Root::choose(false, |tool| tool == "doas"), Root::Through(vec!["doas".into()]));
@@ -234,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_reach_root_through_env() {
+    fn variables_are_passed_to_root_through_env() {
         let root = Root::Through(vec!["sudo".into(), "-n".into()]);
         let variables = [("RUST_LOG".into(), "debug".into())];
         let command =

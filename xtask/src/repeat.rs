@@ -1,6 +1,6 @@
-//! Running a test executable that compares milliseconds on a machine that others share: a test that fails by such a comparison,
-//! and only by one, is run again, alone. It passes only if it then passes every time, and what happened is reported, never hidden:
-//! under CI there is a budget.
+//! Runs a test executable that compares milliseconds on a machine that others share: a test whose every panic is such a
+//! comparison is repeated, alone, and must then pass every time. Repeats are reported, never hidden, and CI has a budget
+//! of them.
 
 use std::{
     ffi::OsString,
@@ -14,21 +14,21 @@ use crate::process::{self, step};
 
 /// How often a test that failed beside others must pass alone.
 const PASSES: usize = 2;
-/// With which status libtest ends when tests fail.
+/// The exit status of libtest when tests fail.
 const FAILURES: i32 = 101;
-/// How many tests a whole run may run again under CI: of more the machine is not the cause.
+/// How many tests a whole run may repeat under CI: more of them are not the fault of the machine.
 pub(crate) const BUDGET: usize = 1;
-/// How many there may be at all.
+/// How many may be repeated at all.
 const MAX_REPEATED: usize = 4;
-/// What an assertion that compares times says (`assert_time!` in handshake-user/tests/netns.rs).
+/// Begins the message of an assertion that compares times (`assert_time!` in handshake-user/tests/netns.rs).
 const COMPARES_TIMES: &str = "compares times: ";
 
-/// Runs all tests that `command` with `arguments` selects. `command` gives a new one each time. Hands back which tests passed
-/// only when they were run again.
+/// Runs all tests that `command` with `arguments` selects; `command` makes a new one each time. Returns the tests that
+/// passed only when repeated.
 ///
 /// # Errors
-/// When a test fails by something else than a comparison of times; when one fails alone, too; when there are more than
-/// [`MAX_REPEATED`] failures; when the executable fails in another way.
+/// If a test fails by anything but a comparison of times, or also fails alone; if more than [`MAX_REPEATED`] tests fail;
+/// if the executable fails in any other way.
 pub(crate) fn run(command: impl Fn() -> Result<Command>, arguments: &[OsString]) -> Result<Vec<String>> {
     // Nobody may be reading.
     run_and_show(command, arguments, |line| drop(writeln!(io::stdout(), "{line}")))
@@ -57,7 +57,7 @@ fn run_and_show(
     if status.success() {
         return Ok(Vec::new());
     }
-    // What ends in another way has not run all tests, or has found something after them.
+    // With another status it has not run all tests, or has found something after them.
     let failed: Vec<_> = report.failed.iter().map(|failure| failure.test.clone()).collect();
     if status.code() != Some(FAILURES) || failed.is_empty() || failed.len() > MAX_REPEATED {
         bail!("the tests with root failed ({status}): see their output above");
@@ -65,7 +65,7 @@ fn run_and_show(
     let real: Vec<_> = report.failed.iter().filter(|failure| !failure.is_of_times()).collect();
     if !real.is_empty() {
         let names: Vec<_> = real.iter().map(|failure| failure.test.as_str()).collect();
-        bail!("failed by more than a comparison of times, so not run again: {}", names.join(", "));
+        bail!("failed by more than a comparison of times, so not repeated: {}", names.join(", "));
     }
     for test in &failed {
         for pass in 1..=PASSES {
@@ -74,24 +74,24 @@ fn run_and_show(
             ));
             let mut alone = command()?;
             alone.args(["--exact", test, "--test-threads", "1"]);
-            process::run(&mut alone, test, "it fails alone, too: see its output above")?;
+            process::run(&mut alone, test, "it also fails alone: see its output above")?;
         }
     }
     Ok(failed)
 }
 
-/// What libtest writes of tests that failed.
+/// The tests that failed, by the output of libtest.
 #[derive(Debug, Default)]
 struct Report {
     failed: Vec<Failure>,
-    /// Whose output is being read.
+    /// The failure whose output is being read.
     section: Option<usize>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Failure {
     test: String,
-    /// Panics that it has reported, and those of them that are comparisons of times.
+    /// The panics of the test, and those of them that are comparisons of times.
     panics: usize,
     of_times: usize,
 }
@@ -131,7 +131,7 @@ mod tests {
         run_and_show(command, &[], |_| ())
     }
 
-    /// A test executable of which the tests fail beside others by these words; of them `always` fails alone, too.
+    /// A test executable whose tests fail beside others with this message; `always` also fails alone.
     fn executable(tests: &str, words: &str, status: u8) -> impl Fn() -> Result<Command> {
         let script = format!(
             r#"case "$1" in
@@ -154,34 +154,34 @@ mod tests {
     const LATE: &str = "compares times: open.duration_us is 60ms, the truth is 50ms";
 
     #[test]
-    fn what_fails_by_a_time_and_passes_alone_is_named() {
+    fn test_that_fails_by_a_time_and_passes_alone_is_returned() {
         assert_eq!(run(executable("beside", LATE, 101)).unwrap(), ["beside"]);
     }
 
     #[test]
-    fn what_fails_alone_fails() {
+    fn test_that_also_fails_alone_fails() {
         assert!(run(executable("beside always", LATE, 101)).is_err());
     }
 
     #[test]
-    fn what_fails_by_anything_else_is_not_run_again() {
+    fn test_that_fails_by_anything_else_is_not_repeated() {
         for words in ["assertion `left == right` failed", "it said: compares times: 1", ""] {
             let error = run(executable("beside", words, 101)).unwrap_err().to_string();
-            assert!(error.contains("not run again: beside"), "{error}");
+            assert!(error.contains("not repeated: beside"), "{error}");
         }
         let both = format!("{LATE}\\n\\nthread '\"'beside'\"' panicked at b.rs:3:4:\\nand this");
         assert!(run(executable("beside", &both, 101)).is_err());
     }
 
     #[test]
-    fn many_failures_are_not_repeated_and_a_crash_has_none() {
+    fn many_failures_and_crashes_are_not_repeated() {
         assert!(run(executable("a b c d e", LATE, 101)).is_err());
         assert!(run(executable("", LATE, 101)).is_err());
         assert!(run(executable("beside", LATE, 102)).is_err(), "records that came after the last test");
     }
 
     #[test]
-    fn failures_are_read_as_libtest_writes_them() {
+    fn output_of_libtest_is_parsed() {
         let output = "test tls::a ... FAILED\ntest tls::b ... ok\ntest c - should panic ... ok\n\nfailures:\n\n\
                       ---- tls::a stdout ----\n\nthread 'tls::a' (12) panicked at tests/netns/record.rs:98:13:\n\
                       compares times: x\nnote: run with `RUST_BACKTRACE=1`\nwhat the tracer said:\n\n\

@@ -11,7 +11,7 @@ use crate::{
     workspace::{Profile, Workspace},
 };
 
-/// Build everything that is missing and start `handshake trace`, or any other command of it
+/// Build whatever is missing and start `handshake trace`, or another of its commands
 ///
 /// Only the last step runs as root (through sudo, doas or pkexec): loading eBPF programs needs it.
 /// Ctrl-C goes straight to the program.
@@ -50,12 +50,12 @@ pub(crate) fn main(args: Args) -> Result<()> {
             tool.first().unwrap_or(&OsString::new()).display()
         ));
     }
-    // exec, and not a child: signals and the terminal belong to the program.
+    // exec, not a child: signals and the terminal go to the program.
     let err = command.exec();
     Err(anyhow!(err).context(format!("`{}` cannot be started", command.get_program().display())))
 }
 
-/// Flags alone are those of `trace`, the command that one wants most; handshake's own flags stay its own.
+/// Flags alone are those of `trace`, the most common command, except handshake's own flags.
 fn resolve(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let of_handshake = |first: &OsString| {
         !first.as_encoded_bytes().starts_with(b"-")
@@ -75,7 +75,7 @@ fn needs_root(arguments: &[OsString]) -> bool {
         && !arguments.iter().any(is_help)
 }
 
-/// What the program reads from the environment, and sudo would take away.
+/// Variables that the program reads and sudo would remove.
 fn is_for_handshake(variable: &str) -> bool {
     (variable.starts_with("HANDSHAKE_") && variable != "HANDSHAKE_EBPF_OBJECT")
         || ["RUST_LOG", "RUST_BACKTRACE", "NO_COLOR"].contains(&variable)
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_to_write_it() {
+    fn trace_is_the_default_command() {
         assert_eq!(resolved(""), "trace");
         assert_eq!(resolved("--"), "trace");
         assert_eq!(resolved("--port 443"), "trace --port 443");
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn root_only_where_the_kernel_is_asked() {
+    fn only_commands_that_use_the_kernel_need_root() {
         let needs = |line: &str| needs_root(&line.split_whitespace().map(OsString::from).collect::<Vec<_>>());
         assert!(needs("trace --port 443"));
         assert!(needs("daemon"));
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_reach_the_program() {
+    fn settings_are_passed_to_the_program() {
         assert!(is_for_handshake("HANDSHAKE_LISTEN"));
         assert!(is_for_handshake("RUST_LOG"));
         assert!(!is_for_handshake("HANDSHAKE_EBPF_OBJECT"));

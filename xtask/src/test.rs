@@ -4,15 +4,14 @@ use std::{
     env,
     ffi::OsString,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
-use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
-    build, fuzz, lint, packages, peers, process,
-    process::{Root, step},
+    build, fuzz, lint, packages, peers,
+    process::{self, Root, step},
     repeat, setup,
     workspace::{Profile, Workspace},
 };
@@ -20,23 +19,24 @@ use crate::{
 /// The package whose integration tests may need root.
 const PACKAGE: &str = "handshake-user";
 
-/// The integration tests that run as root: those on real networks, the exporter's, callers that die, the search for libraries,
-/// and loading under signals. In the order in which they run: those that compare times have the machine to themselves, and the
-/// kernel goes on detaching what `hostile_files` has had probed for a minute after its end.
+/// The integration tests that run as root, in their order: those that compare times come first, and have the machine
+/// to themselves. `hostile_files` is last because the kernel goes on detaching its probes for a minute after its end.
 const ROOT: &[&str] =
     &[NETNS, "daemon", "dead_callers", "discover", "full", "hostile_names", "signals", "hostile_files"];
+/// Tests on network namespaces: the only ones that compare times.
 const NETNS: &str = "netns";
 
-/// Run all tests: lints, tests without root, then the tests on real networks as root
+/// Run all tests: lints, tests without root, then the tests in network namespaces as root
 ///
-/// As a user it builds everything as that user, and runs only the finished tests on real networks
-/// through sudo. Without a way to root it runs the rest and says what it left out; with CI=true
-/// in the environment leaving something out is a failure.
+/// As a user it builds everything as that user, and runs only the finished tests that need root through sudo. Without a
+/// way to become root it runs the rest and reports what it skipped; with CI=true in the environment, skipping anything
+/// is a failure.
 ///
-/// With a FILTER, lints and hostile bytes (`cargo xtask fuzz`) are skipped, and so is the second pass on real networks, over perf tracepoints.
-/// `HANDSHAKE_TEST_THREADS` sets how many tests on real networks run at once (default: one per CPU, at most 3: each
-/// has a network of its own and mostly waits). One of them that fails by a comparison of times, and by nothing else, is run
-/// again alone; it passes only if it passes twice, and the closing line names it. With CI=true one such test a run is all.
+/// With a FILTER it skips lints, hostile input (`cargo xtask fuzz`), and the second pass over perf tracepoints.
+/// `HANDSHAKE_TEST_THREADS` sets how many tests in network namespaces run at once (default: one per CPU, at most 3: each
+/// has a network of its own and mostly waits). If the only panics of one of them are comparisons of times, it is
+/// repeated alone; it must then pass twice, and the last line names it. With CI=true only one test per run may be
+/// repeated.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask test\n  \
@@ -63,7 +63,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     let object = build::ebpf(&workspace, &ready)?;
     let binary = build::both(&workspace, &ready, Profile::Release)?;
     let tests = Tests { workspace: &workspace, object, binary, filter: args.filter.as_deref() };
-    let Split { plain, root } = split(&tests.metadata()?)?;
+    let (plain, root) = split(&workspace);
 
     step("test: without root");
     if let Err(err) = tests.without_root(&plain) {
@@ -72,22 +72,22 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     }
 
     if args.filter.is_none() {
-        step("test: hostile bytes");
+        step("test: hostile input");
         if let Err(err) = fuzz::all(&workspace, &ready) {
             step(format!("{err:#}"));
             failures.push("fuzz".to_owned());
         }
     }
 
-    let left_out = if root.is_empty() {
+    let skipped = if root.is_empty() {
         None
     } else if args.no_root {
         Some("--no-root")
     } else {
         match Root::for_tests() {
-            Root::Impossible => Some("this is not root, and sudo would need a password or is not there"),
+            Root::Impossible => Some("this is not root, and sudo is missing or needs a password"),
             way => {
-                step("test: on real networks, as root");
+                step("test: in network namespaces, as root");
                 let result = packages::ensure()
                     .and_then(|()| peers::ensure(&workspace))
                     .and_then(|()| tests.as_root(&root, &way));
@@ -103,7 +103,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         }
     };
 
-    let (line, passed) = verdict(&failures, &repeated, &root, left_out, process::is_ci());
+    let (line, passed) = summary(&failures, &repeated, &root, skipped, process::is_ci());
     if !passed {
         bail!("{line}");
     }
@@ -111,25 +111,25 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The closing line, and whether all is well.
-fn verdict(
+/// The last line, and whether everything passed.
+fn summary(
     failures: &[String],
     repeated: &[String],
     root: &[String],
-    left_out: Option<&str>,
+    skipped: Option<&str>,
     ci: bool,
 ) -> (String, bool) {
     let mut parts = Vec::new();
     if !failures.is_empty() {
         parts.push(format!("test: FAILED: {}", failures.join(", ")));
     }
-    if let Some(why) = left_out {
+    if let Some(why) = skipped {
         let advice =
-            if ci { "with CI=true that is a failure" } else { "run `cargo xtask test` with sudo at hand" };
-        parts.push(format!("test: LEFT OUT what needs root ({}): {why}; {advice}", root.join(", ")));
+            if ci { "with CI=true that is a failure" } else { "run `cargo xtask test` where sudo works" };
+        parts.push(format!("test: SKIPPED what needs root ({}): {why}; {advice}", root.join(", ")));
     }
     let too_many = ci && repeated.len() > repeat::BUDGET;
-    let passed = failures.is_empty() && (left_out.is_none() || !ci) && !too_many;
+    let passed = failures.is_empty() && (skipped.is_none() || !ci) && !too_many;
     if parts.is_empty() {
         parts.push("test: all passed".to_owned());
     } else if passed {
@@ -137,26 +137,26 @@ fn verdict(
     }
     if !repeated.is_empty() {
         let budget = match (ci, too_many) {
-            (false, _) => format!("with CI=true {} may", repeat::BUDGET),
+            (false, _) => format!("with CI=true {} is allowed", repeat::BUDGET),
             (true, false) => format!("within the budget of {}", repeat::BUDGET),
-            (true, true) => format!("FAILED: with CI=true only {} may", repeat::BUDGET),
+            (true, true) => format!("FAILED: with CI=true only {} is allowed", repeat::BUDGET),
         };
         let (number, names) = (repeated.len(), repeated.join(", "));
-        parts.push(format!("test: {number} passed ONLY WHEN RUN AGAIN, alone ({budget}): {names}"));
+        parts.push(format!("test: {number} passed ONLY WHEN REPEATED, alone ({budget}): {names}"));
     }
     (parts.join("; "), passed)
 }
 
 /// One run over the tests with root.
 struct Pass {
-    /// How the program is to attach; `None` is its own choice.
+    /// How the program attaches; `None` leaves the choice to it.
     attach: Option<&'static str>,
-    /// Names of tests, or parts of them; none is all.
+    /// Tests whose names contain one of these; all if empty.
     filters: &'static [&'static str],
 }
 
-/// The kernel side has a twin on perf tracepoints: one test of each kind of opening and closing runs over it.
-const TWIN: Pass = Pass {
+/// The kernel side has a variant on perf tracepoints: one test of each kind of open and close runs over it.
+const PERF: Pass = Pass {
     attach: Some("tracepoint"),
     filters: &[
         "opens::established::plain",
@@ -171,52 +171,24 @@ const TWIN: Pass = Pass {
     ],
 };
 
-/// The integration tests, by who must run them.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Split {
-    plain: Vec<String>,
-    root: Vec<String>,
+/// The names of the integration tests: those without root, and those with.
+fn split(workspace: &Workspace) -> (Vec<String>, Vec<String>) {
+    let of_package = |package: &cargo_metadata::Package| {
+        let is_ours = package.name.as_str() == PACKAGE;
+        let tests = package.targets.iter().filter(|target| target.is_test());
+        tests.map(|test| (test.name.clone(), is_ours && ROOT.contains(&&*test.name))).collect::<Vec<_>>()
+    };
+    let (root, plain): (Vec<_>, Vec<_>) =
+        workspace.packages.iter().flat_map(of_package).partition(|(_, needs_root)| *needs_root);
+    let names = |tests: Vec<(String, bool)>| tests.into_iter().map(|(name, _)| name).collect();
+    (names(plain), names(root))
 }
 
-/// Reads `cargo metadata`.
-fn split(metadata: &str) -> Result<Split> {
-    let metadata: Value = serde_json::from_str(metadata).context(
-        "`cargo metadata` did not answer in JSON: is a wrapper of cargo writing to standard output?",
-    )?;
-    let array = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let mut split = Split::default();
-    for package in array(&metadata["packages"]) {
-        for target in array(&package["targets"]) {
-            if !array(&target["kind"]).iter().any(|kind| kind == "test") {
-                continue;
-            }
-            let name = target["name"].as_str().unwrap_or_default().to_owned();
-            let as_root = package["name"] == PACKAGE && needs_root(&name);
-            if as_root { split.root.push(name) } else { split.plain.push(name) }
-        }
-    }
-    Ok(split)
-}
-
-fn needs_root(test: &str) -> bool {
-    ROOT.contains(&test)
-}
-
-/// Where in [`ROOT`] the test of this executable stands, whose name is the test's and a hash.
-fn place(executable: &Path) -> usize {
+/// The position in [`ROOT`] of the test of this executable, whose name is the test's and a hash.
+fn position(executable: &Path) -> usize {
     let name = executable.file_name().unwrap_or_default().to_string_lossy();
     let test = name.rsplit_once('-').map_or(&*name, |(test, _)| test);
     ROOT.iter().position(|known| *known == test).unwrap_or(ROOT.len())
-}
-
-/// The test executables that `cargo test --no-run --message-format=json` reports.
-fn executables(messages: &str) -> Vec<PathBuf> {
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["reason"] == "compiler-artifact" && message["profile"]["test"] == true)
-        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .collect()
 }
 
 struct Tests<'a> {
@@ -227,14 +199,6 @@ struct Tests<'a> {
 }
 
 impl Tests<'_> {
-    fn metadata(&self) -> Result<String> {
-        process::read(
-            process::cargo(self.workspace).args(["metadata", "--no-deps", "--format-version", "1"]),
-            "`cargo metadata`",
-            "is a Cargo.toml broken?",
-        )
-    }
-
     fn cargo_test(&self) -> Command {
         let mut cargo = process::cargo(self.workspace);
         cargo.arg("test").env("HANDSHAKE_EBPF_OBJECT", &self.object).env("HANDSHAKE_BIN", &self.binary);
@@ -258,7 +222,7 @@ impl Tests<'_> {
         units.and(examples)
     }
 
-    /// Built as the user who calls, run as root. Hands back which tests passed only when they were run again.
+    /// Builds as the calling user, runs as root. Returns the tests that passed only when repeated.
     fn as_root(&self, tests: &[String], way: &Root) -> Result<Vec<String>> {
         // Programs that the tests start.
         process::run(
@@ -267,40 +231,30 @@ impl Tests<'_> {
             "see the compiler's messages above",
         )?;
         let mut build = self.cargo_test();
-        build.args(["--package", PACKAGE, "--no-run", "--message-format=json-render-diagnostics"]);
+        build.args(["--package", PACKAGE, "--no-run"]);
         for test in tests {
             build.args(["--test", test]);
         }
-        let output = build
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .output()
-            .context("`cargo test --no-run` cannot be started: is cargo on PATH?")?;
-        if !output.status.success() {
-            bail!(
-                "building the tests with root failed ({}): see the compiler's messages above",
-                output.status
-            );
-        }
-        let mut found = executables(&String::from_utf8_lossy(&output.stdout));
-        found.sort_by_key(|executable| place(executable));
-        if found.len() != tests.len() {
-            bail!(
-                "cargo built {} of the {} tests with root ({})",
-                found.len(),
-                tests.len(),
-                tests.join(", ")
-            );
-        }
+        // Cargo also reports the program itself, which the tests depend on.
+        let mut found = process::executables(&mut build, "building the tests with root")?;
+        found.retain(|executable| position(executable) < ROOT.len());
+        found.sort_by_key(|executable| position(executable));
+        ensure!(
+            found.len() == tests.len(),
+            "cargo built {} of the {} tests with root ({})",
+            found.len(),
+            tests.len(),
+            tests.join(", ")
+        );
         let own = Pass { attach: None, filters: &[] };
-        let passes = if self.filter.is_none() { vec![own, TWIN] } else { vec![own] };
+        let passes = if self.filter.is_none() { vec![own, PERF] } else { vec![own] };
         let mut failed = Vec::new();
         let mut repeated = Vec::new();
         for (executable, pass) in found.iter().flat_map(|found| passes.iter().map(move |pass| (found, pass)))
         {
             let name = executable.file_name().unwrap_or_default().display().to_string();
             let is_netns = name.starts_with(&format!("{NETNS}-"));
-            // What has tests of the network has both ways to attach to it.
+            // Only these tests set how the program attaches.
             if pass.attach.is_some() && !is_netns {
                 continue;
             }
@@ -320,7 +274,7 @@ impl Tests<'_> {
         Ok(repeated)
     }
 
-    /// Hands back which tests passed only when they were run again, which those of the network alone may.
+    /// Returns the tests that passed only when repeated, which only those in network namespaces may be.
     fn run_as_root(&self, executable: &Path, pass: &Pass, way: &Root, is_netns: bool) -> Result<Vec<String>> {
         let threads = env::var_os("HANDSHAKE_TEST_THREADS").unwrap_or_else(threads);
         let passed_on = env::vars_os().filter(|(name, _)| {
@@ -338,8 +292,8 @@ impl Tests<'_> {
         let command = || {
             let mut command = way
                 .command(executable, &variables, self.workspace)
-                .context("there is no way to root from here")?;
-            // Where cargo would run it.
+                .context("there is no way to become root")?;
+            // The folder in which cargo would run it.
             command.current_dir(self.workspace.root.join(PACKAGE));
             Ok(command)
         };
@@ -353,7 +307,7 @@ impl Tests<'_> {
     }
 }
 
-/// How many tests of the network run at a time: they measure milliseconds, and wait most of the time.
+/// How many tests in network namespaces run at once: they measure milliseconds, and mostly wait.
 fn threads() -> OsString {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     cpus.clamp(1, 3).to_string().into()
@@ -364,79 +318,56 @@ mod tests {
     use super::*;
 
     #[test]
-    fn netns_tests_need_root_and_others_do_not() {
-        assert!(needs_root("netns"));
-        assert!(needs_root("daemon") && needs_root("discover") && needs_root("signals"));
-        assert!(!needs_root("netnsish"));
-        assert!(!needs_root("cli"));
-    }
-
-    #[test]
-    fn metadata_is_split_by_who_must_run_it() {
-        let metadata = r#"{"packages":[
-            {"name":"handshake-common","targets":[{"kind":["test"],"name":"any_order"}]},
-            {"name":"handshake-user","targets":[
-                {"kind":["lib"],"name":"handshake"},{"kind":["test"],"name":"netns"},{"kind":["test"],"name":"cli"}]}]}"#;
-        assert_eq!(
-            split(metadata).unwrap(),
-            Split { plain: vec!["any_order".into(), "cli".into()], root: vec!["netns".into()] }
-        );
-        assert_eq!(split("{}").unwrap(), Split::default());
-        assert!(split("warning: oops").is_err());
+    fn tests_are_split_by_whether_they_need_root() {
+        let (plain, root) = split(&Workspace::locate().unwrap());
+        assert!(plain.iter().any(|test| test == "cli"), "{plain:?}");
+        let mut expected = ROOT.to_vec();
+        expected.sort_unstable();
+        let mut root: Vec<_> = root.iter().map(String::as_str).collect();
+        root.sort_unstable();
+        assert_eq!(root, expected, "what ROOT names is there, and nothing of it runs without root");
     }
 
     #[test]
     fn tests_that_compare_times_run_first() {
         let mut found = ["/t/hostile_files-1", "/t/daemon-2", "/t/netns-3"].map(PathBuf::from);
-        found.sort_by_key(|executable| place(executable));
+        found.sort_by_key(|executable| position(executable));
         assert_eq!(found, ["/t/netns-3", "/t/daemon-2", "/t/hostile_files-1"].map(PathBuf::from));
+        assert_eq!(position(Path::new("/t/handshake")), ROOT.len());
     }
 
     #[test]
-    fn only_test_executables_are_run() {
-        let messages = concat!(
-            r#"{"reason":"compiler-artifact","profile":{"test":true},"executable":"/t/netns-1"}"#,
-            "\n",
-            r#"{"reason":"compiler-artifact","profile":{"test":false},"executable":"/t/handshake"}"#,
-            "\n",
-            r#"{"reason":"compiler-artifact","profile":{"test":true},"executable":null}"#,
-            "\nnot json\n",
-            r#"{"reason":"build-finished","success":true}"#,
-        );
-        assert_eq!(executables(messages), [PathBuf::from("/t/netns-1")]);
-    }
-
-    #[test]
-    fn leaving_out_is_said_and_under_ci_a_failure() {
+    fn skipped_tests_are_reported_and_fail_under_ci() {
         let root = ["netns".to_owned()];
-        assert_eq!(verdict(&[], &[], &root, None, true), ("test: all passed".to_owned(), true));
-        let (line, passed) = verdict(&[], &[], &root, Some("no sudo"), false);
+        assert_eq!(summary(&[], &[], &root, None, true), ("test: all passed".to_owned(), true));
+        let (line, passed) = summary(&[], &[], &root, Some("no sudo"), false);
         assert!(
-            passed && line.contains("the rest passed") && line.contains("LEFT OUT") && line.contains("netns"),
+            passed && line.contains("the rest passed") && line.contains("SKIPPED") && line.contains("netns"),
             "{line}"
         );
-        assert!(!verdict(&[], &[], &root, Some("no sudo"), true).1);
-        let (line, passed) = verdict(&["formatting".to_owned()], &[], &root, None, false);
+        assert!(!summary(&[], &[], &root, Some("no sudo"), true).1);
+        let (line, passed) = summary(&["formatting".to_owned()], &[], &root, None, false);
         assert!(!passed && line.contains("FAILED: formatting"), "{line}");
     }
 
     #[test]
-    fn what_was_run_again_is_said_and_under_ci_one_is_all() {
+    fn repeated_tests_are_reported_and_ci_allows_one() {
         let late = ["tls::late".to_owned(), "tls::later over tracepoint".to_owned()];
-        let (line, passed) = verdict(&[], &late[..1], &[], None, true);
+        let (line, passed) = summary(&[], &late[..1], &[], None, true);
         assert!(
-            passed
-                && line.contains("1 passed ONLY WHEN RUN AGAIN, alone (within the budget of 1): tls::late"),
+            passed && line.contains("1 passed ONLY WHEN REPEATED, alone (within the budget of 1): tls::late"),
             "{line}"
         );
-        let (line, passed) = verdict(&[], &late, &[], None, true);
+        let (line, passed) = summary(&[], &late, &[], None, true);
         assert!(
-            !passed && line.contains("2 passed ONLY WHEN RUN AGAIN, alone (FAILED: with CI=true only 1 may)"),
+            !passed
+                && line
+                    .contains("2 passed ONLY WHEN REPEATED, alone (FAILED: with CI=true only 1 is allowed)"),
             "{line}"
         );
-        let (line, passed) = verdict(&[], &late, &[], None, false);
+        let (line, passed) = summary(&[], &late, &[], None, false);
         assert!(
-            passed && line.contains("(with CI=true 1 may): tls::late, tls::later over tracepoint"),
+            passed && line.contains("(with CI=true 1 is allowed): tls::late, tls::later over tracepoint"),
             "{line}"
         );
     }

@@ -1,11 +1,9 @@
-//! Where things lie in this workspace.
+//! Where things are in this workspace, as cargo knows it.
 
-use std::{
-    env,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use cargo_metadata::{MetadataCommand, Package};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Workspace {
@@ -13,58 +11,41 @@ pub(crate) struct Workspace {
     pub(crate) root: PathBuf,
     /// Cargo's target folder.
     pub(crate) target: PathBuf,
+    pub(crate) packages: Vec<Package>,
 }
 
 impl Workspace {
     pub(crate) fn locate() -> Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .parent()
-            .context(
-                "xtask has no parent folder: was the workspace moved? rebuild with `cargo xtask --help`",
-            )?
-            .to_path_buf();
-        let target = match env::var_os("CARGO_TARGET_DIR") {
-            Some(dir) => env::current_dir()
-                .context("the current folder cannot be read: was it deleted? change to another one")?
-                .join(dir),
-            None => root.join("target"),
-        };
-        Ok(Self { root, target })
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("Cargo.toml");
+        let metadata = MetadataCommand::new().manifest_path(manifest).no_deps().exec().context(
+            "`cargo metadata` failed; if the workspace has moved, rebuild xtask with `cargo xtask --help`",
+        )?;
+        Ok(Self {
+            root: metadata.workspace_root.into(),
+            target: metadata.target_directory.into(),
+            packages: metadata.packages,
+        })
     }
 
-    /// Private tools: nothing of them is needed outside this workspace.
+    /// Private tools: nothing outside this workspace needs them.
     pub(crate) fn tools(&self) -> PathBuf {
         self.target.join("tools")
     }
 
-    /// The target folder of the eBPF side. One of its own: other flags must not rebuild the user side.
+    /// The target folder of the kernel side, which has other compiler flags: sharing one would rebuild user space.
     pub(crate) fn ebpf_target(&self) -> PathBuf {
         self.target.join("ebpf")
     }
 
-    /// The eBPF object under a name that does not depend on the machine (`.cargo/config.toml` has it too).
+    /// The eBPF object under a name that does not depend on the machine (also in `.cargo/config.toml`).
     pub(crate) fn ebpf_object(&self) -> PathBuf {
         self.ebpf_target().join("handshake.bpf.o")
     }
-
-    /// The finished program.
-    pub(crate) fn binary(&self, profile: Profile) -> PathBuf {
-        self.target.join(profile.folder()).join("handshake")
-    }
 }
 
-/// How the user side is built.
+/// How user space is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
     Release,
     Debug,
-}
-
-impl Profile {
-    fn folder(self) -> &'static str {
-        match self {
-            Self::Release => "release",
-            Self::Debug => "debug",
-        }
-    }
 }

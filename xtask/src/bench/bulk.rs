@@ -1,11 +1,10 @@
-//! Bulk transfer on loopback, one connection as fast as the machine can: what the program costs packets that belong to no
-//! handshake.
+//! Bulk transfer on loopback, over one connection and as fast as the machine can: what the program costs packets outside
+//! of handshakes.
 
 use std::{
     fmt::Write as _,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -18,14 +17,15 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{
-    Args, BenchMode, SETTLE, kernel_time, load::make_namespace, median, sorted, subject::Subject, with,
+    load::make_namespace,
+    measure::{BenchMode, Plan, SETTLE, kernel_time, median, quartile, sorted},
 };
 use crate::process::step;
 
 const BUFFER: usize = 1 << 20;
 
-/// What is compared, and the arguments that make it so.
-const WAYS: [(&str, Option<&[&str]>); 3] =
+/// What is compared, and the arguments of the daemon for it.
+const MODES: [(&str, Option<&[&str]>); 3] =
     [("without", None), ("daemon, no wire", Some(&["--tls-wire", "off"])), ("daemon", Some(&[]))];
 
 /// The transfer, in a network namespace of its own. Ends when dropped.
@@ -98,54 +98,45 @@ fn receive(mut receiver: TcpStream, bytes: &AtomicU64) -> Result<()> {
     }
 }
 
-/// Measures all ways in turn, round after round, and the kernel time of the last.
-pub(super) fn measure(binary: &Path, args: &Args) -> Result<String> {
-    let window = Duration::from_secs(args.seconds);
+/// Measures all modes in turn, round after round, then the kernel time of the last.
+pub(super) fn measure(plan: &Plan<'_>) -> Result<String> {
     let transfer = Transfer::start()?;
-    transfer.rate_over(window)?;
-    let mut rounds: Vec<[f64; WAYS.len()]> = Vec::new();
-    for round in 1..=args.rounds {
-        step(format!("bulk, round {round} of {}: {} s each way", args.rounds, args.seconds));
-        let mut rates = [0.0; WAYS.len()];
-        for (rate, (_, arguments)) in rates.iter_mut().zip(WAYS) {
-            *rate = sample(&transfer, binary, arguments, window, &args.more)?;
+    transfer.rate_over(plan.window)?;
+    let mut rounds: Vec<[f64; MODES.len()]> = Vec::new();
+    for round in 1..=plan.rounds {
+        step(format!("bulk, round {round} of {}: {:?} in each mode", plan.rounds, plan.window));
+        let mut rates = [0.0; MODES.len()];
+        for (rate, (_, arguments)) in rates.iter_mut().zip(MODES) {
+            *rate = sample(&transfer, plan, arguments)?;
         }
         rounds.push(rates);
     }
     step("kernel time, with the kernel's own statistics on");
-    let kernel = kernel_time(binary, &args.more, "MB", || Ok(transfer.rate_over(window)?.0 / 1_000_000))?;
+    let kernel = kernel_time(plan, "MB", || Ok(transfer.rate_over(plan.window)?.0 / 1_000_000))?;
     Ok(format!("{}{kernel}", table(&rounds)))
 }
 
-fn sample(
-    transfer: &Transfer,
-    binary: &Path,
-    arguments: Option<&[&str]>,
-    window: Duration,
-    more: &[String],
-) -> Result<f64> {
+fn sample(transfer: &Transfer, plan: &Plan<'_>, arguments: Option<&[&str]>) -> Result<f64> {
     let Some(arguments) = arguments else {
         thread::sleep(SETTLE);
-        return Ok(transfer.rate_over(window)?.1);
+        return Ok(transfer.rate_over(plan.window)?.1);
     };
     let (daemon, ready) = BenchMode::Daemon.command().context("the daemon has a command")?;
     let arguments = [daemon, arguments].concat();
-    let subject = Subject::start(binary, &with(&arguments, more), ready)?;
-    thread::sleep(SETTLE);
-    let rate = transfer.rate_over(window)?.1;
+    let subject = plan.start(&arguments, ready)?;
+    let rate = transfer.rate_over(plan.window)?.1;
     subject.stop()?;
     Ok(rate)
 }
 
-fn table(rounds: &[[f64; WAYS.len()]]) -> String {
+fn table(rounds: &[[f64; MODES.len()]]) -> String {
     let mut text = format!(
         "\n{:<16} {:>8} {:>8} {:>8}  {:>7} {:>13}\n",
         "bulk", "GB/s", "min", "max", "ratio", "(quartiles)"
     );
-    for (index, (name, _)) in WAYS.into_iter().enumerate() {
+    for (index, (name, _)) in MODES.into_iter().enumerate() {
         let rates = sorted(rounds.iter().map(|round| round[index] / 1e9));
         let ratios = sorted(rounds.iter().map(|round| round[index] / round[0]));
-        let quartile = |part: usize| ratios.get((ratios.len() - 1) * part / 4).copied().unwrap_or(0.0);
         let _ = writeln!(
             text,
             "{name:<16} {:>8.2} {:>8.2} {:>8.2}  {:>7.3} {:>13}",
@@ -153,7 +144,7 @@ fn table(rounds: &[[f64; WAYS.len()]]) -> String {
             rates.first().unwrap_or(&0.0),
             rates.last().unwrap_or(&0.0),
             median(&ratios),
-            format!("{:.3} {:.3}", quartile(1), quartile(3)),
+            format!("{:.3} {:.3}", quartile(&ratios, 1), quartile(&ratios, 3)),
         );
     }
     text

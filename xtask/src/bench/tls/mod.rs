@@ -4,7 +4,7 @@
 mod client;
 mod server;
 
-use std::{fmt::Write as _, path::Path, thread, time::Duration};
+use std::{fmt::Write as _, thread, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -12,7 +12,10 @@ use self::{
     client::{Done, Kind},
     server::Server,
 };
-use super::{Args, BenchMode, SETTLE, kernel_time, load, median, sorted, subject::Subject, with};
+use super::{
+    load,
+    measure::{BenchMode, Plan, SETTLE, kernel_time, median, quartile, sorted},
+};
 use crate::process::step;
 
 /// One window.
@@ -45,53 +48,47 @@ impl Sample {
 type Pair = [Sample; 2];
 
 /// Measures both kinds of handshakes, in a thread that is alone in a network namespace with its children.
-pub(super) fn measure(binary: &Path, args: &Args) -> Result<String> {
+pub(super) fn measure(plan: &Plan<'_>) -> Result<String> {
     thread::scope(|scope| {
         let worker = scope.spawn(|| {
             load::make_namespace()?;
             let server = Server::start()?;
-            Kind::ALL.into_iter().map(|kind| one_kind(&server, kind, binary, args)).collect()
+            Kind::ALL.into_iter().map(|kind| one_kind(&server, kind, plan)).collect()
         });
         worker.join().unwrap_or_else(|_| bail!("the thread of the TLS load panicked"))
     })
 }
 
-fn one_kind(server: &Server, kind: Kind, binary: &Path, args: &Args) -> Result<String> {
-    let (window, more) = (Duration::from_secs(args.seconds), &args.more);
+fn one_kind(server: &Server, kind: Kind, plan: &Plan<'_>) -> Result<String> {
     kind.run(Duration::from_secs(1))?;
     let mut pairs: Vec<Pair> = Vec::new();
-    for round in 1..=args.rounds {
+    for round in 1..=plan.rounds {
         let what = kind.name();
         step(format!(
-            "TLS {what}, round {round} of {}: without, daemon, {} s each",
-            args.rounds, args.seconds
+            "TLS {what}, round {round} of {}: without, daemon, {:?} each",
+            plan.rounds, plan.window
         ));
-        let [without, daemon] = [BenchMode::Without, BenchMode::Daemon]
-            .map(|way| sample(server, kind, binary, way, window, more));
+        let [without, daemon] =
+            [BenchMode::Without, BenchMode::Daemon].map(|mode| sample(server, kind, plan, mode));
         pairs.push([without?, daemon?]);
     }
     step("kernel time, with the kernel's own statistics on");
-    let kernel = kernel_time(binary, more, "handshake", || Ok(kind.run(window)?.handshakes))?;
+    let kernel = kernel_time(plan, "handshake", || Ok(kind.run(plan.window)?.handshakes))?;
     Ok(format!("{}{kernel}", table(kind, &pairs)))
 }
 
-fn sample(
-    server: &Server,
-    kind: Kind,
-    binary: &Path,
-    way: BenchMode,
-    window: Duration,
-    more: &[String],
-) -> Result<Sample> {
+fn sample(server: &Server, kind: Kind, plan: &Plan<'_>, mode: BenchMode) -> Result<Sample> {
     let measured = || {
-        thread::sleep(SETTLE);
         let before = server.cpu_seconds()?;
-        let done = kind.run(window)?;
+        let done = kind.run(plan.window)?;
         let cpu_seconds = server.cpu_seconds()? - before + done.cpu_seconds;
         Ok::<_, anyhow::Error>(Sample { done, cpu_seconds, user_seconds: 0.0, lost: Vec::new() })
     };
-    let Some((arguments, ready)) = way.command() else { return measured() };
-    let subject = Subject::start(binary, &with(arguments, more), ready)?;
+    let Some((arguments, ready)) = mode.command() else {
+        thread::sleep(SETTLE);
+        return measured();
+    };
+    let subject = plan.start(arguments, ready)?;
     let before = subject.user_seconds()?;
     let sample = measured().context("while the daemon was running")?;
     let user_seconds = subject.user_seconds()? - before;
@@ -114,13 +111,12 @@ fn table(kind: Kind, pairs: &[Pair]) -> String {
         "p50, p99 ms",
         "lost"
     );
-    for (index, way) in [BenchMode::Without, BenchMode::Daemon].into_iter().enumerate() {
+    for (index, mode) in [BenchMode::Without, BenchMode::Daemon].into_iter().enumerate() {
         let of = |value: fn(&Sample) -> f64| sorted(pairs.iter().map(|pair| value(&pair[index])));
         let ratio = |value: fn(&Sample) -> f64| {
             sorted(pairs.iter().map(|pair| value(&pair[index]) / value(&pair[0])))
         };
         let (rates, ratios) = (of(Sample::rate), ratio(Sample::rate));
-        let quartile = |part: usize| ratios.get((ratios.len() - 1) * part / 4).copied().unwrap_or(0.0);
         let latency =
             pairs.iter().map(|pair| pair[index].done.latency).collect::<Option<Vec<_>>>().map_or_else(
                 || "-".to_owned(),
@@ -133,12 +129,12 @@ fn table(kind: Kind, pairs: &[Pair]) -> String {
         let _ = writeln!(
             text,
             "{:<14} {:>11.0} {:>7.0} {:>7.0}  {:>7.3} {:>13}  {:>15.1} {:>7.3}  {:>18.2}  {latency:>16}  {}",
-            way.name(),
+            mode.name(),
             median(&rates),
             rates.first().unwrap_or(&0.0),
             rates.last().unwrap_or(&0.0),
             median(&ratios),
-            format!("{:.3} {:.3}", quartile(1), quartile(3)),
+            format!("{:.3} {:.3}", quartile(&ratios, 1), quartile(&ratios, 3)),
             median(&of(Sample::cpu_per_handshake)) * 1e6,
             median(&ratio(Sample::cpu_per_handshake)),
             median(&of(|sample| sample.per_handshake(sample.user_seconds))) * 1e6,

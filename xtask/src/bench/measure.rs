@@ -1,0 +1,141 @@
+//! What the loads have in common: how the program is run, how long its eBPF programs take, and medians.
+
+use std::{fs, path::Path, thread, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::subject::Subject;
+
+/// The kernel's switch for run times of eBPF programs.
+const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+/// Between attaching and measuring.
+pub(super) const SETTLE: Duration = Duration::from_millis(300);
+
+/// How every load is measured.
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    /// The program under measurement.
+    pub(super) binary: &'a Path,
+    /// More arguments for it.
+    pub(super) more: &'a [String],
+    pub(super) rounds: u32,
+    /// The length of one measurement.
+    pub(super) window: Duration,
+}
+
+impl Plan<'_> {
+    /// Starts the program and lets it settle.
+    pub(super) fn start(&self, arguments: &[&str], ready: &'static str) -> Result<Subject> {
+        let more = self.more.iter().map(String::as_str);
+        let arguments: Vec<_> = arguments.iter().copied().chain(more).collect();
+        let subject = Subject::start(self.binary, &arguments, ready)?;
+        thread::sleep(SETTLE);
+        Ok(subject)
+    }
+}
+
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BenchMode {
+    Without,
+    Daemon,
+    Trace,
+}
+
+impl BenchMode {
+    pub(super) const ALL: [Self; 3] = [Self::Without, Self::Daemon, Self::Trace];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Without => "without",
+            Self::Daemon => "daemon",
+            Self::Trace => "trace (JSON)",
+        }
+    }
+
+    /// Arguments, and what it says on standard error when it is ready.
+    pub(super) const fn command(self) -> Option<(&'static [&'static str], &'static str)> {
+        match self {
+            Self::Without => None,
+            Self::Daemon => Some((&["daemon", "--listen", "127.0.0.1:0"], "listening on")),
+            Self::Trace => Some((&["trace", "--output", "json"], "tracing")),
+        }
+    }
+}
+
+/// Kernel time per hit and per thing that `made` counts, in one window of its own: keeping the statistics costs time, too.
+pub(super) fn kernel_time(
+    plan: &Plan<'_>,
+    thing: &str,
+    made: impl FnOnce() -> Result<u64>,
+) -> Result<String> {
+    let (arguments, ready) = BenchMode::Daemon.command().context("the daemon has a command")?;
+    let before = fs::read_to_string(STATS).with_context(|| format!("cannot read {STATS}"))?;
+    fs::write(STATS, "1").with_context(|| format!("cannot write {STATS}"))?;
+    let measured = (|| {
+        let subject = plan.start(arguments, ready)?;
+        let first = subject.program_times()?;
+        let made = made()?;
+        let last = subject.program_times()?;
+        // Reading them takes its time, in which the load goes on.
+        let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+        subject.stop()?;
+        Ok::<_, anyhow::Error>((first, last, made, symbols))
+    })();
+    fs::write(STATS, before.trim()).with_context(|| format!("cannot restore {STATS}"))?;
+    let (first, last, made, symbols) = measured?;
+    let mut programs: Vec<_> =
+        last.iter().map(|last| last.since(&first)).filter(|time| time.hits > 0).collect();
+    programs.sort_by_key(|time| std::cmp::Reverse(time.nanoseconds));
+    let (hits, nanoseconds) = programs
+        .iter()
+        .fold((0, 0), |(hits, nanoseconds), time| (hits + time.hits, nanoseconds + time.nanoseconds));
+    ensure!(hits > 0, "the kernel counted no run of any program");
+    let line = |name: &str, hits, nanoseconds: u64| {
+        let (hits_each, us_each) = (ratio(hits, made), ratio(nanoseconds, made) / 1e3);
+        format!("{name:<28} {:>9} {hits_each:>7.1} {us_each:>7.2}\n", nanoseconds / hits)
+    };
+    let mut text = format!(
+        "\nkernel time per {thing}, both ends, statistics' own cost included\n{:<28} {:>9} {:>7} {:>7}\n",
+        "program", "ns a hit", "hits", "µs"
+    );
+    for time in &programs {
+        text += &line(time.name(&symbols), time.hits, time.nanoseconds);
+    }
+    Ok(text + &line("all", hits, nanoseconds))
+}
+
+pub(super) fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+pub(super) fn median(sorted: &[f64]) -> f64 {
+    match sorted.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => sorted[n / 2],
+        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
+    }
+}
+
+pub(super) fn quartile(sorted: &[f64], part: usize) -> f64 {
+    sorted.get(sorted.len().saturating_sub(1) * part / 4).copied().unwrap_or(0.0)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
+fn ratio(part: u64, whole: u64) -> f64 {
+    part as f64 / whole.max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        assert!((median(&[1.0, 2.0, 9.0]) - 2.0).abs() < 1e-9);
+        assert!((median(&[1.0, 3.0]) - 2.0).abs() < 1e-9);
+        assert!(median(&[]).abs() < 1e-9);
+    }
+}

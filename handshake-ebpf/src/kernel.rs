@@ -449,13 +449,13 @@ impl<A: Access> Sock for KernelSock<A> {
 
     #[inline(always)]
     fn syn_facts(&self) -> ConnectionFlags {
-        let mut flags = ConnectionFlags(0);
-        flags.set_if(
+        let mut flags = ConnectionFlags::empty();
+        flags.set(
             ConnectionFlags::SYN_FASTOPEN,
             self.bit(layout!(syn_fastopen.offset), layout!(syn_fastopen.mask)),
         );
-        flags.set_if(ConnectionFlags::SYN_DATA, self.bit(layout!(syn_data.offset), layout!(syn_data.mask)));
-        flags.set_if(
+        flags.set(ConnectionFlags::SYN_DATA, self.bit(layout!(syn_data.offset), layout!(syn_data.mask)));
+        flags.set(
             ConnectionFlags::DEFERRED_SYN,
             self.bit(layout!(fastopen_connect.offset), layout!(fastopen_connect.mask)),
         );

@@ -231,8 +231,8 @@ impl Record {
     pub fn new(story: &ConnectionEvent, context: &mut impl Context) -> Self {
         let ConnectionEvent { connection: raw, event, tls, setup, is_joined, .. } = story;
         let (raw, event, is_joined) = (raw, *event, *is_joined);
-        let is_stranger = raw.flags.has(ConnectionFlags::PREEXISTING);
-        let preexisting = is_stranger && !raw.flags.has(ConnectionFlags::MAYBE_UNFOLLOWED);
+        let is_stranger = raw.flags.contains(ConnectionFlags::PREEXISTING);
+        let preexisting = is_stranger && !raw.flags.contains(ConnectionFlags::MAYBE_UNFOLLOWED);
         // Of a connection that was there before, or for which there was no room, only an opening that ended under our eyes is known.
         let opened = !is_stranger || raw.role == Role::Client.code();
         let ended_ns = match event {
@@ -403,8 +403,8 @@ pub(crate) mod tests {
         let mut raw = client();
         raw.stage = Stage::Close.code();
         raw.initiator = Initiator::Local.code();
-        raw.flags.set(ConnectionFlags::ACK_WITHOUT_FIN);
-        raw.flags.set(ConnectionFlags::PEER_FIN_UNSEEN);
+        raw.flags.insert(ConnectionFlags::ACK_WITHOUT_FIN);
+        raw.flags.insert(ConnectionFlags::PEER_FIN_UNSEEN);
         (raw.our_close_ns, raw.our_fin_ns) = (2_000_000_000, 2_000_005_000);
         (raw.fin_acked_ns, raw.closed_ns) = (2_050_000_000, 2_050_020_000);
         raw
@@ -450,7 +450,7 @@ pub(crate) mod tests {
         let mut raw = client();
         (raw.role, raw.stage) = (0, Stage::Close.code());
         raw.flags = ConnectionFlags::PREEXISTING;
-        raw.flags.set(ConnectionFlags::MAYBE_UNFOLLOWED);
+        raw.flags.insert(ConnectionFlags::MAYBE_UNFOLLOWED);
         let record = Record::new(&ConnectionEvent::of(&raw), &mut Still);
         assert!(!record.preexisting && record.open.is_none() && record.lifetime_us.is_none());
     }

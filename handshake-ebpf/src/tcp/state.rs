@@ -188,8 +188,8 @@ fn pass<A: Access>(sock: &KernelSock<A>, old: u32, new: u32, now: u64) {
 /// Data that came before a server's socket was there may have been a ClientHello.
 #[inline(always)]
 fn find_wire(connection: &mut Connection) {
-    let early = connection.flags.has(ConnectionFlags::FINAL_ACK_DATA)
-        || connection.flags.has(ConnectionFlags::SYN_DATA_ACKED);
+    let early = connection.flags.contains(ConnectionFlags::FINAL_ACK_DATA)
+        || connection.flags.contains(ConnectionFlags::SYN_DATA_ACKED);
     if early && connection.role == Role::Server.code() && connection.wire_is(WirePhase::Idle) {
         wire::established(connection);
     }
@@ -249,8 +249,8 @@ fn newly_followed<'a, A: Access>(
 /// Once the table has been full, a connection that is not followed may be newer than the program.
 #[inline(always)]
 fn mark_maybe_unfollowed(connection: &mut Connection) {
-    if connection.flags.has(ConnectionFlags::PREEXISTING) && FULL.get(0).is_some_and(|&full| full != 0) {
-        connection.flags.set(ConnectionFlags::MAYBE_UNFOLLOWED);
+    if connection.flags.contains(ConnectionFlags::PREEXISTING) && FULL.get(0).is_some_and(|&full| full != 0) {
+        connection.flags.insert(ConnectionFlags::MAYBE_UNFOLLOWED);
     }
 }
 

@@ -358,7 +358,7 @@ impl Joiner {
     fn close(&mut self, connection: &Connection, tell: &mut impl FnMut(&ConnectionEvent)) {
         let tls = self.told.remove(&key(connection));
         let none = self.wire == WireCoverage::All
-            && !connection.flags.has(ConnectionFlags::PREEXISTING)
+            && !connection.flags.contains(ConnectionFlags::PREEXISTING)
             && connection.tls_session.is_none()
             && connection.wire_is(WirePhase::Idle);
         let knows = tls.is_some() || none;

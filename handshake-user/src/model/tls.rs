@@ -64,7 +64,7 @@ impl Tls {
         let failed = raw.outcome == TlsOutcome::Failed.code();
         // Before, it may be that of the session that was to be resumed.
         let agreed = raw.outcome == TlsOutcome::Completed.code();
-        let reason = failed && raw.flags.has(SessionFlags::REASON);
+        let reason = failed && raw.flags.contains(SessionFlags::REASON);
         let known = |time: u64| (time != 0).then_some(time);
         Self {
             role: session::role(raw),
@@ -132,7 +132,7 @@ impl Tls {
 }
 
 fn error_text(raw: &Session) -> Option<String> {
-    if !raw.flags.has(SessionFlags::REASON) {
+    if !raw.flags.contains(SessionFlags::REASON) {
         let known = if session::library(raw) == Some(Library::GnuTls) {
             failure::gnutls_error(raw.error)
         } else {

@@ -340,7 +340,7 @@ pub fn socket_closed(connection: &mut Connection, sk: *const c_void, now: u64) {
         return;
     }
     doubt_if_unseen(session);
-    session.flags.set_if(SessionFlags::SOCKET_CLOSED, true);
+    session.flags.insert(SessionFlags::SOCKET_CLOSED);
     session.end(TlsOutcome::Abandoned, now);
     emit::handshake(session, Some(connection));
 }

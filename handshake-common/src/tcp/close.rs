@@ -1,20 +1,17 @@
 //! What the facts of a closing mean. Pure: the kernel side counts by these functions, user space publishes by them.
 
-use super::open;
+use super::{errno, open};
 use crate::{
     connection::{Connection, ConnectionFlags, micros_between},
     vocabulary::{CloseStyle, Role},
 };
-
-/// `errno` of a connection that the kernel gave up.
-pub const ETIMEDOUT: u16 = 110;
 
 /// How the connection closed.
 #[must_use]
 #[inline(always)]
 pub const fn style(connection: &Connection) -> Option<CloseStyle> {
     let flags = connection.flags;
-    if connection.error == ETIMEDOUT {
+    if connection.error == errno::ETIMEDOUT {
         Some(CloseStyle::TimedOut)
     } else if flags.contains(ConnectionFlags::RESET_RECEIVED) {
         Some(CloseStyle::ResetReceived)
@@ -45,7 +42,7 @@ pub const fn style(connection: &Connection) -> Option<CloseStyle> {
 const fn is_orderly(connection: &Connection) -> bool {
     !connection.flags.contains(ConnectionFlags::RESET_RECEIVED)
         && !connection.flags.contains(ConnectionFlags::RESET_SENT)
-        && connection.error != ETIMEDOUT
+        && connection.error != errno::ETIMEDOUT
 }
 
 /// Whether our program closed after the peer's FIN had come.

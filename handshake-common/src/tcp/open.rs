@@ -1,23 +1,10 @@
 //! What the facts of an opening mean. Pure: the kernel side counts by these functions, user space publishes by them.
 
+use super::errno;
 use crate::{
     connection::{Connection, ConnectionFlags, micros_between},
     vocabulary::{FastOpen, FastOpenReason, FinalAck, Outcome, Role},
 };
-
-mod errno {
-    pub(super) const EACCES: u16 = 13;
-    pub(super) const EPIPE: u16 = 32;
-    pub(super) const ENONET: u16 = 64;
-    pub(super) const ENOPROTOOPT: u16 = 92;
-    pub(super) const ENETUNREACH: u16 = 101;
-    pub(super) const ECONNABORTED: u16 = 103;
-    pub(super) const ECONNRESET: u16 = 104;
-    pub(super) const ETIMEDOUT: u16 = 110;
-    pub(super) const ECONNREFUSED: u16 = 111;
-    pub(super) const EHOSTDOWN: u16 = 112;
-    pub(super) const EHOSTUNREACH: u16 = 113;
-}
 
 /// How the opening ended: `sk_err` at SYN_SENT → CLOSE, 0 being a program that gave up.
 /// The errors of ICMP are those of `icmp_err_convert` and `icmpv6_err_convert`.

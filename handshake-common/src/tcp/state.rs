@@ -4,7 +4,7 @@
 
 use bitflags::bitflags;
 
-use super::{Sock, states};
+use super::{Sock, errno, states};
 use crate::{
     connection::{Connection, ConnectionFlags, Phase, WirePhase},
     tls::library::session::Key,
@@ -344,7 +344,7 @@ fn closed(connection: &mut Connection, sock: &impl Sock, old: u32, now: u64) -> 
         return failed(connection, sock, now);
     }
     connection.closed_ns = now;
-    let timed_out = connection.error == super::close::ETIMEDOUT;
+    let timed_out = connection.error == errno::ETIMEDOUT;
     let reset = connection.flags.contains(ConnectionFlags::RESET_RECEIVED)
         || connection.flags.contains(ConnectionFlags::RESET_SENT);
     if !timed_out && !reset {

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use handshake_common::{
-    Connection, ConnectionFlags, Phase, Role, WirePhase,
+    Connection, ConnectionFlags, Phase, Role, WirePhase, connection,
     tcp::{state, states},
     totals::{self, DropReason},
 };
@@ -205,7 +205,8 @@ pub(super) fn adopt<'a, A: Access>(sock: &KernelSock<A>, old: u32) -> Option<&'a
     // The cookie also names the minisocket that may follow, but only if it was asked for before.
     let mut space = MaybeUninit::uninit();
     let connection = newly_followed(&mut space, sock, old);
-    if maps::keep(sock.pointer(), connection) { maps::find(sock.pointer()) } else { None }
+    maps::keep_new(sock.pointer(), connection);
+    maps::find(sock.pointer())
 }
 
 /// A socket that something happens on, and that is not followed yet.
@@ -219,13 +220,18 @@ pub fn adopt_now<'a, A: Access>(sock: &KernelSock<A>) -> Option<&'a mut Connecti
 /// The same for a program that has no room for a connection on its stack.
 #[inline(always)]
 pub fn adopt_in_place<'a, A: Access>(sock: &KernelSock<A>, id: u64) -> Option<&'a mut Connection> {
-    // SAFETY: integers only.
-    static NEW: Connection = unsafe { core::mem::zeroed() };
+    static NEW: Connection = zerocopy::transmute!([0_u8; connection::SIZE]);
     let old = sock.state();
-    if !state::is_followed(old) || !maps::keep(sock.pointer(), &NEW) {
+    if !state::is_followed(old) {
         return None;
     }
+    maps::keep_new(sock.pointer(), &NEW);
     let connection = maps::find(sock.pointer())?;
+    // Packets are filtered without the socket's lock: another CPU may have begun to follow this connection meanwhile, and
+    // knows more about it.
+    if connection.id != 0 {
+        return Some(connection);
+    }
     connection.id = id;
     state::adopt(connection, old);
     mark_maybe_unfollowed(connection);

@@ -47,7 +47,7 @@ pub struct WireHandshake {
     pub wire: Wire,
 }
 
-/// Size of an fragment without its bytes.
+/// Size of a fragment without its bytes.
 pub const HEADER: usize = size_of::<HelloFragment>();
 /// Size of a `WireHandshake`.
 pub const SIZE: usize = size_of::<WireHandshake>();
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn an_excerpt_has_the_bytes_that_it_says() {
+    fn hello_fragment_carries_the_length_it_declares() {
         let mut bytes = [0; HEADER + 4];
         (bytes[0], bytes[1]) = (Kind::Hello.code(), Role::Client.code());
         bytes[2..4].copy_from_slice(&3_u16.to_ne_bytes());
@@ -108,6 +108,6 @@ mod tests {
         assert_eq!((fragment.sender(), content), (Some(Role::Client), &b"abc"[..]));
         assert_eq!(HelloFragment::from_bytes(&bytes[..HEADER + 2]), None);
         bytes[1] = 0;
-        assert_eq!(HelloFragment::from_bytes(&bytes), None, "from nobody");
+        assert_eq!(HelloFragment::from_bytes(&bytes), None, "without a sender");
     }
 }

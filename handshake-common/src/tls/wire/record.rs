@@ -63,10 +63,7 @@ impl Head {
         5 + if length < most { length } else { most }
     }
 
-    /// Reads as much as [`Head::needed`] asks for; what lies behind is not looked at by its callers.
-    ///
-    /// # Errors
-    /// `None` when this is no record of SSL 3.0 to TLS 1.3.
+    /// Reads the bytes that [`Head::needed`] asks for. Returns `None` if this is no record of SSL 3.0 to TLS 1.3.
     #[must_use]
     #[inline(always)]
     pub const fn parse(bytes: &[u8; HEAD]) -> Option<Self> {

@@ -209,10 +209,10 @@ const fn half_a_header(wire: &mut Wire, side: Role, begin: u32) {
     let due = hello_is_due(wire, side);
     let stream = wire.stream(side);
     if stream.hello_left > 0 {
-        stream.hello_to = begin.wrapping_add(9);
+        stream.hello_to = begin.wrapping_add(HEAD as u32);
     } else if due {
         stream.hello_from = begin;
-        stream.hello_to = begin.wrapping_add(9);
+        stream.hello_to = begin.wrapping_add(HEAD as u32);
     }
     let first = matches!(side, Role::Client) && stream.hello_count == 0;
     if first && !may_open(&stream.head, stream.have as u32) {
@@ -234,7 +234,7 @@ fn passed(stream: &mut Stream, seq: u32, length: u32) {
 /// is not all there.
 #[inline(always)]
 fn head(stream: &mut Stream, payload: &impl Payload, offset: u32) -> bool {
-    if stream.have == 0 && payload.len() - offset >= 9 {
+    if stream.have == 0 && payload.len() - offset >= HEAD as u32 {
         return payload.load(offset, &mut stream.head);
     }
     let mut from = offset;
@@ -242,7 +242,7 @@ fn head(stream: &mut Stream, payload: &impl Payload, offset: u32) -> bool {
         if index < usize::from(stream.have) {
             continue;
         }
-        if index >= 5 && index >= Head::needed(&stream.head) {
+        if index >= HEADER as usize && index >= Head::needed(&stream.head) {
             break;
         }
         let mut byte = [0];
@@ -429,19 +429,29 @@ fn client_data(wire: &mut Wire, head: Head, ack: u32, at: u32) -> bool {
     true
 }
 
+/// Bytes of a protected record besides its content: the inner content type, and a tag of 16 bytes or (AES-CCM-8) of 8.
+const PROTECTION: u16 = 1 + 16;
+const PROTECTION_CCM8: u16 = 1 + 8;
+const FINISHED_SHA256: u16 = 4 + 32 + PROTECTION;
+const FINISHED_SHA384: u16 = 4 + 48 + PROTECTION;
+const FINISHED_CCM8: u16 = 4 + 32 + PROTECTION_CCM8;
+const FINISHED_PADDED: u16 = FINISHED_SHA384 + 16;
+const ALERT: u16 = 2 + PROTECTION;
+const ALERT_CCM8: u16 = 2 + PROTECTION_CCM8;
+
 /// Whether a protected record of TLS 1.3 has the length of a Finished message: its header, a hash of 32 or 48 bytes,
 /// the inner content type, and a tag of 16 bytes or (AES-CCM-8) of 8 (RFC 8446 §4.4.4, §5.2). Java pads by 16 bytes.
 #[must_use]
 #[inline(always)]
 pub const fn is_finished(length: u16) -> bool {
-    matches!(length, 53 | 69 | 45 | 85)
+    matches!(length, FINISHED_SHA256 | FINISHED_SHA384 | FINISHED_CCM8 | FINISHED_PADDED)
 }
 
 /// Whether a protected record of TLS 1.3 is too short for any handshake message but long enough for an alert.
 #[must_use]
 #[inline(always)]
 pub const fn is_alert(length: u16) -> bool {
-    matches!(length, 19 | 11)
+    matches!(length, ALERT | ALERT_CCM8)
 }
 
 /// The server's protected records: the rest of its flight (TLS 1.3), or application data behind its Finished.

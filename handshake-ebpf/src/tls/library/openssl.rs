@@ -138,7 +138,7 @@ pub fn openssl_free(ctx: ProbeContext) -> u32 {
     0
 }
 
-// void ERR_set_error(int lib, int reason, const char *fmt, ...): OpenSSL 3
+// void ERR_vset_error(int lib, int reason, const char *fmt, va_list args): OpenSSL 3
 #[uprobe]
 pub fn openssl_error(ctx: ProbeContext) -> u32 {
     stack::of_the_task(&ctx);

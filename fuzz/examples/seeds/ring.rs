@@ -9,7 +9,8 @@ use handshake::{
     untrusted::Untrusted,
 };
 use handshake_common::{
-    Connection, ConnectionFlags, Family, Initiator, IntoBytes as _, Kind, Library, Role, Stage, TlsOutcome, WirePhase,
+    Connection, ConnectionFlags, Family, Initiator, IntoBytes as _, Kind, Library, Role, Stage, TlsOutcome,
+    WirePhase,
     tls::{
         library::session::{LibraryHandshake, Session, SessionFlags},
         wire::{Direction, Next, Segment, Wire, WireHandshake, closed, track},

@@ -220,10 +220,8 @@ fn established(connection: &mut Connection, sock: &impl Sock, now: u64) {
     } else {
         let syn_facts = sock.syn_facts();
         flags.insert(syn_facts);
-        if syn_facts.contains(ConnectionFlags::SYN_DATA) {
-            if sock.bytes_acked() > 1 {
-                flags.insert(ConnectionFlags::SYN_DATA_ACKED);
-            }
+        if syn_facts.contains(ConnectionFlags::SYN_DATA) && sock.bytes_acked() > 1 {
+            flags.insert(ConnectionFlags::SYN_DATA_ACKED);
         }
         if sock.holds_final_ack() {
             flags.insert(ConnectionFlags::FINAL_ACK_DATA);

@@ -209,10 +209,10 @@ const fn half_a_header(wire: &mut Wire, side: Role, begin: u32) {
     let due = hello_is_due(wire, side);
     let stream = wire.stream(side);
     if stream.hello_left > 0 {
-        stream.hello_to = begin.wrapping_add(HEAD as u32);
+        stream.hello_to = begin.wrapping_add(HEADER + MESSAGE_HEADER);
     } else if due {
         stream.hello_from = begin;
-        stream.hello_to = begin.wrapping_add(HEAD as u32);
+        stream.hello_to = begin.wrapping_add(HEADER + MESSAGE_HEADER);
     }
     let first = matches!(side, Role::Client) && stream.hello_count == 0;
     if first && !may_open(&stream.head, stream.have as u32) {
@@ -234,7 +234,7 @@ fn passed(stream: &mut Stream, seq: u32, length: u32) {
 /// is not all there.
 #[inline(always)]
 fn head(stream: &mut Stream, payload: &impl Payload, offset: u32) -> bool {
-    if stream.have == 0 && payload.len() - offset >= HEAD as u32 {
+    if stream.have == 0 && payload.len() - offset >= HEADER + MESSAGE_HEADER {
         return payload.load(offset, &mut stream.head);
     }
     let mut from = offset;

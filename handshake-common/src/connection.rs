@@ -1,74 +1,58 @@
 //! The state that the kernel side keeps for one connection; its very bytes are the record that user space reads.
 
+use bitflags::bitflags;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 use crate::{
     tls::library::session::Key,
     vocabulary::{Family, Initiator, Role, Stage},
 };
 
 /// Yes-or-no facts about a connection, one bit each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(transparent)]
-pub struct ConnectionFlags(pub u32);
+pub struct ConnectionFlags(u32);
 
-impl ConnectionFlags {
-    /// The connection was there before the program: nothing is known of its opening.
-    pub const PREEXISTING: Self = Self(1);
-    /// It reached ESTABLISHED.
-    pub const ESTABLISHED: Self = Self(1 << 1);
-    /// The moment of ESTABLISHED was not seen although it was reached (a Fast Open child closed before it).
-    pub const OPEN_UNTIMED: Self = Self(1 << 2);
-    /// `tcp_sock.syn_fastopen`: our SYN carried the Fast Open option.
-    pub const SYN_FASTOPEN: Self = Self(1 << 3);
-    /// `tcp_sock.syn_data`: our SYN carried data.
-    pub const SYN_DATA: Self = Self(1 << 4);
-    /// Client: the SYN-ACK acknowledged more than the SYN. Server: `syn_data_acked`, data came in the SYN.
-    pub const SYN_DATA_ACKED: Self = Self(1 << 5);
-    /// `tcp_sock.fastopen_connect`: the SYN leaves at the first write, not at `connect()`.
-    pub const DEFERRED_SYN: Self = Self(1 << 6);
-    /// Client: the kernel holds the final ACK back for data. Server: data came with the completing ACK.
-    pub const FINAL_ACK_DATA: Self = Self(1 << 7);
-    /// `tcp_sock.tcp_usec_ts`: time-stamp echoes have microseconds, so they cannot be told from real samples.
-    pub const USEC_TIMESTAMPS: Self = Self(1 << 8);
-    /// A RST came in.
-    pub const RESET_RECEIVED: Self = Self(1 << 9);
-    /// A RST went out.
-    pub const RESET_SENT: Self = Self(1 << 10);
-    /// FIN_WAIT1 → CLOSING was seen.
-    pub const CLOSING: Self = Self(1 << 11);
-    /// Data was still unsent when the program closed, so FIN_WAIT1 or LAST_ACK is not "FIN sent".
-    pub const UNSENT_AT_CLOSE: Self = Self(1 << 12);
-    /// At CLOSE_WAIT → LAST_ACK our ACK of the peer's FIN had not gone out yet.
-    pub const ACK_OWED_AT_CLOSE: Self = Self(1 << 13);
-    /// At CLOSE_WAIT → LAST_ACK that ACK had gone out.
-    pub const ACKED_BEFORE_CLOSE: Self = Self(1 << 14);
-    /// One segment acknowledged our FIN and carried the peer's.
-    pub const FIN_WITH_ACK: Self = Self(1 << 15);
-    /// Our FIN was acknowledged by a segment without a FIN.
-    pub const ACK_WITHOUT_FIN: Self = Self(1 << 16);
-    /// A time-wait minisocket took over in FIN_WAIT2: the peer's FIN cannot be seen from the tracepoints.
-    pub const PEER_FIN_UNSEEN: Self = Self(1 << 17);
-    /// The table has been full: what is `PREEXISTING` may as well have begun while there was no room for it.
-    pub const MAYBE_UNFOLLOWED: Self = Self(1 << 18);
-
-    /// Whether all bits of `other` are set.
-    #[must_use]
-    #[inline(always)]
-    pub const fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Sets the bits of `other`.
-    #[inline(always)]
-    pub const fn set(&mut self, other: Self) {
-        self.0 |= other.0;
-    }
-
-    /// Sets the bits of `other` when `on`.
-    #[inline(always)]
-    pub const fn set_if(&mut self, other: Self, on: bool) {
-        if on {
-            self.0 |= other.0;
-        }
+bitflags! {
+    impl ConnectionFlags: u32 {
+        /// The connection was there before the program: nothing is known of its opening.
+        const PREEXISTING = 1;
+        /// It reached ESTABLISHED.
+        const ESTABLISHED = 1 << 1;
+        /// The moment of ESTABLISHED was not seen although it was reached (a Fast Open child closed before it).
+        const OPEN_UNTIMED = 1 << 2;
+        /// `tcp_sock.syn_fastopen`: our SYN carried the Fast Open option.
+        const SYN_FASTOPEN = 1 << 3;
+        /// `tcp_sock.syn_data`: our SYN carried data.
+        const SYN_DATA = 1 << 4;
+        /// Client: the SYN-ACK acknowledged more than the SYN. Server: `syn_data_acked`, data came in the SYN.
+        const SYN_DATA_ACKED = 1 << 5;
+        /// `tcp_sock.fastopen_connect`: the SYN leaves at the first write, not at `connect()`.
+        const DEFERRED_SYN = 1 << 6;
+        /// Client: the kernel holds the final ACK back for data. Server: data came with the completing ACK.
+        const FINAL_ACK_DATA = 1 << 7;
+        /// `tcp_sock.tcp_usec_ts`: time-stamp echoes have microseconds, so they cannot be told from real samples.
+        const USEC_TIMESTAMPS = 1 << 8;
+        /// A RST came in.
+        const RESET_RECEIVED = 1 << 9;
+        /// A RST went out.
+        const RESET_SENT = 1 << 10;
+        /// FIN_WAIT1 → CLOSING was seen.
+        const CLOSING = 1 << 11;
+        /// Data was still unsent when the program closed, so FIN_WAIT1 or LAST_ACK is not "FIN sent".
+        const UNSENT_AT_CLOSE = 1 << 12;
+        /// At CLOSE_WAIT → LAST_ACK our ACK of the peer's FIN had not gone out yet.
+        const ACK_OWED_AT_CLOSE = 1 << 13;
+        /// At CLOSE_WAIT → LAST_ACK that ACK had gone out.
+        const ACKED_BEFORE_CLOSE = 1 << 14;
+        /// One segment acknowledged our FIN and carried the peer's.
+        const FIN_WITH_ACK = 1 << 15;
+        /// Our FIN was acknowledged by a segment without a FIN.
+        const ACK_WITHOUT_FIN = 1 << 16;
+        /// A time-wait minisocket took over in FIN_WAIT2: the peer's FIN cannot be seen from the tracepoints.
+        const PEER_FIN_UNSEEN = 1 << 17;
+        /// The table has been full: what is `PREEXISTING` may as well have begun while there was no room for it.
+        const MAYBE_UNFOLLOWED = 1 << 18;
     }
 }
 
@@ -101,7 +85,7 @@ pub enum WirePhase {
 }
 
 /// One connection. Times are `bpf_ktime_get_ns` (CLOCK_MONOTONIC); 0 means not seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Connection {
     /// [`Stage`] code of this record, and as the first byte of every raw record a [`crate::Kind`] code.
@@ -176,27 +160,10 @@ const _: () = assert!(SIZE == 192, "the raw record has no padding and both sides
 const _: () = assert!(core::mem::offset_of!(Connection, error) == SIZE - 2);
 
 impl Connection {
-    /// Reads a raw record out of bytes from the ring buffer.
-    ///
-    /// # Errors
-    /// `None` when the length is wrong or the record claims to be of no known stage.
+    /// Reads a raw record from the ring buffer. Returns `None` if the length is wrong or the stage is unknown.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        if bytes.len() != SIZE {
-            return None;
-        }
-        // SAFETY: the length is checked, every bit pattern is a valid Connection (integers only), and
-        // read_unaligned asks nothing of the address.
-        let connection = unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() };
-        connection.stage()?;
-        Some(connection)
-    }
-
-    /// The bytes that [`Connection::from_bytes`] reads.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        // SAFETY: repr(C) without padding (asserted above), so every byte is initialised.
-        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast(), SIZE) }
+        Self::read_from_bytes(bytes).ok().filter(|connection| connection.stage().is_some())
     }
 
     /// Which end this is.

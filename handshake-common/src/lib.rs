@@ -23,3 +23,5 @@ pub use vocabulary::{
     CloseStyle, Family, FastOpen, FastOpenReason, FinalAck, Initiator, Kind, Library, Outcome, Role, Stage,
     TlsClass, TlsOutcome, TlsSource, TlsVersion,
 };
+/// The bytes of a raw record: `as_bytes()`.
+pub use zerocopy::IntoBytes;

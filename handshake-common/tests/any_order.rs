@@ -102,7 +102,7 @@ fn check(connection: &Connection, begin: u64, now: u64) -> Result<(), TestCaseEr
             "{opening:?} of {passed_us} µs: {connection:?}"
         );
     }
-    if connection.flags.has(ConnectionFlags::PREEXISTING) {
+    if connection.flags.contains(ConnectionFlags::PREEXISTING) {
         prop_assert_eq!(open::duration_us(connection), None);
         prop_assert_eq!(close::lifetime_us(connection), None);
     }
@@ -129,11 +129,11 @@ proptest! {
             now += gap;
             let due = match event {
                 Event::Connect => {
-                    let mut due = DueRecords::NOTHING;
+                    let mut due = DueRecords::empty();
                     if let Some(before) = &mut connection {
                         due = state::destroyed(before);
-                        given.opens += u32::from(due.has(DueRecords::OPEN));
-                        given.closes += u32::from(due.has(DueRecords::CLOSE));
+                        given.opens += u32::from(due.contains(DueRecords::OPEN));
+                        given.closes += u32::from(due.contains(DueRecords::CLOSE));
                         prop_assert!(given.opens <= 1 && given.closes <= 1, "{before:?}");
                         check(before, begin, now)?;
                     }
@@ -147,20 +147,20 @@ proptest! {
                 }
                 Event::ResetReceived(at) if follow(&mut connection, at) => {
                     state::reset_received(connection.as_mut().unwrap(), &sock, at);
-                    DueRecords::NOTHING
+                    DueRecords::empty()
                 }
                 Event::SynRetransmitted(stamp) => {
                     if let Some(connection) = &mut connection {
                         state::syn_retransmitted(connection, &sock, stamp, now);
                     }
-                    DueRecords::NOTHING
+                    DueRecords::empty()
                 }
-                Event::ResetSent => connection.as_mut().map_or(DueRecords::NOTHING, state::reset_sent),
+                Event::ResetSent => connection.as_mut().map_or(DueRecords::empty(), state::reset_sent),
                 Event::Destroyed => {
-                    let due = connection.as_mut().map_or(DueRecords::NOTHING, state::destroyed);
+                    let due = connection.as_mut().map_or(DueRecords::empty(), state::destroyed);
                     if let Some(gone) = connection.take() {
-                        given.opens += u32::from(due.has(DueRecords::OPEN));
-                        given.closes += u32::from(due.has(DueRecords::CLOSE));
+                        given.opens += u32::from(due.contains(DueRecords::OPEN));
+                        given.closes += u32::from(due.contains(DueRecords::CLOSE));
                         prop_assert!(given.opens <= 1 && given.closes <= 1, "{gone:?}");
                         prop_assert!(given.opens + given.closes >= 1, "gone without a trace: {gone:?}");
                         check(&gone, begin, now)?;
@@ -168,13 +168,13 @@ proptest! {
                     given = Given::default();
                     continue;
                 }
-                _ => DueRecords::NOTHING,
+                _ => DueRecords::empty(),
             };
             if let Some(connection) = &connection {
-                given.opens += u32::from(due.has(DueRecords::OPEN));
-                given.closes += u32::from(due.has(DueRecords::CLOSE));
+                given.opens += u32::from(due.contains(DueRecords::OPEN));
+                given.closes += u32::from(due.contains(DueRecords::CLOSE));
                 prop_assert!(given.opens <= 1 && given.closes <= 1, "twice: {connection:?}");
-                prop_assert!(!due.has(DueRecords::CLOSE) || connection.is(Phase::Done));
+                prop_assert!(!due.contains(DueRecords::CLOSE) || connection.is(Phase::Done));
                 check(connection, begin, now)?;
             }
         }

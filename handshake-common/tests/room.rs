@@ -41,15 +41,16 @@ impl Counted {
     fn publish(&mut self, connection: &Connection, due: DueRecords) {
         let at = slot(connection.role());
         let flags = connection.flags;
-        self.closing[at] += i64::from(due.has(DueRecords::CLOSING));
-        if due.has(DueRecords::OPEN) {
+        self.closing[at] += i64::from(due.contains(DueRecords::CLOSING));
+        if due.contains(DueRecords::OPEN) {
             self.ended_openings[at] += 1;
-            self.opened[at] += i64::from(flags.has(ConnectionFlags::ESTABLISHED));
-            self.late += i64::from(flags.has(ConnectionFlags::PREEXISTING));
+            self.opened[at] += i64::from(flags.contains(ConnectionFlags::ESTABLISHED));
+            self.late += i64::from(flags.contains(ConnectionFlags::PREEXISTING));
         }
-        if due.has(DueRecords::CLOSE) {
+        if due.contains(DueRecords::CLOSE) {
             self.closed[at] += 1;
-            let opened = flags.has(ConnectionFlags::ESTABLISHED) || flags.has(ConnectionFlags::PREEXISTING);
+            let opened =
+                flags.contains(ConnectionFlags::ESTABLISHED) || flags.contains(ConnectionFlags::PREEXISTING);
             self.unopened[at] += i64::from(!opened);
         }
     }

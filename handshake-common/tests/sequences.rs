@@ -38,8 +38,8 @@ impl ConnectionEvent {
     }
 
     fn count(&mut self, due: DueRecords) {
-        self.opens += u32::from(due.has(DueRecords::OPEN));
-        self.closes += u32::from(due.has(DueRecords::CLOSE));
+        self.opens += u32::from(due.contains(DueRecords::OPEN));
+        self.closes += u32::from(due.contains(DueRecords::CLOSE));
     }
 
     fn goes(&mut self, old: u32, new: u32, at: u64, sock: &Socket) -> &mut Self {
@@ -92,7 +92,7 @@ fn a_client_opens() {
 
 #[test]
 fn a_deferred_syn_counts_from_the_syn() {
-    let fastopen_connect = handshake_common::ConnectionFlags::DEFERRED_SYN.0;
+    let fastopen_connect = handshake_common::ConnectionFlags::DEFERRED_SYN.bits();
     let mut story = ConnectionEvent::client(100);
     let sock = Socket { syn_facts: fastopen_connect, last_sent_ns: 400 * MS, ..Socket::default() };
     story.goes(SYN_SENT, ESTABLISHED, 450, &sock);

@@ -63,18 +63,18 @@ pub fn handshake(session: &Session, connection: Option<&Connection>) {
 /// Counts and publishes what is due.
 #[inline(always)]
 pub fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<A>, due: DueRecords) {
-    if due == DueRecords::NOTHING {
+    if due == DueRecords::empty() {
         return;
     }
-    if due.has(DueRecords::CLOSING) {
+    if due.contains(DueRecords::CLOSING) {
         count(totals::closing(connection.role()));
     }
-    if (due.has(DueRecords::OPEN) || due.has(DueRecords::CLOSE)) && connection.family == 0 {
+    if (due.contains(DueRecords::OPEN) || due.contains(DueRecords::CLOSE)) && connection.family == 0 {
         sock.identify(connection);
     }
-    if due.has(DueRecords::OPEN) {
+    if due.contains(DueRecords::OPEN) {
         count(totals::open_slot(connection));
-        if connection.flags.has(ConnectionFlags::PREEXISTING) {
+        if connection.flags.contains(ConnectionFlags::PREEXISTING) {
             count(totals::LATE);
         }
         let fast_open = open::fast_open(connection);
@@ -83,10 +83,10 @@ pub fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<A>, due
         }
         record(connection, Stage::Open);
     }
-    if due.has(DueRecords::CLOSE) {
+    if due.contains(DueRecords::CLOSE) {
         count(totals::close_slot(connection));
-        if !connection.flags.has(ConnectionFlags::ESTABLISHED)
-            && !connection.flags.has(ConnectionFlags::PREEXISTING)
+        if !connection.flags.contains(ConnectionFlags::ESTABLISHED)
+            && !connection.flags.contains(ConnectionFlags::PREEXISTING)
         {
             count(totals::unopened(connection.role()));
         }

@@ -242,12 +242,24 @@ pub fn user_stack() -> u64 {
     }
 }
 
-/// Where the kernel gives no cookie: no CPU begins two connections in the same nanosecond.
+/// Stands in for the socket cookie where the kernel gives none.
 #[inline(always)]
 fn own_number() -> u64 {
     // SAFETY: no arguments.
-    unsafe { bpf_ktime_get_ns() ^ (u64::from(bpf_get_smp_processor_id()) << 52) }
+    number_at(unsafe { bpf_ktime_get_ns() })
 }
+
+/// A unique number, provided that no CPU takes two in the same nanosecond.
+#[inline(always)]
+pub fn number_at(now_ns: u64) -> u64 {
+    // SAFETY: no arguments.
+    now_ns ^ (u64::from(unsafe { bpf_get_smp_processor_id() }) << 52)
+}
+
+/// `include/uapi/linux/stat.h`: the type of a file in `inode.i_mode`.
+pub const S_IFMT: u16 = 0o170_000;
+pub const S_IFREG: u16 = 0o100_000;
+pub const S_IFSOCK: u16 = 0o140_000;
 
 const IPPROTO_TCP: u16 = 6;
 const AF_INET: u16 = 2;
@@ -370,8 +382,7 @@ const fn front(address: u32) -> [u8; 8] {
 
 #[inline(always)]
 fn pair(high: u64, low: u64) -> [u8; 16] {
-    // SAFETY: sixteen bytes either way.
-    unsafe { core::mem::transmute([high, low]) }
+    zerocopy::transmute!([high, low])
 }
 
 impl<A: Access> Sock for KernelSock<A> {
@@ -449,13 +460,13 @@ impl<A: Access> Sock for KernelSock<A> {
 
     #[inline(always)]
     fn syn_facts(&self) -> ConnectionFlags {
-        let mut flags = ConnectionFlags(0);
-        flags.set_if(
+        let mut flags = ConnectionFlags::empty();
+        flags.set(
             ConnectionFlags::SYN_FASTOPEN,
             self.bit(layout!(syn_fastopen.offset), layout!(syn_fastopen.mask)),
         );
-        flags.set_if(ConnectionFlags::SYN_DATA, self.bit(layout!(syn_data.offset), layout!(syn_data.mask)));
-        flags.set_if(
+        flags.set(ConnectionFlags::SYN_DATA, self.bit(layout!(syn_data.offset), layout!(syn_data.mask)));
+        flags.set(
             ConnectionFlags::DEFERRED_SYN,
             self.bit(layout!(fastopen_connect.offset), layout!(fastopen_connect.mask)),
         );

@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::BPF_ANY,
+    bindings::{BPF_ANY, BPF_NOEXIST},
     btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
     helpers::generated::bpf_map_update_elem,
     macros::btf_map,
@@ -64,14 +64,27 @@ pub static SYNACKS: LruHashMap<Endpoints, u64, 8192> = LruHashMap::new();
 /// The state of this socket's connection, if it is followed.
 #[inline(always)]
 pub fn find<'a>(sk: *const c_void) -> Option<&'a mut Connection> {
-    // SAFETY: the map's own value, which the kernel keeps while the program runs; the events of one socket come
-    // under its lock.
+    // SAFETY: the map's own value, whose memory the kernel keeps while the program runs. Most events of a socket come
+    // under its lock, packets and library calls do not: they change fields of their own. A field that changes meanwhile is
+    // an integer of which any value is valid, and nothing that the verifier has to trust is read twice.
     CONNECTIONS.get_ptr_mut(sk as u64).map(|state| unsafe { &mut *state })
 }
 
-/// Keeps the state of this socket's connection; false when there is no room.
+/// Keeps the state of this socket's connection, whatever was there before; false if the table is full.
 #[inline(always)]
 pub fn keep(sk: *const c_void, connection: &Connection) -> bool {
+    update(sk, connection, BPF_ANY)
+}
+
+/// Keeps the state of this socket's connection unless another CPU has just done so; either way [`find`] has it then, or
+/// the table is full.
+#[inline(always)]
+pub fn keep_new(sk: *const c_void, connection: &Connection) {
+    update(sk, connection, BPF_NOEXIST);
+}
+
+#[inline(always)]
+fn update(sk: *const c_void, connection: &Connection, flags: u32) -> bool {
     let key = sk as u64;
     // SAFETY: key and value have the sizes of the map's definition. The plain helper spares a second copy of the
     // value on the stack.
@@ -80,7 +93,7 @@ pub fn keep(sk: *const c_void, connection: &Connection) -> bool {
             (&raw const CONNECTIONS).cast_mut().cast(),
             (&raw const key).cast_mut().cast(),
             core::ptr::from_ref(connection).cast_mut().cast(),
-            u64::from(BPF_ANY),
+            u64::from(flags),
         )
     };
     error == 0

@@ -38,18 +38,17 @@ impl Process {
 }
 
 impl Process {
-    /// Writes down who it is; it must be the current one.
+    /// Stores id, name and cgroup of the process, which must be the current one.
     #[inline(always)]
     pub fn name(&self, pid: &mut u32, comm: &mut [u8; 16], cgroup: &mut u64) {
         *pid = self.tgid;
-        // SAFETY: sixteen bytes either way.
-        *comm = unsafe { core::mem::transmute::<[u64; 2], [u8; 16]>(self.comm) };
+        *comm = zerocopy::transmute!(self.comm);
         // SAFETY: no arguments.
         *cgroup = unsafe { bpf_get_current_cgroup_id() };
     }
 }
 
-/// What tells a task from all others: ids are used again.
+/// What identifies a task: ids alone are reused.
 #[derive(Clone, Copy)]
 pub struct Task {
     /// Its thread id.
@@ -95,9 +94,9 @@ impl Task {
     }
 }
 
-/// Writes down the current process. Call only where a task acts on its own socket: `connect()`, `close()`,
+/// Records the current process as the owner. Call only where a task acts on its own socket: `connect()`, `close()`,
 /// `shutdown()`. A kernel thread is taken only `with_kernel`: it may connect on its own, but it may also close
-/// what a process had left to it.
+/// a socket that a process has left behind.
 #[inline(always)]
 pub fn note<A: Access>(connection: &mut Connection, with_kernel: bool) {
     let process = A::process();

@@ -9,7 +9,8 @@ use handshake::{
     untrusted::Untrusted,
 };
 use handshake_common::{
-    Connection, ConnectionFlags, Family, Initiator, Kind, Library, Role, Stage, TlsOutcome, WirePhase,
+    Connection, ConnectionFlags, Family, Initiator, IntoBytes as _, Kind, Library, Role, Stage, TlsOutcome,
+    WirePhase,
     tls::{
         library::session::{LibraryHandshake, Session, SessionFlags},
         wire::{Direction, Next, Segment, Wire, WireHandshake, closed, track},
@@ -149,9 +150,7 @@ fn steps(packets: &[Packet], local: Role, comm: [u8; 16]) -> Vec<u8> {
         object: 0x5500_1000,
         pid: 1234,
         comm: connection.comm,
-        flags: SessionFlags(
-            SessionFlags::STATE_READ.0 | SessionFlags::FLIGHTS_SEEN.0 | SessionFlags::VERSION_READ.0,
-        ),
+        flags: SessionFlags::STATE_READ | SessionFlags::FLIGHTS_SEEN | SessionFlags::VERSION_READ,
         calls: 2,
         version: 0x0304,
         cipher: 0x1302,
@@ -173,7 +172,7 @@ fn steps(packets: &[Packet], local: Role, comm: [u8; 16]) -> Vec<u8> {
     connection.stage = Stage::Close.code();
     connection.wire = WirePhase::Reported as u8;
     connection.initiator = Initiator::Local.code();
-    connection.flags.set(ConnectionFlags::ACK_WITHOUT_FIN);
+    connection.flags.insert(ConnectionFlags::ACK_WITHOUT_FIN);
     (connection.our_close_ns, connection.our_fin_ns) = (now_ns + 1_000_000, now_ns + 1_005_000);
     (connection.fin_acked_ns, connection.peer_fin_ns) = (now_ns + 50_000_000, now_ns + 51_000_000);
     connection.closed_ns = now_ns + 52_000_000;

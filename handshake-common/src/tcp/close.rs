@@ -1,37 +1,36 @@
 //! What the facts of a closing mean. Pure: the kernel side counts by these functions, user space publishes by them.
 
-use super::open;
+use super::{errno, open};
 use crate::{
     connection::{Connection, ConnectionFlags, micros_between},
     vocabulary::{CloseStyle, Role},
 };
-
-/// `errno` of a connection that the kernel gave up.
-pub const ETIMEDOUT: u16 = 110;
 
 /// How the connection closed.
 #[must_use]
 #[inline(always)]
 pub const fn style(connection: &Connection) -> Option<CloseStyle> {
     let flags = connection.flags;
-    if connection.error == ETIMEDOUT {
+    if connection.error == errno::ETIMEDOUT {
         Some(CloseStyle::TimedOut)
-    } else if flags.has(ConnectionFlags::RESET_RECEIVED) {
+    } else if flags.contains(ConnectionFlags::RESET_RECEIVED) {
         Some(CloseStyle::ResetReceived)
-    } else if flags.has(ConnectionFlags::RESET_SENT) {
+    } else if flags.contains(ConnectionFlags::RESET_SENT) {
         Some(CloseStyle::ResetSent)
-    } else if flags.has(ConnectionFlags::CLOSING) {
+    } else if flags.contains(ConnectionFlags::CLOSING) {
         Some(CloseStyle::Simultaneous)
-    } else if flags.has(ConnectionFlags::FIN_WITH_ACK) {
+    } else if flags.contains(ConnectionFlags::FIN_WITH_ACK) {
         Some(CloseStyle::ThreeSegments)
-    } else if flags.has(ConnectionFlags::ACK_WITHOUT_FIN) {
+    } else if flags.contains(ConnectionFlags::ACK_WITHOUT_FIN) {
         Some(CloseStyle::FourSegments)
     } else if connection.fin_acked_ns == 0 {
         // No FIN of ours was acknowledged, and no RST was seen: something we do not know ended it.
         None
-    } else if flags.has(ConnectionFlags::ACKED_BEFORE_CLOSE) {
+    } else if flags.contains(ConnectionFlags::ACKED_BEFORE_CLOSE) {
         Some(CloseStyle::FourSegments)
-    } else if flags.has(ConnectionFlags::ACK_OWED_AT_CLOSE) && !flags.has(ConnectionFlags::UNSENT_AT_CLOSE) {
+    } else if flags.contains(ConnectionFlags::ACK_OWED_AT_CLOSE)
+        && !flags.contains(ConnectionFlags::UNSENT_AT_CLOSE)
+    {
         Some(CloseStyle::ThreeSegments)
     } else {
         // Data of ours left before the FIN and may or may not have carried the ACK.
@@ -41,15 +40,15 @@ pub const fn style(connection: &Connection) -> Option<CloseStyle> {
 
 /// Whether the FINs went their way, so that there are phases to time.
 const fn is_orderly(connection: &Connection) -> bool {
-    !connection.flags.has(ConnectionFlags::RESET_RECEIVED)
-        && !connection.flags.has(ConnectionFlags::RESET_SENT)
-        && connection.error != ETIMEDOUT
+    !connection.flags.contains(ConnectionFlags::RESET_RECEIVED)
+        && !connection.flags.contains(ConnectionFlags::RESET_SENT)
+        && connection.error != errno::ETIMEDOUT
 }
 
 /// Whether our program closed after the peer's FIN had come.
 const fn is_passive(connection: &Connection) -> bool {
-    connection.flags.has(ConnectionFlags::ACKED_BEFORE_CLOSE)
-        || connection.flags.has(ConnectionFlags::ACK_OWED_AT_CLOSE)
+    connection.flags.contains(ConnectionFlags::ACKED_BEFORE_CLOSE)
+        || connection.flags.contains(ConnectionFlags::ACK_OWED_AT_CLOSE)
 }
 
 /// Active side: our FIN sent → the peer's FIN received. Passive side: the peer's FIN received → our FIN acknowledged.
@@ -76,7 +75,7 @@ pub const fn ack_wait_us(connection: &Connection) -> Option<u64> {
 pub const fn app_wait_us(connection: &Connection) -> Option<u64> {
     if is_passive(connection) {
         micros_between(connection.peer_fin_ns, connection.our_close_ns)
-    } else if connection.flags.has(ConnectionFlags::FIN_WITH_ACK) {
+    } else if connection.flags.contains(ConnectionFlags::FIN_WITH_ACK) {
         Some(0)
     } else {
         micros_between(connection.fin_acked_ns, connection.peer_fin_ns)
@@ -86,7 +85,7 @@ pub const fn app_wait_us(connection: &Connection) -> Option<u64> {
 /// Whether the peer's FIN went to the time-wait minisocket, where no tracepoint sees it.
 #[must_use]
 pub const fn peer_fin_unseen(connection: &Connection) -> bool {
-    connection.flags.has(ConnectionFlags::PEER_FIN_UNSEEN)
+    connection.flags.contains(ConnectionFlags::PEER_FIN_UNSEEN)
         && is_orderly(connection)
         && connection.peer_fin_ns == 0
 }
@@ -95,7 +94,7 @@ pub const fn peer_fin_unseen(connection: &Connection) -> bool {
 #[must_use]
 pub const fn lifetime_us(connection: &Connection) -> Option<u64> {
     match connection.role() {
-        Some(Role::Client) if !connection.flags.has(ConnectionFlags::PREEXISTING) => {
+        Some(Role::Client) if !connection.flags.contains(ConnectionFlags::PREEXISTING) => {
             micros_between(connection.syn_ns, connection.closed_ns)
         }
         Some(Role::Server) => {

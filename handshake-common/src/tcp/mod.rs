@@ -1,6 +1,7 @@
 //! TCP: the state machine that both sides share, and what its facts mean.
 
 pub mod close;
+pub mod errno;
 pub mod open;
 pub mod state;
 

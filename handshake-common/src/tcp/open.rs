@@ -1,30 +1,17 @@
 //! What the facts of an opening mean. Pure: the kernel side counts by these functions, user space publishes by them.
 
+use super::errno;
 use crate::{
     connection::{Connection, ConnectionFlags, micros_between},
     vocabulary::{FastOpen, FastOpenReason, FinalAck, Outcome, Role},
 };
-
-mod errno {
-    pub(super) const EACCES: u16 = 13;
-    pub(super) const EPIPE: u16 = 32;
-    pub(super) const ENONET: u16 = 64;
-    pub(super) const ENOPROTOOPT: u16 = 92;
-    pub(super) const ENETUNREACH: u16 = 101;
-    pub(super) const ECONNABORTED: u16 = 103;
-    pub(super) const ECONNRESET: u16 = 104;
-    pub(super) const ETIMEDOUT: u16 = 110;
-    pub(super) const ECONNREFUSED: u16 = 111;
-    pub(super) const EHOSTDOWN: u16 = 112;
-    pub(super) const EHOSTUNREACH: u16 = 113;
-}
 
 /// How the opening ended: `sk_err` at SYN_SENT → CLOSE, 0 being a program that gave up.
 /// The errors of ICMP are those of `icmp_err_convert` and `icmpv6_err_convert`.
 #[must_use]
 #[inline(always)]
 pub const fn outcome(connection: &Connection) -> Option<Outcome> {
-    if connection.flags.has(ConnectionFlags::ESTABLISHED) {
+    if connection.flags.contains(ConnectionFlags::ESTABLISHED) {
         return Some(Outcome::Established);
     }
     match connection.error {
@@ -49,19 +36,19 @@ const fn is_synack_sample(connection: &Connection) -> bool {
     connection.srtt_us != 0
         && connection.syn_retransmits == 0
         && !connection.srtt_us.is_multiple_of(1000)
-        && !connection.flags.has(ConnectionFlags::USEC_TIMESTAMPS)
+        && !connection.flags.contains(ConnectionFlags::USEC_TIMESTAMPS)
 }
 
 /// The round trip in microseconds, from the kernel's sample where that is a round trip.
 #[must_use]
 pub const fn rtt_us(connection: &Connection) -> Option<u64> {
-    if !connection.flags.has(ConnectionFlags::ESTABLISHED) {
+    if !connection.flags.contains(ConnectionFlags::ESTABLISHED) {
         return None;
     }
     let valid = match connection.role() {
         Some(Role::Client) => connection.srtt_us != 0 && connection.syn_retransmits == 0,
         Some(Role::Server) => {
-            is_synack_sample(connection) && !connection.flags.has(ConnectionFlags::FINAL_ACK_DATA)
+            is_synack_sample(connection) && !connection.flags.contains(ConnectionFlags::FINAL_ACK_DATA)
         }
         None => false,
     };
@@ -72,12 +59,12 @@ pub const fn rtt_us(connection: &Connection) -> Option<u64> {
 /// is the kernel's sample itself while the SYN-ACK went out once, even where that is no round trip.
 #[must_use]
 pub const fn duration_us(connection: &Connection) -> Option<u64> {
-    if connection.flags.has(ConnectionFlags::PREEXISTING) {
+    if connection.flags.contains(ConnectionFlags::PREEXISTING) {
         return None;
     }
     match connection.role() {
         Some(Role::Client) => micros_between(connection.syn_ns, connection.open_ns),
-        Some(Role::Server) if !connection.flags.has(ConnectionFlags::ESTABLISHED) => None,
+        Some(Role::Server) if !connection.flags.contains(ConnectionFlags::ESTABLISHED) => None,
         Some(Role::Server) if connection.syn_retransmits > 0 => {
             micros_between(connection.syn_ns, connection.open_ns)
         }
@@ -90,15 +77,19 @@ pub const fn duration_us(connection: &Connection) -> Option<u64> {
 #[must_use]
 pub const fn final_ack(connection: &Connection) -> Option<FinalAck> {
     let flags = connection.flags;
-    if !flags.has(ConnectionFlags::ESTABLISHED)
-        || flags.has(ConnectionFlags::PREEXISTING)
-        || flags.has(ConnectionFlags::OPEN_UNTIMED)
+    if !flags.contains(ConnectionFlags::ESTABLISHED)
+        || flags.contains(ConnectionFlags::PREEXISTING)
+        || flags.contains(ConnectionFlags::OPEN_UNTIMED)
     {
         return None;
     }
     // A rejected SYN payload is sent again at once, and that segment carries the ACK (tcp_rcv_fastopen_synack).
     let resent = matches!(fast_open(connection), Some(FastOpen::DataRejected));
-    Some(if flags.has(ConnectionFlags::FINAL_ACK_DATA) || resent { FinalAck::Data } else { FinalAck::Bare })
+    Some(if flags.contains(ConnectionFlags::FINAL_ACK_DATA) || resent {
+        FinalAck::Data
+    } else {
+        FinalAck::Bare
+    })
 }
 
 /// What became of Fast Open. On a server, `none` says that this side accepted no data in the SYN; what else the
@@ -108,14 +99,14 @@ pub const fn final_ack(connection: &Connection) -> Option<FinalAck> {
 pub const fn fast_open(connection: &Connection) -> Option<FastOpen> {
     let flags = connection.flags;
     match connection.role() {
-        Some(Role::Client) if !flags.has(ConnectionFlags::SYN_FASTOPEN) => Some(FastOpen::None),
-        Some(Role::Client) if !flags.has(ConnectionFlags::SYN_DATA) => Some(FastOpen::CookieRequested),
-        Some(Role::Client) if !flags.has(ConnectionFlags::ESTABLISHED) => None,
-        Some(Role::Client | Role::Server) if flags.has(ConnectionFlags::SYN_DATA_ACKED) => {
+        Some(Role::Client) if !flags.contains(ConnectionFlags::SYN_FASTOPEN) => Some(FastOpen::None),
+        Some(Role::Client) if !flags.contains(ConnectionFlags::SYN_DATA) => Some(FastOpen::CookieRequested),
+        Some(Role::Client) if !flags.contains(ConnectionFlags::ESTABLISHED) => None,
+        Some(Role::Client | Role::Server) if flags.contains(ConnectionFlags::SYN_DATA_ACKED) => {
             Some(FastOpen::DataAccepted)
         }
         Some(Role::Client) => Some(FastOpen::DataRejected),
-        Some(Role::Server) if flags.has(ConnectionFlags::ESTABLISHED) => Some(FastOpen::None),
+        Some(Role::Server) if flags.contains(ConnectionFlags::ESTABLISHED) => Some(FastOpen::None),
         _ => None,
     }
 }
@@ -138,7 +129,7 @@ pub const fn fast_open_reason(connection: &Connection) -> Option<FastOpenReason>
 pub const fn syn_cookie(connection: &Connection) -> Option<bool> {
     match connection.role() {
         Some(Role::Server)
-            if connection.flags.has(ConnectionFlags::ESTABLISHED)
+            if connection.flags.contains(ConnectionFlags::ESTABLISHED)
                 && (connection.syn_retransmits > 0 || is_synack_sample(connection)) =>
         {
             Some(false)
@@ -173,7 +164,7 @@ mod tests {
     #[test]
     fn a_lost_final_ack_is_a_duration_but_no_round_trip() {
         let mut connection = server(340_617);
-        connection.flags.set(ConnectionFlags::FINAL_ACK_DATA);
+        connection.flags.insert(ConnectionFlags::FINAL_ACK_DATA);
         assert_eq!(duration_us(&connection), Some(340_617));
         assert_eq!(rtt_us(&connection), None);
         assert_eq!(final_ack(&connection), Some(FinalAck::Data));
@@ -186,7 +177,7 @@ mod tests {
         assert_eq!(duration_us(&connection), None);
         assert_eq!(syn_cookie(&connection), None, "may be a cookie, may be chance");
         let mut precise = server(81_001);
-        precise.flags.set(ConnectionFlags::USEC_TIMESTAMPS);
+        precise.flags.insert(ConnectionFlags::USEC_TIMESTAMPS);
         assert_eq!(rtt_us(&precise), None);
     }
 
@@ -202,14 +193,14 @@ mod tests {
 
     #[test]
     fn fast_open_on_a_client() {
-        let client = |flags: u32| Connection {
+        let client = |flags: ConnectionFlags| Connection {
             role: Role::Client.code(),
-            flags: ConnectionFlags(flags | ConnectionFlags::ESTABLISHED.0),
+            flags: flags | ConnectionFlags::ESTABLISHED,
             ..Connection::default()
         };
         let (option, data, acked) =
-            (ConnectionFlags::SYN_FASTOPEN.0, ConnectionFlags::SYN_DATA.0, ConnectionFlags::SYN_DATA_ACKED.0);
-        assert_eq!(fast_open(&client(0)), Some(FastOpen::None));
+            (ConnectionFlags::SYN_FASTOPEN, ConnectionFlags::SYN_DATA, ConnectionFlags::SYN_DATA_ACKED);
+        assert_eq!(fast_open(&client(ConnectionFlags::empty())), Some(FastOpen::None));
         assert_eq!(fast_open(&client(option)), Some(FastOpen::CookieRequested));
         assert_eq!(fast_open(&client(option | data | acked)), Some(FastOpen::DataAccepted));
         let rejected = client(option | data);

@@ -2,7 +2,9 @@
 //!
 //! The kernel side calls this under the socket's lock; the tests call it with every order of events.
 
-use super::{Sock, states};
+use bitflags::bitflags;
+
+use super::{Sock, errno, states};
 use crate::{
     connection::{Connection, ConnectionFlags, Phase, WirePhase},
     tls::library::session::Key,
@@ -11,28 +13,17 @@ use crate::{
 
 /// What is due after an event; several can be due at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
 pub struct DueRecords(u8);
 
-impl DueRecords {
-    /// Nothing.
-    pub const NOTHING: Self = Self(0);
-    /// The open record.
-    pub const OPEN: Self = Self(1);
-    /// The closing began (for the gauge of connections).
-    pub const CLOSING: Self = Self(2);
-    /// The close record.
-    pub const CLOSE: Self = Self(4);
-
-    /// Whether `other` is among what is due.
-    #[must_use]
-    #[inline(always)]
-    pub const fn has(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    #[inline(always)]
-    const fn and(self, other: Self) -> Self {
-        Self(self.0 | other.0)
+bitflags! {
+    impl DueRecords: u8 {
+        /// The open record.
+        const OPEN = 1;
+        /// The closing began (for the gauge of connections).
+        const CLOSING = 2;
+        /// The close record.
+        const CLOSE = 4;
     }
 }
 
@@ -45,7 +36,7 @@ pub fn begin_client(connection: &mut Connection, now: u64) {
     connection.role = Role::Client.code();
     connection.phase = Phase::Opening as u8;
     connection.initiator = 0;
-    connection.flags = ConnectionFlags(0);
+    connection.flags = ConnectionFlags::empty();
     connection.family = 0;
     connection.error = 0;
     connection.srtt_us = 0;
@@ -87,7 +78,7 @@ pub fn adopt(connection: &mut Connection, old: u32) {
         connection.role = Role::Server.code();
         return;
     }
-    connection.flags.set(ConnectionFlags::PREEXISTING);
+    connection.flags.insert(ConnectionFlags::PREEXISTING);
     if old == states::SYN_SENT {
         connection.role = Role::Client.code();
         return;
@@ -107,7 +98,7 @@ pub fn adopt(connection: &mut Connection, old: u32) {
 #[inline(always)]
 pub fn transition(connection: &mut Connection, sock: &impl Sock, old: u32, new: u32, now: u64) -> DueRecords {
     if connection.is(Phase::Done) {
-        return DueRecords::NOTHING;
+        return DueRecords::empty();
     }
     match new {
         states::ESTABLISHED if connection.is(Phase::Opening) => {
@@ -120,27 +111,31 @@ pub fn transition(connection: &mut Connection, sock: &impl Sock, old: u32, new: 
         }
         states::FIN_WAIT2 => {
             our_fin_acked(connection, sock, now);
-            open_if_unseen(connection, sock).and(begin_closing(connection, Initiator::Local))
+            open_if_unseen(connection, sock).union(begin_closing(connection, Initiator::Local))
         }
         states::CLOSING => {
-            connection.flags.set(ConnectionFlags::CLOSING);
+            connection.flags.insert(ConnectionFlags::CLOSING);
             connection.peer_fin_ns = now;
             connection.initiator = Initiator::Both.code();
-            open_if_unseen(connection, sock).and(begin_closing(connection, Initiator::Both))
+            open_if_unseen(connection, sock).union(begin_closing(connection, Initiator::Both))
         }
         states::CLOSE_WAIT => {
             connection.peer_fin_ns = now;
-            open_if_unseen(connection, sock).and(begin_closing(connection, Initiator::Remote))
+            open_if_unseen(connection, sock).union(begin_closing(connection, Initiator::Remote))
         }
         states::LAST_ACK => {
             our_close(connection, sock, now);
             let owes_ack = sock.owes_ack();
-            connection.flags.set_if(ConnectionFlags::ACK_OWED_AT_CLOSE, owes_ack);
-            connection.flags.set_if(ConnectionFlags::ACKED_BEFORE_CLOSE, !owes_ack);
+            if owes_ack {
+                connection.flags.insert(ConnectionFlags::ACK_OWED_AT_CLOSE);
+            }
+            if !owes_ack {
+                connection.flags.insert(ConnectionFlags::ACKED_BEFORE_CLOSE);
+            }
             begin_closing(connection, Initiator::Remote)
         }
         states::CLOSE => closed(connection, sock, old, now),
-        _ => DueRecords::NOTHING,
+        _ => DueRecords::empty(),
     }
 }
 
@@ -149,7 +144,7 @@ pub fn transition(connection: &mut Connection, sock: &impl Sock, old: u32, new: 
 #[inline(always)]
 pub fn passing(connection: &mut Connection, sock: &impl Sock, old: u32, new: u32, now: u64) -> DueRecords {
     let due = transition(connection, sock, old, new, now);
-    if connection.is(Phase::Ending) { due.and(destroyed(connection)) } else { due }
+    if connection.is(Phase::Ending) { due.union(destroyed(connection)) } else { due }
 }
 
 /// Whether this step of a connection without room leaves open how its opening ended, although it goes on: a Fast Open child that
@@ -167,7 +162,7 @@ pub fn reset_received(connection: &mut Connection, sock: &impl Sock, state: u32)
     let data_after_close = matches!(state, states::FIN_WAIT1 | states::FIN_WAIT2)
         && sock.receive_shutdown()
         && sock.data_segs_in() != connection.data_segs_at_close;
-    connection.flags.set(if data_after_close {
+    connection.flags.insert(if data_after_close {
         ConnectionFlags::RESET_SENT
     } else {
         ConnectionFlags::RESET_RECEIVED
@@ -179,13 +174,13 @@ pub fn reset_received(connection: &mut Connection, sock: &impl Sock, state: u32)
 #[inline(always)]
 pub fn reset_sent(connection: &mut Connection) -> DueRecords {
     if connection.is(Phase::Open) || connection.is(Phase::Closing) {
-        connection.flags.set(ConnectionFlags::RESET_SENT);
-        DueRecords::NOTHING
+        connection.flags.insert(ConnectionFlags::RESET_SENT);
+        DueRecords::empty()
     } else if connection.is(Phase::Ending) {
-        connection.flags.set(ConnectionFlags::RESET_SENT);
+        connection.flags.insert(ConnectionFlags::RESET_SENT);
         finish(connection)
     } else {
-        DueRecords::NOTHING
+        DueRecords::empty()
     }
 }
 
@@ -193,14 +188,14 @@ pub fn reset_sent(connection: &mut Connection) -> DueRecords {
 #[inline(always)]
 pub fn destroyed(connection: &mut Connection) -> DueRecords {
     if connection.is(Phase::Done) {
-        DueRecords::NOTHING
+        DueRecords::empty()
     } else if connection.is(Phase::Opening) {
         // The change to CLOSE was missed; no error was seen, so none is told but "gave up".
         connection.phase = Phase::Done as u8;
         DueRecords::OPEN
     } else {
-        let closing = if connection.is(Phase::Open) { DueRecords::CLOSING } else { DueRecords::NOTHING };
-        closing.and(finish(connection))
+        let closing = if connection.is(Phase::Open) { DueRecords::CLOSING } else { DueRecords::empty() };
+        closing.union(finish(connection))
     }
 }
 
@@ -210,19 +205,27 @@ fn established(connection: &mut Connection, sock: &impl Sock, now: u64) {
     connection.open_ns = now;
     connection.phase = Phase::Open as u8;
     let flags = &mut connection.flags;
-    flags.set(ConnectionFlags::ESTABLISHED);
+    flags.insert(ConnectionFlags::ESTABLISHED);
     if connection.role == Role::Server.code() {
         let syn_data = sock.syn_data_acked();
-        flags.set_if(ConnectionFlags::SYN_DATA_ACKED, syn_data);
-        flags.set_if(ConnectionFlags::FINAL_ACK_DATA, sock.data_segs_in() > u32::from(syn_data));
-        flags.set_if(ConnectionFlags::USEC_TIMESTAMPS, sock.usec_timestamps());
+        if syn_data {
+            flags.insert(ConnectionFlags::SYN_DATA_ACKED);
+        }
+        if sock.data_segs_in() > u32::from(syn_data) {
+            flags.insert(ConnectionFlags::FINAL_ACK_DATA);
+        }
+        if sock.usec_timestamps() {
+            flags.insert(ConnectionFlags::USEC_TIMESTAMPS);
+        }
     } else {
         let syn_facts = sock.syn_facts();
-        flags.set(syn_facts);
-        if syn_facts.has(ConnectionFlags::SYN_DATA) {
-            flags.set_if(ConnectionFlags::SYN_DATA_ACKED, sock.bytes_acked() > 1);
+        flags.insert(syn_facts);
+        if syn_facts.contains(ConnectionFlags::SYN_DATA) && sock.bytes_acked() > 1 {
+            flags.insert(ConnectionFlags::SYN_DATA_ACKED);
         }
-        flags.set_if(ConnectionFlags::FINAL_ACK_DATA, sock.holds_final_ack());
+        if sock.holds_final_ack() {
+            flags.insert(ConnectionFlags::FINAL_ACK_DATA);
+        }
         undefer_syn(connection, sock);
     }
 }
@@ -239,7 +242,7 @@ fn read_sample(connection: &mut Connection, sock: &impl Sock) {
 /// long as there was one only. After a retransmission `syn_retransmitted` has set it.
 #[inline(always)]
 fn undefer_syn(connection: &mut Connection, sock: &impl Sock) {
-    if connection.flags.has(ConnectionFlags::DEFERRED_SYN) && connection.syn_retransmits == 0 {
+    if connection.flags.contains(ConnectionFlags::DEFERRED_SYN) && connection.syn_retransmits == 0 {
         let sent = sock.last_sent_ns();
         connection.syn_ns = if sent >= connection.syn_ns { sent } else { 0 };
     }
@@ -249,7 +252,7 @@ fn undefer_syn(connection: &mut Connection, sock: &impl Sock) {
 /// CLOCK_MONOTONIC cut to 32 bits: the only witness of when a deferred SYN left.
 #[inline(always)]
 pub fn syn_retransmitted(connection: &mut Connection, sock: &impl Sock, retrans_stamp: u32, now: u64) {
-    if connection.is(Phase::Opening) && sock.syn_facts().has(ConnectionFlags::DEFERRED_SYN) {
+    if connection.is(Phase::Opening) && sock.syn_facts().contains(ConnectionFlags::DEFERRED_SYN) {
         let now_ms = now / 1_000_000;
         let age_ms = now_ms.wrapping_sub(u64::from(retrans_stamp)) & u64::from(u32::MAX);
         let sent = now.saturating_sub(age_ms * 1_000_000);
@@ -263,18 +266,20 @@ pub fn syn_retransmitted(connection: &mut Connection, sock: &impl Sock, retrans_
 /// acknowledgment of the peer tells that it opened, but not when.
 #[inline(always)]
 fn open_if_unseen(connection: &mut Connection, sock: &impl Sock) -> DueRecords {
-    if connection.flags.has(ConnectionFlags::ESTABLISHED)
-        || connection.flags.has(ConnectionFlags::PREEXISTING)
+    if connection.flags.contains(ConnectionFlags::ESTABLISHED)
+        || connection.flags.contains(ConnectionFlags::PREEXISTING)
     {
-        return DueRecords::NOTHING;
+        return DueRecords::empty();
     }
     read_sample(connection, sock);
     // By now the kernel's sample may be the FIN's.
     connection.srtt_us = 0;
     let flags = &mut connection.flags;
-    flags.set(ConnectionFlags::ESTABLISHED);
-    flags.set(ConnectionFlags::OPEN_UNTIMED);
-    flags.set_if(ConnectionFlags::SYN_DATA_ACKED, sock.syn_data_acked());
+    flags.insert(ConnectionFlags::ESTABLISHED);
+    flags.insert(ConnectionFlags::OPEN_UNTIMED);
+    if sock.syn_data_acked() {
+        flags.insert(ConnectionFlags::SYN_DATA_ACKED);
+    }
     DueRecords::OPEN
 }
 
@@ -288,7 +293,7 @@ fn begin_closing(connection: &mut Connection, initiator: Initiator) -> DueRecord
         connection.phase = Phase::Closing as u8;
         DueRecords::CLOSING
     } else {
-        DueRecords::NOTHING
+        DueRecords::empty()
     }
 }
 
@@ -298,7 +303,9 @@ fn our_close(connection: &mut Connection, sock: &impl Sock, now: u64) {
     connection.our_close_ns = now;
     connection.retrans_at_close = sock.total_retrans();
     connection.data_segs_at_close = sock.data_segs_in();
-    connection.flags.set_if(ConnectionFlags::UNSENT_AT_CLOSE, sock.has_unsent());
+    if sock.has_unsent() {
+        connection.flags.insert(ConnectionFlags::UNSENT_AT_CLOSE);
+    }
 }
 
 /// The ACK of our FIN: what it acknowledges says when the FIN had left, unless that was sent more than once.
@@ -310,7 +317,7 @@ fn our_fin_acked(connection: &mut Connection, sock: &impl Sock, now: u64) {
     if closed == 0 {
         return;
     }
-    let unsent = connection.flags.has(ConnectionFlags::UNSENT_AT_CLOSE);
+    let unsent = connection.flags.contains(ConnectionFlags::UNSENT_AT_CLOSE);
     let at_close = if unsent { 0 } else { closed };
     connection.our_fin_ns = if sock.total_retrans() == connection.retrans_at_close {
         let sent = sock.newest_acked_sent_us().wrapping_mul(1000);
@@ -335,20 +342,24 @@ fn closed(connection: &mut Connection, sock: &impl Sock, old: u32, now: u64) -> 
         return failed(connection, sock, now);
     }
     connection.closed_ns = now;
-    let timed_out = connection.error == super::close::ETIMEDOUT;
-    let reset = connection.flags.has(ConnectionFlags::RESET_RECEIVED)
-        || connection.flags.has(ConnectionFlags::RESET_SENT);
+    let timed_out = connection.error == errno::ETIMEDOUT;
+    let reset = connection.flags.contains(ConnectionFlags::RESET_RECEIVED)
+        || connection.flags.contains(ConnectionFlags::RESET_SENT);
     if !timed_out && !reset {
         match old {
             states::FIN_WAIT2 if sock.done() => {
                 connection.peer_fin_ns = now;
                 let same = connection.fin_acked_clock_ns == sock.segment_clock_ns();
-                connection.flags.set_if(ConnectionFlags::FIN_WITH_ACK, same);
-                connection.flags.set_if(ConnectionFlags::ACK_WITHOUT_FIN, !same);
+                if same {
+                    connection.flags.insert(ConnectionFlags::FIN_WITH_ACK);
+                }
+                if !same {
+                    connection.flags.insert(ConnectionFlags::ACK_WITHOUT_FIN);
+                }
             }
             states::FIN_WAIT2 => {
-                connection.flags.set(ConnectionFlags::ACK_WITHOUT_FIN);
-                connection.flags.set(ConnectionFlags::PEER_FIN_UNSEEN);
+                connection.flags.insert(ConnectionFlags::ACK_WITHOUT_FIN);
+                connection.flags.insert(ConnectionFlags::PEER_FIN_UNSEEN);
                 // A RST may still follow (TCP_LINGER2 below zero); the end of the socket is microseconds away.
                 return end(connection);
             }
@@ -358,33 +369,37 @@ fn closed(connection: &mut Connection, sock: &impl Sock, old: u32, now: u64) -> 
             _ => return end(connection),
         }
     }
-    begin_closing(connection, initiator_of_abort(connection)).and(finish(connection))
+    begin_closing(connection, initiator_of_abort(connection)).union(finish(connection))
 }
 
 /// Nobody had sent a FIN: whoever sent the RST began it, and on a time-out it was our own kernel.
 #[inline(always)]
 const fn initiator_of_abort(connection: &Connection) -> Initiator {
-    if connection.flags.has(ConnectionFlags::RESET_RECEIVED) { Initiator::Remote } else { Initiator::Local }
+    if connection.flags.contains(ConnectionFlags::RESET_RECEIVED) {
+        Initiator::Remote
+    } else {
+        Initiator::Local
+    }
 }
 
 /// CLOSE without a sign of why: a RST of ours may follow, or the end of the socket.
 #[inline(always)]
 fn end(connection: &mut Connection) -> DueRecords {
-    let closing = if connection.is(Phase::Open) { DueRecords::CLOSING } else { DueRecords::NOTHING };
+    let closing = if connection.is(Phase::Open) { DueRecords::CLOSING } else { DueRecords::empty() };
     connection.phase = Phase::Ending as u8;
     closing
 }
 
 #[inline(always)]
 fn finish(connection: &mut Connection) -> DueRecords {
-    if connection.flags.has(ConnectionFlags::RESET_SENT) && connection.initiator == 0 {
+    if connection.flags.contains(ConnectionFlags::RESET_SENT) && connection.initiator == 0 {
         connection.initiator = Initiator::Local.code();
     }
     connection.phase = Phase::Done as u8;
     // A Fast Open child that closed and died before its handshake ended: its opening failed, too.
     let flags = connection.flags;
-    let opened = flags.has(ConnectionFlags::ESTABLISHED) || flags.has(ConnectionFlags::PREEXISTING);
-    if opened { DueRecords::CLOSE } else { DueRecords::OPEN.and(DueRecords::CLOSE) }
+    let opened = flags.contains(ConnectionFlags::ESTABLISHED) || flags.contains(ConnectionFlags::PREEXISTING);
+    if opened { DueRecords::CLOSE } else { DueRecords::OPEN.union(DueRecords::CLOSE) }
 }
 
 #[inline(always)]
@@ -394,7 +409,7 @@ fn failed(connection: &mut Connection, sock: &impl Sock, now: u64) -> DueRecords
     connection.open_ns = now;
     connection.closed_ns = now;
     if connection.role == Role::Client.code() {
-        connection.flags.set(sock.syn_facts());
+        connection.flags.insert(sock.syn_facts());
         undefer_syn(connection, sock);
     }
     connection.phase = Phase::Done as u8;

@@ -1,5 +1,7 @@
 //! What the kernel side tells of one executable mapping of a file, when user space asks what the host has mapped.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 /// Name of the iterator program in the eBPF object.
 pub const PROGRAM: &str = "mappings";
 
@@ -7,7 +9,7 @@ pub const PROGRAM: &str = "mappings";
 pub const ITERATOR: &str = "task_vma";
 
 /// Executable pages of a file in the memory of a process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Mapping {
     /// First address.
@@ -32,15 +34,10 @@ pub const SIZE: u32 = 40;
 const _: () = assert!(size_of::<Mapping>() == SIZE as usize, "no padding, and both sides know the size");
 
 impl Mapping {
-    /// Reads one record; `None` when the length is wrong.
+    /// Reads one record. Returns `None` if the length is wrong.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        if bytes.len() != SIZE as usize {
-            return None;
-        }
-        // SAFETY: the length is checked, every bit pattern is a valid Mapping (integers only), and read_unaligned
-        // asks nothing of the address.
-        Some(unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() })
+        Self::read_from_bytes(bytes).ok()
     }
 }
 

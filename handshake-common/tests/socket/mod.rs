@@ -68,9 +68,8 @@ impl Sock for Socket {
         self.newest_acked_sent_us
     }
     fn syn_facts(&self) -> ConnectionFlags {
-        let ours =
-            ConnectionFlags::SYN_FASTOPEN.0 | ConnectionFlags::SYN_DATA.0 | ConnectionFlags::DEFERRED_SYN.0;
-        ConnectionFlags(self.syn_facts & ours)
+        let ours = ConnectionFlags::SYN_FASTOPEN | ConnectionFlags::SYN_DATA | ConnectionFlags::DEFERRED_SYN;
+        ConnectionFlags::from_bits_retain(self.syn_facts) & ours
     }
     fn syn_data_acked(&self) -> bool {
         self.syn_data_acked

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use handshake_common::{
-    Connection, ConnectionFlags, Phase, Role, WirePhase,
+    Connection, ConnectionFlags, Phase, Role, WirePhase, connection,
     tcp::{state, states},
     totals::{self, DropReason},
 };
@@ -188,8 +188,8 @@ fn pass<A: Access>(sock: &KernelSock<A>, old: u32, new: u32, now: u64) {
 /// Data that came before a server's socket was there may have been a ClientHello.
 #[inline(always)]
 fn find_wire(connection: &mut Connection) {
-    let early = connection.flags.has(ConnectionFlags::FINAL_ACK_DATA)
-        || connection.flags.has(ConnectionFlags::SYN_DATA_ACKED);
+    let early = connection.flags.contains(ConnectionFlags::FINAL_ACK_DATA)
+        || connection.flags.contains(ConnectionFlags::SYN_DATA_ACKED);
     if early && connection.role == Role::Server.code() && connection.wire_is(WirePhase::Idle) {
         wire::established(connection);
     }
@@ -205,7 +205,8 @@ pub(super) fn adopt<'a, A: Access>(sock: &KernelSock<A>, old: u32) -> Option<&'a
     // The cookie also names the minisocket that may follow, but only if it was asked for before.
     let mut space = MaybeUninit::uninit();
     let connection = newly_followed(&mut space, sock, old);
-    if maps::keep(sock.pointer(), connection) { maps::find(sock.pointer()) } else { None }
+    maps::keep_new(sock.pointer(), connection);
+    maps::find(sock.pointer())
 }
 
 /// A socket that something happens on, and that is not followed yet.
@@ -219,13 +220,18 @@ pub fn adopt_now<'a, A: Access>(sock: &KernelSock<A>) -> Option<&'a mut Connecti
 /// The same for a program that has no room for a connection on its stack.
 #[inline(always)]
 pub fn adopt_in_place<'a, A: Access>(sock: &KernelSock<A>, id: u64) -> Option<&'a mut Connection> {
-    // SAFETY: integers only.
-    static NEW: Connection = unsafe { core::mem::zeroed() };
+    static NEW: Connection = zerocopy::transmute!([0_u8; connection::SIZE]);
     let old = sock.state();
-    if !state::is_followed(old) || !maps::keep(sock.pointer(), &NEW) {
+    if !state::is_followed(old) {
         return None;
     }
+    maps::keep_new(sock.pointer(), &NEW);
     let connection = maps::find(sock.pointer())?;
+    // Packets are filtered without the socket's lock: another CPU may have begun to follow this connection meanwhile, and
+    // knows more about it.
+    if connection.id != 0 {
+        return Some(connection);
+    }
     connection.id = id;
     state::adopt(connection, old);
     mark_maybe_unfollowed(connection);
@@ -249,8 +255,8 @@ fn newly_followed<'a, A: Access>(
 /// Once the table has been full, a connection that is not followed may be newer than the program.
 #[inline(always)]
 fn mark_maybe_unfollowed(connection: &mut Connection) {
-    if connection.flags.has(ConnectionFlags::PREEXISTING) && FULL.get(0).is_some_and(|&full| full != 0) {
-        connection.flags.set(ConnectionFlags::MAYBE_UNFOLLOWED);
+    if connection.flags.contains(ConnectionFlags::PREEXISTING) && FULL.get(0).is_some_and(|&full| full != 0) {
+        connection.flags.insert(ConnectionFlags::MAYBE_UNFOLLOWED);
     }
 }
 

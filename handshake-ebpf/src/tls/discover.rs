@@ -8,13 +8,10 @@ use core::ffi::c_void;
 use aya_ebpf::{bindings::seq_file, helpers::generated::bpf_seq_write};
 use handshake_common::tls::discover::{self, Mapping};
 
-use crate::kernel::{Direct, Memory as _, layout};
+use crate::kernel::{Direct, Memory as _, S_IFMT, S_IFREG, layout};
 
 /// `include/linux/mm.h`.
 const VM_EXEC: u64 = 4;
-/// `include/uapi/linux/stat.h`.
-const S_IFMT: u16 = 0o170_000;
-const S_IFREG: u16 = 0o100_000;
 
 /// `struct bpf_iter_meta`, its beginning.
 #[repr(C)]
@@ -49,7 +46,7 @@ pub unsafe extern "C" fn mappings(ctx: *const TaskVma) -> i32 {
             return 0;
         }
         let inode = Direct::read::<usize>(file, layout!(file_inode)) as *const c_void;
-        // A device may be mapped, too, and must not be opened.
+        // Devices can be mapped as well; user space must not open them.
         if Direct::read::<u16>(inode, layout!(inode_mode)) & S_IFMT != S_IFREG {
             return 0;
         }

@@ -40,7 +40,7 @@ impl<'a> Joined<'a> {
     /// The event, with the clock and the cgroups of the host.
     pub(super) fn event(self, context: &mut impl Context) -> ConnectionEvent {
         let Self { stage, connection: raw, has_socket, tls, setup } = self;
-        let is_unfollowed = raw.flags.has(ConnectionFlags::PREEXISTING);
+        let is_unfollowed = raw.flags.contains(ConnectionFlags::PREEXISTING);
         // Of a connection that was not followed from its beginning, `open` is known only if it ended while we watched.
         let opened = !is_unfollowed || raw.role == Role::Client.code();
         let ended_ns = match stage {
@@ -59,7 +59,7 @@ impl<'a> Joined<'a> {
             remote: has_socket.then(|| endpoint(raw.family(), raw.remote, raw.remote_port)),
             netns: has_socket.then_some(raw.netns),
             process: process(raw, context),
-            preexisting: is_unfollowed && !raw.flags.has(ConnectionFlags::MAYBE_UNFOLLOWED),
+            preexisting: is_unfollowed && !raw.flags.contains(ConnectionFlags::MAYBE_UNFOLLOWED),
             open: (has_socket && opened).then(|| open_of(raw)),
             tls: tls.map(|tls| tls_of(tls, has_socket.then_some(raw))),
             setup,
@@ -222,8 +222,8 @@ pub(crate) mod tests {
         let mut raw = client();
         raw.stage = Stage::Close.code();
         raw.initiator = Initiator::Local.code();
-        raw.flags.set(ConnectionFlags::ACK_WITHOUT_FIN);
-        raw.flags.set(ConnectionFlags::PEER_FIN_UNSEEN);
+        raw.flags.insert(ConnectionFlags::ACK_WITHOUT_FIN);
+        raw.flags.insert(ConnectionFlags::PEER_FIN_UNSEEN);
         (raw.our_close_ns, raw.our_fin_ns) = (2_000_000_000, 2_000_005_000);
         (raw.fin_acked_ns, raw.closed_ns) = (2_050_000_000, 2_050_020_000);
         raw
@@ -273,7 +273,7 @@ pub(crate) mod tests {
         let mut raw = client();
         (raw.role, raw.stage) = (0, Stage::Close.code());
         raw.flags = ConnectionFlags::PREEXISTING;
-        raw.flags.set(ConnectionFlags::MAYBE_UNFOLLOWED);
+        raw.flags.insert(ConnectionFlags::MAYBE_UNFOLLOWED);
         let record = event(&raw);
         assert!(!record.preexisting && record.open.is_none() && record.lifetime.is_none());
     }

@@ -1,25 +1,28 @@
 //! Keeps the bytes of hellos until their handshake is over.
 
-use std::collections::{HashMap, VecDeque, hash_map::Entry};
+use std::collections::{HashMap, hash_map::Entry};
 
 use handshake_common::{
     Role,
     tls::wire::{HelloFragment, WireHandshake},
 };
 
-use crate::tls::wire::{Buffers, Hellos, Piece, Verdict, message::MAX_BYTES, verdict};
+use crate::{
+    bounded_map::BoundedMap,
+    tls::wire::{Buffers, Hellos, Piece, Verdict, message::MAX_BYTES, verdict},
+};
 
 /// Bytes kept of one handshake: both hellos of both ends, each twice in case it is retransmitted.
 const MAX_BYTES_PER_HANDSHAKE: usize = 8 * MAX_BYTES;
 /// Bytes kept of all handshakes; the oldest are evicted. Most take a kilobyte.
 const MAX_TOTAL_BYTES: usize = 16 << 20;
+/// Handshakes in progress; those without a byte are bounded by this alone.
+const MAX_HANDSHAKES: usize = 65_536;
 
 /// Fragments by the number of their handshake.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct HelloFragments {
-    handshakes: HashMap<u64, Fragments>,
-    /// In the order in which they began; some are over.
-    order: VecDeque<u64>,
+    handshakes: BoundedMap<u64, Fragments>,
     /// How many fragments begin with this ClientHello.random.
     randoms: HashMap<[u8; 32], usize>,
     bytes: usize,
@@ -32,13 +35,26 @@ struct Fragments {
     bytes: usize,
 }
 
+impl Default for HelloFragments {
+    fn default() -> Self {
+        Self {
+            handshakes: BoundedMap::new(MAX_HANDSHAKES),
+            randoms: HashMap::new(),
+            bytes: 0,
+            buffers: Box::default(),
+        }
+    }
+}
+
 impl HelloFragments {
     pub(super) fn add(&mut self, fragment: &HelloFragment, bytes: &[u8]) {
         let Some(sender) = fragment.sender() else { return };
-        let handshake = self.handshakes.entry(fragment.number).or_insert_with(|| {
-            self.order.push_back(fragment.number);
-            Fragments::default()
-        });
+        if !self.handshakes.contains(&fragment.number)
+            && let Some((_, oldest)) = self.handshakes.insert(fragment.number, Fragments::default())
+        {
+            self.account_for_removed(&oldest);
+        }
+        let Some(handshake) = self.handshakes.get_mut(&fragment.number) else { return };
         if handshake.bytes + bytes.len() > MAX_BYTES_PER_HANDSHAKE {
             return;
         }
@@ -49,12 +65,8 @@ impl HelloFragments {
         }
         handshake.pieces.push((sender, fragment.seq, bytes.into()));
         while self.bytes > MAX_TOTAL_BYTES {
-            let Some(oldest) = self.order.pop_front() else { break };
-            self.forget(oldest);
-        }
-        // Handshakes that are over have left their place in the order.
-        if self.order.len() > 64 + 2 * self.handshakes.len() {
-            self.order.retain(|number| self.handshakes.contains_key(number));
+            let Some((_, oldest)) = self.handshakes.pop_oldest() else { break };
+            self.account_for_removed(&oldest);
         }
     }
 
@@ -64,7 +76,8 @@ impl HelloFragments {
         wire_handshake: &WireHandshake,
         say: impl FnOnce(&Verdict<'_>) -> T,
     ) -> T {
-        let handshake = self.forget(wire_handshake.number).unwrap_or_default();
+        let handshake = self.handshakes.remove(&wire_handshake.number).unwrap_or_default();
+        self.account_for_removed(&handshake);
         let of = |wanted| {
             let pieces = handshake.pieces.iter().filter(move |(sender, ..)| *sender == wanted);
             pieces.map(|(_, seq, bytes)| Piece { seq: *seq, bytes }).collect::<Vec<_>>()
@@ -79,8 +92,7 @@ impl HelloFragments {
         self.randoms.contains_key(random)
     }
 
-    fn forget(&mut self, number: u64) -> Option<Fragments> {
-        let handshake = self.handshakes.remove(&number)?;
+    fn account_for_removed(&mut self, handshake: &Fragments) {
         self.bytes -= handshake.bytes;
         for random in handshake.pieces.iter().filter_map(|(sender, _, bytes)| client_random(*sender, bytes)) {
             if let Entry::Occupied(mut count) = self.randoms.entry(random) {
@@ -90,7 +102,6 @@ impl HelloFragments {
                 }
             }
         }
-        Some(handshake)
     }
 }
 
@@ -118,13 +129,13 @@ mod tests {
             hello_fragments.bytes <= MAX_TOTAL_BYTES
                 && hello_fragments.handshakes.len() * bytes.len() == hello_fragments.bytes
         );
-        assert!(hello_fragments.handshakes.contains_key(&19_999), "the newest stays");
+        assert!(hello_fragments.handshakes.contains(&19_999), "the newest stays");
         for _ in 0..100 {
             let fragment =
                 HelloFragment { sender: Role::Client.code(), number: 19_999, ..HelloFragment::default() };
             hello_fragments.add(&fragment, &bytes);
         }
-        assert_eq!(hello_fragments.handshakes[&19_999].bytes, MAX_BYTES_PER_HANDSHAKE);
+        assert_eq!(hello_fragments.handshakes.get(&19_999).unwrap().bytes, MAX_BYTES_PER_HANDSHAKE);
         assert!(hello_fragments.has_one_with(&[7; 32]) && !hello_fragments.has_one_with(&[0; 32]));
         for number in 0..20_000 {
             hello_fragments.settle(&WireHandshake { number, ..WireHandshake::default() }, |_| ());

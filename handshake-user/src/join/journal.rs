@@ -1,10 +1,9 @@
 //! Keeps the records of each connection until it ends, so that each is shown once, with everything known of it.
 
-use std::collections::{BTreeMap, HashMap};
-
 use handshake_common::{Outcome, Stage};
 
 use crate::{
+    bounded_map::BoundedMap,
     event::{ConnectionEvent, Endpoint},
     untrusted::Untrusted,
 };
@@ -17,55 +16,63 @@ const MAX_BYTES: usize = 256 << 20;
 /// Identifies a connection; the endpoints distinguish records of different hosts.
 type Key = (Untrusted, Option<Endpoint>, Option<Endpoint>);
 
-/// Connections that have not ended yet.
-#[derive(Debug, Default)]
+/// Connections that have not ended yet, in the order in which they began.
+#[derive(Debug)]
 pub struct ConnectionJournal {
-    /// In the order in which they began.
-    open: BTreeMap<u64, ConnectionEvent>,
-    places: HashMap<Key, u64>,
-    next: u64,
+    open: BoundedMap<Key, ConnectionEvent>,
     bytes: usize,
     evicted: u64,
+}
+
+impl Default for ConnectionJournal {
+    fn default() -> Self {
+        Self { open: BoundedMap::new(MAX_CONNECTIONS), bytes: 0, evicted: 0 }
+    }
 }
 
 impl ConnectionJournal {
     /// Takes a record. Returns the complete one if it is the last of its connection.
     pub fn take(&mut self, record: ConnectionEvent) -> Option<ConnectionEvent> {
         let key = key(&record);
-        let place = self.places.get(&key).copied();
-        let whole = match place.and_then(|place| self.open.remove(&place)) {
-            Some(earlier) => {
-                self.bytes -= size(&earlier);
-                filled(record, earlier)
+        if let Some(earlier) = self.open.get_mut(&key) {
+            self.bytes -= size(earlier);
+            // The entry stays where it is, so that the order is that of the beginnings.
+            *earlier = filled(record, earlier.clone());
+            self.bytes += size(earlier);
+            return if is_last(earlier) { self.remove(&key) } else { self.limit(None) };
+        }
+        if is_last(&record) {
+            return Some(record);
+        }
+        self.bytes += size(&record);
+        let evicted = self.open.insert(key, record);
+        self.limit(evicted)
+    }
+
+    /// Accounts for an evicted record, and evicts more until the rest is within [`MAX_BYTES`].
+    fn limit(&mut self, mut evicted: Option<(Key, ConnectionEvent)>) -> Option<ConnectionEvent> {
+        loop {
+            if let Some((_, oldest)) = evicted {
+                self.bytes -= size(&oldest);
+                self.evicted += 1;
             }
-            None => record,
-        };
-        if is_last(&whole) {
-            self.places.remove(&key);
-            return Some(whole);
+            if self.bytes <= MAX_BYTES {
+                return None;
+            }
+            evicted = self.open.pop_oldest();
         }
-        let place = place.unwrap_or_else(|| {
-            self.next += 1;
-            self.next
-        });
-        self.bytes += size(&whole);
-        self.open.insert(place, whole);
-        self.places.insert(key, place);
-        while (self.open.len() > MAX_CONNECTIONS || self.bytes > MAX_BYTES)
-            && let Some((_, oldest)) = self.open.pop_first()
-        {
-            self.bytes -= size(&oldest);
-            self.places.remove(&self::key(&oldest));
-            self.evicted += 1;
-        }
-        None
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<ConnectionEvent> {
+        let last = self.open.remove(key)?;
+        self.bytes -= size(&last);
+        Some(last)
     }
 
     /// Returns the connections that did not close, in the order in which they began.
     pub fn finish(&mut self) -> impl Iterator<Item = ConnectionEvent> + use<> {
-        self.places.clear();
         self.bytes = 0;
-        std::mem::take(&mut self.open).into_values()
+        self.open.drain().map(|(_, record)| record)
     }
 
     /// How many were evicted because the journal was full. If they close, their close record is all there is.
@@ -175,10 +182,7 @@ mod tests {
         for id in 0..MAX_CONNECTIONS + 10 {
             whole.take(ConnectionEvent { id: id.to_string().into(), ..opened(Role::Client) });
         }
-        assert_eq!(
-            (whole.open.len(), whole.places.len(), whole.evicted()),
-            (MAX_CONNECTIONS, MAX_CONNECTIONS, 10)
-        );
+        assert_eq!((whole.open.len(), whole.evicted()), (MAX_CONNECTIONS, 10));
     }
 
     #[test]
@@ -192,8 +196,8 @@ mod tests {
             // Filled in, it counts once.
             whole.take(record);
         }
-        assert_eq!(whole.bytes, whole.open.values().map(size).sum::<usize>());
-        assert!(whole.bytes <= MAX_BYTES && whole.open.len() == whole.places.len());
+        assert_eq!(whole.bytes, whole.open.iter().map(|(_, record)| size(record)).sum::<usize>());
+        assert!(whole.bytes <= MAX_BYTES);
         assert_eq!(whole.open.len() as u64 + whole.evicted(), 300);
         assert!(whole.evicted() > 40, "{}", whole.evicted());
     }

@@ -14,11 +14,8 @@ mod hello_fragments;
 pub mod journal;
 pub mod merge;
 mod pending;
-mod recent;
 mod setup;
 pub mod view;
-
-use std::collections::{HashMap, VecDeque};
 
 use handshake_common::{
     Connection, ConnectionFlags, Kind, Stage, TlsSource, WirePhase,
@@ -32,11 +29,13 @@ use self::{
     build::Joined,
     hello_fragments::HelloFragments,
     merge::{Fact, merge},
-    pending::{HandshakeView, PartialHandshake, Pending, random},
-    recent::Recent,
+    pending::{HandshakeView, PartialHandshake, Pending, Random, random},
     view::TlsView,
 };
-use crate::event::{ConnectionEvent, Context};
+use crate::{
+    bounded_map::BoundedMap,
+    event::{ConnectionEvent, Context},
+};
 
 /// What came out of the ring.
 #[derive(Clone, Copy, Debug)]
@@ -81,10 +80,12 @@ const UNFINISHED_TIMEOUT_NS: u64 = 60_000_000_000;
 /// How long a view waits for another that may report: a library whose socket is unknown.
 const OPTIONAL_VIEW_TIMEOUT_NS: u64 = 200_000_000;
 /// Handshakes kept for the close of their connection, some hundred bytes each. The oldest are evicted.
-const MAX_REMEMBERED: usize = 65_536;
+const MAX_REPORTED: usize = 65_536;
+/// Handshakes that only the wire reported, kept for a library that reports late. The oldest are evicted.
+const MAX_WIRE_ONLY: usize = 4096;
 
 /// Joins raw records into events.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Joiner {
     /// Which handshakes the wire view sees.
     wire: WireCoverage,
@@ -93,11 +94,9 @@ pub struct Joiner {
     /// Handshakes that the other view has not reported yet, and closes that wait for them.
     pending: Pending,
     /// Handshakes that were reported, for the close of their connection.
-    reported: HashMap<Key, TlsView>,
-    /// Their keys, oldest first.
-    order: VecDeque<Key>,
+    reported: BoundedMap<Key, TlsView>,
     /// Those that only the wire reported, in case a library without a socket reports them late.
-    wire_only: Recent,
+    wire_only: BoundedMap<Random, ()>,
     evicted: u64,
     disagreements: [u64; Fact::ALL.len()],
 }
@@ -118,7 +117,15 @@ impl Joiner {
     /// The coverage of the wire view decides how long to wait for it, and whether a connection can be said to use no TLS.
     #[must_use]
     pub fn new(wire: WireCoverage) -> Self {
-        Self { wire, ..Self::default() }
+        Self {
+            wire,
+            hello_fragments: HelloFragments::default(),
+            pending: Pending::default(),
+            reported: BoundedMap::new(MAX_REPORTED),
+            wire_only: BoundedMap::new(MAX_WIRE_ONLY),
+            evicted: 0,
+            disagreements: [0; Fact::ALL.len()],
+        }
     }
 
     /// Takes a raw record and reports the events that it completes.
@@ -237,7 +244,7 @@ impl Joiner {
         let tls = self.hello_fragments.settle(raw, |verdict| TlsView::of_wire(verdict, raw));
         let connection = raw.connection;
         let own = key(&connection);
-        if self.reported.contains_key(&own) {
+        if self.reported.contains(&own) {
             // Already reported without the wire, which was too slow.
             return;
         }
@@ -297,7 +304,7 @@ impl Joiner {
             }
             (None, Some(view)) => {
                 if let Some(random) = random(&view.tls) {
-                    self.wire_only.add(random);
+                    self.wire_only.insert(random, ());
                 }
                 Some((view.connection, view.tls))
             }
@@ -307,7 +314,7 @@ impl Joiner {
         if let Some((mut connection, tls)) = joined {
             let has_socket = connection.generation != NO_SOCKET;
             if has_socket {
-                self.remember(key, tls.clone());
+                self.evicted += u64::from(self.reported.insert(key, tls.clone()).is_some());
             } else {
                 connection.generation = 0;
             }
@@ -324,24 +331,10 @@ impl Joiner {
         }
     }
 
-    fn remember(&mut self, key: Key, tls: TlsView) {
-        if self.reported.insert(key, tls).is_none() {
-            self.order.push_back(key);
-        }
-        while self.reported.len() > MAX_REMEMBERED {
-            let Some(oldest) = self.order.pop_front() else { break };
-            self.evicted += u64::from(self.reported.remove(&oldest).is_some());
-        }
-        // Connections that closed leave their key in `order`.
-        if self.order.len() > 2 * MAX_REMEMBERED {
-            self.order.retain(|key| self.reported.contains_key(key));
-        }
-    }
-
     fn close(&mut self, connection: &Connection, report: Report<'_>) {
         let tls = self.reported.remove(&key(connection));
         let none = self.wire == WireCoverage::All
-            && !connection.flags.has(ConnectionFlags::PREEXISTING)
+            && !connection.flags.contains(ConnectionFlags::PREEXISTING)
             && connection.tls_session.is_none()
             && connection.wire_is(WirePhase::Idle);
         let knows = tls.is_some() || none;

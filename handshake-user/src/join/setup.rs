@@ -151,7 +151,7 @@ mod tests {
         for fact in
             [ConnectionFlags::SYN_FASTOPEN, ConnectionFlags::SYN_DATA, ConnectionFlags::SYN_DATA_ACKED]
         {
-            connection.flags.set(fact);
+            connection.flags.insert(fact);
         }
         assert_eq!(
             setup(&connection, None),
@@ -170,7 +170,7 @@ mod tests {
         tls.outcome = Some(TlsOutcome::Failed);
         assert_eq!(setup(&client(), Some(&tls)), None);
         let mut refused = client();
-        (refused.flags, refused.error) = (ConnectionFlags(0), 111);
+        (refused.flags, refused.error) = (ConnectionFlags::empty(), 111);
         assert_eq!(setup(&refused, None), None);
     }
 }

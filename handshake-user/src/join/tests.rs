@@ -72,7 +72,7 @@ const BOTH: (Stage, Option<TlsSource>) = (Stage::Tls, Some(TlsSource::Both));
 
 #[test]
 fn close_event_holds_open_and_tls() {
-    let mut joiner = Joiner::default();
+    let mut joiner = Joiner::new(WireCoverage::None);
     let raws =
         [RawRecord::Connection(client()), library(client()), RawRecord::Connection(closed_with_unseen_fin())];
     let events = events_of(&mut joiner, &raws, 0);
@@ -87,7 +87,7 @@ fn close_event_holds_open_and_tls() {
 
 #[test]
 fn close_waits_for_the_handshake_of_its_socket() {
-    let mut joiner = Joiner::default();
+    let mut joiner = Joiner::new(WireCoverage::None);
     let closed = Connection { tls_session: UNDER_WAY, ..closed_with_unseen_fin() };
     assert_eq!(events_of(&mut joiner, &[RawRecord::Connection(closed)], 0), []);
     let events = events_of(&mut joiner, &[library(client())], 1);
@@ -104,13 +104,16 @@ fn datagrams_are_no_connection() {
     for version in [0xfeff, 0xfefd, 0xfefc, 0xffff, 0x0100] {
         raw.session.version = version;
         assert_eq!(
-            events_of(&mut Joiner::default(), &[RawRecord::LibraryHandshake(raw)], u64::MAX),
+            events_of(&mut Joiner::new(WireCoverage::None), &[RawRecord::LibraryHandshake(raw)], u64::MAX),
             [],
             "{version:#x}"
         );
     }
     raw.session.version = 0x0303;
-    assert_eq!(events_of(&mut Joiner::default(), &[RawRecord::LibraryHandshake(raw)], u64::MAX).len(), 1);
+    assert_eq!(
+        events_of(&mut Joiner::new(WireCoverage::None), &[RawRecord::LibraryHandshake(raw)], u64::MAX).len(),
+        1
+    );
 }
 
 #[test]
@@ -256,7 +259,7 @@ fn a_closing_does_not_overtake_its_handshake() {
 
 #[test]
 fn a_handshake_without_a_socket_stands_alone() {
-    let mut joiner = Joiner::default();
+    let mut joiner = Joiner::new(WireCoverage::None);
     let [event] = &events_of(&mut joiner, &[library(Connection::default())], 0)[..] else { panic!() };
     assert!(event.local.is_none() && event.setup.is_none());
     assert_eq!(event.process.as_ref().unwrap().pid, 7);
@@ -280,17 +283,17 @@ fn only_who_sees_all_can_say_that_there_was_no_tls() {
 
 #[test]
 fn memory_is_bounded_and_what_is_evicted_is_counted() {
-    let mut joiner = Joiner::default();
-    let most = MAX_REMEMBERED as u64;
+    let mut joiner = Joiner::new(WireCoverage::None);
+    let most = MAX_REPORTED as u64;
     for id in 1..=most + 10 {
         joiner.take(&library(Connection { id, ..client() }), 0, &mut Epoch, |_| ());
     }
-    assert_eq!(joiner.reported.len(), MAX_REMEMBERED);
+    assert_eq!(joiner.reported.len(), MAX_REPORTED);
     assert_eq!(joiner.evicted(), 10);
     for id in 1..=most * 2 {
         let closed = Connection { id, ..closed_with_unseen_fin() };
         joiner.take(&library(Connection { id, ..client() }), 0, &mut Epoch, |_| ());
         joiner.take(&RawRecord::Connection(closed), 0, &mut Epoch, |_| ());
     }
-    assert!(joiner.order.len() <= 2 * MAX_REMEMBERED + 1);
+    assert!(joiner.order.len() <= 2 * MAX_REPORTED + 1);
 }

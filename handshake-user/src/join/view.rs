@@ -68,7 +68,7 @@ impl TlsView {
         let failed = raw.outcome == TlsOutcome::Failed.code();
         // Until then it may be the cipher of the session to be resumed.
         let agreed = raw.outcome == TlsOutcome::Completed.code();
-        let reason = failed && raw.flags.has(SessionFlags::REASON);
+        let reason = failed && raw.flags.contains(SessionFlags::REASON);
         let alert = if reason { failure::received(raw.error) } else { None };
         let role = session::role(raw);
         let known = |time: u64| (time != 0).then_some(time);
@@ -142,7 +142,7 @@ impl TlsView {
 }
 
 fn error_text(raw: &Session) -> Option<String> {
-    if !raw.flags.has(SessionFlags::REASON) {
+    if !raw.flags.contains(SessionFlags::REASON) {
         let known = if session::library(raw) == Some(Library::GnuTls) {
             failure::gnutls_error(raw.error)
         } else {

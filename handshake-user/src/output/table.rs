@@ -159,8 +159,8 @@ mod tests {
     #[test]
     fn an_opening() {
         let mut raw = client();
-        raw.flags.set(ConnectionFlags::SYN_FASTOPEN);
-        raw.flags.set(ConnectionFlags::SYN_DATA);
+        raw.flags.insert(ConnectionFlags::SYN_FASTOPEN);
+        raw.flags.insert(ConnectionFlags::SYN_DATA);
         insta::assert_snapshot!(shown(&raw));
     }
 

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 
 use handshake::tls::wire::{Buffers, Hellos, Piece, Verdict, cipher, group, verdict};
 use handshake_common::{
-    Role,
+    IntoBytes as _, Role,
     tls::wire::{self, Direction, Next, Segment, Wire},
 };
 

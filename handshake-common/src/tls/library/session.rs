@@ -4,59 +4,49 @@
 //! A call is entered and left by one thread (or goroutine); between the two, the segments that it sends and receives are
 //! seen. Of those follow the socket, the flights, the moment of the ClientHello, and what of the time was computing.
 
+use bitflags::bitflags;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 use crate::{
     connection::{Connection, micros_between},
     vocabulary::{Library, Role, TlsClass, TlsOutcome, TlsVersion},
 };
 
 /// Yes-or-no facts about a handshake, one bit each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(transparent)]
-pub struct SessionFlags(pub u32);
+pub struct SessionFlags(u32);
 
-impl SessionFlags {
-    /// The library's own state was read at the end: the facts below it are as the library has them.
-    pub const STATE_READ: Self = Self(1);
-    /// The session was resumed.
-    pub const RESUMED: Self = Self(1 << 1);
-    /// There was a HelloRetryRequest.
-    pub const HELLO_RETRY: Self = Self(1 << 2);
-    /// There was none, for certain.
-    pub const NO_HELLO_RETRY: Self = Self(1 << 3);
-    /// Early data was offered.
-    pub const EARLY_OFFERED: Self = Self(1 << 4);
-    /// Early data was accepted.
-    pub const EARLY_ACCEPTED: Self = Self(1 << 5);
-    /// It is not known whether early data was offered.
-    pub const EARLY_UNKNOWN: Self = Self(1 << 6);
-    /// The client sent data before the server's Finished.
-    pub const FALSE_START: Self = Self(1 << 7);
-    /// A call slept where nothing could tell for how long: [`Session::compute_ns`] lacks something.
-    pub const COMPUTE_UNKNOWN: Self = Self(1 << 8);
-    /// What the calls sent and received was seen.
-    pub const FLIGHTS_SEEN: Self = Self(1 << 9);
-    /// [`Session::error`] is a reason of the library's own error queue.
-    pub const REASON: Self = Self(1 << 10);
-    /// The negotiated version was read.
-    pub const VERSION_READ: Self = Self(1 << 11);
-    /// The socket closed before the handshake was over.
-    pub const SOCKET_CLOSED: Self = Self(1 << 12);
-    /// A call was left for something else on the same thread: what it sent and received was not seen in whole.
-    pub const DOUBTED: Self = Self(1 << 13);
-
-    /// Whether all bits of `other` are set.
-    #[must_use]
-    #[inline(always)]
-    pub const fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Sets the bits of `other` when `on`.
-    #[inline(always)]
-    pub const fn set_if(&mut self, other: Self, on: bool) {
-        if on {
-            self.0 |= other.0;
-        }
+bitflags! {
+    impl SessionFlags: u32 {
+        /// The library's own state was read at the end: the facts below it are as the library has them.
+        const STATE_READ = 1;
+        /// The session was resumed.
+        const RESUMED = 1 << 1;
+        /// There was a HelloRetryRequest.
+        const HELLO_RETRY = 1 << 2;
+        /// There was none, for certain.
+        const NO_HELLO_RETRY = 1 << 3;
+        /// Early data was offered.
+        const EARLY_OFFERED = 1 << 4;
+        /// Early data was accepted.
+        const EARLY_ACCEPTED = 1 << 5;
+        /// It is not known whether early data was offered.
+        const EARLY_UNKNOWN = 1 << 6;
+        /// The client sent data before the server's Finished.
+        const FALSE_START = 1 << 7;
+        /// A call slept where nothing could tell for how long: [`Session::compute_ns`] lacks something.
+        const COMPUTE_UNKNOWN = 1 << 8;
+        /// What the calls sent and received was seen.
+        const FLIGHTS_SEEN = 1 << 9;
+        /// [`Session::error`] is a reason of the library's own error queue.
+        const REASON = 1 << 10;
+        /// The negotiated version was read.
+        const VERSION_READ = 1 << 11;
+        /// The socket closed before the handshake was over.
+        const SOCKET_CLOSED = 1 << 12;
+        /// A call was left for something else on the same thread: what it sent and received was not seen in whole.
+        const DOUBTED = 1 << 13;
     }
 }
 
@@ -84,7 +74,7 @@ pub enum Progress {
 }
 
 /// One handshake of one session object. Times are CLOCK_MONOTONIC in nanoseconds; 0 is not seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Session {
     /// The first call of the library.
@@ -141,7 +131,7 @@ pub struct Session {
 
 /// Something of one process that has an address (a session object, a goroutine, a place on a stack) or a thread id. Addresses
 /// repeat from process to process, process and thread ids from time to time, and after an `exec` there are others under all of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Key {
     /// The address, or the thread id.
@@ -167,7 +157,7 @@ impl Key {
 }
 
 /// A raw record: a handshake that is over, and the connection that it was made on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct LibraryHandshake {
     /// With [`crate::Stage::Tls`]. Its `id` is 0 where the socket is not known: then only the stage is set.
@@ -231,9 +221,9 @@ impl Session {
             if !is_hello {
                 return;
             }
-            if !self.flags.has(SessionFlags::DOUBTED) {
-                self.flags.0 &= !SessionFlags::COMPUTE_UNKNOWN.0;
-                self.flags.0 |= SessionFlags::FLIGHTS_SEEN.0;
+            if !self.flags.contains(SessionFlags::DOUBTED) {
+                self.flags.remove(SessionFlags::COMPUTE_UNKNOWN);
+                self.flags.insert(SessionFlags::FLIGHTS_SEEN);
             }
             self.hello_ns = now;
             // What the client computed before its hello, or the server before it had one, is before the beginning; known or not.
@@ -252,8 +242,8 @@ impl Session {
     /// A call returns.
     #[inline(always)]
     pub fn leave(&mut self, now: u64, sleeps: u64) {
-        if self.mark_ns != 0 && sleeps != self.sleeps && !self.flags.has(SessionFlags::FLIGHTS_SEEN) {
-            self.flags.set_if(SessionFlags::COMPUTE_UNKNOWN, true);
+        if self.mark_ns != 0 && sleeps != self.sleeps && !self.flags.contains(SessionFlags::FLIGHTS_SEEN) {
+            self.flags.insert(SessionFlags::COMPUTE_UNKNOWN);
         }
         self.advance(now, sleeps);
         self.mark_ns = 0;
@@ -263,8 +253,8 @@ impl Session {
     /// and received.
     #[inline(always)]
     pub fn mark_uncertain(&mut self) {
-        self.flags.0 &= !SessionFlags::FLIGHTS_SEEN.0;
-        self.flags.0 |= SessionFlags::DOUBTED.0 | SessionFlags::COMPUTE_UNKNOWN.0;
+        self.flags.remove(SessionFlags::FLIGHTS_SEEN);
+        self.flags.insert(SessionFlags::DOUBTED | SessionFlags::COMPUTE_UNKNOWN);
     }
 
     /// The handshake is over; `now` is 0 where that was not seen.
@@ -287,32 +277,18 @@ impl Session {
 }
 
 impl LibraryHandshake {
-    /// Reads a raw handshake out of bytes from the ring buffer.
-    ///
-    /// # Errors
-    /// `None` when the length is wrong.
+    /// Reads a raw record from the ring buffer. Returns `None` if the length is wrong.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        if bytes.len() != SIZE {
-            return None;
-        }
-        // SAFETY: the length is checked, every bit pattern is a valid LibraryHandshake (integers only), and read_unaligned
-        // asks nothing of the address.
-        Some(unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() })
-    }
-
-    /// The bytes that [`LibraryHandshake::from_bytes`] reads.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        // SAFETY: repr(C) without padding (asserted above), so every byte is initialised.
-        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast(), SIZE) }
+        Self::read_from_bytes(bytes).ok()
     }
 }
 
 /// The version that was negotiated.
 #[must_use]
 pub const fn version(session: &Session) -> Option<TlsVersion> {
-    if !session.flags.has(SessionFlags::VERSION_READ) || session.outcome != TlsOutcome::Completed.code() {
+    if !session.flags.contains(SessionFlags::VERSION_READ) || session.outcome != TlsOutcome::Completed.code()
+    {
         return None;
     }
     version_of(session.version)
@@ -340,7 +316,7 @@ const DTLS_ANY: u16 = 0xffff;
 /// Whether it is one of DTLS, which no TCP connection carries. Versions of DTLS count downwards from 0xfeff.
 #[must_use]
 pub const fn is_datagram(session: &Session) -> bool {
-    session.flags.has(SessionFlags::VERSION_READ)
+    session.flags.contains(SessionFlags::VERSION_READ)
         && (session.version >> 8 == 0xfe || matches!(session.version, DTLS_BAD | DTLS_ANY))
 }
 
@@ -349,13 +325,13 @@ pub const fn is_datagram(session: &Session) -> bool {
 #[must_use]
 pub const fn hello_retry(session: &Session) -> Option<bool> {
     let flags = session.flags;
-    if flags.has(SessionFlags::HELLO_RETRY) {
+    if flags.contains(SessionFlags::HELLO_RETRY) {
         return Some(true);
     }
     match version(session) {
         // Only TLS 1.3 has it (RFC 8446 §4.1.4).
-        Some(TlsVersion::Tls13) if flags.has(SessionFlags::NO_HELLO_RETRY) => Some(false),
-        Some(TlsVersion::Tls13) if flags.has(SessionFlags::FLIGHTS_SEEN) => match role(session) {
+        Some(TlsVersion::Tls13) if flags.contains(SessionFlags::NO_HELLO_RETRY) => Some(false),
+        Some(TlsVersion::Tls13) if flags.contains(SessionFlags::FLIGHTS_SEEN) => match role(session) {
             // Of a server, too: its tickets may follow the client's Finished, and the turn to sending them is none of
             // the handshake.
             Some(_) => Some(session.turns_to_receive > 1),
@@ -370,26 +346,26 @@ pub const fn hello_retry(session: &Session) -> Option<bool> {
 #[must_use]
 pub const fn class(session: &Session) -> Option<TlsClass> {
     let flags = session.flags;
-    if session.outcome != TlsOutcome::Completed.code() || !flags.has(SessionFlags::STATE_READ) {
+    if session.outcome != TlsOutcome::Completed.code() || !flags.contains(SessionFlags::STATE_READ) {
         return None;
     }
-    if flags.has(SessionFlags::EARLY_ACCEPTED) {
+    if flags.contains(SessionFlags::EARLY_ACCEPTED) {
         return Some(TlsClass::EarlyDataAccepted);
     }
-    if flags.has(SessionFlags::EARLY_OFFERED) {
+    if flags.contains(SessionFlags::EARLY_OFFERED) {
         return Some(TlsClass::EarlyDataRejected);
     }
-    if flags.has(SessionFlags::FALSE_START) {
+    if flags.contains(SessionFlags::FALSE_START) {
         return Some(TlsClass::FalseStart);
     }
     let early_unknown =
-        flags.has(SessionFlags::EARLY_UNKNOWN) && !matches!(version(session), Some(TlsVersion::Tls12));
+        flags.contains(SessionFlags::EARLY_UNKNOWN) && !matches!(version(session), Some(TlsVersion::Tls12));
     if early_unknown {
         return None;
     }
     match hello_retry(session) {
         Some(true) => Some(TlsClass::HelloRetry),
-        _ if flags.has(SessionFlags::RESUMED) => Some(TlsClass::Resumed),
+        _ if flags.contains(SessionFlags::RESUMED) => Some(TlsClass::Resumed),
         Some(false) => Some(TlsClass::Full),
         None => None,
     }
@@ -434,7 +410,7 @@ pub const fn duration_us(session: &Session) -> Option<u64> {
 /// Inside the library's calls, without what they slept, microseconds.
 #[must_use]
 pub const fn compute_us(session: &Session) -> Option<u64> {
-    if session.flags.has(SessionFlags::COMPUTE_UNKNOWN) { None } else { Some(session.compute_ns / 1000) }
+    if session.flags.contains(SessionFlags::COMPUTE_UNKNOWN) { None } else { Some(session.compute_ns / 1000) }
 }
 
 #[cfg(test)]
@@ -445,7 +421,7 @@ mod tests {
 
     fn completed(role: Role, flags: SessionFlags, version: u16) -> Session {
         let mut session = Session { role: role.code(), version, ..Session::default() };
-        session.flags = SessionFlags(flags.0 | SessionFlags::STATE_READ.0 | SessionFlags::VERSION_READ.0);
+        session.flags = flags | SessionFlags::STATE_READ | SessionFlags::VERSION_READ;
         session.outcome = TlsOutcome::Completed.code();
         session
     }
@@ -530,17 +506,16 @@ mod tests {
     #[test]
     fn early_data_and_resumption() {
         let class = |flags| class(&completed(Role::Client, flags, 0x0304));
-        let flags = |bits: &[SessionFlags]| SessionFlags(bits.iter().fold(0, |all, bit| all | bit.0));
         assert_eq!(class(SessionFlags::RESUMED), Some(TlsClass::Resumed));
         assert_eq!(
-            class(flags(&[SessionFlags::EARLY_OFFERED, SessionFlags::EARLY_ACCEPTED, SessionFlags::RESUMED])),
+            class(SessionFlags::EARLY_OFFERED | SessionFlags::EARLY_ACCEPTED | SessionFlags::RESUMED),
             Some(TlsClass::EarlyDataAccepted)
         );
         assert_eq!(
-            class(flags(&[SessionFlags::EARLY_OFFERED, SessionFlags::RESUMED])),
+            class(SessionFlags::EARLY_OFFERED | SessionFlags::RESUMED),
             Some(TlsClass::EarlyDataRejected)
         );
-        assert_eq!(class(flags(&[SessionFlags::EARLY_UNKNOWN, SessionFlags::RESUMED])), None);
+        assert_eq!(class(SessionFlags::EARLY_UNKNOWN | SessionFlags::RESUMED), None);
     }
 
     #[test]
@@ -581,7 +556,7 @@ mod tests {
         assert!(compute_us(&session).is_some());
         session.mark_uncertain();
         assert_eq!((class(&session), compute_us(&session)), (None, None));
-        session.flags.set_if(SessionFlags::RESUMED, true);
+        session.flags.insert(SessionFlags::RESUMED);
         assert_eq!(class(&session), Some(TlsClass::Resumed), "the library itself tells");
 
         // Nor is what comes later.

@@ -1,6 +1,8 @@
 //! What the kernel side must know of one library file to read a session object: found by user space in the very file
 //! that is probed, and handed over in the map `TARGETS`. The cookie of a uprobe is the index there.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 /// Name of the map in the eBPF object.
 pub const MAP: &str = "TARGETS";
 
@@ -61,7 +63,7 @@ impl Base {
 
 /// The way from a session object to one of its fields, through at most two pointers:
 /// `*(*(object + steps[0]) + steps[1]) + steps[2]`, of which only the first `hops + 1` steps are taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Path {
     /// Byte offsets; between two of them a pointer is followed.
@@ -95,7 +97,7 @@ pub const STATEM_WORDS: usize = 16;
 
 /// OpenSSL's `struct ossl_statem_st` inside the session object (ssl/statem/statem.h): its states lie so near to each other that
 /// one read has them all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Statem {
     /// Byte offset of the words.
@@ -137,7 +139,7 @@ impl Statem {
 }
 
 /// One library file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Target {
     /// Code of the [`crate::Library`].

@@ -1,6 +1,8 @@
 //! What the kernel side sends of a handshake on the wire: hello fragments of the stream while it goes on, and a `WireHandshake` at its
 //! end. Both carry a number, because the first bytes of a connection may come before its socket.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 use super::state::Wire;
 use crate::{
     connection::{self, Connection},
@@ -8,7 +10,7 @@ use crate::{
 };
 
 /// A raw record: some bytes of a ClientHello or ServerHello, record headers included. The bytes follow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct HelloFragment {
     /// [`Kind::Hello`].
@@ -32,7 +34,7 @@ pub const PORTS_SYMBOL: &str = "WIRE_PORTS";
 pub const MAX_HELLO_FRAGMENT: usize = 2048;
 
 /// A raw record: a handshake that the wire shows no more of, and the connection that it was made on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct WireHandshake {
     /// With [`Kind::Wire`].
@@ -45,7 +47,7 @@ pub struct WireHandshake {
     pub wire: Wire,
 }
 
-/// Size of an fragment without its bytes.
+/// Size of a fragment without its bytes.
 pub const HEADER: usize = size_of::<HelloFragment>();
 /// Size of a `WireHandshake`.
 pub const SIZE: usize = size_of::<WireHandshake>();
@@ -54,16 +56,11 @@ const _: () = assert!(HEADER == 16, "no padding");
 const _: () = assert!(SIZE == connection::SIZE + 16 + super::state::SIZE, "no padding");
 
 impl HelloFragment {
-    /// Reads an fragment and its bytes out of the ring buffer.
-    ///
-    /// # Errors
-    /// `None` when it is none, or is shorter than it says.
+    /// Reads a fragment and its bytes from the ring buffer. Returns `None` if the record is of another kind or shorter
+    /// than its header says.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<(Self, &[u8])> {
-        let (header, rest) = bytes.split_at_checked(HEADER)?;
-        // SAFETY: the length is checked, every bit pattern is a valid HelloFragment (integers only), and read_unaligned asks
-        // nothing of the address.
-        let fragment = unsafe { header.as_ptr().cast::<Self>().read_unaligned() };
+        let (fragment, rest) = Self::read_from_prefix(bytes).ok()?;
         let bytes = rest.get(..usize::from(fragment.length))?;
         let known = fragment.kind == Kind::Hello.code() && fragment.sender().is_some();
         known.then_some((fragment, bytes))
@@ -77,27 +74,13 @@ impl HelloFragment {
 }
 
 impl WireHandshake {
-    /// Reads a `WireHandshake` out of bytes from the ring buffer.
-    ///
-    /// # Errors
-    /// `None` when the length is wrong or it is none.
+    /// Reads a raw record from the ring buffer. Returns `None` if the length is wrong, the kind is another, or no
+    /// handshake had begun.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        if bytes.len() != SIZE {
-            return None;
-        }
-        // SAFETY: the length is checked, every bit pattern is a valid WireHandshake (integers only), and read_unaligned asks
-        // nothing of the address.
-        let wire_handshake = unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() };
-        (wire_handshake.connection.stage == Kind::Wire.code() && wire_handshake.wire.role().is_some())
-            .then_some(wire_handshake)
-    }
-
-    /// The bytes that [`WireHandshake::from_bytes`] reads.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        // SAFETY: repr(C) without padding (asserted above), so every byte is initialised.
-        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast(), SIZE) }
+        Self::read_from_bytes(bytes).ok().filter(|handshake| {
+            handshake.connection.stage == Kind::Wire.code() && handshake.wire.role().is_some()
+        })
     }
 }
 
@@ -116,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn an_excerpt_has_the_bytes_that_it_says() {
+    fn hello_fragment_carries_the_length_it_declares() {
         let mut bytes = [0; HEADER + 4];
         (bytes[0], bytes[1]) = (Kind::Hello.code(), Role::Client.code());
         bytes[2..4].copy_from_slice(&3_u16.to_ne_bytes());
@@ -125,6 +108,6 @@ mod tests {
         assert_eq!((fragment.sender(), content), (Some(Role::Client), &b"abc"[..]));
         assert_eq!(HelloFragment::from_bytes(&bytes[..HEADER + 2]), None);
         bytes[1] = 0;
-        assert_eq!(HelloFragment::from_bytes(&bytes), None, "from nobody");
+        assert_eq!(HelloFragment::from_bytes(&bytes), None, "without a sender");
     }
 }

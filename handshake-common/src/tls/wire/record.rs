@@ -1,5 +1,8 @@
 //! TLS records (RFC 8446 §5.1): what their headers say, and the log that the tracker keeps of them.
 
+use bitflags::bitflags;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 use crate::vocabulary::Role;
 
 /// Content types (RFC 8446 §B.1).
@@ -60,10 +63,7 @@ impl Head {
         5 + if length < most { length } else { most }
     }
 
-    /// Reads as much as [`Head::needed`] asks for; what lies behind is not looked at by its callers.
-    ///
-    /// # Errors
-    /// `None` when this is no record of SSL 3.0 to TLS 1.3.
+    /// Reads the bytes that [`Head::needed`] asks for. Returns `None` if this is no record of SSL 3.0 to TLS 1.3.
     #[must_use]
     #[inline(always)]
     pub const fn parse(bytes: &[u8; HEAD]) -> Option<Self> {
@@ -77,42 +77,32 @@ impl Head {
     }
 }
 
+/// The bits of [`Record::kind`] that hold the content type.
+const CONTENT_MASK: u8 = 7;
+
 /// What a log entry is besides its content type, one bit each above the three bits of the type.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
 pub struct RecordFlags(u8);
 
-impl RecordFlags {
-    /// Nothing.
-    pub const NONE: Self = Self(0);
-    /// The server sent it.
-    pub const FROM_SERVER: Self = Self(1 << 3);
-    /// Application data that the client sent before it had the server's decisive message: early data before the
-    /// ServerHello (TLS 1.3), a false start before the server's Finished (TLS 1.2).
-    pub const EARLY: Self = Self(1 << 4);
-    /// [`RecordFlags::EARLY`] is not certain: part of the server's side was not seen.
-    pub const UNSURE: Self = Self(1 << 5);
-    /// A handshake message or alert behind ChangeCipherSpec (TLS 1.2 and before).
-    pub const ENCRYPTED: Self = Self(1 << 6);
-    /// A fatal alert.
-    pub const FATAL: Self = Self(1 << 7);
-
-    /// Both.
-    #[must_use]
-    #[inline(always)]
-    pub const fn and(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    /// The mark, or none.
-    #[must_use]
-    #[inline(always)]
-    pub const fn when(self, on: bool) -> Self {
-        if on { self } else { Self::NONE }
+bitflags! {
+    impl RecordFlags: u8 {
+        /// The server sent it.
+        const FROM_SERVER = 1 << 3;
+        /// Application data that the client sent before it had the server's decisive message: early data before the
+        /// ServerHello (TLS 1.3), a false start before the server's Finished (TLS 1.2).
+        const EARLY = 1 << 4;
+        /// [`RecordFlags::EARLY`] is not certain: part of the server's side was not seen.
+        const UNSURE = 1 << 5;
+        /// A handshake message or alert behind ChangeCipherSpec (TLS 1.2 and before).
+        const ENCRYPTED = 1 << 6;
+        /// A fatal alert.
+        const FATAL = 1 << 7;
     }
 }
 
 /// One noteworthy record.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Record {
     /// When it was seen, in units of 1024 ns since [`super::Wire::hello_ns`].
@@ -130,22 +120,22 @@ impl Record {
     /// The kind of a record with this content type.
     #[must_use]
     #[inline(always)]
-    pub const fn kind_of(content: u8, mark: RecordFlags) -> u8 {
-        (content.wrapping_sub(content::CHANGE_CIPHER_SPEC) & 7) | mark.0
+    pub const fn kind_of(content: u8, flags: RecordFlags) -> u8 {
+        (content.wrapping_sub(content::CHANGE_CIPHER_SPEC) & CONTENT_MASK) | flags.bits()
     }
 
     /// See [`content`].
     #[must_use]
     #[inline(always)]
     pub const fn content(&self) -> u8 {
-        (self.kind & 7) + content::CHANGE_CIPHER_SPEC
+        (self.kind & CONTENT_MASK) + content::CHANGE_CIPHER_SPEC
     }
 
-    /// Whether it has this mark.
+    /// Whether all of these flags are set.
     #[must_use]
     #[inline(always)]
-    pub const fn is(&self, mark: RecordFlags) -> bool {
-        self.kind & mark.0 == mark.0
+    pub const fn is(&self, flags: RecordFlags) -> bool {
+        self.kind & flags.bits() == flags.bits()
     }
 
     /// Who sent it.

@@ -1,6 +1,9 @@
 //! What the kernel side keeps of one connection while its TLS handshake is under way; its very bytes go to user space
 //! when the handshake is over.
 
+use bitflags::bitflags;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 use super::record::{HEAD, Record, RecordFlags, content::APPLICATION_DATA};
 use crate::vocabulary::Role;
 
@@ -8,42 +11,31 @@ use crate::vocabulary::Role;
 pub const MAX_RECORDS: usize = 16;
 
 /// Yes-or-no facts about one direction, one bit each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(transparent)]
-pub struct StreamFlags(pub u8);
+pub struct StreamFlags(u8);
 
-impl StreamFlags {
-    /// [`Stream::next`] is valid.
-    pub const SYNCED: Self = Self(1);
-    /// Bytes passed by before those that the tracker waits for: lost or reordered ones, or more records in a packet
-    /// than are looked at.
-    pub const AHEAD: Self = Self(1 << 1);
-    /// ChangeCipherSpec.
-    pub const CHANGE_CIPHER_SPEC: Self = Self(1 << 2);
-    /// The Finished message of TLS 1.2 or before: the first handshake record behind ChangeCipherSpec.
-    pub const FINISHED: Self = Self(1 << 3);
-    /// A plaintext handshake record that is no hello. From a client: its certificate or key exchange, which only a
-    /// full handshake of TLS 1.2 or before has (RFC 5246 §7.3).
-    pub const EXCHANGED: Self = Self(1 << 4);
-    /// Client: application data behind its own Finished. Server: an encrypted record of the length of an alert.
-    pub const SPOKE: Self = Self(1 << 5);
-
-    /// Whether all bits of `other` are set.
-    #[must_use]
-    #[inline(always)]
-    pub const fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Sets the bits of `other`.
-    #[inline(always)]
-    pub const fn set(&mut self, other: Self) {
-        self.0 |= other.0;
+bitflags! {
+    impl StreamFlags: u8 {
+        /// [`Stream::next`] is valid.
+        const SYNCED = 1;
+        /// Bytes passed by before those that the tracker waits for: lost or reordered ones, or more records in a packet
+        /// than are looked at.
+        const AHEAD = 1 << 1;
+        /// ChangeCipherSpec.
+        const CHANGE_CIPHER_SPEC = 1 << 2;
+        /// The Finished message of TLS 1.2 or before: the first handshake record behind ChangeCipherSpec.
+        const FINISHED = 1 << 3;
+        /// A plaintext handshake record that is no hello. From a client: its certificate or key exchange, which only a
+        /// full handshake of TLS 1.2 or before has (RFC 5246 §7.3).
+        const EXCHANGED = 1 << 4;
+        /// Client: application data behind its own Finished. Server: an encrypted record of the length of an alert.
+        const SPOKE = 1 << 5;
     }
 }
 
 /// One direction. Positions are TCP sequence numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Stream {
     /// The next byte that the tracker needs: of a record header, or of what it must know behind one.
@@ -74,7 +66,7 @@ impl Stream {
     #[must_use]
     #[inline(always)]
     pub const fn is_stalled(&self) -> bool {
-        self.seen.has(StreamFlags::AHEAD) && is_before(self.next, self.ahead)
+        self.seen.contains(StreamFlags::AHEAD) && is_before(self.next, self.ahead)
     }
 }
 
@@ -95,7 +87,7 @@ pub enum Ending {
 }
 
 /// One connection's handshake. All zero: no ClientHello was seen yet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Wire {
     /// The first byte of the ClientHello passed by: CLOCK_MONOTONIC, ns.
@@ -135,27 +127,10 @@ const _: () = assert!(SIZE == 240, "no padding, and both sides know the size");
 const _: () = assert!(size_of::<Stream>() == 40 && size_of::<Record>() == 8);
 
 impl Wire {
-    /// Reads the bytes that the kernel side sent.
-    ///
-    /// # Errors
-    /// `None` when the length is wrong or no handshake had begun.
+    /// Reads what the kernel side sent. Returns `None` if the length is wrong or no handshake had begun.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        if bytes.len() != SIZE {
-            return None;
-        }
-        // SAFETY: the length is checked, every bit pattern is a valid Wire (integers only), and read_unaligned asks
-        // nothing of the address.
-        let wire = unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() };
-        wire.role()?;
-        Some(wire)
-    }
-
-    /// The bytes that [`Wire::from_bytes`] reads.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        // SAFETY: repr(C) without padding (asserted above), so every byte is initialised.
-        unsafe { core::slice::from_raw_parts(core::ptr::from_ref(self).cast(), SIZE) }
+        Self::read_from_bytes(bytes).ok().filter(|wire| wire.role().is_some())
     }
 
     /// Which end of the TLS handshake the local one is; `None` before the ClientHello.
@@ -213,7 +188,7 @@ impl Wire {
         let record = Record { at, length, kind: Record::kind_of(content, mark), detail };
         let count = self.logged as usize;
         let run = count >= 2
-            && record.kind != Record::kind_of(APPLICATION_DATA, RecordFlags::NONE)
+            && record.kind != Record::kind_of(APPLICATION_DATA, RecordFlags::empty())
             && self.log[(count - 1) & (MAX_RECORDS - 1)].kind == record.kind
             && self.log[(count - 2) & (MAX_RECORDS - 1)].kind == record.kind;
         if run {

@@ -77,8 +77,8 @@ pub fn track(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> Pack
 const fn awaits_bare(wire: &Wire) -> bool {
     let (client, server) = (wire.client.seen, wire.server.seen);
     wire.whole_at == 0
-        || !server.has(StreamFlags::SYNCED)
-        || (client.has(StreamFlags::FINISHED) && server.has(StreamFlags::FINISHED))
+        || !server.contains(StreamFlags::SYNCED)
+        || (client.contains(StreamFlags::FINISHED) && server.contains(StreamFlags::FINISHED))
 }
 
 /// The connection ended; whatever is known of its handshake is due now.
@@ -103,23 +103,24 @@ fn begin(wire: &mut Wire, segment: &Segment) {
     wire.role = role.code();
     wire.hello_ns = segment.now_ns;
     wire.client.next = segment.seq;
-    wire.client.seen.set(StreamFlags::SYNCED);
+    wire.client.seen.insert(StreamFlags::SYNCED);
     if segment.ack != 0 {
         // What the client has of the server so far is what came before TLS (STARTTLS), or nothing.
         wire.server.next = segment.ack;
-        wire.server.seen.set(StreamFlags::SYNCED);
+        wire.server.seen.insert(StreamFlags::SYNCED);
     }
 }
 
 /// The client acknowledges: if the server's Finished is covered, the client may send from now on.
 #[inline(always)]
-const fn acknowledged(wire: &mut Wire, seq: u32, ack: u32, at: u32) {
-    let finished = wire.client.seen.has(StreamFlags::FINISHED) && wire.server.seen.has(StreamFlags::FINISHED);
+fn acknowledged(wire: &mut Wire, seq: u32, ack: u32, at: u32) {
+    let finished =
+        wire.client.seen.contains(StreamFlags::FINISHED) && wire.server.seen.contains(StreamFlags::FINISHED);
     if finished && wire.acked_at == 0 && !is_before(ack, wire.finished_to) {
         wire.acked_at = at + 1;
         if is_before(wire.client.next, seq) {
             // What it sent before is lost so far: a false start, or not.
-            wire.note(at, 0, content::APPLICATION_DATA, RecordFlags::EARLY.and(RecordFlags::UNSURE), 0);
+            wire.note(at, 0, content::APPLICATION_DATA, early_flags(true), 0);
         }
         complete(wire);
     }
@@ -164,9 +165,9 @@ fn records(wire: &mut Wire, side: Role, segment: &Segment, payload: &impl Payloa
     let length = payload.len();
     let seq = segment.seq;
     let stream = wire.stream(side);
-    if !stream.seen.has(StreamFlags::SYNCED) {
+    if !stream.seen.contains(StreamFlags::SYNCED) {
         stream.next = seq;
-        stream.seen.set(StreamFlags::SYNCED);
+        stream.seen.insert(StreamFlags::SYNCED);
     }
     if is_before(stream.next, seq) {
         passed(stream, seq, length);
@@ -208,10 +209,10 @@ const fn half_a_header(wire: &mut Wire, side: Role, begin: u32) {
     let due = hello_is_due(wire, side);
     let stream = wire.stream(side);
     if stream.hello_left > 0 {
-        stream.hello_to = begin.wrapping_add(9);
+        stream.hello_to = begin.wrapping_add(HEADER + MESSAGE_HEADER);
     } else if due {
         stream.hello_from = begin;
-        stream.hello_to = begin.wrapping_add(9);
+        stream.hello_to = begin.wrapping_add(HEADER + MESSAGE_HEADER);
     }
     let first = matches!(side, Role::Client) && stream.hello_count == 0;
     if first && !may_open(&stream.head, stream.have as u32) {
@@ -221,11 +222,11 @@ const fn half_a_header(wire: &mut Wire, side: Role, begin: u32) {
 
 /// A packet passed by before the bytes that are waited for.
 #[inline(always)]
-const fn passed(stream: &mut Stream, seq: u32, length: u32) {
+fn passed(stream: &mut Stream, seq: u32, length: u32) {
     let end = seq.wrapping_add(length);
-    if length != 0 && (!stream.seen.has(StreamFlags::AHEAD) || is_before(stream.ahead, end)) {
+    if length != 0 && (!stream.seen.contains(StreamFlags::AHEAD) || is_before(stream.ahead, end)) {
         stream.ahead = end;
-        stream.seen.set(StreamFlags::AHEAD);
+        stream.seen.insert(StreamFlags::AHEAD);
     }
 }
 
@@ -233,7 +234,7 @@ const fn passed(stream: &mut Stream, seq: u32, length: u32) {
 /// is not all there.
 #[inline(always)]
 fn head(stream: &mut Stream, payload: &impl Payload, offset: u32) -> bool {
-    if stream.have == 0 && payload.len() - offset >= 9 {
+    if stream.have == 0 && payload.len() - offset >= HEADER + MESSAGE_HEADER {
         return payload.load(offset, &mut stream.head);
     }
     let mut from = offset;
@@ -241,7 +242,7 @@ fn head(stream: &mut Stream, payload: &impl Payload, offset: u32) -> bool {
         if index < usize::from(stream.have) {
             continue;
         }
-        if index >= 5 && index >= Head::needed(&stream.head) {
+        if index >= HEADER as usize && index >= Head::needed(&stream.head) {
             break;
         }
         let mut byte = [0];
@@ -257,12 +258,15 @@ fn head(stream: &mut Stream, payload: &impl Payload, offset: u32) -> bool {
 
 #[inline(always)]
 fn record(wire: &mut Wire, side: Role, head: Head, begin: u32, ack: u32, at: u32) {
-    let from = RecordFlags::FROM_SERVER.when(matches!(side, Role::Server));
+    let from = match side {
+        Role::Client => RecordFlags::empty(),
+        Role::Server => RecordFlags::FROM_SERVER,
+    };
     let legal = match head.content {
         content::HANDSHAKE => handshake_record(wire, side, from, head, begin, at),
         _ if wire.client.hello_count == 0 => false,
         content::CHANGE_CIPHER_SPEC => {
-            wire.stream(side).seen.set(StreamFlags::CHANGE_CIPHER_SPEC);
+            wire.stream(side).seen.insert(StreamFlags::CHANGE_CIPHER_SPEC);
             wire.note(at, head.length, head.content, from, 0);
             head.length == 1
         }
@@ -288,8 +292,8 @@ const fn hello_is_due(wire: &Wire, side: Role) -> bool {
             client.hello_count == 0
                 || (client.hello_count == 1
                     && server.hello_count == 1
-                    && !client.seen.has(StreamFlags::EXCHANGED)
-                    && !server.seen.has(StreamFlags::FINISHED))
+                    && !client.seen.contains(StreamFlags::EXCHANGED)
+                    && !server.seen.contains(StreamFlags::FINISHED))
         }
     }
 }
@@ -309,7 +313,7 @@ fn handshake_record(wire: &mut Wire, side: Role, from: RecordFlags, head: Head, 
         return true;
     }
     let kind = if server { handshake::SERVER_HELLO } else { handshake::CLIENT_HELLO };
-    let changed = stream.seen.has(StreamFlags::CHANGE_CIPHER_SPEC);
+    let changed = stream.seen.contains(StreamFlags::CHANGE_CIPHER_SPEC);
     if due && head.first == kind {
         // Behind ChangeCipherSpec, and with part of the server's side unseen, this may as well be a Finished.
         let ambiguous = !server && changed && stalled;
@@ -331,17 +335,17 @@ fn handshake_record(wire: &mut Wire, side: Role, from: RecordFlags, head: Head, 
         return false;
     }
     if !changed {
-        stream.seen.set(StreamFlags::EXCHANGED);
+        stream.seen.insert(StreamFlags::EXCHANGED);
         wire.note(at, head.length, content::HANDSHAKE, from, head.first);
         return true;
     }
-    if !stream.seen.has(StreamFlags::FINISHED) {
-        stream.seen.set(StreamFlags::FINISHED);
+    if !stream.seen.contains(StreamFlags::FINISHED) {
+        stream.seen.insert(StreamFlags::FINISHED);
         let end = stream.next;
         if server {
             wire.finished_to = end;
         }
-        wire.note(at, head.length, content::HANDSHAKE, from.and(RecordFlags::ENCRYPTED), 0);
+        wire.note(at, head.length, content::HANDSHAKE, from.union(RecordFlags::ENCRYPTED), 0);
         complete(wire);
     }
     true
@@ -353,45 +357,52 @@ fn handshake_record(wire: &mut Wire, side: Role, from: RecordFlags, head: Head, 
 const fn complete(wire: &mut Wire) {
     let (client, server) = (wire.client.seen, wire.server.seen);
     let local_client = wire.role == Role::Client.code();
-    let resumed = !client.has(StreamFlags::EXCHANGED);
-    let settled = local_client || resumed || client.has(StreamFlags::SPOKE) || wire.acked_at != 0;
-    if client.has(StreamFlags::FINISHED) && server.has(StreamFlags::FINISHED) && settled {
+    let resumed = !client.contains(StreamFlags::EXCHANGED);
+    let settled = local_client || resumed || client.contains(StreamFlags::SPOKE) || wire.acked_at != 0;
+    if client.contains(StreamFlags::FINISHED) && server.contains(StreamFlags::FINISHED) && settled {
         wire.ending = Ending::Over as u8;
     }
 }
 
 /// An alert; false if it cannot be.
 #[inline(always)]
-const fn alert(wire: &mut Wire, side: Role, from: RecordFlags, head: Head, at: u32) -> bool {
+fn alert(wire: &mut Wire, side: Role, from: RecordFlags, head: Head, at: u32) -> bool {
     const CLOSE_NOTIFY: u8 = 0;
     if head.length != 2 {
         // Protected, as only TLS 1.2 and before show it: what it says cannot be known.
-        wire.note(at, head.length, content::ALERT, from.and(RecordFlags::ENCRYPTED), 0);
+        wire.note(at, head.length, content::ALERT, from.union(RecordFlags::ENCRYPTED), 0);
         wire.ending = Ending::Over as u8;
-        return wire.stream(side).seen.has(StreamFlags::CHANGE_CIPHER_SPEC);
+        return wire.stream(side).seen.contains(StreamFlags::CHANGE_CIPHER_SPEC);
     }
     let (level, description) = (head.first, head.second);
     let fatal = level == 2;
-    wire.note(at, head.length, content::ALERT, from.and(RecordFlags::FATAL.when(fatal)), description);
+    let flags = if fatal { from.union(RecordFlags::FATAL) } else { from };
+    wire.note(at, head.length, content::ALERT, flags, description);
     if fatal || description == CLOSE_NOTIFY {
         wire.ending = Ending::Over as u8;
     }
     level == 1 || fatal
 }
 
+/// The flags of data that the client sent early.
+#[inline(always)]
+const fn early_flags(unsure: bool) -> RecordFlags {
+    if unsure { RecordFlags::EARLY.union(RecordFlags::UNSURE) } else { RecordFlags::EARLY }
+}
+
 /// The client's protected records: early data, its second flight (TLS 1.3), or a false start (TLS 1.2).
 #[inline(always)]
-const fn client_data(wire: &mut Wire, head: Head, ack: u32, at: u32) -> bool {
+fn client_data(wire: &mut Wire, head: Head, ack: u32, at: u32) -> bool {
     let server = &wire.server;
     // The client has more of the server than the tracker.
-    let missed = server.seen.has(StreamFlags::SYNCED) && is_before(server.next, ack);
+    let missed = server.seen.contains(StreamFlags::SYNCED) && is_before(server.next, ack);
     let unsure = missed || server.is_stalled();
-    if wire.client.seen.has(StreamFlags::FINISHED) {
-        let early = !server.seen.has(StreamFlags::FINISHED) || is_before(ack, wire.finished_to);
-        if early && !wire.client.seen.has(StreamFlags::SPOKE) {
-            wire.client.seen.set(StreamFlags::SPOKE);
-            let mark = RecordFlags::EARLY.and(RecordFlags::UNSURE.when(unsure));
-            wire.note(at, head.length, content::APPLICATION_DATA, mark, 0);
+    if wire.client.seen.contains(StreamFlags::FINISHED) {
+        let early = !server.seen.contains(StreamFlags::FINISHED) || is_before(ack, wire.finished_to);
+        if early && !wire.client.seen.contains(StreamFlags::SPOKE) {
+            wire.client.seen.insert(StreamFlags::SPOKE);
+            let flags = early_flags(unsure);
+            wire.note(at, head.length, content::APPLICATION_DATA, flags, 0);
         }
         complete(wire);
         if unsure {
@@ -402,8 +413,8 @@ const fn client_data(wire: &mut Wire, head: Head, ack: u32, at: u32) -> bool {
     }
     let answered = server.hello_count >= wire.client.hello_count && server.hello_left == 0;
     if !answered || is_before(ack, server.hello_to) {
-        let mark = RecordFlags::EARLY.and(RecordFlags::UNSURE.when(unsure));
-        wire.note(at, head.length, content::APPLICATION_DATA, mark, 0);
+        let flags = early_flags(unsure);
+        wire.note(at, head.length, content::APPLICATION_DATA, flags, 0);
         if missed && !answered {
             // The ServerHello passed by unseen.
             wire.ending = Ending::Exhausted as u8;
@@ -411,37 +422,47 @@ const fn client_data(wire: &mut Wire, head: Head, ack: u32, at: u32) -> bool {
         return true;
     }
     wire.flight += 1;
-    wire.note(at, head.length, content::APPLICATION_DATA, RecordFlags::NONE, 0);
+    wire.note(at, head.length, content::APPLICATION_DATA, RecordFlags::empty(), 0);
     if is_finished(head.length) || wire.flight >= MAX_FLIGHT {
         wire.ending = Ending::Over as u8;
     }
     true
 }
 
+/// Bytes of a protected record besides its content: the inner content type, and a tag of 16 bytes or (AES-CCM-8) of 8.
+const PROTECTION: u16 = 1 + 16;
+const PROTECTION_CCM8: u16 = 1 + 8;
+const FINISHED_SHA256: u16 = 4 + 32 + PROTECTION;
+const FINISHED_SHA384: u16 = 4 + 48 + PROTECTION;
+const FINISHED_CCM8: u16 = 4 + 32 + PROTECTION_CCM8;
+const FINISHED_PADDED: u16 = FINISHED_SHA384 + 16;
+const ALERT: u16 = 2 + PROTECTION;
+const ALERT_CCM8: u16 = 2 + PROTECTION_CCM8;
+
 /// Whether a protected record of TLS 1.3 has the length of a Finished message: its header, a hash of 32 or 48 bytes,
 /// the inner content type, and a tag of 16 bytes or (AES-CCM-8) of 8 (RFC 8446 §4.4.4, §5.2). Java pads by 16 bytes.
 #[must_use]
 #[inline(always)]
 pub const fn is_finished(length: u16) -> bool {
-    matches!(length, 53 | 69 | 45 | 85)
+    matches!(length, FINISHED_SHA256 | FINISHED_SHA384 | FINISHED_CCM8 | FINISHED_PADDED)
 }
 
 /// Whether a protected record of TLS 1.3 is too short for any handshake message but long enough for an alert.
 #[must_use]
 #[inline(always)]
 pub const fn is_alert(length: u16) -> bool {
-    matches!(length, 19 | 11)
+    matches!(length, ALERT | ALERT_CCM8)
 }
 
 /// The server's protected records: the rest of its flight (TLS 1.3), or application data behind its Finished.
 #[inline(always)]
-const fn server_data(wire: &mut Wire, head: Head, at: u32) -> bool {
+fn server_data(wire: &mut Wire, head: Head, at: u32) -> bool {
     if wire.server.hello_count < wire.client.hello_count {
         return false;
     }
-    if !wire.server.seen.has(StreamFlags::FINISHED) {
+    if !wire.server.seen.contains(StreamFlags::FINISHED) {
         if is_alert(head.length) {
-            wire.server.seen.set(StreamFlags::SPOKE);
+            wire.server.seen.insert(StreamFlags::SPOKE);
         }
         wire.note(at, head.length, content::APPLICATION_DATA, RecordFlags::FROM_SERVER, 0);
     }

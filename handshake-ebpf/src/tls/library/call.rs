@@ -124,8 +124,8 @@ fn pointers(regs: &pt_regs) -> (u64, u64) {
     return (register!(regs.sp), register!(regs.regs[29]));
 }
 
-/// The register of this number, as far as one may have a result on the way out: that of results, or one that a callee
-/// keeps.
+/// The register of this number. Only registers that can hold the result at an exit are known: the return register and
+/// the callee-saved ones.
 #[inline(always)]
 fn result(regs: &pt_regs, register: u8) -> u64 {
     #[cfg(bpf_target_arch = "x86_64")]
@@ -159,8 +159,9 @@ fn target(cookie: u64) -> Option<&'static Target> {
 /// The session of this key, as long as its handshake is known.
 #[inline(always)]
 pub fn session<'a>(key: &Key) -> Option<&'a mut Session> {
-    // SAFETY: the map's own value, which the kernel keeps while the program runs; a session object is used by one
-    // thread at a time.
+    // SAFETY: the map's own value, whose memory the kernel keeps while the program runs. Libraries want a session object to
+    // be used by one thread at a time; a program that does not keep to it gets a record with mixed values, nothing worse:
+    // all fields are integers of which any value is valid, and none is an address or index that the verifier has to trust.
     SESSIONS.get_ptr_mut(*key).map(|session| unsafe { &mut *session })
 }
 
@@ -340,7 +341,7 @@ pub fn socket_closed(connection: &mut Connection, sk: *const c_void, now: u64) {
         return;
     }
     doubt_if_unseen(session);
-    session.flags.set_if(SessionFlags::SOCKET_CLOSED, true);
+    session.flags.insert(SessionFlags::SOCKET_CLOSED);
     session.end(TlsOutcome::Abandoned, now);
     emit::handshake(session, Some(connection));
 }

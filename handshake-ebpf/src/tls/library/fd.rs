@@ -1,5 +1,5 @@
-//! The socket behind a file descriptor of the current process, where the library's object tells the descriptor: for
-//! goroutines, which are on no thread for long, and for kernels that do not show what a call sends and receives.
+//! The socket behind a file descriptor that the library's object holds. Needed for goroutines, which change threads,
+//! and on kernels without tracepoints for what a call sends and receives.
 
 use core::ffi::c_void;
 
@@ -13,13 +13,9 @@ use super::{
     object::{self, UNKNOWN},
     socket::join,
 };
-use crate::kernel::{KernelSock, Memory as _, Probed, Untyped, layout};
+use crate::kernel::{KernelSock, Memory as _, Probed, S_IFMT, S_IFSOCK, Untyped, layout};
 
-/// `S_IFMT`, `S_IFSOCK`: include/uapi/linux/stat.h.
-const TYPE_MASK: u16 = 0o170_000;
-const SOCKET: u16 = 0o140_000;
-
-/// Looks the session's socket up, unless it is known.
+/// Looks up the socket of the session, unless it is known already.
 #[inline(always)]
 pub fn find(key: &Key, session: &mut Session, target: &Target) {
     if session.sk != 0 {
@@ -42,30 +38,29 @@ pub fn find(key: &Key, session: &mut Session, target: &Target) {
 /// `current->files->fdt->fd[fd]->private_data->sk`, if that file is a socket.
 #[inline(always)]
 fn socket(fd: u64) -> Option<*const c_void> {
+    // SAFETY: no arguments.
+    let task = unsafe { bpf_get_current_task() } as *const c_void;
+    let files = follow(task, layout!(task_files))?;
+    let table = follow(files, layout!(files_fdt))?;
     // SAFETY: Probed catches every fault.
-    unsafe {
-        let task = bpf_get_current_task() as *const c_void;
-        let files = follow(task, layout!(task_files))?;
-        let table = follow(files, layout!(files_fdt))?;
-        let most: u32 = Probed::read(table, layout!(fdt_max));
-        if fd >= u64::from(most) {
-            return None;
-        }
-        let descriptors = follow(table, layout!(fdt_fd))?;
-        let file = follow(descriptors.cast::<u8>().wrapping_add(usize::try_from(fd).ok()? * 8).cast(), 0)?;
-        let inode = follow(file, layout!(file_inode))?;
-        let mode: u16 = Probed::read(inode, layout!(inode_mode));
-        if mode & TYPE_MASK != SOCKET {
-            return None;
-        }
-        follow(follow(file, layout!(file_private))?, layout!(socket_sk))
+    let most: u32 = unsafe { Probed::read(table, layout!(fdt_max)) };
+    if fd >= u64::from(most) {
+        return None;
     }
+    let descriptors = follow(table, layout!(fdt_fd))?;
+    let file = follow(descriptors.cast::<u8>().wrapping_add(usize::try_from(fd).ok()? * 8).cast(), 0)?;
+    let inode = follow(file, layout!(file_inode))?;
+    // SAFETY: as above.
+    let mode: u16 = unsafe { Probed::read(inode, layout!(inode_mode)) };
+    if mode & S_IFMT != S_IFSOCK {
+        return None;
+    }
+    follow(follow(file, layout!(file_private))?, layout!(socket_sk))
 }
 
-/// # Safety
-/// None is needed: the read catches every fault.
+/// The pointer at `base + offset`. Returns `None` if it is null or cannot be read.
 #[inline(always)]
-unsafe fn follow(base: *const c_void, offset: u32) -> Option<*const c_void> {
+fn follow(base: *const c_void, offset: u32) -> Option<*const c_void> {
     // SAFETY: Probed catches every fault.
     let pointer = unsafe { Probed::read::<usize>(base, offset) } as *const c_void;
     if pointer.is_null() { None } else { Some(pointer) }

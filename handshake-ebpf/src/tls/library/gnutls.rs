@@ -69,16 +69,16 @@ fn read(session: &mut Session, target: &Target) {
     let version = object::number(object, &target.version);
     if matches!(version, 2..=5) {
         session.version = 0x0301 + low_half(version) - 2;
-        session.flags.set_if(SessionFlags::VERSION_READ, true);
+        session.flags.insert(SessionFlags::VERSION_READ);
     } else if matches!(version, 200..=202) {
         session.version = DTLS1_2;
-        session.flags.set_if(SessionFlags::VERSION_READ, true);
+        session.flags.insert(SessionFlags::VERSION_READ);
     }
     let resumed = object::number(object, &target.resumed);
     if resumed != UNKNOWN {
-        session.flags.set_if(SessionFlags::STATE_READ, true);
-        session.flags.set_if(SessionFlags::RESUMED, resumed != 0);
+        session.flags.insert(SessionFlags::STATE_READ);
+        session.flags.set(SessionFlags::RESUMED, resumed != 0);
     }
-    session.flags.set_if(SessionFlags::EARLY_UNKNOWN, true);
+    session.flags.insert(SessionFlags::EARLY_UNKNOWN);
     object::bytes(object, &target.random, &mut session.random);
 }

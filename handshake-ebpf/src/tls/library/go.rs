@@ -1,6 +1,6 @@
 //! Go's crypto/tls: `(*Conn).handshakeContext`, which runs at every read and write and returns at once when the handshake
-//! is complete. A goroutine may enter it on one thread and leave it on another, and a return probe would break its stack:
-//! the RET instructions are probed instead.
+//! is complete. A goroutine may enter it on one thread and leave it on another, so calls are
+//! told apart by goroutine.
 
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use handshake_common::{
@@ -62,7 +62,7 @@ pub fn go_leave(ctx: ProbeContext) -> u32 {
     let outcome = if error == 0 { TlsOutcome::Completed } else { TlsOutcome::Failed };
     read(session, target);
     // The calls of other goroutines slept on other threads.
-    session.flags.set_if(SessionFlags::COMPUTE_UNKNOWN, true);
+    session.flags.insert(SessionFlags::COMPUTE_UNKNOWN);
     call::end(&key, session, outcome, hit.now);
     // Later calls find the handshake complete, or repeat the error.
     if outcome == TlsOutcome::Completed {
@@ -78,17 +78,17 @@ fn read(session: &mut Session, target: &Target) {
     let version = object::number(conn, &target.version);
     if version != UNKNOWN {
         session.version = low_half(version);
-        flags.set_if(SessionFlags::VERSION_READ, true);
+        flags.insert(SessionFlags::VERSION_READ);
     }
     let resumed = object::number(conn, &target.resumed);
     if resumed != UNKNOWN {
-        flags.set_if(SessionFlags::STATE_READ, true);
-        flags.set_if(SessionFlags::RESUMED, resumed != 0);
+        flags.insert(SessionFlags::STATE_READ);
+        flags.set(SessionFlags::RESUMED, resumed != 0);
     }
     let retry = object::number(conn, &target.hello_retry);
     if retry != UNKNOWN {
-        flags.set_if(SessionFlags::HELLO_RETRY, retry != 0);
-        flags.set_if(SessionFlags::NO_HELLO_RETRY, retry == 0);
+        flags.set(SessionFlags::HELLO_RETRY, retry != 0);
+        flags.set(SessionFlags::NO_HELLO_RETRY, retry == 0);
     }
     let cipher = object::number(conn, &target.cipher);
     if cipher != UNKNOWN {

@@ -62,26 +62,22 @@ pub struct States {
 }
 
 /// Reads the states of OpenSSL's state machine.
-#[expect(clippy::cast_possible_truncation, reason = "the size of some word_copy")]
+#[expect(clippy::cast_possible_truncation, reason = "the size of some words")]
 #[inline(always)]
 pub fn states(object: u64, at: &Statem) -> States {
     if at.known == 0 {
         return States::default();
     }
-    let mut word_copy = [0_u64; STATEM_WORDS / 2];
+    let mut words = [0_u64; STATEM_WORDS / 2];
     let from = object.wrapping_add(u64::from(at.from)) as *const [u64; STATEM_WORDS / 2];
     // SAFETY: the helper catches any fault, and has room for the words.
     let error = unsafe {
-        generated::bpf_probe_read_user(
-            (&raw mut word_copy).cast(),
-            size_of_val(&word_copy) as u32,
-            from.cast(),
-        )
+        generated::bpf_probe_read_user((&raw mut words).cast(), size_of_val(&words) as u32, from.cast())
     };
     let word = |index: u8| {
         let index = black_box(usize::from(index)) & (STATEM_WORDS - 1);
         // SAFETY: one of the words.
-        unsafe { (&raw const word_copy).cast::<u32>().add(index).read_volatile() }
+        unsafe { (&raw const words).cast::<u32>().add(index).read_volatile() }
     };
     States {
         flow_state: word(at.flow_state),

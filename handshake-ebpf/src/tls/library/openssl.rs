@@ -95,18 +95,18 @@ fn read(session: &mut Session, target: &Target) {
     let version = object::number(ssl, &target.version);
     if version != UNKNOWN {
         session.version = low_half(version);
-        flags.set_if(SessionFlags::VERSION_READ, true);
+        flags.insert(SessionFlags::VERSION_READ);
     }
     let resumed = object::number(ssl, &target.resumed);
     if resumed != UNKNOWN {
-        flags.set_if(SessionFlags::STATE_READ, true);
-        flags.set_if(SessionFlags::RESUMED, resumed & 1 != 0);
+        flags.insert(SessionFlags::STATE_READ);
+        flags.set(SessionFlags::RESUMED, resumed & 1 != 0);
     }
     match object::number(ssl, &target.early_data) {
-        UNKNOWN => flags.set_if(SessionFlags::EARLY_UNKNOWN, true),
+        UNKNOWN => flags.insert(SessionFlags::EARLY_UNKNOWN),
         early => {
-            flags.set_if(SessionFlags::EARLY_OFFERED, early != NOT_SENT);
-            flags.set_if(SessionFlags::EARLY_ACCEPTED, early == ACCEPTED);
+            flags.set(SessionFlags::EARLY_OFFERED, early != NOT_SENT);
+            flags.set(SessionFlags::EARLY_ACCEPTED, early == ACCEPTED);
         }
     }
     let cipher = object::number(ssl, &target.cipher);
@@ -138,7 +138,7 @@ pub fn openssl_free(ctx: ProbeContext) -> u32 {
     0
 }
 
-// void ERR_set_error(int lib, int reason, const char *fmt, ...): OpenSSL 3
+// void ERR_vset_error(int lib, int reason, const char *fmt, va_list args): OpenSSL 3
 #[uprobe]
 pub fn openssl_error(ctx: ProbeContext) -> u32 {
     stack::of_the_task(&ctx);
@@ -165,8 +165,8 @@ fn failed(library: i32, reason: i32) {
         return;
     }
     let Some((_, session)) = call::current::<Typed>() else { return };
-    if library == LIB_SSL && !session.flags.has(SessionFlags::REASON) {
+    if library == LIB_SSL && !session.flags.contains(SessionFlags::REASON) {
         session.error = reason;
-        session.flags.set_if(SessionFlags::REASON, true);
+        session.flags.insert(SessionFlags::REASON);
     }
 }

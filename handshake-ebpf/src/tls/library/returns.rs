@@ -75,14 +75,14 @@ fn read(session: &mut Session, target: &Target) {
     let version = object::number(object, &target.version);
     if version != UNKNOWN {
         session.version = low_half(version);
-        session.flags.set_if(SessionFlags::VERSION_READ, true);
+        session.flags.insert(SessionFlags::VERSION_READ);
     }
     let resumed = object::number(object, &target.resumed);
     if resumed != UNKNOWN {
-        session.flags.set_if(SessionFlags::STATE_READ, true);
-        session.flags.set_if(SessionFlags::RESUMED, resumed & 1 != 0);
+        session.flags.insert(SessionFlags::STATE_READ);
+        session.flags.set(SessionFlags::RESUMED, resumed & 1 != 0);
     }
-    session.flags.set_if(SessionFlags::EARLY_UNKNOWN, true);
+    session.flags.insert(SessionFlags::EARLY_UNKNOWN);
     let cipher = object::number(object, &target.cipher);
     if cipher != UNKNOWN {
         session.cipher = low_half(cipher);

@@ -13,15 +13,16 @@ use crate::kernel::constant;
 #[btf_map]
 static NOWHERE: ProgramArray<1> = ProgramArray::new();
 
-/// Read-only, so that the verifier knows that there is never a call, and takes it out; but it has seen it by then.
+/// Always zero. The map it lives in is frozen, so the verifier removes the tail call as dead code, but only after it has
+/// decided where the program's stack is.
 #[unsafe(no_mangle)]
 static NEVER: u32 = 0;
 
-/// To be in every program of a uprobe. Costs nothing when it runs.
+/// To be called first in every uprobe program. Costs nothing at run time.
 #[inline(always)]
 pub fn of_the_task(ctx: &impl EbpfContext) {
     if constant(&NEVER) != 0 {
-        // SAFETY: it is never done, and no program is there to be called.
+        // SAFETY: never reached, and the array holds no program.
         unsafe { NOWHERE.tail_call(ctx, 0) };
     }
 }

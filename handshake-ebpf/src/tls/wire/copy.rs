@@ -15,8 +15,10 @@ use super::{
 };
 use crate::{emit, maps::RECORDS};
 
-/// Hello fragments of one packet, at the most: a hello is read up to so many bytes.
-const MAX_PER_PACKET: u32 = 1;
+/// Room for a typical ServerHello, bytes.
+const SERVER_HELLO: u32 = 128;
+/// Room for a typical ClientHello without post-quantum key shares, bytes.
+const CLIENT_HELLO: u32 = 640;
 
 /// A raw record with room for some bytes. The verifier must know its size, and the ring is not to be filled with room
 /// that is not used: hellos come in three sizes, those of servers, those of clients, and those with post-quantum keys.
@@ -30,36 +32,32 @@ struct Room<const N: usize> {
 #[expect(clippy::cast_possible_truncation, reason = "some hundred bytes")]
 const MAX: u32 = MAX_HELLO_FRAGMENT as u32;
 
-/// Sends what is due of this packet, which begins at `seq`.
+/// Sends the bytes of this packet, which begins at `seq`, that belong to a hello: one fragment, so what a packet has beyond
+/// [`MAX_HELLO_FRAGMENT`] is left out.
 #[expect(clippy::cast_possible_truncation, reason = "a code of Role; no more than MAX bytes")]
 #[inline(always)]
-pub fn copy(payload: &Bytes, seq: u32, watched: &mut FlowState) {
-    for _ in 0..MAX_PER_PACKET {
-        let due = watched.due();
-        let left = due.copy_length;
-        let length = if left < MAX { left } else { MAX };
-        if length == 0 {
-            return;
-        }
-        let offset = due.copy_offset;
-        let fragment = HelloFragment {
-            kind: Kind::Hello.code(),
-            sender: due.sender as u8,
-            length: length as u16,
-            seq: seq.wrapping_add(offset),
-            number: watched.number,
-        };
-        let sent = if length <= 128 {
-            send::<128>(payload, offset, length, fragment)
-        } else if length <= 640 {
-            send::<640>(payload, offset, length, fragment)
-        } else {
-            send::<MAX_HELLO_FRAGMENT>(payload, offset, length, fragment)
-        };
-        if !sent {
-            return emit::count(totals::lost(DropReason::RingFull));
-        }
-        watched.set_due(Step { copy_offset: offset + length, copy_length: left - length, ..due });
+pub fn copy(payload: &Bytes, seq: u32, watched: &FlowState) {
+    let Step { sender, copy_offset: offset, copy_length, .. } = watched.due();
+    let length = if copy_length < MAX { copy_length } else { MAX };
+    if length == 0 {
+        return;
+    }
+    let fragment = HelloFragment {
+        kind: Kind::Hello.code(),
+        sender: sender as u8,
+        length: length as u16,
+        seq: seq.wrapping_add(offset),
+        number: watched.number,
+    };
+    let sent = if length <= SERVER_HELLO {
+        send::<{ SERVER_HELLO as usize }>(payload, offset, length, fragment)
+    } else if length <= CLIENT_HELLO {
+        send::<{ CLIENT_HELLO as usize }>(payload, offset, length, fragment)
+    } else {
+        send::<MAX_HELLO_FRAGMENT>(payload, offset, length, fragment)
+    };
+    if !sent {
+        emit::count(totals::lost(DropReason::RingFull));
     }
 }
 

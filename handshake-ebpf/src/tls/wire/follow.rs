@@ -116,7 +116,7 @@ fn follow(skb: *mut __sk_buff, sk: *const c_void, direction: Direction, headers:
     if !wires::enter(watched) {
         return None;
     }
-    if watched.told == 0 {
+    if watched.reported == 0 {
         step(skb, sock, direction, packet, watched, &ends);
     }
     wires::leave(watched);
@@ -141,7 +141,7 @@ fn begin<'a>(
     if state != states::LISTEN {
         let connection = connection(skb, sock)?;
         if !connection.wire_is(WirePhase::Idle) {
-            // Its handshake was told already: this is a ClientHello that comes twice.
+            // Its handshake has been reported: this ClientHello is a duplicate.
             return None;
         }
         connection.wire = WirePhase::Handshaking as u8;
@@ -182,7 +182,7 @@ fn step(
     copy(&payload, packet.seq, watched);
     let due = watched.due();
     if due.is(Next::Watch) {
-        watched.told = 1;
+        watched.reported = 1;
         if let Some(connection) = maps::find(sock.pointer()) {
             connection.wire = WirePhase::Idle as u8;
         }
@@ -195,17 +195,17 @@ fn step(
         && let Some(connection) = connection(skb, sock)
         && !connection.is(Phase::Opening)
     {
-        tell(connection, watched);
+        report(connection, watched);
         wires::end(ends, watched);
     } else {
         wires::want(ends, watched, !due.is(Next::Follow), now_ns);
     }
 }
 
-/// Sends what was seen.
+/// Sends the record of the handshake.
 #[inline(always)]
-fn tell(connection: &mut Connection, watched: &mut FlowState) {
-    watched.told = 1;
+fn report(connection: &mut Connection, watched: &mut FlowState) {
+    watched.reported = 1;
     connection.wire = WirePhase::Reported as u8;
     let Some(mut record) = RECORDS.reserve_untyped::<WireHandshake>(0) else {
         return emit::count(totals::lost(DropReason::RingFull));
@@ -243,8 +243,8 @@ pub fn socket_closed<A: Access>(connection: &mut Connection, sock: &KernelSock<A
     // Another program may be at it: its packet comes too late. The entry goes all the same, or the next connection
     // between these ends would find it.
     if wires::enter(watched) {
-        if watched.told == 0 && wire::closed(&mut watched.wire) == Next::Publish {
-            tell(connection, watched);
+        if watched.reported == 0 && wire::closed(&mut watched.wire) == Next::Publish {
+            report(connection, watched);
         }
         wires::leave(watched);
     }

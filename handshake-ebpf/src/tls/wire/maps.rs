@@ -3,13 +3,13 @@
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
     btf_maps::{Array, LruHashMap},
-    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_map_update_elem},
+    helpers::generated::{bpf_ktime_get_ns, bpf_map_update_elem},
     macros::btf_map,
 };
 use handshake_common::tls::wire::{Next, PacketAction, Wire};
 
 use super::packet::Packet;
-use crate::{emit, maps::Endpoints};
+use crate::{emit, kernel::number_at, maps::Endpoints};
 
 /// A handshake under way.
 #[repr(C)]
@@ -22,7 +22,7 @@ pub struct FlowState {
     /// 1: the whole ClientHello was in the SYN.
     pub hello_in_syn: u64,
     /// 1: its record is out.
-    pub told: u64,
+    pub reported: u64,
     /// 1: packets without payload are wanted, too.
     all: u32,
     /// The epoch in which it is counted in [`HOT`].
@@ -106,7 +106,7 @@ static EPOCHS: Array<[u32; BUCKETS], 1> = Array::new();
 /// further; servers wait for a minute.
 const EPOCH_BITS: u32 = 37;
 
-/// Nothing seen yet.
+/// Nothing seen yet. A static, because the helper takes its address.
 // SAFETY: integers only.
 static NEW: FlowState = unsafe { core::mem::zeroed() };
 
@@ -241,9 +241,8 @@ pub fn begin<'a>(ends: &Endpoints) -> Option<&'a mut FlowState> {
     // Else another CPU has just begun it.
     if error == 0 {
         // SAFETY: no arguments.
-        let (now_ns, cpu) = unsafe { (bpf_ktime_get_ns(), bpf_get_smp_processor_id()) };
-        // No CPU begins two in the same nanosecond.
-        watched.number = now_ns ^ (u64::from(cpu) << 52);
+        let now_ns = unsafe { bpf_ktime_get_ns() };
+        watched.number = number_at(now_ns);
         watched.epoch = turn(ends, now_ns);
         add(ends, watched.epoch, 1);
     }
@@ -273,23 +272,19 @@ pub fn end(ends: &Endpoints, watched: &FlowState) {
     }
 }
 
-/// How often a program looks whether the other one is through. That takes about a microsecond; who broke into the other
-/// one on the same CPU waits in vain, and its packet is missing as one that was lost.
-const TIMEOUT: u32 = 1;
-
-/// Goes in alone; false if another program is at it and stays. Both directions of a connection are filtered without
-/// the socket's lock. Counting is all that every kernel's atomic instructions can do.
+/// Enters alone; false if another program is inside. Both directions of a connection are filtered without the socket's
+/// lock. Nobody waits: that would take about a microsecond, and a program that interrupts the other one on the same CPU
+/// would wait in vain. The packet counts as missed, like a lost one. A counter, because every kernel's atomic
+/// instructions can add.
 #[inline(always)]
 pub fn enter(watched: &mut FlowState) -> bool {
-    for _ in 0..TIMEOUT {
-        // SAFETY: the map's own value. Volatile: others count meanwhile.
-        unsafe {
-            emit::add(&raw mut watched.inside, 1);
-            if (&raw const watched.inside).read_volatile() == 1 {
-                return true;
-            }
-            emit::add(&raw mut watched.inside, u64::MAX);
+    // SAFETY: the map's own value. Volatile: others count meanwhile.
+    unsafe {
+        emit::add(&raw mut watched.inside, 1);
+        if (&raw const watched.inside).read_volatile() == 1 {
+            return true;
         }
+        emit::add(&raw mut watched.inside, u64::MAX);
     }
     false
 }

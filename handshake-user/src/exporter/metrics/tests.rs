@@ -36,7 +36,7 @@ fn closed() -> Connection {
     let mut raw = client();
     raw.stage = Stage::Close.code();
     raw.initiator = Initiator::Remote.code();
-    raw.flags.set(ConnectionFlags::ACKED_BEFORE_CLOSE);
+    raw.flags.insert(ConnectionFlags::ACKED_BEFORE_CLOSE);
     (raw.peer_fin_ns, raw.our_close_ns, raw.our_fin_ns) = (2_000_000_000, 2_020_000_000, 2_020_000_000);
     (raw.fin_acked_ns, raw.closed_ns) = (2_070_000_000, 2_070_000_000);
     raw
@@ -60,7 +60,7 @@ fn records_become_durations() {
     metrics.observe(&event(&server()));
     metrics.observe(&event(&closed()));
     let mut refused = client();
-    (refused.flags, refused.error) = (ConnectionFlags(0), 111);
+    (refused.flags, refused.error) = (ConnectionFlags::empty(), 111);
     metrics.observe(&event(&refused));
     insta::assert_snapshot!(said(&metrics));
 }
@@ -69,7 +69,7 @@ fn records_become_durations() {
 fn what_is_unknown_is_an_event_and_no_duration() {
     let mut metrics = metrics(&settings());
     let mut raw = closed();
-    raw.flags.set(ConnectionFlags::PREEXISTING);
+    raw.flags.insert(ConnectionFlags::PREEXISTING);
     (raw.role, raw.peer_fin_ns, raw.our_fin_ns) = (0, 0, 0);
     metrics.observe(&event(&raw));
     assert_eq!(said(&metrics), "handshake_events_total{stage=\"close\"} 1\n");

@@ -141,7 +141,7 @@ pub fn verdict<'a>(wire: &Wire, hellos: &Hellos<'a>) -> Verdict<'a> {
         early_data_inferred: evidence.early_data_inferred(class),
         tls13_offered: client.map(|hello| hello.offers(0x0304)),
         group_mismatch: wanted.zip(client).map(|(group, hello)| hello.shares().all(|shared| shared != group)),
-        gaps: wire.client.seen.has(StreamFlags::AHEAD) || wire.server.seen.has(StreamFlags::AHEAD),
+        gaps: wire.client.seen.contains(StreamFlags::AHEAD) || wire.server.seen.contains(StreamFlags::AHEAD),
     }
 }
 
@@ -181,7 +181,7 @@ impl<'w, 'a> Evidence<'w, 'a> {
         let new = wire.flight > 0 || second;
         let old = [wire.client.seen, wire.server.seen]
             .iter()
-            .any(|seen| seen.has(StreamFlags::FINISHED) || seen.has(StreamFlags::EXCHANGED));
+            .any(|seen| seen.contains(StreamFlags::FINISHED) || seen.contains(StreamFlags::EXCHANGED));
         let told_new = evidence.version.map(|version| version == TlsVersion::Tls13);
         let retried_in_vain = second && evidence.hello_retry == Some(false);
         let retried_by_old = evidence.hello_retry == Some(true) && told_new == Some(false);
@@ -235,7 +235,7 @@ impl<'w, 'a> Evidence<'w, 'a> {
 
     /// The client's second flight (TLS 1.3).
     fn flight(&self) -> impl Iterator<Item = &'w Record> + Clone {
-        let kind = Record::kind_of(content::APPLICATION_DATA, RecordFlags::NONE);
+        let kind = Record::kind_of(content::APPLICATION_DATA, RecordFlags::empty());
         self.wire.records().iter().filter(move |record| record.kind == kind)
     }
 
@@ -278,7 +278,7 @@ impl<'w, 'a> Evidence<'w, 'a> {
         }
         let stalled = self.wire.client.is_stalled() || self.wire.server.is_stalled();
         let hidden = self.wire.flight > 0
-            || self.wire.server.seen.has(StreamFlags::SPOKE)
+            || self.wire.server.seen.contains(StreamFlags::SPOKE)
             || self
                 .find(|record| record.content() == content::ALERT && record.is(RecordFlags::ENCRYPTED))
                 .is_some();
@@ -317,12 +317,12 @@ impl<'w, 'a> Evidence<'w, 'a> {
 
     fn old_class(&self) -> Option<TlsClass> {
         let (offered, chosen) = (self.hellos.client[0]?, self.server_hello()?);
-        if !self.wire.client.seen.has(StreamFlags::CHANGE_CIPHER_SPEC) {
+        if !self.wire.client.seen.contains(StreamFlags::CHANGE_CIPHER_SPEC) {
             return None;
         }
         // The second witness: the server repeats the id of a session that it resumes (RFC 5246 §7.4.1.3, RFC
         // 5077 §3.4).
-        let full = self.wire.client.seen.has(StreamFlags::EXCHANGED);
+        let full = self.wire.client.seen.contains(StreamFlags::EXCHANGED);
         let named = !offered.session_id.is_empty();
         let repeated = named && offered.session_id == chosen.session_id;
         let contradicted = if full { repeated } else { named && !repeated };

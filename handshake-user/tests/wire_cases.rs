@@ -55,7 +55,8 @@ fn records(packet: &Packet) -> Vec<&[u8]> {
 #[test]
 fn hello_in_the_syn() {
     let mut packets = load("tls13_full");
-    // The SYN has the hello and no acknowledgement; the SYN-ACK, which is not merged with the answer, comes next.
+    // The SYN has the hello and no acknowledgement; the SYN-ACK, which is not merged with the answer, comes
+    // next.
     packets.retain(|packet| packet.from == Role::Server || !packet.payload.is_empty());
     assert_eq!(packets[0].ack, 0);
     packets.insert(
@@ -99,8 +100,8 @@ fn a_hello_that_does_not_fit_the_syn_is_whole_a_round_trip_later() {
     });
 }
 
-/// Early data may be as long as EndOfEarlyData and Finished are: what tells them apart is that the client had no
-/// ServerHello when it sent it.
+/// Early data may be as long as EndOfEarlyData and Finished are: what tells them apart is that the client had
+/// no ServerHello when it sent it.
 #[test]
 fn early_data_on_its_way_is_no_second_flight() {
     let packets = flights("early_data_accepted");
@@ -207,7 +208,8 @@ fn a_lost_packet_of_the_servers_flight() {
     });
 }
 
-/// With TLS 1.2 the end of the handshake itself may lie in what was missed: the class is known, its end is not.
+/// With TLS 1.2 the end of the handshake itself may lie in what was missed: the class is known, its end is
+/// not.
 #[test]
 fn a_finished_that_passed_by_too_early() {
     let packets = flights("tls12_full");

@@ -16,7 +16,8 @@ fn without_times(summary: &str) -> &str {
     summary.split(" ended@").next().unwrap()
 }
 
-/// `verdicts.golden` was read line by line against what each handshake was made to be; see the corpus' README.
+/// `verdicts.golden` was read line by line against what each handshake was made to be; see the corpus'
+/// README.
 #[test]
 fn verdicts() {
     let mut found = String::new();

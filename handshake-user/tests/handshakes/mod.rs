@@ -126,7 +126,8 @@ pub struct Watched {
     pub published: bool,
 }
 
-/// Follows the packets as the kernel side of this end does; `client` and `server` are where their streams begin.
+/// Follows the packets as the kernel side of this end does; `client` and `server` are where their streams
+/// begin.
 pub fn watch(packets: &[Packet], local: Role, client: u32, server: u32) -> Option<Watched> {
     let mut watched = Watched::default();
     let mut next = Next::Watch;

@@ -76,8 +76,8 @@ impl Case {
         self.bed.capture().of(connection)
     }
 
-    /// Waits for the records of this connection, and checks that there are exactly as many as expected and what
-    /// must hold for each. That no more arrive later is checked when the tracer has ended.
+    /// Waits for the records of this connection, and checks that there are exactly as many as expected and
+    /// what must hold for each. That no more arrive later is checked when the tracer has ended.
     #[track_caller]
     pub(crate) fn ends(&self, connection: Connection, expect: Expect) -> Ends {
         let about = self.about(connection);

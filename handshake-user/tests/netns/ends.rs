@@ -80,7 +80,8 @@ impl Ends {
         }
     }
 
-    /// The tests' own sockets belong to the test process: for the client that is known, for the server it may be.
+    /// The tests' own sockets belong to the test process: for the client that is known, for the server it may
+    /// be.
     #[track_caller]
     pub(crate) fn check_own_process(&self) {
         self.open(Side::Client).assert_process(process::id());

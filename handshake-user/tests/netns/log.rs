@@ -76,8 +76,8 @@ impl Log {
         self.lock().records.iter().filter(|record| matches(record)).cloned().collect()
     }
 
-    /// Registers what must hold of all records once the program has ended. A later check of the same name replaces
-    /// it.
+    /// Registers what must hold of all records once the program has ended. A later check of the same name
+    /// replaces it.
     pub(crate) fn check_at_end(
         &self,
         name: String,

@@ -42,8 +42,8 @@ pub(crate) fn await_listener(bed: &Testbed, port: u16) {
     await_listener_of(bed, Side::Server, port);
 }
 
-/// Waits until a program of that side listens on this port. It asks the kernel, because a connection made to find
-/// out would be in the records too.
+/// Waits until a program of that side listens on this port. It asks the kernel, because a connection made to
+/// find out would be in the records too.
 #[track_caller]
 pub(crate) fn await_listener_of(bed: &Testbed, side: Side, port: u16) {
     const LISTEN: &str = "0A";

@@ -31,8 +31,8 @@ use crate::{log::Log, testbed};
 
 /// How long the start may take: the kernel verifies the programs, which is slow on a small machine.
 const START: Duration = Duration::from_mins(1);
-/// How long the end may take: there are some hundred probes, and the kernel takes up to a tenth of a second to
-/// detach each.
+/// How long the end may take: there are some hundred probes, and the kernel takes up to a tenth of a second
+/// to detach each.
 const END: Duration = Duration::from_mins(1);
 
 pub(crate) struct Tracer {
@@ -55,13 +55,14 @@ fn mount_tracefs() -> std::io::Result<()> {
 }
 
 impl Tracer {
-    /// One tracer serves all tests: it sees the whole host, and every testbed has addresses of its own. It ends with
-    /// the test process, which fails if a check of [`Log::check_at_end`] fails then.
+    /// One tracer serves all tests: it sees the whole host, and every testbed has addresses of its own. It
+    /// ends with the test process, which fails if a check of [`Log::check_at_end`] fails then.
     pub(crate) fn shared() -> Arc<Log> {
         static SHARED: OnceLock<Result<Arc<Log>, String>> = OnceLock::new();
         let started = SHARED.get_or_init(|| {
             let (send, receive) = mpsc::channel();
-            // The program dies with the thread that started it (PR_SET_PDEATHSIG): this one lives as long as the tests.
+            // The program dies with the thread that started it (PR_SET_PDEATHSIG): this one lives as long as
+            // the tests.
             let body = move || match Self::start(&[]) {
                 Ok(tracer) => {
                     let log = tracer.log();
@@ -180,8 +181,8 @@ impl Drop for Tracer {
 /// The shared tracer, which ends after the last test.
 static SHARED_TRACER: Mutex<Option<Tracer>> = Mutex::new(None);
 
-/// The exit status when a check at the end fails. Not libtest's 101: no single test failed, so running one again
-/// must not make up for it.
+/// The exit status when a check at the end fails. Not libtest's 101: no single test failed, so running one
+/// again must not make up for it.
 const CHECKS_FAILED: i32 = 102;
 
 /// Runs when the test process ends: the tracer reports some connections only at its own end.

@@ -32,7 +32,8 @@ fn closed_port(case: &Case, family: Family) -> SocketAddr {
     SocketAddr::new(case.bed.address(Side::Server, family), 9)
 }
 
-/// The client has one `open` record and there is nothing else. Without a SYN-ACK there is no round trip to report.
+/// The client has one `open` record and there is nothing else. Without a SYN-ACK there is no round trip to
+/// report.
 #[track_caller]
 fn check_failed(case: &Case, outcome: &str, retransmits: usize) -> Record {
     let ends = case.ends(case.connection(), Expect::CLIENT_FAILED);

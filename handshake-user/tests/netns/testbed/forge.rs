@@ -11,7 +11,8 @@ use super::packet::Packet;
 
 const TTL: u8 = 64;
 
-/// ICMP "host unreachable" to the sender of this packet. It quotes the packet, so the kernel finds the socket.
+/// ICMP "host unreachable" to the sender of this packet. It quotes the packet, so the kernel finds the
+/// socket.
 pub(crate) fn host_unreachable(packet: &Packet) -> Vec<u8> {
     let mut bytes = Vec::new();
     match (packet.destination.ip(), packet.source.ip()) {

@@ -23,8 +23,8 @@ use socket2::{Domain, Socket, Type};
 const DEVICE: &str = "link0";
 const MTU: c_int = 1500;
 
-/// Brings up the loopback device and a TUN device with these addresses. The returned file is the other end of the
-/// TUN device.
+/// Brings up the loopback device and a TUN device with these addresses. The returned file is the other end of
+/// the TUN device.
 pub(super) fn bring_up(addresses: &[IpAddr]) -> io::Result<File> {
     let tun =
         OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
@@ -111,7 +111,8 @@ fn ipv4(octets: [u8; 4]) -> sockaddr {
 }
 
 fn ioctl<T>(file: &impl AsRawFd, request: libc::Ioctl, argument: &mut T) -> io::Result<()> {
-    // SAFETY: every request above takes a pointer to the structure it is called with, which outlives the call.
+    // SAFETY: every request above takes a pointer to the structure it is called with, which outlives the
+    // call.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), request, std::ptr::from_mut(argument)) };
     Errno::result(result)?;
     Ok(())

@@ -117,8 +117,8 @@ impl Testbed {
         self.namespace(side).command(program)
     }
 
-    /// Adds a rule. Rules are applied to every TCP packet in the order in which they were added; the first that does
-    /// not return `Pass` decides.
+    /// Adds a rule. Rules are applied to every TCP packet in the order in which they were added; the first
+    /// that does not return `Pass` decides.
     pub(crate) fn fault(&self, rule: impl FnMut(&Packet) -> Verdict + Send + 'static) {
         self.relay.add_rule(Box::new(rule));
     }
@@ -127,8 +127,8 @@ impl Testbed {
         self.relay.clear_rules();
     }
 
-    /// Waits until the link is empty and nothing more is likely to come: a round trip and a delayed ACK after the
-    /// last packet, and after what the test has just done.
+    /// Waits until the link is empty and nothing more is likely to come: a round trip and a delayed ACK after
+    /// the last packet, and after what the test has just done.
     #[track_caller]
     pub(crate) fn wait_until_quiet(&self) {
         const QUIET: Duration = Duration::from_millis(150);

@@ -1,5 +1,5 @@
-//! An unnamed network namespace: it ends when the last file that refers to it is closed, so that nothing is left
-//! behind however the test process ends.
+//! An unnamed network namespace: it ends when the last file that refers to it is closed, so that nothing is
+//! left behind however the test process ends.
 
 use std::{
     fs::{self, File},
@@ -58,8 +58,8 @@ impl Namespace {
         self.inside(|| fs::write(&path, value)).unwrap_or_else(|error| panic!("{path} = {value}: {error}"));
     }
 
-    /// A command in this namespace. It dies with the thread that started it, so that a killed test run leaves no
-    /// process behind.
+    /// A command in this namespace. It dies with the thread that started it, so that a killed test run leaves
+    /// no process behind.
     pub(super) fn command(&self, program: &str) -> Command {
         let file = self.file.try_clone().unwrap();
         let mut command = Command::new(program);

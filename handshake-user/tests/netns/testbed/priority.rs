@@ -1,5 +1,5 @@
-//! Scheduling priorities, so that on a busy machine the relay, the tests and their programs do not wait for a CPU. If
-//! the kernel refuses them, times are less exact, and the tests that compare times show it.
+//! Scheduling priorities, so that on a busy machine the relay, the tests and their programs do not wait for a
+//! CPU. If the kernel refuses them, times are less exact, and the tests that compare times show it.
 
 use std::ffi::{CStr, c_int};
 
@@ -20,8 +20,8 @@ pub(super) fn raise_relay() {
     schedule(libc::SCHED_FIFO, RELAY);
 }
 
-/// Runs `work` with the priority of the relay: a thread that holds a lock the relay waits for must not wait for a CPU
-/// either.
+/// Runs `work` with the priority of the relay: a thread that holds a lock the relay waits for must not wait
+/// for a CPU either.
 pub(super) fn as_relay<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: both only ask; the structure outlives the call, and all zeros is a valid value of it.
     let (policy, before) = unsafe {
@@ -41,9 +41,9 @@ fn schedule(policy: c_int, sched_priority: c_int) {
     let _ = unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) };
 }
 
-/// For a program that a test starts: scheduled as an ordinary program, but with the lowest nice value. The kernel
-/// weighs the processes of a session together (sched(7), autogroup), so it gets a session of its own. Runs between
-/// fork and exec, and therefore makes only system calls.
+/// For a program that a test starts: scheduled as an ordinary program, but with the lowest nice value. The
+/// kernel weighs the processes of a session together (sched(7), autogroup), so it gets a session of its own.
+/// Runs between fork and exec, and therefore makes only system calls.
 pub(crate) fn go_first() {
     const NICE: &CStr = c"-15";
     schedule(libc::SCHED_OTHER, 0);

@@ -1,4 +1,5 @@
-//! The link itself: forwards packets between the two TUN devices with a delay, applies the faults, and captures.
+//! The link itself: forwards packets between the two TUN devices with a delay, applies the faults, and
+//! captures.
 
 use std::{
     collections::VecDeque,

@@ -54,7 +54,8 @@ impl Row {
         }
     }
 
-    /// From the SYN until the client may send application data; one less where the `ClientHello` is in the SYN.
+    /// From the SYN until the client may send application data; one less where the `ClientHello` is in the
+    /// SYN.
     pub(crate) fn setup_round_trips(self, hello_in_syn: bool) -> u32 {
         let plain = match self {
             Self::Tls12Full | Self::Tls13Retry | Self::EarlyDataRejectedByRetry => 3,

@@ -70,7 +70,8 @@ pub(crate) fn await_data_of(case: &Case, side: Side, count: usize) {
     });
 }
 
-/// Checks every connection of this testbed, oldest first. Returns the measurement and the records of the last one.
+/// Checks every connection of this testbed, oldest first. Returns the measurement and the records of the last
+/// one.
 #[track_caller]
 pub(crate) fn check(case: &Case, peers: &Peers, made: Vec<Made>) -> (Witness, Ends) {
     case.bed.wait_until_quiet();
@@ -119,8 +120,8 @@ fn witness(case: &Case, connection: Connection, made: &Made) -> Witness {
     witness
 }
 
-/// Expects the time on the link. But GnuTLS does not set TCP_NODELAY: TCP may hold the Finished back until the
-/// server has acknowledged the data before it (Nagle), while the client's handshake is already complete.
+/// Expects the time on the link. But GnuTLS does not set TCP_NODELAY: TCP may hold the Finished back until
+/// the server has acknowledged the data before it (Nagle), while the client's handshake is already complete.
 #[track_caller]
 fn assert_time(
     tls: &Record,
@@ -183,8 +184,8 @@ fn check_end(ends: &Ends, side: Side, library: Option<Library>, truth: &Witness)
     tls.assert_is("tls.source", if library.is_some() { "both" } else { "wire" });
 }
 
-/// Checks `tls.compute_us`. OpenSSL makes a hello that early data follows in a call that sends nothing: if that call
-/// slept, it is unknown for how long.
+/// Checks `tls.compute_us`. OpenSSL makes a hello that early data follows in a call that sends nothing: if
+/// that call slept, it is unknown for how long.
 #[track_caller]
 fn check_computing(tls: &Record, library: Library, hello_sent_later: bool) {
     let (compute, duration) = (tls.micros("tls.compute_us"), tls.micros("tls.duration_us"));

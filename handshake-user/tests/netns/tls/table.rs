@@ -1,5 +1,5 @@
-//! The table of setup times: each kind of handshake, after a plain TCP handshake and with the `ClientHello` in the
-//! SYN. `cargo xtask table` prints what these tests measure beside what is expected.
+//! The table of setup times: each kind of handshake, after a plain TCP handshake and with the `ClientHello`
+//! in the SYN. `cargo xtask table` prints what these tests measure beside what is expected.
 
 use std::{env, fs::OpenOptions, io::Write};
 

@@ -190,8 +190,8 @@ fn await_udp_socket(case: &Case, port: &str) {
 fn assert_second_handshake(case: &Case, row: Row) {
     let client = wire::records(&case.bed.capture(), Side::Client);
     let behind = client.iter().skip_while(|record| record.kind != Kind::ChangeCipherSpec).skip(2);
-    // It is encrypted: TLS 1.2 has a content type of its own, 1.3 only the length of a KeyUpdate (RFC 8446 §4.6.3,
-    // §5.2).
+    // It is encrypted: TLS 1.2 has a content type of its own, 1.3 only the length of a KeyUpdate (RFC 8446
+    // §4.6.3, §5.2).
     let again = |record: &wire::Record| match row.version() {
         "1.2" => record.kind == Kind::Handshake,
         _ => record.kind == Kind::Data && record.body.len() == 5 + 1 + 16,

@@ -12,7 +12,8 @@ use crate::testbed::{
     packet::{Packet, Side},
 };
 
-/// The length of the record of `EndOfEarlyData`: an empty message, the content type, the tag (RFC 8446 §4.5, §5.2).
+/// The length of the record of `EndOfEarlyData`: an empty message, the content type, the tag (RFC 8446 §4.5,
+/// §5.2).
 const END_OF_EARLY_DATA: usize = 4 + 1 + 16;
 
 pub(crate) struct Witness {

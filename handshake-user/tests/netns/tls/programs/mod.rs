@@ -87,12 +87,12 @@ impl Peers {
 
 /// A client program.
 pub(crate) trait Client {
-    /// Connects this many times, one after the other, and resumes the session if there is one. May return before
-    /// the last connection has ended.
+    /// Connects this many times, one after the other, and resumes the session if there is one. May return
+    /// before the last connection has ended.
     fn connect(&mut self, times: usize) -> Vec<Account>;
 
-    /// The same client as one of the tests' own programs, which can begin a connection without waiting for its end.
-    /// Returns `None` for others.
+    /// The same client as one of the tests' own programs, which can begin a connection without waiting for
+    /// its end. Returns `None` for others.
     fn driven(&mut self) -> Option<&mut Driven> {
         None
     }
@@ -256,7 +256,8 @@ pub(crate) fn account(pid: u32, out: &Output) -> Account {
     Account { pid, taken: None, failure }
 }
 
-/// A proxy as a client: it takes plain-text requests on its own side of the link and forwards them over it with TLS.
+/// A proxy as a client: it takes plain-text requests on its own side of the link and forwards them over it
+/// with TLS.
 pub(crate) struct Proxy<'a> {
     bed: &'a Testbed,
     server: Server,
@@ -280,8 +281,8 @@ impl Client for Proxy<'_> {
     }
 }
 
-/// Waits until the tracer has probed a program with a library of its own, which must be running: the handshakes of
-/// its first tens of milliseconds are seen on the wire alone (docs/limitations.md).
+/// Waits until the tracer has probed a program with a library of its own, which must be running: the
+/// handshakes of its first tens of milliseconds are seen on the wire alone (docs/limitations.md).
 #[track_caller]
 pub(crate) fn await_probes(program: &Path) {
     let path = format!(" path={} ", program.display());

@@ -1,4 +1,5 @@
-//! PostgreSQL: psql (libpq) and the server, both with the system's OpenSSL, after an SSLRequest in plain text.
+//! PostgreSQL: psql (libpq) and the server, both with the system's OpenSSL, after an SSLRequest in plain
+//! text.
 
 use std::{
     fs,

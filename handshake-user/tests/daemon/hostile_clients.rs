@@ -222,8 +222,8 @@ fn scrape_under(daemon: &Daemon, kinds: &'static [Kind], clients: usize, duratio
     took.sort();
     let (median, worst) = (took[took.len() / 2], took[took.len() - 1]);
     println!(
-        "{clients} clients, {connections} connections in {duration:?}; {} scrapes: median {median:?}, worst {worst:?}; memory \
-         {memory} KiB and at most {} more; sockets {files} and at most {} more",
+        "{clients} clients, {connections} connections in {duration:?}; {} scrapes: median {median:?}, worst \
+         {worst:?}; memory {memory} KiB and at most {} more; sockets {files} and at most {} more",
         took.len(),
         most_memory - memory,
         most_files - files

@@ -24,7 +24,8 @@ pub(crate) fn serve(bed: &Testbed, address: SocketAddr, settings: Settings) -> R
     let fast_open = if settings.fast_open { " fastopen=16" } else { "" };
     let on = |is_on: bool| if is_on { "on" } else { "off" };
     let server = format!(
-        "listen {address} ssl{fast_open}; keepalive_timeout 0; ssl_certificate {}; ssl_certificate_key {}; ssl_protocols TLSv{}; \
+        "listen {address} ssl{fast_open}; keepalive_timeout 0; ssl_certificate {}; \
+         ssl_certificate_key {}; ssl_protocols TLSv{}; \
          ssl_session_tickets {}; ssl_session_cache shared:sessions:1m; ssl_early_data {}; ssl_ecdh_curve {}; \
          location / {{ return 200 'hello\\n'; }}",
         certificate.chain.display(),
@@ -50,7 +51,8 @@ fn proxy<'a>(bed: &'a Testbed, address: SocketAddr, settings: Settings) -> Box<d
         String::new()
     };
     let server = format!(
-        "listen {}; keepalive_timeout 0; location / {{ proxy_pass https://{address}; proxy_ssl_protocols TLSv{}; \
+        "listen {}; keepalive_timeout 0; location / {{ proxy_pass https://{address}; \
+         proxy_ssl_protocols TLSv{}; \
          proxy_ssl_name {NAME}; proxy_ssl_server_name on; {trust} }}",
         Proxy::ADDRESS,
         settings.version.number(),

@@ -1,18 +1,17 @@
-//! The exporter from outside: real connections, real scrapes. Other traffic of the host is in the totals too, so they
-//! are compared as "at least"; labels on demand tell the tests' own connections apart, so those are exact.
+//! The exporter from outside: real connections, real scrapes. Totals include other traffic of the host, so
+//! they are compared as "at least"; added labels tell the tests' own connections apart, so those are exact.
 //!
 //! Needs root. `cargo xtask test` builds the program and names it in `HANDSHAKE_BIN`.
 #![expect(clippy::float_cmp, reason = "counts are whole numbers")]
 
-#[path = "daemon/ends.rs"]
-mod ends;
+#[path = "daemon/hostile_clients.rs"]
+mod hostile_clients;
 #[path = "daemon/program.rs"]
 mod program;
-#[path = "daemon/siege.rs"]
-mod siege;
+#[path = "daemon/shutdown.rs"]
+mod shutdown;
 
 use std::{
-    collections::HashSet,
     fs,
     io::{Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
@@ -24,13 +23,15 @@ use std::{
 
 use nix::sys::signal::Signal;
 use program::{Daemon, Scrape, command};
+use shutdown::Held;
 
 const OPENS: &str = "handshake_tcp_opens_total";
 const CLOSES: &str = "handshake_tcp_closes_total";
-/// How long a server takes, at the least, to close after its client.
+/// How long, at least, a server takes to close after its client.
 const APP_WAIT: Duration = Duration::from_millis(5);
 
-/// A server on a loopback address that no other test uses: clients are told apart by its network.
+/// A listener on a loopback address that no other test uses, its address, and the label of its network, which
+/// identifies its clients.
 fn listen(address: &str) -> (TcpListener, SocketAddr, String) {
     let listener = TcpListener::bind((address, 0)).unwrap();
     let at = listener.local_addr().unwrap();
@@ -44,8 +45,8 @@ fn connect(listener: &TcpListener, at: SocketAddr) -> (TcpStream, TcpStream) {
     (client, listener.accept().unwrap().0)
 }
 
-/// The client closes first, the server some milliseconds later; returns when both have seen it all. No longer than what it
-/// returns the server has made the client wait.
+/// The client closes first, the server some milliseconds later. Returns when both have closed, with an upper
+/// bound on how long the server made the client wait.
 fn close((mut client, mut server): (TcpStream, TcpStream)) -> Duration {
     let begin = Instant::now();
     client.shutdown(Shutdown::Write).unwrap();
@@ -83,12 +84,12 @@ fn every_connection_is_counted_once_and_timed_once() {
             scrape.sum(&format!("{app_wait}_count"), &server),
         ]
     };
-    // A connection that the kernel side missed would be told of as such, and is missing all the same.
+    // A connection missing from the histograms is a failure even if it is counted as lost.
     let after = daemon.scrape_until(|scrape| timed(scrape).iter().all(|count| *count >= N));
     let rose = |name: &str, labels: &[&str]| after.sum(name, labels) - before.sum(name, labels);
 
     let recursion = after.sum("handshake_events_lost_total", &["recursion"]);
-    assert_eq!(timed(&after), [N; 5], "{recursion} runs left out");
+    assert_eq!(timed(&after), [N; 5], "{recursion} runs skipped");
     let waited = rose(&format!("{app_wait}_sum"), &server);
     let range = (APP_WAIT * 25).as_secs_f64()..=longest.as_secs_f64();
     assert!(range.contains(&waited), "the server waited {waited} s before its closes, not {range:?}");
@@ -103,12 +104,12 @@ fn every_connection_is_counted_once_and_timed_once() {
         assert_eq!(after.sum("handshake_events_lost_total", &[reason]), 0.0, "{reason}");
     }
 
-    // Looking again does not count again.
+    // A second scrape does not count again.
     assert_eq!(timed(&daemon.scrape()), timed(&after));
 }
 
 #[test]
-fn a_refused_opening_is_counted_and_not_timed() {
+fn refused_connection_is_counted_and_not_timed() {
     let daemon = Daemon::start(&["--label", "remote_net"]);
     let (listener, at, network) = listen("127.77.2.1");
     drop(listener);
@@ -123,7 +124,7 @@ fn a_refused_opening_is_counted_and_not_timed() {
 }
 
 #[test]
-fn connections_are_gauged_also_those_from_before() {
+fn connection_gauge_includes_preexisting_connections() {
     let (listener, at, _) = listen("127.77.3.1");
     let old: Vec<_> = (0..4).map(|_| connect(&listener, at)).collect();
     let daemon = Daemon::start(&[]);
@@ -145,15 +146,15 @@ fn connections_are_gauged_also_those_from_before() {
     }
     let closed = daemon.scrape_until(|scrape| unknown(scrape) - unknown(&first) >= 8.0);
     let recursion = closed.sum("handshake_events_lost_total", &["recursion"]);
-    assert!(unknown(&closed) - unknown(&first) >= 8.0, "{recursion} runs left out");
-    // Other tests have connections too, but not so many.
+    assert!(unknown(&closed) - unknown(&first) >= 8.0, "{recursion} runs skipped");
+    // Other tests have connections too, but fewer than these.
     for role in ["client", "server"] {
         assert!(gauge(&closed, role) <= gauge(&open, role) - 25.0, "{role}");
     }
 }
 
 #[test]
-fn over_the_limit_is_other_and_counted_as_such() {
+fn series_over_the_limit_become_other_and_are_counted() {
     let daemon = Daemon::start(&["--label", "local_port", "--max-series", "3"]);
     for _ in 0..8 {
         let (listener, at, _) = listen("127.77.4.1");
@@ -165,7 +166,7 @@ fn over_the_limit_is_other_and_counted_as_such() {
 }
 
 #[test]
-fn pages_answer_as_they_should() {
+fn pages_have_their_status_and_headers() {
     let daemon = Daemon::start(&[]);
     let (status, head, body) = daemon.request("GET", "/metrics");
     assert_eq!(status, 200);
@@ -181,15 +182,15 @@ fn pages_answer_as_they_should() {
         assert_eq!(daemon.request(method, path).0, expected, "{method} {path}");
     }
     let scrape = daemon.scrape();
-    // Eight tracepoints, and the packets.
+    // Eight tracepoints and the wire view.
     assert_eq!(scrape.sum("handshake_probe_attached", &[]), 9.0, "every probe attaches on this kernel");
     assert_eq!(scrape.sum("handshake_build_info", &[]), 1.0);
     assert!(scrape.sum("process_resident_memory_bytes", &[]) > 0.0);
 }
 
-/// As the systemd unit runs it: a user with these capabilities and no others.
+/// The daemon runs as in the systemd unit: as a user with these capabilities and no others.
 #[test]
-fn the_capabilities_of_the_unit_are_enough() {
+fn capabilities_of_the_unit_suffice() {
     const UNIT: &str = include_str!("../../packaging/systemd/handshake.service");
     let granted = UNIT.lines().find_map(|line| line.strip_prefix("AmbientCapabilities=")).unwrap();
     let bounding = UNIT.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).unwrap();
@@ -198,7 +199,7 @@ fn the_capabilities_of_the_unit_are_enough() {
         granted.split(' ').map(|name| format!(",+{}", name.trim_start_matches("CAP_").to_lowercase()));
     let granted = format!("-all{}", granted.collect::<String>());
 
-    // The binary may lie where only root can look: a copy does not.
+    // A copy, because the binary may be where only root has access.
     let folder = tempfile::Builder::new().prefix("handshake-unit").tempdir().unwrap();
     let everybody = || std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(folder.path(), everybody()).unwrap();
@@ -222,50 +223,42 @@ fn the_capabilities_of_the_unit_are_enough() {
 }
 
 #[test]
-fn signals_end_it_at_once_and_leave_no_probe() {
+fn sigterm_and_sigint_end_the_daemon_and_detach_everything() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let daemon = Daemon::start(&[]);
-        let programs = daemon.programs();
-        assert!(programs.len() >= 6, "{programs:?}");
+        let held = Held::by(daemon.pid());
+        assert!(held.programs.len() >= 6, "{held:?}");
         let mut unfinished = TcpStream::connect(&daemon.address).unwrap();
         unfinished.write_all(b"GET /metrics HT").unwrap();
 
         let (status, took) = daemon.stop(signal);
         assert_eq!(status.code(), Some(0), "{signal}");
-        // The kernel takes up to a tenth of a second to let go of each uprobe, one after the other.
+        // The kernel takes up to a tenth of a second to detach each uprobe, one after the other.
         assert!(took < Duration::from_secs(8), "{signal}: {took:?}");
-        // The kernel frees programs after a grace period of its own.
-        let loaded = || -> HashSet<u32> {
-            aya::programs::loaded_programs().filter_map(Result::ok).map(|program| program.id()).collect()
-        };
-        let gone = (0..100).any(|_| {
-            thread::sleep(Duration::from_millis(50));
-            loaded().is_disjoint(&programs)
-        });
-        assert!(gone, "{signal}: programs are still in the kernel");
+        held.expect_gone(signal.as_str());
     }
 }
 
 #[test]
-fn the_service_manager_is_told() {
+fn service_manager_is_notified() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
     manager.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
     let mut daemon = command(&["--listen", "127.0.0.1:0"]);
     let daemon = Daemon::spawn(daemon.env("NOTIFY_SOCKET", &path));
-    let hear = || {
+    let receive = || {
         let mut buffer = [0; 256];
         let length = manager.recv(&mut buffer).unwrap();
         String::from_utf8_lossy(&buffer[..length]).trim().to_owned()
     };
-    assert_eq!(hear(), "READY=1");
+    assert_eq!(receive(), "READY=1");
     assert_eq!(daemon.stop(Signal::SIGTERM).0.code(), Some(0));
-    assert_eq!(hear(), "STOPPING=1");
+    assert_eq!(receive(), "STOPPING=1");
 }
 
 #[test]
-fn a_busy_port_is_one_sentence() {
+fn busy_port_error_is_one_line() {
     let (_listener, at, _) = listen("127.0.0.1");
     let (status, said) = fails(&["--listen", &at.to_string()]);
     assert_eq!((status, said.lines().count()), (1, 1), "{said}");
@@ -275,7 +268,7 @@ fn a_busy_port_is_one_sentence() {
 }
 
 #[test]
-fn flags_win_over_the_environment_and_that_over_the_file() {
+fn flags_override_the_environment_and_that_the_file() {
     let (_listener, at, _) = listen("127.0.0.1");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("handshake.toml");
@@ -285,7 +278,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     // The file alone: its port is busy.
     let (status, said) = fails(&["--config", file]);
     assert!(status == 1 && said.contains("in use"), "{said}");
-    // The environment knows a free one; a flag has the last word on the labels.
+    // The environment names a free one; a flag overrides its labels.
     let mut both = command(&["--config", file, "--label", "process"]);
     let daemon = Daemon::spawn(
         both.env("HANDSHAKE_LISTEN", "127.0.0.1:0").env("HANDSHAKE_LABELS", "cgroup,local_port"),

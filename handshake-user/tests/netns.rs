@@ -1,9 +1,10 @@
-//! Real sockets over a link of a known length: what `handshake trace` says is compared with what really happened.
+//! Real sockets over a link with a known delay: the records of `handshake trace` are compared with what the
+//! link carried.
 //!
 //! Needs root. `cargo xtask test` builds the program and names it in `HANDSHAKE_BIN`; the tests of the link
-//! itself (`testbed::`) need no program.
+//! itself (`testbed::`) do not need it.
 
-/// Makes tests of a function that takes a family.
+/// Generates the tests of a function that takes an address family.
 macro_rules! for_each_family {
     ($($scenario:ident),+ $(,)?) => {$(
         mod $scenario {
@@ -22,7 +23,7 @@ macro_rules! for_each_family {
     )+};
 }
 
-/// Makes tests of a function that takes the programs of both ends, named by their module.
+/// Generates the tests of a function that takes the programs of both ends, one per module named.
 macro_rules! for_each_program {
     ($scenario:ident: $($program:ident),+ $(,)?) => {
         mod $scenario {
@@ -36,7 +37,7 @@ macro_rules! for_each_program {
     };
 }
 
-/// Makes tests of a function that takes a family and the side that acts first.
+/// Generates the tests of a function that takes an address family and the side that acts first.
 macro_rules! for_each_family_and_side {
     ($($scenario:ident),+ $(,)?) => {$(
         mod $scenario {
@@ -66,8 +67,8 @@ macro_rules! for_each_family_and_side {
     )+};
 }
 
-/// Asserts what a busy machine can make untrue: a comparison of times. `cargo xtask test` knows these words, and may run a
-/// test again that fails by them, alone (xtask/src/repeat.rs); nothing else that fails is run again.
+/// Asserts a comparison of times, which can fail on a busy machine. `cargo xtask test` recognizes the message
+/// and may run a test that failed with it again, alone (xtask/src/repeat.rs); no other failure is run again.
 macro_rules! assert_time {
     ($condition:expr, $($message:tt)+) => {
         assert!($condition, "compares times: {}", format_args!($($message)+))
@@ -78,10 +79,18 @@ macro_rules! assert_time {
 mod case;
 #[path = "netns/closes/mod.rs"]
 mod closes;
+#[path = "netns/ends.rs"]
+mod ends;
 #[path = "netns/lifecycle.rs"]
 mod lifecycle;
+#[path = "netns/log.rs"]
+mod log;
+#[path = "netns/nginx.rs"]
+mod nginx;
 #[path = "netns/opens/mod.rs"]
 mod opens;
+#[path = "netns/pair.rs"]
+mod pair;
 #[path = "netns/programs.rs"]
 mod programs;
 #[path = "netns/record.rs"]

@@ -1,4 +1,4 @@
-//! What networks and programs do that the corpus does not have: real handshakes with one thing changed.
+//! Cases that are not in the corpus: its handshakes with one thing changed.
 
 mod handshakes;
 
@@ -6,7 +6,7 @@ use handshake::tls::wire::{Verdict, group};
 use handshake_common::{Role, TlsClass, TlsOutcome, TlsVersion, tls::wire::Ending};
 use handshakes::{Packet, Watched, load, merged, watch};
 
-/// Packets with payload only: those that make the handshake.
+/// Only the packets with payload.
 fn flights(name: &str) -> Vec<Packet> {
     let mut packets = merged(&load(name));
     packets.retain(|packet| !packet.payload.is_empty());
@@ -20,7 +20,7 @@ fn record(content: u8, length: u16) -> Vec<u8> {
     bytes
 }
 
-/// A packet behind everything that its sender has sent so far.
+/// A packet after everything that its sender has sent so far.
 fn next(packets: &[Packet], from: Role, ack: u32, at_us: u64, payload: Vec<u8>) -> Packet {
     let end = |packet: &Packet| packet.seq + u32::try_from(packet.payload.len()).unwrap();
     let seq = packets.iter().filter(|packet| packet.from == from).map(end).max().unwrap_or(0);
@@ -36,11 +36,11 @@ fn seen(packets: &[Packet], local: Role) -> Watched {
 }
 
 fn us_since_hello(verdict: &Verdict<'_>, moment: Option<u64>) -> Option<u64> {
-    // The log has units of 1024 ns.
+    // Times are kept in units of 1024 ns.
     moment.map(|ns| (ns - verdict.hello_ns).div_ceil(1000))
 }
 
-/// The records of a packet, one by one.
+/// The TLS records of a packet.
 fn records(packet: &Packet) -> Vec<&[u8]> {
     let mut rest = packet.payload.as_slice();
     let mut records = Vec::new();
@@ -55,7 +55,8 @@ fn records(packet: &Packet) -> Vec<&[u8]> {
 #[test]
 fn hello_in_the_syn() {
     let mut packets = load("tls13_full");
-    // The SYN has the hello and no acknowledgement; the SYN-ACK, which is not merged with the answer, comes next.
+    // The SYN has the hello and no acknowledgement; the SYN-ACK, which is not merged with the answer, comes
+    // next.
     packets.retain(|packet| packet.from == Role::Server || !packet.payload.is_empty());
     assert_eq!(packets[0].ack, 0);
     packets.insert(
@@ -72,7 +73,7 @@ fn hello_in_the_syn() {
 }
 
 #[test]
-fn data_in_the_syn_that_the_server_does_not_take() {
+fn hello_in_the_syn_that_the_server_ignores() {
     let mut packets = flights("tls13_full");
     let again = Packet { at_us: packets[0].at_us + 50_000, ..packets[0].clone() };
     packets.insert(1, again);
@@ -86,23 +87,23 @@ fn data_in_the_syn_that_the_server_does_not_take() {
 }
 
 #[test]
-fn a_hello_that_does_not_fit_the_syn_is_whole_a_round_trip_later() {
+fn hello_larger_than_the_syn_is_complete_a_round_trip_later() {
     let mut packets = flights("post_quantum");
     let (first, second) = (packets[0].part(0, 1400), packets[0].part(1400, packets[0].payload.len()));
     let later = Packet { at_us: first.at_us + 40_000, ..second };
     packets.splice(0..1, [first, later]);
     seen(&packets[..2], Role::Server).judge(|verdict, hellos| {
         assert_eq!(us_since_hello(verdict, verdict.hello_whole_ns), Some(40_000));
-        let hello = hellos.client[0].expect("put together");
+        let hello = hellos.client[0].expect("the hello is reassembled");
         assert!(hello.shares().any(group::is_post_quantum));
         assert!(hello.offers(0x0304) && hello.groups.contains(4588));
     });
 }
 
-/// Early data may be as long as EndOfEarlyData and Finished are: what tells them apart is that the client had no
-/// ServerHello when it sent it.
+/// Early data may have the lengths of EndOfEarlyData and Finished. It is told apart by its acknowledgment
+/// number: the client had not received the ServerHello when it sent it.
 #[test]
-fn early_data_on_its_way_is_no_second_flight() {
+fn early_data_in_flight_is_not_the_second_flight() {
     let packets = flights("early_data_accepted");
     let (hello, rest) = (records(&packets[0])[0], records(&packets[0])[1..].to_vec());
     let answer = packets.iter().find(|packet| packet.from == Role::Server).unwrap();
@@ -132,9 +133,10 @@ fn early_data_on_its_way_is_no_second_flight() {
     }
 }
 
-/// On a server the data of a false start comes behind its own Finished, but without acknowledging it.
+/// On a server the data of a false start arrives after its own Finished was sent, but does not acknowledge
+/// it.
 #[test]
-fn a_false_start_seen_from_the_server() {
+fn false_start_on_the_server() {
     let all = flights("tls12_full");
     let sent = &all[..4];
     let client_finished = sent[2].at_us;
@@ -152,7 +154,7 @@ fn a_false_start_seen_from_the_server() {
 }
 
 #[test]
-fn an_alert_that_cannot_be_read_is_a_failure_without_a_name() {
+fn encrypted_alert_is_a_failure_without_a_name() {
     let mut packets = flights("tls13_full");
     packets.truncate(2);
     let has_all = end_of(&packets, Role::Server);
@@ -166,7 +168,7 @@ fn an_alert_that_cannot_be_read_is_a_failure_without_a_name() {
 }
 
 #[test]
-fn a_peer_that_goes_away_abandons_the_handshake() {
+fn handshake_without_an_end_is_abandoned() {
     for (name, packets, version) in [
         ("tls13_full", 1, None),
         ("tls13_full", 2, Some(TlsVersion::Tls13)),
@@ -182,7 +184,7 @@ fn a_peer_that_goes_away_abandons_the_handshake() {
 }
 
 #[test]
-fn close_notify_in_the_middle_is_no_failure() {
+fn close_notify_during_the_handshake_abandons_it() {
     let mut packets = flights("tls12_full");
     packets.truncate(2);
     let has_all = end_of(&packets, Role::Server);
@@ -192,9 +194,10 @@ fn close_notify_in_the_middle_is_no_failure() {
     watched.judge(|verdict, _| assert_eq!(verdict.outcome, Some(TlsOutcome::Abandoned)));
 }
 
-/// Its first packet is lost and comes again: the record headers in the others are not, but nobody needs them.
+/// The first packet is lost and retransmitted. The record headers in the others were missed, but are not
+/// needed.
 #[test]
-fn a_lost_packet_of_the_servers_flight() {
+fn retransmitted_packet_of_the_servers_flight() {
     let packets = flights("tls13_curl");
     let flight = &packets[1];
     let length = flight.payload.len();
@@ -207,9 +210,10 @@ fn a_lost_packet_of_the_servers_flight() {
     });
 }
 
-/// With TLS 1.2 the end of the handshake itself may lie in what was missed: the class is known, its end is not.
+/// With TLS 1.2 the end of the handshake itself may be in what was missed: then the outcome and its times are
+/// unknown.
 #[test]
-fn a_finished_that_passed_by_too_early() {
+fn finished_in_a_missed_segment_leaves_the_end_unknown() {
     let packets = flights("tls12_full");
     let last = &packets[3];
     let cut = records(last)[0].len() + 3;
@@ -222,7 +226,7 @@ fn a_finished_that_passed_by_too_early() {
 }
 
 #[test]
-fn what_is_not_tls_is_left_alone() {
+fn plain_text_is_not_tracked() {
     let mut packets = load("http_to_tls");
     packets.push(next(&packets, Role::Client, 1, 1000, b"\x16\x03 is not a handshake".to_vec()));
     packets.push(next(&packets, Role::Server, 1, 2000, record(23, 100)));
@@ -231,14 +235,14 @@ fn what_is_not_tls_is_left_alone() {
 }
 
 #[test]
-fn an_answer_that_is_not_tls_ends_it_at_once() {
+fn answer_that_is_not_tls_ends_tracking() {
     let watched = seen(&load("tls_to_http"), Role::Client);
     assert!(watched.published && watched.wire.is(Ending::Malformed));
     watched.judge(|verdict, _| assert_eq!((verdict.outcome, verdict.class), (None, None)));
 }
 
 #[test]
-fn a_finished_handshake_wants_no_more_packets() {
+fn completed_handshake_is_published_before_the_close() {
     for name in ["tls12_full", "tls12_ticket", "tls13_full", "tls13_client_cert", "early_data_accepted"] {
         for &local in Role::ALL {
             assert!(seen(&load(name), local).published, "{name} {local}");
@@ -247,7 +251,7 @@ fn a_finished_handshake_wants_no_more_packets() {
 }
 
 #[test]
-fn names_of_suites_and_alerts() {
+fn cipher_suites_and_alerts_have_names() {
     assert_eq!(handshake::tls::wire::cipher::name(0x1301), Some("TLS_AES_128_GCM_SHA256"));
     assert_eq!(handshake::tls::wire::cipher::name(0xc02f), Some("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"));
     assert_eq!(handshake::tls::wire::cipher::name(0x0a0a), None, "GREASE");

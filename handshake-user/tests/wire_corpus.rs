@@ -1,4 +1,4 @@
-//! Real handshakes, both ends, cut into packets in every way: always the same verdict.
+//! Real handshakes at both ends: the verdict does not depend on how the streams are cut into packets.
 
 mod handshakes;
 
@@ -16,9 +16,10 @@ fn without_times(summary: &str) -> &str {
     summary.split(" ended@").next().unwrap()
 }
 
-/// `verdicts.golden` was read line by line against what each handshake was made to be; see the corpus' README.
+/// Each line of `verdicts.golden` was checked against what its handshake was made to be; see the README of
+/// the corpus.
 #[test]
-fn verdicts() {
+fn verdicts_match_the_golden_file() {
     let mut found = String::new();
     for name in names() {
         for &local in Role::ALL {
@@ -37,7 +38,7 @@ fn verdicts() {
 }
 
 #[test]
-fn one_byte_a_packet() {
+fn one_byte_per_packet_gives_the_same_verdict() {
     for name in names() {
         let packets = load(&name);
         for &local in Role::ALL {
@@ -48,7 +49,7 @@ fn one_byte_a_packet() {
 }
 
 #[test]
-fn everything_in_one_packet() {
+fn merged_packets_give_the_same_verdict() {
     for name in names() {
         let packets = load(&name);
         for &local in Role::ALL {
@@ -60,7 +61,7 @@ fn everything_in_one_packet() {
 }
 
 #[test]
-fn every_packet_twice() {
+fn duplicated_packets_give_the_same_verdict() {
     for name in names() {
         let packets = load(&name);
         let twice: Vec<Packet> = packets.iter().flat_map(|packet| [packet.clone(), packet.clone()]).collect();
@@ -73,7 +74,7 @@ fn every_packet_twice() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
     #[test]
-    fn any_cuts_and_any_place_in_the_sequence_space(
+    fn any_cuts_and_any_sequence_numbers_give_the_same_verdict(
         which in any::<prop::sample::Index>(),
         server in any::<bool>(),
         places in prop::collection::vec(any::<usize>(), 0..12),

@@ -1,4 +1,4 @@
-//! Damaged handshakes: never a panic, and what is lost is unknown, never another class.
+//! Damaged handshakes: never a panic, and what was lost is unknown, never a wrong class.
 
 mod handshakes;
 
@@ -22,7 +22,7 @@ fn beginning(packets: &[Packet]) -> usize {
     packets.iter().position(begins).unwrap_or(0)
 }
 
-/// What a network may do to the packets behind the ClientHello's first one.
+/// What a network may do to the packets after the first of the ClientHello.
 #[derive(Clone, Debug)]
 enum Fate {
     Lost(prop::sample::Index),
@@ -38,30 +38,30 @@ fn fate() -> impl Strategy<Value = Fate> {
     ]
 }
 
-/// Only what comes from the other end can suffer before it is seen.
-fn suffer(packets: &mut Vec<Packet>, local: Role, fate: &Fate) {
+/// Applies the fate to a packet from the other end: only those can be lost before this end sees them.
+fn apply(packets: &mut Vec<Packet>, local: Role, fate: &Fate) {
     let first = beginning(packets) + 1;
-    let coming: Vec<usize> = (first..packets.len()).filter(|&index| packets[index].from != local).collect();
-    if coming.is_empty() {
+    let received: Vec<usize> = (first..packets.len()).filter(|&index| packets[index].from != local).collect();
+    if received.is_empty() {
         return;
     }
     match fate {
         Fate::Lost(index) => {
-            packets.remove(*index.get(&coming));
+            packets.remove(*index.get(&received));
         }
         Fate::Late(index, by) => {
-            let at = *index.get(&coming);
+            let at = *index.get(&received);
             let packet = packets.remove(at);
             packets.insert((at + by).min(packets.len()), packet);
         }
         Fate::Twice(index, by) => {
-            let at = *index.get(&coming);
+            let at = *index.get(&received);
             packets.insert((at + by).min(packets.len()), packets[at].clone());
         }
     }
 }
 
-/// Without the packets that would never have been sent: nobody acknowledges, or answers, what has not come.
+/// Removes the packets that would never have been sent: those that acknowledge or answer what did not arrive.
 fn possible(mut packets: Vec<Packet>) -> Vec<Packet> {
     let mut come: [Vec<(u32, u32)>; 2] = [Vec::new(), Vec::new()];
     let reaches = |come: &[(u32, u32)]| {
@@ -74,7 +74,7 @@ fn possible(mut packets: Vec<Packet>) -> Vec<Packet> {
     let mut fits = |packet: &Packet| {
         let (own, other) = if packet.from == Role::Client { (0, 1) } else { (1, 0) };
         let length = u32::try_from(packet.payload.len()).unwrap();
-        // A FIN takes a number, too.
+        // A FIN takes a sequence number, too.
         let sent = packet.ack <= reaches(&come[other]) + 1;
         if sent {
             come[own].push((packet.seq, packet.seq + length));
@@ -85,7 +85,7 @@ fn possible(mut packets: Vec<Packet>) -> Vec<Packet> {
     packets
 }
 
-/// Whether a byte of the stream lies in a hello, whose content may say anything.
+/// Whether a byte is in a hello: those may have any content.
 fn in_hello(packet: &Packet, offset: usize) -> bool {
     let mut at = 0;
     while let Some([kind, _, _, high, low, message]) =
@@ -100,9 +100,9 @@ fn in_hello(packet: &Packet, offset: usize) -> bool {
     false
 }
 
-/// A Finished that claims to be longer swallows what tells the false start.
+/// A Finished with too great a length covers the data that shows the false start.
 #[test]
-fn a_finished_longer_than_its_suite_makes_it_tells_nothing() {
+fn finished_longer_than_its_suite_allows_has_no_class() {
     let mut packets = load("tls12_false_start");
     let truth = Some((Some(TlsOutcome::Completed), Some(TlsClass::FalseStart)));
     assert_eq!(judge(&packets, Role::Client), truth);
@@ -112,9 +112,11 @@ fn a_finished_longer_than_its_suite_makes_it_tells_nothing() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(
+        ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() }
+    )]
     #[test]
-    fn lost_late_and_repeated_packets(
+    fn lost_late_and_duplicated_packets_give_no_wrong_class(
         which in any::<prop::sample::Index>(),
         server in any::<bool>(),
         places in prop::collection::vec(any::<usize>(), 0..4),
@@ -126,19 +128,19 @@ proptest! {
         let expected = judge(&packets, local);
         packets = cut(&packets, &places);
         for fate in &fates {
-            suffer(&mut packets, local, fate);
+            apply(&mut packets, local, fate);
         }
         packets = possible(packets);
         let (outcome, class) = judge(&packets, local).unwrap_or_default();
         let (true_outcome, true_class) = expected.unwrap_or_default();
         prop_assert!(class.is_none() || class == true_class, "{name}: {class:?}, not {true_class:?}");
-        // What completed may look abandoned if its end was lost for good, but a failure is none of both.
+        // A completed handshake may look abandoned if its end was lost, but never failed.
         let gone = outcome == Some(TlsOutcome::Abandoned);
         prop_assert!(outcome.is_none() || gone || outcome == true_outcome, "{name}: {outcome:?}");
     }
 
     #[test]
-    fn damaged_bytes_outside_the_hellos(
+    fn damage_outside_the_hellos_gives_no_wrong_class(
         which in any::<prop::sample::Index>(),
         server in any::<bool>(),
         packet in any::<prop::sample::Index>(),
@@ -150,7 +152,7 @@ proptest! {
         let local = if server { Role::Server } else { Role::Client };
         let mut packets = load(&name);
         let expected = judge(&packets, local).unwrap_or_default();
-        // Whoever misses the first ClientHello takes the second one for it.
+        // If the first ClientHello is damaged, a second one is taken for it.
         let first = beginning(&packets) + 1;
         let damaged = (first + packet.index(packets.len())).min(packets.len() - 1);
         let packet = &mut packets[damaged];
@@ -171,9 +173,12 @@ proptest! {
     }
 
     #[test]
-    fn any_damage(
+    fn any_damage_does_not_panic(
         which in any::<prop::sample::Index>(),
-        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 0..20),
+        damage in prop::collection::vec(
+            (any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()),
+            0..20,
+        ),
         places in prop::collection::vec(any::<usize>(), 0..6),
         merge in any::<bool>(),
     ) {
@@ -196,7 +201,7 @@ proptest! {
     }
 
     #[test]
-    fn any_packets_and_any_state(
+    fn any_packet_in_any_state_does_not_panic(
         state in prop::collection::vec(any::<u8>(), wire::state::SIZE),
         payload in prop::collection::vec(any::<u8>(), 0..200),
         (sent, seq, ack, now_ns) in (any::<bool>(), any::<u32>(), any::<u32>(), any::<u64>()),
@@ -216,8 +221,11 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_a_hello_or_none(mut message in prop::collection::vec(any::<u8>(), 0..300), client in any::<bool>()) {
-        // A header that fits, so that the rest is looked at.
+    fn any_bytes_parse_as_hello_or_not(
+        mut message in prop::collection::vec(any::<u8>(), 0..300),
+        client in any::<bool>(),
+    ) {
+        // A valid header, so that the rest is parsed.
         if let [kind, a, b, c, ..] = message.as_mut_slice() {
             (*kind, *a, *b) = (if client { 1 } else { 2 }, 0, 0);
             *c = (*c).min(200);

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Writes the corpus anew: real handshakes of real programs, as packets on a loopback device of its own.
+"""Captures the corpus again: real handshakes of real programs, as packets on a loopback device of its own.
 
 Run as root: `unshare --net ./capture.py [NAME …]`. Needs openssl, gnutls-bin, curl and psql; OPENSSL35 is the
 command of an OpenSSL 3.5 or newer (else the post-quantum files are left as they are).
 
-One file a connection, one line a packet: direction (> from the client), microseconds, sequence and acknowledgement
+One file per connection, one line per packet: direction (> from the client), microseconds, sequence and acknowledgement
 number of the payload (both relative to the first byte of each stream), payload in hex or `-`.
 """
 import contextlib, ctypes, fcntl, os, socket, ssl, struct, subprocess, sys, tempfile, threading, time
@@ -60,14 +60,14 @@ class Capture(threading.Thread):
                 rows, first, zero, peer = [], {">": seq + 1}, at, source
             if peer not in (source, target):
                 continue
-            way, other = ("<", ">") if source == PORT else (">", "<")
+            direction, other = ("<", ">") if source == PORT else (">", "<")
             if syn:
-                first[way] = seq + 1
+                first[direction] = seq + 1
             payload = tcp[(offset >> 4) * 4:]
             if flags & 6 and not payload:
                 continue
-            seq, ack = (seq + bool(syn) - first[way]) % 2**32, (ack - first.get(other, ack)) % 2**32
-            rows.append(f"{way} {at - zero} {seq} {ack} {payload.hex() or '-'}")
+            seq, ack = (seq + bool(syn) - first[direction]) % 2**32, (ack - first.get(other, ack)) % 2**32
+            rows.append(f"{direction} {at - zero} {seq} {ack} {payload.hex() or '-'}")
         assert rows, name
         (HERE / f"{name}.txt").write_text(f"# {title}\n" + "\n".join(rows) + "\n")
 
@@ -79,8 +79,8 @@ def serve(command, port=PORT):
         time.sleep(0.05)
         sockets = [line.split() for table in ("tcp", "tcp6") for line in open(f"/proc/net/{table}")]
         if any(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in sockets):
-            break
-    return process
+            return process
+    raise TimeoutError(f"nothing listens on port {port}: {command}")
 
 
 def stop(process):
@@ -114,7 +114,7 @@ def stub(answer, greeting=b"", before=0, tls=True):
 
 
 def far_away(command):
-    """A server 20 ms away: only then a client has the time for a false start."""
+    """A server 20 ms away: only then does a client have the time for a false start."""
     running.append(serve(command.replace(f"{PORT}", f"{PORT + 1}"), PORT + 1))
     listener = socket.create_server(("127.0.0.1", PORT))
 
@@ -136,7 +136,7 @@ def far_away(command):
 
 
 def false_start():
-    """GnuTLS sends application data before the server's Finished if it is told to (GNUTLS_ENABLE_FALSE_START)."""
+    """GnuTLS sends application data before the server's Finished with GNUTLS_ENABLE_FALSE_START."""
     tls = ctypes.CDLL("libgnutls.so.30")
     session, credentials = ctypes.c_void_p(), ctypes.c_void_p()
     tls.gnutls_certificate_allocate_credentials(ctypes.byref(credentials))
@@ -158,7 +158,7 @@ EARLY = f"{AGAIN} -early_data early.txt"
 
 
 def older():
-    """A session file from another time: the server then takes the session, but no early data (RFC 8446 §8.3)."""
+    """Backdates the session file: the server then accepts the session, but no early data (RFC 8446 §8.3)."""
     import base64
     lines = (work / "session.pem").read_text().splitlines()
     data = bytearray(base64.b64decode("".join(lines[1:-1])))
@@ -173,7 +173,7 @@ def older():
 
 
 def fresh_early(server):
-    """Another server than the one that gave the session."""
+    """Restarts the server between the two connections."""
     return [ONCE, lambda: stop(running.pop()), lambda: running.append(serve(server)), EARLY]
 
 

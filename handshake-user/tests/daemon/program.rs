@@ -1,7 +1,7 @@
-//! The daemon under test, and what it says over HTTP.
+//! The daemon under test, and its answers over HTTP.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     env, fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
@@ -20,7 +20,7 @@ use nix::{
     unistd::Pid,
 };
 
-/// Longer than any answer may take.
+/// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A daemon that has attached its probes.
@@ -54,49 +54,38 @@ pub(crate) fn program(arguments: &[&str]) -> Command {
 }
 
 impl Daemon {
-    /// On a port of the kernel's choice.
+    /// Starts it on a free port.
     pub(crate) fn start(arguments: &[&str]) -> Self {
         Self::spawn(command(&["--listen", "127.0.0.1:0"]).args(arguments))
     }
 
-    /// Returns when it says that it listens.
+    /// Returns when it listens.
     pub(crate) fn spawn(command: &mut Command) -> Self {
         let mut child = command.spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let mut daemon = Self { child, stderr, address: String::new() };
-        let mut said = String::new();
+        let mut log = String::new();
         while daemon.address.is_empty() {
             let mut line = String::new();
-            assert_ne!(daemon.stderr.read_line(&mut line).unwrap(), 0, "it ended: {said}");
+            assert_ne!(daemon.stderr.read_line(&mut line).unwrap(), 0, "it ended: {log}");
             if let Some((_, rest)) = line.split_once("listening on http://") {
                 rest.trim().trim_end_matches("/metrics").clone_into(&mut daemon.address);
             }
-            said.push_str(&line);
+            log.push_str(&line);
         }
         daemon
-    }
-
-    /// The eBPF programs that it holds, by the kernel's ids.
-    pub(crate) fn programs(&self) -> HashSet<u32> {
-        let files = fs::read_dir(format!("/proc/{}/fdinfo", self.child.id())).unwrap().flatten();
-        files
-            .filter_map(|file| fs::read_to_string(file.path()).ok())
-            .filter_map(|info| {
-                info.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok())
-            })
-            .collect()
     }
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Its memory, KiB.
+    /// Its resident memory, KiB.
     pub(crate) fn resident_kib(&self) -> u64 {
         self.status("VmRSS:")
     }
 
-    /// A number out of its `/proc/PID/status`.
+    /// A number from its `/proc/PID/status`.
     pub(crate) fn status(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let rest = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
@@ -108,7 +97,7 @@ impl Daemon {
         fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
-    /// How many of them are sockets.
+    /// How many sockets it has open.
     pub(crate) fn sockets(&self) -> usize {
         let files = fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().flatten();
         files
@@ -128,14 +117,15 @@ impl Daemon {
         (head.split(' ').nth(1).unwrap().parse().unwrap(), head.to_owned(), body.to_owned())
     }
 
-    /// Everything that it measures.
+    /// The samples of `/metrics`.
     pub(crate) fn scrape(&self) -> Scrape {
         let (status, _, text) = self.request("GET", "/metrics");
         assert_eq!(status, 200, "{text}");
         Scrape::parse(&text)
     }
 
-    /// The first scrape in which `enough` holds, or the last before patience ends.
+    /// The first scrape for which `enough` holds, or the last before the timeout: the caller's assertions
+    /// then show its values.
     pub(crate) fn scrape_until(&self, enough: impl Fn(&Scrape) -> bool) -> Scrape {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
@@ -147,29 +137,29 @@ impl Daemon {
         }
     }
 
-    /// Kills it, and does not wait until the kernel has let go of all its probes.
+    /// Kills it, and does not wait until the kernel has detached all its probes.
     #[allow(dead_code, reason = "for the tests of strangers' files, which leave many probes")]
     pub(crate) fn abandon(mut self) {
         self.child.kill().unwrap();
         std::mem::forget(self);
     }
 
-    /// Ends it; returns how it ended and how long that took.
+    /// Ends it by a signal. Returns its status and how long it took.
     pub(crate) fn stop(mut self, signal: Signal) -> (ExitStatus, Duration) {
         let begin = Instant::now();
         signal::kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
-        // Its end is the end of what it says.
-        let mut said = String::new();
-        self.stderr.read_to_string(&mut said).unwrap();
+        // Standard error ends with the process.
+        let mut log = String::new();
+        self.stderr.read_to_string(&mut log).unwrap();
         let status = self.child.wait().unwrap();
-        assert_eq!(said, "", "nothing is to be said at a clean end");
+        assert_eq!(log, "", "an orderly end logs nothing");
         (status, begin.elapsed())
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // It may have ended already; a second end does no harm.
+        // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -188,13 +178,13 @@ impl Scrape {
         Self(samples.map(sample).collect())
     }
 
-    /// The sum over the series of a metric whose labels have all these, such as `role="client"`.
+    /// The sum over the series of a metric that have all these labels, such as `role="client"`.
     pub(crate) fn sum(&self, name: &str, labels: &[&str]) -> f64 {
         let matches = |series: &str| {
             let (metric, rest) = series.split_once('{').unwrap_or((series, ""));
             metric == name && labels.iter().all(|label| rest.contains(label))
         };
-        // Adding to -0.0, which an empty sum is, would print as such.
+        // An empty sum is -0.0, which would be printed as such.
         0.0 + self.0.iter().filter(|(series, _)| matches(series)).map(|(_, value)| value).sum::<f64>()
     }
 }

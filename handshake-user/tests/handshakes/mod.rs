@@ -1,4 +1,4 @@
-//! Real handshakes from `tests/corpus`, as the tracker and the parsers see them.
+//! The real handshakes of `tests/corpus`, run through the tracker and the parsers.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::{fs, path::PathBuf};
@@ -9,7 +9,7 @@ use handshake_common::{
     tls::wire::{self, Direction, Next, Segment, Wire},
 };
 
-/// A packet as it was captured.
+/// A captured packet.
 #[derive(Clone, Debug)]
 pub struct Packet {
     pub from: Role,
@@ -20,7 +20,7 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// A part of its payload, as a packet of its own.
+    /// A packet with this part of its payload.
     pub fn part(&self, from: usize, to: usize) -> Self {
         let seq = self.seq.wrapping_add(u32::try_from(from).unwrap());
         Self { seq, payload: self.payload[from..to].to_vec(), ..self.clone() }
@@ -42,7 +42,7 @@ pub fn names() -> Vec<String> {
         .filter_map(|entry| Some(entry.unwrap().file_name().to_str()?.strip_suffix(".txt")?.to_owned()))
         .collect();
     names.sort();
-    assert!(names.len() > 30, "the corpus is there");
+    assert!(names.len() > 30, "the corpus is incomplete");
     names
 }
 
@@ -52,11 +52,11 @@ pub fn load(name: &str) -> Vec<Packet> {
 }
 
 fn packet(line: &str) -> Packet {
-    let [way, at, seq, ack, payload]: [&str; 5] =
+    let [direction, at, seq, ack, payload]: [&str; 5] =
         line.split(' ').collect::<Vec<_>>().try_into().expect("five columns");
     let bytes = payload.trim_matches('-').as_bytes().chunks(2);
     Packet {
-        from: if way == ">" { Role::Client } else { Role::Server },
+        from: if direction == ">" { Role::Client } else { Role::Server },
         at_us: at.parse().unwrap(),
         seq: seq.parse().unwrap(),
         ack: ack.parse().unwrap(),
@@ -66,7 +66,7 @@ fn packet(line: &str) -> Packet {
     }
 }
 
-/// Packets of one direction that follow each other without an acknowledgement between, as one.
+/// Merges successive packets of one direction that have the same acknowledgment number.
 pub fn merged(packets: &[Packet]) -> Vec<Packet> {
     let mut all: Vec<Packet> = Vec::new();
     for packet in packets {
@@ -80,7 +80,7 @@ pub fn merged(packets: &[Packet]) -> Vec<Packet> {
     all
 }
 
-/// Every packet cut at these places of its payload (taken modulo its length).
+/// Cuts every packet at these places of its payload, modulo its length.
 pub fn cut(packets: &[Packet], places: &[usize]) -> Vec<Packet> {
     let pieces = |packet: &Packet| {
         let length = packet.payload.len();
@@ -103,7 +103,7 @@ pub fn cut(packets: &[Packet], places: &[usize]) -> Vec<Packet> {
     packets.iter().flat_map(pieces).collect()
 }
 
-/// Every byte in a packet of its own.
+/// Cuts every packet into single bytes.
 pub fn bytewise(packets: &[Packet]) -> Vec<Packet> {
     let pieces = |packet: &Packet| {
         let packet = packet.clone();
@@ -116,7 +116,7 @@ pub fn bytewise(packets: &[Packet]) -> Vec<Packet> {
 
 type Pieces = Vec<(u32, Vec<u8>)>;
 
-/// What the kernel side would have sent.
+/// What the kernel side would send to user space.
 #[derive(Default)]
 pub struct Watched {
     pub wire: Wire,
@@ -126,7 +126,8 @@ pub struct Watched {
     pub published: bool,
 }
 
-/// Follows the packets as the kernel side of this end does; `client` and `server` are where their streams begin.
+/// Tracks the packets as the kernel side of this end does. `client` and `server` are the initial sequence
+/// numbers of the streams. Returns `None` if nothing would be published.
 pub fn watch(packets: &[Packet], local: Role, client: u32, server: u32) -> Option<Watched> {
     let mut watched = Watched::default();
     let mut next = Next::Watch;
@@ -159,17 +160,17 @@ pub fn watch(packets: &[Packet], local: Role, client: u32, server: u32) -> Optio
     (wire::closed(&mut watched.wire) == Next::Publish).then_some(watched)
 }
 
-/// The kernel side leaves such a packet out.
+/// The kernel side skips packets without payload while it follows a handshake.
 fn assert_changes_nothing(wire: Wire, segment: &Segment) {
     let mut after = wire;
     let due = wire::track(&mut after, segment, &[].as_slice());
     assert_eq!((due.next, due.copy_length), (Next::Follow, 0));
     after.packets = wire.packets;
-    assert_eq!(after, wire, "without payload, and not without effect: {segment:?}");
+    assert_eq!(after, wire, "a packet without payload has an effect: {segment:?}");
 }
 
 impl Watched {
-    /// Hands the verdict and the hellos to `then`.
+    /// Calls `then` with the verdict and the hellos.
     pub fn judge<T>(&self, then: impl FnOnce(&Verdict<'_>, &Hellos<'_>) -> T) -> T {
         fn pieces(all: &Pieces) -> Vec<Piece<'_>> {
             all.iter().map(|(seq, bytes)| Piece { seq: *seq, bytes }).collect()
@@ -186,7 +187,7 @@ impl Watched {
     }
 }
 
-/// A verdict in one line; the times at its end.
+/// A verdict in one line, with the times at its end.
 pub fn summary(verdict: &Verdict<'_>) -> String {
     let mut words = vec![
         verdict.outcome.map_or("?", |outcome| outcome.as_str()).to_owned(),
@@ -220,7 +221,7 @@ pub fn summary(verdict: &Verdict<'_>) -> String {
     ] {
         add(name, fact.filter(|&fact| fact).map(|_| String::new()));
     }
-    // Units of 1024 ns, as in the log.
+    // In units of 1024 ns, as they are kept.
     let since = |moment: Option<u64>| moment.map(|ns| ((ns - verdict.hello_ns) >> 10).to_string());
     add("ended@", since(verdict.ended_ns));
     add("may_send@", since(verdict.may_send_ns));

@@ -1,4 +1,4 @@
-//! Sockets that outlive or predate something: their process, their connection, the tracer.
+//! Sockets older than the tracer, used for several connections, or closed by the death of their process.
 
 use std::{
     net::SocketAddr,
@@ -6,8 +6,9 @@ use std::{
 };
 
 use crate::{
-    case::{Case, Expect, pause},
+    case::{Case, pause},
     closes::{check_active, check_passive},
+    ends::Expect,
     record::Record,
     socket::{await_input, disconnect, drain},
     testbed::{
@@ -17,10 +18,15 @@ use crate::{
     tracer::Tracer,
 };
 
-for_each_family!(older_than_the_tracer, used_again, used_again_from_the_same_port, killed_with_its_process);
+for_each_family!(
+    opened_before_the_tracer,
+    socket_reused,
+    socket_reused_with_the_same_port,
+    closed_by_process_death
+);
 
-/// Its closing is seen from the beginning, its opening is not.
-fn older_than_the_tracer(family: Family) {
+/// The close is measured as usual; the establishment is unknown.
+fn opened_before_the_tracer(family: Family) {
     let mut case = Case::new();
     let pair = case.establish(family);
     let tracer = Tracer::start(&[]).unwrap_or_else(|reason| panic!("{reason}"));
@@ -56,8 +62,8 @@ fn older_than_the_tracer(family: Family) {
     tracer.stop();
 }
 
-/// One socket, two connections one after the other.
-fn used_again(family: Family) {
+/// One socket makes two connections, one after the other.
+fn socket_reused(family: Family) {
     let case = Case::new();
     let (listener, address) = case.bed.listen(family);
     let client = case.bed.socket(Side::Client, family);
@@ -87,8 +93,8 @@ fn used_again(family: Family) {
     assert_distinct(ids);
 }
 
-/// The same, and not even the addresses tell the two apart.
-fn used_again_from_the_same_port(family: Family) {
+/// The same, with the same addresses and ports both times.
+fn socket_reused_with_the_same_port(family: Family) {
     let case = Case::new();
     let (listener, address) = case.bed.listen(family);
     let client = case.bed.socket(Side::Client, family);
@@ -112,7 +118,7 @@ fn used_again_from_the_same_port(family: Family) {
         ids.extend(opens.map(|record| record.id().to_owned()));
         for id in &ids {
             let of_one = |record: &&Record| record.id() == id && record.is_event("close");
-            assert!(ends.all(side).iter().filter(of_one).count() <= 1, "{id} has closed twice");
+            assert!(ends.all(side).iter().filter(of_one).count() <= 1, "{id} has two close records");
         }
     }
     assert_eq!(ids.len(), 4);
@@ -127,8 +133,8 @@ fn assert_distinct(mut ids: Vec<String>) {
     assert_eq!(ids.len(), all, "connections that share an id: {ids:?}");
 }
 
-/// The kernel closes what the dying process has left open, in the name of that process.
-fn killed_with_its_process(family: Family) {
+/// The kernel closes the sockets of a dying process in the context of that process.
+fn closed_by_process_death(family: Family) {
     let case = Case::new();
     let (listener, address) = case.bed.listen(family);
     let mut command = case.bed.command(Side::Client, "curl");

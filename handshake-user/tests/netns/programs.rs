@@ -1,28 +1,28 @@
-//! Programs that people use, and the processes that the records name.
+//! Connections of widely used programs, and the processes in their records.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    process::{Command, Stdio},
-};
+use std::{net::SocketAddr, process::Stdio};
 
 use tempfile::TempDir;
 
 use crate::{
-    case::{Case, Ends, Expect},
+    case::Case,
+    ends::{Ends, Expect},
+    nginx,
     server::{Server, await_listener},
     testbed::{
         Family,
         packet::{Packet, Side},
     },
+    tls::certificate::Certificate,
     truth,
 };
 
-for_each_family!(curl_and_nginx, curl_and_an_nginx_that_closes_first, openssl);
+for_each_family!(curl_and_nginx, curl_and_nginx_closing_first, openssl);
 
 const PORT: u16 = 8080;
+const PAGE: &str = "hello over a long link\n";
 
-/// Processes are named where they are certain, and never wrongly.
+/// The process is reported where it is certain, and never wrong.
 #[track_caller]
 fn check_processes(ends: &Ends, client: (u32, &str), server: (u32, &str)) {
     for record in [ends.open(Side::Client), ends.close(Side::Client)] {
@@ -37,27 +37,17 @@ fn check_processes(ends: &Ends, client: (u32, &str), server: (u32, &str)) {
 }
 
 fn nginx(case: &Case, address: SocketAddr, keepalive: u32) -> (Server, TempDir) {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("index.html"), "hello over a long link\n").unwrap();
-    let path = folder.path().display();
-    let configuration = format!(
-        "daemon off; master_process off; pid {path}/pid; error_log stderr; \
-         events {{}} \
-         http {{ access_log off; \
-           client_body_temp_path {path}/a; proxy_temp_path {path}/b; fastcgi_temp_path {path}/c; \
-           uwsgi_temp_path {path}/d; scgi_temp_path {path}/e; \
-           server {{ listen {address}; root {path}; keepalive_timeout {keepalive}; }} }}"
+    let server = format!(
+        "listen {address}; keepalive_timeout {keepalive}; location / {{ return 200 '{}\\n'; }}",
+        PAGE.trim_end()
     );
-    let file = folder.path().join("nginx.conf");
-    fs::write(&file, configuration).unwrap();
-    let mut command = case.bed.command(Side::Server, "nginx");
-    command.arg("-p").arg(folder.path()).arg("-c").arg(&file);
+    let (command, folder) = nginx::command(&case.bed, Side::Server, &server);
     let server = Server::start(command);
     await_listener(&case.bed, address.port());
     (server, folder)
 }
 
-/// Fetches the page; the process id of the curl that did.
+/// Fetches the page. Returns the process id of curl.
 #[track_caller]
 fn curl(case: &Case, address: SocketAddr) -> u32 {
     let mut command = case.bed.command(Side::Client, "curl");
@@ -67,7 +57,7 @@ fn curl(case: &Case, address: SocketAddr) -> u32 {
     let pid = child.id();
     let out = child.wait_with_output().unwrap();
     let (text, errors) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    assert_eq!(text, "hello over a long link\n", "curl says {errors}");
+    assert_eq!(text, PAGE, "curl: {errors}");
     pid
 }
 
@@ -106,7 +96,7 @@ fn curl_and_nginx(family: Family) {
     close.assert_near("close.duration_us", truth::passive_close(&flow, Side::Server));
 }
 
-fn curl_and_an_nginx_that_closes_first(family: Family) {
+fn curl_and_nginx_closing_first(family: Family) {
     let (case, ends) = fetch(family, 0);
     let flow = case.flow(case.connection());
     assert!(flow.sent(Side::Server, Packet::is_fin) < flow.sent(Side::Client, Packet::is_fin));
@@ -118,25 +108,16 @@ fn curl_and_an_nginx_that_closes_first(family: Family) {
     close.assert_near("close.ack_wait_us", truth::ack_wait(&flow, Side::Client));
 }
 
-/// TLS is seen as TCP only, here.
+/// Only the TCP sections are checked here; `tls` has the tests of the handshakes.
 fn openssl(family: Family) {
     let case = Case::new();
     let address = SocketAddr::new(case.bed.address(Side::Server, family), PORT);
-    let folder = tempfile::tempdir().unwrap();
-    let [key, certificate] = ["key.pem", "certificate.pem"].map(|name| folder.path().join(name));
-    let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
-        .args(["-subj", "/CN=example.org", "-keyout"])
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output()
-        .expect("openssl, which this test needs");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-
+    let certificate = Certificate::shared();
     let mut command = case.bed.command(Side::Server, "openssl");
-    command.args(["s_server", "-quiet", "-www", "-accept", &address.to_string(), "-key"]).arg(&key);
-    command.arg("-cert").arg(&certificate).stderr(Stdio::null());
+    command
+        .args(["s_server", "-quiet", "-www", "-accept", &address.to_string(), "-key"])
+        .arg(&certificate.key);
+    command.arg("-cert").arg(&certificate.chain).stderr(Stdio::null());
     let server = Server::start(command);
     await_listener(&case.bed, PORT);
     let mut command = case.bed.command(Side::Client, "openssl");

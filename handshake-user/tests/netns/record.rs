@@ -1,10 +1,10 @@
-//! One line of `handshake trace --output json`, read as a stranger would: by the published names.
+//! One line of `handshake trace --output json`, read by its published names only.
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
 use serde_json::Value;
 
-/// How far a duration may be from the truth.
+/// How far a reported duration may be from that on the link.
 const TOLERANCE: Duration = Duration::from_millis(5);
 
 #[derive(Clone, Debug)]
@@ -15,19 +15,20 @@ impl Record {
         serde_json::from_str(line).map(Self)
     }
 
-    /// The value at a path such as `open.duration_us`; absent is unknown.
+    /// The value at a path such as `open.duration_us`. Returns `None` if it is absent, which means unknown.
     pub(crate) fn get(&self, path: &str) -> Option<&Value> {
         path.split('.').try_fold(&self.0, |value, name| value.get(name))
     }
 
     #[track_caller]
     pub(crate) fn text(&self, path: &str) -> Option<&str> {
-        self.get(path).map(|value| value.as_str().unwrap_or_else(|| panic!("{path} is no text: {value}")))
+        self.get(path)
+            .map(|value| value.as_str().unwrap_or_else(|| panic!("{path} is not a string: {value}")))
     }
 
     #[track_caller]
     pub(crate) fn number(&self, path: &str) -> Option<u64> {
-        self.get(path).map(|value| value.as_u64().unwrap_or_else(|| panic!("{path} is no count: {value}")))
+        self.get(path).map(|value| value.as_u64().unwrap_or_else(|| panic!("{path} is not a count: {value}")))
     }
 
     #[track_caller]
@@ -55,7 +56,7 @@ impl Record {
         assert_eq!(self.text(path), Some(word), "{path} in {self}");
     }
 
-    /// One of these words, or unknown: where the truth cannot always be had.
+    /// One of these words, or unknown: for what cannot always be known.
     #[track_caller]
     pub(crate) fn assert_one_of_or_unknown(&self, path: &str, words: &[&str]) {
         if let Some(word) = self.text(path) {
@@ -99,7 +100,7 @@ impl Record {
         }
     }
 
-    /// The process is this one, or unknown: never another one.
+    /// The process is this one or unknown, never another one.
     #[track_caller]
     pub(crate) fn assert_process_or_unknown(&self, pid: u32) {
         if let Some(actual) = self.number("process.pid") {
@@ -112,7 +113,7 @@ impl Record {
         assert_eq!(self.number("process.pid"), Some(pid.into()), "process.pid in {self}");
     }
 
-    /// What holds for every record, whatever happened to the connection.
+    /// What holds for every record.
     #[track_caller]
     pub(crate) fn assert_well_formed(&self) {
         assert_eq!(self.number("schema"), Some(1), "schema in {self}");
@@ -120,7 +121,7 @@ impl Record {
         assert!(!self.id().is_empty(), "id in {self}");
         assert_no_null(&self.0, self);
         if let (Some(lifetime), Some(open)) = (self.micros("lifetime_us"), self.micros("open.duration_us")) {
-            assert!(lifetime >= open, "a life shorter than its beginning in {self}");
+            assert!(lifetime >= open, "lifetime_us is shorter than open.duration_us in {self}");
         }
         for path in [
             "open.duration_us",
@@ -136,13 +137,13 @@ impl Record {
             "close.app_wait_us",
             "close.time_wait_us",
         ] {
-            // Reading it fails when it is negative or broken.
+            // Panics if it is negative or not a number.
             let _ = self.number(path);
         }
     }
 }
 
-/// Unknown is absent, never null.
+/// An unknown value is absent, never null.
 #[track_caller]
 fn assert_no_null(value: &Value, record: &Record) {
     match value {

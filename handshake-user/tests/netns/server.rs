@@ -1,4 +1,4 @@
-//! A server program beside the test.
+//! Server programs that a test starts, and waits for their sockets.
 
 use std::{
     fs,
@@ -11,11 +11,11 @@ use crate::{
     testbed::{Testbed, packet::Side},
 };
 
-/// A server program; it ends with the test.
+/// A server program, killed when dropped.
 pub(crate) struct Server(Child);
 
 impl Server {
-    /// Its standard input stays open: some programs end with it.
+    /// Keeps its standard input open, because some programs end with it.
     #[track_caller]
     pub(crate) fn start(mut command: Command) -> Self {
         let program = command.get_program().to_string_lossy().into_owned();
@@ -36,13 +36,14 @@ impl Drop for Server {
     }
 }
 
-/// Until a program of the server side listens there.
+/// Waits until a program of the server side listens on this port.
 #[track_caller]
 pub(crate) fn await_listener(bed: &Testbed, port: u16) {
     await_listener_of(bed, Side::Server, port);
 }
 
-/// By asking the kernel: a connection made to find out would be one more to count.
+/// Waits until a program of that side listens on this port. It asks the kernel, because a connection made to
+/// find out would be in the records too.
 #[track_caller]
 pub(crate) fn await_listener_of(bed: &Testbed, side: Side, port: u16) {
     const LISTEN: &str = "0A";
@@ -51,13 +52,13 @@ pub(crate) fn await_listener_of(bed: &Testbed, side: Side, port: u16) {
     });
 }
 
-/// Until the kernel of that side has no socket with this port any more.
+/// Waits until that side has no socket with this port any more.
 #[track_caller]
 pub(crate) fn await_no_socket(bed: &Testbed, side: Side, port: u16) {
     await_states(bed, side, port, "there is still a socket with port", <[String]>::is_empty);
 }
 
-/// The states of all sockets with this port, as the kernel lists them.
+/// Waits until the states of all sockets with this port, as `/proc/net/tcp` lists them, satisfy `enough`.
 #[track_caller]
 fn await_states(bed: &Testbed, side: Side, port: u16, otherwise: &str, enough: impl Fn(&[String]) -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);

@@ -1,4 +1,4 @@
-//! Socket options and system calls that the crates do not wrap.
+//! Socket options and system calls that the crates do not wrap, and waits for events of a socket.
 
 use std::{
     ffi::c_int,
@@ -48,12 +48,12 @@ pub(crate) fn tcp_info(socket: &Socket) -> libc::tcp_info {
     info
 }
 
-/// The round trip that the kernel believes in.
+/// The kernel's smoothed round-trip time.
 pub(crate) fn kernel_rtt(socket: &Socket) -> Duration {
     Duration::from_micros(tcp_info(socket).tcpi_rtt.into())
 }
 
-/// Takes the connection apart and leaves the socket for another one: `connect()` to no address.
+/// Aborts the connection and keeps the socket for another one: `connect(AF_UNSPEC)`.
 pub(crate) fn disconnect(socket: &Socket) {
     // SAFETY: sockaddr is plain C data, for which all zeros is a valid value.
     let mut nowhere: libc::sockaddr = unsafe { mem::zeroed() };
@@ -67,38 +67,38 @@ pub(crate) fn disconnect(socket: &Socket) {
 /// `connect()` of a non-blocking socket, which does not wait for the answer.
 pub(crate) fn begin_connect(socket: &Socket, to: SocketAddr) {
     socket.set_nonblocking(true).unwrap();
-    let error = socket.connect(&to.into()).expect_err("the link is not that short");
+    let error = socket.connect(&to.into()).expect_err("the link has a delay");
     assert_eq!(error.raw_os_error(), Some(libc::EINPROGRESS));
 }
 
-/// Until the connection is made or has failed.
+/// Waits until the connection is established or has failed.
 pub(crate) fn await_connect(socket: &Socket) {
     wait_for(socket, PollFlags::POLLOUT);
 }
 
-/// Until there is something to read, be it the end.
+/// Waits until there is something to read: data, a connection to accept, or the end.
 pub(crate) fn await_input(socket: &Socket) {
     wait_for(socket, PollFlags::POLLIN);
 }
 
-/// Until the connection is gone in both directions, as by a reset.
+/// Waits until the connection is gone in both directions, as after a reset.
 pub(crate) fn await_hang_up(socket: &Socket) {
-    // It is told unasked.
+    // POLLHUP is always reported.
     wait_for(socket, PollFlags::empty());
 }
 
 fn wait_for(socket: &Socket, what: PollFlags) {
     let mut files = [PollFd::new(socket.as_fd(), what)];
     let ready = nix::poll::poll(&mut files, PollTimeout::from(10_000_u16)).unwrap();
-    assert_eq!(ready, 1, "nothing has happened to the socket for ten seconds");
+    assert_eq!(ready, 1, "no event of the socket within ten seconds");
 }
 
-/// Reads until the peer closes; how much there was.
+/// Reads until the peer closes. Returns the number of bytes.
 pub(crate) fn drain(mut socket: &Socket) -> u64 {
     io::copy(&mut socket, &mut io::sink()).unwrap()
 }
 
-/// How long `work` takes by the program's own clock.
+/// Runs `work`. Returns how long it took, and its result.
 pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
     let start = Instant::now();
     let result = work();

@@ -1,4 +1,4 @@
-//! Peers that say nothing any more.
+//! Peers that have stopped answering.
 
 use std::{io::Write, time::Duration};
 
@@ -6,7 +6,8 @@ use nix::libc;
 use socket2::{Socket, TcpKeepalive};
 
 use crate::{
-    case::{Case, Expect, pause},
+    case::{Case, pause},
+    ends::Expect,
     server::await_no_socket,
     socket::await_input,
     testbed::{
@@ -21,12 +22,12 @@ use crate::{
 for_each_family_and_side!(user_timeout, keepalive);
 for_each_family!(fin_never_acknowledged, fin_lost_once, last_ack_lost_once);
 
-/// The link breaks, and one end finds out in its own way.
-fn find_out(family: Family, alert: Side, prepare: impl FnOnce(&Socket), provoke: impl FnOnce(&mut Socket)) {
+/// The link breaks, and one end detects it.
+fn detect(family: Family, detecting: Side, prepare: impl FnOnce(&Socket), provoke: impl FnOnce(&mut Socket)) {
     let case = Case::new();
     let pair = case.establish(family);
     let connection = pair.connection;
-    let (mut active, passive) = pair.split(alert);
+    let (mut active, passive) = pair.split(detecting);
     prepare(&active);
     case.bed.fault(faults::blackhole());
     provoke(&mut active);
@@ -35,38 +36,38 @@ fn find_out(family: Family, alert: Side, prepare: impl FnOnce(&Socket), provoke:
     assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT));
     drop(active);
     case.bed.mend();
-    // The other end knows nothing yet; its FIN meets a host that has forgotten the connection.
+    // The other end does not know yet: its FIN reaches a host that no longer has the connection.
     drop(passive);
     let flow: Capture = case.flow(connection);
-    assert_eq!(flow.count(alert, Packet::is_fin), 0);
+    assert_eq!(flow.count(detecting, Packet::is_fin), 0);
 
     let ends = case.ends(connection, Expect::BOTH);
-    let close = ends.close(alert);
+    let close = ends.close(detecting);
     close.assert_is("close.style", "timed_out");
     for path in ["close.duration_us", "close.ack_wait_us", "close.app_wait_us"] {
         close.assert_unknown(path);
     }
-    let close = ends.close(alert.other());
+    let close = ends.close(detecting.other());
     close.assert_is("close.style", "reset_received");
     close.assert_is("close.initiator", "local");
 }
 
-fn user_timeout(family: Family, alert: Side) {
-    find_out(
+fn user_timeout(family: Family, detecting: Side) {
+    detect(
         family,
-        alert,
+        detecting,
         |socket| socket.set_tcp_user_timeout(Some(Duration::from_millis(500))).unwrap(),
         |socket| socket.write_all(b"into the void").unwrap(),
     );
 }
 
-fn keepalive(family: Family, alert: Side) {
+fn keepalive(family: Family, detecting: Side) {
     let second = Duration::from_secs(1);
     let settings = TcpKeepalive::new().with_time(second).with_interval(second).with_retries(1);
-    find_out(family, alert, |socket| socket.set_tcp_keepalive(&settings).unwrap(), |_| ());
+    detect(family, detecting, |socket| socket.set_tcp_keepalive(&settings).unwrap(), |_| ());
 }
 
-/// Nobody owns the socket any more when the kernel gives up.
+/// The socket is already orphaned when the kernel gives up.
 fn fin_never_acknowledged(family: Family) {
     let case = Case::new();
     case.bed.sysctl(Side::Client, "ipv4/tcp_orphan_retries", "1");
@@ -80,7 +81,7 @@ fn fin_never_acknowledged(family: Family) {
     let flow = case.flow(connection);
     let fins = flow.count(Side::Client, Packet::is_fin);
     assert!(fins >= 2, "{fins} FINs");
-    assert_eq!(flow.count(Side::Client, Packet::is_rst), 1, "the client's kernel has not given up yet");
+    assert_eq!(flow.count(Side::Client, Packet::is_rst), 1, "the client's kernel did not give up");
 
     let ends = case.ends(connection, Expect::BOTH);
     let close = ends.close(Side::Client);
@@ -93,7 +94,7 @@ fn fin_never_acknowledged(family: Family) {
     close.assert_is("close.initiator", "local");
 }
 
-/// The wait is as long as it really was, repetition included.
+/// The reported wait includes the retransmission.
 fn fin_lost_once(family: Family) {
     let case = Case::new();
     let pair = case.establish(family);
@@ -101,7 +102,7 @@ fn fin_lost_once(family: Family) {
     case.bed.fault(faults::drop_first(1, Side::Client, Packet::is_fin));
     drop(pair.client);
     await_input(&pair.server);
-    // The other program takes its time.
+    // A program that is slow to close.
     pause(100);
     drop(pair.server);
     let flow = case.flow(connection);
@@ -120,7 +121,7 @@ fn last_ack_lost_once(family: Family) {
     case.bed.wait_until("the FIN is acknowledged", |link| link.has_fin_acknowledged(Side::Client));
     case.bed.fault(faults::drop_first(1, Side::Client, Packet::is_bare_ack));
     drop(pair.server);
-    case.bed.wait_until("the FIN is sent again", |link| link.count(Side::Server, Packet::is_fin) >= 2);
+    case.bed.wait_until("the FIN is retransmitted", |link| link.count(Side::Server, Packet::is_fin) >= 2);
     let flow = case.flow(connection);
     assert!(flow.count(Side::Server, Packet::is_fin) >= 2);
     assert!(truth::ack_wait(&flow, Side::Server) > Duration::from_millis(150));

@@ -1,4 +1,4 @@
-//! How connections end.
+//! Connection close.
 
 mod dead;
 mod orderly;
@@ -6,12 +6,12 @@ mod reset;
 mod traps;
 
 use crate::{
-    case::Ends,
+    ends::Ends,
     testbed::{capture::Capture, packet::Side},
     truth,
 };
 
-/// What the end says that closed first, when its socket lived to see the peer's FIN.
+/// The records of the end that closed first and whose socket was still there for the peer's FIN.
 #[track_caller]
 pub(crate) fn check_active(ends: &Ends, flow: &Capture, side: Side, style: &str) {
     let close = ends.close(side);
@@ -22,8 +22,8 @@ pub(crate) fn check_active(ends: &Ends, flow: &Capture, side: Side, style: &str)
     close.assert_near_or_unknown("close.app_wait_us", truth::active_app_wait(flow, side));
 }
 
-/// What the end says that closed first and did not wait: the kernel has put a smaller thing into the place of
-/// its socket, which may or may not be seen.
+/// The records of the end that closed first and did not wait: the kernel has replaced its socket with a
+/// time-wait minisocket, and may not report what that receives.
 #[track_caller]
 fn check_orphan(ends: &Ends, flow: &Capture, side: Side) {
     let close = ends.close(side);
@@ -34,7 +34,7 @@ fn check_orphan(ends: &Ends, flow: &Capture, side: Side) {
     close.assert_near_or_unknown("close.app_wait_us", truth::active_app_wait(flow, side));
 }
 
-/// What the other end says.
+/// The records of the end that closed second.
 #[track_caller]
 pub(crate) fn check_passive(ends: &Ends, flow: &Capture, side: Side, style: &str) {
     let close = ends.close(side);
@@ -45,7 +45,7 @@ pub(crate) fn check_passive(ends: &Ends, flow: &Capture, side: Side, style: &str
     close.assert_near("close.duration_us", truth::passive_close(flow, side));
 }
 
-/// The test process has closed both ends itself.
+/// The test process closed both ends itself.
 #[track_caller]
 fn check_own_process(ends: &Ends) {
     for side in [Side::Client, Side::Server] {

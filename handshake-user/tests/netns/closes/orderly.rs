@@ -1,10 +1,11 @@
-//! FIN from both ends, in every order.
+//! A FIN from both ends, in every order.
 
 use std::{io::Write, net::Shutdown, thread};
 
 use super::{check_active, check_orphan, check_own_process, check_passive};
 use crate::{
-    case::{Case, Expect, RTT, ms, pause},
+    case::{Case, RTT, ms, pause},
+    ends::Expect,
     socket::{await_input, drain},
     testbed::{
         Family,
@@ -35,11 +36,11 @@ fn four_segments(family: Family, first: Side) {
     check_own_process(&ends);
 }
 
-/// The other end closes at once, and its kernel was not in a hurry to acknowledge: one segment says both.
+/// The other end closes at once and its kernel delays ACKs: one segment is both FIN and ACK.
 fn three_segments(family: Family, first: Side) {
     let case = Case::new();
     let pair = case.establish(family);
-    // A kernel that has never got data on a connection does not delay its acknowledgements for more than a tick.
+    // On a connection that has carried no data the kernel delays ACKs by no more than a tick.
     pair.talk();
     let connection = pair.connection;
     let (active, passive) = pair.split(first);
@@ -55,7 +56,10 @@ fn three_segments(family: Family, first: Side) {
     let flow = case.flow(connection);
     let fin = flow.from(first, Packet::is_fin)[0].packet.end();
     let answers = flow.from(first.other(), |packet| packet.acknowledges(fin));
-    assert!(answers[0].packet.is_fin(), "not the case that this test is about");
+    assert!(
+        answers[0].packet.is_fin(),
+        "the scenario did not happen: the FIN was acknowledged by a segment of its own"
+    );
 
     let ends = case.ends(connection, Expect::BOTH);
     check_active(&ends, &flow, first, "three_segments");
@@ -63,7 +67,7 @@ fn three_segments(family: Family, first: Side) {
     check_own_process(&ends);
 }
 
-/// One end has said all that it had to say, and waits for the other.
+/// One end shuts down its sending side and waits for the other.
 fn half_close(family: Family, first: Side) {
     let case = Case::new();
     let pair = case.establish(family);
@@ -84,7 +88,7 @@ fn half_close(family: Family, first: Side) {
     check_own_process(&ends);
 }
 
-/// It loses its patience after the acknowledgement of its FIN.
+/// It closes for good once its FIN is acknowledged.
 fn half_close_then_close(family: Family, first: Side) {
     let case = Case::new();
     let pair = case.establish(family);
@@ -93,7 +97,7 @@ fn half_close_then_close(family: Family, first: Side) {
     active.shutdown(Shutdown::Write).unwrap();
     case.bed.wait_until("the FIN is acknowledged", |link| link.has_fin_acknowledged(first));
     drop(active);
-    // The other program takes its time.
+    // A program that is slow to close.
     pause(100);
     drop(passive);
     let flow = case.flow(connection);
@@ -104,7 +108,7 @@ fn half_close_then_close(family: Family, first: Side) {
     check_own_process(&ends);
 }
 
-/// Data after the client's FIN takes its time and is no part of the closing's acknowledgement.
+/// Data that the server sends after the client's FIN does not count towards the wait for the FIN's ACK.
 fn half_close_with_data_after_it(family: Family) {
     let case = Case::new();
     let pair = case.establish(family);

@@ -1,4 +1,4 @@
-//! RST instead of FIN, or after it.
+//! A RST instead of a FIN, or after one.
 
 use std::{
     io::{ErrorKind, Write},
@@ -8,7 +8,8 @@ use std::{
 use socket2::Socket;
 
 use crate::{
-    case::{Case, Ends, Expect, ms},
+    case::{Case, ms},
+    ends::{Ends, Expect},
     record::Record,
     socket::{await_hang_up, await_input, disconnect, drain},
     testbed::{
@@ -21,13 +22,13 @@ use crate::{
 for_each_family_and_side!(
     by_linger_zero,
     by_unread_data,
-    after_the_half_close_of_the_other,
+    after_half_close_of_the_peer,
     for_data_after_the_close,
-    from_a_host_that_has_forgotten,
+    from_a_host_without_the_connection,
 );
 for_each_family!(never_accepted, by_disconnecting);
 
-/// What goes with a FIN does not exist here.
+/// The times that are measured from a FIN are absent.
 #[track_caller]
 fn check_no_fin(close: &Record) {
     for path in ["close.ack_wait_us", "close.app_wait_us", "close.time_wait_us"] {
@@ -63,7 +64,7 @@ fn resetting(case: &Case, family: Family, sender: Side, provoke: impl FnOnce(&mu
 
     let ends = case.ends(connection, Expect::BOTH);
     check_reset(&ends, sender);
-    // The reset comes from the sender's own system call; at the other end nobody has asked for it.
+    // The reset comes from the sender's own system call; at the other end no process asked for it.
     ends.close(sender).assert_process_or_unknown(std::process::id());
 }
 
@@ -73,44 +74,44 @@ fn by_linger_zero(family: Family, sender: Side) {
 
 fn by_unread_data(family: Family, sender: Side) {
     resetting(&Case::new(), family, sender, |active, passive| {
-        passive.write_all(b"nobody will read this").unwrap();
+        passive.write_all(b"never read").unwrap();
         await_input(active);
     });
 }
 
-/// `connect()` to no address takes an established connection apart by force.
+/// `connect(AF_UNSPEC)` aborts an established connection.
 fn by_disconnecting(family: Family) {
     resetting(&Case::new(), family, Side::Client, |active, _| disconnect(active));
 }
 
-/// One end waits politely in its half-closed state, and the other slams the door.
-fn after_the_half_close_of_the_other(family: Family, polite: Side) {
+/// One end is half-closed and waits; the other resets.
+fn after_half_close_of_the_peer(family: Family, half_closed: Side) {
     let case = Case::new();
     let pair = case.establish(family);
     let connection = pair.connection;
-    let (active, passive) = pair.split(polite);
+    let (active, passive) = pair.split(half_closed);
     active.shutdown(Shutdown::Write).unwrap();
     drain(&passive);
-    case.bed.wait_until("the FIN is acknowledged", |link| link.has_fin_acknowledged(polite));
+    case.bed.wait_until("the FIN is acknowledged", |link| link.has_fin_acknowledged(half_closed));
     passive.set_linger(Some(ms(0))).unwrap();
     drop(passive);
     await_input(&active);
     drop(active);
     let flow = case.flow(connection);
-    assert_eq!(flow.count(polite.other(), Packet::is_rst), 1);
+    assert_eq!(flow.count(half_closed.other(), Packet::is_rst), 1);
 
     let ends = case.ends(connection, Expect::BOTH);
-    let close = ends.close(polite);
+    let close = ends.close(half_closed);
     close.assert_is("close.initiator", "local");
     close.assert_is("close.style", "reset_received");
-    close.assert_near_or_unknown("close.ack_wait_us", truth::ack_wait(&flow, polite));
-    let close = ends.close(polite.other());
+    close.assert_near_or_unknown("close.ack_wait_us", truth::ack_wait(&flow, half_closed));
+    let close = ends.close(half_closed.other());
     close.assert_is("close.initiator", "remote");
     close.assert_is("close.style", "reset_sent");
     close.assert_unknown("close.ack_wait_us");
 }
 
-/// One end has closed altogether, and the other goes on talking to it.
+/// One end has closed both directions, and the other goes on sending.
 fn for_data_after_the_close(family: Family, first: Side) {
     let case = Case::new();
     let pair = case.establish(family);
@@ -127,7 +128,7 @@ fn for_data_after_the_close(family: Family, first: Side) {
     assert_eq!(flow.count(first.other(), Packet::is_fin), 0);
 
     let ends = case.ends(connection, Expect::BOTH);
-    // Whether it is told before or after the reset: the socket was gone by then.
+    // The record may come before or after the reset: the socket was gone by then.
     let close = ends.close(first);
     close.assert_is("close.initiator", "local");
     close.assert_one_of_or_unknown("close.style", &["four_segments", "reset_sent"]);
@@ -139,8 +140,8 @@ fn for_data_after_the_close(family: Family, first: Side) {
     close.assert_unknown("close.ack_wait_us");
 }
 
-/// The far host was restarted, say: it answers data by a reset, and this end learns of it only then.
-fn from_a_host_that_has_forgotten(family: Family, reset: Side) {
+/// As after a restart of the remote host: it answers data with a RST, and only then this end notices.
+fn from_a_host_without_the_connection(family: Family, reset: Side) {
     let case = Case::new();
     let pair = case.establish(family);
     let connection = pair.connection;
@@ -151,7 +152,7 @@ fn from_a_host_that_has_forgotten(family: Family, reset: Side) {
     assert!(active.take_error().unwrap().is_some());
     drop(active);
     case.bed.mend();
-    // The other end still believes in the connection, and is told otherwise.
+    // The other end still has the connection; its FIN is answered with a RST.
     drop(passive);
     let flow = case.flow(connection);
     assert_eq!(flow.count(reset, Packet::is_rst), 1, "the answer to the FIN");
@@ -167,7 +168,7 @@ fn from_a_host_that_has_forgotten(family: Family, reset: Side) {
     close.assert_unknown("close.ack_wait_us");
 }
 
-/// The server program goes away with connections in its queue that it has never looked at.
+/// The server closes its listener with a connection still in the accept queue.
 fn never_accepted(family: Family) {
     let case = Case::new();
     let (listener, address) = case.bed.listen(family);

@@ -1,10 +1,11 @@
-//! Closings where the kernel's state changes say something else than what happened.
+//! Closes in which the kernel's state changes are misleading.
 
 use std::{io::Write, net::Shutdown, thread};
 
 use super::{check_orphan, check_passive};
 use crate::{
-    case::{Case, Expect, RTT, ms, pause},
+    case::{Case, RTT, ms, pause},
+    ends::Expect,
     socket::{await_input, drain},
     testbed::{
         Family,
@@ -13,10 +14,10 @@ use crate::{
     truth,
 };
 
-for_each_family_and_side!(acknowledged_late, closed_twice_by_the_passive_end);
+for_each_family_and_side!(acknowledged_late, shutdown_then_close_by_the_passive_end);
 for_each_family!(fin_behind_unsent_data, passive_fin_behind_unsent_data, half_close_behind_unsent_data);
 
-/// The peer's kernel delays its acknowledgement of the FIN, in the hope of something to send with it.
+/// The peer's kernel delays the ACK of the FIN, hoping for data to send with it.
 fn acknowledged_late(family: Family, first: Side) {
     let case = Case::new();
     let pair = case.establish(family);
@@ -32,15 +33,15 @@ fn acknowledged_late(family: Family, first: Side) {
     drop(active);
     let flow = case.flow(connection);
     let truth = truth::ack_wait(&flow, first);
-    assert!(truth > RTT + ms(10), "not the case that this test is about: {truth:?}");
+    assert!(truth > RTT + ms(10), "the scenario did not happen: the ACK came after {truth:?}");
 
     let ends = case.ends(connection, Expect::BOTH);
     super::check_active(&ends, &flow, first, "four_segments");
     check_passive(&ends, &flow, first.other(), "four_segments");
 }
 
-/// `shutdown()`, and `close()` before the FIN is acknowledged: the kernel reports the same state twice.
-fn closed_twice_by_the_passive_end(family: Family, first: Side) {
+/// `shutdown()`, then `close()` before the FIN is acknowledged: the kernel reports the same state twice.
+fn shutdown_then_close_by_the_passive_end(family: Family, first: Side) {
     let case = Case::new();
     let pair = case.establish(family);
     let connection = pair.connection;
@@ -58,26 +59,27 @@ fn closed_twice_by_the_passive_end(family: Family, first: Side) {
     check_passive(&ends, &flow, first.other(), "four_segments");
 }
 
-const MUCH: usize = 60_000;
+/// More than fits into the receive buffer.
+const LARGE: usize = 60_000;
 
-/// The peer reads slowly, so that most of what was written waits in the sender's queue, and the FIN behind it.
+/// The peer reads slowly, so most of the data waits in the sender's queue, with the FIN behind it.
 fn behind_unsent_data(family: Family, close: impl FnOnce(socket2::Socket) + Send) {
     let case = Case::new();
     let pair = case.establish_with(family, |_| (), |listener| listener.set_recv_buffer_size(8192).unwrap());
     let connection = pair.connection;
     let (mut client, server) = (pair.client, pair.server);
-    client.write_all(&vec![0; MUCH]).unwrap();
+    client.write_all(&vec![0; LARGE]).unwrap();
     let start = std::time::Instant::now();
     thread::scope(|scope| {
         scope.spawn(|| close(client));
         pause(400);
-        assert_eq!(drain(&server), MUCH as u64);
+        assert_eq!(drain(&server), LARGE as u64);
         pause(100);
         drop(server);
     });
     let flow = case.flow(connection);
     let late = flow.sent(Side::Client, Packet::is_fin) - start;
-    assert!(late > ms(400), "not the case that this test is about: the FIN left after {late:?}");
+    assert!(late > ms(400), "the scenario did not happen: the FIN left after {late:?}");
 
     let ends = case.ends(connection, Expect::BOTH);
     let close = ends.close(Side::Client);
@@ -108,14 +110,14 @@ fn passive_fin_behind_unsent_data(family: Family) {
     let (client, mut server) = (pair.client, pair.server);
     client.shutdown(Shutdown::Write).unwrap();
     drain(&server);
-    server.write_all(&vec![0; MUCH]).unwrap();
+    server.write_all(&vec![0; LARGE]).unwrap();
     drop(server);
     pause(400);
-    assert_eq!(drain(&client), MUCH as u64);
+    assert_eq!(drain(&client), LARGE as u64);
     drop(client);
     let flow = case.flow(connection);
     let late = truth::passive_app_wait(&flow, Side::Server);
-    assert!(late > ms(400), "not the case that this test is about: the FIN left after {late:?}");
+    assert!(late > ms(400), "the scenario did not happen: the FIN left after {late:?}");
 
     let ends = case.ends(connection, Expect::BOTH);
     super::check_active(&ends, &flow, Side::Client, "four_segments");
@@ -123,7 +125,6 @@ fn passive_fin_behind_unsent_data(family: Family) {
     close.assert_is("close.initiator", "remote");
     close.assert_is("close.style", "four_segments");
     close.assert_near_or_unknown("close.ack_wait_us", truth::ack_wait(&flow, Side::Server));
-    // The program has called close() at once; the link saw the FIN much later. Either is the passive end's truth
-    // for the program, but the number must not be anything else.
+    // From the peer's FIN to the ACK of ours, however long after `close()` ours left.
     close.assert_near("close.duration_us", truth::passive_close(&flow, Side::Server));
 }

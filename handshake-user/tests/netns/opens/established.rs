@@ -1,4 +1,4 @@
-//! Ordinary openings, by ordinary means and by odd ones.
+//! Connections established without loss, by usual and unusual calls.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -9,7 +9,9 @@ use nix::libc;
 use socket2::Socket;
 
 use crate::{
-    case::{Case, Ends, Expect, Pair, ms, pause},
+    case::{Case, ms, pause},
+    ends::{Ends, Expect},
+    pair::Pair,
     socket::{await_connect, begin_connect, drain, kernel_rtt},
     testbed::{
         Family,
@@ -22,13 +24,13 @@ use crate::{
 for_each_family!(
     plain,
     non_blocking,
-    impatient,
+    repeated_connect_calls,
     from_a_chosen_port,
     within_one_namespace,
     slow_to_be_accepted
 );
 
-/// What both ends say about an opening in which nothing went wrong.
+/// The `open` records of both ends when nothing went wrong.
 #[track_caller]
 pub(super) fn check_plain(ends: &Ends, flow: &Capture) {
     let client = ends.open(Side::Client);
@@ -49,14 +51,14 @@ pub(super) fn check_plain(ends: &Ends, flow: &Capture) {
 fn plain(family: Family) {
     let case = Case::new();
     let pair = case.establish(family);
-    let believed = [kernel_rtt(&pair.client), kernel_rtt(&pair.server)];
+    let smoothed = [kernel_rtt(&pair.client), kernel_rtt(&pair.server)];
     let connection = pair.finish();
     let flow = case.flow(connection);
 
     let ends = case.ends(connection, Expect::BOTH);
     check_plain(&ends, &flow);
-    ends.open(Side::Client).assert_near("open.rtt_us", believed[0]);
-    ends.open(Side::Server).assert_near("open.rtt_us", believed[1]);
+    ends.open(Side::Client).assert_near("open.rtt_us", smoothed[0]);
+    ends.open(Side::Server).assert_near("open.rtt_us", smoothed[1]);
     for (side, netns) in [Side::Client, Side::Server].map(|side| (side, case.bed.namespace(side).inode())) {
         assert!(ends.open(side).number("netns").is_none_or(|number| number == netns), "{}", ends.open(side));
     }
@@ -75,8 +77,8 @@ fn non_blocking(family: Family) {
     check_plain(&case.ends(connection, Expect::BOTH), &flow);
 }
 
-/// Some event loops call `connect()` again and again until it says that it is done.
-fn impatient(family: Family) {
+/// Some event loops call `connect()` repeatedly until it reports that the connection is established.
+fn repeated_connect_calls(family: Family) {
     let case = Case::new();
     let (listener, address) = case.bed.listen(family);
     let client = case.bed.socket(Side::Client, family);
@@ -108,7 +110,7 @@ fn from_a_chosen_port(family: Family) {
     check_plain(&case.ends(connection, Expect::BOTH), &flow);
 }
 
-/// The server program takes its time before `accept()`; the kernel does not wait for it.
+/// The server program is slow to call `accept()`; the kernel completes the handshake without it.
 fn slow_to_be_accepted(family: Family) {
     let case = Case::new();
     let (listener, address) = case.bed.listen(family);
@@ -121,7 +123,7 @@ fn slow_to_be_accepted(family: Family) {
     check_plain(&case.ends(connection, Expect::BOTH), &flow);
 }
 
-/// Both ends on one host and no link between them.
+/// Both ends are in one namespace, without the link between them.
 fn within_one_namespace(family: Family) {
     let case = Case::new();
     let (listener, address) = case.bed.listen_on(Side::Client, family, |_| ());
@@ -140,7 +142,7 @@ fn within_one_namespace(family: Family) {
     ends.check_own_process();
 }
 
-/// An IPv6 socket that speaks IPv4: the records tell what was on the wire.
+/// IPv6 sockets with IPv4-mapped addresses: the records have the family and addresses on the wire.
 #[test]
 fn to_a_listener_for_both_families() {
     let case = Case::new();

@@ -1,4 +1,4 @@
-//! Openings that come to nothing.
+//! Connection attempts that fail.
 
 use std::net::SocketAddr;
 
@@ -6,7 +6,8 @@ use nix::libc;
 use socket2::Socket;
 
 use crate::{
-    case::{Case, Expect, ms, pause},
+    case::{Case, ms, pause},
+    ends::Expect,
     record::Record,
     socket::{await_connect, begin_connect, set_tcp_option, timed},
     testbed::{
@@ -18,20 +19,21 @@ use crate::{
 
 for_each_family!(
     refused,
-    refused_later,
+    refused_and_noticed_late,
     timed_out,
     unreachable,
     aborted,
     aborted_in_a_blackhole,
-    reset_before_the_server_had_it
+    reset_before_the_server_was_established
 );
 
-/// A port on which nobody listens.
-fn nobody(case: &Case, family: Family) -> SocketAddr {
+/// A port without a listener.
+fn closed_port(case: &Case, family: Family) -> SocketAddr {
     SocketAddr::new(case.bed.address(Side::Server, family), 9)
 }
 
-/// One opening of the client and nothing else; there is no round trip without an answer to measure.
+/// The client has one `open` record and there is nothing else. Without a SYN-ACK there is no round trip to
+/// report.
 #[track_caller]
 fn check_failed(case: &Case, outcome: &str, retransmits: usize) -> Record {
     let ends = case.ends(case.connection(), Expect::CLIENT_FAILED);
@@ -48,13 +50,13 @@ fn check_failed(case: &Case, outcome: &str, retransmits: usize) -> Record {
 fn refused(family: Family) {
     let case = Case::new();
     let client = case.bed.socket(Side::Client, family);
-    let result = client.connect(&nobody(&case, family).into());
+    let result = client.connect(&closed_port(&case, family).into());
     assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::ECONNREFUSED));
 
     check_refused(&case);
 }
 
-/// The SYN to the RST that answers it, by the link.
+/// The duration runs from the SYN to the RST.
 #[track_caller]
 fn check_refused(case: &Case) {
     let flow = case.flow(case.connection());
@@ -62,11 +64,11 @@ fn check_refused(case: &Case) {
     check_failed(case, "refused", 0).assert_near_or_unknown("open.duration_us", truth);
 }
 
-/// The program learns of it long after it has happened.
-fn refused_later(family: Family) {
+/// The program asks for the result long after the RST has arrived.
+fn refused_and_noticed_late(family: Family) {
     let case = Case::new();
     let client = case.bed.socket(Side::Client, family);
-    begin_connect(&client, nobody(&case, family));
+    begin_connect(&client, closed_port(&case, family));
     pause(300);
     await_connect(&client);
     assert_eq!(client.take_error().unwrap().unwrap().raw_os_error(), Some(libc::ECONNREFUSED));
@@ -80,27 +82,27 @@ fn timed_out(family: Family) {
     case.bed.fault(faults::drop_all(Packet::is_syn));
     let client = case.bed.socket(Side::Client, family);
     set_tcp_option(&client, libc::TCP_SYNCNT, 1);
-    let (taken, result) = timed(|| client.connect(&nobody(&case, family).into()));
+    let (taken, result) = timed(|| client.connect(&closed_port(&case, family).into()));
     assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::ETIMEDOUT));
-    // How many more tries one more try means is the kernel's business, and differs from version to version.
-    let repeated = case.bed.capture().count(Side::Client, Packet::is_syn) - 1;
-    assert!(repeated > 0);
+    // How many SYNs are retransmitted with TCP_SYNCNT set to 1 differs between kernels.
+    let retransmitted = case.bed.capture().count(Side::Client, Packet::is_syn) - 1;
+    assert!(retransmitted > 0);
 
-    check_failed(&case, "timed_out", repeated).assert_near_or_unknown("open.duration_us", taken);
+    check_failed(&case, "timed_out", retransmitted).assert_near_or_unknown("open.duration_us", taken);
 }
 
 fn unreachable(family: Family) {
     let case = Case::new();
     case.bed.fault(faults::host_unreachable());
     let client = case.bed.socket(Side::Client, family);
-    let (taken, result) = timed(|| client.connect(&nobody(&case, family).into()));
+    let (taken, result) = timed(|| client.connect(&closed_port(&case, family).into()));
     assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EHOSTUNREACH));
 
     check_failed(&case, "unreachable", 0).assert_near_or_unknown("open.duration_us", taken);
 }
 
 fn abort_after_20_ms(case: &Case, client: Socket, address: SocketAddr) {
-    // However long a busy machine makes of the pause.
+    // Measured, because a busy machine makes the pause longer.
     let (taken, ()) = timed(|| {
         begin_connect(&client, address);
         pause(20);
@@ -111,7 +113,7 @@ fn abort_after_20_ms(case: &Case, client: Socket, address: SocketAddr) {
     check_failed(case, "aborted", 0).assert_near_or_unknown("open.duration_us", taken);
 }
 
-/// The server answers, but nobody is there any more: what it has is not yet a connection.
+/// The server's SYN-ACK finds the client's socket gone; the server never has a connection.
 fn aborted(family: Family) {
     let case = Case::new();
     let (_listener, address) = case.bed.listen(family);
@@ -123,11 +125,11 @@ fn aborted_in_a_blackhole(family: Family) {
     let case = Case::new();
     case.bed.fault(faults::blackhole());
     let client = case.bed.socket(Side::Client, family);
-    abort_after_20_ms(&case, client, nobody(&case, family));
+    abort_after_20_ms(&case, client, closed_port(&case, family));
 }
 
-/// The ACK of the handshake is lost and the client resets at once: the server never had a connection.
-fn reset_before_the_server_had_it(family: Family) {
+/// The final ACK is lost and the client resets at once: the server never has a connection.
+fn reset_before_the_server_was_established(family: Family) {
     let case = Case::new();
     case.bed.fault(faults::drop_first(1, Side::Client, Packet::is_bare_ack));
     let (listener, address) = case.bed.listen(family);

@@ -1,4 +1,4 @@
-//! Data in the SYN (RFC 7413).
+//! TCP Fast Open: data in the SYN (RFC 7413).
 
 use std::{io::Write, mem::MaybeUninit, net::SocketAddr, thread};
 
@@ -6,7 +6,9 @@ use nix::libc;
 use socket2::Socket;
 
 use crate::{
-    case::{Case, Ends, Expect, Pair, RTT, ms, pause},
+    case::{Case, RTT, ms, pause},
+    ends::{Ends, Expect},
+    pair::Pair,
     socket::{await_input, drain, set_tcp_option, tcp_info},
     testbed::{
         Family,
@@ -21,18 +23,18 @@ for_each_family!(
     cookie_requested,
     cookie_requested_by_connect,
     data_accepted,
-    data_rejected_after_a_change_of_key,
+    data_rejected_after_a_key_change,
     data_rejected_by_a_server_without_fast_open,
     data_lost_with_the_syn,
     data_accepted_with_a_late_first_write,
     closed_by_the_server_at_once,
     closed_by_the_server_and_acknowledged_late,
-    reset_before_it_was_established,
+    reset_before_establishment,
 );
 
 const EARLY: &[u8] = b"data in the SYN";
 
-/// A server with Fast Open, and a client that has its cookie when it has connected once.
+/// A server with Fast Open, and a client that has a cookie once it has connected.
 struct FastOpen {
     case: Case,
     listener: Socket,
@@ -45,7 +47,7 @@ impl FastOpen {
         let case = Case::new();
         for side in [Side::Client, Side::Server] {
             case.bed.sysctl(side, "ipv4/tcp_fastopen", "3");
-            // The kernel takes losses for a firewall that hates Fast Open, and stops using it for an hour.
+            // After losses the kernel suspects a firewall that drops Fast Open, and disables it for an hour.
             case.bed.sysctl(side, "ipv4/tcp_fastopen_blackhole_timeout_sec", "0");
         }
         let enable = |listener: &Socket| set_tcp_option(listener, libc::TCP_FASTOPEN, 16);
@@ -69,7 +71,7 @@ impl FastOpen {
         assert_eq!(sent.unwrap(), EARLY.len());
     }
 
-    /// A connection whose data is in the SYN if the client has a cookie.
+    /// Connects, with data in the SYN if the client has a cookie.
     fn connect(&self) -> Pair {
         let client = self.client();
         self.send_with_the_syn(&client);
@@ -84,7 +86,7 @@ impl FastOpen {
         pair
     }
 
-    /// The newest connection, which is the one that the test is about.
+    /// The newest connection, and what the link carried for it.
     fn flow(&self) -> (Connection, Capture) {
         self.case.bed.wait_until_quiet();
         let connection = *self.case.bed.capture().connections().last().unwrap();
@@ -99,7 +101,7 @@ enum Syn {
     DataIgnored,
 }
 
-/// What the link saw of the data in the SYN.
+/// What became of the data in the SYN, by the link.
 #[track_caller]
 fn fate_of_syn(flow: &Capture) -> Syn {
     let syn = flow.from(Side::Client, Packet::is_syn);
@@ -144,7 +146,7 @@ fn cookie_requested(family: Family) {
     check(&ends, &flow, "cookie_requested", &["none", "cookie_requested"]);
 }
 
-/// Without a cookie the SYN leaves in `connect()` after all.
+/// Without a cookie, `connect()` sends the SYN despite `TCP_FASTOPEN_CONNECT`.
 fn cookie_requested_by_connect(family: Family) {
     let scene = FastOpen::new(family);
     let mut client = scene.client();
@@ -169,7 +171,7 @@ fn data_accepted(family: Family) {
     check_accepted(&scene.case.ends(connection, Expect::BOTH), &flow);
 }
 
-/// `connect()` says yes at once and sends nothing; the first write, much later, is the opening.
+/// `connect()` succeeds at once and sends nothing; establishment starts with the first write, much later.
 fn data_accepted_with_a_late_first_write(family: Family) {
     let scene = FastOpen::with_cookie(family);
     let mut client = scene.client();
@@ -180,12 +182,12 @@ fn data_accepted_with_a_late_first_write(family: Family) {
     scene.accept(client).finish_after(300);
     let (connection, flow) = scene.flow();
     let taken = truth::client_open(&flow);
-    assert_time!(taken < RTT + ms(10), "the opening took {taken:?} on the link");
+    assert_time!(taken < RTT + ms(10), "establishment took {taken:?} on the link");
 
     check_accepted(&scene.case.ends(connection, Expect::BOTH), &flow);
 }
 
-fn data_rejected_after_a_change_of_key(family: Family) {
+fn data_rejected_after_a_key_change(family: Family) {
     data_rejected(family, |scene| {
         scene.case.bed.sysctl(Side::Server, "ipv4/tcp_fastopen_key", "00000001-00000002-00000003-00000004");
     });
@@ -206,7 +208,7 @@ fn data_rejected(family: Family, spoil: impl FnOnce(&FastOpen)) {
     check(&ends, &flow, "data_rejected", &["none", "cookie_requested", "data_rejected"]);
 }
 
-/// The SYN is repeated without its data.
+/// The SYN is retransmitted without its data.
 fn data_lost_with_the_syn(family: Family) {
     let scene = FastOpen::with_cookie(family);
     scene.case.bed.fault(faults::drop_first(1, Side::Client, Packet::is_syn));
@@ -229,7 +231,7 @@ fn closed_by_the_server_at_once(family: Family) {
     closed_by_the_server(&FastOpen::with_cookie(family));
 }
 
-/// The round trip of its FIN is the first that the kernel measures, and is not the one of the handshake.
+/// The first round trip that the server's kernel measures is that of its FIN, not that of the handshake.
 fn closed_by_the_server_and_acknowledged_late(family: Family) {
     let scene = FastOpen::with_cookie(family);
     let mut fin = None;
@@ -243,8 +245,8 @@ fn closed_by_the_server_and_acknowledged_late(family: Family) {
     closed_by_the_server(&scene);
 }
 
-/// The server has read its request and closes before the handshake is complete: the connection goes from
-/// SYN-RECEIVED to FIN-WAIT-1, and the kernel does not tell when the handshake was complete.
+/// The server has read the request and closes before the handshake is complete: the connection goes from
+/// SYN-RECEIVED to FIN-WAIT-1, and the kernel does not report when the handshake was completed.
 fn closed_by_the_server(scene: &FastOpen) {
     let client = scene.client();
     thread::scope(|scope| {
@@ -274,8 +276,8 @@ fn closed_by_the_server(scene: &FastOpen) {
     ends.close(Side::Client).assert_is("close.initiator", "remote");
 }
 
-/// The client has gone when the answer comes: the server's half-made connection gets a reset.
-fn reset_before_it_was_established(family: Family) {
+/// The client's socket is gone when the SYN-ACK arrives: the server's half-open connection is reset.
+fn reset_before_establishment(family: Family) {
     let scene = FastOpen::with_cookie(family);
     let client = scene.client();
     client.set_nonblocking(true).unwrap();

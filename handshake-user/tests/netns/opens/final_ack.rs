@@ -1,4 +1,4 @@
-//! The segment that completes the handshake: alone, with data, late, or ignored.
+//! The segment that completes the handshake: bare, with data, late, lost, or ignored.
 
 use std::{io::Write, thread};
 
@@ -6,7 +6,9 @@ use nix::libc;
 use socket2::Socket;
 
 use crate::{
-    case::{Case, Expect, Pair, RTT, pause},
+    case::{Case, RTT, pause},
+    ends::Expect,
+    pair::Pair,
     socket::{await_input, begin_connect, set_tcp_option},
     testbed::{
         Family,
@@ -18,20 +20,20 @@ use crate::{
 };
 
 for_each_family!(
-    carried_by_data_of_a_talkative_client,
-    carried_by_data_of_a_client_with_deferred_accept,
-    carried_by_a_write_that_waited_for_the_connection,
-    held_back_until_there_is_data,
-    held_back_in_vain,
-    lost_and_made_good_by_data,
+    carried_by_data_without_quick_ack,
+    carried_by_data_with_deferred_accept,
+    carried_by_data_of_a_blocked_write,
+    delayed_until_there_is_data,
+    delayed_and_bare,
+    lost_and_replaced_by_data,
     ignored_by_deferred_accept,
 );
 
-fn at_once(client: &mut Socket) {
-    client.write_all(b"no time to lose").unwrap();
+fn write(client: &mut Socket) {
+    client.write_all(b"a request").unwrap();
 }
 
-/// Does not acknowledge at once what it expects to answer.
+/// Delays the ACK of the SYN-ACK, to send it with data.
 fn without_quick_ack(client: &Socket) {
     client.set_tcp_quickack(false).unwrap();
 }
@@ -39,14 +41,14 @@ fn without_quick_ack(client: &Socket) {
 #[track_caller]
 fn completing_packet_has_data(flow: &Capture) -> bool {
     let completing = flow.from(Side::Client, |packet| !packet.is_syn());
-    completing.first().expect("something after the SYN").packet.has_data()
+    completing.first().expect("no segment after the SYN").packet.has_data()
 }
 
-fn carried_by_data_of_a_talkative_client(family: Family) {
+fn carried_by_data_without_quick_ack(family: Family) {
     carried_by_data(family, without_quick_ack);
 }
 
-fn carried_by_data_of_a_client_with_deferred_accept(family: Family) {
+fn carried_by_data_with_deferred_accept(family: Family) {
     carried_by_data(family, |client| set_tcp_option(client, libc::TCP_DEFER_ACCEPT, 1));
 }
 
@@ -56,24 +58,24 @@ fn carried_by_data(family: Family, prepare: impl FnOnce(&Socket)) {
     let mut client = case.bed.socket(Side::Client, family);
     prepare(&client);
     client.connect(&address.into()).unwrap();
-    at_once(&mut client);
+    write(&mut client);
     check_carried_by_data(&case, Pair::accepted(client, &listener));
 }
 
-fn carried_by_a_write_that_waited_for_the_connection(family: Family) {
+fn carried_by_data_of_a_blocked_write(family: Family) {
     let case = Case::new();
     let (listener, address) = case.bed.listen(family);
     let mut client = case.bed.socket(Side::Client, family);
     begin_connect(&client, address);
     client.set_nonblocking(false).unwrap();
-    at_once(&mut client);
+    write(&mut client);
     check_carried_by_data(&case, Pair::accepted(client, &listener));
 }
 
 fn check_carried_by_data(case: &Case, pair: Pair) {
     let connection = pair.finish();
     let flow = case.flow(connection);
-    assert!(completing_packet_has_data(&flow), "not the case that this test is about");
+    assert!(completing_packet_has_data(&flow), "the scenario did not happen");
 
     let ends = case.ends(connection, Expect::BOTH);
     let (client, server) = (ends.open(Side::Client), ends.open(Side::Server));
@@ -81,22 +83,22 @@ fn check_carried_by_data(case: &Case, pair: Pair) {
     client.assert_near("open.rtt_us", truth::client_open(&flow));
     client.assert_is("open.final_ack", "data");
     server.assert_near("open.duration_us", truth::server_open(&flow));
-    // It would be right here, but looks like the case of the lost one.
+    // The sample is right here, but cannot be told from one taken after a lost ACK.
     server.assert_near_or_unknown("open.rtt_us", truth::server_open(&flow));
     server.assert_is("open.final_ack", "data");
 }
 
-fn held_back_until_there_is_data(family: Family) {
+fn delayed_until_there_is_data(family: Family) {
     let case = Case::new();
     let (listener, address) = case.bed.listen(family);
     let mut client = case.bed.socket(Side::Client, family);
     without_quick_ack(&client);
     client.connect(&address.into()).unwrap();
     pause(100);
-    at_once(&mut client);
+    write(&mut client);
     let connection = Pair::accepted(client, &listener).finish();
     let flow = case.flow(connection);
-    assert!(completing_packet_has_data(&flow), "not the case that this test is about");
+    assert!(completing_packet_has_data(&flow), "the scenario did not happen");
 
     let ends = case.ends(connection, Expect::BOTH);
     let (client, server) = (ends.open(Side::Client), ends.open(Side::Server));
@@ -107,8 +109,8 @@ fn held_back_until_there_is_data(family: Family) {
     server.assert_near_or_unknown("open.rtt_us", RTT);
 }
 
-/// The client waits for data that its program never sends, and acknowledges at last without.
-fn held_back_in_vain(family: Family) {
+/// The client delays its ACK for data that its program never sends, and then sends it bare.
+fn delayed_and_bare(family: Family) {
     let case = Case::new();
     let (listener, address) = case.bed.listen(family);
     let client = case.bed.socket(Side::Client, family);
@@ -116,8 +118,8 @@ fn held_back_in_vain(family: Family) {
     client.connect(&address.into()).unwrap();
     let connection = Pair::accepted(client, &listener).finish_after(400);
     let flow = case.flow(connection);
-    assert!(!completing_packet_has_data(&flow), "not the case that this test is about");
-    assert!(truth::server_open(&flow) > RTT * 2, "not the case that this test is about");
+    assert!(!completing_packet_has_data(&flow), "the scenario did not happen");
+    assert!(truth::server_open(&flow) > RTT * 2, "the scenario did not happen");
 
     let ends = case.ends(connection, Expect::BOTH);
     let (client, server) = (ends.open(Side::Client), ends.open(Side::Server));
@@ -125,20 +127,20 @@ fn held_back_in_vain(family: Family) {
     client.assert_near("open.rtt_us", truth::client_open(&flow));
     server.assert_near("open.duration_us", truth::server_open(&flow));
     server.assert_is("open.final_ack", "bare");
-    // The server cannot tell the delay from the distance: its rtt is what passed, and is not checked.
+    // The server cannot tell the delay from the round trip, so its rtt is not checked.
 }
 
-fn lost_and_made_good_by_data(family: Family) {
+fn lost_and_replaced_by_data(family: Family) {
     let case = Case::new();
     case.bed.fault(faults::drop_first(1, Side::Client, Packet::is_bare_ack));
     let (listener, address) = case.bed.listen(family);
     let mut client = case.bed.socket(Side::Client, family);
     client.connect(&address.into()).unwrap();
     pause(150);
-    at_once(&mut client);
+    write(&mut client);
     let connection = Pair::accepted(client, &listener).finish();
     let flow = case.flow(connection);
-    assert!(truth::server_open(&flow) > RTT * 3, "not the case that this test is about");
+    assert!(truth::server_open(&flow) > RTT * 3, "the scenario did not happen");
 
     let ends = case.ends(connection, Expect::BOTH);
     let (client, server) = (ends.open(Side::Client), ends.open(Side::Server));
@@ -161,14 +163,14 @@ fn ignored_by_deferred_accept(family: Family) {
     let pair = thread::scope(|scope| {
         let accepted = scope.spawn(|| await_input(&listener));
         pause(300);
-        at_once(&mut client);
+        write(&mut client);
         accepted.join().unwrap();
         Pair::accepted(client, &listener)
     });
     let connection = pair.finish();
     let flow = case.flow(connection);
     let truth = truth::server_open_by(&flow, Packet::has_data);
-    assert!(truth > RTT * 5, "not the case that this test is about");
+    assert!(truth > RTT * 5, "the scenario did not happen");
 
     let ends = case.ends(connection, Expect::BOTH);
     let (client, server) = (ends.open(Side::Client), ends.open(Side::Server));

@@ -1,9 +1,10 @@
-//! Openings that lose segments, or remember nothing of them.
+//! Establishment with lost segments, and with SYN cookies, which keep no state of them.
 
 use std::io::Write;
 
 use crate::{
-    case::{Case, Ends, Expect, ms},
+    case::{Case, ms},
+    ends::{Ends, Expect},
     testbed::{
         Family,
         capture::{Capture, Connection},
@@ -13,14 +14,14 @@ use crate::{
     truth,
 };
 
-for_each_family!(syn, two_syns, syn_ack, syn_cookie, syn_cookie_without_time_stamps);
+for_each_family!(syn, two_syns, syn_ack, syn_cookie, syn_cookie_without_timestamps);
 
 fn lossy(family: Family, count: usize, from: Side, matches: fn(&Packet) -> bool) -> (Ends, Capture) {
     let case = Case::new();
     case.bed.fault(faults::drop_first(count, from, matches));
     let connection = case.establish(family).finish();
     let flow = case.flow(connection);
-    assert!(truth::client_open(&flow) > ms(1000), "not the case that this test is about");
+    assert!(truth::client_open(&flow) > ms(1000), "the scenario did not happen");
     (case.ends(connection, Expect::BOTH), flow)
 }
 
@@ -53,7 +54,7 @@ fn two_syns(family: Family) {
     check_syn_lost(&ends, &flow);
 }
 
-/// Both ends repeat themselves then: the client's SYN, and the server's answer to it.
+/// Both ends retransmit: the client its SYN, and the server the SYN-ACK.
 fn syn_ack(family: Family) {
     let (ends, flow) = lossy(family, 1, Side::Server, Packet::is_syn_ack);
     check_client_after_loss(&ends, &flow);
@@ -69,16 +70,16 @@ fn syn_cookie(family: Family) {
     check_syn_cookie(family, "1");
 }
 
-fn syn_cookie_without_time_stamps(family: Family) {
+fn syn_cookie_without_timestamps(family: Family) {
     check_syn_cookie(family, "0");
 }
 
-fn check_syn_cookie(family: Family, time_stamps: &str) {
+fn check_syn_cookie(family: Family, timestamps: &str) {
     let case = Case::new();
     case.bed.sysctl(Side::Server, "ipv4/tcp_syncookies", "2");
-    case.bed.sysctl(Side::Server, "ipv4/tcp_timestamps", time_stamps);
+    case.bed.sysctl(Side::Server, "ipv4/tcp_timestamps", timestamps);
     let mut pair = case.establish(family);
-    pair.client.write_all(b"still here").unwrap();
+    pair.client.write_all(b"data").unwrap();
     let connection: Connection = pair.finish();
     let flow = case.flow(connection);
 

@@ -1,4 +1,4 @@
-//! How connections begin.
+//! Connection establishment.
 
 mod established;
 mod failed;

@@ -1,4 +1,4 @@
-//! The second witness: what the link carried and when, from which the true durations follow.
+//! The second measurement: what the link carried and when, from which the true durations follow.
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ pub(crate) enum Fate {
     Released(Instant),
 }
 
-/// A packet, when its sender handed it to the link, and what became of it.
+/// A packet, when it entered the link, and what became of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
     pub(crate) packet: Packet,
@@ -55,7 +55,7 @@ impl Capture {
         Self(seen)
     }
 
-    /// The connections that the client side has tried to open, oldest first.
+    /// The connections that the client side opened or tried to, oldest first.
     pub(crate) fn connections(&self) -> Vec<Connection> {
         let mut found = Vec::new();
         for packet in self.0.iter().map(|seen| &seen.packet).filter(|packet| packet.is_syn()) {
@@ -67,7 +67,7 @@ impl Capture {
         found
     }
 
-    /// What belongs to that connection only.
+    /// Only the packets of that connection.
     pub(crate) fn of(&self, connection: Connection) -> Self {
         Self(self.0.iter().filter(|seen| connection.holds(&seen.packet)).cloned().collect())
     }
@@ -83,7 +83,7 @@ impl Capture {
         })
     }
 
-    /// The packets that match, sent by that side.
+    /// The matching packets that this side sent.
     pub(crate) fn from(&self, side: Side, matches: impl Fn(&Packet) -> bool) -> Vec<&Seen> {
         self.0.iter().filter(|seen| seen.packet.from == side && matches(&seen.packet)).collect()
     }
@@ -92,41 +92,41 @@ impl Capture {
         self.from(side, matches).len()
     }
 
-    /// When that side first sent such a packet.
+    /// When this side first sent a matching packet.
     #[track_caller]
     pub(crate) fn sent(&self, side: Side, matches: impl Fn(&Packet) -> bool) -> Instant {
         match self.from(side, matches).first() {
             Some(seen) => seen.arrived,
-            None => panic!("the {side:?} has never sent what this test looks for"),
+            None => panic!("the {side:?} never sent a matching packet"),
         }
     }
 
-    /// When such a packet first came to that side.
+    /// When this side first received a matching packet.
     #[track_caller]
     pub(crate) fn got(&self, side: Side, matches: impl Fn(&Packet) -> bool) -> Instant {
         let came = self.from(side.other(), matches).into_iter().filter_map(|seen| match seen.fate {
             Fate::Released(at) => Some(at),
             Fate::Held | Fate::Dropped => None,
         });
-        came.min().unwrap_or_else(|| panic!("the {side:?} has never got what this test looks for"))
+        came.min().unwrap_or_else(|| panic!("the {side:?} never received a matching packet"))
     }
 
-    /// When that side first sent its FIN, and when it first got the acknowledgement of it.
+    /// When this side first sent its FIN, and when it first received an ACK of it.
     #[track_caller]
     pub(crate) fn fin_acknowledged(&self, side: Side) -> (Instant, Instant) {
         let Some(fin) = self.from(side, Packet::is_fin).first().copied() else {
-            panic!("the {side:?} has never sent a FIN")
+            panic!("the {side:?} never sent a FIN")
         };
         let end = fin.packet.end();
         (fin.arrived, self.got(side, |packet| packet.acknowledges(end)))
     }
 
-    /// Whether such a packet has come to that side.
+    /// Whether this side has received a matching packet.
     pub(crate) fn has_got(&self, side: Side, matches: impl Fn(&Packet) -> bool) -> bool {
         self.from(side.other(), matches).iter().any(|seen| matches!(seen.fate, Fate::Released(_)))
     }
 
-    /// Whether the FIN of that side was acknowledged, and it knows.
+    /// Whether this side has received an ACK of its FIN.
     pub(crate) fn has_fin_acknowledged(&self, side: Side) -> bool {
         let fins = self.from(side, Packet::is_fin);
         fins.first().is_some_and(|fin| {
@@ -135,7 +135,7 @@ impl Capture {
         })
     }
 
-    /// For tcpdump and Wireshark, with the times at which the packets were sent.
+    /// Writes a file for tcpdump and Wireshark, with the times at which the packets were sent.
     pub(super) fn write_pcap(&self, path: &Path) -> io::Result<()> {
         const LINKTYPE_RAW: u32 = 101;
         const MAX_LEN: u32 = 65_535;

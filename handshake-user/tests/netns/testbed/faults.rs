@@ -1,4 +1,4 @@
-//! What the link does to packets on purpose.
+//! Faults that the link can inject.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use super::{
 pub(crate) enum Verdict {
     Pass,
     Drop,
-    /// Takes that much longer than the link.
+    /// Delayed by this much more than the link does.
     Delay(Duration),
-    /// Lost, and the sender gets this packet one round trip later, as if from the far end.
+    /// Dropped, and the sender receives this packet one round trip later, as if from the far end.
     Answer(Vec<u8>),
 }
 
-/// Drops the first `count` packets of that side that match.
+/// Drops the first `count` matching packets of that side.
 pub(crate) fn drop_first(
     count: usize,
     from: Side,
@@ -33,24 +33,24 @@ pub(crate) fn drop_first(
     }
 }
 
-/// Drops every packet that matches.
+/// Drops every matching packet.
 pub(crate) fn drop_all(
     matches: impl Fn(&Packet) -> bool + Send + 'static,
 ) -> impl FnMut(&Packet) -> Verdict + Send + 'static {
     move |packet| if matches(packet) { Verdict::Drop } else { Verdict::Pass }
 }
 
-/// Nothing passes from now on.
+/// Drops everything.
 pub(crate) fn blackhole() -> impl FnMut(&Packet) -> Verdict + Send + 'static {
     drop_all(|_| true)
 }
 
-/// A router at the far end says that there is no such host.
+/// A router at the far end answers a SYN with ICMP "host unreachable".
 pub(crate) fn host_unreachable() -> impl FnMut(&Packet) -> Verdict + Send + 'static {
     |packet| if packet.is_syn() { Verdict::Answer(forge::host_unreachable(packet)) } else { Verdict::Pass }
 }
 
-/// The far end answers what matches by a reset, as a host does that has forgotten the connection.
+/// The far end answers matching packets with a RST, as a host does that does not have the connection.
 pub(crate) fn reset(
     from: Side,
     matches: impl Fn(&Packet) -> bool + Send + 'static,

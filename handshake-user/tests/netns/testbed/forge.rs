@@ -1,4 +1,4 @@
-//! Packets that no socket of the test has sent.
+//! Forged packets, which no socket of the test sends.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use super::packet::Packet;
 
 const TTL: u8 = 64;
 
-/// ICMP "host unreachable" to the sender of this packet; it quotes the packet, by which the kernel finds the
+/// ICMP "host unreachable" to the sender of this packet. It quotes the packet, so the kernel finds the
 /// socket.
 pub(crate) fn host_unreachable(packet: &Packet) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -28,7 +28,7 @@ pub(crate) fn host_unreachable(packet: &Packet) -> Vec<u8> {
     bytes
 }
 
-/// The reset that a host sends which does not know the connection of this packet.
+/// The RST from a host that does not have the connection of this packet.
 pub(crate) fn reset(packet: &Packet) -> Vec<u8> {
     let mut bytes = Vec::new();
     answer_to(packet)

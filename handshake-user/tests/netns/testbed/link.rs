@@ -1,4 +1,4 @@
-//! A TUN device with its addresses, made in the network namespace of the calling thread.
+//! A TUN device with its addresses, in the network namespace of the calling thread.
 
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "C constants into C fields")]
 
@@ -23,8 +23,8 @@ use socket2::{Domain, Socket, Type};
 const DEVICE: &str = "link0";
 const MTU: c_int = 1500;
 
-/// Brings up the loopback device and a point-to-point device with these addresses; whoever reads and writes
-/// the returned file is its other end.
+/// Brings up the loopback device and a TUN device with these addresses. The returned file is the other end of
+/// the TUN device.
 pub(super) fn bring_up(addresses: &[IpAddr]) -> io::Result<File> {
     let tun =
         OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
@@ -44,7 +44,7 @@ pub(super) fn bring_up(addresses: &[IpAddr]) -> io::Result<File> {
     Ok(tun)
 }
 
-/// A new IPv6 address is usable only when the kernel's worker has looked at it.
+/// Waits until the IPv6 addresses are no longer tentative: a worker of the kernel makes them usable.
 fn await_addresses() -> io::Result<()> {
     const TENTATIVE: u32 = 0x40;
     let is_tentative = |line: &str| {
@@ -111,7 +111,8 @@ fn ipv4(octets: [u8; 4]) -> sockaddr {
 }
 
 fn ioctl<T>(file: &impl AsRawFd, request: libc::Ioctl, argument: &mut T) -> io::Result<()> {
-    // SAFETY: every request above takes a pointer to the structure it is called with, which outlives the call.
+    // SAFETY: every request above takes a pointer to the structure it is called with, which outlives the
+    // call.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), request, std::ptr::from_mut(argument)) };
     Errno::result(result)?;
     Ok(())

@@ -1,4 +1,4 @@
-//! Two network namespaces joined by a link of a chosen length that loses what it is told to lose.
+//! Two network namespaces joined by a link with a chosen delay, on which faults can be injected.
 
 pub(crate) mod capture;
 pub(crate) mod faults;
@@ -25,10 +25,10 @@ use packet::{Packet, Side};
 use relay::Relay;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Long enough for everything that is meant to happen on the link, short enough to end a broken test.
+/// How long a test may wait for something to happen on the link.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// No two beds of a run share an address.
+/// Distinguishes the addresses of the testbeds of a run.
 static NUMBER: AtomicU16 = AtomicU16::new(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub(crate) enum Family {
 }
 
 pub(crate) struct Testbed {
-    /// First, because it goes first: it holds the other ends of the devices.
+    /// The first field, so it is dropped first: it holds the other ends of the devices.
     relay: Relay,
     client: Namespace,
     server: Namespace,
@@ -46,7 +46,7 @@ pub(crate) struct Testbed {
 }
 
 impl Testbed {
-    /// The link takes half of `rtt` in each direction.
+    /// The link delays packets by half of `rtt` in each direction.
     pub(crate) fn new(rtt: Duration) -> Self {
         assert!(
             nix::unistd::geteuid().is_root(),
@@ -88,7 +88,7 @@ impl Testbed {
         socket
     }
 
-    /// A listener of the server side on a free port of its own, and where it is.
+    /// A listener of the server side on a free port, and its address.
     pub(crate) fn listen(&self, family: Family) -> (Socket, SocketAddr) {
         self.listen_on(Side::Server, family, |_| ())
     }
@@ -117,8 +117,8 @@ impl Testbed {
         self.namespace(side).command(program)
     }
 
-    /// Every TCP packet asks the rules in the order in which they were added; the first that does not say
-    /// `Pass` decides.
+    /// Adds a rule. Rules are applied to every TCP packet in the order in which they were added; the first
+    /// that does not return `Pass` decides.
     pub(crate) fn fault(&self, rule: impl FnMut(&Packet) -> Verdict + Send + 'static) {
         self.relay.add_rule(Box::new(rule));
     }
@@ -127,22 +127,20 @@ impl Testbed {
         self.relay.clear_rules();
     }
 
-    /// Until nothing is on the link and nothing more is likely to come: a round trip and a delayed
-    /// acknowledgement after the last packet, and after what the test has just done.
+    /// Waits until the link is empty and nothing more is likely to come: a round trip and a delayed ACK after
+    /// the last packet, and after what the test has just done.
+    #[track_caller]
     pub(crate) fn wait_until_quiet(&self) {
         const QUIET: Duration = Duration::from_millis(150);
-        let deadline = Instant::now() + TIMEOUT;
         thread::sleep(QUIET);
-        while !self.capture().is_quiet_for(QUIET) && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(10));
-        }
+        self.wait_until("the link is quiet", |capture| capture.is_quiet_for(QUIET));
     }
 
     pub(crate) fn capture(&self) -> Capture {
         self.relay.capture()
     }
 
-    /// Until the link has carried what the test waits for.
+    /// Waits until what the link has carried satisfies `is_so`.
     #[track_caller]
     pub(crate) fn wait_until(&self, what: &str, is_so: impl Fn(&Capture) -> bool) {
         let deadline = Instant::now() + TIMEOUT;
@@ -168,14 +166,14 @@ impl Drop for Testbed {
     }
 }
 
-/// What every address of this run begins with, in each family: the tracer sees all runs at once.
+/// The prefix of all addresses of this run, in each family: the tracer sees other runs too.
 pub(crate) fn address_prefixes() -> [String; 2] {
     let run = run();
     let [high, low] = run.to_be_bytes();
     [format!("10.{}.", high ^ low), format!("fd77:{run:x}:")]
 }
 
-/// And they differ from bed to bed.
+/// The addresses of one side of a testbed.
 fn addresses(number: u16, side: Side) -> [IpAddr; 2] {
     let host = match side {
         Side::Client => 1,
@@ -184,14 +182,14 @@ fn addresses(number: u16, side: Side) -> [IpAddr; 2] {
     let run = run();
     let [high, low] = run.to_be_bytes();
     let [page, line] = number.to_be_bytes();
-    assert!(page < 127, "more beds than addresses");
+    assert!(page < 127, "more testbeds than addresses");
     [
         Ipv4Addr::new(10, high ^ low, line, 2 * page + host).into(),
         Ipv6Addr::new(0xfd77, run, number, 0, 0, 0, 0, host.into()).into(),
     ]
 }
 
-/// Never zero, which an IPv6 address would be written without.
+/// The number of this run. Never zero, which would be left out of an IPv6 address.
 fn run() -> u16 {
     let [_, _, high, low] = process::id().to_be_bytes();
     u16::from_be_bytes([high, low]).max(1)

@@ -1,5 +1,5 @@
-//! A network namespace without a name: it goes when the last file that refers to it is closed, so that nothing
-//! is left behind, however the test process ends.
+//! An unnamed network namespace: it ends when the last file that refers to it is closed, so that nothing is
+//! left behind however the test process ends.
 
 use std::{
     fs::{self, File},
@@ -40,12 +40,12 @@ impl Namespace {
         &self.tun
     }
 
-    /// The number by which the kernel, and therefore the records, tell namespaces apart.
+    /// The inode number, which identifies the namespace in the records.
     pub(crate) fn inode(&self) -> u64 {
         self.file.metadata().unwrap().ino()
     }
 
-    /// Runs `work` in a thread that has joined this namespace: a thread cannot be trusted to come back.
+    /// Runs `work` in a new thread in this namespace, so the calling thread need not switch back.
     pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         in_a_thread(|| {
             sched::setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
@@ -58,7 +58,8 @@ impl Namespace {
         self.inside(|| fs::write(&path, value)).unwrap_or_else(|error| panic!("{path} = {value}: {error}"));
     }
 
-    /// The program dies with the thread that started it, so that a killed test run leaves none behind.
+    /// A command in this namespace. It dies with the thread that started it, so that a killed test run leaves
+    /// no process behind.
     pub(super) fn command(&self, program: &str) -> Command {
         let file = self.file.try_clone().unwrap();
         let mut command = Command::new(program);

@@ -1,4 +1,4 @@
-//! One TCP packet, as the link sees it.
+//! A TCP packet on the link.
 
 use std::{fmt, net::SocketAddr, ops::BitOr, sync::Arc};
 
@@ -62,7 +62,7 @@ pub(crate) struct Packet {
 }
 
 impl Packet {
-    /// `None` for what is not TCP.
+    /// Returns `None` if it is not TCP.
     pub(crate) fn parse(from: Side, bytes: &[u8]) -> Option<Self> {
         let sliced = SlicedPacket::from_ip(bytes).ok()?;
         let Some(TransportSlice::Tcp(tcp)) = sliced.transport else { return None };
@@ -103,7 +103,7 @@ impl Packet {
         self.payload > 0
     }
 
-    /// An acknowledgement and nothing else.
+    /// An ACK without data or another flag.
     pub(crate) fn is_bare_ack(&self) -> bool {
         self.flags.has(Flags::ACK)
             && !self.has_data()

@@ -1,26 +1,27 @@
-//! On a machine that others keep busy: who waits for a processor is late, and the times of a test are not what its link and its
-//! programs would make them. A refusal of any of this makes times less exact, which the tests that compare them would show.
+//! Scheduling priorities, so that on a busy machine the relay, the tests and their programs do not wait for a
+//! CPU. If the kernel refuses them, times are less exact, and the tests that compare times show it.
 
 use std::ffi::{CStr, c_int};
 
 use nix::libc;
 
-/// For a relay: it must not wait for anybody.
+/// Of the relay, which must never wait.
 const RELAY: c_int = 10;
-/// For a test's own threads, which sleep most of the time, and act when they mean to.
+/// Of a test's own threads, which sleep most of the time and must act on time.
 const TEST: c_int = 1;
 
-/// This thread, and those that it will start, come before all programs.
+/// Schedules this thread, and those that it starts, before all ordinary programs.
 pub(super) fn raise() {
     schedule(libc::SCHED_RR, TEST);
 }
 
-/// This thread comes before everything.
+/// Schedules this thread before all others.
 pub(super) fn raise_relay() {
     schedule(libc::SCHED_FIFO, RELAY);
 }
 
-/// Whoever keeps a lock that the relay waits for must not wait for a processor either.
+/// Runs `work` with the priority of the relay: a thread that holds a lock the relay waits for must not wait
+/// for a CPU either.
 pub(super) fn as_relay<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: both only ask; the structure outlives the call, and all zeros is a valid value of it.
     let (policy, before) = unsafe {
@@ -40,8 +41,9 @@ fn schedule(policy: c_int, sched_priority: c_int) {
     let _ = unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) };
 }
 
-/// For a program that a test starts, between fork and exec, so it makes system calls only: scheduled as programs are, but first
-/// among them. The kernel weighs a session's processes together (sched(7), autogroup), so it gets a session of its own.
+/// For a program that a test starts: scheduled as an ordinary program, but with the lowest nice value. The
+/// kernel weighs the processes of a session together (sched(7), autogroup), so it gets a session of its own.
+/// Runs between fork and exec, and therefore makes only system calls.
 pub(crate) fn go_first() {
     const NICE: &CStr = c"-15";
     schedule(libc::SCHED_OTHER, 0);

@@ -1,4 +1,5 @@
-//! Carries packets between the two TUN devices, late and not always, and writes down what it saw.
+//! The link itself: forwards packets between the two TUN devices with a delay, applies the faults, and
+//! captures.
 
 use std::{
     collections::VecDeque,
@@ -52,7 +53,7 @@ struct Held {
     due: Instant,
     to: Side,
     bytes: Arc<[u8]>,
-    /// Its line in the capture; what is not TCP has none.
+    /// Its line in the capture; `None` if it is not TCP.
     line: Option<usize>,
 }
 
@@ -95,7 +96,7 @@ impl Drop for Relay {
             let ended = lane.join();
             assert!(
                 ended.is_ok() || thread::panicking(),
-                "the relay has failed: the link was not what it should be"
+                "the relay has failed: the link did not work as it should"
             );
         }
     }
@@ -112,7 +113,7 @@ impl Lane {
         }
     }
 
-    /// Until a packet has come or must go; false when the relay ends.
+    /// Waits until a packet arrives or is due. Returns false when the relay ends.
     fn wait(&self) -> bool {
         let timeout = self
             .queue
@@ -124,7 +125,7 @@ impl Lane {
         ];
         match nix::poll::ppoll(&mut files, timeout, Some(SigSet::empty())) {
             Ok(_) => {
-                // A device that is no more says so for ever, and must not keep a processor busy with it.
+                // A device that is gone reports POLLERR for ever: the loop would spin.
                 let gone = files[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR));
                 !gone && !files[1].any().unwrap_or(false)
             }
@@ -178,11 +179,11 @@ impl Lane {
 
     fn release(&mut self) {
         while let Some(held) = self.queue.pop_front_if(|held| held.due <= Instant::now()) {
-            // Written down first: who gets the packet may look into the capture at once.
+            // Captured first: the receiver may look into the capture at once.
             if let Some(line) = held.line {
                 self.settle(line, Fate::Released(Instant::now()));
             }
-            // A namespace may refuse a packet (an address that is being taken away); so do real networks.
+            // A namespace that is being removed may refuse a packet; real networks drop packets too.
             let _ = self.end(held.to).write(&held.bytes);
         }
     }

@@ -1,4 +1,4 @@
-//! The ruler must be straight: none of these needs the program under test.
+//! Tests of the testbed itself. They do not need the program under test.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -26,7 +26,7 @@ fn ms(count: u64) -> Duration {
 }
 
 #[test]
-fn a_connect_takes_one_round_trip() {
+fn connect_takes_one_round_trip() {
     for family in [Family::V4, Family::V6] {
         let bed = Testbed::new(RTT);
         let (listener, address) = bed.listen(family);
@@ -39,7 +39,7 @@ fn a_connect_takes_one_round_trip() {
         server.read_exact(&mut text).unwrap();
         assert_eq!(&text, b"to and fro");
 
-        // A program waits for its processor, too; the link does not.
+        // A program also waits for a CPU; the relay does not.
         assert_near("connect() by the program's clock", taken, RTT, ms(15));
         assert_near("TCP_INFO of the client", kernel_rtt(&client), RTT, ms(5));
         assert_near("TCP_INFO of the server", kernel_rtt(&server), RTT, ms(5));
@@ -52,7 +52,7 @@ fn a_connect_takes_one_round_trip() {
 }
 
 #[test]
-fn the_link_holds_each_packet_for_half_a_round_trip_and_keeps_the_order() {
+fn link_delays_packets_by_half_a_round_trip_in_order() {
     let bed = Testbed::new(RTT);
     let (listener, address) = bed.listen(Family::V4);
     let mut client = bed.socket(Side::Client, Family::V4);
@@ -69,7 +69,7 @@ fn the_link_holds_each_packet_for_half_a_round_trip_and_keeps_the_order() {
     let mut late = Vec::new();
     for seen in data {
         let super::capture::Fate::Released(at) = seen.fate else { panic!("lost: {:?}", seen.fate) };
-        // One packet may meet a busy machine; the middle one shows what the link is.
+        // A busy machine may delay a single packet; the median shows the delay of the link.
         assert_near("time on the link", at - seen.arrived, RTT / 2, ms(10));
         late.push(at - seen.arrived);
         assert!(last < Some(at), "overtaken");
@@ -80,21 +80,21 @@ fn the_link_holds_each_packet_for_half_a_round_trip_and_keeps_the_order() {
 }
 
 #[test]
-fn a_dropped_syn_is_really_lost() {
+fn dropped_syn_is_retransmitted() {
     let bed = Testbed::new(RTT);
     bed.fault(faults::drop_first(1, Side::Client, Packet::is_syn));
     let (_listener, address) = bed.listen(Family::V4);
     let client = bed.socket(Side::Client, Family::V4);
     let (taken, result) = timed(|| client.connect(&address.into()));
     result.unwrap();
-    // The kernel's timers of that length tick every 32 ms, and a little more in slow kernels.
+    // Kernel timers of this length have a granularity of 32 ms, and more in slow kernels.
     assert_near("one second of the retransmit timer and a round trip", taken, ms(1050), ms(60));
     assert_eq!(tcp_info(&client).tcpi_total_retrans, 1);
     assert_eq!(bed.capture().count(Side::Client, Packet::is_syn), 2);
 }
 
 #[test]
-fn a_rule_can_delay_one_packet_only() {
+fn rule_delays_a_single_packet() {
     let bed = Testbed::new(RTT);
     bed.fault(|packet| if packet.is_syn_ack() { Verdict::Delay(ms(100)) } else { Verdict::Pass });
     let (_listener, address) = bed.listen(Family::V6);
@@ -105,7 +105,7 @@ fn a_rule_can_delay_one_packet_only() {
 }
 
 #[test]
-fn icmp_and_resets_come_one_round_trip_later() {
+fn icmp_and_rst_arrive_one_round_trip_later() {
     for family in [Family::V4, Family::V6] {
         let bed = Testbed::new(RTT);
         let (_listener, address) = bed.listen(family);
@@ -124,7 +124,7 @@ fn icmp_and_resets_come_one_round_trip_later() {
 }
 
 #[test]
-fn a_blackhole_swallows_everything_until_it_is_mended() {
+fn blackhole_drops_everything_until_cleared() {
     let bed = Testbed::new(RTT);
     let (listener, address) = bed.listen(Family::V4);
     let mut client = bed.socket(Side::Client, Family::V4);
@@ -142,7 +142,7 @@ fn a_blackhole_swallows_everything_until_it_is_mended() {
 }
 
 #[test]
-fn settings_belong_to_one_side() {
+fn sysctl_applies_to_one_side() {
     let bed = Testbed::new(RTT);
     bed.sysctl(Side::Server, "ipv4/tcp_syn_retries", "3");
     let retries = |side| {
@@ -154,7 +154,7 @@ fn settings_belong_to_one_side() {
 }
 
 #[test]
-fn a_program_runs_on_its_side() {
+fn command_runs_in_the_namespace_of_its_side() {
     let bed = Testbed::new(RTT);
     let out = bed.command(Side::Client, "readlink").arg("/proc/self/ns/net").output().unwrap();
     let text = String::from_utf8(out.stdout).unwrap();
@@ -162,7 +162,7 @@ fn a_program_runs_on_its_side() {
 }
 
 #[test]
-fn an_option_reaches_the_socket() {
+fn tcp_options_take_effect() {
     let bed = Testbed::new(RTT);
     bed.fault(faults::drop_all(Packet::is_syn));
     let client = bed.socket(Side::Client, Family::V4);

@@ -1,4 +1,4 @@
-//! A certificate that nobody signed, made once, in every form that a program wants it in.
+//! A self-signed certificate, made once, in every format that the programs need.
 
 use std::{
     fs,
@@ -12,9 +12,9 @@ pub(crate) const NAME: &str = "example.org";
 pub(crate) struct Certificate {
     pub(crate) key: PathBuf,
     pub(crate) chain: PathBuf,
-    /// Both, one after the other.
+    /// The chain and the key in one file.
     pub(crate) pair: PathBuf,
-    /// Both as PKCS #12, sealed with the word that the Java program knows.
+    /// Both as PKCS #12, with the password that the Java program has.
     pub(crate) store: PathBuf,
 }
 
@@ -24,7 +24,7 @@ impl Certificate {
         SHARED.get_or_init(|| Self::make(Path::new(env!("CARGO_TARGET_TMPDIR"))))
     }
 
-    /// Kept for later runs; of several runs that make it at once, the first wins.
+    /// Makes it if no earlier run has. If several runs make it at once, the first wins.
     fn make(folder: &Path) -> Self {
         let home = folder.join("certificate");
         if !home.exists() {

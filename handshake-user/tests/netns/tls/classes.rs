@@ -1,13 +1,13 @@
-//! The ways of a handshake without early data, by every program that knows them.
+//! The handshake classes without early data, with every program that supports them.
 
 use super::{programs::Peers, row::Row, scenario::meet, settings::Settings};
 
-// PostgreSQL resumes nothing.
+// PostgreSQL does not resume sessions.
 for_each_program!(tls12: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6, curl, nginx, haproxy, gnutls,
     python, asyncio, node, go, go_stripped, rustls, java);
 for_each_program!(tls13: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6, curl, nginx, haproxy, gnutls,
     python, asyncio, node, go, go_stripped, rustls, java);
-// Go's server keeps no sessions.
+// Go's server has no session cache.
 for_each_program!(tls12_by_session_id: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6, curl, nginx,
     haproxy, gnutls, python, asyncio, node, rustls, java);
 for_each_program!(tls13_hello_retry: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6, curl, nginx, haproxy,

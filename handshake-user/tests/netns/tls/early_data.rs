@@ -7,10 +7,11 @@ use super::{
     settings::Settings,
 };
 
-// The others have no early data on one side or the other: curl, Python, Node.js, Go, PostgreSQL, Java.
+// Without early data on one side or the other: curl, Python, Node.js, Go, PostgreSQL, Java.
 for_each_program!(accepted: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6, gnutls, rustls);
-// gnutls-cli resumes within one process only, which leaves no time to start another server.
-for_each_program!(rejected_by_a_server_with_other_keys: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6, rustls);
+// gnutls-cli resumes only within one process, which leaves no time to start another server.
+for_each_program!(rejected_by_a_server_with_other_keys: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6,
+    rustls);
 for_each_program!(rejected_by_a_server_without: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6, rustls);
 for_each_program!(rejected_by_hello_retry: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6, rustls);
 

@@ -1,4 +1,4 @@
-//! Handshakes that come to nothing.
+//! Handshakes that fail or are abandoned.
 
 use std::io::Write;
 
@@ -6,11 +6,12 @@ use socket2::Socket;
 
 use super::{
     programs::{Peers, Running, server_address},
-    scenario::{await_data_of, check_story},
+    scenario::{await_data_of, check_consistent},
     settings::Settings,
 };
 use crate::{
-    case::{Case, Ends, Expect},
+    case::Case,
+    ends::{Ends, Expect},
     testbed::{
         Family, Testbed, faults,
         packet::{Packet, Side},
@@ -21,31 +22,31 @@ for_each_program!(wrong_version: openssl, openssl_1_1_1, openssl_3_5, openssl_3_
     node, go, rustls, java);
 for_each_program!(untrusted_certificate: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6, curl, gnutls,
     python, go, rustls, java, postgres);
-// Sealed on the link: only a library can tell.
+// The alert is encrypted: only a library can report it.
 for_each_program!(untrusted_certificate_with_tls13: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6, curl,
     gnutls, python, go);
-// Who fails hangs up without the alert that its library has made: the other end finds its peer gone.
+// The failing end closes without sending the alert that its library has made.
 for_each_program!(wrong_version_without_an_alert: asyncio);
 for_each_program!(untrusted_certificate_without_an_alert: asyncio);
-for_each_program!(untrusted_afterwards: node);
+for_each_program!(certificate_rejected_after_the_handshake: node);
 for_each_program!(client_gone_after_its_hello: openssl, curl, haproxy, gnutls, python, asyncio, node, go,
     rustls, java);
 for_each_program!(plain_text: openssl, haproxy, gnutls, python, go);
-// nginx looks at the first byte itself; between memory buffers a library has no socket, and without a
-// ClientHello nothing else joins the two; rustls and Java have nothing that can be probed.
+// nginx checks the first byte itself. With memory BIOs the library has no socket, and without a ClientHello
+// nothing else ties the session to the connection. rustls and Java cannot be probed.
 for_each_program!(plain_text_without_a_record: nginx, asyncio, node, rustls, java);
 for_each_program!(client_killed: python, asyncio, node, go, rustls);
 
-const GONE: &[&str] = &["failed", "abandoned"];
+const UNFINISHED: &[&str] = &["failed", "abandoned"];
 
-/// The server has TLS 1.2 only, the client 1.3 only.
+/// The server supports only TLS 1.2, the client only 1.3.
 fn wrong_version(peers: &Peers) {
     let ends = fail(peers, Settings::TLS12, Settings::TLS13);
     for side in [Side::Client, Side::Server] {
         check_failed(&ends, side, &["failed"]);
         ends.tls(side).assert_one_of_or_unknown("tls.alert", &["protocol_version", "handshake_failure"]);
     }
-    // It came in plain text.
+    // The alert is not encrypted.
     assert!(ends.tls(Side::Client).get("tls.alert").is_some(), "the alert in {}", ends.tls(Side::Client));
 }
 
@@ -71,19 +72,19 @@ fn untrusted(peers: &Peers, settings: Settings) {
 fn wrong_version_without_an_alert(peers: &Peers) {
     let ends = fail(peers, Settings::TLS12, Settings::TLS13);
     check_failed(&ends, Side::Server, &["failed"]);
-    check_failed(&ends, Side::Client, GONE);
+    check_failed(&ends, Side::Client, UNFINISHED);
 }
 
 fn untrusted_certificate_without_an_alert(peers: &Peers) {
     for settings in [Settings::TLS12, Settings::TLS13] {
         let ends = fail(peers, settings, Settings { trusted: false, ..settings });
         check_failed(&ends, Side::Client, &["failed"]);
-        check_failed(&ends, Side::Server, GONE);
+        check_failed(&ends, Side::Server, UNFINISHED);
     }
 }
 
-/// Node.js lets the handshake complete, looks at the certificate then, and hangs up.
-fn untrusted_afterwards(peers: &Peers) {
+/// Node.js completes the handshake, checks the certificate afterwards, and closes.
+fn certificate_rejected_after_the_handshake(peers: &Peers) {
     for settings in [Settings::TLS12, Settings::TLS13] {
         let ends = fail(peers, settings, Settings { trusted: false, ..settings });
         ends.tls(Side::Client).assert_is("tls.outcome", "completed");
@@ -91,7 +92,7 @@ fn untrusted_afterwards(peers: &Peers) {
     }
 }
 
-/// One attempt; the client must say that it failed.
+/// One attempt, which must fail according to the client.
 #[track_caller]
 fn fail(peers: &Peers, server: Settings, client: Settings) -> Ends {
     let case = Case::new();
@@ -99,9 +100,9 @@ fn fail(peers: &Peers, server: Settings, client: Settings) -> Ends {
     let _server = (peers.server)(&case.bed, address, server);
     let mut client = (peers.client)(&case.bed, address, client);
     let accounts = client.connect(1);
-    assert!(accounts[0].failure.is_some(), "the client was content");
+    assert!(accounts[0].failure.is_some(), "the client reports no failure");
     case.bed.wait_until_quiet();
-    // Not before: Node.js says why while it is in the middle of its handshake, and has yet to end it.
+    // Not earlier: Node.js reports the failure in the middle of its handshake, before it closes.
     drop(client);
     case.ends(case.connection(), Expect::BOTH)
 }
@@ -111,14 +112,14 @@ fn check_failed(ends: &Ends, side: Side, outcomes: &[&str]) {
     let tls = ends.tls(side);
     assert!(tls.get("tls.outcome").is_some(), "tls.outcome is missing in {tls}");
     tls.assert_one_of_or_unknown("tls.outcome", outcomes);
-    // There was nothing of which to tell the way.
+    // Only completed handshakes have these.
     for path in ["tls.class", "tls.round_trips", "setup"] {
         tls.assert_unknown(path);
     }
-    check_story(ends, side);
+    check_consistent(ends, side);
 }
 
-/// Its socket is closed behind the `ClientHello`, and its answers find nobody.
+/// The client closes right after its `ClientHello`.
 fn client_gone_after_its_hello(peers: &Peers) {
     let (case, _server) = listening(peers);
     let mut client = dial(&case.bed);
@@ -127,16 +128,16 @@ fn client_gone_after_its_hello(peers: &Peers) {
     case.bed.wait_until_quiet();
     let ends = case.ends(case.connection(), Expect::BOTH);
     for side in [Side::Client, Side::Server] {
-        check_failed(&ends, side, GONE);
+        check_failed(&ends, side, UNFINISHED);
     }
     ends.tls(Side::Client).assert_is("tls.source", "wire");
 }
 
-/// What the library has been told is an error, and no handshake on the link.
+/// The library reports an error; the link carries no handshake.
 fn plain_text(peers: &Peers) {
     let ends = ask_in_plain_text(peers);
     ends.assert_no_tls(Side::Client);
-    check_failed(&ends, Side::Server, GONE);
+    check_failed(&ends, Side::Server, UNFINISHED);
     ends.tls(Side::Server).assert_is("tls.source", "library");
     ends.tls(Side::Server).assert_unknown("tls.version");
 }
@@ -153,7 +154,7 @@ fn ask_in_plain_text(peers: &Peers) -> Ends {
     let (case, _server) = listening(peers);
     let mut client = dial(&case.bed);
     client.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
-    // It may be answered by an alert, in plain text, or by a reset.
+    // The answer may be an alert, plain text, or a reset.
     let _ = std::io::copy(&mut client, &mut std::io::sink());
     drop(client);
     case.bed.wait_until_quiet();
@@ -172,7 +173,7 @@ fn dial(bed: &Testbed) -> Socket {
     client
 }
 
-/// A `ClientHello` of TLS 1.2 that every server here is content with (RFC 5246 §7.4.1.2).
+/// A `ClientHello` of TLS 1.2 that every server here accepts (RFC 5246 §7.4.1.2).
 fn hello() -> Vec<u8> {
     const EXTENSIONS: &[u8] = &[
         0, 10, 0, 6, 0, 4, 0, 29, 0, 23, // supported_groups: X25519, P-256
@@ -181,7 +182,7 @@ fn hello() -> Vec<u8> {
         0, 23, 0, 0, // extended_master_secret
         0xff, 1, 0, 1, 0, // renegotiation_info: none
     ];
-    // TLS 1.2, a random, no session, ECDHE-ECDSA with AES-128-GCM and AES-256-GCM, no compression.
+    // TLS 1.2, the random, no session, ECDHE-ECDSA with AES-128-GCM and AES-256-GCM, no compression.
     let mut body = vec![3, 3];
     body.extend([7; 32]);
     body.extend([0, 0, 4, 0xc0, 0x2b, 0xc0, 0x2c, 1, 0]);
@@ -196,21 +197,21 @@ fn hello() -> Vec<u8> {
     record
 }
 
-/// Killed while it waits for an answer, so that its library never hears of the end.
+/// The client is killed while it waits for the answer, so its library never sees the end.
 fn client_killed(peers: &Peers) {
     let (case, _server) = listening(peers);
     let from_server = |packet: &Packet| packet.from == Side::Server && packet.has_data();
     case.bed.fault(faults::drop_all(from_server));
     let mut client = (peers.client)(&case.bed, server_address(&case.bed), Settings::TLS12);
     client.driven().expect("one of the tests' own programs").begin();
-    // It has asked, and the answer is lost.
+    // The server has answered, and the answer is lost.
     await_data_of(&case, Side::Server, 1);
     drop(client);
     case.bed.mend();
     case.bed.wait_until_quiet();
     let ends = case.ends(case.connection(), Expect::BOTH);
     for side in [Side::Client, Side::Server] {
-        check_failed(&ends, side, GONE);
+        check_failed(&ends, side, UNFINISHED);
     }
     ends.tls(Side::Client).assert_is("tls.outcome", "abandoned");
 }

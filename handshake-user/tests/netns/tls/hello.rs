@@ -1,4 +1,4 @@
-//! What a hello says, as far as it tells the ways of a handshake apart (RFC 8446 §4.1.2, §4.1.3).
+//! The fields of a hello that tell the handshake classes apart (RFC 8446 §4.1.2, §4.1.3).
 
 /// The fixed `ServerHello.random` of a `HelloRetryRequest` (RFC 8446 §4.1.3).
 const RETRY: [u8; 32] = [
@@ -20,7 +20,7 @@ pub(crate) struct Hello {
 }
 
 impl Hello {
-    /// `None` for what is no hello.
+    /// Returns `None` if it is not a hello.
     pub(crate) fn parse(message: &[u8]) -> Option<Self> {
         let (&[kind, _, _, _], rest) = message.split_first_chunk()?;
         let (_version, rest) = rest.split_first_chunk::<2>()?;
@@ -45,12 +45,12 @@ impl Hello {
         self.is_retry
     }
 
-    /// In a `ServerHello`: the handshake is one of TLS 1.3.
+    /// In a `ServerHello`: the version is TLS 1.3.
     pub(crate) fn is_tls13(&self) -> bool {
         self.extensions.contains(&SUPPORTED_VERSIONS)
     }
 
-    /// In a `ServerHello`: a session is resumed.
+    /// In a `ServerHello`: the session is resumed.
     pub(crate) fn has_pre_shared_key(&self) -> bool {
         self.extensions.contains(&PRE_SHARED_KEY)
     }
@@ -60,7 +60,7 @@ impl Hello {
     }
 }
 
-/// What comes behind a vector whose length stands in so many bytes before it.
+/// The bytes behind a vector whose length is in the first `width` bytes. Returns `None` if it is cut off.
 fn skip(bytes: &[u8], width: usize) -> Option<&[u8]> {
     let length = bytes.get(..width)?.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
     bytes.get(width + length..)

@@ -1,6 +1,6 @@
-//! TLS handshakes of real programs: what the tracer says of them, beside what the link carried.
+//! TLS handshakes of real programs: the tracer's records, compared with what the link carried.
 
-mod certificate;
+pub(crate) mod certificate;
 mod hello;
 mod programs;
 mod row;

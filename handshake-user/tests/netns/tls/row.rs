@@ -1,6 +1,6 @@
-//! The rows of the table of TLS handshakes: which ways there are, and the round trips that each takes.
+//! The rows of the table of TLS handshakes: the kinds of handshake, and the round trips that each takes.
 
-/// One way that a handshake can go.
+/// One kind of handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Row {
     Tls12Full,
@@ -22,7 +22,7 @@ impl Row {
         }
     }
 
-    /// The published word.
+    /// The published value of `tls.class`.
     pub(crate) fn class(self) -> &'static str {
         match self {
             Self::Tls12Full | Self::Tls13Full => "full",
@@ -54,8 +54,8 @@ impl Row {
         }
     }
 
-    /// From the SYN to the moment from which the client may send application data; one less where the
-    /// `ClientHello` went with the SYN.
+    /// From the SYN until the client may send application data; one less where the `ClientHello` is in the
+    /// SYN.
     pub(crate) fn setup_round_trips(self, hello_in_syn: bool) -> u32 {
         let plain = match self {
             Self::Tls12Full | Self::Tls13Retry | Self::EarlyDataRejectedByRetry => 3,

@@ -1,4 +1,4 @@
-//! Two programs, one or more connections, and the check of what was said about each of them.
+//! Two programs and one or more connections between them, with the checks of the records of each.
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use super::{
     witness::Witness,
 };
 use crate::{
-    case::{Case, Ends, Expect, RTT, ms, pause},
+    case::{Case, RTT, ms},
+    ends::{Ends, Expect},
     record::Record,
     testbed::{
         capture::Connection,
@@ -17,19 +18,18 @@ use crate::{
     },
 };
 
-/// How far a time may be from the link's, for what programs and a busy machine do between a packet and its
-/// handling.
+/// How far a time may be from that on the link: programs, and a busy machine, take time to handle a packet.
 pub(crate) const TOLERANCE: Duration = Duration::from_millis(10);
-/// No longer than this do both ends together compute in a handshake: Java compiles its own code meanwhile.
+/// How long both ends together may compute in a handshake: Java compiles its own code meanwhile.
 const COMPUTING: Duration = Duration::from_secs(2);
 
-/// One connection that was made, and what must have happened.
+/// A connection that was made, and the kind of handshake that it must have had.
 pub(crate) struct Made {
     pub(crate) row: Row,
     pub(crate) account: Account,
 }
 
-/// Both programs meet so often as there are rows, and each meeting goes as its row says.
+/// Connects the two programs once for each row, and expects that kind of handshake.
 #[track_caller]
 pub(crate) fn meet(peers: &Peers, settings: Settings, rows: &[Row]) {
     let case = Case::new();
@@ -40,7 +40,7 @@ pub(crate) fn meet(peers: &Peers, settings: Settings, rows: &[Row]) {
     check(&case, peers, made(rows, accounts));
 }
 
-/// The same where the server of the last meeting is started anew, with other settings.
+/// The same, but restarts the server with other settings before the last connection.
 #[track_caller]
 pub(crate) fn meet_and_restart(peers: &Peers, before: Settings, after: Settings, rows: &[Row]) {
     let case = Case::new();
@@ -48,7 +48,7 @@ pub(crate) fn meet_and_restart(peers: &Peers, before: Settings, after: Settings,
     let server = (peers.server)(&case.bed, address, before);
     let mut client = (peers.client)(&case.bed, address, before);
     let mut accounts = client.connect(rows.len() - 1);
-    // What is under way would be reset.
+    // Otherwise segments still on the link would be answered with a RST.
     case.bed.wait_until_quiet();
     drop(server);
     let _server = (peers.server)(&case.bed, address, after);
@@ -60,33 +60,28 @@ pub(crate) fn made(rows: &[Row], accounts: Vec<Account>) -> Vec<Made> {
     rows.iter().zip(accounts).map(|(&row, account)| Made { row, account }).collect()
 }
 
-/// Until that side has sent something on so many connections.
+/// Waits until that side has sent data on this many connections.
 #[track_caller]
 pub(crate) fn await_data_of(case: &Case, side: Side, count: usize) {
-    for _ in 0..1000 {
-        let capture = case.bed.capture();
+    case.bed.wait_until(&format!("data of the {side:?} on {count} connections"), |capture| {
         let connections = capture.connections().into_iter();
-        if connections.filter(|&connection| capture.of(connection).count(side, Packet::has_data) > 0).count()
-            == count
-        {
-            return;
-        }
-        pause(10);
-    }
-    panic!("the {side:?} has not sent anything on {count} connections");
+        let has_data = |&connection: &Connection| capture.of(connection).count(side, Packet::has_data) > 0;
+        connections.filter(has_data).count() == count
+    });
 }
 
-/// Checks every connection of this bed, oldest first. What was seen of the last one, and said.
+/// Checks every connection of this testbed, oldest first. Returns the measurement and the records of the last
+/// one.
 #[track_caller]
 pub(crate) fn check(case: &Case, peers: &Peers, made: Vec<Made>) -> (Witness, Ends) {
     case.bed.wait_until_quiet();
     let connections = case.bed.capture().connections();
-    assert_eq!(connections.len(), made.len(), "connections on the link; the client says {:?}", {
+    assert_eq!(connections.len(), made.len(), "connections on the link; the client reports {:?}", {
         made.iter().map(|made| &made.account).collect::<Vec<_>>()
     });
     let mut last = None;
     for (connection, made) in connections.into_iter().zip(made) {
-        assert_eq!(made.account.failure, None, "the client's own words");
+        assert_eq!(made.account.failure, None, "the client reports a failure");
         let witness = witness(case, connection, &made);
         let ends = case.ends(connection, Expect::BOTH);
         for side in [Side::Client, Side::Server] {
@@ -100,11 +95,11 @@ pub(crate) fn check(case: &Case, peers: &Peers, made: Vec<Made>) -> (Witness, En
     last.expect("no connection")
 }
 
-/// What the link saw, which must be what the scenario is meant to be.
+/// The measurement on the link, which must be that of the kind of handshake that the scenario is for.
 #[track_caller]
 fn witness(case: &Case, connection: Connection, made: &Made) -> Witness {
     let witness = Witness::of(&case.bed.capture().of(connection));
-    assert_eq!(witness.row, made.row, "the way that the handshake went on the link");
+    assert_eq!(witness.row, made.row, "the kind of handshake on the link");
     let setup = witness.row.setup_round_trips(witness.hello_in_syn);
     for (what, actual, round_trips, duration) in [
         ("client", witness.client.round_trips, made.row.client_round_trips(), witness.client.duration),
@@ -125,8 +120,8 @@ fn witness(case: &Case, connection: Connection, made: &Made) -> Witness {
     witness
 }
 
-/// A time is the link's. But GnuTLS does not ask for its Finished to be sent at once: TCP may hold it until the server has
-/// acknowledged what came before (Nagle), and meanwhile the client's handshake is complete.
+/// Expects the time on the link. But GnuTLS does not set TCP_NODELAY: TCP may hold the Finished back until
+/// the server has acknowledged the data before it (Nagle), while the client's handshake is already complete.
 #[track_caller]
 fn assert_time(
     tls: &Record,
@@ -137,15 +132,15 @@ fn assert_time(
     library: Option<Library>,
 ) {
     if side == Side::Client && library == Some(Library::GnuTls) {
-        let told = tls.micros(path).unwrap_or_else(|| panic!("{path} is missing in {tls}"));
+        let reported = tls.micros(path).unwrap_or_else(|| panic!("{path} is missing in {tls}"));
         let range = RTT * round_trips..=truth + TOLERANCE;
-        assert_time!(range.contains(&told), "{path} is {told:?}, not within {range:?}, in {tls}");
+        assert_time!(range.contains(&reported), "{path} is {reported:?}, not within {range:?}, in {tls}");
     } else {
         tls.assert_within(path, truth, TOLERANCE);
     }
 }
 
-/// What the tracer says of a handshake that was completed.
+/// Checks the `tls` record of a completed handshake.
 #[track_caller]
 fn check_end(ends: &Ends, side: Side, library: Option<Library>, truth: &Witness) {
     let row = truth.row;
@@ -174,45 +169,45 @@ fn check_end(ends: &Ends, side: Side, library: Option<Library>, truth: &Witness)
             let round_trips = row.setup_round_trips(truth.hello_in_syn);
             assert_time(tls, "setup.duration_us", truth.setup, round_trips, side, library);
         }
-        // It sees half of the way only, and may not know.
+        // The server cannot always know when its Finished arrived.
         Side::Server => tls.assert_within_or_unknown("setup.duration_us", truth.setup, TOLERANCE),
     }
     if let (Some(setup), Some(rtt), Some(excess)) = (setup, rtt, tls.get("setup.excess_us")) {
-        let explained = i64::try_from(rtt).unwrap() * i64::from(row.setup_round_trips(truth.hello_in_syn));
+        let expected = i64::try_from(rtt).unwrap() * i64::from(row.setup_round_trips(truth.hello_in_syn));
         assert_eq!(
             excess.as_i64(),
-            Some(i64::try_from(setup).unwrap() - explained),
+            Some(i64::try_from(setup).unwrap() - expected),
             "setup.excess_us in {tls}"
         );
     }
-    check_story(ends, side);
+    check_consistent(ends, side);
     tls.assert_is("tls.source", if library.is_some() { "both" } else { "wire" });
 }
 
-/// The time that the library computed. OpenSSL makes a hello with early data behind it in a call that sends nothing: if that
-/// slept, nothing tells for how long.
+/// Checks `tls.compute_us`. OpenSSL makes a hello that early data follows in a call that sends nothing: if
+/// that call slept, it is unknown for how long.
 #[track_caller]
-fn check_computing(tls: &Record, library: Library, hello_is_sent_later: bool) {
+fn check_computing(tls: &Record, library: Library, hello_sent_later: bool) {
     let (compute, duration) = (tls.micros("tls.compute_us"), tls.micros("tls.duration_us"));
-    assert!(compute < duration, "more computing than time in {tls}");
+    assert!(compute < duration, "tls.compute_us is not less than tls.duration_us in {tls}");
     match library {
         Library::Go => tls.assert_unknown("tls.compute_us"),
-        // A call that slept, for a page of a certificate's file or a thread of the program's, does not say how long; nor does one that
-        // was left for another.
-        Library::OpenSslInDoubt if compute.is_none() => {}
-        Library::OpenSsl if compute.is_none() && hello_is_sent_later => {}
+        // It is unknown how long a call slept for a page fault or for another thread of the program, and what
+        // else the thread did if it left the call for another one.
+        Library::OpenSslUncertain if compute.is_none() => {}
+        Library::OpenSsl if compute.is_none() && hello_sent_later => {}
         _ => assert!(compute.is_some_and(|compute| !compute.is_zero()), "tls.compute_us in {tls}"),
     }
 }
 
-/// One connection, one id; and the closing record repeats what was said of the handshake.
+/// All records of an end have one id, and the `close` record repeats the sections of the others.
 #[track_caller]
-pub(crate) fn check_story(ends: &Ends, side: Side) {
+pub(crate) fn check_consistent(ends: &Ends, side: Side) {
     let (open, tls, close) = (ends.open(side), ends.tls(side), ends.close(side));
-    assert_eq!([open.id(), close.id()], [tls.id(); 2], "one connection, one id");
-    assert_eq!(tls.get("open"), open.get("open"), "the opening, told twice");
-    assert_eq!(tls.get("tls"), close.get("tls"), "the handshake, told twice");
-    assert_eq!(tls.get("setup"), close.get("setup"), "the setup, told twice");
+    assert_eq!([open.id(), close.id()], [tls.id(); 2], "the id differs between records");
+    assert_eq!(tls.get("open"), open.get("open"), "the `open` section differs between records");
+    assert_eq!(tls.get("tls"), close.get("tls"), "the `tls` section differs between records");
+    assert_eq!(tls.get("setup"), close.get("setup"), "the `setup` section differs between records");
     open.assert_unknown("tls");
     tls.assert_unknown("close");
 }

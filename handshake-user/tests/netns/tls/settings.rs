@@ -1,4 +1,4 @@
-//! What both ends of a scenario are asked to do, whichever programs they are.
+//! What both ends of a scenario are configured to do, whichever programs they are.
 
 use super::certificate::Certificate;
 
@@ -18,12 +18,12 @@ impl Version {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "switches of programs, each by itself")]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches of the programs")]
 pub(crate) struct Settings {
     pub(crate) version: Version,
-    /// The server takes P-384 only, for which no client here guesses a key share: a `HelloRetryRequest`.
+    /// The server accepts only P-384, for which no client here sends a key share: a `HelloRetryRequest`.
     pub(crate) retry: bool,
-    /// Otherwise the server keeps its sessions itself (RFC 5246 §7.3).
+    /// Otherwise sessions are resumed by id (RFC 5246 §7.3).
     pub(crate) tickets: bool,
     pub(crate) early_data: bool,
     pub(crate) fast_open: bool,
@@ -42,28 +42,28 @@ impl Settings {
     };
     pub(crate) const TLS13: Self = Self { version: Version::Tls13, ..Self::TLS12 };
 
-    /// In the words of the tests' own programs.
-    pub(crate) fn words(self) -> Vec<String> {
+    /// As arguments of the tests' own programs.
+    pub(crate) fn arguments(self) -> Vec<String> {
         let certificate = Certificate::shared();
-        let mut words = vec![
+        let mut arguments = vec![
             format!("version={}", self.version.number()),
             format!("certificate={}", certificate.chain.display()),
             format!("key={}", certificate.key.display()),
             format!("store={}", certificate.store.display()),
         ];
         if self.trusted {
-            words.push(format!("trust={}", certificate.chain.display()));
+            arguments.push(format!("trust={}", certificate.chain.display()));
         }
-        for (asked, word) in [
+        for (is_set, argument) in [
             (self.retry, "groups=P-384"),
             (!self.tickets, "tickets=no"),
             (self.early_data, "early_data=yes"),
             (self.fast_open, "fast_open=yes"),
         ] {
-            if asked {
-                words.push(word.into());
+            if is_set {
+                arguments.push(argument.into());
             }
         }
-        words
+        arguments
     }
 }

@@ -1,5 +1,5 @@
-//! The table of the whole setup: each way of a handshake, over a plain opening and with the `ClientHello` in
-//! the SYN. `cargo xtask table` prints what these tests measure beside what is expected.
+//! The table of setup times: each kind of handshake, after a plain TCP handshake and with the `ClientHello`
+//! in the SYN. `cargo xtask table` prints what these tests measure beside what is expected.
 
 use std::{env, fs::OpenOptions, io::Write};
 
@@ -15,14 +15,14 @@ use crate::{case::Case, record::Record, testbed::packet::Side};
 
 const EARLY: Settings = Settings { early_data: true, ..Settings::TLS13 };
 
-/// As a client, HAProxy has its own mind of when to use Fast Open.
+/// As a client, HAProxy decides itself when to use Fast Open.
 const CURL_AND_HAPROXY: Peers = Peers { client: curl::PEERS.client, ..haproxy::PEERS };
 
 /// One line of the table.
 struct Line {
     peers: &'static Peers,
     row: Row,
-    /// Of the server that the client has a session of, where it has one.
+    /// The settings of the server that the client has a session with, if it has one.
     session: Option<Settings>,
     settings: Settings,
 }
@@ -41,7 +41,7 @@ impl Line {
     }
 }
 
-/// Each line in both columns, and those of the second part in the first alone.
+/// Generates the tests of both columns; the lines of the second part are only in the first.
 macro_rules! table {
     ($($name:ident: $line:expr),+ $(,)?; $($plain:ident: $plain_line:expr),+ $(,)?) => {
         mod plain {
@@ -85,9 +85,9 @@ table! {
         Line::resuming(Row::EarlyDataRejectedByRetry, EARLY, Settings { retry: true, ..EARLY }),
     curl_and_nginx: Line::by(&curl::PEERS, Row::Tls13Full, Settings::TLS13),
     curl_and_haproxy: Line::by(&CURL_AND_HAPROXY, Row::Tls13Full, Settings::TLS13),
-    // Blocking, Python looks for a peer before it has sent anything, and fails with Fast Open.
+    // On blocking sockets, Python checks for a peer before it has sent anything, and fails with Fast Open.
     asyncio: Line::by(&asyncio::PEERS, Row::Tls13Full, Settings::TLS13);
-    // It has no way to ask for Fast Open.
+    // Java cannot enable Fast Open.
     java: Line::by(&java::PEERS, Row::Tls13Full, Settings::TLS13),
 }
 
@@ -118,7 +118,7 @@ fn measure(name: &str, line: &Line, fast_open: bool) {
     } else {
         _server = (peers.server)(&case.bed, address, settings);
         if fast_open {
-            // Another process, which leaves the kernel a cookie and takes its session along.
+            // A process of its own, which leaves a cookie in the kernel and no session.
             let mut first = (peers.client)(&case.bed, address, settings);
             accounts.extend(first.connect(1));
             rows.push(line.row);
@@ -145,6 +145,6 @@ fn write(name: &str, row: Row, fast_open: bool, tls: &Record) {
         "tls_us": tls.number("tls.duration_us"),
     });
     let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
-    // At once: other tests write too.
+    // In one write: other tests append too.
     file.write_all(format!("{cell}\n").as_bytes()).unwrap();
 }

@@ -1,4 +1,4 @@
-//! Where others have been wrong: what is no handshake, what was there before, what is there twice.
+//! Cases that are easily got wrong: what is not a handshake, what began before the tracer, what occurs twice.
 
 use std::{
     process::Stdio,
@@ -9,21 +9,22 @@ use super::{
     certificate::{Certificate, NAME},
     programs::{self, Peers, Running, account, gnutls, python, run, run_for, server_address},
     row::Row,
-    scenario::{await_data_of, check, check_story, made},
+    scenario::{await_data_of, check, check_consistent, made},
     settings::Settings,
     wire::{self, Kind},
 };
 use crate::{
-    case::{Case, Expect, pause},
+    case::{Case, pause},
+    ends::Expect,
     server::Server,
     testbed::packet::Side,
     tracer::Tracer,
 };
 
-for_each_program!(older_than_the_tracer: python, asyncio, node, go, go_stripped);
+for_each_program!(running_before_the_tracer: python, asyncio, node, go, go_stripped);
 
-/// Both programs run, with their libraries, when the tracer starts.
-fn older_than_the_tracer(peers: &Peers) {
+/// Both programs have loaded their libraries before the tracer starts.
+fn running_before_the_tracer(peers: &Peers) {
     let mut case = Case::new();
     let address = server_address(&case.bed);
     let server = (peers.server)(&case.bed, address, Settings::TLS13);
@@ -39,7 +40,7 @@ fn older_than_the_tracer(peers: &Peers) {
     tracer.stop();
 }
 
-/// Two processes with one library, at the same time.
+/// Two processes use one library at the same time.
 #[test]
 fn two_clients_at_once() {
     let case = Case::new();
@@ -62,7 +63,7 @@ fn two_clients_at_once() {
             let ends = case.ends(connection, Expect::BOTH);
             for side in [Side::Client, Side::Server] {
                 ends.tls(side).assert_is("tls.class", "full");
-                check_story(&ends, side);
+                check_consistent(&ends, side);
             }
             ends.tls(Side::Client).number("process.pid").expect("a client's process is certain")
         })
@@ -72,19 +73,19 @@ fn two_clients_at_once() {
     assert_eq!(pids, theirs);
 }
 
-/// A second `gnutls_handshake()` changes the keys only (RFC 8446 §4.6.3).
+/// A second `gnutls_handshake()` only updates the keys (RFC 8446 §4.6.3).
 #[test]
 fn key_update_of_gnutls() {
-    again_by_gnutls(Settings::TLS13, Row::Tls13Full);
+    repeat_with_gnutls(Settings::TLS13, Row::Tls13Full);
 }
 
-/// A second handshake within the first one's session (RFC 5246 §7.4.1.1) is not the connection's.
+/// A second handshake on an established TLS connection (RFC 5246 §7.4.1.1) makes no record.
 #[test]
 fn renegotiation_of_gnutls() {
-    again_by_gnutls(Settings::TLS12, Row::Tls12Full);
+    repeat_with_gnutls(Settings::TLS12, Row::Tls12Full);
 }
 
-fn again_by_gnutls(settings: Settings, row: Row) {
+fn repeat_with_gnutls(settings: Settings, row: Row) {
     let case = Case::new();
     let address = server_address(&case.bed);
     let _server = (gnutls::PEERS.server)(&case.bed, address, settings);
@@ -92,21 +93,21 @@ fn again_by_gnutls(settings: Settings, row: Row) {
     command.arg("--rehandshake").arg(address.ip().to_string());
     let (pid, out) = run(command, programs::REQUEST);
     check(&case, &gnutls::PEERS, made(&[row], vec![account(pid, &out)]));
-    assert_more_handshake(&case, row);
+    assert_second_handshake(&case, row);
 }
 
-/// `K` and `R` are what `s_client` takes for orders.
+/// `K` and `R` are commands of `s_client`.
 #[test]
 fn key_update_of_openssl() {
-    again_by_openssl(Settings::TLS13, Row::Tls13Full, b"K\n");
+    repeat_with_openssl(Settings::TLS13, Row::Tls13Full, b"K\n");
 }
 
 #[test]
 fn renegotiation_of_openssl() {
-    again_by_openssl(Settings::TLS12, Row::Tls12Full, b"R\n");
+    repeat_with_openssl(Settings::TLS12, Row::Tls12Full, b"R\n");
 }
 
-fn again_by_openssl(settings: Settings, row: Row, order: &[u8]) {
+fn repeat_with_openssl(settings: Settings, row: Row, input: &[u8]) {
     let case = Case::new();
     let address = server_address(&case.bed);
     let certificate = Certificate::shared();
@@ -117,12 +118,12 @@ fn again_by_openssl(settings: Settings, row: Row, order: &[u8]) {
     let _server = Running::start(&case.bed, address, command);
     let mut command = case.bed.command(Side::Client, "openssl");
     command.args(["s_client", "-connect", &address.to_string(), "-servername", NAME, &version]);
-    let (pid, out) = run_for(command, order, Duration::from_millis(800));
+    let (pid, out) = run_for(command, input, Duration::from_millis(800));
     check(&case, &programs::openssl::PEERS, made(&[row], vec![account(pid, &out)]));
-    assert_more_handshake(&case, row);
+    assert_second_handshake(&case, row);
 }
 
-/// A return probe kills such programs, and takes one handshake for another.
+/// A return probe would kill such programs, and confuse their handshakes.
 #[test]
 fn coroutines_on_one_thread() {
     let case = Case::new();
@@ -134,12 +135,12 @@ fn coroutines_on_one_thread() {
     check(&case, peers, made(&rows, accounts));
 }
 
-/// DTLS is made by the same functions, and is no handshake of a TCP connection; nor is one that nobody answers.
+/// DTLS uses the same functions of the libraries, but has no TCP connection.
 #[test]
-fn datagrams() {
+fn dtls_makes_no_record() {
     const PORT: &str = "4433";
     let case = Case::new();
-    // What it has not said when it has ended, it never says.
+    // Its own tracer: all its records are there once it has ended.
     let tracer = Tracer::start(&[]).unwrap_or_else(|reason| panic!("{reason}"));
     let openssl = |arguments: &[&str]| {
         let mut command = case.bed.command(Side::Server, "openssl");
@@ -149,13 +150,13 @@ fn datagrams() {
     let at = format!("127.0.0.1:{PORT}");
     let client = || openssl(&["s_client", "-dtls", "-connect", &at]);
     let (unanswered, out) = run(client(), b"");
-    assert!(!out.status.success(), "nobody is there yet");
+    assert!(!out.status.success(), "a handshake without a server");
 
     let certificate = Certificate::shared();
     let mut server = openssl(&["s_server", "-dtls", "-quiet", "-accept", &at]);
     server.arg("-key").arg(&certificate.key).arg("-cert").arg(&certificate.chain).stderr(Stdio::null());
     let server = Server::start(server);
-    await_listener_of_datagrams(&case, PORT);
+    await_udp_socket(&case, PORT);
     let (by_openssl, out) = run_for(client(), b"", Duration::from_millis(300));
     assert!(String::from_utf8_lossy(&out.stdout).contains("Protocol  : DTLSv1.2"), "{out:?}");
     let mut command = case.bed.command(Side::Server, "gnutls-cli");
@@ -171,7 +172,7 @@ fn datagrams() {
 }
 
 #[track_caller]
-fn await_listener_of_datagrams(case: &Case, port: &str) {
+fn await_udp_socket(case: &Case, port: &str) {
     let deadline = Instant::now() + Duration::from_secs(10);
     let listens = || {
         let mut command = case.bed.command(Side::Server, "ss");
@@ -179,20 +180,21 @@ fn await_listener_of_datagrams(case: &Case, port: &str) {
         !out.stdout.is_empty()
     };
     while !listens() {
-        assert!(Instant::now() < deadline, "nothing takes datagrams on port {port}");
+        assert!(Instant::now() < deadline, "no UDP socket on port {port}");
         pause(20);
     }
 }
 
-/// The link carried what could be taken for one more handshake.
+/// The link carried what could be taken for a second handshake.
 #[track_caller]
-fn assert_more_handshake(case: &Case, row: Row) {
+fn assert_second_handshake(case: &Case, row: Row) {
     let client = wire::records(&case.bed.capture(), Side::Client);
     let behind = client.iter().skip_while(|record| record.kind != Kind::ChangeCipherSpec).skip(2);
-    // Sealed: a type of its own with TLS 1.2, the length of a KeyUpdate with 1.3 (RFC 8446 §4.6.3, §5.2).
+    // It is encrypted: TLS 1.2 has a content type of its own, 1.3 only the length of a KeyUpdate (RFC 8446
+    // §4.6.3, §5.2).
     let again = |record: &wire::Record| match row.version() {
         "1.2" => record.kind == Kind::Handshake,
         _ => record.kind == Kind::Data && record.body.len() == 5 + 1 + 16,
     };
-    assert!(behind.into_iter().any(again), "nothing of the kind on the link");
+    assert!(behind.into_iter().any(again), "no second handshake on the link");
 }

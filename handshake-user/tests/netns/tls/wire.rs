@@ -1,4 +1,4 @@
-//! The TLS records that the link carried, with their times: read here independently of the program under test.
+//! The TLS records that the link carried, with their times, parsed independently of the program under test.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use crate::testbed::{
     packet::{Packet, Side},
 };
 
-/// PostgreSQL's question for TLS, in front of the `ClientHello`; a yes is one letter.
+/// PostgreSQL's SSLRequest, in front of the `ClientHello`. The server accepts it with the letter S.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
 /// RFC 8446 §5.1, RFC 5246 §6.2.1.
@@ -24,15 +24,15 @@ pub(crate) struct Record {
     pub(crate) from: Side,
     pub(crate) kind: Kind,
     pub(crate) body: Vec<u8>,
-    /// Its first byte went onto the link.
+    /// When its first byte was sent.
     pub(crate) begun: Instant,
-    /// Its last byte did.
+    /// When its last byte was sent.
     pub(crate) sent: Instant,
-    /// Its last byte came out of the link.
+    /// When its last byte was received.
     pub(crate) got: Instant,
 }
 
-/// A piece of a direction's bytes, in their order.
+/// A contiguous piece of the bytes of one direction.
 struct Piece {
     start: usize,
     end: usize,
@@ -40,7 +40,7 @@ struct Piece {
     got: Instant,
 }
 
-/// Every record of that side up to the first bytes that are no TLS.
+/// Every record of that side, up to the first bytes that are not TLS.
 pub(crate) fn records(flow: &Capture, from: Side) -> Vec<Record> {
     let (bytes, pieces) = stream(flow, from);
     let preamble = match from {
@@ -62,7 +62,7 @@ pub(crate) fn records(flow: &Capture, from: Side) -> Vec<Record> {
         let holding =
             |byte: usize| pieces.iter().find(|piece| piece.start <= byte && byte < piece.end).unwrap();
         let (first, last) = (holding(at), holding(end - 1));
-        // Segments may overtake each other only in tests that make them.
+        // Segments overtake each other only in tests that delay some.
         records.push(Record {
             from,
             kind,
@@ -76,7 +76,7 @@ pub(crate) fn records(flow: &Capture, from: Side) -> Vec<Record> {
     records
 }
 
-/// The bytes of one direction, put together by their sequence numbers, as far as they came.
+/// The received bytes of one direction, in the order of their sequence numbers.
 fn stream(flow: &Capture, from: Side) -> (Vec<u8>, Vec<Piece>) {
     let is_first = |packet: &Packet| packet.is_syn() || packet.is_syn_ack();
     let Some(start) = flow.from(from, is_first).first().map(|seen| seen.packet.seq.wrapping_add(1)) else {

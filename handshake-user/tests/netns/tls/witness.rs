@@ -1,4 +1,4 @@
-//! The second witness of a TLS handshake: which way it went, and its true times, by what the link carried.
+//! The second measurement of a TLS handshake: its kind and its true times, by what the link carried.
 
 use std::time::{Duration, Instant};
 
@@ -12,19 +12,20 @@ use crate::testbed::{
     packet::{Packet, Side},
 };
 
-/// `EndOfEarlyData` as a record: an empty message, its type, the seal (RFC 8446 §4.5, §5.2).
+/// The length of the record of `EndOfEarlyData`: an empty message, the content type, the tag (RFC 8446 §4.5,
+/// §5.2).
 const END_OF_EARLY_DATA: usize = 4 + 1 + 16;
 
 pub(crate) struct Witness {
     pub(crate) row: Row,
     pub(crate) client: Handshake,
     pub(crate) server: Handshake,
-    /// From the SYN to the moment from which the client may send application data.
+    /// From the SYN until the client may send application data.
     pub(crate) setup: Duration,
     pub(crate) hello_in_syn: bool,
 }
 
-/// As one end lives it.
+/// A handshake as one end sees it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Handshake {
     pub(crate) duration: Duration,
@@ -39,7 +40,7 @@ impl Witness {
         }
     }
 
-    /// Of a handshake that was completed.
+    /// Measures a completed handshake.
     #[track_caller]
     pub(crate) fn of(flow: &Capture) -> Self {
         let client = wire::records(flow, Side::Client);
@@ -47,7 +48,8 @@ impl Witness {
         let hello = client.first().expect("no ClientHello on the link");
         let answers: Vec<Hello> =
             server.iter().filter(|record| record.kind == Kind::Handshake).filter_map(hello_of).collect();
-        let offered_early = hello_of(hello).expect("the client begins with something else").has_early_data();
+        let offered_early =
+            hello_of(hello).expect("the client does not begin with a ClientHello").has_early_data();
         let is_tls13 = answers.iter().any(Hello::is_tls13);
         let ending = if is_tls13 {
             Ending::of_tls13(&client, &server, &answers, offered_early)
@@ -86,14 +88,14 @@ struct Ending {
     row: Row,
     client: Instant,
     server: Instant,
-    /// Nothing: with the `ClientHello`.
+    /// When the client may send application data; `None` is with the `ClientHello`.
     may_send: Option<Instant>,
-    /// When the client got the `ServerHello` of TLS 1.3: the data that it sent before then was early.
+    /// When the client received the `ServerHello` of TLS 1.3: data that it sent before is early data.
     answered: Option<Instant>,
 }
 
 impl Ending {
-    /// Early data is no part of the handshake, and passes the server's answer on its way.
+    /// Early data is not part of the handshake, and crosses the server's answer on the link.
     fn is_early(&self, record: &Record) -> bool {
         let unanswered = self.answered.is_some_and(|answered| record.begun < answered);
         record.from == Side::Client && record.kind == Kind::Data && unanswered
@@ -162,6 +164,6 @@ fn messages(mut bytes: &[u8]) -> Vec<u8> {
         let length = usize::try_from(u32::from_be_bytes([0, a, b, c])).unwrap();
         bytes = rest.get(length..).unwrap_or_default();
     }
-    assert_eq!(found.first(), Some(&SERVER_HELLO), "the server begins with something else");
+    assert_eq!(found.first(), Some(&SERVER_HELLO), "the server does not begin with a ServerHello");
     found
 }

@@ -1,7 +1,7 @@
-/* TLS on coroutines: every connection has a stack of its own, all are on one thread, and the library's own reads switch
- * to the others while they wait. So calls of the library are left in their middle, and return in any order.
+/* TLS on coroutines: every connection has a stack of its own, all on one thread, and the library's reads switch to
+ * the others while they wait. So calls of the library are suspended, and return in any order.
  *
- *     coroutines client ADDRESS PORT COUNT              so many connections at once, a page each
+ *     coroutines client ADDRESS PORT COUNT              this many connections at once, one page each
  *     coroutines server ADDRESS PORT CERTIFICATE KEY    until it is killed
  */
 #include <arpa/inet.h>
@@ -15,7 +15,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-/* The headers of OpenSSL may be missing where its libraries are. */
+/* OpenSSL's libraries may be installed without its headers. */
 typedef struct ssl_st SSL;
 typedef struct ssl_ctx_st SSL_CTX;
 typedef struct ssl_method_st SSL_METHOD;
@@ -42,13 +42,13 @@ void BIO_set_data(BIO *, void *);
 void *BIO_get_data(BIO *);
 void BIO_set_init(BIO *, int);
 
-enum { MOST = 16, STACK = 1 << 18, FILETYPE_PEM = 1, TYPE_SOURCE_SINK = 0x0400 | 100, CTRL_FLUSH = 11 };
+enum { MAX_CONNECTIONS = 16, STACK = 1 << 18, FILETYPE_PEM = 1, TYPE_SOURCE_SINK = 0x0400 | 100, CTRL_FLUSH = 11 };
 
 static struct coroutine {
     ucontext_t context;
     void *stack;
     int fd, is_busy, failed;
-} all[MOST];
+} all[MAX_CONNECTIONS];
 static struct coroutine *current;
 static ucontext_t scheduler;
 static SSL_CTX *settings;
@@ -82,7 +82,7 @@ static long bio_control(BIO *bio, int command, long number, void *pointer) {
     return command == CTRL_FLUSH;
 }
 
-/* One connection, from its handshake to its end. */
+/* One connection, from its handshake to its close. */
 static void serve(void) {
     struct coroutine *own = current;
     char page[512];
@@ -105,7 +105,7 @@ static void serve(void) {
 }
 
 static void start(int fd) {
-    for (struct coroutine *free = all; free < all + MOST; free++) {
+    for (struct coroutine *free = all; free < all + MAX_CONNECTIONS; free++) {
         if (free->is_busy)
             continue;
         if (!free->stack && !(free->stack = malloc(STACK)))
@@ -120,10 +120,10 @@ static void start(int fd) {
     close(fd);
 }
 
-/* Each that is under way has its turn; returns how many there are. */
+/* Resumes each active coroutine once. Returns how many there are. */
 static int turn(void) {
     int busy = 0;
-    for (current = all; current < all + MOST; current++) {
+    for (current = all; current < all + MAX_CONNECTIONS; current++) {
         if (current->is_busy) {
             busy++;
             swapcontext(&scheduler, &current->context);
@@ -133,20 +133,20 @@ static int turn(void) {
     return busy;
 }
 
-int main(int count, char **words) {
+int main(int count, char **arguments) {
     if (count < 5)
         return 2;
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(words[3]))};
-    if (inet_pton(AF_INET, words[2], &address.sin_addr) != 1)
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(arguments[3]))};
+    if (inet_pton(AF_INET, arguments[2], &address.sin_addr) != 1)
         return 2;
     settings = SSL_CTX_new(TLS_method());
     method = BIO_meth_new(TYPE_SOURCE_SINK, "coroutine");
     BIO_meth_set_read(method, bio_read);
     BIO_meth_set_write(method, bio_write);
     BIO_meth_set_ctrl(method, bio_control);
-    if (strcmp(words[1], "client") == 0) {
+    if (strcmp(arguments[1], "client") == 0) {
         handshake = SSL_connect;
-        for (int left = atoi(words[4]); left > 0; left--) {
+        for (int left = atoi(arguments[4]); left > 0; left--) {
             int fd = socket(AF_INET, SOCK_STREAM, 0);
             if (connect(fd, (struct sockaddr *)&address, sizeof address))
                 die("connect");
@@ -154,18 +154,18 @@ int main(int count, char **words) {
         }
         while (turn())
             ;
-        for (int index = 0; index < MOST; index++)
+        for (int index = 0; index < MAX_CONNECTIONS; index++)
             if (all[index].failed)
                 return 1;
         return 0;
     }
-    if (count < 6 || SSL_CTX_use_certificate_chain_file(settings, words[4]) != 1 ||
-        SSL_CTX_use_PrivateKey_file(settings, words[5], FILETYPE_PEM) != 1)
+    if (count < 6 || SSL_CTX_use_certificate_chain_file(settings, arguments[4]) != 1 ||
+        SSL_CTX_use_PrivateKey_file(settings, arguments[5], FILETYPE_PEM) != 1)
         return 2;
     handshake = SSL_accept;
     int listener = socket(AF_INET, SOCK_STREAM, 0), yes = 1;
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-    if (bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, MOST))
+    if (bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, MAX_CONNECTIONS))
         die("listen");
     fcntl(listener, F_SETFL, O_NONBLOCK);
     for (;;) {

@@ -29,16 +29,16 @@ final class Peer {
     private static final byte[] ANSWER =
         "HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nhello\n".getBytes(StandardCharsets.US_ASCII);
 
-    public static void main(String[] words) throws Exception {
-        var address = InetAddress.getByName(words[1]);
-        int port = Integer.parseInt(words[2]);
+    public static void main(String[] arguments) throws Exception {
+        var address = InetAddress.getByName(arguments[1]);
+        int port = Integer.parseInt(arguments[2]);
         Map<String, String> settings = new HashMap<>();
-        for (int i = 3; i < words.length; i++) {
-            var pair = words[i].split("=", 2);
+        for (int i = 3; i < arguments.length; i++) {
+            var pair = arguments[i].split("=", 2);
             settings.put(pair[0], pair[1]);
         }
         var versions = new String[] {"TLSv" + settings.get("version")};
-        if (words[0].equals("server")) {
+        if (arguments[0].equals("server")) {
             serve(address, port, settings, versions);
         } else {
             connect(new InetSocketAddress(address, port), settings, versions);
@@ -91,7 +91,7 @@ final class Peer {
                 plain.setTcpNoDelay(true);
                 plain.connect(address);
                 long start = System.nanoTime();
-                // By this name and port the context finds the session to resume.
+                // The context finds the session to resume by this name and port.
                 var socket = (SSLSocket) context.getSocketFactory()
                     .createSocket(plain, "example.org", address.getPort(), true);
                 socket.setEnabledProtocols(versions);

@@ -1,5 +1,5 @@
-// Node.js: its own OpenSSL, linked into the program, fed from memory. A client connects once for every line of
-// its standard input. The command line is that of programs/python/settings.py.
+// Node.js: its own OpenSSL, linked into the program, with memory BIOs. A client connects once for every line
+// of its standard input. The command line is that of programs/python/settings.py.
 'use strict';
 
 const fs = require('node:fs');
@@ -38,7 +38,7 @@ async function connect() {
   let session;
   const trust = settings.trust ? fs.readFileSync(settings.trust) : [];
   const once = () => new Promise((done) => {
-    // With the opening of the connection: its end is told too late.
+    // Includes TCP's handshake: the event at its end comes too late to start the clock.
     const start = process.hrtime.bigint();
     const socket = tls.connect({ ...common, host, port: Number(port), servername: 'example.org', ca: trust, session });
     socket.once('secureConnect', () => {

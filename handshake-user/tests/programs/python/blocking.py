@@ -1,4 +1,4 @@
-"""Python's ssl over ordinary blocking sockets. A client connects once for every line of its standard input."""
+"""Python's ssl on blocking sockets. A client connects once for every line of its standard input."""
 
 import ssl
 import sys
@@ -16,7 +16,7 @@ def serve(settings_):
             with context.wrap_socket(connection, server_side=True) as tls:
                 tls.recv(4096)
                 tls.sendall(settings.ANSWER)
-                # A session that is not closed in order is not resumed.
+                # A session without an orderly close is not resumed.
                 tls.unwrap()
         except (ssl.SSLError, OSError) as error:
             print(error, file=sys.stderr)
@@ -29,7 +29,7 @@ def connect(settings_):
         start = time.monotonic_ns()
         try:
             with context.wrap_socket(connection, server_hostname="example.org", session=session) as tls:
-                settings.tell(time.monotonic_ns() - start)
+                settings.report(time.monotonic_ns() - start)
                 tls.sendall(settings.REQUEST)
                 while tls.recv(4096):
                     pass

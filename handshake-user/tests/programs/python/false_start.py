@@ -1,4 +1,4 @@
-"""GnuTLS as a client of TLS 1.2 that sends its data before the server's Finished has come (RFC 7918)."""
+"""GnuTLS as a client of TLS 1.2 that sends its data before the server's Finished arrives (RFC 7918)."""
 
 import ctypes
 import sys
@@ -33,7 +33,7 @@ def connect(settings_, credentials):
     call("gnutls_handshake", session)
     taken = time.monotonic_ns() - start
     call("gnutls_record_send", session, settings.REQUEST, len(settings.REQUEST))
-    settings.tell(taken)
+    settings.report(taken)
     answer = ctypes.create_string_buffer(4096)
     while call("gnutls_record_recv", session, answer, len(answer)) > 0:
         pass

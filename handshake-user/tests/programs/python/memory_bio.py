@@ -1,4 +1,4 @@
-"""Python's asyncio: the library sees only memory, never the socket."""
+"""Python's asyncio: the library has memory BIOs, never the socket."""
 
 import asyncio
 import ssl
@@ -9,7 +9,7 @@ import settings
 
 
 class Resuming(ssl.SSLContext):
-    """asyncio has no word for a session to resume."""
+    """asyncio has no parameter for a session to resume."""
 
     saved = None
 
@@ -38,7 +38,7 @@ async def connect(settings_):
             reader, writer = await asyncio.open_connection(
                 sock=connection, ssl=context, server_hostname="example.org"
             )
-            settings.tell(time.monotonic_ns() - start)
+            settings.report(time.monotonic_ns() - start)
             writer.write(settings.REQUEST)
             await reader.read()
             context.saved = writer.get_extra_info("ssl_object").session

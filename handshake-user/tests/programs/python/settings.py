@@ -1,4 +1,4 @@
-"""The command line that all the tests' own programs share: ROLE ADDRESS PORT [NAME=VALUE …]."""
+"""The command line of the tests' own programs: ROLE ADDRESS PORT [NAME=VALUE …]."""
 
 import socket
 import ssl
@@ -10,8 +10,8 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n"
 
 
 class Settings:
-    def __init__(self, words):
-        self.role, self.address, port, *pairs = words
+    def __init__(self, arguments):
+        self.role, self.address, port, *pairs = arguments
         self.port = int(port)
         self.options = dict(pair.split("=", 1) for pair in pairs)
 
@@ -65,6 +65,6 @@ def read():
     return Settings(sys.argv[1:])
 
 
-def tell(taken):
-    """One line a connection: how long the handshake took by this program's own clock, in microseconds."""
+def report(taken):
+    """One line per connection: the duration of the handshake by this program's clock, in microseconds."""
     print(taken // 1000, flush=True)

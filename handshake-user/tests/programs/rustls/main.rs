@@ -1,4 +1,4 @@
-//! rustls, client and server: no function of it can be probed. A client connects once for every line of its
+//! rustls, client and server, which cannot be probed. A client connects once for every line of its
 //! standard input. The command line is that of `programs/python/settings.py`.
 
 use std::{
@@ -55,12 +55,12 @@ impl Settings {
 }
 
 fn main() -> Result<()> {
-    let mut words = env::args().skip(1);
-    let mut next = || words.next().ok_or("ROLE ADDRESS PORT [NAME=VALUE …]");
+    let mut arguments = env::args().skip(1);
+    let mut next = || arguments.next().ok_or("ROLE ADDRESS PORT [NAME=VALUE …]");
     let role = next()?;
     let address = SocketAddr::new(next()?.parse::<IpAddr>()?, next()?.parse()?);
     let pairs =
-        words.filter_map(|word| word.split_once('=').map(|(name, value)| (name.into(), value.into())));
+        arguments.filter_map(|pair| pair.split_once('=').map(|(name, value)| (name.into(), value.into())));
     let settings = Settings { address, options: pairs.collect() };
     if role == "server" { serve(&settings) } else { connect(&settings) }
 }
@@ -78,7 +78,7 @@ fn serve(settings: &Settings) -> Result<()> {
             PrivateKeyDer::from_pem_file(settings.path("key")?)?,
         )?;
     if settings.is("early_data", "yes") {
-        // Only sessions that the server keeps can have early data, which is the default.
+        // Early data needs sessions that the server stores, which is the default.
         config.max_early_data_size = 4096;
     } else if !settings.is("tickets", "no") {
         config.ticketer = ring::Ticketer::new()?;
@@ -112,7 +112,7 @@ fn answer(mut socket: TcpStream, config: Arc<ServerConfig>) -> Result<()> {
         }
         let mut buffer = [0; 4096];
         match tls.reader().read(&mut buffer) {
-            Ok(0) => return Err("closed before it asked".into()),
+            Ok(0) => return Err("closed before the request".into()),
             Ok(length) => request.extend_from_slice(&buffer[..length]),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error.into()),
@@ -129,7 +129,7 @@ fn answer(mut socket: TcpStream, config: Arc<ServerConfig>) -> Result<()> {
 fn connect(settings: &Settings) -> Result<()> {
     let provider = Arc::new(ring::default_provider());
     let trusted = settings.get("trust").map(CertificateDer::from_pem_file).transpose()?;
-    let verifier = Only { trusted, provider: Arc::clone(&provider) };
+    let verifier = Pinned { trusted, provider: Arc::clone(&provider) };
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&settings.versions())?
         .dangerous()
@@ -184,14 +184,14 @@ fn set_tcp_option(socket: &Socket, option: libc::c_int, value: libc::c_int) -> R
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error().into()) }
 }
 
-/// Trusts one self-signed certificate.
+/// Trusts a single self-signed certificate.
 #[derive(Debug)]
-struct Only {
+struct Pinned {
     trusted: Option<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Only {
+impl ServerCertVerifier for Pinned {
     fn verify_server_cert(
         &self,
         end: &CertificateDer<'_>,

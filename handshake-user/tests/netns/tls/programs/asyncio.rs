@@ -1,4 +1,4 @@
-//! Python's asyncio: the system's OpenSSL between memory buffers.
+//! Python's asyncio: the system's OpenSSL with memory BIOs.
 
 use super::{Library, Peers, both, drive, python::script, serve};
 use crate::testbed::packet::Side;
@@ -8,5 +8,5 @@ pub(crate) const PEERS: Peers = Peers {
     server: |bed, address, settings| {
         serve(script(bed, Side::Server, "memory_bio.py"), bed, address, settings)
     },
-    libraries: both(Some(Library::OpenSslInDoubt)),
+    libraries: both(Some(Library::OpenSslUncertain)),
 };

@@ -1,4 +1,4 @@
-//! OpenSSL on coroutines: many handshakes on one thread, whose calls are left in their middle and return in any order.
+//! OpenSSL on coroutines: many handshakes on one thread, whose calls are suspended and return in any order.
 
 use std::{net::SocketAddr, process::Command};
 
@@ -8,14 +8,14 @@ use super::{
 use crate::testbed::{Testbed, packet::Side};
 
 pub(crate) const PEERS: Peers = Peers {
-    client: |bed, address, _| Box::new(AtOnce { bed, address }),
+    client: |bed, address, _| Box::new(Concurrent { bed, address }),
     server: |bed, address, _| {
         let certificate = Certificate::shared();
         let mut command = command(bed, Side::Server, "server", address);
         command.arg(&certificate.chain).arg(&certificate.key);
         Running::start(bed, address, command)
     },
-    libraries: both(Some(Library::OpenSslInDoubt)),
+    libraries: both(Some(Library::OpenSslUncertain)),
 };
 
 fn command(bed: &Testbed, side: Side, role: &str, address: SocketAddr) -> Command {
@@ -24,13 +24,13 @@ fn command(bed: &Testbed, side: Side, role: &str, address: SocketAddr) -> Comman
     command
 }
 
-/// All its connections go on at the same time.
-struct AtOnce<'a> {
+/// Makes all its connections at the same time.
+struct Concurrent<'a> {
     bed: &'a Testbed,
     address: SocketAddr,
 }
 
-impl Client for AtOnce<'_> {
+impl Client for Concurrent<'_> {
     fn connect(&mut self, times: usize) -> Vec<Account> {
         let mut command = command(self.bed, Side::Client, "client", self.address);
         command.arg(times.to_string());

@@ -1,4 +1,4 @@
-//! curl, asking nginx: both by the system's OpenSSL.
+//! curl as a client of nginx, both with the system's OpenSSL.
 
 use std::net::SocketAddr;
 
@@ -24,7 +24,7 @@ struct Curl<'a> {
 }
 
 impl Client for Curl<'_> {
-    /// One process for all of them: it keeps its sessions in memory.
+    /// One process for all connections, because it keeps its sessions in memory.
     fn connect(&mut self, times: usize) -> Vec<Account> {
         let mut command = self.bed.command(Side::Client, "curl");
         command.args(["--silent", "--show-error", "--fail", "--max-time", "10", "--http1.1"]);

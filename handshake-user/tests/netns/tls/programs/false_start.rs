@@ -1,5 +1,5 @@
-//! GnuTLS as a client that does not wait for the server's Finished (RFC 7918): none of the programs that people
-//! use at a terminal does so.
+//! GnuTLS as a client that does not wait for the server's Finished (RFC 7918). No common command-line client
+//! does that.
 
 use super::{Library, Peers, drive, nginx, python::script};
 use crate::testbed::packet::Side;

@@ -43,7 +43,7 @@ fn priority(settings: Settings) -> String {
     format!("NORMAL:-VERS-ALL:+VERS-TLS{}", settings.version.number())
 }
 
-/// All but the address.
+/// The client's command, without the address.
 pub(crate) fn command(bed: &Testbed, address: SocketAddr, settings: Settings) -> Command {
     let mut command = bed.command(Side::Client, "gnutls-cli");
     command.args(["--sni-hostname", NAME, "--verify-hostname", NAME, "--port"]);
@@ -70,7 +70,7 @@ impl<'a> Cli<'a> {
 }
 
 impl Client for Cli<'_> {
-    /// At most two: it connects, and once more to resume.
+    /// At most two connections: it connects, and once more to resume.
     fn connect(&mut self, times: usize) -> Vec<Account> {
         let mut command = command(self.bed, self.address, self.settings);
         if times == 2 {

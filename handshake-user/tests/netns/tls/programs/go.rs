@@ -1,4 +1,4 @@
-//! Go's crypto/tls: with its symbols, and without.
+//! Go's crypto/tls, with and without symbols.
 
 use std::{net::SocketAddr, path::PathBuf, process::Command};
 

@@ -1,4 +1,4 @@
-//! HAProxy, as a server and as a proxy before one: the system's OpenSSL, without blocking.
+//! HAProxy, as a server and as a proxy in front of one: the system's OpenSSL on non-blocking sockets.
 
 use std::{fs, net::SocketAddr, process::Command};
 
@@ -23,13 +23,13 @@ pub(crate) const PEERS: Peers =
 fn serve(bed: &Testbed, address: SocketAddr, settings: Settings) -> Running {
     let mut bind = format!("bind {address} ssl crt {}", Certificate::shared().pair.display());
     bind += &versions(settings);
-    for (asked, word) in [
+    for (is_set, word) in [
         (settings.retry, " curves P-384"),
         (!settings.tickets, " no-tls-tickets"),
         (settings.early_data, " allow-0rtt"),
         (settings.fast_open, " tfo"),
     ] {
-        if asked {
+        if is_set {
             bind += word;
         }
     }
@@ -41,7 +41,7 @@ fn serve(bed: &Testbed, address: SocketAddr, settings: Settings) -> Running {
     Running::start_in(Some(folder), bed, address, command)
 }
 
-/// Asked in plain text from its own side of the link, it asks over the link.
+/// Takes plain-text requests on its own side of the link and forwards them over it with TLS.
 #[track_caller]
 fn proxy<'a>(bed: &'a Testbed, address: SocketAddr, settings: Settings) -> Box<dyn Client + 'a> {
     let verify = if settings.trusted {

@@ -1,4 +1,4 @@
-//! Java's own TLS: nothing of it can be probed, so that only the link tells.
+//! Java's own TLS, which cannot be probed: its handshakes are seen on the wire alone.
 
 use std::{path::Path, process::Command, sync::OnceLock};
 
@@ -14,15 +14,15 @@ pub(crate) const PEERS: Peers = Peers {
 };
 
 fn command(bed: &Testbed, side: Side) -> Command {
-    // Behind everything else: it compiles its own code, and other tests measure time.
+    // At a low priority: it compiles its own code while other tests measure times.
     let mut command = bed.command(side, "nice");
-    // A small machine starts it faster so.
+    // These options make it start faster on a small machine.
     command.args(["-n", "10", "java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-cp"]);
     command.arg(classes()).arg("Peer");
     command
 }
 
-/// Compiled once: `java Peer.java` would do it at every start.
+/// The compiled program. Compiled once, because `java Peer.java` would compile it at every start.
 fn classes() -> &'static Path {
     static CLASSES: OnceLock<TempDir> = OnceLock::new();
     let folder = CLASSES.get_or_init(|| {

@@ -1,4 +1,4 @@
-//! Clients and servers that people use, one file a program. All of them ask and answer one small page.
+//! Clients and servers in wide use, one file each. All of them transfer one small page.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -40,25 +40,25 @@ pub(crate) use openssl::{v1_1_1 as openssl_1_1_1, v3_5 as openssl_3_5, v3_6 as o
 
 pub(crate) const REQUEST: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
 
-/// Longer than any program here takes.
+/// How long a program may take.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A client and a server.
 pub(crate) struct Peers {
     pub(crate) client: for<'a> fn(&'a Testbed, SocketAddr, Settings) -> Box<dyn Client + 'a>,
     pub(crate) server: fn(&Testbed, SocketAddr, Settings) -> Running,
-    /// What makes the handshakes of the client, and of the server; `None` where no function of it can be probed.
+    /// The TLS libraries of the client and of the server; `None` where none of its functions can be probed.
     pub(crate) libraries: [Option<Library>; 2],
 }
 
-/// A library whose functions are probed, and how it is used.
+/// A library whose functions can be probed, and how the program uses it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Library {
     GnuTls,
     Go,
     OpenSsl,
-    /// What a call waits for is not known to be the peer: between memory BIOs, or on coroutines.
-    OpenSslInDoubt,
+    /// With memory BIOs or coroutines: when a call sleeps, it is unknown whether it waits for the peer.
+    OpenSslUncertain,
 }
 
 impl Library {
@@ -67,7 +67,7 @@ impl Library {
         match self {
             Self::GnuTls => "gnutls",
             Self::Go => "go",
-            Self::OpenSsl | Self::OpenSslInDoubt => "openssl",
+            Self::OpenSsl | Self::OpenSslUncertain => "openssl",
         }
     }
 }
@@ -85,29 +85,30 @@ impl Peers {
     }
 }
 
-/// A program that connects as often as it is told.
+/// A client program.
 pub(crate) trait Client {
-    /// So many connections, one after the other, in the same session if there is one to resume. Returns
-    /// when the last one is at its end, or before.
+    /// Connects this many times, one after the other, and resumes the session if there is one. May return
+    /// before the last connection has ended.
     fn connect(&mut self, times: usize) -> Vec<Account>;
 
-    /// The same client where it can begin a connection without waiting for its end: the tests' own programs.
+    /// The same client as one of the tests' own programs, which can begin a connection without waiting for
+    /// its end. Returns `None` for others.
     fn driven(&mut self) -> Option<&mut Driven> {
         None
     }
 }
 
-/// What a client says of a connection of its own.
+/// What a client reports about a connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Account {
     pub(crate) pid: u32,
     /// How long the handshake took by the program's own clock.
     pub(crate) taken: Option<Duration>,
-    /// Why there was no handshake, in the program's own words.
+    /// The program's message if the handshake failed.
     pub(crate) failure: Option<String>,
 }
 
-/// A server, with the folder that it works in.
+/// A running server, with its working folder.
 pub(crate) struct Running {
     _server: Server,
     _folder: Option<TempDir>,
@@ -136,24 +137,24 @@ impl Running {
 /// One of the tests' own programs as a server.
 #[track_caller]
 pub(crate) fn serve(mut command: Command, bed: &Testbed, address: SocketAddr, settings: Settings) -> Running {
-    command.args(words("server", address, settings));
+    command.args(arguments("server", address, settings));
     Running::start(bed, address, command)
 }
 
 /// One of the tests' own programs as a client.
 #[track_caller]
 pub(crate) fn drive(mut command: Command, address: SocketAddr, settings: Settings) -> Box<dyn Client> {
-    command.args(words("client", address, settings));
+    command.args(arguments("client", address, settings));
     Box::new(Driven::start(command))
 }
 
-fn words(role: &str, address: SocketAddr, settings: Settings) -> Vec<String> {
-    let mut words = vec![role.to_owned(), address.ip().to_string(), address.port().to_string()];
-    words.extend(settings.words());
-    words
+fn arguments(role: &str, address: SocketAddr, settings: Settings) -> Vec<String> {
+    let mut arguments = vec![role.to_owned(), address.ip().to_string(), address.port().to_string()];
+    arguments.extend(settings.arguments());
+    arguments
 }
 
-/// A client that connects for every line it reads, and writes a line about it.
+/// A client that connects once for every line it reads, and writes a line about the result.
 pub(crate) struct Driven {
     child: Child,
     stdin: ChildStdin,
@@ -176,7 +177,7 @@ impl Driven {
         Self { child, stdin, lines }
     }
 
-    /// Begins a connection and does not wait for it; dropped then, the program is killed. The process id.
+    /// Begins a connection without waiting for it. Returns the process id.
     pub(crate) fn begin(&mut self) -> u32 {
         self.stdin.write_all(b"\n").unwrap();
         self.child.id()
@@ -189,7 +190,7 @@ impl Client for Driven {
         let pid = self.child.id();
         let once = |_| {
             self.stdin.write_all(b"\n").unwrap();
-            let line = self.lines.recv_timeout(TIMEOUT).expect("the client says nothing");
+            let line = self.lines.recv_timeout(TIMEOUT).expect("no line from the client in time");
             let taken = line.parse().ok().map(Duration::from_micros);
             let failure = taken.is_none().then_some(line);
             Account { pid, taken, failure }
@@ -210,13 +211,13 @@ impl Drop for Driven {
     }
 }
 
-/// Runs a client that is a process a connection, or one for several; `input` goes to its standard input.
+/// Runs a client to its end, with `input` on its standard input. Returns its process id and output.
 #[track_caller]
 pub(crate) fn run(command: Command, input: &[u8]) -> (u32, Output) {
     run_until(command, input, None)
 }
 
-/// The same for a client that ends with its standard input, some time later.
+/// The same for a client that ends when its standard input does, which is closed after `time`.
 #[track_caller]
 pub(crate) fn run_for(command: Command, input: &[u8], time: Duration) -> (u32, Output) {
     run_until(command, input, Some(Instant::now() + time))
@@ -247,7 +248,7 @@ fn run_until(mut command: Command, input: &[u8], end: Option<Instant>) -> (u32, 
     (pid, child.wait_with_output().unwrap())
 }
 
-/// The account of a client that has no clock.
+/// The account of a client that reports no time.
 pub(crate) fn account(pid: u32, out: &Output) -> Account {
     let failure = (!out.status.success()).then(|| {
         format!("{} {}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
@@ -255,7 +256,8 @@ pub(crate) fn account(pid: u32, out: &Output) -> Account {
     Account { pid, taken: None, failure }
 }
 
-/// A server that is a client of another one: asked in plain text on its own side of the link, it asks over it.
+/// A proxy as a client: it takes plain-text requests on its own side of the link and forwards them over it
+/// with TLS.
 pub(crate) struct Proxy<'a> {
     bed: &'a Testbed,
     server: Server,
@@ -279,8 +281,8 @@ impl Client for Proxy<'_> {
     }
 }
 
-/// Waits until the tracer has probes in a program with a library of its own: what such a program does in its first tens
-/// of milliseconds is seen on the wire alone (docs/limitations.md). It has to be running.
+/// Waits until the tracer has probed a program with a library of its own, which must be running: the
+/// handshakes of its first tens of milliseconds are seen on the wire alone (docs/limitations.md).
 #[track_caller]
 pub(crate) fn await_probes(program: &Path) {
     let path = format!(" path={} ", program.display());
@@ -288,15 +290,15 @@ pub(crate) fn await_probes(program: &Path) {
         let last = lines.iter().rev().find(|line| line.contains(&path));
         last.is_some_and(|line| line.contains(" TLS library "))
     });
-    assert!(found, "the tracer does not find {}:\n{}", program.display(), Tracer::shared().stderr());
+    assert!(found, "the tracer did not find {}:\n{}", program.display(), Tracer::shared().stderr());
 }
 
-/// The sources of the tests' own programs.
+/// A source file of the tests' own programs.
 pub(crate) fn source(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(path)
 }
 
-/// Where `cargo xtask` puts what it builds and unpacks for the tests.
+/// A program that `cargo xtask` builds or unpacks for the tests.
 pub(crate) fn tool(path: &str) -> PathBuf {
     let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     let tool = target.with_file_name("tools").join("peers").join(path);
@@ -304,7 +306,7 @@ pub(crate) fn tool(path: &str) -> PathBuf {
     tool
 }
 
-/// The address of the server side that all scenarios use.
+/// The server address of all scenarios.
 pub(crate) fn server_address(bed: &Testbed) -> SocketAddr {
     SocketAddr::new(bed.address(Side::Server, crate::testbed::Family::V4), 4433)
 }

@@ -1,4 +1,4 @@
-//! Node.js: an OpenSSL of its own, linked into the program, between memory buffers.
+//! Node.js: an OpenSSL of its own, linked into the program, with memory BIOs.
 
 use std::{env, path::PathBuf, process::Command};
 
@@ -16,10 +16,10 @@ pub(crate) const PEERS: Peers = Peers {
         await_probes(&program());
         server
     },
-    libraries: both(Some(Library::OpenSslInDoubt)),
+    libraries: both(Some(Library::OpenSslUncertain)),
 };
 
-/// The file that `node` is.
+/// The executable behind the command `node`.
 fn program() -> PathBuf {
     let folders = env::var_os("PATH").unwrap_or_default();
     let file = env::split_paths(&folders).find_map(|folder| folder.join("node").canonicalize().ok());

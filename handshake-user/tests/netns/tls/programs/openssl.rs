@@ -1,5 +1,5 @@
-//! openssl's own client and server, of the system and of other Debian releases, unpacked beside it.
-//! Neither calls the function that makes a handshake: reading and writing do it.
+//! openssl's own client and server, of the system and of other Debian releases. Neither calls the handshake
+//! function: reading and writing make the handshake.
 
 use std::{fs, net::SocketAddr, process::Command, time::Duration};
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::testbed::{Testbed, packet::Side};
 
-/// One module a release.
+/// Generates a module for a release.
 macro_rules! release {
     ($name:ident, $release:expr) => {
         pub(crate) mod $name {
@@ -46,7 +46,7 @@ pub(crate) enum Release {
 }
 
 impl Release {
-    /// Its library is in none of the system's places.
+    /// Waits for probes on an unpacked library, which is not in the library cache.
     #[track_caller]
     fn await_probes(&self) {
         let Self::Unpacked(name) = self else { return };
@@ -61,7 +61,7 @@ impl Release {
                 let mut command = bed.command(side, tool(&format!("{name}/loader")).to_str().unwrap());
                 command.arg("--library-path").arg(tool(&format!("{name}/lib")));
                 command.arg(tool(&format!("{name}/openssl")));
-                // Its own settings would name the release's folders.
+                // Its default configuration would name the release's folders.
                 command.env("OPENSSL_CONF", "/dev/null");
                 command
             }
@@ -69,7 +69,7 @@ impl Release {
     }
 }
 
-/// Without early data it answers with a page; with it, `s_server` knows no pages, and waits for the client's end.
+/// Answers with a page. With early data `s_server` has no pages, and waits for the client to close.
 #[track_caller]
 fn serve(release: &Release, bed: &Testbed, address: SocketAddr, settings: Settings) -> Running {
     let certificate = Certificate::shared();
@@ -99,7 +99,7 @@ fn version(settings: Settings) -> &'static str {
     }
 }
 
-/// A process a connection, with the session in a file.
+/// One process per connection, with the session in a file.
 struct Sessions<'a> {
     release: &'static Release,
     bed: &'a Testbed,
@@ -140,7 +140,7 @@ impl Sessions<'_> {
         }
         let (pid, out) = if self.settings.early_data {
             command.arg("-early_data").arg(self.folder.path().join("early"));
-            // The server says nothing: the connection ends when the tickets have come.
+            // The server sends nothing: the time is for its tickets to arrive.
             run_for(command, super::REQUEST, Duration::from_millis(400))
         } else {
             run(command, super::REQUEST)

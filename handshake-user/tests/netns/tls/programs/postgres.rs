@@ -1,4 +1,5 @@
-//! PostgreSQL: psql by libpq and the server, both with the system's OpenSSL, behind a question in plain text.
+//! PostgreSQL: psql (libpq) and the server, both with the system's OpenSSL, after an SSLRequest in plain
+//! text.
 
 use std::{
     fs,
@@ -24,19 +25,19 @@ use crate::testbed::{Testbed, packet::Side};
 pub(crate) const PEERS: Peers = Peers {
     client: |bed, address, settings| {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("openssl.cnf"), GUESS_P256).unwrap();
+        fs::write(folder.path().join("openssl.cnf"), OFFER_P256).unwrap();
         Box::new(Psql { bed, address, settings, folder })
     },
     server: serve,
     libraries: both(Some(Library::OpenSsl)),
 };
 
-/// It refuses to run as root.
+/// PostgreSQL refuses to run as root.
 const USER: &str = "postgres";
 
-/// The server takes P-256 only, unless told otherwise, and OpenSSL guesses X25519 first: with TLS 1.3 every
-/// connection begins with a `HelloRetryRequest`.
-const GUESS_P256: &str =
+/// By default the server accepts only P-256, while OpenSSL sends a key share for X25519: with TLS 1.3 every
+/// connection would begin with a `HelloRetryRequest`.
+const OFFER_P256: &str =
     "openssl_conf = c\n[c]\nssl_conf = s\n[s]\nsystem_default = d\n[d]\nGroups = P-256\n";
 
 struct Psql<'a> {
@@ -66,7 +67,7 @@ impl Psql<'_> {
             self.address.port(),
             root.display(),
         );
-        // Without the wrapper that Debian puts before it.
+        // Not through Debian's wrapper.
         let mut command = self.bed.command(Side::Client, programs().join("psql").to_str().unwrap());
         command.args(["--no-psqlrc", "--tuples-only", "--command", "select 'hello'", "--dbname"]);
         command.arg(connection).env("HOME", "/nonexistent");
@@ -114,7 +115,7 @@ fn serve(bed: &Testbed, address: SocketAddr, settings: Settings) -> Running {
     Running::start_in(Some(folder), bed, address, command)
 }
 
-/// Debian keeps each release's programs in a folder of its own.
+/// The programs of the newest release; Debian has a folder for each.
 fn programs() -> PathBuf {
     let releases = fs::read_dir("/usr/lib/postgresql").expect("postgresql, which this test needs");
     let mut found: Vec<_> = releases.map(|entry| entry.unwrap().path().join("bin")).collect();
@@ -123,7 +124,7 @@ fn programs() -> PathBuf {
     found.pop().expect("a PostgreSQL server, which this test needs")
 }
 
-/// An empty cluster, made once and copied.
+/// An empty cluster, made once and then copied.
 fn cluster() -> &'static Path {
     static CLUSTER: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
     let (_, data) = CLUSTER.get_or_init(|| {

@@ -1,4 +1,4 @@
-//! Python's ssl over blocking sockets: the system's OpenSSL.
+//! Python's ssl on blocking sockets: the system's OpenSSL.
 
 use std::process::Command;
 
@@ -15,7 +15,7 @@ fn command(bed: &Testbed, side: Side) -> Command {
     script(bed, side, "blocking.py")
 }
 
-/// The system's own Python: others may bring a library of their own.
+/// A script under the system's own Python, because others may bring a library of their own.
 pub(super) fn script(bed: &Testbed, side: Side, name: &str) -> Command {
     let mut command = bed.command(side, "/usr/bin/python3");
     command.arg("-B").arg(source("python").join(name));

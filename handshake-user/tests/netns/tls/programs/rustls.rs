@@ -1,4 +1,4 @@
-//! rustls: nothing of it can be probed, so that only the link tells.
+//! rustls, which cannot be probed: its handshakes are seen on the wire alone.
 
 use std::{env, process::Command};
 
@@ -11,7 +11,7 @@ pub(crate) const PEERS: Peers = Peers {
     libraries: both(None),
 };
 
-/// An example of this package, which cargo builds into a folder beside that of the tests.
+/// An example of this package, which cargo builds into the folder next to that of the tests.
 fn command(bed: &Testbed, side: Side) -> Command {
     let tests = env::current_exe().unwrap();
     let peer = tests.parent().unwrap().with_file_name("examples").join("rustls-peer");

@@ -1,5 +1,5 @@
-//! The exporter under siege: clients that are slow, idle, half-closed, deaf or talk garbage, and that come again as soon as
-//! they are put out. A scrape is answered all the same.
+//! The exporter under hostile clients: slow, idle, half-closed, not reading or sending garbage, which
+//! reconnect as soon as they are disconnected. Scrapes must be answered all the same.
 
 use std::{
     env,
@@ -21,35 +21,35 @@ use crate::program::Daemon;
 
 /// How long a scrape may take.
 const TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the siege lasts.
-const SIEGE: Duration = Duration::from_secs(8);
+/// How long the clients stay.
+const DURATION: Duration = Duration::from_secs(8);
 const CLIENTS: usize = 1000;
-/// What clients may cost, KiB.
+/// How much memory the clients may cost, KiB.
 const MAX_KIB: u64 = 64 * 1024;
 
 const REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n";
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
-    /// Sends half a request line and then a byte now and then.
+    /// Sends half a request line, and then a byte now and then.
     Slow,
-    /// Says nothing.
+    /// Sends nothing.
     Idle,
-    /// Sends a FIN and says nothing.
+    /// Sends a FIN and nothing else.
     HalfClosed,
-    /// Sends what is no HTTP, and goes on.
+    /// Keeps sending what is not HTTP.
     Garbage,
-    /// Asks and does not read.
-    Deaf,
-    /// Asks, sends a FIN, and does not read.
-    HalfClosedDeaf,
-    /// Asks, reads, and stays.
+    /// Sends requests and does not read.
+    NotReading,
+    /// Sends a request and a FIN, and does not read.
+    HalfClosedNotReading,
+    /// Sends a request, reads, and stays connected.
     KeptAlive,
-    /// Asks again and again.
+    /// Sends requests one after the other.
     Greedy,
-    /// Has a body without an end.
+    /// Sends an endless body.
     Endless,
-    /// Asks and is gone.
+    /// Sends a request and closes.
     Gone,
 }
 
@@ -58,8 +58,8 @@ const KINDS: [Kind; 10] = [
     Kind::Idle,
     Kind::HalfClosed,
     Kind::Garbage,
-    Kind::Deaf,
-    Kind::HalfClosedDeaf,
+    Kind::NotReading,
+    Kind::HalfClosedNotReading,
     Kind::KeptAlive,
     Kind::Greedy,
     Kind::Endless,
@@ -67,13 +67,13 @@ const KINDS: [Kind; 10] = [
 ];
 
 impl Kind {
-    /// One connection, until the server has enough of it.
-    async fn call(self, at: SocketAddr) -> std::io::Result<()> {
+    /// Makes one connection, until the server closes it.
+    async fn connect(self, at: SocketAddr) -> std::io::Result<()> {
         let socket = TcpSocket::new_v4()?;
-        if matches!(self, Self::Deaf | Self::HalfClosedDeaf) {
+        if matches!(self, Self::NotReading | Self::HalfClosedNotReading) {
             socket.set_recv_buffer_size(4096)?;
         }
-        // No TIME_WAIT: ports would run out.
+        // Without TIME_WAIT, because ports would run out.
         socket.set_zero_linger()?;
         let mut stream = socket.connect(at).await?;
         let mut sink = vec![0; 1 << 16];
@@ -94,14 +94,14 @@ impl Kind {
                 stream.write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\0\r\n\r\n\xff\xfe").await?;
                 sleep(Duration::from_millis(20)).await;
             },
-            Self::Deaf => {
+            Self::NotReading => {
                 stream.write_all(&REQUEST.repeat(8)).await?;
                 loop {
                     sleep(Duration::from_millis(50)).await;
                     stream.write_all(b"x").await?;
                 }
             }
-            Self::HalfClosedDeaf => {
+            Self::HalfClosedNotReading => {
                 stream.write_all(REQUEST).await?;
                 stream.shutdown().await?;
                 loop {
@@ -136,50 +136,50 @@ impl Kind {
     }
 }
 
-/// Runs until dropped.
-struct Siege {
+/// Clients in a thread of their own, until dropped.
+struct Clients {
     _stop: oneshot::Sender<()>,
     thread: Option<thread::JoinHandle<u64>>,
 }
 
-impl Siege {
-    fn lay(address: &str, kinds: &'static [Kind], clients: usize) -> Self {
+impl Clients {
+    fn start(address: &str, kinds: &'static [Kind], clients: usize) -> Self {
         let at: SocketAddr = address.parse().unwrap();
         let (stop, stopped) = oneshot::channel();
-        let (laid, is_laid) = mpsc::channel();
+        let (ready, is_ready) = mpsc::channel();
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let calls = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+            let connections = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
             runtime.block_on(async {
                 for kind in kinds.iter().cycle().take(clients).copied() {
-                    let calls = std::sync::Arc::clone(&calls);
+                    let connections = std::sync::Arc::clone(&connections);
                     tokio::spawn(async move {
                         loop {
-                            calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                            // How it ends is the server's affair.
-                            let _ = timeout(Duration::from_secs(20), kind.call(at)).await;
+                            connections.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                            // Any way that the server ends it is fine.
+                            let _ = timeout(Duration::from_secs(20), kind.connect(at)).await;
                             sleep(Duration::from_millis(2)).await;
                         }
                     });
                 }
-                laid.send(()).unwrap();
+                ready.send(()).unwrap();
                 drop(stopped.await);
             });
-            calls.load(std::sync::atomic::Ordering::Relaxed)
+            connections.load(std::sync::atomic::Ordering::Relaxed)
         });
-        is_laid.recv().unwrap();
+        is_ready.recv().unwrap();
         Self { _stop: stop, thread: Some(thread) }
     }
 
-    /// Ends it; returns how many connections it made.
-    fn lift(self) -> u64 {
+    /// Ends them. Returns how many connections they made.
+    fn stop(self) -> u64 {
         let Self { _stop: stop, mut thread } = self;
         drop(stop);
         thread.take().unwrap().join().unwrap()
     }
 }
 
-/// A scrape as Prometheus makes it, and how long it took.
+/// Scrapes as Prometheus does. Returns how long it took, and the size of the page.
 fn scrape(address: &str) -> (Duration, Result<usize, String>) {
     let begin = Instant::now();
     let answer = || -> std::io::Result<Vec<u8>> {
@@ -200,11 +200,11 @@ fn scrape(address: &str) -> (Duration, Result<usize, String>) {
     (begin.elapsed(), answer)
 }
 
-/// Scrapes for as long as a siege lasts; says what it was like.
-fn endure(daemon: &Daemon, kinds: &'static [Kind], clients: usize, duration: Duration) {
+/// Scrapes while the clients are there, and checks the times, the memory and the sockets.
+fn scrape_under(daemon: &Daemon, kinds: &'static [Kind], clients: usize, duration: Duration) {
     let _ = daemon.scrape();
     let (files, memory) = (daemon.sockets(), daemon.resident_kib());
-    let siege = Siege::lay(&daemon.address, kinds, clients);
+    let load = Clients::start(&daemon.address, kinds, clients);
     let (mut took, mut most_memory, mut most_files) = (Vec::new(), memory, 0);
     let begin = Instant::now();
     let mut failures = Vec::new();
@@ -218,12 +218,12 @@ fn endure(daemon: &Daemon, kinds: &'static [Kind], clients: usize, duration: Dur
         most_files = most_files.max(daemon.sockets());
         thread::sleep(Duration::from_millis(50));
     }
-    let calls = siege.lift();
+    let connections = load.stop();
     took.sort();
     let (median, worst) = (took[took.len() / 2], took[took.len() - 1]);
     println!(
-        "{clients} clients, {calls} connections in {duration:?}; {} scrapes: median {median:?}, worst {worst:?}; memory \
-         {memory} KiB and at most {} more; files {files} and at most {} more",
+        "{clients} clients, {connections} connections in {duration:?}; {} scrapes: median {median:?}, worst \
+         {worst:?}; memory {memory} KiB and at most {} more; sockets {files} and at most {} more",
         took.len(),
         most_memory - memory,
         most_files - files
@@ -231,42 +231,42 @@ fn endure(daemon: &Daemon, kinds: &'static [Kind], clients: usize, duration: Dur
     assert!(failures.is_empty(), "{} of {} scrapes: {failures:?}", failures.len(), took.len());
     assert!(worst < TIMEOUT, "a scrape took {worst:?}");
     assert!(most_memory - memory < MAX_KIB, "{} KiB more", most_memory - memory);
-    assert!(calls > clients as u64 / 2, "only {calls} calls");
+    assert!(connections > clients as u64 / 2, "only {connections} connections");
 
-    // Their places are free again, and it is as fast as before.
+    // Their connections are closed, and scrapes are as fast as before.
     let back = (0..50).any(|_| {
         thread::sleep(Duration::from_millis(100));
         daemon.sockets() <= files
     });
-    assert!(back, "{files} files were open, now {}", daemon.sockets());
+    assert!(back, "{files} sockets were open, now {}", daemon.sockets());
     let (time, answer) = scrape(&daemon.address);
     assert!(answer.is_ok() && time < TIMEOUT / 4, "{answer:?} after {time:?}");
 }
 
 #[test]
-fn a_thousand_hostile_clients_of_all_kinds_do_not_delay_a_scrape() {
+fn thousand_clients_of_all_kinds_do_not_delay_scrapes() {
     let daemon = Daemon::start(&[]);
-    endure(&daemon, &KINDS, CLIENTS, SIEGE);
+    scrape_under(&daemon, &KINDS, CLIENTS, DURATION);
 }
 
 #[test]
-fn each_kind_of_hostile_client_alone_does_not_delay_a_scrape() {
+fn no_single_kind_of_client_delays_scrapes() {
     let daemon = Daemon::start(&[]);
-    let only = env::var("HANDSHAKE_TEST_SIEGE").ok();
+    let only = env::var("HANDSHAKE_TEST_CLIENT").ok();
     for kind in &KINDS {
         if only.as_ref().is_some_and(|only| *only != format!("{kind:?}")) {
             continue;
         }
         println!("{kind:?}");
-        // Who asks in order is answered in turn: how many a second is a matter of the machine.
+        // Well-behaved clients are served in turn, and how many a second depends on the machine.
         let clients = if matches!(kind, Kind::KeptAlive | Kind::Greedy) { CLIENTS / 5 } else { CLIENTS };
-        endure(&daemon, std::slice::from_ref(kind), clients, Duration::from_secs(2));
+        scrape_under(&daemon, std::slice::from_ref(kind), clients, Duration::from_secs(2));
     }
 }
 
-/// Seen: it took more than 15 s.
+/// A regression test: a scrape once took more than 15 s.
 #[test]
-fn half_request_lines_do_not_delay_a_scrape() {
+fn incomplete_request_lines_do_not_delay_scrapes() {
     let daemon = Daemon::start(&[]);
     let slow: Vec<_> = (0..80)
         .map(|_| {
@@ -277,7 +277,7 @@ fn half_request_lines_do_not_delay_a_scrape() {
         .collect();
     let (time, answer) = scrape(&daemon.address);
     assert!(answer.is_ok() && time < TIMEOUT, "{answer:?} after {time:?}");
-    // They are put out, too.
+    // The server closes them, too.
     let begin = Instant::now();
     for mut stream in slow {
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -288,15 +288,15 @@ fn half_request_lines_do_not_delay_a_scrape() {
     assert!(begin.elapsed() < Duration::from_secs(6), "{:?}", begin.elapsed());
 }
 
-/// Descriptors are short: connections that are waited for give theirs.
+/// When descriptors run out, idle connections give theirs up.
 #[test]
-fn without_descriptors_a_scrape_is_answered_all_the_same() {
+fn scrapes_are_answered_when_descriptors_run_out() {
     use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
     let daemon = Daemon::start(&[]);
     let limit = Some(daemon.files() as u64 + 24);
     let pid = Pid::from_raw(i32::try_from(daemon.pid()).unwrap());
     prlimit(pid, Resource::Nofile, Rlimit { current: limit, maximum: limit }).unwrap();
-    // With so few places they are let in one after the other, each for some milliseconds.
-    endure(&daemon, &[Kind::Idle, Kind::Slow], CLIENTS / 5, Duration::from_secs(2));
+    // With so few descriptors, clients are accepted one after the other, each for some milliseconds.
+    scrape_under(&daemon, &[Kind::Idle, Kind::Slow], CLIENTS / 5, Duration::from_secs(2));
 }

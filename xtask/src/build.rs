@@ -19,9 +19,8 @@ use crate::{
 ///
 /// Installs what is missing first. The kernel side is always optimized: otherwise the verifier rejects it.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Examples:\n  cargo xtask build\n  cargo xtask build --debug    # target/debug/handshake, compiles faster"
-)]
+#[command(after_help = "Examples:\n  cargo xtask build\n  \
+        cargo xtask build --debug    # target/debug/handshake, compiles faster")]
 pub(crate) struct Args {
     /// Build user space without optimization
     #[arg(long)]
@@ -59,8 +58,8 @@ pub(crate) fn ebpf_cargo(workspace: &Workspace, ready: &Ready, subcommand: &str)
         format!("--cfg=bpf_target_arch=\"{}\"", ready.toolchain.bpf_target_arch()),
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
-        // Instruction set v3 has 32-bit registers and all jumps: shorter programs. Every kernel with a BPF ring
-        // buffer runs it.
+        // Instruction set v3 has 32-bit registers and all jumps: shorter programs. Every kernel with a BPF
+        // ring buffer runs it.
         "-Ctarget-cpu=v3".to_owned(),
         format!("-Clinker={}", ready.linker.display()),
     ];

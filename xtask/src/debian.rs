@@ -1,5 +1,5 @@
-//! Packages of another Debian suite, unpacked and not installed, without touching the system's own package lists:
-//! the archive's address and key come from the system's apt configuration, only the suite differs.
+//! Packages of another Debian suite, unpacked and not installed, without touching the system's own package
+//! lists: the archive's address and key come from the system's apt configuration, only the suite differs.
 
 use std::{
     fs,
@@ -14,8 +14,8 @@ use crate::process;
 /// What `apt-get indextargets` prints for each source of packages.
 const FORMAT: &str = "$(REPO_URI)|$(RELEASE)|$(SIGNED_BY)";
 
-/// The suites by which the Debian archive is recognised, whatever its mirror is called. apt knows the origin only
-/// once it has downloaded the lists, which a fresh image lacks.
+/// The suites by which the Debian archive is recognised, whatever its mirror is called. apt knows the origin
+/// only once it has downloaded the lists, which a fresh image lacks.
 const SUITES: [&str; 11] = [
     "bullseye",
     "bookworm",
@@ -30,8 +30,8 @@ const SUITES: [&str; 11] = [
     "unstable",
 ];
 
-/// Downloads the newest versions of these packages in one suite. Returns the folder with the unpacked files, which is
-/// below `folder`.
+/// Downloads the newest versions of these packages in one suite. Returns the folder with the unpacked files,
+/// which is below `folder`.
 pub(crate) fn fetch(packages: &[&str], suite: &str, folder: &Path) -> Result<PathBuf> {
     let targets = process::read(
         Command::new("apt-get").args(["indextargets", "--format", FORMAT, "Created-By: Packages"]),
@@ -88,8 +88,8 @@ pub(crate) fn fetch(packages: &[&str], suite: &str, folder: &Path) -> Result<Pat
     Ok(unpacked)
 }
 
-/// The line of a sources.list for another suite of the archive of this index target. Returns `None` if it is not the
-/// main Debian archive; the security archive does not carry every suite.
+/// The line of a sources.list for another suite of the archive of this index target. Returns `None` if it is
+/// not the main Debian archive; the security archive does not carry every suite.
 fn source(target: &str, suite: &str) -> Option<String> {
     let mut fields = target.split('|');
     let (uri, release, key) = (fields.next()?, fields.next()?, fields.next()?);

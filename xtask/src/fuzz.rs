@@ -38,17 +38,17 @@ const IN_CI: u32 = 10;
 
 /// Feed hostile input to every parser of untrusted bytes
 ///
-/// Builds the targets once, with the address sanitizer, and runs each for some seconds. They start from the inputs in
-/// fuzz/corpus. New inputs are kept in target/fuzz/corpus, where the next run continues; --merge copies those that
-/// reach more code into fuzz/corpus. An input that crashes a target ends it, and this command fails. An input may take
-/// 5 s and 512 MiB.
+/// Builds the targets once, with the address sanitizer, and runs each for some seconds. They start from the
+/// inputs in fuzz/corpus. New inputs are kept in target/fuzz/corpus, where the next run continues; --merge
+/// copies those that reach more code into fuzz/corpus. An input that crashes a target ends it, and this
+/// command fails. An input may take 5 s and 512 MiB.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask fuzz                              # every target, 10 s each\n  \
     cargo xtask fuzz elf library --seconds 600\n  \
     cargo xtask fuzz elf --input target/fuzz/artifacts/elf/crash-0123    # only this input\n  \
     cargo xtask fuzz --merge --seconds 60         # then commit fuzz/corpus\n\n\
-Add an input that crashed a target to fuzz/corpus/TARGET together with the fix, so that every later run tries it.")]
+Add an input that crashed a target to fuzz/corpus/TARGET together with the fix: every later run tries it.")]
 pub(crate) struct Args {
     /// Only these targets, the files in `fuzz/fuzz_targets`
     #[arg(value_name = "TARGET")]

@@ -36,8 +36,8 @@ impl Copy for i32 {}
 pub extern "C" fn probe() -> i32 { 0 }
 "#;
 
-/// Returns the path of a bpf-linker that reads this rustc's bitcode: the one on PATH if it can, otherwise this
-/// workspace's own, which is built if need be.
+/// Returns the path of a bpf-linker that reads this rustc's bitcode: the one on PATH if it can, otherwise
+/// this workspace's own, which is built if need be.
 pub(crate) fn ensure(workspace: &Workspace, toolchain: &Toolchain) -> Result<PathBuf> {
     if let Some(linker) = process::find_program(NAME)
         && links(&linker, workspace, toolchain).is_ok()

@@ -8,6 +8,7 @@ mod linker;
 mod lint;
 mod packages;
 mod peers;
+mod proc_stat;
 mod process;
 mod repeat;
 mod run;
@@ -25,14 +26,16 @@ use clap::{Parser, Subcommand};
 
 /// Build, run and test handshake.
 ///
-/// Every command first installs what it needs: Rust's library sources into the active toolchain, and bpf-linker into
-/// target/tools. Nothing needs root except the last step of `run` and `test`, and `bench` and `soak`.
+/// Every command first installs what it needs: Rust's library sources into the active toolchain, and
+/// bpf-linker into target/tools. Nothing needs root except the last step of `run` and `test`, and `bench` and
+/// `soak`.
 #[derive(Parser)]
 #[command(
     name = "cargo xtask",
     bin_name = "cargo xtask",
     arg_required_else_help = true,
-    after_help = "Start here:  cargo xtask run\nBefore a commit:  cargo xtask test\nWhat is installed where, and why:  docs/toolchain.md"
+    after_help = "Start here:  cargo xtask run\nBefore a commit:  cargo xtask test\n\
+        What is installed where, and why:  docs/toolchain.md"
 )]
 struct Cli {
     #[command(subcommand)]

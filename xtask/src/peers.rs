@@ -52,7 +52,8 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Go itself knows when there is nothing to do. The program needs only the standard library: nothing is downloaded.
+/// Go itself knows when there is nothing to do. The program needs only the standard library: nothing is
+/// downloaded.
 fn build_go(workspace: &Workspace, program: &Path, flags: &str) -> Result<()> {
     if !program.exists() {
         step(format!("building {} (half a minute the first time)", program.display()));
@@ -124,7 +125,8 @@ fn shared_objects(folder: &Path) -> Result<Vec<PathBuf>> {
             let path = entry.with_context(|| format!("cannot read {}", folder.display()))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if path.is_dir() {
-                // Other subfolders have modules of the C library and of OpenSSL, whose names look like libraries'.
+                // Other subfolders have modules of the C library and of OpenSSL, whose names look like
+                // libraries'.
                 if name.ends_with("-linux-gnu") {
                     folders.push(path);
                 }

@@ -181,8 +181,8 @@ impl Root {
         }
     }
 
-    /// The command that starts `program` as root with these variables, which are passed through env(1) because each
-    /// of the tools clears the environment in its own way. Returns `None` if root cannot be had.
+    /// The command that starts `program` as root with these variables, which are passed through env(1)
+    /// because each of the tools clears the environment in its own way. Returns `None` if root cannot be had.
     pub(crate) fn command(
         &self,
         program: &Path,

@@ -1,6 +1,6 @@
-//! Runs a test executable that compares milliseconds on a machine that others share: a test whose every panic is such a
-//! comparison is repeated, alone, and must then pass every time. Repeats are reported, never hidden, and CI has a budget
-//! of them.
+//! Runs a test executable that compares milliseconds on a machine that others share: a test whose every panic
+//! is such a comparison is repeated, alone, and must then pass every time. Repeats are reported, never
+//! hidden, and CI has a budget of them.
 
 use std::{
     ffi::OsString,
@@ -23,12 +23,12 @@ const MAX_REPEATED: usize = 4;
 /// Begins the message of an assertion that compares times (`assert_time!` in handshake-user/tests/netns.rs).
 const COMPARES_TIMES: &str = "compares times: ";
 
-/// Runs all tests that `command` with `arguments` selects; `command` makes a new one each time. Returns the tests that
-/// passed only when repeated.
+/// Runs all tests that `command` with `arguments` selects; `command` makes a new one each time. Returns the
+/// tests that passed only when repeated.
 ///
 /// # Errors
-/// If a test fails by anything but a comparison of times, or also fails alone; if more than [`MAX_REPEATED`] tests fail;
-/// if the executable fails in any other way.
+/// If a test fails by anything but a comparison of times, or also fails alone; if more than [`MAX_REPEATED`]
+/// tests fail; if the executable fails in any other way.
 pub(crate) fn run(command: impl Fn() -> Result<Command>, arguments: &[OsString]) -> Result<Vec<String>> {
     // Nobody may be reading.
     run_and_show(command, arguments, |line| drop(writeln!(io::stdout(), "{line}")))
@@ -139,7 +139,8 @@ mod tests {
                 *) for name in {tests}; do echo "test $name ... FAILED"; done; echo "test other ... ok"
                    printf '\nfailures:\n\n'
                    for name in {tests}; do
-                       printf -- '---- %s stdout ----\n\nthread '"'%s'"' (7) panicked at a.rs:1:2:\n{words}\n\n' $name $name
+                       printf -- '---- %s stdout ----\n\n' $name
+                       printf -- 'thread '"'%s'"' (7) panicked at a.rs:1:2:\n{words}\n\n' $name
                    done
                    exit {status} ;;
             esac"#
@@ -182,8 +183,9 @@ mod tests {
 
     #[test]
     fn output_of_libtest_is_parsed() {
-        let output = "test tls::a ... FAILED\ntest tls::b ... ok\ntest c - should panic ... ok\n\nfailures:\n\n\
-                      ---- tls::a stdout ----\n\nthread 'tls::a' (12) panicked at tests/netns/record.rs:98:13:\n\
+        let output = "test tls::a ... FAILED\ntest tls::b ... ok\ntest c - should panic ... ok\n\n\
+                      failures:\n\n\
+                      ---- tls::a stdout ----\n\nthread 'tls::a' (12) panicked at tests/netns/x.rs:98:13:\n\
                       compares times: x\nnote: run with `RUST_BACKTRACE=1`\nwhat the tracer said:\n\n\
                       failures:\n    tls::a\n\ntest result: FAILED. 1 passed";
         let mut report = Report::default();

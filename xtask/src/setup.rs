@@ -20,8 +20,8 @@ use crate::{
 ///
 /// The other commands do this themselves; when nothing is missing it takes milliseconds.
 ///
-/// rust-src goes into the active Rust toolchain (`rustup component add rust-src`), bpf-linker into target/tools.
-/// To remove them: `rustup component remove rust-src`, `rm -r target/tools`.
+/// rust-src goes into the active Rust toolchain (`rustup component add rust-src`), bpf-linker into
+/// target/tools. To remove them: `rustup component remove rust-src`, `rm -r target/tools`.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  cargo xtask setup")]
 pub(crate) struct Args {}
@@ -98,8 +98,8 @@ fn has_library_sources(toolchain: &Toolchain) -> bool {
     library.join("core/src/lib.rs").is_file() && library.join("Cargo.lock").is_file()
 }
 
-/// Makes sure of the programs behind `cargo fmt` and `cargo clippy`. rust-toolchain.toml lists them, but rustup does
-/// not add them everywhere to a toolchain that is already installed.
+/// Makes sure of the programs behind `cargo fmt` and `cargo clippy`. rust-toolchain.toml lists them, but
+/// rustup does not add them everywhere to a toolchain that is already installed.
 pub(crate) fn ensure_component(toolchain: &Toolchain, component: &str, program: &str) -> Result<()> {
     if toolchain.sysroot.join("bin").join(program).is_file()
         || process::find_program(program).is_some_and(|program| !is_rustup(&program))

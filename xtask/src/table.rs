@@ -1,4 +1,4 @@
-//! `cargo xtask table`: the round trips of the whole setup, measured beside expected.
+//! `cargo xtask table`: the round trips of the whole setup, measured and expected.
 
 use std::{env, fmt::Write as _, fs, path::Path, process::Command};
 
@@ -9,13 +9,13 @@ use crate::{process, workspace::Workspace};
 
 /// Measure the table of TLS handshakes and print it
 ///
-/// Real clients and servers over a link with a round trip of 50 ms, each way of a handshake once over a plain
-/// opening and once with the `ClientHello` in the SYN. Needs root, as `cargo xtask test` does.
+/// Real clients and servers over a link with a round trip of 50 ms, each kind of handshake once after a plain
+/// open and once with the `ClientHello` in the SYN. Needs root, as `cargo xtask test` does.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  cargo xtask table")]
 pub(crate) struct Args {}
 
-/// The tests that measure, and what each of their names says in the table, in its order.
+/// The tests that measure, and the title of each in the table, in its order.
 const TESTS: &str = "tls::table::";
 const LINES: [(&str, &str); 13] = [
     ("tls12_full", "TLS 1.2 full"),
@@ -33,7 +33,7 @@ const LINES: [(&str, &str); 13] = [
     ("java", "Java, TLS 1.3 full, the first of its JVM"),
 ];
 
-/// Lines of programs that have no way to ask for Fast Open.
+/// Programs that cannot request Fast Open.
 const WITHOUT_FAST_OPEN: [&str; 1] = ["java"];
 
 pub(crate) fn main(_args: &Args) -> Result<()> {
@@ -48,7 +48,7 @@ pub(crate) fn main(_args: &Args) -> Result<()> {
         "measuring the table",
         "see the tests' output above",
     );
-    // What could be measured is shown also when something failed.
+    // What was measured is shown even if something failed.
     println!("{}", render(&read(&path)?)?);
     tests
 }
@@ -59,14 +59,14 @@ fn read(path: &Path) -> Result<String> {
     })
 }
 
-/// Markdown: the round trips, of which the expected ones stand in brackets where they differ, and the time.
+/// Markdown: the round trips, with the expected ones in parentheses if they differ, and the time.
 fn render(cells: &str) -> Result<String> {
     let cells = cells
         .lines()
         .map(|line| serde_json::from_str(line).with_context(|| format!("no JSON: {line}")))
         .collect::<Result<Vec<Value>>>()?;
     if let Some(stranger) = cells.iter().find(|cell| LINES.iter().all(|(name, _)| cell["line"] != *name)) {
-        bail!("a line of the table that has no name: {stranger}");
+        bail!("a line of the table has no title: {stranger}");
     }
     let mut out = String::from(
         "SYN → the client may send application data, over a round trip of 50 ms\n\n\
@@ -94,7 +94,7 @@ fn describe(cell: &Value) -> String {
         if cell["round_trips"] == *expected { String::new() } else { format!(" (not {expected})") };
     let time = cell["setup_us"].as_u64().map_or_else(
         || "?".to_owned(),
-        // One digit behind the point.
+        // One decimal.
         |micros| format!("{}.{}", micros / 1000, micros % 1000 / 100),
     );
     format!("{measured}{difference}: {time} ms")
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_measured_stands_in_its_place_and_a_difference_is_said() {
+    fn cells_are_in_their_place_and_differences_are_shown() {
         let cells = r#"{"line":"tls13_full","fast_open":true,"expected":1,"round_trips":1,"setup_us":51234}
 {"line":"tls13_full","fast_open":false,"expected":2,"round_trips":3,"setup_us":151099}
 {"line":"tls12_full","fast_open":false,"expected":3,"round_trips":null,"setup_us":null}"#;
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_a_name_is_an_error() {
+    fn line_without_a_title_is_an_error() {
         assert!(render(r#"{"line":"tls14"}"#).is_err());
         assert!(render("oops").is_err());
     }

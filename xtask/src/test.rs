@@ -19,8 +19,9 @@ use crate::{
 /// The package whose integration tests may need root.
 const PACKAGE: &str = "handshake-user";
 
-/// The integration tests that run as root, in their order: those that compare times come first, and have the machine
-/// to themselves. `hostile_files` is last because the kernel goes on detaching its probes for a minute after its end.
+/// The integration tests that run as root, in their order: those that compare times come first, and have the
+/// machine to themselves. `hostile_files` is last because the kernel goes on detaching its probes for a
+/// minute after its end.
 const ROOT: &[&str] =
     &[NETNS, "daemon", "dead_callers", "discover", "full", "hostile_names", "signals", "hostile_files"];
 /// Tests on network namespaces: the only ones that compare times.
@@ -28,15 +29,15 @@ const NETNS: &str = "netns";
 
 /// Run all tests: lints, tests without root, then the tests in network namespaces as root
 ///
-/// As a user it builds everything as that user, and runs only the finished tests that need root through sudo. Without a
-/// way to become root it runs the rest and reports what it skipped; with CI=true in the environment, skipping anything
-/// is a failure.
+/// As a user it builds everything as that user, and runs only the finished tests that need root through sudo.
+/// Without a way to become root it runs the rest and reports what it skipped; with CI=true in the
+/// environment, skipping anything is a failure.
 ///
-/// With a FILTER it skips lints, hostile input (`cargo xtask fuzz`), and the second pass over perf tracepoints.
-/// `HANDSHAKE_TEST_THREADS` sets how many tests in network namespaces run at once (default: one per CPU, at most 3: each
-/// has a network of its own and mostly waits). If the only panics of one of them are comparisons of times, it is
-/// repeated alone; it must then pass twice, and the last line names it. With CI=true only one test per run may be
-/// repeated.
+/// With a FILTER it skips lints, hostile input (`cargo xtask fuzz`), and the second pass over perf
+/// tracepoints. `HANDSHAKE_TEST_THREADS` sets how many tests in network namespaces run at once (default: one
+/// per CPU, at most 3: each has a network of its own and mostly waits). If the only panics of one of them are
+/// comparisons of times, it is repeated alone; it must then pass twice, and the last line names it. With
+/// CI=true only one test per run may be repeated.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask test\n  \

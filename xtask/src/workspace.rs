@@ -32,7 +32,8 @@ impl Workspace {
         self.target.join("tools")
     }
 
-    /// The target folder of the kernel side, which has other compiler flags: sharing one would rebuild user space.
+    /// The target folder of the kernel side, which has other compiler flags: sharing one would rebuild user
+    /// space.
     pub(crate) fn ebpf_target(&self) -> PathBuf {
         self.target.join("ebpf")
     }

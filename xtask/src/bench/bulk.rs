@@ -1,5 +1,5 @@
-//! Bulk transfer on loopback, over one connection and as fast as the machine can: what the program costs packets outside
-//! of handshakes.
+//! Bulk transfer on loopback, over one connection and as fast as the machine can: what the program costs
+//! packets outside of handshakes.
 
 use std::{
     fmt::Write as _,

@@ -34,7 +34,7 @@ impl Load {
             connections: Arc::new(AtomicU64::new(0)),
             workers: Vec::new(),
         };
-        // The namespace belongs to the threads that are in it, and goes with them.
+        // The namespace exists as long as threads are in it.
         let (stop, connections) = (load.stop.clone(), load.connections.clone());
         load.workers.push(thread::spawn(move || {
             let made = make_namespace();
@@ -47,10 +47,11 @@ impl Load {
                 .map(|pair| {
                     let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, pair), 0))?;
                     let address = listener.local_addr()?;
-                    // The server outlives its client: a connection that nobody accepts would hold the client for ever.
+                    // The server outlives its client: a connection that nobody accepts would block the client
+                    // for ever.
                     let alone = Arc::new(AtomicBool::new(false));
-                    let told = alone.clone();
-                    let server = thread::spawn(move || serve(&listener, &told));
+                    let is_alone = alone.clone();
+                    let server = thread::spawn(move || serve(&listener, &is_alone));
                     let (stop, connections) = (stop.clone(), connections.clone());
                     let client = thread::spawn(move || request(address, &stop, &connections));
                     Ok((address, alone, server, client))
@@ -93,7 +94,7 @@ impl Drop for Load {
     }
 }
 
-/// Moves this thread, and those that it will start, into a new network namespace.
+/// Moves this thread, and those that it starts later, into a new network namespace.
 pub(crate) fn make_namespace() -> Result<()> {
     // SAFETY: unshare(2) of the network namespace changes only this thread; it touches no memory of ours.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
@@ -103,7 +104,7 @@ pub(crate) fn make_namespace() -> Result<()> {
         .status()
         .context("cannot run `ip` (iproute2)")?;
     ensure!(up.success(), "`ip link set lo up` failed");
-    // TIME_WAIT of a minute would use up the ports; past this many, the kernel lets the oldest go.
+    // A minute of TIME_WAIT would use up the ports; beyond this limit the kernel drops the oldest.
     std::fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", "1000")
         .context("cannot set net.ipv4.tcp_max_tw_buckets in the load's namespace")
 }
@@ -112,7 +113,7 @@ fn serve(listener: &TcpListener, alone: &AtomicBool) -> Result<()> {
     let mut request = [0; 64];
     while !alone.load(Ordering::Relaxed) {
         let (mut stream, _) = listener.accept()?;
-        // A client that stops in the middle is the end of the load, not an error.
+        // A client that stops midway is the end of the load, not an error.
         if stream.read(&mut request).is_ok() {
             stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").ok();
         }

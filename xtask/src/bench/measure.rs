@@ -8,7 +8,7 @@ use super::subject::Subject;
 
 /// The kernel's switch for run times of eBPF programs.
 const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
-/// Between attaching and measuring.
+/// The pause between attaching and measuring.
 pub(super) const SETTLE: Duration = Duration::from_millis(300);
 
 /// How every load is measured.
@@ -53,7 +53,8 @@ impl BenchMode {
         }
     }
 
-    /// Arguments, and what it says on standard error when it is ready.
+    /// Its arguments, and what its line on standard error contains when it is ready. Returns `None` without
+    /// the program.
     pub(super) const fn command(self) -> Option<(&'static [&'static str], &'static str)> {
         match self {
             Self::Without => None,
@@ -63,7 +64,8 @@ impl BenchMode {
     }
 }
 
-/// Kernel time per hit and per thing that `made` counts, in one window of its own: keeping the statistics costs time, too.
+/// Kernel time per hit and per thing that `made` counts, in a measurement of its own, since the statistics
+/// cost time.
 pub(super) fn kernel_time(
     plan: &Plan<'_>,
     thing: &str,
@@ -77,7 +79,7 @@ pub(super) fn kernel_time(
         let first = subject.program_times()?;
         let made = made()?;
         let last = subject.program_times()?;
-        // Reading them takes its time, in which the load goes on.
+        // Read last: it takes time, and the load goes on.
         let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
         subject.stop()?;
         Ok::<_, anyhow::Error>((first, last, made, symbols))
@@ -96,7 +98,8 @@ pub(super) fn kernel_time(
         format!("{name:<28} {:>9} {hits_each:>7.1} {us_each:>7.2}\n", nanoseconds / hits)
     };
     let mut text = format!(
-        "\nkernel time per {thing}, both ends, statistics' own cost included\n{:<28} {:>9} {:>7} {:>7}\n",
+        "\nkernel time per {thing}, both ends, including the cost of the statistics\n\
+         {:<28} {:>9} {:>7} {:>7}\n",
         "program", "ns a hit", "hits", "µs"
     );
     for time in &programs {

@@ -30,14 +30,14 @@ enum Kind {
 
 /// Measure what handshake costs a host that makes connections, TLS handshakes or transfers as fast as it can
 ///
-/// Runs each load in a network namespace of its own: without the program, with `handshake daemon`, and (TCP only) with
-/// `handshake trace`, in turn, and compares within each round. Needs root.
+/// Runs each load in a network namespace of its own: without the program, with `handshake daemon`, and (TCP
+/// only) with `handshake trace`, in turn, and compares within each round. Needs root.
 #[derive(clap::Args)]
-#[command(
-    after_help = "Examples:\n  sudo -E cargo xtask bench\n  sudo -E cargo xtask bench --rounds 11 --seconds 5\n  \
+#[command(after_help = "Examples:\n  sudo -E cargo xtask bench\n  \
+        sudo -E cargo xtask bench --rounds 11 --seconds 5\n  \
         sudo -E cargo xtask bench --load tls\n  sudo -E cargo xtask bench -- --attach tracepoint\n\n\
-        Quote the ratios, not the rates, which depend on the machine. docs/overhead.md has a measured table."
-)]
+        Quote the ratios, not the rates, which depend on the machine.\n\
+        docs/overhead.md has a measured table.")]
 pub(crate) struct Args {
     /// Only this load instead of all
     #[arg(long, value_enum)]

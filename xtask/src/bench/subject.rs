@@ -1,4 +1,4 @@
-//! The program under measurement, and what the kernel says of it.
+//! The program under measurement, and what the kernel reports about it.
 
 use std::{
     fs,
@@ -13,6 +13,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::proc_stat::CpuTimes;
+
 /// How long attaching may take.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -20,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) struct Subject {
     child: Child,
     errors: thread::JoinHandle<Vec<String>>,
-    /// What it said on standard error when it was ready.
+    /// The line on standard error with which it reported that it was ready.
     pub(crate) greeting: String,
 }
 
@@ -34,7 +36,7 @@ pub(crate) struct ProgramTime {
 }
 
 impl ProgramTime {
-    /// What has come since then; all of it if the program was not loaded yet.
+    /// The increase since then; everything if the program was not loaded yet.
     pub(crate) fn since(&self, before: &[Self]) -> Self {
         let before = before.iter().find(|before| before.id == self.id);
         Self {
@@ -44,7 +46,7 @@ impl ProgramTime {
         }
     }
 
-    /// Its function, by the kernel's symbols, among which is `bpf_prog_TAG_NAME` as long as it is loaded.
+    /// The name of its function: while it is loaded, the kernel has a symbol `bpf_prog_TAG_NAME`.
     pub(crate) fn name<'a>(&self, symbols: &'a str) -> &'a str {
         let symbol = format!("bpf_prog_{}_", self.tag);
         symbols.split_whitespace().find_map(|word| word.strip_prefix(&symbol)).unwrap_or("?")
@@ -52,26 +54,26 @@ impl ProgramTime {
 }
 
 impl Subject {
-    /// Starts the program and waits for the line on standard error that says it is attached.
+    /// Starts the program and waits until a line on standard error contains `ready`.
     pub(crate) fn start(binary: &Path, arguments: &[&str], ready: &'static str) -> Result<Self> {
         let mut command = Command::new(binary);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         dies_with_its_parent(&mut command);
         let mut child = command.spawn().with_context(|| format!("cannot start {}", binary.display()))?;
         let stderr = child.stderr.take().context("no standard error")?;
-        let (say, said) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let errors = thread::spawn(move || {
             let mut lines = Vec::new();
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 if line.contains(ready) {
-                    say.send(line.clone()).ok();
+                    sender.send(line.clone()).ok();
                 }
                 lines.push(line);
             }
             lines
         });
         let subject = Self { child, errors, greeting: String::new() };
-        let Ok(greeting) = said.recv_timeout(TIMEOUT) else {
+        let Ok(greeting) = receiver.recv_timeout(TIMEOUT) else {
             let lines = subject.stop()?;
             bail!("`handshake {}` did not get ready: {}", arguments.join(" "), lines.join("; "));
         };
@@ -82,9 +84,9 @@ impl Subject {
         self.child.id()
     }
 
-    /// How it has ended; `None` while it runs.
+    /// Its exit status. Returns `None` while it runs.
     pub(crate) fn has_ended(&mut self) -> Result<Option<ExitStatus>> {
-        self.child.try_wait().context("cannot look after handshake")
+        self.child.try_wait().context("cannot wait for handshake")
     }
 
     pub(crate) fn signal(&self, signal: rustix::process::Signal) -> Result<()> {
@@ -92,15 +94,13 @@ impl Subject {
             .context("cannot send handshake a signal")
     }
 
-    /// User CPU time so far, seconds (`utime` of /proc/PID/stat).
+    /// User CPU time so far, in seconds.
     pub(crate) fn user_seconds(&self) -> Result<f64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let ticks = user_ticks(&stat).context("cannot read /proc/PID/stat")?;
-        #[expect(clippy::cast_precision_loss, reason = "clock ticks of a benchmark's length")]
-        Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+        Ok(CpuTimes::parse(&stat).context("cannot read /proc/PID/stat")?.user)
     }
 
-    /// The run times of its eBPF programs, which the kernel keeps while `kernel.bpf_stats_enabled` is 1.
+    /// The run times of its eBPF programs, which the kernel counts while `kernel.bpf_stats_enabled` is 1.
     pub(crate) fn program_times(&self) -> Result<Vec<ProgramTime>> {
         let folder = format!("/proc/{}/fdinfo", self.child.id());
         let mut times: Vec<ProgramTime> = fs::read_dir(&folder)
@@ -113,7 +113,7 @@ impl Subject {
         Ok(times)
     }
 
-    /// Ends it as an operator would; returns what it said on standard error.
+    /// Ends it as an operator would. Returns the lines of its standard error.
     pub(crate) fn stop(mut self) -> Result<Vec<String>> {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::INT).ok();
@@ -122,7 +122,8 @@ impl Subject {
     }
 }
 
-/// The kernel ends the program with the thread that starts it, so that a killed run leaves nothing behind.
+/// The kernel kills the program when the thread that starts it ends, so that an interrupted run leaves
+/// nothing behind.
 pub(crate) fn dies_with_its_parent(command: &mut Command) {
     // SAFETY: between fork and exec only one system call is made.
     unsafe {
@@ -130,11 +131,6 @@ pub(crate) fn dies_with_its_parent(command: &mut Command) {
             Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
         })
     };
-}
-
-/// Field 14 of /proc/PID/stat; the name before it may hold anything, so count from its closing parenthesis.
-fn user_ticks(stat: &str) -> Option<u64> {
-    stat.rsplit_once(')')?.1.split_whitespace().nth(11)?.parse().ok()
 }
 
 fn program_time(fdinfo: &str) -> Option<ProgramTime> {
@@ -154,14 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn user_time_is_found_behind_any_name() {
-        let stat = "7 (a) b (c)) S 1 2 3 4 5 6 7 8 9 10 42 43 0";
-        assert_eq!(user_ticks(stat), Some(42));
-        assert_eq!(user_ticks("nothing"), None);
-    }
-
-    #[test]
-    fn programs_are_told_from_other_descriptors() {
+    fn programs_are_distinguished_from_other_descriptors() {
         let text = "pos:\t0\nprog_type:\t26\nprog_tag:\tab12\nprog_id:\t12\nrun_time_ns:\t900\nrun_cnt:\t3\n";
         let symbols = "0 t bpf_prog_ab11_other\t[bpf]\n0 t bpf_prog_ab12_tcp_probe\t[bpf]\n";
         let time = ProgramTime { id: 12, tag: "ab12".to_owned(), hits: 3, nanoseconds: 900 };

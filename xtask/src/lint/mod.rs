@@ -23,8 +23,8 @@ const CARGO_DENY: Tool = Tool {
 
 /// Check formatting, lints, dependencies, line widths and imports; any warning is a failure
 ///
-/// The kernel side is checked for its own target with its own flags: in one run with user space, cargo would unify
-/// features that must stay apart. Dependencies are checked by cargo-deny against deny.toml.
+/// The kernel side is checked for its own target with its own flags: in one run with user space, cargo would
+/// unify features that must stay apart. Dependencies are checked by cargo-deny against deny.toml.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  cargo xtask lint\nTo fix the formatting:  cargo fmt --all")]
 pub(crate) struct Args {

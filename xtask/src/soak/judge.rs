@@ -1,31 +1,31 @@
-//! Does a figure rise? The slope of Theil and Sen: the median of the slopes between all pairs of samples, which a few
-//! outliers cannot move.
+//! Whether a figure rises, by the Theil–Sen slope: the median of the slopes between all pairs of samples,
+//! which a few outliers cannot move.
 
 /// One sample: seconds since the start, and the value.
 pub(super) type Point = (f64, f64);
 
-/// What is allowed of one figure.
+/// How much one figure may rise.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limit {
-    /// A rise over the judged time by this much is noise.
+    /// A rise by this much over the judged time is noise.
     pub(super) least: f64,
-    /// And so is this part of the level.
+    /// So is a rise by this fraction of its level.
     pub(super) part: f64,
 }
 
-/// What became of one figure.
+/// The course of one figure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Trend {
     /// Medians of the first and the last third.
     pub(super) first: f64,
     pub(super) last: f64,
-    /// Over the judged time, by the slope.
+    /// The slope times the judged time.
     pub(super) rise: f64,
     pub(super) allowed: f64,
 }
 
 impl Trend {
-    /// `None` of fewer than three points: nothing can be said of them.
+    /// Returns `None` if there are fewer than three points.
     pub(super) fn of(points: &[Point], limit: Limit) -> Option<Self> {
         let [(begin, _), .., (end, _)] = points else { return None };
         if points.len() < 3 {
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leak_is_a_rise_however_noisy() {
+    fn leak_is_a_rise_however_noisy() {
         let noise = |index: u32| f64::from(index * 7919 % 13);
         let leak = trend(|index| 100.0 + f64::from(index) + noise(index));
         assert!((50.0..70.0).contains(&leak.rise) && !leak.is_flat(), "{leak:?}");
@@ -86,13 +86,13 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_stays_shows_in_the_thirds() {
+    fn lasting_step_shows_in_the_thirds() {
         let step = trend(|index| if index < 30 { 100.0 } else { 200.0 });
         assert!((step.last - step.first - 100.0).abs() < 1e-9 && !step.is_flat(), "{step:?}");
     }
 
     #[test]
-    fn a_part_of_the_level_may_be_allowed() {
+    fn fraction_of_the_level_may_be_allowed() {
         let points: Vec<_> = (0..30).map(|index| (f64::from(index), 1000.0 + f64::from(index))).collect();
         assert!(!Trend::of(&points, Limit { least: 1.0, part: 0.01 }).unwrap().is_flat());
         assert!(Trend::of(&points, Limit { least: 1.0, part: 0.05 }).unwrap().is_flat());

@@ -1,5 +1,5 @@
-//! The load: groups of connections, each in a network namespace of its own, with copies of OpenSSL's libraries of its own
-//! and processes that map them. A group lives for some seconds, then another takes its place.
+//! The load: groups of connections, each with its own network namespace, its own copies of OpenSSL's
+//! libraries and processes that map them. A group lives for some seconds, then another takes its place.
 
 use std::{
     collections::HashSet,
@@ -26,18 +26,19 @@ use crate::{
     process,
 };
 
-/// Where the connections without TLS go, and those with it: networks for benchmarks (RFC 2544), so that their records
-/// can be told from those of others.
+/// Addresses of the connections without TLS and with it: in the networks for benchmarks (RFC 2544), so that
+/// their records differ from those of others.
 pub(super) const TCP: Ipv4Addr = Ipv4Addr::new(198, 18, 88, 1);
 const TLS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(198, 18, 89, 1)), 4433);
 
 /// Groups at a time.
 const GROUPS: usize = 2;
-/// The shortest and the longest life of a group, seconds.
+/// The shortest and the longest life of a group, in seconds.
 const LIFE: std::ops::RangeInclusive<f64> = 8.0..=14.0;
-/// Between two connections of a group.
+/// The pause between two connections of a group.
 const PACE: Duration = Duration::from_millis(10);
-/// One in so many is refused, is reset, stays open until its group ends, is a TLS handshake by a process of its own.
+/// Every n-th connection is refused, is reset, stays open until its group ends, or is a TLS handshake by a
+/// new process.
 const REFUSED: u64 = 23;
 const RESET: u64 = 17;
 const HELD: u64 = 31;
@@ -45,24 +46,24 @@ const WITH_TLS: u64 = 50;
 /// How long a program may take to start or to end.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What was made so far, from the first connection on.
+/// What the load has made so far.
 #[derive(Debug, Default)]
 pub(super) struct Made {
-    /// Of them those without TLS; all were closed when their group has ended.
+    /// Those of them without TLS; all are closed when their group has ended.
     pub(super) established: AtomicU64,
     pub(super) without_tls: AtomicU64,
     pub(super) refused: AtomicU64,
     pub(super) tls: AtomicU64,
     pub(super) processes: AtomicU64,
-    /// Groups, and with each of them a namespace and a set of library files.
+    /// Groups, each with a namespace and a set of library files.
     pub(super) groups: AtomicU64,
-    /// When the files of a group were last in use.
+    /// When each group stopped using its files.
     ended: Mutex<Vec<Instant>>,
     namespaces: Mutex<HashSet<u64>>,
 }
 
 impl Made {
-    /// Groups whose files are in use, or were less than `kept` ago.
+    /// Groups whose files are in use, or were in use less than `kept` ago.
     pub(super) fn groups_within(&self, kept: Duration) -> u64 {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = ended.iter().filter(|end| end.elapsed() > kept).count();
@@ -92,7 +93,7 @@ impl Supplies {
         let libraries: Vec<_> = linked.lines().filter_map(tls_library).map(PathBuf::from).collect();
         ensure!(
             !libraries.is_empty(),
-            "{} is not linked with a libssl of its own file, so there is nothing to copy: use the distribution's",
+            "{} is not linked with a shared libssl that could be copied: use the distribution's",
             openssl.display()
         );
         let folder =
@@ -104,11 +105,11 @@ impl Supplies {
             .arg(supplies.key())
             .arg("-out")
             .arg(supplies.certificate());
-        process::read(&mut make, "making a certificate", "see openssl's words")?;
+        process::read(&mut make, "making a certificate", "see openssl's message")?;
         Ok(supplies)
     }
 
-    /// Where its files are.
+    /// The folder of its files.
     pub(super) fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -129,14 +130,14 @@ impl Supplies {
     }
 }
 
-/// The path in a line of `ldd`, if it is one of OpenSSL's libraries.
+/// The path in a line of `ldd`. Returns `None` if it is not one of OpenSSL's libraries.
 fn tls_library(line: &str) -> Option<&str> {
     let (name, rest) = line.trim().split_once(" => ")?;
     (name.starts_with("libssl.so") || name.starts_with("libcrypto.so")).then_some(())?;
     rest.split(" (").next()
 }
 
-/// The running load; ends, with all that it made, when dropped.
+/// The running load. Ends, with everything that it has made, when dropped.
 pub(super) struct Load {
     stop: Arc<AtomicBool>,
     workers: Vec<thread::JoinHandle<Result<()>>>,
@@ -158,7 +159,7 @@ impl Load {
         Self { workers: (0..GROUPS).map(worker).collect(), stop }
     }
 
-    /// Whether a worker has given up; [`Load::stop`] says why.
+    /// Whether a worker has failed; [`Load::stop`] returns why.
     pub(super) fn has_failed(&self) -> bool {
         self.workers.iter().any(thread::JoinHandle::is_finished)
     }
@@ -194,7 +195,7 @@ pub(super) fn group(supplies: &Supplies, made: &Made, rng: &mut Rng, stop: &Atom
             for address in [TCP.to_string(), TLS.ip().to_string()] {
                 let mut add = Command::new("ip");
                 add.args(["address", "add", &format!("{address}/32"), "dev", "lo"]);
-                process::read(&mut add, "`ip address add`", "see its words")?;
+                process::read(&mut add, "`ip address add`", "see its message")?;
             }
             let namespace = fs::metadata("/proc/thread-self/ns/net").context("is /proc mounted?")?.ino();
             made.namespaces.lock().unwrap_or_else(PoisonError::into_inner).insert(namespace);
@@ -234,7 +235,7 @@ fn churn(supplies: &Supplies, made: &Made, rng: &mut Rng, stop: &AtomicBool) -> 
     let mut held = Vec::new();
     let begin = Instant::now();
     let life = Duration::from_secs_f64(LIFE.start() + rng.f64() * (LIFE.end() - LIFE.start()));
-    // Files that are in use are deleted, as by an update of the system.
+    // Files are deleted while in use, as a system update does.
     let deletion = life.mul_f64(rng.f64() * 1.2);
     for turn in 1_u64.. {
         if begin.elapsed() >= life || stop.load(Ordering::Relaxed) {
@@ -257,7 +258,7 @@ fn churn(supplies: &Supplies, made: &Made, rng: &mut Rng, stop: &AtomicBool) -> 
             }
         }
         if turn.is_multiple_of(WITH_TLS) {
-            // Half of them with the system's own files, and all of them once the copies are deleted.
+            // Half of them use the system's files, and all of them once the copies are deleted.
             let own = if folder.is_some() && rng.bool() { library_path.as_path() } else { Path::new("") };
             handshake(supplies, own, made)?;
         }
@@ -339,7 +340,7 @@ impl Program {
         Ok(Self { child, errors })
     }
 
-    /// By asking the kernel: a connection made to find out would be one more to count.
+    /// Asks the kernel: a connection made to find out would have to be counted, too.
     fn await_listener(&mut self) -> Result<()> {
         let port = format!(":{:04X}", TLS.port());
         let path = format!("/proc/{}/net/tcp", self.child.id());
@@ -349,7 +350,7 @@ impl Program {
             words.next().is_some_and(|local| local.ends_with(&port)) && words.nth(1) == Some("0A")
         }) {
             if let Some(status) = self.child.try_wait()? {
-                bail!("`openssl s_server` ended ({status}): {}", self.said());
+                bail!("`openssl s_server` ended ({status}): {}", self.errors());
             }
             ensure!(Instant::now() < deadline, "`openssl s_server` does not listen after {TIMEOUT:?}");
             thread::sleep(Duration::from_millis(10));
@@ -362,14 +363,14 @@ impl Program {
         loop {
             match self.child.try_wait()? {
                 Some(status) if status.success() => return Ok(()),
-                Some(status) => bail!("`openssl s_client` failed ({status}): {}", self.said()),
+                Some(status) => bail!("`openssl s_client` failed ({status}): {}", self.errors()),
                 None => ensure!(Instant::now() < deadline, "`openssl s_client` hangs"),
             }
             thread::sleep(Duration::from_millis(2));
         }
     }
 
-    fn said(&mut self) -> String {
+    fn errors(&mut self) -> String {
         self.errors.take().and_then(|errors| errors.join().ok()).unwrap_or_default()
     }
 
@@ -391,7 +392,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libraries_are_found_by_what_ldd_says() {
+    fn libraries_are_found_in_the_output_of_ldd() {
         let line = "\tlibssl.so.3 => /lib/x86_64-linux-gnu/libssl.so.3 (0x00007f50ae45d000)";
         assert_eq!(tls_library(line), Some("/lib/x86_64-linux-gnu/libssl.so.3"));
         assert_eq!(tls_library("\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f50adc1e000)"), None);

@@ -1,4 +1,5 @@
-//! `cargo xtask soak`: does anything grow, and does every connection count, while a host lives its life? docs/soak.md.
+//! `cargo xtask soak`: whether anything grows, and every connection is counted, on a busy host
+//! (docs/soak.md).
 
 mod judge;
 mod load;
@@ -29,40 +30,41 @@ use crate::{
     workspace::{Profile, Workspace},
 };
 
-/// Begins the label of every network of the load.
+/// How the label of every network of the load begins.
 const OURS: &str = "remote_net=\"198.18.";
-/// Between two scrapes.
+/// The time between two scrapes.
 const SCRAPE: Duration = Duration::from_secs(2);
-/// Between two stops of the daemon, and how long it stays stopped, seconds.
+/// The time between two stops of the daemon, and how long it stays stopped, in seconds.
 const STOP_AFTER: std::ops::Range<f64> = 20.0..60.0;
 const STOPPED: std::ops::Range<f64> = 1.0..4.0;
-/// How long the daemon may take to count the last connection, to settle, or to be gone from the kernel.
+/// How long the daemon may take to count the last connection, to settle, or to disappear from the kernel.
 const TIMEOUT: Duration = Duration::from_mins(1);
-/// How long the daemon keeps the probes of a file that nobody uses (`KEPT` in `tls/libraries.rs`), and what the search and
-/// letting go of them takes.
+/// How long the daemon keeps the probes of an unused file (`KEPT` in `tls/library/libraries.rs`), with the
+/// time that searching and detaching takes.
 const KEPT: Duration = Duration::from_secs(610);
 
-/// Let a daemon run under churn for long, and fail if it grows, miscounts or leaves something behind
+/// Run the daemon under churn for a long time; fail if it grows, miscounts or leaves something behind
 ///
-/// Connections, TLS handshakes, processes, network namespaces and copies of OpenSSL's libraries come and go; the daemon is
-/// scraped, and stopped for some seconds now and then. Its memory, the kernel's for its maps, descriptors, probes, threads and
-/// CPU time are sampled, and a slope after the warm-up is a failure, as is a connection that was not counted. Needs root, and
-/// openssl. On a host with other traffic, what that adds to the totals is shown, and not judged.
+/// Connections, TLS handshakes, processes, network namespaces and copies of OpenSSL's libraries come and go;
+/// the daemon is scraped, and stopped for some seconds now and then. Its memory, the kernel memory of its
+/// maps, and its descriptors, probes, threads and CPU time are sampled. A rise after the warm-up is a
+/// failure, and so is a connection that was not counted. Needs root and openssl. What other traffic on the
+/// host adds to the totals is reported but not judged.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     sudo -E env PATH=\"$PATH\" cargo xtask soak --minutes 60\n  \
     sudo -E env PATH=\"$PATH\" cargo xtask soak --minutes 5 --seed 7       # the same load again\n  \
     sudo -E env PATH=\"$PATH\" cargo xtask soak --minutes 2 -- --max-connections 8\n\n\
-    Of 26 minutes and more the first 13 are warm-up, else a quarter: files that nobody uses keep their probes for ten\n\
-    minutes. The figures, their limits and a measured table: docs/soak.md")]
+    The first 13 minutes are warm-up, because unused files keep their probes for ten minutes; of a run\n\
+    shorter than 26 minutes, the first quarter. More in docs/soak.md")]
 pub(crate) struct Args {
-    /// How long, without what comes before and after
+    /// How long the load runs
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=10_080))]
     minutes: u64,
-    /// What is left to chance begins here [default: another one each time]
+    /// The seed of the random numbers [default: a new one each time]
     #[arg(long)]
     seed: Option<u64>,
-    /// Between two samples, seconds
+    /// The time between two samples, in seconds
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     every: u64,
     /// More arguments for the daemon
@@ -84,16 +86,16 @@ pub(crate) fn main(args: &Args) -> Result<()> {
 
     let supplies = Arc::new(Supplies::new()?);
     let children = watch::children();
-    // Networks of others must not fill the table for as long as it runs.
+    // Networks of others must not fill the table while it runs.
     let mut arguments =
         vec!["daemon", "--listen", "127.0.0.1:0", "--label", "remote_net", "--max-series", "20"];
     arguments.extend(args.more.iter().map(String::as_str));
-    // From this thread, with which the kernel would end it.
+    // Started by this thread: the kernel ends it together with the thread.
     let daemon = Subject::start(&binary, &arguments, "listening on")?;
     let mut soak = Soak::new(daemon, supplies, interrupted, Rng::with_seed(seed))?;
-    let told = soak.run(Duration::from_secs(args.minutes * 60), Duration::from_secs(args.every), seed);
+    let report = soak.run(Duration::from_secs(args.minutes * 60), Duration::from_secs(args.every), seed);
     let left = soak.end(&children)?;
-    let (mut text, mut failures) = told?;
+    let (mut text, mut failures) = report?;
     let _ = write!(
         text,
         "\nleft behind: {}\n",
@@ -117,7 +119,7 @@ struct Soak {
     /// Scrapes after the first.
     scrapes: u64,
     stops: u64,
-    /// Scrapes that failed, and why.
+    /// Why scrapes failed.
     unanswered: Vec<String>,
     slowest: Duration,
     objects: Objects,
@@ -126,7 +128,7 @@ struct Soak {
 impl Soak {
     fn new(daemon: Subject, supplies: Arc<Supplies>, interrupted: Arc<AtomicBool>, rng: Rng) -> Result<Self> {
         let address = daemon.greeting.split_once("http://").and_then(|(_, rest)| rest.split('/').next());
-        let address = address.context("the daemon does not say where it listens")?.to_owned();
+        let address = address.context("the daemon does not report where it listens")?.to_owned();
         let begin = Instant::now();
         Ok(Self {
             daemon,
@@ -144,12 +146,12 @@ impl Soak {
         })
     }
 
-    /// The report, and what of it is a failure.
+    /// Returns the report and its failures.
     fn run(&mut self, time: Duration, every: Duration, seed: u64) -> Result<(String, Vec<String>)> {
         let host = HostOpens::read()?;
         let first = Scrape::of(&self.address)?;
         self.begin = Instant::now();
-        step("four groups of connections, one after the other: what the library files of one cost");
+        step("four groups of connections, one after another, to find the cost of one group's library files");
         let usages = (0..4).map(|_| self.after_a_group()).collect::<Result<Vec<_>>>()?;
         let per_group = PerGroup::of(&usages);
 
@@ -159,7 +161,7 @@ impl Soak {
         let (counts, last) = self.counted(&first)?;
         let others = HostOpens::read()?;
         let others = HostOpens {
-            // One end of each scrape is the daemon's; the first is not in the number.
+            // One end of each scrape is the daemon's; the number does not include the first.
             active: (others.active - host.active).saturating_sub(self.scrapes + 1),
             passive: (others.passive - host.passive).saturating_sub(self.scrapes + 1),
         };
@@ -171,7 +173,7 @@ impl Soak {
         Ok((text, failures))
     }
 
-    /// What the daemon uses when one group has come and gone.
+    /// What the daemon uses after one group has come and gone.
     fn after_a_group(&mut self) -> Result<Usage> {
         let mut rng = self.rng.fork();
         load::group(&self.supplies, &self.made, &mut rng, &self.interrupted)?;
@@ -181,8 +183,9 @@ impl Soak {
     fn summary(&self, time: Duration, seed: u64, per_group: PerGroup) -> String {
         let made = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
         format!(
-            "\n{} s, seed {seed}: {} connections, {} of them with TLS, {} refused, {} processes, {} network namespaces \
-             with a set of library files each ({} probes a set), {} scrapes (the slowest took {} ms), \
+            "\n{} s, seed {seed}: {} connections, {} of them with TLS, {} refused, {} processes, \
+             {} network namespaces with a set of library files each ({} probes a set), {} scrapes \
+             (the slowest took {} ms), \
              {} stops of the daemon\n",
             time.as_secs(),
             made(&self.made.established),
@@ -197,7 +200,7 @@ impl Soak {
         )
     }
 
-    /// What the daemon uses, once that does not change any more.
+    /// What the daemon uses once that no longer changes.
     fn settled(&mut self) -> Result<Usage> {
         let deadline = Instant::now() + TIMEOUT;
         let mut last = self.usage()?;
@@ -257,7 +260,7 @@ impl Soak {
         Ok(samples)
     }
 
-    /// The daemon does not run for a while, as on a host that is starved.
+    /// Stops the daemon for a while, as on a host without spare CPU time.
     fn stop_for(&mut self, part: f64) -> Result<()> {
         let time = Duration::from_secs_f64(STOPPED.start + part * (STOPPED.end - STOPPED.start));
         self.stops += 1;
@@ -271,7 +274,7 @@ impl Soak {
         Duration::from_secs_f64(range.start + self.rng.f64() * (range.end - range.start))
     }
 
-    /// Sleeps, unless it is interrupted or the daemon ends.
+    /// Sleeps; fails if it is interrupted or the daemon ends.
     fn wait(&mut self, time: Duration) -> Result<()> {
         let end = Instant::now() + time;
         loop {
@@ -296,7 +299,7 @@ impl Soak {
     fn scrape(&mut self) -> Result<Scrape> {
         let scrape = match Scrape::of(&self.address) {
             Ok(scrape) => scrape,
-            // A failure, but no reason to see no more.
+            // A failure, but no reason to stop looking.
             Err(error) => {
                 self.unanswered.push(format!("{:.0?}: {error:#}", self.begin.elapsed()));
                 Scrape::of(&self.address)?
@@ -307,7 +310,7 @@ impl Soak {
         Ok(scrape)
     }
 
-    /// What was counted since the first scrape, once that is all, or it takes too long.
+    /// What was counted since the first scrape, once that is everything or it takes too long.
     fn counted(&mut self, first: &Scrape) -> Result<(Counts, Scrape)> {
         let deadline = Instant::now() + TIMEOUT;
         loop {
@@ -320,22 +323,22 @@ impl Soak {
         }
     }
 
-    /// Ends the daemon; what is left behind.
+    /// Ends the daemon. Returns what is left behind.
     fn end(mut self, children: &std::collections::BTreeSet<u32>) -> Result<Vec<String>> {
         let mut left = Vec::new();
         let holders = watch::holders(&self.made.namespaces(), self.daemon.id(), self.supplies.folder());
         if !holders.is_empty() {
             left.push(format!("network namespaces held by {}", holders.join(", ")));
         }
-        // Sampled, they may lack the last ones.
+        // The last sample may be too old.
         self.usage().ok();
         self.daemon.signal(Signal::CONT).ok();
-        let said = self.daemon.stop()?;
-        if !said.is_empty() {
+        let lines = self.daemon.stop()?;
+        if !lines.is_empty() {
             step(format!(
-                "the daemon said {} lines; the last: {}",
-                said.len(),
-                said[said.len().saturating_sub(5)..].join("\n  ")
+                "the daemon wrote {} lines; the last: {}",
+                lines.len(),
+                lines[lines.len().saturating_sub(5)..].join("\n  ")
             ));
         }
         // The kernel frees them after a grace period of its own.

@@ -1,4 +1,4 @@
-//! The tables, and what in them is a failure.
+//! The tables, and which of their rows are failures.
 
 use std::{
     fmt::Write as _,
@@ -12,13 +12,13 @@ use super::{
     watch::{HostOpens, Scrape, Usage},
 };
 
-/// Every so many seconds.
+/// One sample.
 #[derive(Clone, Debug)]
 pub(super) struct Sample {
     /// Since the load began.
     pub(super) seconds: f64,
     pub(super) usage: Usage,
-    /// CPU time in each second since the last sample.
+    /// CPU time per second since the last sample.
     pub(super) cpu_ms: f64,
     /// Groups of connections whose library files the daemon still probes.
     pub(super) kept: u64,
@@ -27,29 +27,29 @@ pub(super) struct Sample {
     pub(super) tls: u64,
 }
 
-/// What the library files of one group cost the daemon as long as it keeps them.
+/// What the library files of one group cost the daemon while it keeps them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct PerGroup {
     pub(super) probes: f64,
 }
 
 impl PerGroup {
-    /// From what the daemon uses after each of some groups: the first one has programs loaded that later ones share, and others
-    /// on the host may bring files of their own meanwhile.
+    /// From what the daemon uses after each of several groups. The first one loads programs that later ones
+    /// share, and others on the host may bring files of their own meanwhile: the smallest step counts.
     pub(super) fn of(usages: &[Usage]) -> Self {
         let steps = usages.windows(2).map(|pair| pair[1].probes - pair[0].probes);
         Self { probes: steps.fold(f64::INFINITY, f64::min).clamp(0.0, 1000.0) }
     }
 }
 
-/// One figure, with its limit and the reason for it.
+/// One figure with its limit.
 struct Figure {
     name: &'static str,
     of: fn(&Sample, PerGroup) -> f64,
     limit: fn(PerGroup) -> Limit,
 }
 
-/// What is less than this is noise: an allocator's arenas, a file more or less at the moment of the sample.
+/// Less than these limits is noise: an allocator's arenas, one file more or less at the moment of the sample.
 const FIGURES: [Figure; 8] = [
     Figure {
         name: "resident memory, KiB",
@@ -62,17 +62,17 @@ const FIGURES: [Figure; 8] = [
         limit: |_| Limit { least: 1024.0, part: 0.05 },
     },
     Figure {
-        name: "the kernel's for its maps, KiB",
+        name: "kernel memory of its maps, KiB",
         of: |sample, _| sample.usage.maps_kib,
         limit: |_| Limit { least: 256.0, part: 0.0 },
     },
     Figure {
-        name: "descriptors, less one for each probe",
+        name: "descriptors, without those of probes",
         of: |sample, _| sample.usage.descriptors - sample.usage.probes,
         limit: |_| Limit { least: 4.0, part: 0.0 },
     },
     Figure {
-        name: "probes, less those of kept files",
+        name: "probes, without those of kept files",
         of: |sample, each| sample.usage.probes - each.probes * count(sample.kept),
         limit: |each| Limit { least: (2.0 * each.probes).max(4.0), part: 0.0 },
     },
@@ -82,7 +82,7 @@ const FIGURES: [Figure; 8] = [
         limit: |_| Limit { least: 1.5, part: 0.0 },
     },
     Figure {
-        name: "CPU time, ms each second",
+        name: "CPU time, ms per second",
         of: |sample, _| sample.cpu_ms,
         limit: |_| Limit { least: 5.0, part: 0.5 },
     },
@@ -99,13 +99,15 @@ const fn count(value: u64) -> f64 {
     value as f64
 }
 
-pub(super) const HEAD: &str = "      s  connections     TLS  files  resident  anonymous      maps    fds  probes  threads  CPU ms/s  series";
+pub(super) const HEAD: &str = "      s  connections     TLS  files  resident  anonymous      maps    fds  \
+     probes  threads  CPU ms/s  series";
 
 /// One line while it runs.
 pub(super) fn line(sample: &Sample) -> String {
     let Sample { seconds, usage, cpu_ms, kept, series, made, tls } = sample;
     format!(
-        "{seconds:>7.0}  {made:>11}  {tls:>6}  {kept:>5}  {:>8}  {:>9}  {:>8}  {:>5}  {:>6}  {:>7}  {cpu_ms:>8.1}  {series:>6}",
+        "{seconds:>7.0}  {made:>11}  {tls:>6}  {kept:>5}  {:>8}  {:>9}  {:>8}  {:>5}  \
+         {:>6}  {:>7}  {cpu_ms:>8.1}  {series:>6}",
         usage.resident_kib,
         usage.anonymous_kib,
         usage.maps_kib.round(),
@@ -115,14 +117,14 @@ pub(super) fn line(sample: &Sample) -> String {
     )
 }
 
-/// What is not judged: until files that nobody uses are let go for as often as new ones come, descriptors, probes and memory
-/// rise by design.
+/// The time that is not judged: until unused files are dropped as fast as new ones come, descriptors, probes
+/// and memory rise by design.
 fn warm_up(time: Duration) -> Duration {
     const LONG: Duration = Duration::from_mins(13);
     if time >= 2 * LONG { LONG } else { time / 4 }
 }
 
-/// The figures, by their slopes.
+/// Judges the figures by their slopes.
 pub(super) fn trends(
     samples: &[Sample],
     each: PerGroup,
@@ -132,7 +134,8 @@ pub(super) fn trends(
     let warm_up = warm_up(time).as_secs_f64();
     let judged: Vec<_> = samples.iter().filter(|sample| sample.seconds > warm_up).collect();
     let mut text = format!(
-        "\n| figure, after {warm_up} s | first third | last third | rise | allowed | |\n| --- | --: | --: | --: | --: | --- |\n"
+        "\n| figure, after {warm_up} s | first third | last third | rise | allowed | |\n\
+         | --- | --: | --: | --: | --: | --- |\n"
     );
     for figure in &FIGURES {
         let points: Vec<_> =
@@ -141,26 +144,26 @@ pub(super) fn trends(
             failures.push(format!("{}: too few samples", figure.name));
             continue;
         };
-        let verdict = if trend.is_flat() { "flat" } else { "RISES" };
+        let judgement = if trend.is_flat() { "flat" } else { "RISES" };
         if !trend.is_flat() {
             failures.push(format!("{} rise by {:.1}, of {:.1}", figure.name, trend.rise, trend.first));
         }
         let _ = writeln!(
             text,
-            "| {} | {:.1} | {:.1} | {:+.1} | {:.1} | {verdict} |",
+            "| {} | {:.1} | {:.1} | {:+.1} | {:.1} | {judgement} |",
             figure.name, trend.first, trend.last, trend.rise, trend.allowed
         );
     }
     text
 }
 
-/// One thing that was made and counted.
+/// One kind of thing that was made and counted.
 #[derive(Debug)]
 struct Count {
     name: &'static str,
     made: u64,
     counted: f64,
-    /// Nobody else can have a share in it.
+    /// Nobody else on the host contributes to it.
     is_ours: bool,
 }
 
@@ -175,16 +178,17 @@ impl Count {
     }
 }
 
-/// What the load made beside what the daemon counted.
+/// What the load has made, beside what the daemon has counted.
 #[derive(Debug)]
 pub(super) struct Counts {
     counts: Vec<Count>,
-    /// Rise of the gauge of connections: those of others only, once ours are closed.
+    /// The rise of the gauge of connections: only those of others, once the load's are closed.
     open: f64,
 }
 
 impl Counts {
-    /// `scrapes` are those after the first: the opening of the last and the closing of the first are among what was counted.
+    /// `scrapes` is the number after the first: the open of the last and the close of the first are counted,
+    /// too.
     pub(super) fn between(first: &Scrape, last: &Scrape, made: &Made, scrapes: u64) -> Self {
         const OPENS: &str = "handshake_tcp_opens_total";
         const CLOSES: &str = "handshake_tcp_closes_total";
@@ -239,7 +243,7 @@ pub(super) fn counts(counts: &Counts, others: HostOpens, failures: &mut Vec<Stri
         String::from("\n| count | made | counted | difference | |\n| --- | --: | --: | --: | --- |\n");
     for row in &counts.counts {
         let difference = row.difference();
-        let verdict = match (row.is_right(), difference == 0.0) {
+        let judgement = match (row.is_right(), difference == 0.0) {
             (true, true) => "exact",
             (true, false) => "others'",
             (false, _) => "WRONG",
@@ -247,38 +251,43 @@ pub(super) fn counts(counts: &Counts, others: HostOpens, failures: &mut Vec<Stri
         if !row.is_right() {
             failures.push(format!("{}: {} made, {} counted", row.name, row.made, row.counted));
         }
-        let _ =
-            writeln!(text, "| {} | {} | {} | {difference:+} | {verdict} |", row.name, row.made, row.counted);
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {difference:+} | {judgement} |",
+            row.name, row.made, row.counted
+        );
     }
     let is_right = counts.open <= counts.of_others();
     if !is_right {
-        failures.push(format!("{} connections more are open, by the gauge, than before", counts.open));
+        failures
+            .push(format!("{} more connections are open than before, according to the gauge", counts.open));
     }
-    let verdict = if !is_right {
+    let judgement = if !is_right {
         "WRONG"
     } else if counts.open == 0.0 {
         "exact"
     } else {
         "others'"
     };
-    let _ = writeln!(text, "| still open, by the gauge | 0 | {} | | {verdict} |", counts.open);
+    let _ = writeln!(text, "| still open, according to the gauge | 0 | {} | | {judgement} |", counts.open);
     let _ = writeln!(
         text,
-        "\nothers on this host meanwhile: {} connections begun and {} accepted in this network namespace, by the kernel",
+        "\nothers on this host meanwhile: {} connections opened and {} accepted in this network \
+         namespace, according to the kernel",
         others.active, others.passive
     );
     text
 }
 
-/// Records and connections that the daemon itself counts as lost.
+/// Records and connections that the daemon counts as lost.
 pub(super) fn losses(before: &Scrape, after: &Scrape, failures: &mut Vec<String>) -> String {
     const LOST: &str = "handshake_events_lost_total";
-    let mut text = String::from("lost, by its own account:");
+    let mut text = String::from("lost, as the daemon counts:");
     for reason in ["ring_full", "state_full", "malformed", "recursion"] {
         let label = format!("reason=\"{reason}\"");
         let lost = after.sum(LOST, &[&label]) - before.sum(LOST, &[&label]);
         let _ = write!(text, " {reason} {lost}");
-        // What `recursion` hid from a count shows there.
+        // A connection that `recursion` hides shows as a wrong count.
         if lost > 0.0 && reason != "recursion" {
             failures.push(format!("{lost} lost: {reason}"));
         }
@@ -305,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn probes_of_kept_files_are_no_rise_and_others_are() {
+    fn only_probes_of_files_that_are_not_kept_are_a_rise() {
         let samples = |leaked: u64| {
             let samples = (0..60_u32).map(move |index| {
                 let kept = u64::from(index);
@@ -318,13 +327,13 @@ mod tests {
     }
 
     #[test]
-    fn what_a_group_costs_is_measured_without_the_files_of_others() {
+    fn cost_of_a_group_excludes_the_files_of_others() {
         let usages = [41.0, 45.0, 71.0, 75.0].map(|probes| Usage { probes, ..Usage::default() });
         assert_eq!(PerGroup::of(&usages), PerGroup { probes: 4.0 });
     }
 
     #[test]
-    fn memory_that_rises_is_a_failure_after_the_warm_up_only() {
+    fn rising_memory_is_a_failure_only_after_the_warm_up() {
         let samples = |memory: fn(u32) -> f64| -> Vec<_> {
             (0..60).map(|index| sample(index * 10, memory(index), 0.0, 0)).collect()
         };
@@ -334,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_wrong_and_what_is_over_only_where_it_is_ours() {
+    fn surplus_is_wrong_only_for_our_own_counts() {
         let count = |counted, is_ours| Count { name: "", made: 10, counted, is_ours };
         assert!(count(10.0, true).is_right() && count(10.0, false).is_right());
         assert!(!count(9.0, true).is_right() && !count(9.0, false).is_right());
@@ -342,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_run_waits_until_files_are_let_go() {
+    fn warm_up_of_a_long_run_covers_the_time_files_are_kept() {
         assert_eq!(warm_up(Duration::from_hours(1)), Duration::from_mins(13));
         assert_eq!(warm_up(Duration::from_mins(4)), Duration::from_mins(1));
     }

@@ -1,4 +1,4 @@
-//! Clients that do nothing but handshakes: `ab` for full ones, `openssl s_time` for resumed ones.
+//! Clients that only make handshakes: `ab` for full ones, `openssl s_time` for resumed ones.
 
 use std::{
     fs,
@@ -9,25 +9,26 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use super::server::ADDRESS;
-use crate::process;
+use crate::{proc_stat::CpuTimes, process};
 
 /// Handshakes of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// One thread, four connections at a time, a request on each. (`wrk` would call its library again and again until the
-    /// peer has answered.)
+    /// One thread, four connections at a time, one request on each. (`wrk` would call its library in a loop
+    /// until the peer has answered.)
     Full,
-    /// Two processes, one connection at a time each, a request on each: its ticket is the next one's session.
+    /// Two processes, one connection at a time each, one request on each; the next one resumes with its
+    /// ticket.
     Resumed,
 }
 
-/// What the clients did in one window.
+/// What the clients did in one measurement.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Done {
     pub(super) handshakes: u64,
     pub(super) seconds: f64,
     pub(super) cpu_seconds: f64,
-    /// From the SYN to the end of the response: median and 99th percentile, seconds. Only `ab` tells.
+    /// From the SYN to the end of the response: median and 99th percentile, seconds. Only `ab` reports it.
     pub(super) latency: Option<(f64, f64)>,
 }
 
@@ -50,8 +51,10 @@ impl Kind {
                 let url = format!("https://{ADDRESS}/");
                 let mut command = Command::new("ab");
                 command.args(["-q", "-t", &seconds, "-n", "1000000", "-c", "4", "-e", "/dev/stdout", &url]);
-                let text = process::read(&mut command, "ab", "see its words")?;
-                ab(&text).with_context(|| format!("connections failed, or ab says something new:\n{text}"))?
+                let text = process::read(&mut command, "ab", "see its message")?;
+                ab(&text).with_context(|| {
+                    format!("connections failed, or the report of ab has changed:\n{text}")
+                })?
             }
             Self::Resumed => {
                 let address = ADDRESS.to_string();
@@ -79,16 +82,13 @@ impl Kind {
     }
 }
 
-/// CPU time of all children that have ended, seconds (`cutime` and `cstime` of /proc/self/stat).
+/// CPU time of all children that have ended, in seconds.
 fn children_cpu_seconds() -> Result<f64> {
     let stat = fs::read_to_string("/proc/self/stat").context("cannot read /proc/self/stat")?;
-    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().skip(13).take(2);
-    let ticks = fields.map(str::parse::<f64>).sum::<Result<f64, _>>()?;
-    #[expect(clippy::cast_precision_loss, reason = "a hundred or so")]
-    Ok(ticks / rustix::param::clock_ticks_per_second() as f64)
+    Ok(CpuTimes::parse(&stat).context("/proc/self/stat is not as expected")?.children)
 }
 
-/// The report of `ab`, with its percentiles in milliseconds; `None` also when connections failed.
+/// The report of `ab`, with its percentiles in milliseconds; Returns `None` also if connections failed.
 fn ab(text: &str) -> Option<Done> {
     let after = |start: &str| text.lines().find_map(|line| Some(line.strip_prefix(start)?.trim()));
     let percentile = |start| after(start)?.parse::<f64>().ok().map(|milliseconds| milliseconds / 1e3);
@@ -97,7 +97,8 @@ fn ab(text: &str) -> Option<Done> {
     Some(Done { handshakes, latency: Some((percentile("50,")?, percentile("99,")?)), ..Done::default() })
 }
 
-/// The report of `openssl s_time -reuse`, which writes an `r` for each resumed handshake, a `*` for each other.
+/// The report of `openssl s_time -reuse`, which writes an `r` for each resumed handshake, a `*` for each
+/// other.
 fn s_time(text: &str) -> Option<u64> {
     let drawn = text.lines().find(|line| line.starts_with('r') && line.ends_with(['r', '*']))?;
     drawn.bytes().all(|letter| letter == b'r').then_some(())?;
@@ -109,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_report_of_ab() {
+    fn report_of_ab_is_parsed() {
         let report = |failed| {
             format!(
                 "Percentage served,Time in ms\n0,0.700\n50,1.482\n99,9.250\n100,12.000\n\
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn the_report_of_s_time_counts_only_when_all_were_resumed() {
+    fn report_of_s_time_counts_only_if_all_were_resumed() {
         let report = |drawn| format!("starting\n{drawn}\n\n4 connections in 0.71s; 5 connections/user sec\n");
         assert_eq!(s_time(&report("rrrr")), Some(4));
         assert_eq!(s_time(&report("rr*r")), None);

@@ -1,5 +1,5 @@
-//! The TLS loads: nginx and its clients on one loopback, full and resumed handshakes, without and with the daemon. Both ends
-//! use the system's OpenSSL, so each handshake is seen twice.
+//! The TLS loads: nginx and its clients on one loopback, full and resumed handshakes, without and with the
+//! daemon. Both ends use the system's OpenSSL, so each handshake is seen twice.
 
 mod client;
 mod server;
@@ -18,11 +18,11 @@ use super::{
 };
 use crate::process::step;
 
-/// One window.
+/// One measurement.
 #[derive(Clone, Debug)]
 struct Sample {
     done: Done,
-    /// Of the server and the clients, seconds: what the probes cost falls there.
+    /// Of the server and the clients, in seconds: the cost of the probes falls there.
     cpu_seconds: f64,
     /// Of the daemon.
     user_seconds: f64,

@@ -15,7 +15,7 @@ use crate::process;
 
 /// The namespace is new: every port is free.
 pub(super) const ADDRESS: SocketAddr = SocketAddr::V4(std::net::SocketAddrV4::new(Ipv4Addr::LOCALHOST, 4433));
-/// How often it is asked whether it is up, and how long between.
+/// How often it is tried whether it is up, and the pause in between.
 const TRIES: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -41,7 +41,7 @@ impl Server {
         )?;
         fs::write(folder.join("nginx.conf"), configuration()).context("cannot write nginx.conf")?;
         let nginx = process::find_program("nginx").context("there is no nginx")?;
-        // It ends with xtask, even if that is killed.
+        // It ends with xtask, even if xtask is killed.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "TERM"])
             .arg(nginx)
@@ -57,7 +57,7 @@ impl Server {
                 return Ok(server);
             }
             let ended = server.child.try_wait().context("cannot wait for nginx")?;
-            ensure!(ended.is_none(), "nginx ended at once; its own words are above");
+            ensure!(ended.is_none(), "nginx ended at once; see its message above");
             thread::sleep(PAUSE);
         }
         anyhow::bail!("nginx does not listen on {ADDRESS}")

@@ -13,7 +13,7 @@ const MAX_ENTRIES: usize = 100_000;
 
 /// The paths of the libraries: as many as can be read if the data is damaged, none if it is something else.
 #[must_use]
-pub fn paths(cache: &[u8]) -> Vec<PathBuf> {
+pub(crate) fn paths(cache: &[u8]) -> Vec<PathBuf> {
     libraries(cache).unwrap_or_default()
 }
 

@@ -2,17 +2,17 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::FileId;
+use super::file::FileId;
 
 /// The most files that are remembered. A host uses hundreds of different programs and libraries.
-pub const MAX_FILES: usize = 16_384;
+pub(super) const MAX_FILES: usize = 16_384;
 /// The most files that are reported as found, of one user other than root and of all of them together.
 const MAX_PER_USER: usize = 1024;
 const MAX_NON_ROOT: usize = 4096;
 
 /// The files that have been seen and are still in use.
 #[derive(Debug, Default)]
-pub struct Ledger {
+pub(super) struct Ledger {
     files: HashMap<FileId, Entry>,
     /// The number of the current sweep, or of the last one.
     sweep: u64,
@@ -30,7 +30,7 @@ struct Entry {
 
 impl Ledger {
     /// Notes that a process has mapped the file. Returns whether the file is known.
-    pub fn note(&mut self, id: FileId, pid: u32) -> bool {
+    pub(super) fn note(&mut self, id: FileId, pid: u32) -> bool {
         let Some(entry) = self.files.get_mut(&id) else { return false };
         entry.seen = self.sweep;
         if entry.reported.is_some() {
@@ -41,13 +41,13 @@ impl Ledger {
 
     /// Whether the file is known.
     #[must_use]
-    pub fn knows(&self, id: FileId) -> bool {
+    pub(super) fn knows(&self, id: FileId) -> bool {
         self.files.contains_key(&id)
     }
 
     /// Whether no more files can be remembered. Files of no interest are dropped first: any user can map any
     /// number of them, and examining them again costs little.
-    pub fn is_full(&mut self) -> bool {
+    pub(super) fn is_full(&mut self) -> bool {
         if self.files.len() >= MAX_FILES {
             self.files.retain(|_, entry| entry.reported.is_some());
         }
@@ -56,7 +56,7 @@ impl Ledger {
 
     /// Whether one more file of this user may be reported as found.
     #[must_use]
-    pub fn has_room_for(&self, owner: u32) -> bool {
+    pub(super) fn has_room_for(&self, owner: u32) -> bool {
         let others = || self.files.values().filter_map(|entry| entry.reported).filter(|owner| *owner != 0);
         owner == 0
             || (others().filter(|other| *other == owner).count() < MAX_PER_USER
@@ -64,24 +64,24 @@ impl Ledger {
     }
 
     /// Remembers a new file, with its owner if it is reported as found.
-    pub fn add(&mut self, id: FileId, reported: Option<u32>, pid: Option<u32>) {
+    pub(super) fn add(&mut self, id: FileId, reported: Option<u32>, pid: Option<u32>) {
         let users = pid.filter(|_| reported.is_some()).map(|pid| (pid, self.sweep)).into_iter().collect();
         self.files.insert(id, Entry { reported, seen: self.sweep, users });
     }
 
     /// Forgets a file. Returns whether it was reported as found.
-    pub fn remove(&mut self, id: FileId) -> bool {
+    pub(super) fn remove(&mut self, id: FileId) -> bool {
         self.files.remove(&id).is_some_and(|entry| entry.reported.is_some())
     }
 
     /// Begins a sweep.
-    pub fn begin_sweep(&mut self) {
+    pub(super) fn begin_sweep(&mut self) {
         self.sweep += 1;
     }
 
     /// Ends a sweep over all processes. Returns the reported files that are no longer used. A file must be
     /// missing from two sweeps: a process can be forked with a PID that the current one has already passed.
-    pub fn end_sweep(&mut self, standing: &HashSet<FileId>) -> Vec<FileId> {
+    pub(super) fn end_sweep(&mut self, standing: &HashSet<FileId>) -> Vec<FileId> {
         let sweep = self.sweep;
         let mut gone = Vec::new();
         self.files.retain(|id, entry| {
@@ -96,7 +96,7 @@ impl Ledger {
     }
 
     /// The processes that use a file.
-    pub fn users(&self, id: FileId) -> impl Iterator<Item = u32> {
+    pub(super) fn users(&self, id: FileId) -> impl Iterator<Item = u32> {
         self.files.get(&id).into_iter().flat_map(|entry| entry.users.keys().copied())
     }
 }

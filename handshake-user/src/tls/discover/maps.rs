@@ -3,7 +3,7 @@
 
 use std::{ffi::OsString, fs, ops::Range, os::unix::ffi::OsStringExt as _, path::PathBuf};
 
-use super::{FileId, Mapped};
+use super::file::{FileId, Mapped};
 use crate::bounded;
 
 /// More bytes than 65530 mappings take with usual paths, which is as many as a process may have.
@@ -11,7 +11,7 @@ const MAX_BYTES: u64 = 16 << 20;
 
 /// An executable mapping of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
+pub(crate) struct Line {
     /// Its addresses.
     pub range: Range<u64>,
     /// The file, as the kernel shows it.
@@ -23,7 +23,7 @@ pub struct Line {
 /// Parses a line: `start-end perms offset major:minor inode path`. Returns `None` if it is not an executable
 /// mapping of a file.
 #[must_use]
-pub fn parse(line: &[u8]) -> Option<Line> {
+pub(crate) fn parse(line: &[u8]) -> Option<Line> {
     let mut rest = line;
     let mut field = || {
         let length = rest.iter().position(|byte| *byte == b' ')?;
@@ -53,13 +53,13 @@ fn hex(digits: &str) -> Option<u64> {
 
 /// A path as the kernel writes it (`d_path`), without the suffix of a deleted file.
 #[must_use]
-pub fn shown(path: &[u8]) -> PathBuf {
+pub(crate) fn shown(path: &[u8]) -> PathBuf {
     PathBuf::from(OsString::from_vec(path.strip_suffix(b" (deleted)").unwrap_or(path).to_vec()))
 }
 
 /// The executable mappings of a process; none if it has ended or may not be inspected.
 #[must_use]
-pub fn of(pid: u32) -> Vec<Mapped> {
+pub(crate) fn of(pid: u32) -> Vec<Mapped> {
     // A longer file is ignored: it would end in the middle of a line.
     let Ok(text) = bounded::read(format!("/proc/{pid}/maps"), MAX_BYTES) else { return Vec::new() };
     let program = fs::read_link(format!("/proc/{pid}/exe"))

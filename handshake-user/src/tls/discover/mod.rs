@@ -6,6 +6,7 @@
 //! and between sweeps the [`watch`] for new mappings, which leads only to processes that mapped an unknown
 //! file.
 
+mod file;
 pub(crate) mod ld_cache;
 mod ledger;
 pub(crate) mod maps;
@@ -20,19 +21,21 @@ use std::{
     collections::{HashMap, VecDeque},
     fs::File,
     io,
-    ops::Range,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-pub use self::vma_iterator::VmaIterator;
+pub use self::{
+    file::{FileId, Found, Mapped},
+    vma_iterator::VmaIterator,
+};
 use self::{
     ledger::Ledger,
     source::{MappingSource, Sweep},
     standard_paths::StandardPaths,
     watch::{Alias, NewMapping, Watch},
 };
-use crate::tls::reader::{ReadError, Reader, UntrustedFile};
+use crate::tls::reader::{ReadError, Reader};
 
 /// The interval of sweeps if new mappings are watched. They find what the watch cannot show, above all that
 /// processes have ended.
@@ -46,46 +49,6 @@ const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 const SLICE: Duration = Duration::from_millis(5);
 /// New mappings that wait to be examined. The next sweep finds what does not fit.
 const MAX_WAITING: usize = 4096;
-
-/// The identity of a file. Below an overlay it is that of the underlying file, which `stat` does not show.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FileId {
-    /// Device of the file system, as `stat` encodes it.
-    pub dev: u64,
-    /// Inode number.
-    pub ino: u64,
-    /// Distinguishes files that had the same inode number one after the other; 0 where the kernel does not
-    /// show it.
-    pub generation: u32,
-}
-
-/// An executable mapping of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mapped {
-    /// The process.
-    pub pid: u32,
-    /// Its addresses.
-    pub range: Range<u64>,
-    /// The file.
-    pub id: FileId,
-    /// Whether it is the program that the process executes.
-    pub main: bool,
-}
-
-/// A file that may contain a TLS library.
-#[derive(Debug)]
-pub struct Found {
-    /// Its identity.
-    pub id: FileId,
-    /// The open file.
-    pub file: UntrustedFile,
-    /// The user who owns it.
-    pub owner: u32,
-    /// Its path as the process sees it, for display.
-    pub shown: PathBuf,
-    /// A process that has it mapped. `None` if it was found at a standard path, or the process has ended.
-    pub pid: Option<u32>,
-}
 
 /// A path that resolves to exactly this file while it is open, also for uprobes.
 #[must_use]

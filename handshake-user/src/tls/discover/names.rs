@@ -26,18 +26,18 @@ const LIBRARIES: &[&str] = &[
 ];
 
 /// Programs that a TLS library is linked into, and that are probed at the standard paths before they run.
-pub const PROGRAMS: &[&str] = &["node", "bun", "deno"];
+pub(super) const PROGRAMS: &[&str] = &["node", "bun", "deno"];
 
 /// Whether a shared object of this name may be or contain a TLS library.
 #[must_use]
-pub fn is_library(path: &Path) -> bool {
+pub(super) fn is_library(path: &Path) -> bool {
     let name = path.file_name().map_or(&[][..], OsStr::as_bytes);
     is_shared_object(name) && LIBRARIES.iter().any(|start| name.starts_with(start.as_bytes()))
 }
 
 /// Whether a file of this name may be a main program, as it is not a shared object.
 #[must_use]
-pub fn is_program(path: &Path) -> bool {
+pub(super) fn is_program(path: &Path) -> bool {
     path.file_name().is_some_and(|name| !is_shared_object(name.as_bytes()))
 }
 

@@ -13,14 +13,14 @@ use std::{
 
 use rustix::fs::{Mode, OFlags};
 
-use super::{Mapped, maps};
+use super::{file::Mapped, maps};
 
 /// The path of a mapped file as its process sees it.
 ///
 /// # Errors
 /// If the mapping is gone (`NotFound`), or a capability is missing: `CAP_SYS_PTRACE` and
 /// `CAP_DAC_READ_SEARCH`.
-pub fn path_of(mapped: &Mapped) -> io::Result<PathBuf> {
+pub(super) fn path_of(mapped: &Mapped) -> io::Result<PathBuf> {
     target(&link(mapped))
 }
 
@@ -28,7 +28,7 @@ pub fn path_of(mapped: &Mapped) -> io::Result<PathBuf> {
 ///
 /// # Errors
 /// If `/proc` is not mounted.
-pub fn path_of_open(file: &File) -> io::Result<PathBuf> {
+pub(super) fn path_of_open(file: &File) -> io::Result<PathBuf> {
     target(&again(file))
 }
 
@@ -41,7 +41,7 @@ fn target(link: &Path) -> io::Result<PathBuf> {
 ///
 /// # Errors
 /// If both fail.
-pub fn mapped(mapped: &Mapped, shown: &Path) -> io::Result<(File, u32)> {
+pub(super) fn mapped(mapped: &Mapped, shown: &Path) -> io::Result<(File, u32)> {
     regular(&link(mapped)).or_else(|error| {
         let inside = shown.strip_prefix("/").map_err(|_| error)?;
         regular(&PathBuf::from(format!("/proc/{}/root", mapped.pid)).join(inside))
@@ -52,7 +52,7 @@ pub fn mapped(mapped: &Mapped, shown: &Path) -> io::Result<(File, u32)> {
 ///
 /// # Errors
 /// If it cannot be opened, or is not a regular file.
-pub fn regular(path: &Path) -> io::Result<(File, u32)> {
+pub(super) fn regular(path: &Path) -> io::Result<(File, u32)> {
     // O_PATH does not open the file itself: opening a device or a FIFO could have effects, or never return.
     let handle = File::from(rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?);
     let metadata = handle.metadata()?;
@@ -64,7 +64,7 @@ pub fn regular(path: &Path) -> io::Result<(File, u32)> {
 
 /// A path that opens the same file again.
 #[must_use]
-pub fn again(file: &File) -> PathBuf {
+pub(super) fn again(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 

@@ -14,7 +14,7 @@ use super::{
 
 /// Where mappings are read from.
 #[derive(Debug)]
-pub enum MappingSource {
+pub(super) enum MappingSource {
     /// The kernel's iterator.
     Iterator(VmaIterator),
     /// `/proc/PID/maps`.
@@ -23,7 +23,7 @@ pub enum MappingSource {
 
 /// One pass over all processes, in portions.
 #[derive(Debug)]
-pub enum Sweep {
+pub(super) enum Sweep {
     /// From the iterator: a portion is the result of one read.
     Iterator(File),
     /// From `/proc`: a portion is one process.
@@ -33,7 +33,7 @@ pub enum Sweep {
 impl MappingSource {
     /// The executable mappings of a process; none if it has ended.
     #[must_use]
-    pub fn of(&self, pid: u32) -> Vec<Mapped> {
+    pub(super) fn of(&self, pid: u32) -> Vec<Mapped> {
         match self {
             Self::Iterator(iterator) => iterator.of(pid).unwrap_or_else(|error| {
                 tracing::debug!(pid, %error, "cannot iterate over its mappings");
@@ -47,7 +47,7 @@ impl MappingSource {
     ///
     /// # Errors
     /// If the kernel refuses the iteration, or `/proc` is not mounted.
-    pub fn sweep(&self) -> std::io::Result<Sweep> {
+    pub(super) fn sweep(&self) -> std::io::Result<Sweep> {
         match self {
             Self::Iterator(iterator) => iterator.all().map(Sweep::Iterator),
             Self::Maps => {
@@ -62,7 +62,7 @@ impl MappingSource {
     /// The identity of an open file, as mappings show it: it is mapped into this process and looked up there.
     /// No other interface shows the file below an overlay.
     #[must_use]
-    pub fn identify(&self, file: &File) -> Option<FileId> {
+    pub(super) fn identify(&self, file: &File) -> Option<FileId> {
         // SAFETY: only the address of the mapping is used. Its byte is never read, written or run, nor does
         // the kernel do so for us (no MAP_POPULATE, no mlockall), so no page is ever asked of the file, which
         // may be cut short or not answer.
@@ -74,7 +74,7 @@ impl MappingSource {
 
 impl Sweep {
     /// The next portion. Returns `None` at the end, and if the pass fails.
-    pub fn next(&mut self) -> Option<Vec<Mapped>> {
+    pub(super) fn next(&mut self) -> Option<Vec<Mapped>> {
         match self {
             Self::Iterator(file) => vma_iterator::next(file).unwrap_or_else(|error| {
                 tracing::warn!(%error, "the pass over the mappings of this host failed");

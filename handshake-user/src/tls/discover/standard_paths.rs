@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{FileId, ld_cache, names};
+use super::{file::FileId, ld_cache, names};
 use crate::bounded;
 
 const LD_CACHE: &str = "/etc/ld.so.cache";
@@ -23,7 +23,7 @@ const MAX_ENTRIES: usize = 100_000;
 
 /// What changes when a file is replaced or rewritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fingerprint {
+pub(super) struct Fingerprint {
     dev: u64,
     ino: u64,
     size: u64,
@@ -33,20 +33,20 @@ pub struct Fingerprint {
 impl Fingerprint {
     /// The device of its file system, as `stat` encodes it.
     #[must_use]
-    pub fn device(self) -> u64 {
+    pub(super) fn device(self) -> u64 {
         self.dev
     }
 }
 
 /// The files that were found at the standard paths.
 #[derive(Debug, Default)]
-pub struct StandardPaths {
+pub(super) struct StandardPaths {
     files: HashMap<PathBuf, (Fingerprint, FileId)>,
 }
 
 /// A path at which a file is new, replaced or rewritten.
 #[derive(Debug)]
-pub struct Change {
+pub(super) struct Change {
     /// The path.
     pub path: PathBuf,
     /// To be passed to [`StandardPaths::keep`].
@@ -55,7 +55,7 @@ pub struct Change {
 
 impl StandardPaths {
     /// Looks at these paths again, and returns those that have changed.
-    pub fn look(&mut self, paths: Vec<PathBuf>) -> Vec<Change> {
+    pub(super) fn look(&mut self, paths: Vec<PathBuf>) -> Vec<Change> {
         let mut fingerprints: HashMap<PathBuf, Fingerprint> = paths
             .into_iter()
             .take(MAX_DIRECTORIES)
@@ -72,25 +72,25 @@ impl StandardPaths {
 
     /// Remembers a change, with the identity of the file. Returns that identity if the file was rewritten in
     /// place: its probes are then in the wrong places.
-    pub fn keep(&mut self, change: Change, id: FileId) -> Option<FileId> {
+    pub(super) fn keep(&mut self, change: Change, id: FileId) -> Option<FileId> {
         let old = self.files.insert(change.path, (change.fingerprint, id));
         old.map(|(_, old)| old).filter(|old| *old == id)
     }
 
     /// Has this file reported as changed by the next look.
-    pub fn forget(&mut self, id: FileId) {
+    pub(super) fn forget(&mut self, id: FileId) {
         self.files.retain(|_, (_, known)| *known != id);
     }
 
     /// Whether a file has a standard path.
     #[must_use]
-    pub fn has(&self, id: FileId) -> bool {
+    pub(super) fn has(&self, id: FileId) -> bool {
         self.files.values().any(|(_, known)| *known == id)
     }
 
     /// All files that have a standard path.
     #[must_use]
-    pub fn standing(&self) -> HashSet<FileId> {
+    pub(super) fn standing(&self) -> HashSet<FileId> {
         self.files.values().map(|(_, id)| *id).collect()
     }
 }
@@ -107,7 +107,7 @@ fn fingerprint(path: &Path) -> Option<Fingerprint> {
 
 /// The standard paths of files that may hold a TLS library. Some may not exist.
 #[must_use]
-pub fn standard() -> Vec<PathBuf> {
+pub(super) fn standard() -> Vec<PathBuf> {
     let cached = bounded::read(LD_CACHE, MAX_CACHE).map(|cache| ld_cache::paths(&cache)).unwrap_or_default();
     wanted(if cached.is_empty() { in_folders() } else { cached })
 }

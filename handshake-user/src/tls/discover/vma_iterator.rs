@@ -10,7 +10,7 @@ use std::{
 use aya::{Btf, programs::Iter};
 use handshake_common::tls::discover::{self, Mapping};
 
-use super::{FileId, Mapped};
+use super::file::{FileId, Mapped};
 use crate::kernel::probe;
 
 /// `enum bpf_cmd`, `enum bpf_attach_type` of `include/uapi/linux/bpf.h`.
@@ -115,7 +115,7 @@ impl VmaIterator {
 ///
 /// # Errors
 /// If the kernel ends it early.
-pub fn next(file: &mut File) -> io::Result<Option<Vec<Mapped>>> {
+pub(super) fn next(file: &mut File) -> io::Result<Option<Vec<Mapped>>> {
     let mut chunk = vec![0; CHUNK];
     let length = loop {
         match file.read(&mut chunk) {

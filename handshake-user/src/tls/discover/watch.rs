@@ -9,7 +9,7 @@ use perf_event::{
     events::Software,
 };
 
-use super::{FileId, maps};
+use super::{file::FileId, maps};
 use crate::bounded;
 
 /// The size of the ring of one CPU, bytes: about 800 mappings, or 200 program starts.
@@ -20,7 +20,7 @@ const BATCH: usize = 20_000;
 
 /// How a record identifies a file: enough to recognise it, though below an overlay it is not the [`FileId`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Alias {
+pub(crate) struct Alias {
     dev: (u32, u32),
     ino: u64,
     generation: u64,
@@ -29,20 +29,20 @@ pub struct Alias {
 impl Alias {
     /// The device of its file system, as `stat` encodes it.
     #[must_use]
-    pub fn device(self) -> u64 {
+    pub(crate) fn device(self) -> u64 {
         rustix::fs::makedev(self.dev.0, self.dev.1)
     }
 
     /// Whether it can identify this file.
     #[must_use]
-    pub fn may_be(self, id: FileId) -> bool {
+    pub(crate) fn may_be(self, id: FileId) -> bool {
         self.ino == id.ino && (id.generation == 0 || self.generation == u64::from(id.generation))
     }
 }
 
 /// A process has mapped a file.
 #[derive(Clone, Debug)]
-pub struct NewMapping {
+pub(crate) struct NewMapping {
     /// The process.
     pub pid: u32,
     /// An address in the mapping.
@@ -55,7 +55,7 @@ pub struct NewMapping {
 
 /// The rings.
 #[derive(Debug)]
-pub struct Watch {
+pub(crate) struct Watch {
     rings: Vec<Ring>,
 }
 
@@ -73,7 +73,7 @@ impl Watch {
     ///
     /// # Errors
     /// If the kernel refuses: without `CAP_PERFMON`, depending on `kernel.perf_event_paranoid`.
-    pub fn start() -> io::Result<Self> {
+    pub(crate) fn start() -> io::Result<Self> {
         let online = bounded::read_to_string("/sys/devices/system/cpu/online", bounded::SMALL)?;
         let ring = |cpu| {
             let mut event = Builder::new(Software::DUMMY);
@@ -85,7 +85,7 @@ impl Watch {
     }
 
     /// Passes every new mapping of a file to `each`. Returns whether some were lost.
-    pub fn listen(&mut self, mut each: impl FnMut(NewMapping)) -> bool {
+    pub(crate) fn listen(&mut self, mut each: impl FnMut(NewMapping)) -> bool {
         let mut lost = false;
         for Ring(ring) in &mut self.rings {
             for _ in 0..BATCH {

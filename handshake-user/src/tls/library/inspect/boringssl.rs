@@ -9,10 +9,10 @@ use super::{
 };
 
 /// The symbols to look for besides those of OpenSSL. No other library defines them.
-pub const SYMBOLS: &[&str] = &["SSL_CTX_set_grease_enabled", "BORINGSSL_self_test"];
+pub(super) const SYMBOLS: &[&str] = &["SSL_CTX_set_grease_enabled", "BORINGSSL_self_test"];
 
 /// Returns `None` if the file holds neither its libssl nor its libcrypto.
-pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
+pub(super) fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     SYMBOLS.iter().any(|name| symbols.has(name)).then_some(())?;
     let mut inspection = Inspection::new(Library::BoringSsl);
     inspection.bio = openssl::bio(elf, symbols);

@@ -28,7 +28,7 @@ const MAX_SECTIONS: usize = 8192;
 const MAX_NAMES: usize = 4096;
 
 /// A 64-bit little-endian program or shared library of a known machine, as far as it can be read.
-pub struct Elf<'a> {
+pub(super) struct Elf<'a> {
     pub image: &'a Image<'a>,
     pub machine: Machine,
     /// The addresses in the file are those in memory: not PIE, not a shared library.
@@ -39,7 +39,7 @@ pub struct Elf<'a> {
 
 /// Whose instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Machine {
+pub(super) enum Machine {
     X86_64,
     Aarch64,
 }
@@ -53,7 +53,7 @@ struct Segment {
 
 /// Where a function or an object is, and how many bytes it has if the file says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Symbol {
+pub(super) struct Symbol {
     pub address: u64,
     pub size: u64,
 }
@@ -67,7 +67,7 @@ impl Segment {
 
 /// Where in the file a section is, and at which address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Section {
+pub(super) struct Section {
     pub address: u64,
     pub range: Range<u64>,
 }
@@ -79,21 +79,21 @@ fn is_user_space(address: u64) -> bool {
 
 /// Those of the wanted symbols that the file defines.
 #[derive(Debug, Default)]
-pub struct Symbols(HashMap<&'static str, Symbol>);
+pub(super) struct Symbols(HashMap<&'static str, Symbol>);
 
 impl Symbols {
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<Symbol> {
+    pub(super) fn get(&self, name: &str) -> Option<Symbol> {
         self.0.get(name).copied()
     }
 
     #[must_use]
-    pub fn address(&self, name: &str) -> Option<u64> {
+    pub(super) fn address(&self, name: &str) -> Option<u64> {
         self.get(name).map(|symbol| symbol.address)
     }
 
     #[must_use]
-    pub fn has(&self, name: &str) -> bool {
+    pub(super) fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
 }
@@ -101,7 +101,7 @@ impl Symbols {
 impl<'a> Elf<'a> {
     /// `None`: another kind of file, or a broken one.
     #[must_use]
-    pub fn parse(image: &'a Image<'a>) -> Option<Self> {
+    pub(super) fn parse(image: &'a Image<'a>) -> Option<Self> {
         let header = Header::parse(image).ok()?;
         if header.is_big_endian() || !header.is_class_64() {
             return None;
@@ -137,7 +137,7 @@ impl<'a> Elf<'a> {
 
     /// The wanted symbols that are defined here, in one pass over both symbol tables.
     #[must_use]
-    pub fn symbols(&self, wanted: &[&'static str]) -> Symbols {
+    pub(super) fn symbols(&self, wanted: &[&'static str]) -> Symbols {
         let mut found = HashMap::new();
         for kind in [elf::SHT_DYNSYM, elf::SHT_SYMTAB] {
             let Some((symbols, strings)) = self.symbol_table(kind) else { continue };
@@ -171,7 +171,7 @@ impl<'a> Elf<'a> {
     /// Where in a part of the file these names end a string: linkers share the ends of longer ones. From its
     /// beginning on.
     #[must_use]
-    pub fn names(&self, strings: Range<u64>, wanted: &[&'static str]) -> HashMap<u64, &'static str> {
+    pub(super) fn names(&self, strings: Range<u64>, wanted: &[&'static str]) -> HashMap<u64, &'static str> {
         let mut by_end: [Vec<&'static str>; 256] = [const { Vec::new() }; 256];
         for name in wanted {
             if let Some(&last) = name.as_bytes().last() {
@@ -198,7 +198,7 @@ impl<'a> Elf<'a> {
 
     /// The section of that name.
     #[must_use]
-    pub fn section(&self, name: &str) -> Option<Section> {
+    pub(super) fn section(&self, name: &str) -> Option<Section> {
         let (_, section) = self.sections.section_by_name(LE, name.as_bytes())?;
         is_user_space(section.sh_addr(LE)).then_some(())?;
         Some(Section { address: section.sh_addr(LE), range: range(section)? })
@@ -212,13 +212,13 @@ impl<'a> Elf<'a> {
 
     /// The first address of the segment that holds `address`.
     #[must_use]
-    pub fn segment_start(&self, address: u64) -> Option<u64> {
+    pub(super) fn segment_start(&self, address: u64) -> Option<u64> {
         Some(self.segment(address)?.address)
     }
 
     /// The bytes from `address` on: so many at most, and none beyond its segment.
     #[must_use]
-    pub fn bytes(&self, address: u64, most: usize) -> Option<&'a [u8]> {
+    pub(super) fn bytes(&self, address: u64, most: usize) -> Option<&'a [u8]> {
         let segment = self.segment(address)?;
         let into = address - segment.address;
         let start = segment.offset.checked_add(into)?;
@@ -228,27 +228,27 @@ impl<'a> Elf<'a> {
 
     /// The instructions from `address` on: so many bytes at most, and none beyond its segment.
     #[must_use]
-    pub fn code(&self, address: u64, most: usize) -> Option<&'a [u8]> {
+    pub(super) fn code(&self, address: u64, most: usize) -> Option<&'a [u8]> {
         self.segment(address).filter(|segment| segment.executable)?;
         self.bytes(address, most)
     }
 
     /// Whether there are instructions.
     #[must_use]
-    pub fn is_code(&self, address: u64) -> bool {
+    pub(super) fn is_code(&self, address: u64) -> bool {
         self.segment(address).is_some_and(|segment| segment.executable)
     }
 
     /// Where in the file the instruction at `address` is: what a uprobe is placed at.
     #[must_use]
-    pub fn code_offset(&self, address: u64) -> Option<u64> {
+    pub(super) fn code_offset(&self, address: u64) -> Option<u64> {
         let segment = self.segment(address).filter(|segment| segment.executable)?;
         segment.offset.checked_add(address - segment.address)
     }
 
     /// The pointers in a table at `address` as the loader will leave them, as addresses of this file.
     #[must_use]
-    pub fn pointers<const N: usize>(&self, address: u64) -> Option<[u64; N]> {
+    pub(super) fn pointers<const N: usize>(&self, address: u64) -> Option<[u64; N]> {
         self.words(address, N).try_into().ok()
     }
 
@@ -256,7 +256,7 @@ impl<'a> Elf<'a> {
     /// loader will leave them, as addresses of this file. In a table of packed relative relocations (RELR)
     /// and in a fixed program they stand in the file already.
     #[must_use]
-    pub fn words(&self, address: u64, most: usize) -> Vec<u64> {
+    pub(super) fn words(&self, address: u64, most: usize) -> Vec<u64> {
         let bytes = self.bytes(address, most.saturating_mul(8)).unwrap_or_default().as_chunks().0;
         let mut words: Vec<_> = bytes.iter().map(|word| u64::from_le_bytes(*word)).collect();
         self.each_relative(|at, target| {
@@ -272,7 +272,7 @@ impl<'a> Elf<'a> {
 
     /// Where the file holds one of these addresses as a pointer: so many places at most.
     #[must_use]
-    pub fn references(&self, targets: &[u64], most: usize) -> Vec<u64> {
+    pub(super) fn references(&self, targets: &[u64], most: usize) -> Vec<u64> {
         let mut found = Vec::new();
         let (Some(&lowest), Some(&highest)) = (targets.iter().min(), targets.iter().max()) else {
             return found;
@@ -300,7 +300,7 @@ impl<'a> Elf<'a> {
 
     /// Addresses at which these bytes are: so many at most.
     #[must_use]
-    pub fn find(&self, bytes: &[u8], most: usize) -> Vec<u64> {
+    pub(super) fn find(&self, bytes: &[u8], most: usize) -> Vec<u64> {
         let mut found = Vec::new();
         let finder = memchr::memmem::Finder::new(bytes);
         for segment in &self.segments {
@@ -315,7 +315,7 @@ impl<'a> Elf<'a> {
     }
 
     /// Every relative relocation with an addend of its own: where, and the address that will stand there.
-    pub fn each_relative(&self, mut each: impl FnMut(u64, u64)) {
+    pub(super) fn each_relative(&self, mut each: impl FnMut(u64, u64)) {
         let relative = match self.machine {
             Machine::X86_64 => elf::R_X86_64_RELATIVE,
             Machine::Aarch64 => elf::R_AARCH64_RELATIVE,
@@ -345,7 +345,7 @@ impl<'a> Elf<'a> {
 
     /// Where the loader will put the address of a function of another file.
     #[must_use]
-    pub fn import(&self, name: &str) -> Option<u64> {
+    pub(super) fn import(&self, name: &str) -> Option<u64> {
         let kinds = match self.machine {
             Machine::X86_64 => [elf::R_X86_64_JUMP_SLOT, elf::R_X86_64_GLOB_DAT],
             Machine::Aarch64 => [elf::R_AARCH64_JUMP_SLOT, elf::R_AARCH64_GLOB_DAT],
@@ -375,7 +375,7 @@ impl<'a> Elf<'a> {
 
     /// Hands what is executed to `each`: addresses, bytes with `ahead` more behind them, and how many are not
     /// these.
-    pub fn scan_code(&self, ahead: usize, mut each: impl FnMut(u64, &[u8], usize) -> ControlFlow<()>) {
+    pub(super) fn scan_code(&self, ahead: usize, mut each: impl FnMut(u64, &[u8], usize) -> ControlFlow<()>) {
         for segment in self.segments.iter().filter(|segment| segment.executable) {
             self.image.scan(segment.range(), ahead, |at, piece, own| {
                 each(segment.address.wrapping_add(at - segment.offset), piece, own)
@@ -385,7 +385,7 @@ impl<'a> Elf<'a> {
 
     /// The first printable text in the loaded parts that begins with `start` and a version of three numbers.
     #[must_use]
-    pub fn text_with_version(&self, start: &str) -> Option<String> {
+    pub(super) fn text_with_version(&self, start: &str) -> Option<String> {
         const MAX_LEN: usize = 80;
         let mut found = None;
         let finder = memchr::memmem::Finder::new(start.as_bytes());

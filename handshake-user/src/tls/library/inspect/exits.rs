@@ -22,7 +22,7 @@ const MAX_EXITS: usize = 64;
 
 /// A place that every return of the function passes on its way out, or one of several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exit {
+pub(super) struct Exit {
     pub address: u64,
     /// Where the stack pointer of the entry is there: it tells which call it is that returns.
     pub base: Base,
@@ -37,7 +37,7 @@ struct Part {
 
 /// All ways out of the function that begins at `entry`, but for those by the imported function `but`. `None`
 /// where one may be missing: it goes on somewhere that the file does not tell, or there is no unwind table.
-pub fn exits(elf: &Elf<'_>, entry: u64, but: Option<&str>) -> Option<Vec<Exit>> {
+pub(super) fn exits(elf: &Elf<'_>, entry: u64, but: Option<&str>) -> Option<Vec<Exit>> {
     let frames = Frames::of(elf)?;
     let slot = but.and_then(|name| elf.import(name));
     let parts = parts(elf, &frames, entry, |target| slot.is_some_and(|slot| is_stub(elf, target, slot)))?;

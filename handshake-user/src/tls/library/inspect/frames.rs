@@ -17,7 +17,7 @@ const MAX_COMMON: u32 = 128;
 const MAX_ROWS: usize = 50_000;
 
 /// The unwind tables of a file.
-pub struct Frames<'a> {
+pub(super) struct Frames<'a> {
     bytes: &'a [u8],
     section: EhFrame<Bytes<'a>>,
     bases: BaseAddresses,
@@ -25,7 +25,7 @@ pub struct Frames<'a> {
 }
 
 /// A function, or a part of one that the compiler has put elsewhere.
-pub struct Frame {
+pub(super) struct Frame {
     /// Its first instruction.
     pub start: u64,
     /// Behind its last one.
@@ -42,7 +42,7 @@ struct Row {
 
 impl<'a> Frames<'a> {
     /// Returns `None` if the file has no such tables.
-    pub fn of(elf: &Elf<'a>) -> Option<Self> {
+    pub(super) fn of(elf: &Elf<'a>) -> Option<Self> {
         let Section { address, range } = elf.section(".eh_frame")?;
         let bytes = elf.image.bytes(range.start, usize::try_from(range.end - range.start).ok()?)?;
         let section = EhFrame::new(bytes, LittleEndian);
@@ -51,7 +51,7 @@ impl<'a> Frames<'a> {
     }
 
     /// The part of a function that holds this instruction.
-    pub fn at(&self, address: u64) -> Option<Frame> {
+    pub(super) fn at(&self, address: u64) -> Option<Frame> {
         let find = |section: &EhFrame<_>, bases: &_, offset: EhFrameOffset| {
             if self.length(offset.0).is_none_or(|length| length > MAX_COMMON) {
                 return Err(Error::OffsetOutOfBounds(offset.0 as u64));
@@ -99,13 +99,13 @@ impl<'a> Frames<'a> {
 
 impl Frame {
     /// Whether this address is in it.
-    pub fn holds(&self, address: u64) -> bool {
+    pub(super) fn holds(&self, address: u64) -> bool {
         (self.start..self.end).contains(&address)
     }
 
     /// Where, before this instruction, the stack pointer of the function's entry is to be found; `None`: not
     /// as a distance from a register.
-    pub fn base(&self, address: u64) -> Option<Base> {
+    pub(super) fn base(&self, address: u64) -> Option<Base> {
         let row = self.rows.get(self.rows.partition_point(|row| row.end <= address))?;
         (row.start <= address).then_some(row.base)?
     }

@@ -8,7 +8,7 @@ use super::{
 };
 
 /// The symbols to look for.
-pub const SYMBOLS: &[&str] = &[
+pub(super) const SYMBOLS: &[&str] = &[
     "gnutls_handshake",
     "gnutls_deinit",
     "gnutls_protocol_get_version",
@@ -20,7 +20,7 @@ pub const SYMBOLS: &[&str] = &[
 ];
 
 /// Returns `None` if the file does not hold this library.
-pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
+pub(super) fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     let handshake = symbols.address("gnutls_handshake")?;
     let mut inspection = Inspection::new(Library::GnuTls);
     // Called again on a client of TLS 1.3 it changes the keys.

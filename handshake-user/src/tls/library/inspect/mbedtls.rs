@@ -8,11 +8,11 @@ use super::{
 };
 
 /// The symbols to look for.
-pub const SYMBOLS: &[&str] =
+pub(super) const SYMBOLS: &[&str] =
     &["mbedtls_ssl_handshake", "mbedtls_ssl_free", "mbedtls_ssl_get_ciphersuite_id_from_ssl"];
 
 /// Returns `None` if the file does not hold this library.
-pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
+pub(super) fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     let mut inspection = Inspection::new(Library::MbedTls);
     inspection.description =
         elf.text_with_version("Mbed TLS ").or_else(|| elf.text_with_version("mbed TLS "));

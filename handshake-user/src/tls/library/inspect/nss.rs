@@ -8,10 +8,10 @@ use super::{
 };
 
 /// The symbols to look for.
-pub const SYMBOLS: &[&str] = &["SSL_ForceHandshake"];
+pub(super) const SYMBOLS: &[&str] = &["SSL_ForceHandshake"];
 
 /// Returns `None` if the file does not hold this library.
-pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
+pub(super) fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     let mut inspection = Inspection::new(Library::Nss);
     inspection.description = elf.text_with_version("NSS ");
     // `SSL_ForceHandshakeWithTimeout` goes through it.

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// The symbols to look for.
-pub const SYMBOLS: &[&str] = &[
+pub(super) const SYMBOLS: &[&str] = &[
     "SSL_do_handshake",
     "SSL_free",
     "TLS_method",
@@ -44,7 +44,7 @@ const BIO_TYPE_SOCKET: u64 = 0x0505;
 
 /// Where a BIO keeps what tells its socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bio {
+pub(super) struct Bio {
     /// The type of its method.
     kind: Path,
     /// Its number, which is the file descriptor.
@@ -52,7 +52,7 @@ pub struct Bio {
 }
 
 /// `None`: neither libssl nor libcrypto is in this file.
-pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
+pub(super) fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     let mut inspection = Inspection::new(Library::OpenSsl);
     inspection.bio = bio(elf, symbols);
     if let Some(handshake) = symbols.address("SSL_do_handshake") {
@@ -220,7 +220,7 @@ fn flow_state(of: &Accessors<'_, '_>, hand_state: Path) -> Option<Path> {
 
 /// The address from which it is copied. The server's random lies just before it in every version, which makes
 /// sure of it.
-pub fn client_random(of: &Accessors<'_, '_>) -> Option<Path> {
+pub(super) fn client_random(of: &Accessors<'_, '_>) -> Option<Path> {
     const LENGTH: u16 = 32;
     let servers = of.trace("SSL_get_server_random")?.addresses;
     let clients = of.trace("SSL_get_client_random")?.addresses;
@@ -237,7 +237,7 @@ pub fn client_random(of: &Accessors<'_, '_>) -> Option<Path> {
 }
 
 /// Where a BIO keeps its number: what the socket's functions hand on to `read` and `write` first of all.
-pub fn bio(elf: &Elf<'_>, symbols: &Symbols) -> Option<Bio> {
+pub(super) fn bio(elf: &Elf<'_>, symbols: &Symbols) -> Option<Bio> {
     /// `bwrite` and `bread`, in the old form and in the one that counts in `size_t`. (include/internal/bio.h)
     const WORDS: usize = 6;
     let kind = Accessors::new(elf, symbols).field("BIO_method_type", &[4]);
@@ -257,7 +257,7 @@ pub fn bio(elf: &Elf<'_>, symbols: &Symbols) -> Option<Bio> {
 
 /// The file descriptor of the BIO that an SSL reads from; the BIO is an ordinary socket where the guard
 /// holds.
-pub fn know_socket(inspection: &mut Inspection) {
+pub(super) fn know_socket(inspection: &mut Inspection) {
     let Some(bio) = inspection.bio else { return };
     if let Some(fd) = through(inspection.rbio, bio.number)
         && let Some(guard) = through(inspection.rbio, bio.kind)

@@ -8,10 +8,10 @@ use super::{
 };
 
 /// The symbols to look for.
-pub const SYMBOLS: &[&str] = &["s2n_negotiate", "s2n_connection_free", "s2n_connection_wipe"];
+pub(super) const SYMBOLS: &[&str] = &["s2n_negotiate", "s2n_connection_free", "s2n_connection_wipe"];
 
 /// Returns `None` if the file does not hold this library.
-pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
+pub(super) fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     let mut inspection = Inspection::new(Library::S2n);
     inspection.around(elf, symbols.address("s2n_negotiate")?, None);
     // A wiped connection is reused for another handshake.

@@ -8,10 +8,10 @@ use super::{
 };
 
 /// The symbols to look for.
-pub const SYMBOLS: &[&str] = &["wolfSSL_accept", "wolfSSL_connect", "wolfSSL_free", "wolfSSL_get_fd"];
+pub(super) const SYMBOLS: &[&str] = &["wolfSSL_accept", "wolfSSL_connect", "wolfSSL_free", "wolfSSL_get_fd"];
 
 /// Returns `None` if the file does not hold this library.
-pub fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
+pub(super) fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     let mut inspection = Inspection::new(Library::WolfSsl);
     // `wolfSSL_negotiate`, and with it reading and writing, goes through these.
     for (name, role) in [("wolfSSL_accept", Role::Server), ("wolfSSL_connect", Role::Client)] {

@@ -1,14 +1,14 @@
 //! Instructions of AArch64: the few that small functions are made of. (Arm ARM, C4.1)
 
-use super::{Operation, Register};
+use super::operation::{Operation, Register};
 
 /// X0.
-pub const RESULT: Register = 0;
+pub(super) const RESULT: Register = 0;
 /// The register number that means zero or the stack pointer.
 const ZERO: u32 = 31;
 
 /// The instruction at the start of `code`, which is at `address`, and the address of the next one.
-pub fn decode(code: &[u8], address: u64) -> Option<(Operation, u64)> {
+pub(super) fn decode(code: &[u8], address: u64) -> Option<(Operation, u64)> {
     let word = u32::from_le_bytes(*code.first_chunk()?);
     Some((operation(word, address), address.checked_add(4)?))
 }

@@ -3,76 +3,22 @@
 //! not understood makes a value unknown, never wrong.
 
 mod aarch64;
+mod operation;
 mod walk;
 mod x86;
 
 use std::collections::HashSet;
 
-pub use self::{
+pub(super) use self::{
+    operation::{Operation, Register},
     walk::{Trace, decode, only, tails, trace},
     x86::{behind_landing_pad, behind_null_test, through_pointer, written},
 };
 use crate::tls::library::inspect::elf::{Elf, Machine};
 
-/// A general register by its number in the machine's encoding.
-pub type Register = u8;
-/// Enough for both machines.
-pub const REGISTERS: usize = 32;
-
-/// One instruction, as far as the values matter that are derived from a function's first argument.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
-    /// Nothing that matters here.
-    Nothing,
-    /// `to = from + by`
-    Add {
-        to: Register,
-        from: Register,
-        by: i64,
-    },
-    /// `to = value`
-    Constant {
-        to: Register,
-        value: u64,
-    },
-    /// `to = *(base + by)`, or only looked at, as in a comparison.
-    Load {
-        to: Option<Register>,
-        base: Register,
-        by: i64,
-        width: u8,
-    },
-    /// `to` = the lower `width` bytes of `from`
-    Narrow {
-        to: Register,
-        from: Register,
-        width: u8,
-    },
-    /// Registers become something else: a bit each.
-    Forget {
-        registers: u32,
-    },
-    Call,
-    Jump {
-        target: u64,
-    },
-    /// Goes on behind the instruction or at the target.
-    Branch {
-        target: u64,
-    },
-    /// Goes on at an address from a register or from memory; `in_table`: of one of the function's own labels,
-    /// for certain.
-    Leap {
-        in_table: bool,
-    },
-    Return,
-    /// Nothing is known of what follows.
-    Stop,
-}
-
 /// The register of a result.
 #[must_use]
-pub const fn result(machine: Machine) -> Register {
+pub(super) const fn result(machine: Machine) -> Register {
     match machine {
         Machine::X86_64 => x86::RESULT,
         Machine::Aarch64 => aarch64::RESULT,
@@ -82,7 +28,7 @@ pub const fn result(machine: Machine) -> Register {
 /// A place on the way to a return, which is the last of these instructions, that is much cheaper to probe;
 /// and the register that has the result there.
 #[must_use]
-pub fn checked_return(
+pub(super) fn checked_return(
     elf: &Elf<'_>,
     steps: &[(u64, Operation)],
     jumped_to: &HashSet<u64>,

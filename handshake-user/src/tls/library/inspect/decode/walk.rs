@@ -4,7 +4,11 @@ use std::collections::VecDeque;
 
 use handshake_common::tls::library::target::Path;
 
-use super::{Operation, REGISTERS, Register, aarch64, x86};
+use super::{
+    aarch64,
+    operation::{Operation, REGISTERS, Register},
+    x86,
+};
 use crate::tls::library::inspect::elf::{Elf, Machine, Symbol};
 
 /// Instructions that are followed in one function, over all its paths.
@@ -20,7 +24,7 @@ const MAX_INSTRUCTION: usize = 15;
 
 /// A way from the first argument to an address: after each step but the last a pointer is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PointerPath {
+pub(super) struct PointerPath {
     steps: [i64; 3],
     hops: u8,
 }
@@ -41,7 +45,7 @@ impl PointerPath {
 
     /// As the kernel side wants it, for a field of that width.
     #[must_use]
-    pub fn path(self, width: u8) -> Option<Path> {
+    pub(super) fn path(self, width: u8) -> Option<Path> {
         let mut steps = [0; 3];
         for (step, &from) in steps.iter_mut().zip(&self.steps[..=usize::from(self.hops)]) {
             *step = u16::try_from(from).ok().filter(|&step| i64::from(step) < MAX_OFFSET)?;
@@ -81,7 +85,7 @@ impl Value {
 
 /// What a function does with its first argument, on any of its paths. Each thing once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Trace {
+pub(crate) struct Trace {
     /// Fields that are returned.
     pub returned: Vec<Path>,
     /// Constants and addresses of the file that are returned.
@@ -101,7 +105,7 @@ fn once<T: PartialEq>(list: &mut Vec<T>, item: T) {
 }
 
 /// The only one of a list.
-pub fn only<T: Copy>(list: &[T]) -> Option<T> {
+pub(crate) fn only<T: Copy>(list: &[T]) -> Option<T> {
     match list {
         [one] => Some(*one),
         _ => None,
@@ -128,7 +132,7 @@ struct Walker {
 }
 
 /// One instruction, and the address of the next.
-pub fn decode(elf: &Elf<'_>, at: u64) -> Option<(Operation, u64)> {
+pub(crate) fn decode(elf: &Elf<'_>, at: u64) -> Option<(Operation, u64)> {
     let code = elf.code(at, MAX_INSTRUCTION)?;
     match elf.machine {
         Machine::X86_64 => x86::decode(code, at),
@@ -138,7 +142,7 @@ pub fn decode(elf: &Elf<'_>, at: u64) -> Option<(Operation, u64)> {
 
 /// The other functions that a small one ends in by a jump, on any of its paths.
 #[must_use]
-pub fn tails(elf: &Elf<'_>, entry: u64) -> Vec<u64> {
+pub(crate) fn tails(elf: &Elf<'_>, entry: u64) -> Vec<u64> {
     /// What is farther from the entry belongs to another function.
     const FAR: u64 = 256;
     let mut found = Vec::new();
@@ -170,7 +174,7 @@ pub fn tails(elf: &Elf<'_>, entry: u64) -> Vec<u64> {
 
 /// Follows a function; to its end at most, where its size is known.
 #[must_use]
-pub fn trace(elf: &Elf<'_>, function: Symbol) -> Trace {
+pub(crate) fn trace(elf: &Elf<'_>, function: Symbol) -> Trace {
     let convention = match elf.machine {
         Machine::X86_64 => X86,
         Machine::Aarch64 => AARCH64,

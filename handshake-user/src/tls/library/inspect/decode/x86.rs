@@ -7,11 +7,11 @@ use iced_x86::{
     Register as Named,
 };
 
-use super::{Operation, Register};
+use super::operation::{Operation, Register};
 use crate::tls::library::inspect::elf::Elf;
 
 /// RAX.
-pub const RESULT: Register = 0;
+pub(super) const RESULT: Register = 0;
 /// Where a thread keeps the word that its frames are checked by, in the segment of FS.
 const CANARY: u64 = 0x28;
 /// Instructions between that check and the return.
@@ -22,7 +22,7 @@ const MAX_INSTRUCTION: usize = 15;
 const LANDING_PAD: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 
 /// The instruction at the start of `code`, which is at `address`, and the address of the next one.
-pub fn decode(code: &[u8], address: u64) -> Option<(Operation, u64)> {
+pub(super) fn decode(code: &[u8], address: u64) -> Option<(Operation, u64)> {
     let instruction = one(code, address)?;
     Some((operation(&instruction), instruction.next_ip()))
 }
@@ -134,7 +134,7 @@ fn sum(instruction: &Instruction) -> Option<Operation> {
 }
 
 /// The registers that an instruction changes, a bit each.
-pub fn written(instruction: &Instruction) -> u32 {
+pub(crate) fn written(instruction: &Instruction) -> u32 {
     let mut factory = InstructionInfoFactory::new();
     factory
         .info(instruction)
@@ -148,7 +148,7 @@ pub fn written(instruction: &Instruction) -> u32 {
 /// Where to probe a function at `address`: behind its `endbr64` if the kernel emulates what follows, which is
 /// ten times cheaper than a single step over the `endbr64`. The stack is as at the entry, so that a return
 /// probe finds the return address there too.
-pub fn behind_landing_pad(code: &[u8], address: u64) -> u64 {
+pub(crate) fn behind_landing_pad(code: &[u8], address: u64) -> u64 {
     let (code, start) = body(code, address);
     if one(code, start).is_some_and(|instruction| is_emulated(&instruction)) { start } else { address }
 }
@@ -156,7 +156,7 @@ pub fn behind_landing_pad(code: &[u8], address: u64) -> u64 {
 /// Where to probe a function that frees its argument: behind the test for a null pointer with which it
 /// begins, if the kernel emulates what follows. The argument is still in its register there, and to free
 /// nothing is nothing to see.
-pub fn behind_null_test(whole: &[u8], address: u64) -> u64 {
+pub(crate) fn behind_null_test(whole: &[u8], address: u64) -> u64 {
     let (code, start) = body(whole, address);
     let after_test = || {
         let test = one(code, start)?;
@@ -174,7 +174,7 @@ pub fn behind_null_test(whole: &[u8], address: u64) -> u64 {
 /// The branch of the check for a smashed stack before a return: the kernel emulates it, and steps over a
 /// return, which takes fifteen times as long on a virtual machine. Who branches there does not return.
 /// (`-fstack-protector`)
-pub fn checked_return(
+pub(super) fn checked_return(
     elf: &Elf<'_>,
     steps: &[(u64, Operation)],
     jumped_to: &HashSet<u64>,
@@ -227,7 +227,7 @@ fn before_move(instruction: &Instruction, register: Register) -> Option<Register
 
 /// Where `code`, which is at `address`, calls or jumps to what the pointer at `slot` leads to: how functions
 /// of another file are reached, from one stub for all calls or from each place.
-pub fn through_pointer(code: &[u8], address: u64, slot: u64) -> impl Iterator<Item = u64> {
+pub(crate) fn through_pointer(code: &[u8], address: u64, slot: u64) -> impl Iterator<Item = u64> {
     memchr::memchr_iter(0xff, code).filter_map(move |at| {
         // call *x(%rip), jmp *x(%rip)
         let [_, 0x15 | 0x25, by @ ..] = code[at..].first_chunk::<6>()? else { return None };

@@ -15,7 +15,7 @@ const MAX_RETURNS: usize = 64;
 
 /// Addresses to probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProbePoints {
+pub(super) struct ProbePoints {
     /// The receiver is in AX here.
     pub enter: u64,
     pub leave: Vec<u64>,
@@ -23,7 +23,7 @@ pub struct ProbePoints {
 
 /// `complete`: the offset of the field that says that a `Conn`'s handshake is complete.
 #[must_use]
-pub fn probe_points(elf: &Elf<'_>, function: Function, complete: u16) -> Option<ProbePoints> {
+pub(super) fn probe_points(elf: &Elf<'_>, function: Function, complete: u16) -> Option<ProbePoints> {
     let size = usize::try_from(function.end.checked_sub(function.entry)?).ok()?;
     let code = elf.code(function.entry, size).filter(|code| code.len() == size)?;
     let instructions: Vec<_> = Decoder::with_ip(64, code, function.entry, DecoderOptions::NONE)

@@ -33,7 +33,7 @@ const MAX_TABLES: usize = 64;
 const ITAB_METHODS: u64 = 24;
 
 /// Returns `None` if it is not a Go program, or one without TLS.
-pub fn inspect(elf: &Elf<'_>) -> Option<Inspection> {
+pub(super) fn inspect(elf: &Elf<'_>) -> Option<Inspection> {
     let functions = Functions::find(elf)?;
     let [function] = functions.named([HANDSHAKE]);
     let function = function?;

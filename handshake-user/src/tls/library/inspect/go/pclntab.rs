@@ -12,13 +12,13 @@ const SECTIONS: [&str; 2] = [".gopclntab", ".data.rel.ro.gopclntab"];
 
 /// One function: its first address and that of the next function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Function {
+pub(super) struct Function {
     pub entry: u64,
     pub end: u64,
 }
 
 /// The table.
-pub struct Functions<'a> {
+pub(super) struct Functions<'a> {
     elf: &'a Elf<'a>,
     text: u64,
     names: Range<u64>,
@@ -34,7 +34,7 @@ fn number(bytes: &[u8], at: usize) -> Option<u32> {
 impl<'a> Functions<'a> {
     /// Returns `None` if it is not a Go program, or its table has another format.
     #[must_use]
-    pub fn find(elf: &'a Elf<'a>) -> Option<Self> {
+    pub(super) fn find(elf: &'a Elf<'a>) -> Option<Self> {
         const POINTER: u8 = 8;
         let Section { address, range } = SECTIONS.iter().find_map(|name| elf.section(name))?;
         let head = elf.image.bytes(range.start, 8)?;
@@ -57,7 +57,7 @@ impl<'a> Functions<'a> {
 
     /// Those of the wanted functions that are in the program, in the order of `wanted`.
     #[must_use]
-    pub fn named<const N: usize>(&self, wanted: [&'static str; N]) -> [Option<Function>; N] {
+    pub(super) fn named<const N: usize>(&self, wanted: [&'static str; N]) -> [Option<Function>; N] {
         let mut found = [None; N];
         let names = self.elf.names(self.names.clone(), &wanted);
         if names.is_empty() {

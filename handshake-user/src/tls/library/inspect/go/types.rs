@@ -14,12 +14,12 @@ const FIELD: usize = 3;
 const HEAD: usize = 6;
 
 /// The fields of one structure, with their offsets.
-pub struct Structure<'a>(Vec<(&'a str, u64)>);
+pub(super) struct Structure<'a>(Vec<(&'a str, u64)>);
 
 impl<'a> Structure<'a> {
     /// The structure of that package that has that field; `None` if there is not exactly one.
     #[must_use]
-    pub fn with(elf: &Elf<'a>, package: &str, field: &str) -> Option<Self> {
+    pub(super) fn with(elf: &Elf<'a>, package: &str, field: &str) -> Option<Self> {
         let length = u8::try_from(field.len()).ok().filter(|&length| length < 0x80)?;
         let encoded = [&[length], field.as_bytes()].concat();
         // Before the length there is a byte of flags.
@@ -57,7 +57,7 @@ impl<'a> Structure<'a> {
 
     /// In bytes from the beginning of the structure.
     #[must_use]
-    pub fn offset(&self, field: &str) -> Option<u16> {
+    pub(super) fn offset(&self, field: &str) -> Option<u16> {
         let (_, offset) = self.0.iter().find(|(name, _)| *name == field)?;
         u16::try_from(*offset).ok()
     }

@@ -5,12 +5,10 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use handshake_common::{Role, Stage};
 use ipnet::IpNet;
-use serde::Deserialize;
 
 use crate::{
-    config::DaemonArgs,
-    filter::{self, NetNs},
-    kernel::probe::{TlsWire, plan::Attach},
+    filter::{self, Filter, NetNs},
+    settings::{ExporterOptions, ProbeOptions, Switch, TlsWire},
 };
 
 /// TCP openings, TLS handshakes and TCP closings of every connection of this host, timed where they happen.
@@ -61,54 +59,8 @@ pub enum Command {
     Explain(ExplainArgs),
 }
 
-/// Room for records that user space has not read yet, KiB.
-pub const RING_KIB: u32 = 8192;
-/// Connections followed at once.
-pub const MAX_CONNECTIONS: u32 = 262_144;
-
-/// How to load the kernel side; the same for every command that does.
-#[derive(Clone, Copy, Debug, Args)]
-pub struct ProbeArgs {
-    /// Attach only this way, instead of the cheapest that the kernel allows.
-    #[arg(long, value_enum, value_name = "WAY", help_heading = "Probes")]
-    pub attach: Option<Attach>,
-    /// Room for records that user space has not read yet.
-    #[arg(long, value_name = "KIB", default_value_t = RING_KIB, help_heading = "Probes",
-          value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
-    pub ring_kib: u32,
-    /// Connections followed at once; each takes about 250 bytes of kernel memory.
-    #[arg(long, value_name = "N", default_value_t = MAX_CONNECTIONS, help_heading = "Probes",
-          value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_connections: u32,
-    /// TLS handshakes to look at on the wire, whatever the library: on (all), off, or those on some ports, such as
-    /// 443,8443.
-    #[arg(long, value_name = "on|off|PORTS", default_value = "on", help_heading = "Probes")]
-    pub tls_wire: TlsWire,
-    /// Probe the TLS libraries that the host's processes use.
-    #[arg(long, value_enum, value_name = "ON|OFF", default_value = "on", help_heading = "Probes")]
-    pub tls_libraries: Switch,
-}
-
 /// `PID_MAX_LIMIT` of `include/linux/threads.h`.
 const PID_MAX: i64 = 4_194_304;
-
-/// On or off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Switch {
-    /// On.
-    On,
-    /// Off.
-    Off,
-}
-
-impl From<ProbeArgs> for crate::kernel::probe::Settings {
-    fn from(args: ProbeArgs) -> Self {
-        let ProbeArgs { attach, ring_kib, max_connections, tls_wire, tls_libraries } = args;
-        let tls_libraries = tls_libraries == Switch::On;
-        Self { attach, ring_bytes: ring_kib.saturating_mul(1024), max_connections, tls_wire, tls_libraries }
-    }
-}
 
 /// `handshake trace`.
 #[derive(Debug, Args)]
@@ -155,9 +107,9 @@ pub struct TraceArgs {
     /// End after this many records.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
-    /// See there.
+    /// How to load the kernel side.
     #[command(flatten)]
-    pub probes: ProbeArgs,
+    pub probes: ProbeOptions,
 }
 
 impl TraceArgs {
@@ -173,9 +125,25 @@ impl TraceArgs {
         self.stage.as_deref()?.parse().ok()
     }
 
+    /// The records asked for.
+    #[must_use]
+    pub fn filter(&self) -> Filter {
+        Filter {
+            ports: self.port.clone(),
+            remotes: self.remote.clone(),
+            pid: self.pid,
+            comm: self.comm.as_deref().map(filter::kept),
+            role: self.role(),
+            stage: self.stage(),
+            slower_than: self.slower_than,
+            netns: self.netns,
+        }
+    }
+
     /// Why no record could ever pass these filters.
     fn never(&self) -> Option<&'static str> {
-        let blind = self.probes.tls_wire == TlsWire::Off && self.probes.tls_libraries == Switch::Off;
+        let probes = self.probes.clone().settle();
+        let blind = probes.tls_wire == TlsWire::Off && probes.tls_libraries == Switch::Off;
         (blind && self.stage() == Some(Stage::Tls))
             .then_some("--stage tls needs one of the two views: --tls-wire on, --tls-libraries on")
     }
@@ -195,6 +163,27 @@ impl TraceArgs {
         }
         notes
     }
+}
+
+/// `handshake daemon`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  handshake daemon                                    http://127.0.0.1:9966/metrics
+  handshake daemon --config /etc/handshake/handshake.toml
+  handshake daemon --label process --label local_port --max-series 500
+  HANDSHAKE_LISTEN=[::]:9966 handshake daemon         every address; there is no authentication
+
+A flag takes precedence over its environment variable, that over the file, the file over the default.")]
+pub struct DaemonArgs {
+    /// Settings in TOML; config/handshake.toml documents its keys.
+    #[arg(long, value_name = "FILE", env = "HANDSHAKE_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The server and the metrics.
+    #[command(flatten)]
+    pub exporter: ExporterOptions,
+    /// How to load the kernel side.
+    #[command(flatten)]
+    pub probes: ProbeOptions,
 }
 
 /// `handshake check`.

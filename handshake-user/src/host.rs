@@ -13,7 +13,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::{bounded, record::Context, untrusted::Untrusted};
+use crate::{bounded, untrusted::Untrusted};
 
 /// Where cgroup v2 is usually mounted: below a hybrid hierarchy, or alone.
 const CGROUP2: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
@@ -21,6 +21,14 @@ const CGROUP2: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
 const ROOT_INODE: u64 = 1;
 /// Names are few; past this many the cache begins anew.
 const CACHED_CGROUPS: usize = 10_000;
+
+/// What user space adds to a raw record.
+pub trait Context {
+    /// The wall time of a moment of `CLOCK_MONOTONIC`, nanoseconds.
+    fn wall_time(&self, monotonic_ns: u64) -> SystemTime;
+    /// The path of a cgroup v2 id.
+    fn cgroup(&mut self, id: u64) -> Option<Untrusted>;
+}
 
 /// The host's clock and cgroups.
 #[derive(Debug)]
@@ -237,8 +245,7 @@ mod tests {
     #[test]
     fn the_root_cgroup_is_found_by_its_id() {
         let Some(cgroup2) = cgroup2() else {
-            eprintln!("left out: cgroup v2 is not mounted");
-            assert!(std::env::var_os("CI").is_none_or(|ci| ci.is_empty()), "nothing may be left out here");
+            crate::skip_test("cgroup v2 is not mounted");
             return;
         };
         let id = fs::metadata(&cgroup2.mount).unwrap().ino();

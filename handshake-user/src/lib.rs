@@ -19,9 +19,10 @@ pub mod logging;
 pub mod model;
 pub mod output;
 pub mod record;
+pub mod settings;
 pub mod tls;
+pub mod tracer;
 pub mod untrusted;
-#[doc(hidden)]
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -30,6 +31,14 @@ use crate::{
     cli::{Cli, Command},
     cmd::{check, daemon, explain, trace},
 };
+
+/// Reports that a test is skipped because this host lacks something, which must not happen in CI.
+#[cfg(test)]
+fn skip_test(reason: &str) {
+    let is_ci = std::env::var("CI").is_ok_and(|value| !["", "0", "false"].contains(&value.as_str()));
+    assert!(!is_ci, "{reason}, and no test may be skipped in CI");
+    eprintln!("skipped: {reason}");
+}
 
 /// Runs one command to its end.
 ///

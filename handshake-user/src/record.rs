@@ -1,9 +1,6 @@
 //! The published record: what a raw record means, in the words of docs/json-schema.md.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    time::SystemTime,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use handshake_common::{
     CloseStyle, Connection, ConnectionFlags, Family, FastOpen, FastOpenReason, FinalAck, Initiator, Library,
@@ -217,13 +214,7 @@ pub enum Unseen {
     PeerFin,
 }
 
-/// What user space adds to a raw record.
-pub trait Context {
-    /// The wall time of a moment of CLOCK_MONOTONIC, nanoseconds.
-    fn wall_time(&self, monotonic_ns: u64) -> SystemTime;
-    /// The path of a cgroup v2 id.
-    fn cgroup(&mut self, id: u64) -> Option<Untrusted>;
-}
+pub use crate::host::Context;
 
 impl Record {
     /// Says what a story means.
@@ -359,7 +350,7 @@ pub fn comm(bytes: &[u8; 16]) -> Untrusted {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
 

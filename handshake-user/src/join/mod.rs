@@ -13,10 +13,10 @@ mod recent;
 use std::collections::{HashMap, VecDeque};
 
 use handshake_common::{
-    Connection, ConnectionFlags, Kind, Stage, TlsSource, WirePhase,
+    Connection, ConnectionFlags, Stage, TlsSource, WirePhase,
     tls::{
         library::session::{self, LibraryHandshake},
-        wire::{HelloFragment, WireHandshake},
+        wire::WireHandshake,
     },
 };
 
@@ -25,6 +25,7 @@ use self::{
     pending::{HandshakeView, PartialHandshake, Pending, random},
     recent::Recent,
 };
+pub use crate::kernel::{probe::WireCoverage, raw_record::RawRecord};
 use crate::{
     join::merge::{Fact, merge},
     model::{
@@ -62,37 +63,6 @@ impl ConnectionEvent {
     }
 }
 
-/// What came out of the ring.
-#[derive(Clone, Copy, Debug)]
-pub enum RawRecord<'a> {
-    /// An opening or a closing.
-    Connection(Connection),
-    /// A TLS handshake, as its library's calls showed it.
-    LibraryHandshake(LibraryHandshake),
-    /// A TLS handshake, as its packets showed it.
-    WireHandshake(WireHandshake),
-    /// Bytes of such a handshake, before it is over.
-    HelloFragment(HelloFragment, &'a [u8]),
-}
-
-impl<'a> RawRecord<'a> {
-    /// Reads a raw record; its first byte tells its kind.
-    ///
-    /// # Errors
-    /// `None` for a shape that this program does not know.
-    #[must_use]
-    pub fn from_bytes(bytes: &'a [u8]) -> Option<Self> {
-        match Kind::from_code(*bytes.first()?)? {
-            Kind::Open | Kind::Close => Connection::from_bytes(bytes).map(Self::Connection),
-            Kind::Library => LibraryHandshake::from_bytes(bytes).map(Self::LibraryHandshake),
-            Kind::Wire => WireHandshake::from_bytes(bytes).map(Self::WireHandshake),
-            Kind::Hello => {
-                HelloFragment::from_bytes(bytes).map(|(fragment, bytes)| Self::HelloFragment(fragment, bytes))
-            }
-        }
-    }
-}
-
 /// Which connection: the socket's cookie, and its how-manieth connection.
 type Key = (u64, u16);
 
@@ -124,18 +94,6 @@ pub struct Joiner {
     wire_only: Recent,
     forgotten: u64,
     disagreements: [u64; Fact::ALL.len()],
-}
-
-/// Of which TLS handshakes the wire tells.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WireCoverage {
-    /// Of none.
-    #[default]
-    None,
-    /// Of some.
-    Some,
-    /// Of all, so that a connection without one has none.
-    All,
 }
 
 impl Joiner {

@@ -104,13 +104,14 @@ impl Btf {
     ///
     /// # Errors
     /// When it is damaged, or has a kind of type that this program does not know.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, BtfError> {
+    pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Self, BtfError> {
+        let bytes = bytes.into();
         let malformed = |what: &str| BtfError::Malformed(what.to_owned());
         let magic = bytes.first_chunk().map(|magic| u16::from_ne_bytes(*magic));
         if magic != Some(MAGIC) {
             return Err(malformed("it does not begin with the magic number of BTF"));
         }
-        let header = |at: usize| read(bytes, at).ok_or_else(|| malformed("its header is cut off"));
+        let header = |at: usize| read(&bytes, at).ok_or_else(|| malformed("its header is cut off"));
         let base = header(4)?;
         let section = |offset: u32, length: u32| {
             let start = (base as usize).checked_add(offset as usize)?;
@@ -119,7 +120,7 @@ impl Btf {
         };
         let types = section(header(8)?, header(12)?).ok_or_else(|| malformed("its types are cut off"))?;
         let strings = section(header(16)?, header(20)?).ok_or_else(|| malformed("its names are cut off"))?;
-        let mut btf = Self { bytes: bytes.to_vec(), strings, types: Vec::new(), structures: HashMap::new() };
+        let mut btf = Self { bytes, strings, types: Vec::new(), structures: HashMap::new() };
         btf.index(types).ok_or_else(|| malformed("it has a type of an unknown kind, or a cut-off one"))?;
         Ok(btf)
     }

@@ -10,7 +10,7 @@ use aya::{Btf, Ebpf, programs::Iter};
 use handshake_common::{Library, tls::discover::PROGRAM};
 
 use super::{
-    attach::{Attacher, Probed, Programs},
+    attach::{Attacher, Probed},
     handle::Handle,
     inspect::{Inspection, Refusal, inspect_file},
     queue::{MAX_QUEUED, Queue},
@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     descriptors,
+    kernel::probe::LoadedPrograms,
     tls::discover::{self, Discovery, FileId, Found, KernelIterator, News, SWEEP},
 };
 
@@ -118,7 +119,7 @@ impl Libraries {
     ///
     /// # Errors
     /// When the eBPF object lacks what it needs, in words.
-    pub fn new(ebpf: &mut Ebpf, btf: &Btf, programs: Programs) -> Result<Self, String> {
+    pub fn new(ebpf: &mut Ebpf, btf: &Btf, programs: LoadedPrograms) -> Result<Self, String> {
         let iterator = mappings(ebpf, btf);
         Ok(Self {
             attacher: Attacher::new(ebpf, programs)?,

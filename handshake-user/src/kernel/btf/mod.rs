@@ -1,32 +1,16 @@
 //! Finds the kernel's structure members: `/sys/kernel/btf/vmlinux` in, [`Layout`] out.
 
+mod error;
 mod types;
 
 use std::{cell::RefCell, convert::Infallible};
 
 use handshake_common::layout::{Bit, Layout};
-use thiserror::Error;
 
-pub use self::types::Btf;
+pub use self::{error::BtfError, types::Btf};
 
 /// Where the kernel describes its types.
 pub const PATH: &str = "/sys/kernel/btf/vmlinux";
-
-/// Why a member cannot be found.
-#[derive(Debug, Error)]
-pub enum BtfError {
-    /// The kernel does not say.
-    #[error("the kernel's BTF has no {structure}.{path}")]
-    Missing {
-        /// Structure of the kernel.
-        structure: &'static str,
-        /// Dotted path within it.
-        path: &'static str,
-    },
-    /// The data is damaged, or newer than this program.
-    #[error("cannot read the kernel's BTF: {0}")]
-    Malformed(String),
-}
 
 /// Members that not every kernel has; a bit that is absent reads as clear.
 const OPTIONAL: &[&str] = &["tcp_usec_ts"];

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, ops::Range};
 
-use super::BtfError;
+use super::error::BtfError;
 
 const MAGIC: u16 = 0xeb9f;
 /// Longer than any chain of typedefs and qualifiers: a loop in damaged data ends here.

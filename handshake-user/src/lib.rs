@@ -1,8 +1,8 @@
-//! The user side of `handshake`.
+//! The user space side of `handshake`.
 //!
-//! The way of a connection: [`kernel`] attaches the programs and reads what they send, [`join`] puts together what
-//! they saw of one connection, [`model`] and [`record`] say what it means, and a command ([`cmd`]) shows it ([`output`],
-//! [`exporter`]).
+//! A connection passes through [`kernel`], which attaches the programs and reads their records, [`join`], which merges
+//! what the views saw of it, [`model`] and [`record`], which interpret it, and a command ([`cmd`]), which shows it
+//! ([`output`], [`exporter`]). [`tracer`] holds everything that is attached.
 
 pub mod bounded;
 pub mod cli;

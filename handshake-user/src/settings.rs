@@ -128,7 +128,7 @@ settings! {
         #[arg(long, value_name = "SECONDS,…", env = "HANDSHAKE_BUCKETS")]
         buckets: Buckets = Buckets::default(), parsed as Buckets;
 
-        /// Histogram label to add; may be given more than once.
+        /// Histogram label to add; repeatable.
         #[arg(long = "label", value_enum, value_name = "LABEL", value_delimiter = ',', env = "HANDSHAKE_LABELS")]
         labels: Labels = Vec::new(), parsed as Vec<Label>;
 

@@ -9,13 +9,13 @@ use crate::{
     untrusted::escape,
 };
 
-/// Longest name that moves the texts beside it, characters.
+/// Longest name that widens the column of names, characters.
 const WIDEST: usize = 64;
-/// Longest text that is shown whole, characters: paths of strangers are cut before, reasons of the kernel's are not.
+/// Longest text that is shown uncut, characters: untrusted paths are cut earlier, the kernel's reasons are not.
 const MAX_LEN: usize = 1024;
 
-/// A line: a mark, a name, what there is to say, and what follows from it, each on a line of its own. What it quotes of
-/// strangers is made harmless by [`section`], which alone writes lines.
+/// An entry: a mark, a name and a text, and further lines below. [`section`], which alone writes lines, escapes the untrusted
+/// text in it.
 struct Line {
     mark: &'static str,
     name: String,
@@ -68,11 +68,11 @@ pub fn render(report: &Report) -> String {
         ),
         section("TLS libraries", &library_lines(tls_libraries, tls_shortfalls)),
         section(
-            "Not used by this version (what only these can tell is unknown)",
+            "Not used by this version (what only these can see is unknown)",
             &tiers.iter().map(tier_line).collect::<Vec<_>>(),
         ),
         section(
-            &format!("Settings that decide handshakes{namespace}"),
+            &format!("Sysctls that govern handshakes{namespace}"),
             &sysctls.iter().map(sysctl_line).collect::<Vec<_>>(),
         ),
     ]
@@ -122,9 +122,11 @@ fn kernel_lines(kernel: &Kernel) -> Vec<Line> {
         kernel;
     let types = match (&btf.reason, members) {
         (Some(reason), _) => line(NO, "type information", reason),
-        (None, Some(count)) if missing_members.is_empty() => {
-            line(YES, "type information", format!("{}, with all {count} members that are read", btf::PATH))
-        }
+        (None, Some(count)) if missing_members.is_empty() => line(
+            YES,
+            "type information",
+            format!("{}, with all {count} members that the programs read", btf::PATH),
+        ),
         (None, _) => line(NO, "type information", format!("it lacks {}", missing_members.join(", "))),
     };
     let tracefs = match (&tracefs.mount, tracefs.readable) {
@@ -152,9 +154,9 @@ fn namespace_line(namespace: &Namespace) -> Line {
     let Namespace { name, initial, lost } = namespace;
     let (mark, text) = match (initial, lost) {
         (Some(true), _) => (YES, "the host's"),
-        (Some(false), None) => (YES, "not the host's, which hides nothing here"),
+        (Some(false), None) => (YES, "not the host's, but nothing is out of sight"),
         (Some(false), Some(_)) => (NO, "not the host's"),
-        (None, _) => (UNKNOWN, "it cannot be told whether it is the host's"),
+        (None, _) => (UNKNOWN, "whether it is the host's is unknown"),
     };
     let mark = if lost.is_some() { NO } else { mark };
     Line { more: lost.iter().cloned().collect(), ..line(mark, *name, text) }
@@ -168,12 +170,12 @@ fn privilege_lines(privileges: &Privileges) -> Vec<Line> {
         Some(capabilities) => lines.extend(
             capabilities.iter().map(|it| line(if it.held { YES } else { NO }, it.name, it.needed_for)),
         ),
-        None => lines.push(line(UNKNOWN, "capabilities", "the kernel does not tell")),
+        None => lines.push(line(UNKNOWN, "capabilities", "the kernel does not report them")),
     }
     lines.push(match unprivileged_bpf_disabled {
         Some(value) => {
             let means = match value {
-                0 => "other users may load simple programs, but none that trace",
+                0 => "other users may load simple programs, but none for tracing",
                 1 => "eBPF is for privileged users, until the next boot",
                 _ => "eBPF is for privileged users",
             };
@@ -217,16 +219,16 @@ fn probe_lines(kernel: &Kernel, probes: &Probes) -> Vec<Line> {
     modes.chain(probes.hooks.iter().map(|hook| hook_line(kernel, probes, hook))).collect()
 }
 
-/// A hook stands for the way that would be taken, or else for the first.
+/// Describes a hook in the mode that would be used, otherwise in the first one.
 fn hook_line(kernel: &Kernel, probes: &Probes, hook: &HookReport) -> Line {
     let chosen = hook.modes.iter().find(|it| Some(it.mode) == probes.mode).or(hook.modes.first());
     let Some(chosen) = chosen else { return line(UNKNOWN, &hook.tracepoint, "not tested") };
     let state = chosen.finding.state;
     let text = match state {
-        // The same in either way.
+        // The same in both modes.
         State::Available if hook.tracepoint.starts_with(CGROUP_SKB) => match &kernel.cgroup2 {
             Some(mount) if kernel.cgroup2_is_root == Some(false) => {
-                format!("on {mount}, and only what is below it")
+                format!("on {mount}, and only for cgroups below it")
             }
             _ => "on the root of cgroup v2".to_owned(),
         },
@@ -396,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_strangers_forge_no_line() {
+    fn untrusted_names_cannot_forge_a_line() {
         let mut report = report(|_, _| Finding::refused(HOSTILE));
         let lines = render(&report).lines().count();
         let library = &mut report.tls_libraries[0];

@@ -36,6 +36,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ha
 /// Programs by name: for each, the kernel counts how often it skipped it.
 pub type LoadedPrograms = Arc<Mutex<Vec<(String, OwnedFd)>>>;
 
+/// Reads what the programs log.
+type KernelLog = EbpfLogger<&'static dyn log::Log>;
+
 /// What became of one hook.
 #[derive(Debug)]
 pub struct Attached {
@@ -69,7 +72,7 @@ pub struct Probes {
     pub wire_shortfall: Option<String>,
     programs: LoadedPrograms,
     totals: PerCpuArray<MapData, [u64; totals::SLOTS]>,
-    kernel_log: Option<EbpfLogger<&'static dyn log::Log>>,
+    kernel_log: Option<KernelLog>,
 }
 
 impl std::fmt::Debug for Probes {
@@ -239,7 +242,7 @@ impl Attempt {
         kernel: &Kernel,
         settings: &ProbeSettings,
         offsets: &[Offset],
-    ) -> Result<(Ebpf, Option<EbpfLogger<&'static dyn log::Log>>), LoadError> {
+    ) -> Result<(Ebpf, Option<KernelLog>), LoadError> {
         let layout = Layout { has_tracing_helpers: u32::from(self.has_tracing_helpers), ..kernel.layout()? };
         let ring_bytes = settings.ring_kib.saturating_mul(1024).max(4096).next_power_of_two();
         let log_level =

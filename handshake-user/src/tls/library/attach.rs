@@ -191,11 +191,11 @@ impl Attacher {
             for line in whole.lines() {
                 tracing::debug!(program = name, "{line}");
             }
-            return Err(if !aya::features().bpf_cookie() {
+            return Err(if aya::features().bpf_cookie() {
+                format!("{name}: {}", shorten(&whole))
+            } else {
                 "this kernel gives uprobes no cookie (Linux 5.15): its handshakes are seen on the wire alone"
                     .to_owned()
-            } else {
-                format!("{name}: {}", shorten(&whole))
             });
         }
         if newly && let Some(fd) = program.fd().ok().and_then(|fd| fd.as_fd().try_clone_to_owned().ok()) {

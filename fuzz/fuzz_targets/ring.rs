@@ -11,7 +11,7 @@ use std::{
 
 use handshake::{
     config::{Config, Label},
-    event::{ConnectionEvent, Context},
+    event::ConnectionEvent,
     exporter::metrics::Metrics,
     join::{Joiner, RawRecord, WireCoverage, journal::ConnectionJournal},
     output::{savings::Savings, summary::Summary},

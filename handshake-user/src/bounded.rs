@@ -1,4 +1,4 @@
-//! Files that others write, or that are as long as others make them: read to a limit.
+//! Reads files whose length others control, up to a limit.
 
 use std::{
     fs::File,
@@ -6,14 +6,14 @@ use std::{
     path::Path,
 };
 
-/// A file of the kernel's with a few lines at the most, such as a setting.
+/// A kernel file of at most a few lines, such as a sysctl.
 pub const SMALL: u64 = 64 << 10;
-/// `/proc/self/mountinfo`: 100,000 mounts, more than which no namespace has (`fs.mount-max`), with long paths.
+/// `/proc/self/mountinfo`: 100,000 mounts, the limit of a namespace (`fs.mount-max`), with long paths.
 pub const MOUNTINFO: u64 = 64 << 20;
-/// The kernel's types: of the largest kernels 12 MiB.
+/// The kernel's type information: up to 12 MiB in the largest kernels.
 pub const KERNEL_BTF: u64 = 128 << 20;
 
-/// The whole of a file that has no more than `most` bytes.
+/// Reads a whole file of at most `most` bytes.
 ///
 /// # Errors
 /// When it cannot be read, or is longer.
@@ -23,10 +23,10 @@ pub fn read(path: impl AsRef<Path>, most: u64) -> io::Result<Vec<u8>> {
     if bytes.len() as u64 > most { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
 }
 
-/// The same of text.
+/// Reads a whole text file of at most `most` bytes.
 ///
 /// # Errors
-/// Also when it is not UTF-8.
+/// When it cannot be read, is longer, or is not UTF-8.
 pub fn read_to_string(path: impl AsRef<Path>, most: u64) -> io::Result<String> {
     String::from_utf8(read(path, most)?).map_err(|_| io::ErrorKind::InvalidData.into())
 }
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_longer_is_refused() {
+    fn longer_file_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, "12345").unwrap();

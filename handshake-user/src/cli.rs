@@ -5,35 +5,33 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use handshake_common::{Role, Stage};
 use ipnet::IpNet;
-use serde::Deserialize;
 
 use crate::{
-    config::DaemonArgs,
-    filter::{self, NetNs},
-    kernel::probe::{TlsWire, plan::Attach},
+    filter::{self, Filter, NetNs},
+    settings::{ExporterOptions, ProbeOptions, Switch, TlsWire},
 };
 
-/// TCP openings, TLS handshakes and TCP closings of every connection of this host, timed where they happen.
+/// How long TCP and TLS handshakes and TCP closes take for every connection of this host, timed in the kernel.
 #[derive(Debug, Parser)]
 #[command(version, about, long_about = None, arg_required_else_help = true)]
 #[command(after_help = "Examples:
-  handshake trace                       every opening, TLS handshake and closing, live
+  handshake trace                       every TCP open, TLS handshake and TCP close, live
   handshake trace --port 443 --stage open --slower-than 100ms
   handshake trace --output json | jq .open.rtt_us
-  handshake explain records.jsonl       each connection as a ladder, and what would save its round trips
+  handshake explain records.jsonl       each connection as a ladder, and what would save round trips
   handshake daemon --listen 127.0.0.1:9966
-  handshake check                       what this kernel offers")]
+  handshake check                       what works on this kernel")]
 pub struct Cli {
-    /// Say more on standard error (-v: what is attached, -vv: why not); `RUST_LOG` overrides it.
+    /// Log more to standard error (-v: what is attached, -vv: why not); `RUST_LOG` overrides it.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub verbose: u8,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
 impl Cli {
-    /// Refuses what is well-formed and could never show anything.
+    /// Refuses a command line that is well-formed but could never show anything.
     ///
     /// # Errors
     /// A usage error that says why.
@@ -53,88 +51,42 @@ impl Cli {
 pub enum Command {
     /// Show connections live, one line per stage, and a summary at the end.
     Trace(TraceArgs),
-    /// Export metrics to Prometheus, until SIGTERM or SIGINT.
+    /// Export metrics to Prometheus until SIGTERM or SIGINT.
     Daemon(DaemonArgs),
-    /// Say what this kernel and this host offer; the exit status says whether tracing would work.
+    /// Report what this kernel and host offer; the exit status says whether tracing would work.
     Check(CheckArgs),
-    /// Draw connections as ladders of their segments, out of records, and say what would save their round trips.
+    /// Draw the connections in records as ladders of their segments, and list what would save round trips.
     Explain(ExplainArgs),
-}
-
-/// Room for records that user space has not read yet, KiB.
-pub const RING_KIB: u32 = 8192;
-/// Connections followed at once.
-pub const MAX_CONNECTIONS: u32 = 262_144;
-
-/// How to load the kernel side; the same for every command that does.
-#[derive(Clone, Copy, Debug, Args)]
-pub struct ProbeArgs {
-    /// Attach only this way, instead of the cheapest that the kernel allows.
-    #[arg(long, value_enum, value_name = "WAY", help_heading = "Probes")]
-    pub attach: Option<Attach>,
-    /// Room for records that user space has not read yet.
-    #[arg(long, value_name = "KIB", default_value_t = RING_KIB, help_heading = "Probes",
-          value_parser = clap::value_parser!(u32).range(4..=1_048_576))]
-    pub ring_kib: u32,
-    /// Connections followed at once; each takes about 250 bytes of kernel memory.
-    #[arg(long, value_name = "N", default_value_t = MAX_CONNECTIONS, help_heading = "Probes",
-          value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_connections: u32,
-    /// TLS handshakes to look at on the wire, whatever the library: on (all), off, or those on some ports, such as
-    /// 443,8443.
-    #[arg(long, value_name = "on|off|PORTS", default_value = "on", help_heading = "Probes")]
-    pub tls_wire: TlsWire,
-    /// Probe the TLS libraries that the host's processes use.
-    #[arg(long, value_enum, value_name = "ON|OFF", default_value = "on", help_heading = "Probes")]
-    pub tls_libraries: Switch,
 }
 
 /// `PID_MAX_LIMIT` of `include/linux/threads.h`.
 const PID_MAX: i64 = 4_194_304;
 
-/// On or off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Switch {
-    /// On.
-    On,
-    /// Off.
-    Off,
-}
-
-impl From<ProbeArgs> for crate::kernel::probe::Settings {
-    fn from(args: ProbeArgs) -> Self {
-        let ProbeArgs { attach, ring_kib, max_connections, tls_wire, tls_libraries } = args;
-        let tls_libraries = tls_libraries == Switch::On;
-        Self { attach, ring_bytes: ring_kib.saturating_mul(1024), max_connections, tls_wire, tls_libraries }
-    }
-}
-
 /// `handshake trace`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   handshake trace --port 443                          one service, both roles
-  handshake trace --remote 10.0.0.0/8 --role client   what this host opens to a network
-  handshake trace --stage close --slower-than 1s      slow closings
+  handshake trace --remote 10.0.0.0/8 --role client   connections of this host to a network
+  handshake trace --stage close --slower-than 1s      slow closes
   handshake trace --comm nginx --duration 30s         half a minute of one program, then the summary
   handshake trace --count 100 --output json > out.jsonl
   handshake trace --port 443 --output ladder          each connection as a ladder, when it closes
 
-What is not known does not pass a filter: a server's process, for one, is known only when it closes.")]
+A filter does not match what is unknown: a server's process, for example, is known only when it closes.")]
 pub struct TraceArgs {
-    /// Local or remote port; may be given more than once.
+    /// Local or remote port; repeatable.
     #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Vec<u16>,
-    /// Network of the peer, such as 10.0.0.0/8 or `2001:db8::/32`; may be given more than once.
+    /// Network of the peer, such as 10.0.0.0/8 or `2001:db8::/32`; repeatable.
     #[arg(long, value_name = "CIDR", value_parser = parse_network)]
     pub remote: Vec<IpNet>,
     /// Process id, in the host's PID namespace.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=PID_MAX))]
     pub pid: Option<u32>,
-    /// Name of the process, whole; the kernel keeps the first 15 bytes of it.
+    /// Full name of the process; the kernel keeps its first 15 bytes.
     #[arg(long)]
     pub comm: Option<String>,
-    /// Only this end of the connections.
+    /// Only connections in which this host has this role.
     #[arg(long, value_parser = ["client", "server"])]
     pub role: Option<String>,
     /// Only this stage.
@@ -155,9 +107,9 @@ pub struct TraceArgs {
     /// End after this many records.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
-    /// See there.
+    /// How to load the kernel side.
     #[command(flatten)]
-    pub probes: ProbeArgs,
+    pub probes: ProbeOptions,
 }
 
 impl TraceArgs {
@@ -173,14 +125,30 @@ impl TraceArgs {
         self.stage.as_deref()?.parse().ok()
     }
 
-    /// Why no record could ever pass these filters.
+    /// The records asked for.
+    #[must_use]
+    pub fn filter(&self) -> Filter {
+        Filter {
+            ports: self.port.clone(),
+            remotes: self.remote.clone(),
+            pid: self.pid,
+            comm: self.comm.as_deref().map(filter::kept),
+            role: self.role(),
+            stage: self.stage(),
+            slower_than: self.slower_than,
+            netns: self.netns,
+        }
+    }
+
+    /// Why no record could ever pass these filters. Returns `None` if one could.
     fn never(&self) -> Option<&'static str> {
-        let blind = self.probes.tls_wire == TlsWire::Off && self.probes.tls_libraries == Switch::Off;
+        let probes = self.probes.clone().settle();
+        let blind = probes.tls_wire == TlsWire::Off && probes.tls_libraries == Switch::Off;
         (blind && self.stage() == Some(Stage::Tls))
             .then_some("--stage tls needs one of the two views: --tls-wire on, --tls-libraries on")
     }
 
-    /// What the filters do that their user may not expect, a line each.
+    /// What the filters do that the user may not expect, one line each.
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
         let mut notes: Vec<String> =
@@ -188,8 +156,8 @@ impl TraceArgs {
         let by_process = self.pid.is_some() || self.comm.is_some();
         if by_process && self.role() == Some(Role::Server) && self.stage() == Some(Stage::Open) {
             notes.push(
-                "a server's process is known from its close() on, so hardly any opening of a server passes \
-                 --pid or --comm; --stage close does"
+                "a server's process is unknown until close(), so --pid and --comm match hardly any open of a \
+                 server; they match with --stage close"
                     .to_owned(),
             );
         }
@@ -197,13 +165,34 @@ impl TraceArgs {
     }
 }
 
+/// `handshake daemon`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  handshake daemon                                    http://127.0.0.1:9966/metrics
+  handshake daemon --config /etc/handshake/handshake.toml
+  handshake daemon --label process --label local_port --max-series 500
+  HANDSHAKE_LISTEN=[::]:9966 handshake daemon         every address; there is no authentication
+
+A flag takes precedence over its environment variable, that over the file, the file over the default.")]
+pub struct DaemonArgs {
+    /// Settings in TOML; config/handshake.toml documents its keys.
+    #[arg(long, value_name = "FILE", env = "HANDSHAKE_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The server and the metrics.
+    #[command(flatten)]
+    pub exporter: ExporterOptions,
+    /// How to load the kernel side.
+    #[command(flatten)]
+    pub probes: ProbeOptions,
+}
+
 /// `handshake check`.
 #[derive(Clone, Copy, Debug, Args)]
 #[command(after_help = "Examples:
-  sudo handshake check                  tries everything out, and leaves nothing behind
+  sudo handshake check                  tries everything, and leaves nothing behind
   handshake check --json | jq '.sysctls[] | {name, value}'
 
-Exit status: 0 when tracing would work, 1 when not.")]
+Exit status: 0 if tracing would work, 1 if not.")]
 pub struct CheckArgs {
     /// One JSON object, for programs (docs/json-schema.md).
     #[arg(long)]
@@ -213,30 +202,30 @@ pub struct CheckArgs {
 /// `handshake explain`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  handshake trace --output json > records.jsonl       records, one a line
+  handshake trace --output json > records.jsonl       one record a line
   handshake explain records.jsonl
   handshake trace --port 443 --count 30 --output json | handshake explain
   jq -c 'select(.setup.round_trips > 1)' records.jsonl | handshake explain -
 
-docs/explain.md says how to read a ladder. Exit status: 0, or 1 when a line was no record.")]
+docs/explain.md says how to read a ladder. Exit status: 0, or 1 if a line was not a record.")]
 pub struct ExplainArgs {
     /// Records as `trace --output json` writes them; - is standard input.
     #[arg(value_name = "FILE", default_value = "-")]
     pub file: PathBuf,
 }
 
-/// Shapes of `trace`'s output.
+/// Output formats of `trace`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// Columns for people.
     Table,
     /// Each connection as a ladder of its segments, when it closes.
     Ladder,
-    /// One JSON object a line for programs.
+    /// One JSON object per line, for programs.
     Json,
 }
 
-/// A network, or an address as a network of one.
+/// A network, or an address as a network of one address.
 fn parse_network(text: &str) -> Result<IpNet, String> {
     let network = text
         .parse::<IpNet>()
@@ -245,7 +234,7 @@ fn parse_network(text: &str) -> Result<IpNet, String> {
     Ok(unmapped(network).unwrap_or(network))
 }
 
-/// A v4-mapped network as that of IPv4: records name the address that is on the wire.
+/// The IPv4 network of a v4-mapped one: records have the address that is on the wire.
 fn unmapped(network: IpNet) -> Option<IpNet> {
     let IpNet::V6(mapped) = network else { return None };
     let address = mapped.addr().to_ipv4_mapped()?;
@@ -257,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 
@@ -282,13 +271,13 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_a_network_of_one() {
+    fn address_is_a_network_of_one() {
         assert_eq!(parse_network("192.0.2.1").unwrap().prefix_len(), 32);
         assert_eq!(parse_network("2001:db8::1").unwrap().prefix_len(), 128);
     }
 
     #[test]
-    fn filters_that_surprise_are_told() {
+    fn notes_explain_surprising_filters() {
         let notes = |arguments: &[&str]| {
             let line = ["handshake", "trace"].iter().chain(arguments);
             let Command::Trace(args) = Cli::parse_from(line).command else { panic!() };
@@ -300,12 +289,12 @@ mod tests {
     }
 
     #[test]
-    fn every_network_can_match() {
+    fn mapped_and_unaligned_networks_match() {
         let contains = |network: &str, address: &str| {
             parse_network(network).unwrap().contains(&address.parse::<IpAddr>().unwrap())
         };
         assert!(contains("10.9.9.9/8", "10.0.0.1"), "bits behind the prefix do not count");
-        // The wire speaks IPv4 there.
+        // On the wire these are IPv4.
         assert!(contains("::ffff:10.0.0.0/104", "10.1.2.3") && !contains("::ffff:10.0.0.0/104", "11.0.0.1"));
         assert!(contains("::ffff:192.0.2.1", "192.0.2.1"));
         assert!(contains("::/0", "2001:db8::1"));

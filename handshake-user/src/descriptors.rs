@@ -1,9 +1,9 @@
-//! File descriptors. Each probe takes one, so a host of many libraries takes more than the usual soft limit of 1024; and
-//! whatever is probed, serving needs some.
+//! File descriptors. Each probe takes one, so a host with many libraries needs more than the usual soft limit of 1024; some
+//! are kept for serving, however much is probed.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Kept for connections, and for files that are open for a moment only.
+/// Kept for connections, and for files that are open only for a moment.
 const RESERVE: usize = 128;
 
 /// Raises the soft limit to the hard one: only `select` needs a low one, and nothing here uses it.
@@ -25,7 +25,7 @@ pub fn limit() -> usize {
 #[must_use]
 pub fn spare() -> usize {
     let limit = limit();
-    // Without /proc nothing is known, and opening fails where there are too few.
+    // Without /proc the number is unknown, and opening fails where there are too few.
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.take(limit).count());
     limit.saturating_sub(open).saturating_sub(RESERVE.min(limit / 4))
 }

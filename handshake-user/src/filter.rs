@@ -13,7 +13,7 @@ use std::{
 use handshake_common::{Role, Stage};
 use ipnet::IpNet;
 
-use crate::{cli::TraceArgs, event::ConnectionEvent, untrusted::Untrusted};
+use crate::{event::ConnectionEvent, untrusted::Untrusted};
 
 /// A network namespace by its inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 const COMM_BYTES: usize = 15;
 
 /// A name as the kernel stores it: cut to 15 bytes, even in the middle of a character, just like in a record.
-fn kept(comm: &str) -> Untrusted {
+pub(crate) fn kept(comm: &str) -> Untrusted {
     Untrusted::from_bytes(&comm.as_bytes()[..comm.len().min(COMM_BYTES)])
 }
 
@@ -74,29 +74,14 @@ pub fn note_on_comm(comm: &str) -> Option<String> {
 /// All conditions must hold; a condition on an unknown value does not.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    ports: Vec<u16>,
-    remotes: Vec<IpNet>,
-    pid: Option<u32>,
-    comm: Option<Untrusted>,
-    role: Option<Role>,
-    stage: Option<Stage>,
-    slower_than: Option<Duration>,
-    netns: Option<NetNs>,
-}
-
-impl From<&TraceArgs> for Filter {
-    fn from(args: &TraceArgs) -> Self {
-        Self {
-            ports: args.port.clone(),
-            remotes: args.remote.clone(),
-            pid: args.pid,
-            comm: args.comm.as_deref().map(kept),
-            role: args.role(),
-            stage: args.stage(),
-            slower_than: args.slower_than,
-            netns: args.netns,
-        }
-    }
+    pub(crate) ports: Vec<u16>,
+    pub(crate) remotes: Vec<IpNet>,
+    pub(crate) pid: Option<u32>,
+    pub(crate) comm: Option<Untrusted>,
+    pub(crate) role: Option<Role>,
+    pub(crate) stage: Option<Stage>,
+    pub(crate) slower_than: Option<Duration>,
+    pub(crate) netns: Option<NetNs>,
 }
 
 impl Filter {

@@ -77,7 +77,7 @@ pub fn cpus(list: &str, most: usize) -> Vec<usize> {
 /// # Errors
 /// When it says something that makes no sense.
 pub fn config(text: &str, path: &Path) -> anyhow::Result<Config> {
-    config::settled(text, path)
+    config::from_file(text, path)
 }
 
 /// What `handshake explain` draws of these bytes, and what it says of lines that are no records.

@@ -1,8 +1,8 @@
-//! The user side of `handshake`.
+//! The user space side of `handshake`.
 //!
-//! The way of a connection: [`kernel`] attaches the programs and reads what they send, [`join`] puts together what
-//! they saw of one connection, [`model`] and [`record`] say what it means, and a command ([`cmd`]) shows it ([`output`],
-//! [`exporter`]).
+//! A connection passes through [`kernel`], which attaches the programs and reads their records, [`join`], which merges
+//! what the views saw of it into an [`event`], and a command ([`cmd`]), which shows it
+//! ([`output`], [`exporter`]). [`tracer`] holds everything that is attached.
 
 pub mod bounded;
 pub mod bounded_map;
@@ -19,9 +19,10 @@ pub mod join;
 pub mod kernel;
 pub mod logging;
 pub mod output;
+pub mod settings;
 pub mod tls;
+pub mod tracer;
 pub mod untrusted;
-#[doc(hidden)]
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -30,6 +31,14 @@ use crate::{
     cli::{Cli, Command},
     cmd::{check, daemon, explain, trace},
 };
+
+/// Reports that a test is skipped because this host lacks something, which must not happen in CI.
+#[cfg(test)]
+fn skip_test(reason: &str) {
+    let is_ci = std::env::var("CI").is_ok_and(|value| !["", "0", "false"].contains(&value.as_str()));
+    assert!(!is_ci, "{reason}, and no test may be skipped in CI");
+    eprintln!("skipped: {reason}");
+}
 
 /// Runs one command to its end.
 ///

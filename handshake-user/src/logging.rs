@@ -1,4 +1,4 @@
-//! The log: one event, one line, whatever a stranger's name in it says.
+//! The log: one line per event, whatever untrusted text it quotes.
 
 use std::{
     fmt,
@@ -14,7 +14,7 @@ use tracing_subscriber::{
 
 use crate::untrusted::escape;
 
-/// Longest value that is logged whole, characters.
+/// Longest value that is logged uncut, characters.
 const MAX_LEN: usize = 1024;
 
 /// Logs go to standard error: standard output belongs to the records.
@@ -25,13 +25,13 @@ pub fn to_stderr(verbose: u8) {
         _ => "debug",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    // Colours are for a terminal whose user has not declined them.
+    // Colours only on a terminal, and unless the user has opted out.
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
     let log = tracing_subscriber::fmt().fmt_fields(Fields).with_env_filter(filter).with_writer(io::stderr);
     log.with_target(false).with_ansi(colours).init();
 }
 
-/// Writes the message and the values of an event with everything harmful escaped, line ends too.
+/// Writes the message and the values of an event with everything harmful escaped, including line ends.
 struct Fields;
 
 impl<'writer> FormatFields<'writer> for Fields {
@@ -58,7 +58,7 @@ impl Visit for Line<'_> {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // What came through the `log` crate carries its source in such fields.
+        // Events from the `log` crate carry their source in such fields.
         if self.result.is_err() || field.name().starts_with("log.") {
             return;
         }
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_value_does_not_push_out_the_others() {
+    fn long_value_does_not_displace_the_others() {
         let line = logged(|| tracing::warn!(path = %"x".repeat(9999), error = %"why", "it failed"));
         assert!(line.contains("it failed") && line.contains("…") && line.contains("error=why"), "{line}");
         assert!(line.chars().count() < 2 * MAX_LEN, "{line}");

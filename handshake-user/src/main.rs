@@ -22,14 +22,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Usage errors leave here with status 2, help and version with 0. An error quotes arguments, and they may be names out of
-/// a stranger's folder (`explain *`): it is made again, about the same arguments without harm in them.
+/// Usage errors exit with status 2, help and version with 0. An error quotes arguments, which may be file names that someone
+/// else chose (`explain *`), so it is made again from the same arguments in escaped form.
 fn usage(error: &clap::Error) -> ! {
     let arguments =
         env::args_os().map(|argument| Untrusted::from_bytes(argument.as_encoded_bytes()).to_string());
     match Cli::try_parse_from(arguments).and_then(Cli::possible) {
         Err(harmless) => harmless.exit(),
-        // Then it was about bytes that are no text, and quotes none.
+        // Then the error is about bytes that are not UTF-8, and quotes none of them.
         Ok(_) => error.exit(),
     }
 }

@@ -1,6 +1,5 @@
-//! Text that a stranger chose: names of processes and files, cgroups, server names, the errors that quote them. Printed as
-//! it is, it could drive the terminal of whoever reads it, or forge a line; so it has a type whose only `Display` writes
-//! what could do harm as escapes.
+//! Text that others chose: names of processes, files, cgroups and servers, and errors that quote them. Printed verbatim it
+//! could control the reader's terminal or forge a line, so it has a type whose `Display` escapes whatever is harmful.
 
 use std::{
     fmt::{self, Write as _},
@@ -12,19 +11,19 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Longest text that is shown whole, characters.
+/// Longest text that is shown uncut, characters.
 pub const MAX_LEN: usize = 256;
 /// Longest line of our own that quotes such text, characters.
 const MAX_LINE: usize = 4096;
 
-/// A stranger's text. Serialised it is the text itself: [`json`] makes the bytes harmless.
+/// Untrusted text. It serialises as the text itself: [`json`] makes the bytes harmless.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 #[schemars(inline)]
 pub struct Untrusted(String);
 
 impl Untrusted {
-    /// Text as the kernel or the wire has it; bytes that are not UTF-8 become `\xff`.
+    /// Text from the kernel or the wire; bytes that are not UTF-8 become escapes such as `\xff`.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Self {
         let mut text = String::with_capacity(bytes.len());
@@ -44,7 +43,7 @@ impl Untrusted {
     }
 }
 
-/// Harmless, and at most as long as the precision, or else [`MAX_LEN`].
+/// Escaped, and cut to the precision, or to [`MAX_LEN`] without one.
 impl fmt::Display for Untrusted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&escape(&self.0, f.precision().unwrap_or(MAX_LEN)))
@@ -69,12 +68,12 @@ impl From<&Path> for Untrusted {
     }
 }
 
-/// Whether a terminal shows the character where it stands, in a place of its own. Not so: control characters, and what the
-/// standard library does not print either: line separators, what turns the direction of a line, what has no width, what
-/// piles up on its neighbour, and what no version of Unicode has assigned yet.
+/// Whether a terminal shows the character in place, in a cell of its own. Control characters are not, nor what the standard
+/// library escapes: line separators, changes of text direction, characters without width, combining marks, and code points
+/// that are not assigned.
 #[must_use]
 pub fn is_harmless(c: char) -> bool {
-    // Letters by their class, but blank (Unicode: `Default_Ignorable_Code_Point`).
+    // Blank, although Unicode classes them as letters (`Default_Ignorable_Code_Point`).
     const FILLERS: [char; 4] = ['\u{115f}', '\u{1160}', '\u{3164}', '\u{ffa0}'];
     match c {
         ' '..='~' => true,
@@ -82,11 +81,11 @@ pub fn is_harmless(c: char) -> bool {
     }
 }
 
-/// One line of at most `most` characters, cut with `…`. A backslash stays as it is: names of systemd have them.
+/// One line of at most `most` characters, cut with `…`. Backslashes are kept: systemd names contain them.
 #[must_use]
 pub fn escape(text: &str, most: usize) -> String {
     let mut shown = String::new();
-    // How much of it fits when `…` must, too.
+    // How much of it still leaves a place for `…`.
     let (mut length, mut fits) = (0, 0);
     for c in text.chars() {
         let before = shown.len();
@@ -114,8 +113,8 @@ pub fn escape(text: &str, most: usize) -> String {
     shown
 }
 
-/// JSON that a serialiser wrote, with everything that is not harmless as `\u…`: the same values in other bytes. Outside of its
-/// strings JSON has none of that but line ends.
+/// Writes everything harmful in serialised JSON as `\u…`: the same values in other bytes. Outside its strings, the only such
+/// characters in JSON are line ends.
 #[must_use]
 pub fn json(serialised: String) -> String {
     let stays = |c: char| c == '\n' || is_harmless(c);
@@ -135,7 +134,7 @@ pub fn json(serialised: String) -> String {
     text
 }
 
-/// Says one line on standard error; what it quotes cannot make two of it. It does not matter if nobody can hear it.
+/// Writes one line to standard error; what it quotes cannot turn it into two. A failure to write is ignored.
 pub fn say(line: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "{}", escape(&line.to_string(), MAX_LINE));
 }
@@ -148,7 +147,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// What a stranger would try.
+    /// What an attacker would try.
     pub(crate) const HOSTILE: &str = "a\x1b[2J\x1b]0;x\x07\n  ok  \u{9b}31m\u{202e}\u{2028}\u{200b}\x7f\t\r";
 
     fn shown(text: &str) -> String {
@@ -156,7 +155,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_could_do_harm_is_an_escape() {
+    fn harmful_characters_are_escaped() {
         assert_eq!(
             shown(HOSTILE),
             "a\\x1b[2J\\x1b]0;x\\x07\\n  ok  \\u{9b}31m\\u{202e}\\u{2028}\\u{200b}\\x7f\\t\\r"
@@ -169,7 +168,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn names_in_any_script_stay_as_they_are() {
+    fn names_in_any_script_are_kept() {
         for name in
             ["curl", "café", "naïve-größe", "服务器", "сервер", "😀", r"system-serial\x2dgetty.slice", "\"'"]
         {
@@ -178,16 +177,16 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_shown() {
+    fn bytes_that_are_not_utf8_are_shown_as_escapes() {
         let path = Path::new(OsStr::from_bytes(b"/a\xff\xc3\xa9\xc3"));
         assert_eq!(Untrusted::from(path).to_string(), "/a\\xffé\\xc3");
     }
 
     #[test]
-    fn what_is_too_long_is_cut() {
+    fn long_text_is_cut() {
         assert_eq!(escape("abcd", 4), "abcd");
         assert_eq!(escape("abcde", 4), "abc…");
-        assert_eq!(escape("ab\n\n", 5), "ab\\n…", "never inside of an escape");
+        assert_eq!(escape("ab\n\n", 5), "ab\\n…", "never inside an escape");
         assert_eq!(format!("{:.3}|{:<4}|", Untrusted::from("abcdef"), Untrusted::from("x")), "ab…|x   |");
         assert_eq!(shown(&"\x1b".repeat(4096)).chars().count(), 4 * 63 + 1);
     }
@@ -207,7 +206,7 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn nothing_drives_a_terminal(text in any::<String>(), most in 1_usize..80) {
+        fn escaped_text_is_harmless(text in any::<String>(), most in 1_usize..80) {
             let shown = escape(&text, most);
             prop_assert!(!shown.chars().any(char::is_control), "{shown:?}");
             prop_assert!(shown.chars().all(is_harmless), "{shown:?}");
@@ -216,13 +215,13 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn neither_do_bytes(bytes in any::<Vec<u8>>()) {
+        fn escaped_bytes_are_harmless(bytes in any::<Vec<u8>>()) {
             let shown = Untrusted::from_bytes(&bytes).to_string();
             prop_assert!(shown.chars().all(is_harmless) && shown.chars().count() <= MAX_LEN, "{shown:?}");
         }
 
         #[test]
-        fn json_is_harmless_and_says_the_same(text in any::<String>()) {
+        fn json_is_harmless_and_keeps_any_value(text in any::<String>()) {
             let harmless = json(serde_json::to_string(&text).unwrap());
             prop_assert!(harmless.chars().all(is_harmless), "{harmless:?}");
             prop_assert_eq!(serde_json::from_str::<String>(&harmless).unwrap(), text);

@@ -16,8 +16,10 @@ use std::{
 };
 
 use handshake::{
-    kernel::probe::{Kernel, Probes, Settings, TlsWire},
+    kernel::probe::Kernel,
+    settings::{ProbeSettings, Switch, TlsWire},
     tls::discover::{self, Discovery, DiscoveryEvent, FileId, Found, VmaIterator},
+    tracer::Tracer,
 };
 use perf_event::{Builder, events::Software};
 use tempfile::TempDir;
@@ -32,16 +34,17 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn iterator() -> Result<VmaIterator, String> {
     assert!(nix::unistd::geteuid().is_root(), "these tests load programs into the kernel: run them as root");
-    let settings = Settings {
-        attach: None,
-        ring_bytes: 1 << 16,
+    let settings = ProbeSettings {
+        ring_kib: 64,
         max_connections: 1024,
-        tls_libraries: false,
+        tls_libraries: Switch::Off,
         tls_wire: TlsWire::Off,
+        ..ProbeSettings::default()
     };
-    let (mut probes, _) = Probes::attach(&Kernel::read().unwrap(), &settings).unwrap();
+    let kernel = Kernel::read().unwrap();
+    let (mut tracer, _) = Tracer::attach(&kernel, &settings).unwrap();
     // The program lives on without the others.
-    probes.mappings()
+    tracer.mappings(&kernel)
 }
 
 /// A search, and all that it has told.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use handshake::kernel::probe::{Kernel, Probes, Settings, TlsWire};
+use handshake::{kernel::probe::Kernel, settings::ProbeSettings, tracer::Tracer};
 use nix::sys::{
     pthread::{pthread_kill, pthread_self},
     signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
@@ -29,13 +29,7 @@ fn programs_load_while_signals_come() {
     let action = SigAction::new(SigHandler::Handler(count), SaFlags::SA_RESTART, SigSet::empty());
     // SAFETY: the handler does nothing but count, which is allowed to interrupt anything.
     unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
-    let settings = Settings {
-        attach: None,
-        ring_bytes: 1 << 16,
-        max_connections: 1024,
-        tls_libraries: true,
-        tls_wire: TlsWire::On,
-    };
+    let settings = ProbeSettings { ring_kib: 64, max_connections: 1024, ..ProbeSettings::default() };
     let (kernel, loader) = (Kernel::read().unwrap(), pthread_self());
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -46,7 +40,7 @@ fn programs_load_while_signals_come() {
                 thread::sleep(PACE);
             }
         });
-        let attached = Probes::attach(&kernel, &settings).map(drop);
+        let attached = Tracer::attach(&kernel, &settings).map(drop);
         done.store(true, Ordering::Relaxed);
         attached.unwrap();
     });

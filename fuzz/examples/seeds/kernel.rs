@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use handshake::kernel::probe::plan::HOOKS;
+use handshake::kernel::probe::hook::HOOKS;
 use handshake_common::layout::{Bit, Layout};
 
 use crate::Seed;

@@ -4,7 +4,7 @@
 use std::{fs, path::Path, time::SystemTime};
 
 use handshake::{
-    event::Context,
+    host::Context,
     join::{Joiner, RawRecord, WireCoverage},
     untrusted::Untrusted,
 };

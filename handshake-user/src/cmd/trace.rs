@@ -21,11 +21,9 @@ use crate::{
     filter::Filter,
     host::{self, Host},
     join::{Joiner, journal::ConnectionJournal},
-    kernel::{
-        probe::{Kernel, Probes},
-        ring,
-    },
+    kernel::{probe::Kernel, ring},
     output::{ladder, savings::Savings, summary::Summary, table},
+    tracer::Tracer,
     untrusted::{self, say},
 };
 
@@ -40,21 +38,25 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
     let mut session = Session::new(&args);
     args.notes().iter().for_each(say);
     let kernel = Kernel::read()?;
-    let (mut probes, mut ring) = Probes::attach(&kernel, &args.probes.into())?;
+    let (tracer, mut ring) = Tracer::attach(&kernel, &args.probes.settle())?;
     drop(kernel);
     // Not earlier: until the probes are attached, signals end the program at once.
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
 
-    for hook in probes.hooks.iter().filter(|hook| hook.missing.is_some()) {
+    for hook in tracer.probes.hooks.iter().filter(|hook| hook.missing.is_some()) {
         say(format_args!("not attached: {} ({})", hook.hook.name, hook.hook.lost_without));
     }
-    probes.wire_shortfall.iter().for_each(say);
-    say_libraries(&probes);
-    probes.follow_libraries(ring::LIVE).context("cannot start a thread to follow the TLS libraries")?;
-    say(format_args!("tracing the connections of this host ({}); Ctrl-C ends it", probes.way.as_str()));
+    tracer.probes.wire_shortfall.iter().for_each(say);
+    say_libraries(&tracer);
+    let mut tracer =
+        tracer.follow_libraries(ring::LIVE).context("cannot start a thread to follow the TLS libraries")?;
+    say(format_args!(
+        "tracing the connections of this host ({}); Ctrl-C ends it",
+        tracer.probes.mode.as_str()
+    ));
     session.begin()?;
-    let mut joiner = Joiner::new(probes.sight);
+    let mut joiner = Joiner::new(tracer.probes.wire_coverage);
     let mut host = Host::new();
 
     let end = Instant::now() + args.duration.unwrap_or(NO_END).min(NO_END);
@@ -74,8 +76,8 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
             host.refresh_clock();
         }
         let mut outcome = Ok(());
-        probes.pass_on_log();
-        probes.worker_turn();
+        tracer.probes.pass_on_log();
+        tracer.worker_turn();
         let now = host::monotonic_ns();
         let turn = ring::drain(&mut ring, |raw| {
             joiner.take(raw, now, &mut host, |event| session.report(event, &mut outcome));
@@ -103,17 +105,17 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         // With more records at hand the select above never waits, and signals would starve.
         tokio::task::yield_now().await;
     }
-    let (totals, missed) = (probes.totals()?, probes.missed_runs());
+    let (totals, missed) = (tracer.probes.totals()?, tracer.probes.missed_runs());
     let at = |loss| totals.at(totals::lost(loss));
     session.finish(at(DropReason::RingFull), at(DropReason::StateFull), missed)?;
     // Last, because the kernel takes up to 0.1 s to detach each uprobe.
-    drop(probes);
+    drop(tracer);
     Ok(ExitCode::SUCCESS)
 }
 
 /// One line: how many TLS libraries are probed.
-fn say_libraries(probes: &Probes) {
-    match &probes.libraries {
+fn say_libraries(tracer: &Tracer) {
+    match tracer.libraries() {
         None => {}
         Some(Err(reason)) => say(format_args!("TLS libraries are not probed: {reason}")),
         Some(Ok(libraries)) => {
@@ -143,7 +145,7 @@ impl Session {
     fn new(args: &TraceArgs) -> Self {
         let default = if io::stdout().is_terminal() { Output::Table } else { Output::Json };
         Self {
-            filter: Filter::from(args),
+            filter: args.filter(),
             output: args.output.unwrap_or(default),
             left: args.count,
             summary: Summary::default(),

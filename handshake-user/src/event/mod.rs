@@ -275,11 +275,3 @@ impl ConnectionEvent {
 pub fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
-
-/// What user space adds to a raw record.
-pub trait Context {
-    /// The wall time of a moment of CLOCK_MONOTONIC, nanoseconds.
-    fn wall_time(&self, monotonic_ns: u64) -> SystemTime;
-    /// The path of a cgroup v2 id.
-    fn cgroup(&mut self, id: u64) -> Option<Untrusted>;
-}

@@ -12,7 +12,8 @@ use handshake_common::{
 
 use super::{setup, view::TlsView};
 use crate::{
-    event::{Close, ConnectionEvent, Context, Endpoint, Open, Process, SchemaVersion, Setup, Tls, Unseen},
+    event::{Close, ConnectionEvent, Endpoint, Open, Process, SchemaVersion, Setup, Tls, Unseen},
+    host::Context,
     tls::wire::cipher,
     untrusted::Untrusted,
 };

@@ -18,10 +18,10 @@ mod setup;
 pub mod view;
 
 use handshake_common::{
-    Connection, ConnectionFlags, Kind, Stage, TlsSource, WirePhase,
+    Connection, ConnectionFlags, Stage, TlsSource, WirePhase,
     tls::{
         library::session::{self, LibraryHandshake},
-        wire::{HelloFragment, WireHandshake},
+        wire::WireHandshake,
     },
 };
 
@@ -34,36 +34,10 @@ use self::{
 };
 use crate::{
     bounded_map::BoundedMap,
-    event::{ConnectionEvent, Context},
+    event::ConnectionEvent,
+    host::Context,
+    kernel::{probe::WireCoverage, raw_record::RawRecord},
 };
-
-/// What came out of the ring.
-#[derive(Clone, Copy, Debug)]
-pub enum RawRecord<'a> {
-    /// A connection was established or failed to be, or closed.
-    Connection(Connection),
-    /// A TLS handshake, as its library's calls showed it.
-    LibraryHandshake(LibraryHandshake),
-    /// A TLS handshake, as its packets showed it.
-    WireHandshake(WireHandshake),
-    /// Bytes of such a handshake, before it is over.
-    HelloFragment(HelloFragment, &'a [u8]),
-}
-
-impl<'a> RawRecord<'a> {
-    /// Reads a raw record, whose first byte is its kind. Returns `None` if the kind or the size is unknown.
-    #[must_use]
-    pub fn from_bytes(bytes: &'a [u8]) -> Option<Self> {
-        match Kind::from_code(*bytes.first()?)? {
-            Kind::Open | Kind::Close => Connection::from_bytes(bytes).map(Self::Connection),
-            Kind::Library => LibraryHandshake::from_bytes(bytes).map(Self::LibraryHandshake),
-            Kind::Wire => WireHandshake::from_bytes(bytes).map(Self::WireHandshake),
-            Kind::Hello => {
-                HelloFragment::from_bytes(bytes).map(|(fragment, bytes)| Self::HelloFragment(fragment, bytes))
-            }
-        }
-    }
-}
 
 /// Receives what was joined; the caller turns it into an event.
 type Report<'r> = &'r mut dyn FnMut(Joined<'_>);
@@ -99,18 +73,6 @@ pub struct Joiner {
     wire_only: BoundedMap<Random, ()>,
     evicted: u64,
     disagreements: [u64; Fact::ALL.len()],
-}
-
-/// Which TLS handshakes the wire view reports.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WireCoverage {
-    /// None.
-    #[default]
-    None,
-    /// Some.
-    Some,
-    /// All: a connection without a report made no handshake.
-    All,
 }
 
 impl Joiner {

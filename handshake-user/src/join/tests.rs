@@ -1,8 +1,8 @@
 use handshake_common::{
-    Role, TlsOutcome,
+    Kind, Role, TlsOutcome,
     tls::{
         library::session::{Key, Session, SessionFlags},
-        wire::Wire,
+        wire::{HelloFragment, Wire},
     },
 };
 

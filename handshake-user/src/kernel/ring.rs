@@ -1,29 +1,29 @@
-//! Reads raw records from the ring buffer, at user space's own pace: the kernel side never wakes it.
+//! Reads records from the ring buffer at user space's own pace: the kernel side never wakes it.
 
 use std::{ops::ControlFlow, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
 
-use crate::join::RawRecord;
+use super::raw_record::RawRecord;
 
-/// How often a live session looks.
+/// How often `trace` reads the ring.
 pub const LIVE: Duration = Duration::from_millis(50);
-/// How often the daemon looks. The ring holds what a busy host does in this time many times over.
+/// How often the daemon reads the ring, which holds many times what a busy host writes in this time.
 pub const CALM: Duration = Duration::from_millis(200);
 
-/// Records per turn: some milliseconds, so that signals and scrapes do not wait, however fast records come.
+/// Records per turn: some milliseconds of work, so that signals and scrapes do not wait, however fast records come.
 const BATCH: usize = 10_000;
 
-/// What one turn found.
+/// What one turn read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
-    /// There may be more: come again at once.
+    /// There may be more: read again at once.
     pub more: bool,
-    /// Records of a shape that this program does not know.
+    /// Records of an unknown kind or size.
     pub malformed: u64,
 }
 
-/// Hands the records that are there to `each`, a batch at the most, until it says stop.
+/// Passes the records in the ring to `each`, at most a batch of them, until it breaks.
 pub fn drain(
     ring: &mut RingBuf<MapData>,
     mut each: impl FnMut(&RawRecord<'_>) -> ControlFlow<()>,

@@ -1,27 +1,26 @@
-//! What runs, and what it says of itself.
+//! The running kernel, and what it says of itself.
 
 use std::fs;
 
 use super::report::{Finding, Kernel, Tracefs};
 use crate::{
-    bounded,
     host::{self, Cgroup2},
     kernel::{
-        btf::{self, Btf},
-        probe,
+        btf,
+        probe::{self, LoadError},
     },
     untrusted::Untrusted,
 };
 
-/// Looks at the running kernel; needs no privileges.
-pub fn look(cgroup2: Option<&Cgroup2>) -> Kernel {
+/// Examines the running kernel; needs no privileges.
+pub(super) fn look(known: &Result<probe::Kernel, LoadError>, cgroup2: Option<&Cgroup2>) -> Kernel {
     let uname = rustix::system::uname();
-    let (btf, members, missing_members) = match types() {
-        Ok(btf) => {
-            let audit = btf::audit(&btf);
+    let (btf, members, missing_members) = match known {
+        Ok(known) => {
+            let audit = known.audit();
             (Finding::AVAILABLE, Some(audit.members), audit.missing)
         }
-        Err(reason) => (Finding::refused(reason), None, Vec::new()),
+        Err(error) => (Finding::refused(types_error(error)), None, Vec::new()),
     };
     let tracefs = host::mounts(&host::mountinfo(), "tracefs").next();
     Kernel {
@@ -39,8 +38,10 @@ pub fn look(cgroup2: Option<&Cgroup2>) -> Kernel {
     }
 }
 
-fn types() -> Result<Btf, String> {
-    let bytes = bounded::read(probe::BTF_PATH, bounded::KERNEL_BTF)
-        .map_err(|error| format!("{}: {error}", probe::BTF_PATH))?;
-    Btf::from_bytes(&bytes).map_err(|error| format!("{} cannot be read: {error}", probe::BTF_PATH))
+fn types_error(error: &LoadError) -> String {
+    match error {
+        LoadError::NoBtf(error) => format!("{}: {error}", btf::PATH),
+        LoadError::Layout(error) => format!("{} cannot be read: {error}", btf::PATH),
+        error => error.to_string(),
+    }
 }

@@ -1,24 +1,22 @@
-//! The TLS libraries in use, and whether their handshakes are seen: probed, and let go at once.
+//! The TLS libraries in use, and whether their handshakes are seen: probed, and detached at once.
 
 use super::report::TlsLibrary;
 use crate::{
-    kernel::probe::{self, Kernel, Settings, plan::Attach},
+    kernel::probe::Kernel,
+    settings::{AttachMode, Switch, TlsWire},
     tls::library::libraries::File,
+    tracer::Tracer,
     untrusted::Untrusted,
 };
 
-/// Every file of a library; otherwise why they cannot be told.
-pub fn look(kernel: &Kernel, way: Attach) -> Result<(Vec<TlsLibrary>, Vec<String>), String> {
-    let settings = Settings {
-        attach: Some(way),
-        ring_bytes: super::probes::RING_BYTES,
-        max_connections: 1,
-        tls_libraries: true,
-        tls_wire: probe::TlsWire::Off,
-    };
-    let (probes, _ring) = probe::Probes::attach(kernel, &settings).map_err(|error| error.to_string())?;
-    let libraries =
-        probes.libraries.as_ref().ok_or("they were not asked for")?.as_ref().map_err(Clone::clone)?;
+/// Every file of a library, and what kept others from being found.
+///
+/// # Errors
+/// Why they are unknown.
+pub(super) fn look(kernel: &Kernel, mode: AttachMode) -> Result<(Vec<TlsLibrary>, Vec<String>), String> {
+    let settings = super::probes::settings(mode, TlsWire::Off, Switch::On);
+    let (tracer, _ring) = Tracer::attach(kernel, &settings).map_err(|error| error.to_string())?;
+    let libraries = tracer.libraries().ok_or("they were not asked for")??;
     let files = libraries.files().into_iter().map(|(file, processes)| row(file, processes)).collect();
     Ok((files, libraries.shortfalls().to_vec()))
 }

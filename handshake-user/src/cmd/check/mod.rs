@@ -1,4 +1,4 @@
-//! `handshake check`: what this kernel and this host offer, tried out where that can be.
+//! `handshake check`: what this kernel and this host offer, tried out where possible.
 
 mod kernel;
 mod libraries;
@@ -35,7 +35,7 @@ pub fn run(args: &CheckArgs) -> Result<ExitCode> {
     };
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // Whoever read us, head for one, has enough; the status still counts.
+        // The reader has had enough (head, for example); the status still counts.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             return Err(error).context("cannot write the report to standard output");
         }
@@ -44,21 +44,24 @@ pub fn run(args: &CheckArgs) -> Result<ExitCode> {
     Ok(if report.works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Looks at everything. What cannot be looked at is part of the report, not an error.
+/// Examines everything. What cannot be examined is part of the report, not an error.
 fn look() -> Report {
     let cgroup2 = host::cgroup2();
     let namespaces = namespaces::look(cgroup2.as_ref());
-    let kernel = kernel::look(cgroup2.as_ref());
     let known = probe::Kernel::read();
-    let (probes, reason) = match &known {
+    let kernel = kernel::look(&known, cgroup2.as_ref());
+    let loadable = known.as_ref().map_err(ToString::to_string);
+    let loadable =
+        loadable.and_then(|known| known.layout().map(|_| known).map_err(|error| error.to_string()));
+    let (probes, reason) = match &loadable {
         Ok(known) => probes::look(known, kernel.tracefs.readable),
-        Err(error) => (probes::without_a_kernel(&error.to_string()), Some(error.to_string())),
+        Err(reason) => (probes::not_loadable(reason), Some(reason.clone())),
     };
-    let (tls_libraries, tls_shortfalls) = match (&known, probes.way) {
-        (Ok(known), Some(way)) => libraries::look(known, way).unwrap_or_else(|why| (Vec::new(), vec![why])),
+    let (tls_libraries, tls_shortfalls) = match (loadable, probes.mode) {
+        (Ok(known), Some(mode)) => libraries::look(known, mode).unwrap_or_else(|why| (Vec::new(), vec![why])),
         _ => (Vec::new(), vec!["finding them needs tracing to work".to_owned()]),
     };
-    let tiers = tiers::look();
+    let tiers = tiers::look(&known);
     Report {
         schema: report::SCHEMA,
         version: env!("CARGO_PKG_VERSION"),

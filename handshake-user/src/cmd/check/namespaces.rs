@@ -1,4 +1,4 @@
-//! Which namespaces of this process are the host's own, and what it does not see where they are not.
+//! Which namespaces of this process are the host's own, and what is out of sight where they are not.
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
@@ -10,7 +10,7 @@ const CGROUP: u64 = 0xefff_fffb;
 const PID: u64 = 0xefff_fffc;
 const USER: u64 = 0xefff_fffd;
 
-/// What is the host's own; `None` where it cannot be told.
+/// Which namespaces are the host's own; `None` where that is unknown.
 #[derive(Clone, Copy, Debug, Default)]
 struct Own {
     cgroup: Option<bool>,
@@ -19,8 +19,8 @@ struct Own {
     user: Option<bool>,
 }
 
-/// Looks at this process.
-pub fn look(cgroup2: Option<&Cgroup2>) -> Vec<Namespace> {
+/// Examines this process.
+pub(super) fn look(cgroup2: Option<&Cgroup2>) -> Vec<Namespace> {
     let is = |name: &str, initial: u64| {
         fs::metadata(format!("/proc/self/ns/{name}")).ok().map(|namespace| namespace.ino() == initial)
     };
@@ -28,7 +28,7 @@ pub fn look(cgroup2: Option<&Cgroup2>) -> Vec<Namespace> {
     describe(own, cgroup2)
 }
 
-/// The initial network namespace has no number of its own before Linux 6.18, but settings that no other one has.
+/// The initial network namespace has no fixed inode before Linux 6.18, but sysctls that no other one has.
 fn net() -> Option<bool> {
     let settings = Path::new("/proc/sys/net");
     settings.exists().then(|| settings.join("core/netdev_budget").exists())
@@ -40,7 +40,7 @@ fn describe(own: Own, cgroup2: Option<&Cgroup2>) -> Vec<Namespace> {
         Namespace {
             name: "cgroup",
             initial: own.cgroup,
-            // Not the namespace counts, but what the mount shows.
+            // What the mount shows counts, not the namespace.
             lost: cgroup2.and_then(Cgroup2::shortfall),
         },
         Namespace {
@@ -48,8 +48,8 @@ fn describe(own: Own, cgroup2: Option<&Cgroup2>) -> Vec<Namespace> {
             initial: own.pid,
             lost: lost(
                 own.pid,
-                "TLS libraries of processes that /proc does not show here are not probed, and their connections \
-                 from before are not counted: run it with --pid=host (Kubernetes: hostPID: true)",
+                "TLS libraries of processes that /proc does not show here are not probed, and their existing \
+                 connections are not counted; run it with --pid=host (Kubernetes: hostPID: true)",
             ),
         },
         Namespace {
@@ -57,8 +57,8 @@ fn describe(own: Own, cgroup2: Option<&Cgroup2>) -> Vec<Namespace> {
             initial: own.net,
             lost: lost(
                 own.net,
-                "connections of every namespace are seen all the same, but the settings below are those of this one, \
-                 and the daemon listens in it: for the host's, --network=host (Kubernetes: hostNetwork: true)",
+                "connections of every namespace are seen regardless, but the sysctls below are those of this one, and \
+                 the daemon listens in it; for the host's, use --network=host (Kubernetes: hostNetwork: true)",
             ),
         },
         Namespace {
@@ -66,7 +66,7 @@ fn describe(own: Own, cgroup2: Option<&Cgroup2>) -> Vec<Namespace> {
             initial: own.user,
             lost: lost(
                 own.user,
-                "its root is not the host's root, and its capabilities do not count for eBPF: run it as the host's \
+                "its root is not the host's root, and its capabilities do not count for eBPF; run it as the host's \
                  root (Docker: --userns=host; Podman: as root; Kubernetes: hostUsers: true)",
             ),
         },
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn on_the_host_nothing_is_lost() {
+    fn host_namespaces_lose_nothing() {
         let own = Own { cgroup: Some(true), pid: Some(true), net: Some(true), user: Some(true) };
         let namespaces = describe(own, Some(&whole(true)));
         assert_eq!(namespaces.iter().map(|it| it.name).collect::<Vec<_>>(), ["cgroup", "pid", "net", "user"]);
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_is_told_what_it_does_not_see() {
+    fn container_namespaces_have_a_remedy_each() {
         let own = Own { cgroup: Some(false), pid: Some(false), net: Some(false), user: Some(false) };
         let namespaces = describe(own, Some(&whole(false)));
         for (namespace, remedy) in
@@ -102,13 +102,13 @@ mod tests {
     }
 
     #[test]
-    fn with_the_hosts_own_mount_a_cgroup_namespace_hides_nothing() {
+    fn host_cgroup_mount_makes_the_cgroup_namespace_harmless() {
         let own = Own { cgroup: Some(false), ..Own::default() };
         assert_eq!(describe(own, Some(&whole(true)))[0].lost, None);
     }
 
     #[test]
-    fn what_cannot_be_told_is_unknown() {
+    fn unreadable_namespaces_are_unknown() {
         let namespaces = describe(Own::default(), None);
         assert!(namespaces.iter().all(|it| it.initial.is_none() && it.lost.is_none()));
     }

@@ -1,21 +1,21 @@
-//! What the user may do.
+//! What this user may do.
 
 use rustix::thread::CapabilitySet;
 
 use super::report::{Capability, Namespace, Privileges};
 use crate::bounded;
 
-/// What loading needs, by capabilities(7). `CAP_SYS_ADMIN` holds `CAP_BPF` and `CAP_PERFMON` in it.
+/// What loading needs, by capabilities(7). `CAP_SYS_ADMIN` includes `CAP_BPF` and `CAP_PERFMON`.
 const CAPABILITIES: &[(&str, CapabilitySet, &str)] = &[
     ("CAP_BPF", CapabilitySet::BPF, "loading eBPF programs"),
     ("CAP_PERFMON", CapabilitySet::PERFMON, "tracing with them"),
-    ("CAP_SYS_ADMIN", CapabilitySet::SYS_ADMIN, "uprobes on TLS libraries; holds the two above in it"),
+    ("CAP_SYS_ADMIN", CapabilitySet::SYS_ADMIN, "uprobes on TLS libraries; includes the two above"),
     ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN, "programs on packets (cgroup_skb)"),
-    ("CAP_DAC_READ_SEARCH", CapabilitySet::DAC_READ_SEARCH, "reading tracefs as another user than root"),
+    ("CAP_DAC_READ_SEARCH", CapabilitySet::DAC_READ_SEARCH, "reading tracefs as a user other than root"),
 ];
 
-/// Looks at this process and at what the host restricts.
-pub fn look(namespaces: &[Namespace]) -> Privileges {
+/// Examines this process and the restrictions of the host.
+pub(super) fn look(namespaces: &[Namespace]) -> Privileges {
     let effective = rustix::thread::capabilities(None).ok().map(|sets| sets.effective);
     Privileges {
         uid: rustix::process::geteuid().as_raw(),
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_chosen_mode_is_in_brackets() {
+    fn chosen_lockdown_mode_is_in_brackets() {
         assert_eq!(chosen("[none] integrity confidentiality\n"), Some("none"));
         assert_eq!(chosen("none integrity [confidentiality]\n"), Some("confidentiality"));
         assert_eq!(chosen(""), None);

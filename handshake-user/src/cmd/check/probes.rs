@@ -1,62 +1,62 @@
-//! Tries the hooks of this version: loads and attaches them, and lets go at once.
+//! Tries the hooks of this version: loads and attaches them, and detaches them at once.
 
-use super::report::{AttachMode, Finding, HookReport, Probes, State};
-use crate::kernel::probe::{
-    self, Kernel, LoadError, Settings, TlsWire,
-    plan::{self, Attach, HOOKS, Planned},
-    wire,
+use super::report::{Finding, HookReport, ModeReport, Probes, State};
+use crate::{
+    kernel::probe::{
+        self, Kernel, LoadError,
+        hook::{HOOKS, Hook, TLS_WIRE},
+        plan::Planned,
+    },
+    settings::{Attach, AttachMode, ProbeSettings, Switch, TlsWire},
 };
 
-/// Why an attempt was not one.
+/// Why something was not tried.
 pub(super) const NEEDS_ROOT: &str = "trying it needs root";
 
-/// In the order that `trace` tries them.
-const WAYS: [Attach; 2] = [Attach::TpBtf, Attach::Tracepoint];
-/// Room for one page of records: nobody reads them.
-pub(super) const RING_BYTES: u32 = 4096;
+/// In the order in which `trace` tries them.
+const MODES: [AttachMode; 2] = [AttachMode::TpBtf, AttachMode::Tracepoint];
 
-/// Tries every way; returns also why tracing would not work.
+/// How to attach for a moment: one page of records, which nobody reads.
+pub(super) fn settings(mode: AttachMode, tls_wire: TlsWire, tls_libraries: Switch) -> ProbeSettings {
+    ProbeSettings { attach: Attach::Only(mode), ring_kib: 4, max_connections: 1, tls_wire, tls_libraries }
+}
+
+/// Tries every attach mode; returns as well why tracing would not work.
 pub fn look(kernel: &Kernel, tracefs_readable: bool) -> (Probes, Option<String>) {
     let mut probes = empty();
     let mut reason = None;
-    for way in WAYS {
-        let mut plan = kernel.plan(way);
-        if way == Attach::Tracepoint && !tracefs_readable {
-            forget_unreadable(&mut plan);
+    for mode in MODES {
+        let mut plan = kernel.plan(mode);
+        if mode == AttachMode::Tracepoint && !tracefs_readable {
+            assume_unreadable(&mut plan);
         }
-        plan.push(Planned { hook: &wire::HOOK, attach: Ok(Vec::new()) });
-        let settings = Settings {
-            attach: Some(way),
-            ring_bytes: RING_BYTES,
-            max_connections: 1,
-            tls_wire: TlsWire::On,
-            tls_libraries: false,
-        };
-        let attempt = probe::Probes::attach(kernel, &settings).map(|(probes, _ring)| probes.hooks);
+        plan.push(Planned { hook: &TLS_WIRE, offsets: Ok(Vec::new()) });
+        let settings = settings(mode, TlsWire::On, Switch::Off);
+        let attempt = probe::attach(kernel, &settings, |_, _| ()).map(|attached| attached.probes.hooks);
         let (whole, hooks) = judge(plan, &attempt);
-        if probes.way.is_none() && whole.state == State::Available {
-            probes.way = Some(way);
+        if probes.mode.is_none() && whole.state == State::Available {
+            probes.mode = Some(mode);
         }
         if let Err(error) = &attempt {
             reason.get_or_insert_with(|| error.to_string());
         }
-        probes.ways.push(AttachMode { way, finding: whole });
+        probes.modes.push(ModeReport { mode, finding: whole });
         for (hook, finding) in probes.hooks.iter_mut().zip(hooks) {
-            hook.ways.push(AttachMode { way, finding });
+            hook.modes.push(ModeReport { mode, finding });
         }
     }
-    let reason = if probes.way.is_some() { None } else { reason };
+    let reason = if probes.mode.is_some() { None } else { reason };
     (probes, reason)
 }
 
-/// The hooks of a kernel that cannot be traced whatever they are.
-pub fn without_a_kernel(reason: &str) -> Probes {
+/// The report on a kernel into which nothing can be loaded.
+pub fn not_loadable(reason: &str) -> Probes {
     let mut probes = empty();
-    for way in WAYS {
-        probes.ways.push(AttachMode { way, finding: Finding::refused(reason) });
+    for mode in MODES {
+        probes.modes.push(ModeReport { mode, finding: Finding::refused(reason) });
         for hook in &mut probes.hooks {
-            hook.ways.push(AttachMode {
-                way,
+            hook.modes.push(ModeReport {
+                mode,
                 finding: Finding::not_tested("nothing can be loaded into this kernel"),
             });
         }
@@ -65,8 +65,8 @@ pub fn without_a_kernel(reason: &str) -> Probes {
 }
 
 /// The tracepoints, and the wire view.
-fn hooks() -> impl Iterator<Item = &'static plan::Hook> {
-    HOOKS.iter().chain([&wire::HOOK])
+fn hooks() -> impl Iterator<Item = &'static Hook> {
+    HOOKS.iter().chain([&TLS_WIRE])
 }
 
 fn empty() -> Probes {
@@ -75,22 +75,22 @@ fn empty() -> Probes {
             tracepoint: format!("{}/{}", hook.category, hook.name),
             required: hook.required,
             lost_without: hook.lost_without,
-            ways: Vec::new(),
+            modes: Vec::new(),
         })
         .collect();
-    Probes { way: None, ways: Vec::new(), hooks }
+    Probes { mode: None, modes: Vec::new(), hooks }
 }
 
-/// A tracepoint that this user cannot look up is not one that the kernel lacks.
-fn forget_unreadable(plan: &mut [Planned]) {
+/// Whether the kernel lacks a tracepoint is unknown when this user cannot look it up.
+fn assume_unreadable(plan: &mut [Planned]) {
     for planned in plan {
-        if planned.attach.is_err() {
-            planned.attach = Ok(Vec::new());
+        if planned.offsets.is_err() {
+            planned.offsets = Ok(Vec::new());
         }
     }
 }
 
-/// What an attempt says of the way as a whole and of each hook, in the order of the plan.
+/// What an attempt shows about the mode as a whole and about each hook, in the order of the plan.
 fn judge(plan: Vec<Planned>, attempt: &Result<Vec<probe::Attached>, LoadError>) -> (Finding, Vec<Finding>) {
     let whole = match attempt {
         Ok(_) => Finding::AVAILABLE,
@@ -99,20 +99,20 @@ fn judge(plan: Vec<Planned>, attempt: &Result<Vec<probe::Attached>, LoadError>) 
     };
     let hooks = plan
         .into_iter()
-        .map(|planned| match (attempt, planned.attach) {
+        .map(|planned| match (attempt, planned.offsets) {
             (Ok(attached), _) => {
                 match attached.iter().find(|attached| attached.hook == planned.hook).map(|it| &it.missing) {
                     Some(None) => Finding::AVAILABLE,
-                    Some(Some(reason)) => Finding::refused(reason.clone()),
-                    None => Finding::not_tested("the attempt left it out"),
+                    Some(Some(reason)) => Finding::refused(reason.to_string()),
+                    None => Finding::not_tested("the attempt did not include it"),
                 }
             }
-            (_, Err(reason)) => Finding::refused(reason),
+            (_, Err(reason)) => Finding::refused(reason.to_string()),
             (Err(LoadError::Hook { hook, reason }), _) if *hook == planned.hook.name => {
-                Finding::refused(reason.clone())
+                Finding::refused(reason.to_string())
             }
             (Err(LoadError::NotPermitted), _) => Finding::not_tested(NEEDS_ROOT),
-            (Err(_), _) => Finding::not_tested("another hook, or the whole object, was refused before it"),
+            (Err(_), _) => Finding::not_tested("another hook, or the whole object, was refused first"),
         })
         .collect();
     (whole, hooks)
@@ -121,21 +121,22 @@ fn judge(plan: Vec<Planned>, attempt: &Result<Vec<probe::Attached>, LoadError>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::probe::HookError;
 
     fn planned() -> Vec<Planned> {
-        HOOKS.iter().map(|hook| Planned { hook, attach: Ok(Vec::new()) }).collect()
+        HOOKS.iter().map(|hook| Planned { hook, offsets: Ok(Vec::new()) }).collect()
     }
 
     #[test]
-    fn without_root_nothing_is_guessed() {
+    fn without_root_nothing_counts_as_tested() {
         let (whole, hooks) = judge(planned(), &Err(LoadError::NotPermitted));
         assert_eq!(whole.state, State::NotTested);
         assert!(hooks.iter().all(|hook| hook.state == State::NotTested));
     }
 
     #[test]
-    fn a_refused_hook_takes_the_way_with_it_but_says_nothing_of_the_others() {
-        let error = LoadError::Hook { hook: "tcp_destroy_sock", reason: "no".to_owned() };
+    fn refused_required_hook_refuses_the_mode_but_no_other_hook() {
+        let error = LoadError::Hook { hook: "tcp_destroy_sock", reason: HookError::NoProgram };
         let (whole, hooks) = judge(planned(), &Err(error));
         assert_eq!(whole.state, State::Refused);
         for (hook, finding) in HOOKS.iter().zip(hooks) {
@@ -145,17 +146,17 @@ mod tests {
     }
 
     #[test]
-    fn an_optional_hook_that_is_missing_says_why() {
+    fn missing_optional_hook_has_a_reason() {
         let attached = HOOKS
             .iter()
             .map(|hook| probe::Attached {
                 hook,
-                missing: (hook.name == "tcp_send_reset").then(|| "busy".to_owned()),
+                missing: (hook.name == "tcp_send_reset").then_some(HookError::OtherType),
             })
             .collect();
         let (whole, hooks) = judge(planned(), &Ok(attached));
         assert_eq!(whole, Finding::AVAILABLE);
         let refused: Vec<_> = hooks.iter().filter(|hook| hook.state == State::Refused).collect();
-        assert_eq!(refused, [&Finding::refused("busy")]);
+        assert_eq!(refused, [&Finding::refused(HookError::OtherType.to_string())]);
     }
 }

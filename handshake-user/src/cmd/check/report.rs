@@ -1,62 +1,62 @@
-//! The report, in the words of docs/json-schema.md. What is absent could not be looked at.
+//! The report, whose JSON docs/json-schema.md describes. What is absent could not be examined.
 
 use handshake_common::Library;
 use serde::Serialize;
 
-use crate::{kernel::probe::plan::Attach, untrusted::Untrusted};
+use crate::{settings::AttachMode, untrusted::Untrusted};
 
 /// Version of the schema; it changes when a key changes its meaning, not when one is added.
 pub const SCHEMA: u32 = 1;
 
-/// All that `handshake check` found.
+/// Everything that `handshake check` found.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// [`SCHEMA`].
+    /// Always [`SCHEMA`].
     pub schema: u32,
-    /// Of this program.
+    /// This program's version.
     pub version: &'static str,
-    /// `handshake trace` would work, run by the same user.
+    /// Whether `handshake trace` would work for this user.
     pub works: bool,
     /// Why it would not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What runs.
+    /// The running kernel.
     pub kernel: Kernel,
-    /// Who asks.
+    /// What this user may do.
     pub privileges: Privileges,
-    /// Where it runs.
+    /// The namespaces that this process is in.
     pub namespaces: Vec<Namespace>,
     /// The hooks of this version.
     pub probes: Probes,
-    /// The TLS libraries in use, and those in the system's own places.
+    /// The TLS libraries in use, and those in standard places.
     pub tls_libraries: Vec<TlsLibrary>,
-    /// What this host does not offer to the search for them.
+    /// What keeps some of them from being found.
     pub tls_shortfalls: Vec<String>,
-    /// Ways of hooking that this version does not need.
+    /// Program types that this version does not use.
     pub tiers: Vec<Tier>,
     /// Inode of the network namespace that the sysctls belong to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub netns: Option<u64>,
-    /// The settings that decide handshakes.
+    /// The sysctls that govern handshakes.
     pub sysctls: Vec<Sysctl>,
 }
 
-/// What became of an attempt.
+/// The outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// Tried, and it worked.
     Available,
-    /// Tried, or asked of the kernel's own description, and it does not.
+    /// It does not work: tried, or known from the kernel's type information.
     Refused,
-    /// Nobody tried.
+    /// Not tried.
     NotTested,
 }
 
 /// An attempt, and why it did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// See there.
+    /// The outcome.
     pub state: State,
     /// Absent when available.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,12 +67,12 @@ impl Finding {
     /// It worked.
     pub const AVAILABLE: Self = Self { state: State::Available, reason: None };
 
-    /// It does not.
+    /// It does not work.
     pub fn refused(reason: impl Into<String>) -> Self {
         Self { state: State::Refused, reason: Some(reason.into()) }
     }
 
-    /// Nobody tried.
+    /// Not tried.
     pub fn not_tested(reason: impl Into<String>) -> Self {
         Self { state: State::NotTested, reason: Some(reason.into()) }
     }
@@ -85,7 +85,7 @@ pub struct Kernel {
     pub release: String,
     /// `uname -m`.
     pub arch: String,
-    /// Whether it describes its own types.
+    /// Whether it has type information.
     pub btf: Finding,
     /// How many structure members the programs read.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,7 +97,7 @@ pub struct Kernel {
     /// Where cgroup v2 is mounted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroup2: Option<Untrusted>,
-    /// That mount shows the host's whole hierarchy.
+    /// Whether that mount shows the host's whole hierarchy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroup2_is_root: Option<bool>,
 }
@@ -108,7 +108,7 @@ pub struct Tracefs {
     /// Where it is mounted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mount: Option<Untrusted>,
-    /// This user can read it.
+    /// Whether this user can read it.
     pub readable: bool,
 }
 
@@ -117,10 +117,10 @@ pub struct Tracefs {
 pub struct Namespace {
     /// As in `/proc/PID/ns`.
     pub name: &'static str,
-    /// It is the host's own.
+    /// Whether it is the host's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initial: Option<bool>,
-    /// What is not seen from here, and what to do.
+    /// What is out of sight because it is not, and what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lost: Option<String>,
 }
@@ -130,7 +130,7 @@ pub struct Namespace {
 pub struct Privileges {
     /// Effective user id.
     pub uid: u32,
-    /// The user ids are the host's own: capabilities count for eBPF only there.
+    /// Whether this is the initial user namespace: only there do capabilities count for eBPF.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initial_user_namespace: Option<bool>,
     /// The effective capabilities that matter.
@@ -149,30 +149,32 @@ pub struct Privileges {
 pub struct Capability {
     /// Such as `CAP_BPF`.
     pub name: &'static str,
-    /// Effective in this process.
+    /// Whether it is effective in this process.
     pub held: bool,
     /// What it is for.
     pub needed_for: &'static str,
 }
 
-/// How this version would attach.
+/// What this version would attach.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Probes {
-    /// The way that `handshake trace` would take.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub way: Option<Attach>,
-    /// Every way, as a whole.
-    pub ways: Vec<AttachMode>,
+    /// The attach mode that `handshake trace` would use.
+    #[serde(rename = "way", skip_serializing_if = "Option::is_none")]
+    pub mode: Option<AttachMode>,
+    /// Every attach mode as a whole.
+    #[serde(rename = "ways")]
+    pub modes: Vec<ModeReport>,
     /// Every hook.
     pub hooks: Vec<HookReport>,
 }
 
-/// One way of attaching.
+/// One attach mode.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct AttachMode {
+pub struct ModeReport {
     /// Which one.
-    pub way: Attach,
-    /// Whether everything required attaches this way.
+    #[serde(rename = "way")]
+    pub mode: AttachMode,
+    /// Whether everything required attaches in this mode.
     #[serde(flatten)]
     pub finding: Finding,
 }
@@ -186,8 +188,9 @@ pub struct HookReport {
     pub required: bool,
     /// What is unknown without it.
     pub lost_without: &'static str,
-    /// In the order of [`Probes::ways`].
-    pub ways: Vec<AttachMode>,
+    /// In the order of [`Probes::modes`].
+    #[serde(rename = "ways")]
+    pub modes: Vec<ModeReport>,
 }
 
 /// One file of a TLS library.
@@ -197,33 +200,33 @@ pub struct TlsLibrary {
     pub path: Untrusted,
     /// Which library.
     pub library: Library,
-    /// In its own words.
+    /// As it describes itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<Untrusted>,
-    /// Its handshakes are seen.
+    /// Whether its handshakes are seen.
     pub covered: bool,
     /// How many processes have it mapped.
     pub processes: usize,
-    /// What of them is not seen, and why.
+    /// Which of them are not seen, and why.
     pub gaps: Vec<String>,
 }
 
-/// A way of hooking that later versions will use.
+/// A program type that later versions will use.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Tier {
-    /// As libbpf names its sections.
+    /// Its name in libbpf's sections.
     pub name: &'static str,
     /// Whether an empty program attaches.
     #[serde(flatten)]
     pub finding: Finding,
-    /// What it can tell that the tracepoints cannot.
+    /// What it shows that the tracepoints do not.
     pub adds: &'static str,
 }
 
-/// One setting.
+/// One sysctl.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Sysctl {
-    /// As `sysctl` names it.
+    /// Its name.
     pub name: &'static str,
     /// As the kernel writes it; absent where this kernel or this namespace has no such setting.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -231,7 +234,7 @@ pub struct Sysctl {
     /// The bits that are set, where it is a set of bits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flags: Option<Vec<&'static str>>,
-    /// What it does to handshakes.
+    /// What it means for handshakes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub means: Option<String>,
 }

@@ -4,17 +4,18 @@ use super::report::{
     Finding, HookReport, Kernel, Namespace, Privileges, Probes, Report, State, Sysctl, Tier, TlsLibrary,
 };
 use crate::{
-    kernel::probe::{self, wire},
+    kernel::{btf, probe::hook::CGROUP_SKB},
+    settings::AttachMode,
     untrusted::escape,
 };
 
-/// Longest name that moves the texts beside it, characters.
+/// Longest name that widens the column of names, characters.
 const WIDEST: usize = 64;
-/// Longest text that is shown whole, characters: paths of strangers are cut before, reasons of the kernel's are not.
+/// Longest text that is shown uncut, characters: untrusted paths are cut earlier, the kernel's reasons are not.
 const MAX_LEN: usize = 1024;
 
-/// A line: a mark, a name, what there is to say, and what follows from it, each on a line of its own. What it quotes of
-/// strangers is made harmless by [`section`], which alone writes lines.
+/// An entry: a mark, a name and a text, and further lines below. [`section`], which alone writes lines, escapes the untrusted
+/// text in it.
 struct Line {
     mark: &'static str,
     name: String,
@@ -49,10 +50,10 @@ pub fn render(report: &Report) -> String {
         netns,
         sysctls,
     } = report;
-    let way = probes.way.map_or("", |way| way.as_str());
+    let mode = probes.mode.map_or("", AttachMode::as_str);
     let verdict = match reason {
         Some(reason) => format!("tracing does not work: {}", escape(reason, MAX_LEN)),
-        None if *works => format!("tracing works, by {way}"),
+        None if *works => format!("tracing works, by {mode}"),
         None => "tracing does not work".to_owned(),
     };
     let namespace = netns.map_or_else(String::new, |inode| format!(" (of network namespace {inode})"));
@@ -62,16 +63,16 @@ pub fn render(report: &Report) -> String {
         section("Privileges", &privilege_lines(privileges)),
         section("Namespaces", &namespaces.iter().map(namespace_line).collect::<Vec<_>>()),
         section(
-            if probes.way.is_some() { "Probes (attached, and detached again)" } else { "Probes" },
+            if probes.mode.is_some() { "Probes (attached, and detached again)" } else { "Probes" },
             &probe_lines(kernel, probes),
         ),
         section("TLS libraries", &library_lines(tls_libraries, tls_shortfalls)),
         section(
-            "Not used by this version (what only these can tell is unknown)",
+            "Not used by this version (what only these can see is unknown)",
             &tiers.iter().map(tier_line).collect::<Vec<_>>(),
         ),
         section(
-            &format!("Settings that decide handshakes{namespace}"),
+            &format!("Sysctls that govern handshakes{namespace}"),
             &sysctls.iter().map(sysctl_line).collect::<Vec<_>>(),
         ),
     ]
@@ -124,7 +125,7 @@ fn kernel_lines(kernel: &Kernel) -> Vec<Line> {
         (None, Some(count)) if missing_members.is_empty() => line(
             YES,
             "type information",
-            format!("{}, with all {count} members that are read", probe::BTF_PATH),
+            format!("{}, with all {count} members that the programs read", btf::PATH),
         ),
         (None, _) => line(NO, "type information", format!("it lacks {}", missing_members.join(", "))),
     };
@@ -153,9 +154,9 @@ fn namespace_line(namespace: &Namespace) -> Line {
     let Namespace { name, initial, lost } = namespace;
     let (mark, text) = match (initial, lost) {
         (Some(true), _) => (YES, "the host's"),
-        (Some(false), None) => (YES, "not the host's, which hides nothing here"),
+        (Some(false), None) => (YES, "not the host's, but nothing is out of sight"),
         (Some(false), Some(_)) => (NO, "not the host's"),
-        (None, _) => (UNKNOWN, "it cannot be told whether it is the host's"),
+        (None, _) => (UNKNOWN, "whether it is the host's is unknown"),
     };
     let mark = if lost.is_some() { NO } else { mark };
     Line { more: lost.iter().cloned().collect(), ..line(mark, *name, text) }
@@ -169,12 +170,12 @@ fn privilege_lines(privileges: &Privileges) -> Vec<Line> {
         Some(capabilities) => lines.extend(
             capabilities.iter().map(|it| line(if it.held { YES } else { NO }, it.name, it.needed_for)),
         ),
-        None => lines.push(line(UNKNOWN, "capabilities", "the kernel does not tell")),
+        None => lines.push(line(UNKNOWN, "capabilities", "the kernel does not report them")),
     }
     lines.push(match unprivileged_bpf_disabled {
         Some(value) => {
             let means = match value {
-                0 => "other users may load simple programs, but none that trace",
+                0 => "other users may load simple programs, but none for tracing",
                 1 => "eBPF is for privileged users, until the next boot",
                 _ => "eBPF is for privileged users",
             };
@@ -213,25 +214,26 @@ fn said(finding: &Finding) -> String {
 }
 
 fn probe_lines(kernel: &Kernel, probes: &Probes) -> Vec<Line> {
-    let ways = probes.ways.iter().map(|way| line(mark(&way.finding), way.way.as_str(), said(&way.finding)));
-    ways.chain(probes.hooks.iter().map(|hook| hook_line(kernel, probes, hook))).collect()
+    let modes =
+        probes.modes.iter().map(|mode| line(mark(&mode.finding), mode.mode.as_str(), said(&mode.finding)));
+    modes.chain(probes.hooks.iter().map(|hook| hook_line(kernel, probes, hook))).collect()
 }
 
-/// A hook stands for the way that would be taken, or else for the first.
+/// Describes a hook in the mode that would be used, otherwise in the first one.
 fn hook_line(kernel: &Kernel, probes: &Probes, hook: &HookReport) -> Line {
-    let chosen = hook.ways.iter().find(|way| Some(way.way) == probes.way).or(hook.ways.first());
+    let chosen = hook.modes.iter().find(|it| Some(it.mode) == probes.mode).or(hook.modes.first());
     let Some(chosen) = chosen else { return line(UNKNOWN, &hook.tracepoint, "not tested") };
     let state = chosen.finding.state;
     let text = match state {
-        // The same in either way.
-        State::Available if hook.tracepoint.starts_with(wire::CATEGORY) => match &kernel.cgroup2 {
+        // The same in both modes.
+        State::Available if hook.tracepoint.starts_with(CGROUP_SKB) => match &kernel.cgroup2 {
             Some(mount) if kernel.cgroup2_is_root == Some(false) => {
-                format!("on {mount}, and only what is below it")
+                format!("on {mount}, and only for cgroups below it")
             }
             _ => "on the root of cgroup v2".to_owned(),
         },
-        State::Available => format!("by {}", chosen.way.as_str()),
-        State::Refused | State::NotTested => format!("{} {}", chosen.way.as_str(), said(&chosen.finding)),
+        State::Available => format!("by {}", chosen.mode.as_str()),
+        State::Refused | State::NotTested => format!("{} {}", chosen.mode.as_str(), said(&chosen.finding)),
     };
     let lost = (state != State::Available).then(|| format!("without it: {}", hook.lost_without));
     Line { more: lost.into_iter().collect(), ..line(mark(&chosen.finding), &hook.tracepoint, text) }
@@ -257,14 +259,17 @@ fn sysctl_line(sysctl: &Sysctl) -> Line {
 mod tests {
     use super::*;
     use crate::{
-        cmd::check::report::{AttachMode, Capability, Tracefs},
-        kernel::probe::plan::{Attach, HOOKS},
+        cmd::check::report::{Capability, ModeReport, Tracefs},
+        kernel::probe::{
+            LoadError,
+            hook::{HOOKS, TLS_WIRE},
+        },
         untrusted::{is_harmless, tests::HOSTILE},
     };
 
-    fn report(findings: impl Fn(&str, Attach) -> Finding) -> Report {
-        let ways = [Attach::TpBtf, Attach::Tracepoint];
-        let way = |name, way| AttachMode { way, finding: findings(name, way) };
+    fn report(findings: impl Fn(&str, AttachMode) -> Finding) -> Report {
+        let modes = [AttachMode::TpBtf, AttachMode::Tracepoint];
+        let mode = |name, mode| ModeReport { mode, finding: findings(name, mode) };
         Report {
             schema: 1,
             version: "0.1.0",
@@ -295,16 +300,16 @@ mod tests {
                 .map(|name| Namespace { name, initial: Some(true), lost: None })
                 .into(),
             probes: Probes {
-                way: Some(Attach::TpBtf),
-                ways: ways.map(|it| way("", it)).into(),
+                mode: Some(AttachMode::TpBtf),
+                modes: modes.map(|it| mode("", it)).into(),
                 hooks: HOOKS
                     .iter()
-                    .chain([&wire::HOOK])
+                    .chain([&TLS_WIRE])
                     .map(|hook| HookReport {
                         tracepoint: format!("{}/{}", hook.category, hook.name),
                         required: hook.required,
                         lost_without: hook.lost_without,
-                        ways: ways.map(|it| way(hook.name, it)).into(),
+                        modes: modes.map(|it| mode(hook.name, it)).into(),
                     })
                     .collect(),
             },
@@ -348,7 +353,7 @@ mod tests {
     #[test]
     fn a_host_that_can_be_traced() {
         let report = report(|hook, way| match (hook, way) {
-            ("tcp_send_reset", Attach::TpBtf) => Finding::refused("the kernel's BTF does not know it"),
+            ("tcp_send_reset", AttachMode::TpBtf) => Finding::refused("the kernel's BTF does not know it"),
             _ => Finding::AVAILABLE,
         });
         insta::assert_snapshot!(render(&report));
@@ -357,8 +362,8 @@ mod tests {
     #[test]
     fn a_user_who_may_not() {
         let mut report = report(|_, _| Finding::not_tested("trying it needs root"));
-        let reason = probe::LoadError::NotPermitted.to_string();
-        (report.works, report.reason, report.probes.way) = (false, Some(reason), None);
+        let reason = LoadError::NotPermitted.to_string();
+        (report.works, report.reason, report.probes.mode) = (false, Some(reason), None);
         report.kernel.tracefs.readable = false;
         report.privileges.uid = 1000;
         report.privileges.lockdown = None;
@@ -371,7 +376,7 @@ mod tests {
     #[test]
     fn a_kernel_without_type_information() {
         let mut report = report(|_, _| Finding::not_tested("nothing can be loaded into this kernel"));
-        (report.works, report.reason, report.probes.way) = (false, Some("no types".to_owned()), None);
+        (report.works, report.reason, report.probes.mode) = (false, Some("no types".to_owned()), None);
         report.kernel.btf = Finding::refused("/sys/kernel/btf/vmlinux: No such file or directory");
         report.kernel.members = None;
         report.kernel.tracefs = Tracefs { mount: None, readable: false };
@@ -393,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_strangers_forge_no_line() {
+    fn untrusted_names_cannot_forge_a_line() {
         let mut report = report(|_, _| Finding::refused(HOSTILE));
         let lines = render(&report).lines().count();
         let library = &mut report.tls_libraries[0];
@@ -410,8 +415,8 @@ mod tests {
     #[test]
     fn keys_of_the_json_stay() {
         let report = report(|_, way| match way {
-            Attach::TpBtf => Finding::AVAILABLE,
-            Attach::Tracepoint => Finding::refused("why"),
+            AttachMode::TpBtf => Finding::AVAILABLE,
+            AttachMode::Tracepoint => Finding::refused("why"),
         });
         insta::assert_snapshot!(serde_json::to_string_pretty(&report).unwrap());
     }

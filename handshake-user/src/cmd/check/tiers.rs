@@ -1,9 +1,9 @@
-//! Ways of hooking that later versions will use: whether an empty program attaches that way.
+//! Program types that later versions will use: whether an empty program of each attaches.
 
 use std::error::Error;
 
 use aya::{
-    Btf, Ebpf,
+    Ebpf,
     programs::{FEntry, KProbe},
 };
 use object::{
@@ -15,12 +15,12 @@ use super::{
     probes::NEEDS_ROOT,
     report::{Finding, Tier},
 };
-use crate::kernel::probe::{chain, load};
+use crate::kernel::probe::{Kernel, LoadError, chain, is_permission_denied, load, shorten};
 
-/// Runs once for each segment that a time-wait minisocket gets; there in every kernel since 2.6.
+/// Runs for each segment that a time-wait minisocket receives; every kernel since 2.6 has it.
 const FUNCTION: &str = "tcp_timewait_state_process";
 
-/// Names of the sections, which tell the loader the type of program.
+/// Section names, which give the loader the program type.
 const FENTRY: &str = "fentry/tcp_timewait_state_process";
 const KPROBE: &str = "kprobe/tcp_timewait_state_process";
 
@@ -28,32 +28,31 @@ const KPROBE: &str = "kprobe/tcp_timewait_state_process";
 const CODE: [u8; 16] = [0xb7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
 
 /// Tries every tier.
-pub fn look() -> Vec<Tier> {
+pub(super) fn look(kernel: &Result<Kernel, LoadError>) -> Vec<Tier> {
     let finding = |result: Result<(), Box<dyn Error>>| match result {
         Ok(()) => Finding::AVAILABLE,
-        Err(error) => judge(&chain(error.as_ref())),
+        Err(error) => judge(error.as_ref()),
     };
     vec![
         Tier {
             name: "fentry",
-            finding: finding(fentry()),
+            finding: finding(fentry(kernel)),
             adds: "the peer's FIN that reaches a time-wait minisocket, the time in TIME_WAIT, SYN cookies",
         },
         Tier { name: "kprobe", finding: finding(kprobe()), adds: "what fentry adds, at a higher cost" },
     ]
 }
 
-/// Root is told EPERM only where the kernel means this very thing; anybody else is told so of everything.
-fn judge(error: &str) -> Finding {
-    let told_no = error.contains("Operation not permitted") || error.contains("Permission denied");
-    if told_no && !may_load() {
+/// For a user who may load programs, `EPERM` is about this program type; for any other it is about everything.
+fn judge(error: &(dyn Error + 'static)) -> Finding {
+    if is_permission_denied(error) && !may_load() {
         Finding::not_tested(NEEDS_ROOT)
     } else {
-        Finding::refused(crate::kernel::probe::shorten(error))
+        Finding::refused(shorten(&chain(error)))
     }
 }
 
-/// Whether an eBPF program of the simplest kind loads: what else is refused is refused for its own sake.
+/// Whether the simplest eBPF program loads.
 fn may_load() -> bool {
     let load = || -> Result<(), Box<dyn Error>> {
         let mut ebpf = Ebpf::load(&object("tracepoint/sock/inet_sock_set_state")?)?;
@@ -64,11 +63,11 @@ fn may_load() -> bool {
     load().is_ok()
 }
 
-fn fentry() -> Result<(), Box<dyn Error>> {
+fn fentry(kernel: &Result<Kernel, LoadError>) -> Result<(), Box<dyn Error>> {
+    let kernel = kernel.as_ref().map_err(ToString::to_string)?;
     let mut ebpf = Ebpf::load(&object(FENTRY)?)?;
     let program: &mut FEntry = ebpf.program_mut(PROGRAM).ok_or("no program")?.try_into()?;
-    let btf = Btf::from_sys_fs()?;
-    load(|| program.load(FUNCTION, &btf))?;
+    load(|| program.load(FUNCTION, kernel.loader_btf()))?;
     program.attach()?;
     Ok(())
 }
@@ -83,7 +82,8 @@ fn kprobe() -> Result<(), Box<dyn Error>> {
 
 const PROGRAM: &str = "attempt";
 
-/// An object file with one program that does nothing.
+/// An object file with one program that does nothing. It is assembled by hand because loading the real object would create
+/// all of its maps for each attempt.
 fn object(section: &str) -> Result<Vec<u8>, object::write::Error> {
     let endianness = if cfg!(target_endian = "big") { Endianness::Big } else { Endianness::Little };
     let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, endianness);
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_loader_reads_what_is_written() {
+    fn loader_reads_the_object() {
         for section in [FENTRY, KPROBE] {
             let bytes = object(section).unwrap();
             let parsed = aya_parses(&bytes);
@@ -117,7 +117,7 @@ mod tests {
         }
     }
 
-    /// Names of the programs; loading nothing into the kernel, so it needs no root.
+    /// The names of the programs. Loads nothing into the kernel, so it needs no root.
     fn aya_parses(bytes: &[u8]) -> Vec<String> {
         let ebpf = aya::EbpfLoader::new().btf(None).load(bytes).unwrap();
         ebpf.programs().map(|(name, _)| name.to_owned()).collect()

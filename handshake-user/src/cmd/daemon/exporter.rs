@@ -12,17 +12,15 @@ use aya::maps::{MapData, RingBuf};
 use super::preexisting;
 use crate::{
     config,
-    event::Context,
     exporter::{
         http::Pages,
         metrics::{Metrics, PENDING},
     },
+    host::Context,
     host::{self, Host},
     join::Joiner,
-    kernel::{
-        probe::{Probes, plan},
-        ring,
-    },
+    kernel::{probe::hook::HOOKS, ring},
+    tracer::Tracer,
     untrusted::Untrusted,
 };
 
@@ -50,16 +48,16 @@ struct State {
 
 /// The running kernel side.
 pub(super) struct Live {
-    pub(super) probes: Probes,
+    pub(super) tracer: Tracer,
     ring: RingBuf<MapData>,
     joiner: Joiner,
     host: Host,
 }
 
 impl Live {
-    pub(super) fn new(probes: Probes, ring: RingBuf<MapData>) -> Self {
-        let joiner = Joiner::new(probes.sight);
-        Self { probes, ring, joiner, host: Host::new() }
+    pub(super) fn new(tracer: Tracer, ring: RingBuf<MapData>) -> Self {
+        let joiner = Joiner::new(tracer.probes.wire_coverage);
+        Self { tracer, ring, joiner, host: Host::new() }
     }
 }
 
@@ -68,7 +66,7 @@ impl Exporter {
     pub(super) fn new(settings: &config::Metrics) -> Result<Self> {
         let metrics = Metrics::new(settings)?;
         metrics.watch_process()?;
-        for hook in plan::HOOKS {
+        for hook in HOOKS {
             metrics.probe(hook.name, PENDING, false);
         }
         Ok(Self { state: Mutex::new(State { metrics, live: None, turn: Instant::now() }) })
@@ -77,17 +75,18 @@ impl Exporter {
     /// The probes are attached: from now on, something can be said. To count what was there before may take seconds, while pages
     /// are asked for.
     pub(super) fn begin(&self, mut live: Live) -> Result<()> {
-        live.probes
+        live.tracer = live
+            .tracer
             .follow_libraries(ring::CALM)
             .context("cannot start a thread to follow the TLS libraries")?;
-        for hook in &live.probes.hooks {
-            let kind = hook.hook.kind(live.probes.way);
+        for hook in &live.tracer.probes.hooks {
+            let kind = hook.hook.kind(live.tracer.probes.mode);
             self.lock().metrics.probe(hook.hook.name, kind, hook.missing.is_none());
         }
         let deadline = Instant::now() + COUNTING;
         for _ in 0..COUNTS {
             // What has begun since the probes are attached is in the totals and is taken off.
-            let before = live.probes.totals()?;
+            let before = live.tracer.probes.totals()?;
             let Some(sockets) = preexisting::sockets(deadline) else {
                 tracing::warn!(
                     "counting the connections that were there before takes longer than {} s, so those that are not counted yet \
@@ -96,7 +95,7 @@ impl Exporter {
                 );
                 break;
             };
-            let after = live.probes.totals()?;
+            let after = live.tracer.probes.totals()?;
             self.lock().metrics.found(&sockets, &after);
             if before == after {
                 break;
@@ -148,13 +147,13 @@ fn give_memory_back() {
 impl State {
     fn drain(&mut self) -> bool {
         let Self { metrics, live, .. } = self;
-        let Some(Live { probes, ring, joiner, host }) = live else { return false };
+        let Some(Live { tracer, ring, joiner, host }) = live else { return false };
         let now = host::monotonic_ns();
-        probes.pass_on_log();
-        if let Some(turn) = probes.worker_turn() {
+        tracer.probes.pass_on_log();
+        if let Some(turn) = tracer.worker_turn() {
             metrics.library_turn(turn);
         }
-        if let Some((census, skipped)) = probes.library_news() {
+        if let Some((census, skipped)) = tracer.library_news() {
             for ((library, covered), files) in census {
                 metrics.library(library, covered, files);
             }
@@ -174,7 +173,7 @@ impl State {
 
     fn advance(&mut self) -> Result<()> {
         if let Some(live) = &self.live {
-            self.metrics.advance(&live.probes.totals()?, live.probes.missed_runs());
+            self.metrics.advance(&live.tracer.probes.totals()?, live.tracer.probes.missed_runs());
             self.metrics.disagreed(live.joiner.disagreements());
         }
         Ok(())

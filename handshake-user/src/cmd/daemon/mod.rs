@@ -20,12 +20,12 @@ use tokio::{
 
 use self::exporter::{Exporter, Live};
 use crate::{
-    config::DaemonArgs,
+    cli::DaemonArgs,
+    config::Config,
     exporter::http,
-    kernel::{
-        probe::{Kernel, Probes, Settings},
-        ring,
-    },
+    kernel::{probe::Kernel, ring},
+    settings::ProbeSettings,
+    tracer::Tracer,
     untrusted::say,
 };
 
@@ -34,7 +34,7 @@ use crate::{
 /// # Errors
 /// When the settings make no sense, the address cannot be had or the probes cannot be attached.
 pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
-    let config = args.config()?;
+    let config = Config::new(args.config.as_deref(), args.exporter, args.probes)?;
     let listener = http::listen(config.listen)?;
     let address = listener.local_addr().unwrap_or(config.listen);
     let mut stop = std::pin::pin!(stop_signal()?);
@@ -51,10 +51,10 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
         () = &mut stop => None,
     };
     if let Some(live) = attached {
-        for hook in live.probes.hooks.iter().filter(|hook| hook.missing.is_some()) {
+        for hook in live.tracer.probes.hooks.iter().filter(|hook| hook.missing.is_some()) {
             say(format_args!("handshake: not attached: {} ({})", hook.hook.name, hook.hook.lost_without));
         }
-        live.probes.wire_shortfall.iter().for_each(say);
+        live.tracer.probes.wire_shortfall.iter().for_each(say);
         let began = Arc::clone(&exporter);
         spawn_blocking(move || began.begin(live)).await.context("the exporter did not begin")??;
         eprintln!("handshake: listening on http://{address}/metrics");
@@ -86,14 +86,14 @@ fn stop_signal() -> Result<impl Future<Output = ()>> {
 }
 
 /// Attaches the probes in a thread of its own, which may be left behind when the program ends.
-async fn attach(settings: Settings) -> Result<Live> {
+async fn attach(settings: ProbeSettings) -> Result<Live> {
     let (send, receive) = oneshot::channel();
     std::thread::Builder::new()
         .name("attach".to_owned())
         .spawn(move || {
-            let live = Kernel::read().and_then(|kernel| Probes::attach(&kernel, &settings));
+            let live = Kernel::read().and_then(|kernel| Tracer::attach(&kernel, &settings));
             // Nobody listens any more when a signal came first.
-            drop(send.send(live.map(|(probes, ring)| Live::new(probes, ring))));
+            drop(send.send(live.map(|(tracer, ring)| Live::new(tracer, ring))));
         })
         .context("cannot start a thread to attach the probes")?;
     Ok(receive.await.context("the thread that attaches the probes failed")??)

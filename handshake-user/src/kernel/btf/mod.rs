@@ -1,34 +1,21 @@
 //! Finds the kernel's structure members: `/sys/kernel/btf/vmlinux` in, [`Layout`] out.
 
+mod error;
 mod types;
 
 use std::{cell::RefCell, convert::Infallible};
 
 use handshake_common::layout::{Bit, Layout};
-use thiserror::Error;
 
-pub use self::types::Btf;
+pub use self::{error::BtfError, types::Btf};
 
-/// Why a member cannot be found.
-#[derive(Debug, Error)]
-pub enum BtfError {
-    /// The kernel does not say.
-    #[error("the kernel's BTF has no {structure}.{path}")]
-    Missing {
-        /// Structure of the kernel.
-        structure: &'static str,
-        /// Dotted path within it.
-        path: &'static str,
-    },
-    /// The data is damaged, or newer than this program.
-    #[error("cannot read the kernel's BTF: {0}")]
-    Malformed(String),
-}
+/// Where the kernel describes its types.
+pub const PATH: &str = "/sys/kernel/btf/vmlinux";
 
 /// Members that not every kernel has; a bit that is absent reads as clear.
 const OPTIONAL: &[&str] = &["tcp_usec_ts"];
 
-/// Resolves every member that the eBPF programs read.
+/// Finds every member that the eBPF programs read.
 ///
 /// # Errors
 /// When the BTF is damaged or the kernel lacks a member.
@@ -46,7 +33,7 @@ pub fn layout(btf: &Btf) -> Result<Layout, BtfError> {
     )
 }
 
-/// What [`layout`] looks for, and what of it is not there.
+/// The members that [`layout`] looks for, and those that are missing.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Audit {
     /// How many members are looked for.
@@ -55,7 +42,7 @@ pub struct Audit {
     pub missing: Vec<String>,
 }
 
-/// Looks for every member that the eBPF programs read, where [`layout`] ends at the first that is missing.
+/// Looks for every member that the eBPF programs read; [`layout`] stops at the first that is missing.
 #[must_use]
 pub fn audit(btf: &Btf) -> Audit {
     let audit = RefCell::new(Audit::default());
@@ -85,9 +72,9 @@ fn member_bits(btf: &Btf, structure: &'static str, path: &'static str) -> Result
     btf.structures(structure)
         .iter()
         .find_map(|&outer| {
-            let mut patience = MAX_MEMBERS;
+            let mut budget = MAX_MEMBERS;
             path.split('.').try_fold((outer, 0_u32), |(outer, base), name| {
-                let (inner, bits) = find(btf, outer, name.as_bytes(), DEEPEST, &mut patience)?;
+                let (inner, bits) = find(btf, outer, name.as_bytes(), MAX_DEPTH, &mut budget)?;
                 Some((inner, base.checked_add(bits)?))
             })
         })
@@ -95,21 +82,21 @@ fn member_bits(btf: &Btf, structure: &'static str, path: &'static str) -> Result
         .ok_or(BtfError::Missing { structure, path })
 }
 
-/// More members than any path of the kernel passes: damaged data that contains itself ends here.
+/// More members than the search for any path of the kernel visits: a structure that contains itself ends here.
 const MAX_MEMBERS: u32 = 20_000;
-/// Anonymous structures within each other, at the most.
-const DEEPEST: u32 = 16;
+/// Deepest nesting of anonymous structures.
+const MAX_DEPTH: u32 = 16;
 
 /// The type and the offset in bits of a member of `outer`, or of its anonymous members.
-fn find(btf: &Btf, outer: u32, name: &[u8], depth: u32, patience: &mut u32) -> Option<(u32, u32)> {
+fn find(btf: &Btf, outer: u32, name: &[u8], depth: u32, budget: &mut u32) -> Option<(u32, u32)> {
     for member in btf.members(outer) {
-        *patience = patience.checked_sub(1)?;
+        *budget = budget.checked_sub(1)?;
         if member.name == name {
             return Some((member.type_id, member.bits));
         }
         if member.name.is_empty()
             && depth > 0
-            && let Some((inner, bits)) = find(btf, member.type_id, name, depth - 1, patience)
+            && let Some((inner, bits)) = find(btf, member.type_id, name, depth - 1, budget)
         {
             return Some((inner, member.bits.checked_add(bits)?));
         }
@@ -143,8 +130,8 @@ mod tests {
     }
 
     #[test]
-    fn members_are_found_through_anonymous_ones_and_bitfields() {
-        let btf = Btf::from_bytes(&blob()).unwrap();
+    fn members_of_anonymous_structures_and_bitfields_are_found() {
+        let btf = Btf::from_bytes(blob()).unwrap();
         assert_eq!(member_bits(&btf, "a", "x").unwrap(), 96);
         assert_eq!(member_bits(&btf, "a", "y").unwrap(), 129);
         assert!(matches!(member_bits(&btf, "a", "z"), Err(BtfError::Missing { .. })));
@@ -152,14 +139,14 @@ mod tests {
     }
 
     #[test]
-    fn a_structure_that_contains_itself_is_given_up() {
-        let btf = Btf::from_bytes(&blob()).unwrap();
+    fn structure_that_contains_itself_is_an_error() {
+        let btf = Btf::from_bytes(blob()).unwrap();
         assert!(member_bits(&btf, "loop", "x").is_err());
     }
 
     proptest! {
         #[test]
-        fn no_damage_makes_it_panic(changes in prop::collection::vec((0_usize..240, any::<u8>()), 0..8), cut in 0_usize..240) {
+        fn damaged_data_does_not_panic(changes in prop::collection::vec((0_usize..240, any::<u8>()), 0..8), cut in 0_usize..240) {
             let mut bytes = blob();
             for (at, byte) in changes {
                 if let Some(old) = bytes.get_mut(at) {
@@ -167,27 +154,25 @@ mod tests {
                 }
             }
             bytes.truncate(cut.max(24));
-            if let Ok(btf) = Btf::from_bytes(&bytes) {
+            if let Ok(btf) = Btf::from_bytes(bytes) {
                 let _ = (member_bits(&btf, "a", "x"), member_bits(&btf, "loop", "y"), has_tracepoint(&btf, "t"));
             }
         }
     }
 
     #[test]
-    fn damaged_data_is_an_error_not_a_panic() {
-        assert!(Btf::from_bytes(b"").is_err());
-        assert!(Btf::from_bytes(&[0xff; 64]).is_err());
+    fn data_without_magic_number_is_an_error() {
+        assert!(Btf::from_bytes(*b"").is_err());
+        assert!(Btf::from_bytes([0xff; 64]).is_err());
     }
 
     #[test]
-    fn the_running_kernel_has_every_member() {
-        let path = "/sys/kernel/btf/vmlinux";
-        let Ok(bytes) = std::fs::read(path) else {
-            assert!(std::env::var_os("CI").is_none(), "{path} cannot be read, and CI must not skip this");
-            eprintln!("left out: {path} cannot be read here");
+    fn running_kernel_has_every_member() {
+        let Ok(bytes) = std::fs::read(PATH) else {
+            crate::skip_test(&format!("{PATH} cannot be read"));
             return;
         };
-        let btf = Btf::from_bytes(&bytes).expect("the kernel's own BTF");
+        let btf = Btf::from_bytes(bytes).expect("the kernel's own BTF");
         let layout = layout(&btf).expect("every member");
         assert_eq!(audit(&btf).missing, Vec::<String>::new());
         assert_eq!(layout.syn_data.mask.count_ones(), 1);

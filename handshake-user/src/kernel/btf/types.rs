@@ -1,14 +1,14 @@
-//! Walks BPF type information (Documentation/bpf/btf.rst): just what finding a structure member takes. The data may
-//! be damaged or hostile: every read is checked, every chain bounded.
+//! Reads BPF type information (Documentation/bpf/btf.rst) as far as finding a structure member requires. The data may be
+//! damaged or hostile: every read is checked, every chain bounded.
 
 use std::{collections::HashMap, ops::Range};
 
-use super::BtfError;
+use super::error::BtfError;
 
 const MAGIC: u16 = 0xeb9f;
-/// Longer than any chain of typedefs and qualifiers: a loop in damaged data ends here.
+/// Longer than any chain of typedefs and qualifiers, so that a loop in damaged data ends.
 const MAX_CHAIN: usize = 32;
-/// Bytes of `struct btf_type`, before what depends on its kind.
+/// Bytes of `struct btf_type`, without what depends on its kind.
 const TYPE: usize = 12;
 
 /// `BTF_KIND_*`, include/uapi/linux/btf.h.
@@ -39,9 +39,9 @@ mod kind {
 pub struct Btf {
     bytes: Vec<u8>,
     strings: Range<usize>,
-    /// Where each type begins; the type with id n is at n − 1, 0 being void.
+    /// Where each type begins; the type with id n is at n − 1, as id 0 is void.
     types: Vec<usize>,
-    /// Named structures; a name may stand for several.
+    /// Named structures; several may share a name.
     structures: HashMap<Vec<u8>, Vec<u32>>,
 }
 
@@ -78,7 +78,7 @@ impl Type {
         self.info >> 31 == 1
     }
 
-    /// Bytes after [`TYPE`], `None` for a kind that this program does not know.
+    /// Bytes after [`TYPE`]. Returns `None` if the kind is unknown.
     const fn trailer(self) -> Option<usize> {
         Some(match self.kind() {
             kind::INT | kind::VAR | kind::DECL_TAG => 4,
@@ -100,17 +100,18 @@ impl Type {
 }
 
 impl Btf {
-    /// Reads a whole BTF blob of this machine's byte order.
+    /// Reads BTF in this machine's byte order.
     ///
     /// # Errors
-    /// When it is damaged, or has a kind of type that this program does not know.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, BtfError> {
+    /// When it is damaged, or has a type of an unknown kind.
+    pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Result<Self, BtfError> {
+        let bytes = bytes.into();
         let malformed = |what: &str| BtfError::Malformed(what.to_owned());
         let magic = bytes.first_chunk().map(|magic| u16::from_ne_bytes(*magic));
         if magic != Some(MAGIC) {
             return Err(malformed("it does not begin with the magic number of BTF"));
         }
-        let header = |at: usize| read(bytes, at).ok_or_else(|| malformed("its header is cut off"));
+        let header = |at: usize| read(&bytes, at).ok_or_else(|| malformed("its header is cut off"));
         let base = header(4)?;
         let section = |offset: u32, length: u32| {
             let start = (base as usize).checked_add(offset as usize)?;
@@ -119,7 +120,7 @@ impl Btf {
         };
         let types = section(header(8)?, header(12)?).ok_or_else(|| malformed("its types are cut off"))?;
         let strings = section(header(16)?, header(20)?).ok_or_else(|| malformed("its names are cut off"))?;
-        let mut btf = Self { bytes: bytes.to_vec(), strings, types: Vec::new(), structures: HashMap::new() };
+        let mut btf = Self { bytes, strings, types: Vec::new(), structures: HashMap::new() };
         btf.index(types).ok_or_else(|| malformed("it has a type of an unknown kind, or a cut-off one"))?;
         Ok(btf)
     }

@@ -1,76 +1,120 @@
-//! One hook: its program is loaded, and attached later.
+//! The table of hooks: where the kernel side's programs are attached, and what is unknown without each.
 
-use aya::{Btf, Ebpf, programs::Program};
+use crate::settings::AttachMode;
 
-use super::{
-    attach::told,
-    plan::{Attach, Hook},
+/// The program type of the wire view's programs.
+pub const CGROUP_SKB: &str = "cgroup_skb";
+
+/// A member of a perf tracepoint's record, and the global that carries its offset.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PerfField {
+    /// Symbol in the eBPF object.
+    pub global: &'static str,
+    /// Name in the tracepoint's `format` file.
+    pub field: &'static str,
+}
+
+/// A place in the kernel where programs are attached: a tracepoint, or the packets of a cgroup.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// The tracepoint, and the BTF-typed program on it; the name of its perf variant ends in `_perf`.
+    pub name: &'static str,
+    /// The folder of the perf tracepoint.
+    pub category: &'static str,
+    /// Without it nothing can be measured.
+    pub required: bool,
+    /// What is unknown without it.
+    pub lost_without: &'static str,
+    /// What the perf variant reads.
+    pub perf_fields: &'static [PerfField],
+}
+
+impl Hook {
+    /// How it is attached when tracepoints are attached in this mode.
+    #[must_use]
+    pub fn kind(&self, mode: AttachMode) -> &'static str {
+        if self.category == CGROUP_SKB { CGROUP_SKB } else { mode.as_str() }
+    }
+}
+
+macro_rules! fields {
+    ($($global:literal = $field:literal),*) => { &[$(PerfField { global: $global, field: $field }),*] };
+}
+
+/// Both tracepoints are of one event class.
+const SOCK_LENGTH: &[PerfField] =
+    fields!("SOCK_LENGTH_SK" = "sk", "SOCK_LENGTH_RET" = "ret", "SOCK_LENGTH_FLAGS" = "flags");
+
+/// Every hook, in the order of a connection's life.
+pub const HOOKS: &[Hook] = &[
+    Hook {
+        name: "inet_sock_set_state",
+        category: "sock",
+        required: true,
+        lost_without: "everything: connections are not seen to open or close",
+        perf_fields: fields!(
+            "SET_STATE_SKADDR" = "skaddr",
+            "SET_STATE_OLDSTATE" = "oldstate",
+            "SET_STATE_NEWSTATE" = "newstate"
+        ),
+    },
+    Hook {
+        name: "tcp_retransmit_skb",
+        category: "tcp",
+        required: false,
+        lost_without: "retransmitted SYNs of connections that are still opening, and when a deferred SYN left",
+        perf_fields: fields!("RETRANSMIT_SKB_SKADDR" = "skaddr"),
+    },
+    Hook {
+        name: "tcp_retransmit_synack",
+        category: "tcp",
+        required: false,
+        lost_without: "how long a server's connection took to open when its SYN-ACK was retransmitted",
+        perf_fields: fields!("RETRANSMIT_SYNACK_REQ" = "req"),
+    },
+    Hook {
+        name: "tcp_send_reset",
+        category: "tcp",
+        required: false,
+        lost_without: "how connections closed that this host reset",
+        perf_fields: fields!("SEND_RESET_SKADDR" = "skaddr", "SEND_RESET_SKBADDR" = "skbaddr"),
+    },
+    Hook {
+        name: "tcp_receive_reset",
+        category: "tcp",
+        required: false,
+        lost_without: "how connections closed that the peer reset",
+        perf_fields: fields!("RECEIVE_RESET_SKADDR" = "skaddr"),
+    },
+    Hook {
+        name: "sock_send_length",
+        category: "sock",
+        required: false,
+        lost_without: "the connection of TLS handshakes whose library has no socket, and their flights (Linux 6.3)",
+        perf_fields: SOCK_LENGTH,
+    },
+    Hook {
+        name: "sock_recv_length",
+        category: "sock",
+        required: false,
+        lost_without: "when the ClientHello reached a TLS server, and how long the server computed (Linux 6.3)",
+        perf_fields: SOCK_LENGTH,
+    },
+    Hook {
+        name: "tcp_destroy_sock",
+        category: "tcp",
+        required: true,
+        lost_without: "the end of sockets: state would stay behind, and the end of a close would be unknown",
+        perf_fields: fields!("DESTROY_SKADDR" = "skaddr"),
+    },
+];
+
+/// The wire view: two programs on the packets of every cgroup.
+pub static TLS_WIRE: Hook = Hook {
+    name: "tls_wire",
+    category: CGROUP_SKB,
+    required: false,
+    lost_without: "TLS handshakes of programs whose library is not known; server names, HelloRetryRequests and a \
+                   ClientHello in the SYN",
+    perf_fields: &[],
 };
-
-/// The program on changes of state.
-pub(super) const TWINNED: &str = "inet_sock_set_state";
-/// Its twin, for events inside it.
-pub(super) const NESTED: &str = "inet_sock_set_state_nested";
-
-const OTHER_TYPE: &str = "the eBPF object has it as another type of program";
-
-/// Loads the program of a hook.
-///
-/// # Errors
-/// Why the kernel refuses it.
-pub(super) fn load(ebpf: &mut Ebpf, hook: &Hook, way: Attach, btf: &Btf) -> Result<(), String> {
-    load_as(ebpf, &name(hook, way), hook.name, btf)
-}
-
-/// Loads the twin.
-///
-/// # Errors
-/// Why the kernel refuses it.
-pub(super) fn load_nested(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), String> {
-    load_as(ebpf, NESTED, TWINNED, btf)
-}
-
-fn load_as(ebpf: &mut Ebpf, name: &str, tracepoint: &str, btf: &Btf) -> Result<(), String> {
-    match program(ebpf, name)? {
-        Program::BtfTracePoint(program) => super::load(|| program.load(tracepoint, btf)),
-        Program::TracePoint(program) => super::load(|| program.load()),
-        _ => return Err(OTHER_TYPE.to_owned()),
-    }
-    .map_err(|error| told(name, &error))
-}
-
-/// Attaches the program of a hook, which is loaded.
-///
-/// # Errors
-/// Why that is not possible.
-pub(super) fn attach(ebpf: &mut Ebpf, hook: &Hook, way: Attach) -> Result<(), String> {
-    attach_as(ebpf, &name(hook, way), hook.category, hook.name)
-}
-
-/// Attaches the twin.
-///
-/// # Errors
-/// Why that is not possible.
-pub(super) fn attach_nested(ebpf: &mut Ebpf) -> Result<(), String> {
-    attach_as(ebpf, NESTED, "sock", "inet_sock_set_state")
-}
-
-fn attach_as(ebpf: &mut Ebpf, name: &str, category: &str, tracepoint: &str) -> Result<(), String> {
-    match program(ebpf, name)? {
-        Program::BtfTracePoint(program) => program.attach().map(drop),
-        Program::TracePoint(program) => program.attach(category, tracepoint).map(drop),
-        _ => return Err(OTHER_TYPE.to_owned()),
-    }
-    .map_err(|error| told(name, &error))
-}
-
-fn name(hook: &Hook, way: Attach) -> String {
-    match way {
-        Attach::TpBtf => hook.name.to_owned(),
-        Attach::Tracepoint => format!("{}_perf", hook.name),
-    }
-}
-
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program, String> {
-    ebpf.program_mut(name).ok_or_else(|| "the eBPF object lacks the program".to_owned())
-}

@@ -1,32 +1,32 @@
-//! Loading a program: the verifier leaves off with `EAGAIN` when anything interrupts its thread (`do_check`).
+//! Loads a program: the verifier gives up with `EAGAIN` when anything interrupts its thread (`do_check`).
 
 use std::io;
 
 use aya::programs::ProgramError;
 use nix::sys::signal::{SigSet, SigmaskHow};
 
-/// How often libbpf tries, too (`PROG_LOAD_ATTEMPTS`).
+/// As many as libbpf makes (`PROG_LOAD_ATTEMPTS`).
 const ATTEMPTS: u32 = 5;
 
-/// Loads a program with the thread's signals held back, and once more when something else interrupted it (the freezer of
-/// a suspended host or container). Attempts alone do not do: where children end every few milliseconds, none gets through.
+/// Loads a program with the thread's signals blocked, and again if something else interrupts it (the freezer of a suspended
+/// host or container). Retries alone are not enough: where children exit every few milliseconds, every attempt fails.
 ///
 /// # Errors
 /// As the program's own `load`.
 pub fn load(program: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
-    let _held = SignalMask::back();
+    let _held = SignalMask::block_all();
     again(
         program,
         |error| matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == io::ErrorKind::WouldBlock),
     )
 }
 
-/// The thread's signals wait until this goes; those to the process find other threads meanwhile.
+/// Blocks the thread's signals until it is dropped; other threads receive those to the process meanwhile.
 struct SignalMask(Option<SigSet>);
 
 impl SignalMask {
-    fn back() -> Self {
-        // Refused for a bad argument only; the program loads without, most times.
+    fn block_all() -> Self {
+        // Fails only for a bad argument; without it the program still loads, most of the time.
         Self(SigSet::all().thread_swap_mask(SigmaskHow::SIG_BLOCK).ok())
     }
 }
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn signals_wait_until_it_is_loaded() {
+    fn signals_are_blocked_while_loading() {
         let before = SigSet::thread_get_mask().unwrap();
         let mut meanwhile = before;
         load(|| {
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interruption_costs_another_attempt_and_a_refusal_does_not() {
+    fn interruption_is_retried_and_refusal_is_not() {
         assert_eq!(attempts(&[Err(true), Err(true), Ok(())]), (Ok(()), 3));
         assert_eq!(attempts(&[Err(true); 9]), (Err(true), 5));
         assert_eq!(attempts(&[Err(false); 9]), (Err(false), 1));

@@ -1,12 +1,18 @@
-//! From the kernel's facts to running programs: [`plan`] says what to attach, [`attach`] does it.
+//! From facts about the kernel to running programs: [`hook`] lists where programs are attached, [`plan`] what of it this
+//! kernel offers, [`attach`] loads and attaches.
 
 mod attach;
-mod hook;
+mod error;
+pub mod hook;
+mod kernel;
 mod load;
 pub mod plan;
-pub mod wire;
+mod program;
+mod wire;
 
-pub use attach::{Attached, BTF_PATH, Kernel, LoadError, Probes, Settings};
-pub(crate) use attach::{chain, shorten};
+pub use attach::{Attached, Attachment, LoadedPrograms, Probes, attach};
+pub use error::{HookError, LoadError};
+pub(crate) use error::{chain, is_permission_denied, shorten};
+pub use kernel::Kernel;
 pub(crate) use load::load;
-pub use wire::TlsWire;
+pub use wire::WireCoverage;

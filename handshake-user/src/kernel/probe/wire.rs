@@ -1,52 +1,25 @@
-//! The wire view: which handshakes' packets are looked at, and the programs that look at them.
+//! The programs of the wire view, and how much of the host they see.
 
-use std::{fs::File, str::FromStr};
+use std::fs::File;
 
 use aya::{
     Ebpf,
     programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType},
 };
-use handshake_common::tls::wire::raw::MAX_PORTS;
-use serde::Deserialize;
 
-use super::{attach::told, plan::Hook};
-use crate::{host, join::WireCoverage};
+use super::{error::HookError, load::load as load_program};
+use crate::{host, settings::TlsWire};
 
-/// The type of both programs.
-pub(crate) const CATEGORY: &str = "cgroup_skb";
-
-/// The hook that both programs are.
-pub static HOOK: Hook = Hook {
-    name: "tls_wire",
-    category: CATEGORY,
-    required: false,
-    lost_without: "TLS handshakes of programs whose library is not known; server names, HelloRetryRequests and a \
-                   ClientHello in the SYN",
-    perf_fields: &[],
-};
-
-/// Which handshakes are looked at on the wire.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub enum TlsWire {
+/// Which TLS handshakes the wire view reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WireCoverage {
     /// None.
-    Off,
-    /// All.
     #[default]
-    On,
-    /// Those with one of these ports at either end; 0 is none.
-    Ports([u16; MAX_PORTS]),
-}
-
-impl TlsWire {
-    /// The ports, as the kernel side has them: all zero for every port.
-    #[must_use]
-    pub const fn ports(self) -> [u16; MAX_PORTS] {
-        match self {
-            Self::Ports(ports) => ports,
-            Self::Off | Self::On => [0; MAX_PORTS],
-        }
-    }
+    None,
+    /// Some.
+    Some,
+    /// All, so a connection without a TLS handshake on the wire had none.
+    All,
 }
 
 impl From<TlsWire> for WireCoverage {
@@ -59,39 +32,15 @@ impl From<TlsWire> for WireCoverage {
     }
 }
 
-impl FromStr for TlsWire {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "on" => return Ok(Self::On),
-            "off" => return Ok(Self::Off),
-            _ => {}
-        }
-        let list = text.strip_prefix("ports").unwrap_or(text);
-        let mut ports = [0; MAX_PORTS];
-        let mut slots = ports.iter_mut();
-        for word in list.split(',') {
-            let slot =
-                slots.next().ok_or_else(|| format!("more than {MAX_PORTS} ports; write on for all"))?;
-            *slot = match word.trim().parse() {
-                Ok(port) if port > 0 => port,
-                _ => return Err("neither on, off, nor ports such as 443,8443".to_owned()),
-            };
-        }
-        Ok(Self::Ports(ports))
-    }
+/// What the wire view sees.
+#[derive(Debug, Default)]
+pub(super) struct WireView {
+    pub(super) coverage: WireCoverage,
+    /// What is out of sight because of where this program runs, for people.
+    pub(super) shortfall: Option<String>,
 }
 
-impl TryFrom<String> for TlsWire {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-/// Both programs, and which way the packets go that they see.
+/// Both programs, and the direction of the packets that each sees.
 const PROGRAMS: [(&str, CgroupSkbAttachType); 2] =
     [("wire_egress", CgroupSkbAttachType::Egress), ("wire_ingress", CgroupSkbAttachType::Ingress)];
 
@@ -99,51 +48,32 @@ const PROGRAMS: [(&str, CgroupSkbAttachType); 2] =
 ///
 /// # Errors
 /// Why the kernel refuses them.
-pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), String> {
+pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), HookError> {
     for (name, _) in PROGRAMS {
         let program = program(ebpf, name)?;
-        super::load(|| program.load()).map_err(|error| told(name, &error))?;
+        load_program(|| program.load()).map_err(|error| HookError::refused(name, error))?;
     }
     Ok(())
 }
 
-/// Attaches them to the root of cgroup v2, under which every socket of the host is; in a container that has a hierarchy of
-/// its own, to the root of that. Returns what is seen there, and
-/// what is not, in words.
+/// Attaches them to the root of cgroup v2, which every socket of the host is below; in a container that has a hierarchy of
+/// its own, to the root of that.
 ///
 /// # Errors
 /// Why that is not possible.
-pub(super) fn attach(ebpf: &mut Ebpf, wire: TlsWire) -> Result<(WireCoverage, Option<String>), String> {
-    let cgroup2 = host::cgroup2().ok_or("cgroup v2 is not mounted (mount -t cgroup2 none /sys/fs/cgroup)")?;
+pub(super) fn attach(ebpf: &mut Ebpf, wire: TlsWire) -> Result<WireView, HookError> {
+    let cgroup2 = host::cgroup2().ok_or(HookError::NoCgroup2)?;
     let mount = &cgroup2.mount;
-    let root = File::open(mount).map_err(|error| format!("cannot open {}: {error}", mount.display()))?;
+    let root = File::open(mount).map_err(|error| HookError::Cgroup2 { mount: mount.clone(), error })?;
     for (name, direction) in PROGRAMS {
-        // As a link it stands beside other programs, whatever the mode.
+        // A link stands beside other programs, whatever the mode.
         let attached = program(ebpf, name)?.attach(&root, direction, CgroupAttachMode::Single);
-        attached.map_err(|error| told(name, &error))?;
+        attached.map_err(|error| HookError::refused(name, error))?;
     }
-    Ok((if cgroup2.is_whole { wire.into() } else { WireCoverage::Some }, cgroup2.shortfall()))
+    let coverage = if cgroup2.is_whole { wire.into() } else { WireCoverage::Some };
+    Ok(WireView { coverage, shortfall: cgroup2.shortfall() })
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSkb, String> {
-    let program = ebpf.program_mut(name).ok_or("the eBPF object lacks the program")?;
-    program.try_into().map_err(|error| told(name, &error))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_setting_is_a_word_or_a_list_of_ports() {
-        assert_eq!("on".parse(), Ok(TlsWire::On));
-        assert_eq!("off".parse(), Ok(TlsWire::Off));
-        for list in ["443,8443", "443, 8443", "ports 443,8443"] {
-            let TlsWire::Ports(ports) = list.parse().unwrap() else { panic!("{list}") };
-            assert_eq!(ports[..3], [443, 8443, 0]);
-        }
-        for bad in ["", "0", "https", "ports", "443,", "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17"] {
-            assert!(bad.parse::<TlsWire>().is_err(), "{bad}");
-        }
-    }
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSkb, HookError> {
+    ebpf.program_mut(name).ok_or(HookError::NoProgram)?.try_into().map_err(|_| HookError::OtherType)
 }

@@ -2,9 +2,9 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::AsFd as _,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::PoisonError,
 };
 
 use aya::{
@@ -24,11 +24,7 @@ use super::{
     budget::Budget,
     inspect::{Inspection, ProbeKind},
 };
-use crate::kernel::probe::{chain, load, shorten};
-
-/// `bpf_get_attach_cookie` in `enum bpf_func_id` (`include/uapi/linux/bpf.h`), by which the verifier names a
-/// function that it does not know.
-const BPF_FUNC_GET_ATTACH_COOKIE: u32 = 174;
+use crate::kernel::probe::{LoadedPrograms, chain, is_permission_denied, load, shorten};
 
 /// The probes of one file.
 #[derive(Debug)]
@@ -54,9 +50,6 @@ impl Probed {
     }
 }
 
-/// eBPF programs by name: the kernel counts the missed runs of each.
-pub type Programs = Arc<Mutex<Vec<(String, OwnedFd)>>>;
-
 /// Allocates entries in the table of targets, and attaches the programs.
 pub struct Attacher {
     targets: Array<MapData, Target>,
@@ -66,7 +59,7 @@ pub struct Attacher {
     detaching: VecDeque<Probed>,
     budget: Budget,
     loaded: HashSet<&'static str>,
-    programs: Programs,
+    programs: LoadedPrograms,
 }
 
 impl Attacher {
@@ -74,7 +67,7 @@ impl Attacher {
     ///
     /// # Errors
     /// If the object lacks it.
-    pub fn new(ebpf: &mut Ebpf, programs: Programs) -> Result<Self, String> {
+    pub fn new(ebpf: &mut Ebpf, programs: LoadedPrograms) -> Result<Self, String> {
         let targets = ebpf.take_map(MAP).ok_or("the eBPF object lacks its table of TLS libraries")?;
         let targets = Array::try_from(targets).map_err(|error| error.to_string())?;
         let (free, detaching) = (VecDeque::new(), VecDeque::new());
@@ -199,12 +192,11 @@ impl Attacher {
             for line in whole.lines() {
                 tracing::debug!(program = name, "{line}");
             }
-            let unknown = format!("unknown#{BPF_FUNC_GET_ATTACH_COOKIE}");
-            return Err(if whole.contains(&unknown) {
+            return Err(if aya::features().bpf_cookie() {
+                format!("{name}: {}", shorten(&whole))
+            } else {
                 "this kernel gives uprobes no cookie (Linux 5.15): its handshakes are seen on the wire alone"
                     .to_owned()
-            } else {
-                format!("{name}: {}", shorten(&whole))
             });
         }
         if newly && let Some(fd) = program.fd().ok().and_then(|fd| fd.as_fd().try_clone_to_owned().ok()) {
@@ -214,11 +206,9 @@ impl Attacher {
         let point = UProbeAttachPoint { location, cookie: Some(cookie) };
         let attached = program.attach(point, path, UProbeScope::AllProcesses);
         attached.and_then(|link| program.take_link(link)).map_err(|error| {
-            let text = chain(&error);
             // `perf_uprobe_event_init`: CAP_PERFMON was enough from 5.8 to 6.15.
-            let hint =
-                if text.contains("Permission denied") { ": uprobes require CAP_SYS_ADMIN" } else { "" };
-            format!("{text}{hint}")
+            let hint = if is_permission_denied(&error) { ": uprobes require CAP_SYS_ADMIN" } else { "" };
+            format!("{}{hint}", chain(&error))
         })
     }
 }

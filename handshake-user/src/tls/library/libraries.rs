@@ -10,7 +10,7 @@ use aya::{Btf, Ebpf, programs::Iter};
 use handshake_common::{Library, tls::discover::PROGRAM};
 
 use super::{
-    attach::{Attacher, Probed, Programs},
+    attach::{Attacher, Probed},
     handle::Handle,
     inspect::{InspectError, Inspection, inspect_file},
     queue::{MAX_QUEUED, Queue},
@@ -19,6 +19,7 @@ use super::{
 use crate::{
     bounded_map::BoundedMap,
     descriptors,
+    kernel::probe::LoadedPrograms,
     tls::discover::{self, Discovery, DiscoveryEvent, FileId, Found, SWEEP, VmaIterator},
 };
 
@@ -120,7 +121,7 @@ impl Libraries {
     ///
     /// # Errors
     /// The reason, if the eBPF object lacks a map.
-    pub fn new(ebpf: &mut Ebpf, btf: &Btf, programs: Programs) -> Result<Self, String> {
+    pub fn new(ebpf: &mut Ebpf, btf: &Btf, programs: LoadedPrograms) -> Result<Self, String> {
         let iterator = mappings(ebpf, btf);
         Ok(Self {
             attacher: Attacher::new(ebpf, programs)?,

@@ -1,0 +1,503 @@
+//! Every setting, defined once: its flag, environment variable, key in the configuration file, default and help text.
+//!
+//! Every type here refuses values that make no sense, so a setting that was parsed is valid.
+
+use std::{
+    fmt::{self, Display},
+    net::{Ipv4Addr, SocketAddr},
+    str::FromStr,
+};
+
+use clap::{Args, ValueEnum, builder::PossibleValue};
+use handshake_common::tls::wire::raw::MAX_PORTS;
+use serde::{Deserialize, Serialize, de::MapAccess};
+
+/// Defines a group of settings. Each has its help text, how clap reads it, its name (which is also its key in the
+/// configuration file), its type, its default, and the type that parses it.
+///
+/// Two structs come out: one of what a source (flags and environment, or the file) says, in which a setting may be absent,
+/// and one of the settings in force.
+macro_rules! settings {
+    (
+        $(#[$options_meta:meta])* $Options:ident,
+        $(#[$settings_meta:meta])* $Settings:ident {
+            $(
+                $(#[doc = $help:literal])+
+                #[arg($($arg:tt)+)]
+                $name:ident: $Value:ty = $default:expr, parsed as $Parsed:ty;
+            )+
+        }
+    ) => {
+        $(#[$options_meta])*
+        #[derive(Clone, Debug, Default, PartialEq, Args)]
+        pub struct $Options {
+            $(
+                $(#[doc = $help])+
+                #[arg($($arg)+, help = help(concat!($($help),+), &<$Value>::from($default)))]
+                pub $name: Option<$Parsed>,
+            )+
+        }
+
+        $(#[$settings_meta])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $Settings {
+            $($(#[doc = $help])+ pub $name: $Value,)+
+        }
+
+        impl $Options {
+            /// The keys of these settings in the configuration file.
+            pub const KEYS: &[&str] = &[$(stringify!($name)),+];
+
+            /// Takes from `other` what is absent here.
+            #[must_use]
+            pub fn or(self, other: Self) -> Self {
+                Self { $($name: self.$name.or(other.$name)),+ }
+            }
+
+            /// Gives every setting that is still absent its default.
+            #[must_use]
+            pub fn settle(self) -> $Settings {
+                $Settings { $($name: self.$name.map_or_else(|| $default.into(), Into::into)),+ }
+            }
+
+            /// Reads the value of a key from the configuration file. Returns false, having read nothing, if the key is not
+            /// one of these settings.
+            pub(crate) fn read<'de, A: MapAccess<'de>>(
+                &mut self,
+                key: &str,
+                values: &mut A,
+            ) -> Result<bool, A::Error> {
+                match key {
+                    $(stringify!($name) => self.$name = Some(values.next_value()?),)+
+                    _ => return Ok(false),
+                }
+                Ok(true)
+            }
+        }
+
+        impl Default for $Settings {
+            fn default() -> Self {
+                $Options::default().settle()
+            }
+        }
+    };
+}
+
+/// The help text of a setting: its doc comment without the full stop, and its default.
+fn help(text: &str, default: &impl Display) -> String {
+    format!("{} [default: {default}]", text.trim().trim_end_matches('.'))
+}
+
+settings! {
+    /// What one source says of how to load the kernel side; the same for every command that does.
+    ProbeOptions,
+    /// How to load the kernel side.
+    ProbeSettings {
+        /// How to attach the probes; auto is the cheapest mode that the kernel allows.
+        #[arg(long, value_enum, value_name = "MODE", env = "HANDSHAKE_ATTACH", help_heading = "Probes")]
+        attach: Attach = Attach::Auto, parsed as Attach;
+
+        /// Size of the buffer for records that user space has not read yet.
+        #[arg(long, value_name = "KIB", env = "HANDSHAKE_RING_KIB", help_heading = "Probes")]
+        ring_kib: u32 = 8192_u32, parsed as Bounded<4, 1_048_576>;
+
+        /// Connections followed at once; each takes about 250 bytes of kernel memory.
+        #[arg(long, value_name = "N", env = "HANDSHAKE_MAX_CONNECTIONS", help_heading = "Probes")]
+        max_connections: u32 = 262_144_u32, parsed as Bounded<1, { u32::MAX }>;
+
+        /// TLS handshakes to observe on the wire, whatever the library: on (all), off, or those on some ports, such as 443,8443.
+        #[arg(long, value_name = "on|off|PORTS", env = "HANDSHAKE_TLS_WIRE", help_heading = "Probes")]
+        tls_wire: TlsWire = TlsWire::On, parsed as TlsWire;
+
+        /// Probe the TLS libraries that the host's processes use.
+        #[arg(long, value_enum, value_name = "ON|OFF", env = "HANDSHAKE_TLS_LIBRARIES", help_heading = "Probes")]
+        tls_libraries: Switch = Switch::On, parsed as Switch;
+    }
+}
+
+settings! {
+    /// What one source says of the daemon's server and metrics.
+    ExporterOptions,
+    /// The daemon's server and metrics.
+    ExporterSettings {
+        /// Address and port of the HTTP server.
+        #[arg(long, value_name = "ADDR:PORT", env = "HANDSHAKE_LISTEN")]
+        listen: SocketAddr = (Ipv4Addr::LOCALHOST, 9966), parsed as SocketAddr;
+
+        /// Upper bounds of the histogram buckets, seconds.
+        #[arg(long, value_name = "SECONDS,…", env = "HANDSHAKE_BUCKETS")]
+        buckets: Buckets = Buckets::default(), parsed as Buckets;
+
+        /// Histogram label to add; repeatable.
+        #[arg(long = "label", value_enum, value_name = "LABEL", value_delimiter = ',', env = "HANDSHAKE_LABELS")]
+        labels: Labels = Vec::new(), parsed as Vec<Label>;
+
+        /// Sets of added label values per metric; further ones are counted under `other`.
+        #[arg(long, value_name = "N", env = "HANDSHAKE_MAX_SERIES")]
+        max_series: u32 = 200_u32, parsed as Bounded<1, 1_000_000>;
+
+        /// Prefix length of the label `remote_net`, IPv4.
+        #[arg(long, value_name = "BITS", env = "HANDSHAKE_REMOTE_NET_IPV4")]
+        remote_net_ipv4: u32 = 24_u32, parsed as Bounded<0, 32>;
+
+        /// Prefix length of the label `remote_net`, IPv6.
+        #[arg(long, value_name = "BITS", env = "HANDSHAKE_REMOTE_NET_IPV6")]
+        remote_net_ipv6: u32 = 48_u32, parsed as Bounded<0, 128>;
+    }
+}
+
+/// How programs are attached to tracepoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttachMode {
+    /// BTF-typed raw tracepoints. The cheapest.
+    TpBtf,
+    /// Perf tracepoints, for kernels that refuse the former.
+    Tracepoint,
+}
+
+impl AttachMode {
+    /// The name in metrics, JSON and the configuration file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::TpBtf => "tp_btf",
+            Self::Tracepoint => "tracepoint",
+        }
+    }
+}
+
+/// The attach modes to try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Attach {
+    /// The cheapest that works.
+    Auto,
+    /// This one only.
+    Only(AttachMode),
+}
+
+impl ValueEnum for Attach {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Auto, Self::Only(AttachMode::TpBtf), Self::Only(AttachMode::Tracepoint)]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::Auto => PossibleValue::new("auto").help("The cheapest that works"),
+            Self::Only(mode @ AttachMode::TpBtf) => {
+                PossibleValue::new("tp-btf").alias(mode.as_str()).help("BTF-typed raw tracepoints")
+            }
+            Self::Only(mode @ AttachMode::Tracepoint) => {
+                PossibleValue::new(mode.as_str()).help("Perf tracepoints")
+            }
+        })
+    }
+}
+
+impl TryFrom<String> for Attach {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        <Self as ValueEnum>::from_str(&text, false)
+            .map_err(|_| format!("`{text}` is not one of auto, tp_btf, tracepoint"))
+    }
+}
+
+impl Display for Attach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Only(mode) => mode.as_str(),
+        })
+    }
+}
+
+/// The TLS handshakes that are observed on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum TlsWire {
+    /// None.
+    Off,
+    /// All.
+    On,
+    /// Those with one of these ports at either end; 0 is none.
+    Ports([u16; MAX_PORTS]),
+}
+
+impl TlsWire {
+    /// The ports in the form of the kernel side: all zero for every port.
+    #[must_use]
+    pub const fn ports(self) -> [u16; MAX_PORTS] {
+        match self {
+            Self::Ports(ports) => ports,
+            Self::Off | Self::On => [0; MAX_PORTS],
+        }
+    }
+}
+
+impl FromStr for TlsWire {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "on" => return Ok(Self::On),
+            "off" => return Ok(Self::Off),
+            _ => {}
+        }
+        // Undocumented, kept because configurations may have it.
+        let list = text.strip_prefix("ports").unwrap_or(text);
+        let mut ports = [0; MAX_PORTS];
+        let mut slots = ports.iter_mut();
+        for word in list.split(',') {
+            let slot =
+                slots.next().ok_or_else(|| format!("more than {MAX_PORTS} ports; write on for all"))?;
+            *slot = match word.trim().parse() {
+                Ok(port) if port > 0 => port,
+                _ => return Err("neither on, off, nor ports such as 443,8443".to_owned()),
+            };
+        }
+        Ok(Self::Ports(ports))
+    }
+}
+
+impl TryFrom<String> for TlsWire {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl Display for TlsWire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::On => f.write_str("on"),
+            Self::Ports(ports) => {
+                let ports = ports.iter().filter(|port| **port > 0);
+                f.write_str(&ports.map(ToString::to_string).collect::<Vec<_>>().join(","))
+            }
+        }
+    }
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Switch {
+    /// On.
+    On,
+    /// Off.
+    Off,
+}
+
+impl Display for Switch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::On => "on",
+            Self::Off => "off",
+        })
+    }
+}
+
+/// A whole number between two bounds, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "i64")]
+pub struct Bounded<const MIN: u32, const MAX: u32>(u32);
+
+impl<const MIN: u32, const MAX: u32> TryFrom<i64> for Bounded<MIN, MAX> {
+    type Error = String;
+
+    fn try_from(number: i64) -> Result<Self, String> {
+        match u32::try_from(number) {
+            Ok(number) if (MIN..=MAX).contains(&number) => Ok(Self(number)),
+            _ => Err(format!("{number} is not between {MIN} and {MAX}")),
+        }
+    }
+}
+
+impl<const MIN: u32, const MAX: u32> FromStr for Bounded<MIN, MAX> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse::<i64>().map_err(|_| "not a whole number".to_owned())?.try_into()
+    }
+}
+
+impl<const MIN: u32, const MAX: u32> From<Bounded<MIN, MAX>> for u32 {
+    fn from(number: Bounded<MIN, MAX>) -> Self {
+        number.0
+    }
+}
+
+/// Upper bounds of histogram buckets, seconds: positive, finite, ascending, at least one.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(try_from = "Vec<f64>")]
+pub struct Buckets(Vec<f64>);
+
+impl Buckets {
+    /// The bounds.
+    #[must_use]
+    pub fn into_bounds(self) -> Vec<f64> {
+        self.0
+    }
+}
+
+impl Default for Buckets {
+    /// From 10 µs, which loopback needs, to 100 s, by when the SYN has been retransmitted for the last time.
+    fn default() -> Self {
+        let mut bounds = Vec::new();
+        for ten in ["1e-5", "1e-4", "1e-3", "1e-2", "1e-1", "1e0", "1e1"] {
+            // Parsed from decimal text, so that the bounds read as such in the label `le`.
+            for step in ["1", "2", "5"] {
+                bounds.extend(ten.replacen('1', step, 1).parse::<f64>());
+            }
+        }
+        bounds.push(100.0);
+        Self(bounds)
+    }
+}
+
+impl TryFrom<Vec<f64>> for Buckets {
+    type Error = String;
+
+    fn try_from(bounds: Vec<f64>) -> Result<Self, String> {
+        let is_valid = !bounds.is_empty()
+            && bounds.iter().all(|bound| bound.is_finite() && *bound > 0.0)
+            && bounds.is_sorted_by(|a, b| a < b);
+        if is_valid {
+            Ok(Self(bounds))
+        } else {
+            Err("buckets are seconds above 0, in ascending order".to_owned())
+        }
+    }
+}
+
+impl FromStr for Buckets {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bounds: Result<Vec<f64>, _> = text.split(',').map(|bound| bound.trim().parse()).collect();
+        bounds.map_err(|_| "buckets are seconds with commas between them".to_owned())?.try_into()
+    }
+}
+
+/// How many there are and what they span: for the help text, a list of all is too long.
+impl Display for Buckets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [first, .., last] = self.0.as_slice() else { return write!(f, "{:?}", self.0) };
+        write!(f, "{} bounds from {first} to {last}", self.0.len())
+    }
+}
+
+/// A histogram label that has to be asked for, because its number of values is unbounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Label {
+    /// Name of the process.
+    Process,
+    /// A server's own port.
+    LocalPort,
+    /// The peer's network.
+    RemoteNet,
+    /// cgroup v2 path of the process.
+    Cgroup,
+    /// The server name in the client's ClientHello.
+    Sni,
+}
+
+impl Label {
+    /// Every label, in the order in which metrics carry them.
+    pub const ALL: &[Self] = &[Self::Process, Self::LocalPort, Self::RemoteNet, Self::Cgroup, Self::Sni];
+
+    /// The label's name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::LocalPort => "local_port",
+            Self::RemoteNet => "remote_net",
+            Self::Cgroup => "cgroup",
+            Self::Sni => "sni",
+        }
+    }
+}
+
+/// The labels to add: each once, in the order of [`Label::ALL`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Labels(Vec<Label>);
+
+impl Labels {
+    /// The labels.
+    #[must_use]
+    pub fn into_vec(self) -> Vec<Label> {
+        self.0
+    }
+}
+
+impl From<Vec<Label>> for Labels {
+    fn from(wanted: Vec<Label>) -> Self {
+        Self(Label::ALL.iter().copied().filter(|label| wanted.contains(label)).collect())
+    }
+}
+
+impl Display for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("none");
+        }
+        f.write_str(&self.0.iter().map(|label| label.as_str()).collect::<Vec<_>>().join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tls_wire_is_on_off_or_a_list_of_ports() {
+        assert_eq!("on".parse(), Ok(TlsWire::On));
+        assert_eq!("off".parse(), Ok(TlsWire::Off));
+        for list in ["443,8443", "443, 8443", "ports 443,8443"] {
+            let wire: TlsWire = list.parse().unwrap();
+            let TlsWire::Ports(ports) = wire else { panic!("{list}") };
+            assert_eq!(ports[..3], [443, 8443, 0]);
+            assert_eq!(wire.to_string(), "443,8443");
+        }
+        let too_many = "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17";
+        for bad in ["", "0", "https", "ports", "443,", too_many] {
+            assert!(bad.parse::<TlsWire>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn attach_accepts_the_spelling_of_the_flag_and_of_the_file() {
+        for text in ["tp-btf", "tp_btf"] {
+            assert_eq!(Attach::try_from(text.to_owned()), Ok(Attach::Only(AttachMode::TpBtf)));
+        }
+        assert_eq!(Attach::try_from("auto".to_owned()), Ok(Attach::Auto));
+        assert!(Attach::try_from("magic".to_owned()).unwrap_err().contains("tracepoint"));
+    }
+
+    #[test]
+    fn default_buckets_are_decimal_and_span_loopback_to_the_last_syn() {
+        let Buckets(bounds) = Buckets::default();
+        assert_eq!((bounds.len(), bounds[0], bounds[1], bounds[21]), (22, 0.00001, 0.00002, 100.0));
+        assert!(Buckets::try_from(bounds).is_ok());
+    }
+
+    #[test]
+    fn text_is_held_to_the_same_limits_as_the_file() {
+        assert_eq!("0.1, 1,10".parse(), Ok(Buckets(vec![0.1, 1.0, 10.0])));
+        assert!("1,a".parse::<Buckets>().is_err());
+        assert_eq!("32".parse(), Ok(Bounded::<0, 32>(32)));
+        assert!("33".parse::<Bounded<0, 32>>().is_err());
+    }
+
+    #[test]
+    fn help_shows_the_default() {
+        assert_eq!(help(" Some number.", &7), "Some number [default: 7]");
+    }
+}

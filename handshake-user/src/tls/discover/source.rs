@@ -8,7 +8,8 @@ use std::{
 use memmap2::MmapOptions;
 
 use super::{
-    FileId, Mapped, maps,
+    file::{FileId, Mapped},
+    maps,
     vma_iterator::{self, VmaIterator},
 };
 

@@ -47,8 +47,7 @@ pub enum ProbeKind {
     Error,
     /// Entry of `ERR_put_error(library, function, reason, …)` of OpenSSL 1.1.1 and BoringSSL.
     ErrorPut,
-    /// Go: inside the handshake's function, behind the test whether it is complete already; the `Conn` is in
-    /// AX.
+    /// Go: inside the handshake function, after its test for completion; the `Conn` is in AX.
     GoEnter,
     /// Go: a RET instruction of that function; the `error` is in AX and BX.
     GoLeave,
@@ -61,8 +60,7 @@ pub struct Point {
     pub hook: ProbeKind,
     /// Its offset in the file, bytes.
     pub offset: u64,
-    /// Which end of the connection a session object is that this function works on, where the function
-    /// decides that.
+    /// The role of the session object, if the function implies it.
     pub role: Option<Role>,
     /// At an exit: where the stack pointer of the entry is found, and the register that holds the result.
     pub exit: Option<(Base, u8)>,

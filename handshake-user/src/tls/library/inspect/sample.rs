@@ -2,9 +2,9 @@
 //! function has a frame.
 
 /// Address of the first byte of the file.
-pub const BASE: u64 = 0x40_0000;
+pub(crate) const BASE: u64 = 0x40_0000;
 /// Where the first function is.
-pub const CODE: u64 = BASE + HEADERS as u64;
+pub(crate) const CODE: u64 = BASE + HEADERS as u64;
 
 const HEADERS: usize = 64 + 56;
 const SECTION: usize = 64;
@@ -13,16 +13,16 @@ const SECTION_NAMES: &[u8] = b"\0.eh_frame\0";
 /// Functions begin at multiples of it.
 const ALIGNMENT: usize = 64;
 
-pub const X86_64: u16 = 62;
-pub const AARCH64: u16 = 183;
+pub(crate) const X86_64: u16 = 62;
+pub(crate) const AARCH64: u16 = 183;
 
 /// Where the function of that index is, if all before it are shorter than 64 bytes.
-pub const fn address(index: usize) -> u64 {
+pub(crate) const fn address(index: usize) -> u64 {
     CODE.next_multiple_of(ALIGNMENT as u64) + (index * ALIGNMENT) as u64
 }
 
 /// A fixed program with these functions (or tables), each on 64 bytes of its own.
-pub fn file(machine: u16, functions: &[(&str, &[u8])]) -> Vec<u8> {
+pub(crate) fn file(machine: u16, functions: &[(&str, &[u8])]) -> Vec<u8> {
     let mut body = vec![0; HEADERS];
     let mut symbols = vec![0; SYMBOL];
     let mut names = vec![0];

@@ -7,7 +7,7 @@ use crate::testbed::{
     packet::{Packet, Side},
 };
 
-/// PostgreSQL's SSLRequest, in front of the `ClientHello`. The server accepts it with the letter S.
+/// PostgreSQL's `SSLRequest`, in front of the `ClientHello`. The server accepts it with the letter S.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
 /// RFC 8446 §5.1, RFC 5246 §6.2.1.

@@ -1,4 +1,4 @@
-//! PostgreSQL: psql (libpq) and the server, both with the system's OpenSSL, after an SSLRequest in plain
+//! PostgreSQL: psql (libpq) and the server, both with the system's OpenSSL, after an `SSLRequest` in plain
 //! text.
 
 use std::{

@@ -4,7 +4,7 @@ use handshake_common::{ConnectionFlags, tcp::Sock};
 
 #[expect(clippy::struct_excessive_bools, reason = "they are the kernel's")]
 #[derive(Clone, Debug, Default)]
-pub struct Socket {
+pub(crate) struct Socket {
     pub err: u32,
     pub done: bool,
     pub receive_shutdown: bool,

@@ -8,13 +8,13 @@ const RECEIVED_ALERT: i32 = 1000;
 
 /// The alert of the peer that a reason of OpenSSL's error queue stands for.
 #[must_use]
-pub fn received(reason: i32) -> Option<&'static str> {
+pub(super) fn received(reason: i32) -> Option<&'static str> {
     alert::name(u8::try_from(reason.checked_sub(RECEIVED_ALERT)?).ok()?)
 }
 
 /// A reason of OpenSSL's error queue (`SSL_R_…`, openssl/sslerr.h); their numbers are the same from 1.1.1 on.
 #[must_use]
-pub const fn openssl_reason(reason: i32) -> Option<&'static str> {
+pub(super) const fn openssl_reason(reason: i32) -> Option<&'static str> {
     Some(match reason {
         123 => "connection type not set",
         134 => "certificate verify failed",
@@ -50,7 +50,7 @@ pub const fn openssl_reason(reason: i32) -> Option<&'static str> {
 
 /// An error of GnuTLS (gnutls/gnutls.h).
 #[must_use]
-pub const fn gnutls_error(code: i32) -> Option<&'static str> {
+pub(super) const fn gnutls_error(code: i32) -> Option<&'static str> {
     Some(match code {
         -8 => "unsupported version packet",
         -9 => "unexpected packet length",

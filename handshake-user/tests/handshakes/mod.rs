@@ -11,7 +11,7 @@ use handshake_common::{
 
 /// A captured packet.
 #[derive(Clone, Debug)]
-pub struct Packet {
+pub(crate) struct Packet {
     pub from: Role,
     pub at_us: u64,
     pub seq: u32,
@@ -21,7 +21,7 @@ pub struct Packet {
 
 impl Packet {
     /// A packet with this part of its payload.
-    pub fn part(&self, from: usize, to: usize) -> Self {
+    pub(crate) fn part(&self, from: usize, to: usize) -> Self {
         let seq = self.seq.wrapping_add(u32::try_from(from).unwrap());
         Self { seq, payload: self.payload[from..to].to_vec(), ..self.clone() }
     }
@@ -31,12 +31,12 @@ impl Packet {
     }
 }
 
-pub fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/corpus")
 }
 
 /// The names of all handshakes.
-pub fn names() -> Vec<String> {
+pub(crate) fn names() -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(folder())
         .unwrap()
         .filter_map(|entry| Some(entry.unwrap().file_name().to_str()?.strip_suffix(".txt")?.to_owned()))
@@ -46,7 +46,7 @@ pub fn names() -> Vec<String> {
     names
 }
 
-pub fn load(name: &str) -> Vec<Packet> {
+pub(crate) fn load(name: &str) -> Vec<Packet> {
     let text = fs::read_to_string(folder().join(format!("{name}.txt"))).unwrap();
     text.lines().filter(|line| !line.starts_with('#')).map(packet).collect()
 }
@@ -67,7 +67,7 @@ fn packet(line: &str) -> Packet {
 }
 
 /// Merges successive packets of one direction that have the same acknowledgment number.
-pub fn merged(packets: &[Packet]) -> Vec<Packet> {
+pub(crate) fn merged(packets: &[Packet]) -> Vec<Packet> {
     let mut all: Vec<Packet> = Vec::new();
     for packet in packets {
         match all.last_mut() {
@@ -81,7 +81,7 @@ pub fn merged(packets: &[Packet]) -> Vec<Packet> {
 }
 
 /// Cuts every packet at these places of its payload, modulo its length.
-pub fn cut(packets: &[Packet], places: &[usize]) -> Vec<Packet> {
+pub(crate) fn cut(packets: &[Packet], places: &[usize]) -> Vec<Packet> {
     let pieces = |packet: &Packet| {
         let length = packet.payload.len();
         let mut ends: Vec<usize> = places.iter().map(|place| place % length.max(1)).collect();
@@ -104,7 +104,7 @@ pub fn cut(packets: &[Packet], places: &[usize]) -> Vec<Packet> {
 }
 
 /// Cuts every packet into single bytes.
-pub fn bytewise(packets: &[Packet]) -> Vec<Packet> {
+pub(crate) fn bytewise(packets: &[Packet]) -> Vec<Packet> {
     let pieces = |packet: &Packet| {
         let packet = packet.clone();
         let count = packet.payload.len();
@@ -118,7 +118,7 @@ type Pieces = Vec<(u32, Vec<u8>)>;
 
 /// What the kernel side would send to user space.
 #[derive(Default)]
-pub struct Watched {
+pub(crate) struct Watched {
     pub wire: Wire,
     pub client: Pieces,
     pub server: Pieces,
@@ -128,7 +128,7 @@ pub struct Watched {
 
 /// Tracks the packets as the kernel side of this end does. `client` and `server` are the initial sequence
 /// numbers of the streams. Returns `None` if nothing would be published.
-pub fn watch(packets: &[Packet], local: Role, client: u32, server: u32) -> Option<Watched> {
+pub(crate) fn watch(packets: &[Packet], local: Role, client: u32, server: u32) -> Option<Watched> {
     let mut watched = Watched::default();
     let mut next = Next::Watch;
     for packet in packets {
@@ -171,7 +171,7 @@ fn assert_changes_nothing(wire: Wire, segment: &Segment) {
 
 impl Watched {
     /// Calls `then` with the verdict and the hellos.
-    pub fn judge<T>(&self, then: impl FnOnce(&Verdict<'_>, &Hellos<'_>) -> T) -> T {
+    pub(crate) fn judge<T>(&self, then: impl FnOnce(&Verdict<'_>, &Hellos<'_>) -> T) -> T {
         fn pieces(all: &Pieces) -> Vec<Piece<'_>> {
             all.iter().map(|(seq, bytes)| Piece { seq: *seq, bytes }).collect()
         }
@@ -182,13 +182,13 @@ impl Watched {
     }
 
     /// The verdict in one line.
-    pub fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         self.judge(|verdict, _| summary(verdict))
     }
 }
 
 /// A verdict in one line, with the times at its end.
-pub fn summary(verdict: &Verdict<'_>) -> String {
+pub(crate) fn summary(verdict: &Verdict<'_>) -> String {
     let mut words = vec![
         verdict.outcome.map_or("?", |outcome| outcome.as_str()).to_owned(),
         verdict.version.map_or("?", |version| version.as_str()).to_owned(),

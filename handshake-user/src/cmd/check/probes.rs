@@ -22,7 +22,7 @@ pub(super) fn settings(mode: AttachMode, tls_wire: TlsWire, tls_libraries: Switc
 }
 
 /// Tries every attach mode; returns as well why tracing would not work.
-pub fn look(kernel: &Kernel, tracefs_readable: bool) -> (Probes, Option<String>) {
+pub(super) fn look(kernel: &Kernel, tracefs_readable: bool) -> (Probes, Option<String>) {
     let mut probes = empty();
     let mut reason = None;
     for mode in MODES {
@@ -50,7 +50,7 @@ pub fn look(kernel: &Kernel, tracefs_readable: bool) -> (Probes, Option<String>)
 }
 
 /// The report on a kernel into which nothing can be loaded.
-pub fn not_loadable(reason: &str) -> Probes {
+pub(super) fn not_loadable(reason: &str) -> Probes {
     let mut probes = empty();
     for mode in MODES {
         probes.modes.push(ModeReport { mode, finding: Finding::refused(reason) });

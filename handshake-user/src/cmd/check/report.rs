@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::{settings::AttachMode, untrusted::Untrusted};
 
 /// Version of the schema; it changes when a key changes its meaning, not when one is added.
-pub const SCHEMA: u32 = 1;
+pub(super) const SCHEMA: u32 = 1;
 
 /// Everything that `handshake check` found.
 #[derive(Debug, PartialEq, Eq, Serialize)]

@@ -129,12 +129,12 @@ fn longest(lookup: Lookup<'_>) -> f64 {
 }
 
 /// Inode of the network namespace of this process.
-pub fn netns() -> Option<u64> {
+pub(super) fn netns() -> Option<u64> {
     fs::metadata("/proc/self/ns/net").ok().map(|namespace| namespace.ino())
 }
 
 /// Reads every sysctl.
-pub fn look() -> Vec<Sysctl> {
+pub(super) fn look() -> Vec<Sysctl> {
     describe(&|name| {
         let path = format!("/proc/sys/{}", name.replace('.', "/"));
         bounded::read_to_string(path, bounded::SMALL).ok().map(|value| value.trim().to_owned())

@@ -34,7 +34,7 @@ fn line(mark: &'static str, name: impl Into<String>, text: impl Into<String>) ->
 }
 
 /// The whole report.
-pub fn render(report: &Report) -> String {
+pub(super) fn render(report: &Report) -> String {
     let Report {
         schema: _,
         version,

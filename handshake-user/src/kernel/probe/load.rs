@@ -13,7 +13,7 @@ const ATTEMPTS: u32 = 5;
 ///
 /// # Errors
 /// As the program's own `load`.
-pub fn load(program: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+pub(crate) fn load(program: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
     let _held = SignalMask::block_all();
     again(
         program,

@@ -1,4 +1,5 @@
-//! Puts the eBPF object, which `cargo xtask build` makes and names in `HANDSHAKE_EBPF_OBJECT`, where `probe` includes it.
+//! Puts the eBPF object, which `cargo xtask build` makes and names in `HANDSHAKE_EBPF_OBJECT`, where `probe`
+//! includes it.
 
 use std::{env, fs, path::PathBuf};
 

@@ -1,4 +1,5 @@
-//! The state that the kernel side keeps for one connection; its very bytes are the record that user space reads.
+//! The state that the kernel side keeps for one connection; its very bytes are the record that user space
+//! reads.
 
 use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -19,19 +20,22 @@ bitflags! {
         const PREEXISTING = 1;
         /// It reached ESTABLISHED.
         const ESTABLISHED = 1 << 1;
-        /// The moment of ESTABLISHED was not seen although it was reached (a Fast Open child closed before it).
+        /// The moment of ESTABLISHED was not seen although it was reached (a Fast Open child closed before
+        /// it).
         const OPEN_UNTIMED = 1 << 2;
         /// `tcp_sock.syn_fastopen`: our SYN carried the Fast Open option.
         const SYN_FASTOPEN = 1 << 3;
         /// `tcp_sock.syn_data`: our SYN carried data.
         const SYN_DATA = 1 << 4;
-        /// Client: the SYN-ACK acknowledged more than the SYN. Server: `syn_data_acked`, data came in the SYN.
+        /// Client: the SYN-ACK acknowledged more than the SYN. Server: `syn_data_acked`, data came in the
+        /// SYN.
         const SYN_DATA_ACKED = 1 << 5;
         /// `tcp_sock.fastopen_connect`: the SYN leaves at the first write, not at `connect()`.
         const DEFERRED_SYN = 1 << 6;
         /// Client: the kernel holds the final ACK back for data. Server: data came with the completing ACK.
         const FINAL_ACK_DATA = 1 << 7;
-        /// `tcp_sock.tcp_usec_ts`: time-stamp echoes have microseconds, so they cannot be told from real samples.
+        /// `tcp_sock.tcp_usec_ts`: time-stamp echoes have microseconds, so they cannot be told from real
+        /// samples.
         const USEC_TIMESTAMPS = 1 << 8;
         /// A RST came in.
         const RESET_RECEIVED = 1 << 9;
@@ -51,7 +55,8 @@ bitflags! {
         const ACK_WITHOUT_FIN = 1 << 16;
         /// A time-wait minisocket took over in FIN_WAIT2: the peer's FIN cannot be seen from the tracepoints.
         const PEER_FIN_UNSEEN = 1 << 17;
-        /// The table has been full: what is `PREEXISTING` may as well have begun while there was no room for it.
+        /// The table has been full: what is `PREEXISTING` may as well have begun while there was no room for
+        /// it.
         const MAYBE_UNFOLLOWED = 1 << 18;
     }
 }
@@ -160,7 +165,8 @@ const _: () = assert!(SIZE == 192, "the raw record has no padding and both sides
 const _: () = assert!(core::mem::offset_of!(Connection, error) == SIZE - 2);
 
 impl Connection {
-    /// Reads a raw record from the ring buffer. Returns `None` if the length is wrong or the stage is unknown.
+    /// Reads a raw record from the ring buffer. Returns `None` if the length is wrong or the stage is
+    /// unknown.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Self::read_from_bytes(bytes).ok().filter(|connection| connection.stage().is_some())
@@ -209,7 +215,8 @@ impl Connection {
     }
 }
 
-/// Whole microseconds from `start` to `end` (nanoseconds); unknown if either was not seen or they are out of order.
+/// Whole microseconds from `start` to `end` (nanoseconds); unknown if either was not seen or they are out of
+/// order.
 #[must_use]
 #[inline(always)]
 pub(crate) const fn micros_between(start_ns: u64, end_ns: u64) -> Option<u64> {

@@ -1,5 +1,6 @@
-//! Where the running kernel keeps what the programs read. User space resolves every offset from the kernel's BTF
-//! at start; the programs see it as one read-only global, so the verifier knows each offset as a constant.
+//! Where the running kernel keeps what the programs read. User space resolves every offset from the kernel's
+//! BTF at start; the programs see it as one read-only global, so the verifier knows each offset as a
+//! constant.
 
 /// Name of the global in the eBPF object.
 pub const SYMBOL: &str = "LAYOUT";
@@ -27,7 +28,8 @@ macro_rules! layout {
     (fields { $($field:ident: $type_name:literal $path:literal),+ $(,)? }
      bits { $($bit:ident: $bit_type:literal $bit_path:literal),+ $(,)? }
      values { $($value:ident),+ $(,)? }) => {
-        /// Byte offsets within kernel structures. Everything of `tcp_sock` counts from the start of `tcp_sock`.
+        /// Byte offsets within kernel structures. Everything of `tcp_sock` counts from the start of
+        /// `tcp_sock`.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(C)]
         pub struct Layout {

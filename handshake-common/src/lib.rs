@@ -4,6 +4,7 @@
 //! [`Connection`] with what [`tcp::Sock`] reads from the kernel's socket, and when a stage ends the
 //! same bytes go through the ring buffer to user space, where [`tcp::open`] and [`tcp::close`] say what
 //! they mean. The kernel side calls the same functions for its [`totals`], so both can never disagree.
+#![warn(clippy::unwrap_used)]
 #![expect(
     clippy::inline_always,
     reason = "the kernel side must have it inlined: its programs are one function"

@@ -1,4 +1,5 @@
-//! Counters that the kernel side keeps per CPU: the truth for totals, also when a record could not be delivered.
+//! Counters that the kernel side keeps per CPU: the truth for totals, also when a record could not be
+//! delivered.
 
 use crate::{
     connection::Connection,
@@ -42,10 +43,11 @@ const LOST: usize = NESTED + 1;
 const TLS_LOST: usize = LOST + DropReason::ALL.len();
 const UNFOLLOWED: usize = TLS_LOST + TlsOutcome::SLOTS;
 const UNOPENED: usize = UNFOLLOWED + Role::SLOTS;
-/// Slot of the `connect()`s that there was no room for. Their openings are among [`begun`], and end as [`LATE`].
+/// Slot of the `connect()`s that there was no room for. Their openings are among [`begun`], and end as
+/// [`LATE`].
 pub const UNKEPT: usize = UNOPENED + Role::SLOTS;
-/// Slot of the openings of clients that ended and whose beginning was not followed: there was no room, it was before the
-/// program began, or it was missed.
+/// Slot of the openings of clients that ended and whose beginning was not followed: there was no room, it was
+/// before the program began, or it was missed.
 pub const LATE: usize = UNKEPT + 1;
 
 /// How many counters there is room for: a power of two, so that a mask keeps every index inside.
@@ -111,8 +113,9 @@ pub const fn tls_lost(outcome: u8) -> usize {
     TLS_LOST + if (outcome as usize) < TlsOutcome::SLOTS { outcome as usize } else { 0 }
 }
 
-/// Slot of the connections that were established while there was no room to follow them: whatever is seen of them
-/// later, their role is not known any more. By the role that they had, unknown where the opening itself was not seen to end.
+/// Slot of the connections that were established while there was no room to follow them: whatever is seen of
+/// them later, their role is not known any more. By the role that they had, unknown where the opening itself
+/// was not seen to end.
 #[must_use]
 #[inline(always)]
 pub const fn unfollowed(role: Option<Role>) -> usize {

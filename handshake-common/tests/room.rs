@@ -1,5 +1,5 @@
-//! A connection that finds room in the table at some of its steps and none at others: whatever was counted of its beginning is
-//! counted of its end, so that no gauge keeps it.
+//! A connection that finds room in the table at some of its steps and none at others: whatever was counted of
+//! its beginning is counted of its end, so that no gauge keeps it.
 
 mod socket;
 
@@ -223,8 +223,8 @@ proptest! {
             at = new;
             path.push(at);
             let (opening, established, closing) = followed.counted.gauge();
-            // Room or not, it is in one place; a server's opening is in none, and a Fast Open child that is closed before it is
-            // established counts as such only later.
+            // Room or not, it is in one place; a server's opening is in none, and a Fast Open child that is
+            // closed before it is established counts as such only later.
             let skips = state::skips_established(path[0], path[1]);
             let sum = opening + established.iter().sum::<i64>() + closing.iter().sum::<i64>();
             prop_assert!(at == CLOSE || skips || sum == 1, "{path:?}: {:?}", followed.counted);

@@ -21,9 +21,10 @@ use crate::{
 
 /// Adds one to a counter of this CPU.
 #[inline(always)]
-pub fn count(slot: usize) {
+pub(crate) fn count(slot: usize) {
     let Some(counters) = TOTALS.get_ptr_mut(0) else { return };
-    // The verifier does not know what the compiler knows of the range, so the mask must not be optimised away.
+    // The verifier does not know what the compiler knows of the range, so the mask must not be optimised
+    // away.
     let inside = black_box(slot) & (totals::SLOTS - 1);
     // SAFETY: the mask keeps the slot inside the value.
     unsafe { add(counters.cast::<u64>().add(inside), 1) };
@@ -34,14 +35,14 @@ pub fn count(slot: usize) {
 /// # Safety
 /// The counter must be in a value of a map.
 #[inline(always)]
-pub unsafe fn add(counter: *mut u64, change: u64) {
+pub(crate) unsafe fn add(counter: *mut u64, change: u64) {
     // SAFETY: the caller's promise.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, change) };
 }
 
 /// Sends the record of a TLS handshake, with the connection where its socket is known.
 #[inline(always)]
-pub fn handshake(session: &Session, connection: Option<&Connection>) {
+pub(crate) fn handshake(session: &Session, connection: Option<&Connection>) {
     let Some(mut record) = RECORDS.reserve_untyped::<LibraryHandshake>(0) else {
         count(totals::lost(DropReason::RingFull));
         count(totals::tls_lost(session.outcome));
@@ -62,7 +63,7 @@ pub fn handshake(session: &Session, connection: Option<&Connection>) {
 
 /// Counts and publishes what is due.
 #[inline(always)]
-pub fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<A>, due: DueRecords) {
+pub(crate) fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<A>, due: DueRecords) {
     if due == DueRecords::empty() {
         return;
     }

@@ -23,9 +23,10 @@ use crate::{
 #[unsafe(no_mangle)]
 pub(crate) static LAYOUT: Layout = Layout::UNRESOLVED;
 
-/// The value that user space put into a global. Volatile, so that the compiler does not fold the one built in.
+/// The value that user space put into a global. Volatile, so that the compiler does not fold the one built
+/// in.
 #[inline(always)]
-pub fn constant<T: Copy>(global: &'static T) -> T {
+pub(crate) fn constant<T: Copy>(global: &'static T) -> T {
     // SAFETY: a reference is valid to read.
     unsafe { core::ptr::from_ref(global).read_volatile() }
 }
@@ -39,7 +40,7 @@ macro_rules! layout {
 pub(crate) use layout;
 
 /// How memory of the kernel is read.
-pub trait Memory {
+pub(crate) trait Memory {
     /// Reads a `T` at `base + offset`; zero where it cannot be read.
     ///
     /// # Safety
@@ -50,10 +51,10 @@ pub trait Memory {
 }
 
 /// Loads that the verifier checks by type: a wrong offset fails when the program is loaded.
-pub struct Direct;
+pub(crate) struct Direct;
 
 /// `bpf_probe_read_kernel`, for pointers without a type.
-pub struct Probed;
+pub(crate) struct Probed;
 
 impl Memory for Direct {
     #[inline(always)]
@@ -84,7 +85,7 @@ impl Memory for Probed {
 }
 
 /// What a program may do with the pointers that its tracepoint gives it.
-pub trait Access {
+pub(crate) trait Access {
     type Memory: Memory;
     /// A number for this socket that no other has.
     fn cookie(sk: *const c_void) -> u64;
@@ -97,7 +98,7 @@ pub trait Access {
 }
 
 /// BTF-typed programs.
-pub struct Typed;
+pub(crate) struct Typed;
 impl Access for Typed {
     type Memory = Direct;
 
@@ -139,7 +140,7 @@ impl Access for Typed {
 }
 
 /// Programs on perf tracepoints.
-pub struct Untyped;
+pub(crate) struct Untyped;
 impl Access for Untyped {
     type Memory = Probed;
 
@@ -168,7 +169,7 @@ impl Access for Untyped {
 }
 
 /// Programs that filter packets: typed as well, but no task and no tracing.
-pub struct Filtered;
+pub(crate) struct Filtered;
 impl Access for Filtered {
     type Memory = Direct;
 
@@ -196,7 +197,7 @@ impl Access for Filtered {
 impl KernelSock<Filtered> {
     /// The full TCP socket that a packet is filtered on.
     #[inline(always)]
-    pub fn of_packet(sk: *const c_void) -> Option<Self> {
+    pub(crate) fn of_packet(sk: *const c_void) -> Option<Self> {
         if sk.is_null() {
             return None;
         }
@@ -207,13 +208,13 @@ impl KernelSock<Filtered> {
 
     /// A BTF-typed `tcp_sock`.
     #[inline(always)]
-    pub fn of_tcp(tp: *const c_void) -> Self {
+    pub(crate) fn of_tcp(tp: *const c_void) -> Self {
         Self { sk: tp, tp, access: PhantomData }
     }
 
     /// Both ends.
     #[inline(always)]
-    pub fn ends(&self) -> Endpoints {
+    pub(crate) fn ends(&self) -> Endpoints {
         let mut ends = Endpoints::default();
         read_endpoints::<Direct>(self.sk, &mut ends);
         // `skc_num` is 0 once the state is CLOSE.
@@ -225,13 +226,14 @@ impl KernelSock<Filtered> {
 /// The current thread, in the initial pid namespace.
 #[expect(clippy::cast_possible_truncation, reason = "the lower half is the thread's id")]
 #[inline(always)]
-pub fn thread() -> u32 {
+pub(crate) fn thread() -> u32 {
     bpf_get_current_pid_tgid() as u32
 }
 
-/// The stack pointer with which the current task has entered the kernel. Only for hooks that came later than the helper (5.15).
+/// The stack pointer with which the current task has entered the kernel. Only for hooks that came later than
+/// the helper (5.15).
 #[inline(always)]
-pub fn user_stack() -> u64 {
+pub(crate) fn user_stack() -> u64 {
     // SAFETY: the current task, and the registers that every task has.
     unsafe {
         let regs = bpf_task_pt_regs(bpf_get_current_task_btf()) as *const pt_regs;
@@ -251,15 +253,15 @@ fn own_number() -> u64 {
 
 /// A unique number, provided that no CPU takes two in the same nanosecond.
 #[inline(always)]
-pub fn number_at(now_ns: u64) -> u64 {
+pub(crate) fn number_at(now_ns: u64) -> u64 {
     // SAFETY: no arguments.
     now_ns ^ (u64::from(unsafe { bpf_get_smp_processor_id() }) << 52)
 }
 
 /// `include/uapi/linux/stat.h`: the type of a file in `inode.i_mode`.
-pub const S_IFMT: u16 = 0o170_000;
-pub const S_IFREG: u16 = 0o100_000;
-pub const S_IFSOCK: u16 = 0o140_000;
+pub(crate) const S_IFMT: u16 = 0o170_000;
+pub(crate) const S_IFREG: u16 = 0o100_000;
+pub(crate) const S_IFSOCK: u16 = 0o140_000;
 
 const IPPROTO_TCP: u16 = 6;
 const AF_INET: u16 = 2;
@@ -270,7 +272,7 @@ const SOCK_DONE: u64 = 1 << 1;
 const RCV_SHUTDOWN: u8 = 1;
 
 /// A `struct sock` of a tracepoint.
-pub struct KernelSock<A> {
+pub(crate) struct KernelSock<A> {
     sk: *const c_void,
     tp: *const c_void,
     access: PhantomData<A>,
@@ -279,7 +281,7 @@ pub struct KernelSock<A> {
 impl<A: Access> KernelSock<A> {
     /// A full TCP socket; `None` for other protocols, for request sockets and for time-wait minisockets.
     #[inline(always)]
-    pub fn new(sk: *const c_void) -> Option<Self> {
+    pub(crate) fn new(sk: *const c_void) -> Option<Self> {
         if sk.is_null() {
             return None;
         }
@@ -293,7 +295,7 @@ impl<A: Access> KernelSock<A> {
     }
 
     #[inline(always)]
-    pub fn pointer(&self) -> *const c_void {
+    pub(crate) fn pointer(&self) -> *const c_void {
         self.sk
     }
 
@@ -317,19 +319,19 @@ impl<A: Access> KernelSock<A> {
 
     /// `skc_state`.
     #[inline(always)]
-    pub fn state(&self) -> u32 {
+    pub(crate) fn state(&self) -> u32 {
         u32::from(self.sk::<u8>(layout!(skc_state)))
     }
 
     /// `retrans_stamp`: the first SYN's time while in SYN_SENT.
     #[inline(always)]
-    pub fn retrans_stamp(&self) -> u32 {
+    pub(crate) fn retrans_stamp(&self) -> u32 {
         self.tp(layout!(retrans_stamp))
     }
 
     /// Writes down who talks to whom. The local port is `inet_sport`: `skc_num` is 0 when CLOSE is reported.
     #[inline(always)]
-    pub fn identify(&self, connection: &mut Connection) {
+    pub(crate) fn identify(&self, connection: &mut Connection) {
         let mut ends = Endpoints::default();
         let family = read_endpoints::<A::Memory>(self.sk, &mut ends);
         connection.family = Family::code_of(family);
@@ -344,7 +346,7 @@ impl<A: Access> KernelSock<A> {
 /// Reads the ends out of a `sock_common`, with which `struct sock` and `struct request_sock` both begin. IPv4
 /// addresses, of v4-mapped sockets too, go to the first four bytes.
 #[inline(always)]
-pub fn read_endpoints<M: Memory>(common: *const c_void, ends: &mut Endpoints) -> Option<Family> {
+pub(crate) fn read_endpoints<M: Memory>(common: *const c_void, ends: &mut Endpoints) -> Option<Family> {
     // SAFETY: `common` is the pointer of a tracepoint, or one that such a pointer led to.
     unsafe {
         ends.remote_port = u16::from_be(M::read(common, layout!(skc_dport)));

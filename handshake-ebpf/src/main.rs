@@ -1,7 +1,7 @@
 //! The kernel side of `handshake`: what the tracepoints tell, gathered per connection.
 //!
-//! A program in [`tcp`] is entered with a socket ([`kernel`] reads it), finds the connection's state in [`maps`],
-//! lets the state machine of `handshake-common` advance it, and hands what is due to [`emit`].
+//! A program in [`tcp`] is entered with a socket ([`kernel`] reads it), finds the connection's state in
+//! [`maps`], lets the state machine of `handshake-common` advance it, and hands what is due to [`emit`].
 // core::sync::atomic has no fetch_add for this target; the intrinsic behind it becomes one BPF instruction.
 #![feature(core_intrinsics)]
 #![allow(internal_features, reason = "see above")]

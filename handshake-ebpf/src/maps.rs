@@ -12,41 +12,41 @@ use handshake_common::{Connection, totals};
 
 /// Records on their way to user space. The loader sets the size.
 #[btf_map]
-pub static RECORDS: RingBuf<Connection, 4096> = RingBuf::new();
+pub(crate) static RECORDS: RingBuf<Connection, 4096> = RingBuf::new();
 
-/// State by the address of the socket. Cheaper than storage on the socket, measured (docs/overhead.md). The entry
-/// goes when the socket is destroyed; if that was missed, when the next socket takes the same address. The loader
-/// sets the size.
+/// State by the address of the socket. Cheaper than storage on the socket, measured (docs/overhead.md). The
+/// entry goes when the socket is destroyed; if that was missed, when the next socket takes the same address.
+/// The loader sets the size.
 #[btf_map]
 static CONNECTIONS: HashMap<u64, Connection, 1> = HashMap::new();
 
 /// Counters by `handshake_common::totals`.
 #[btf_map]
-pub static TOTALS: PerCpuArray<[u64; totals::SLOTS], 1> = PerCpuArray::new();
+pub(crate) static TOTALS: PerCpuArray<[u64; totals::SLOTS], 1> = PerCpuArray::new();
 
 /// Whether `inet_sock_set_state` is at work on this CPU.
 #[btf_map]
-pub static BUSY: PerCpuArray<u64, 1> = PerCpuArray::new();
+pub(crate) static BUSY: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 /// Whether there was no room for a connection, ever.
 #[btf_map]
-pub static FULL: Array<u32, 1> = Array::new();
+pub(crate) static FULL: Array<u32, 1> = Array::new();
 
 /// The two ends of a connection.
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
-pub struct Endpoints {
-    pub local: [u8; 16],
-    pub remote: [u8; 16],
-    pub netns: u32,
-    pub local_port: u16,
-    pub remote_port: u16,
+pub(crate) struct Endpoints {
+    pub(crate) local: [u8; 16],
+    pub(crate) remote: [u8; 16],
+    pub(crate) netns: u32,
+    pub(crate) local_port: u16,
+    pub(crate) remote_port: u16,
 }
 
 impl Endpoints {
     /// Of a connection whose ends are known.
     #[inline(always)]
-    pub fn of(connection: &Connection) -> Self {
+    pub(crate) fn of(connection: &Connection) -> Self {
         Self {
             local: connection.local,
             remote: connection.remote,
@@ -59,35 +59,36 @@ impl Endpoints {
 
 /// When the first SYN-ACK left (nanoseconds), kept only where it had to be sent again. Old entries give way.
 #[btf_map]
-pub static SYNACKS: LruHashMap<Endpoints, u64, 8192> = LruHashMap::new();
+pub(crate) static SYNACKS: LruHashMap<Endpoints, u64, 8192> = LruHashMap::new();
 
 /// The state of this socket's connection, if it is followed.
 #[inline(always)]
-pub fn find<'a>(sk: *const c_void) -> Option<&'a mut Connection> {
-    // SAFETY: the map's own value, whose memory the kernel keeps while the program runs. Most events of a socket come
-    // under its lock, packets and library calls do not: they change fields of their own. A field that changes meanwhile is
-    // an integer of which any value is valid, and nothing that the verifier has to trust is read twice.
+pub(crate) fn find<'a>(sk: *const c_void) -> Option<&'a mut Connection> {
+    // SAFETY: the map's own value, whose memory the kernel keeps while the program runs. Most events of a
+    // socket come under its lock, packets and library calls do not: they change fields of their own. A field
+    // that changes meanwhile is an integer of which any value is valid, and nothing that the verifier has to
+    // trust is read twice.
     CONNECTIONS.get_ptr_mut(sk as u64).map(|state| unsafe { &mut *state })
 }
 
 /// Keeps the state of this socket's connection, whatever was there before; false if the table is full.
 #[inline(always)]
-pub fn keep(sk: *const c_void, connection: &Connection) -> bool {
+pub(crate) fn keep(sk: *const c_void, connection: &Connection) -> bool {
     update(sk, connection, BPF_ANY)
 }
 
-/// Keeps the state of this socket's connection unless another CPU has just done so; either way [`find`] has it then, or
-/// the table is full.
+/// Keeps the state of this socket's connection unless another CPU has just done so; either way [`find`] has
+/// it then, or the table is full.
 #[inline(always)]
-pub fn keep_new(sk: *const c_void, connection: &Connection) {
+pub(crate) fn keep_new(sk: *const c_void, connection: &Connection) {
     update(sk, connection, BPF_NOEXIST);
 }
 
 #[inline(always)]
 fn update(sk: *const c_void, connection: &Connection, flags: u32) -> bool {
     let key = sk as u64;
-    // SAFETY: key and value have the sizes of the map's definition. The plain helper spares a second copy of the
-    // value on the stack.
+    // SAFETY: key and value have the sizes of the map's definition. The plain helper spares a second copy of
+    // the value on the stack.
     let error = unsafe {
         bpf_map_update_elem(
             (&raw const CONNECTIONS).cast_mut().cast(),
@@ -101,7 +102,7 @@ fn update(sk: *const c_void, connection: &Connection, flags: u32) -> bool {
 
 /// The socket goes away.
 #[inline(always)]
-pub fn forget(sk: *const c_void) {
+pub(crate) fn forget(sk: *const c_void) {
     // Most sockets that end were never followed (listeners, for one): no error.
     let _ = CONNECTIONS.remove(sk as u64);
 }

@@ -11,7 +11,7 @@ use crate::kernel::{Access, Memory, layout};
 const PF_KTHREAD: u32 = 0x0020_0000;
 
 /// What is read of a task.
-pub struct Process {
+pub(crate) struct Process {
     flags: u32,
     tgid: u32,
     /// Of the group leader: threads often have names of their own.
@@ -24,7 +24,7 @@ impl Process {
     /// # Safety
     /// `task` must be the current task, BTF-typed for [`crate::kernel::Direct`].
     #[inline(always)]
-    pub unsafe fn read<M: Memory>(task: *const c_void) -> Self {
+    pub(crate) unsafe fn read<M: Memory>(task: *const c_void) -> Self {
         // SAFETY: the caller's promise; the leader of the current task lives as long as the task.
         unsafe {
             let leader = M::read::<usize>(task, layout!(task_group_leader)) as *const c_void;
@@ -40,7 +40,7 @@ impl Process {
 impl Process {
     /// Stores id, name and cgroup of the process, which must be the current one.
     #[inline(always)]
-    pub fn name(&self, pid: &mut u32, comm: &mut [u8; 16], cgroup: &mut u64) {
+    pub(crate) fn name(&self, pid: &mut u32, comm: &mut [u8; 16], cgroup: &mut u64) {
         *pid = self.tgid;
         *comm = zerocopy::transmute!(self.comm);
         // SAFETY: no arguments.
@@ -50,9 +50,9 @@ impl Process {
 
 /// What identifies a task: ids alone are reused.
 #[derive(Clone, Copy)]
-pub struct Task {
+pub(crate) struct Task {
     /// Its thread id.
-    pub thread: u32,
+    pub(crate) thread: u32,
     tgid: u32,
     execs: u32,
     born_ns: u64,
@@ -65,7 +65,7 @@ impl Task {
     /// # Safety
     /// `task` must be the current task, BTF-typed for [`crate::kernel::Direct`].
     #[inline(always)]
-    pub unsafe fn read<M: Memory>(task: *const c_void) -> Self {
+    pub(crate) unsafe fn read<M: Memory>(task: *const c_void) -> Self {
         // SAFETY: the caller's promise; the leader of the current task lives as long as the task.
         unsafe {
             let leader = M::read::<usize>(task, layout!(task_group_leader)) as *const c_void;
@@ -81,24 +81,24 @@ impl Task {
 
     /// The key of the thread itself.
     #[inline(always)]
-    pub fn key(&self) -> Key {
+    pub(crate) fn key(&self) -> Key {
         let Self { thread, tgid, execs, born_ns, .. } = *self;
         Key { address: u64::from(thread), born_ns, tgid, execs }
     }
 
     /// The key of what is at this address of its process.
     #[inline(always)]
-    pub fn key_of(&self, address: u64) -> Key {
+    pub(crate) fn key_of(&self, address: u64) -> Key {
         let Self { tgid, execs, process_born_ns: born_ns, .. } = *self;
         Key { address, born_ns, tgid, execs }
     }
 }
 
-/// Records the current process as the owner. Call only where a task acts on its own socket: `connect()`, `close()`,
-/// `shutdown()`. A kernel thread is taken only `with_kernel`: it may connect on its own, but it may also close
-/// a socket that a process has left behind.
+/// Records the current process as the owner. Call only where a task acts on its own socket: `connect()`,
+/// `close()`, `shutdown()`. A kernel thread is taken only `with_kernel`: it may connect on its own, but it
+/// may also close a socket that a process has left behind.
 #[inline(always)]
-pub fn note<A: Access>(connection: &mut Connection, with_kernel: bool) {
+pub(crate) fn note<A: Access>(connection: &mut Connection, with_kernel: bool) {
     let process = A::process();
     if process.flags & PF_KTHREAD != 0 && !with_kernel {
         return;

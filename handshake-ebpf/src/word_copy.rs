@@ -1,5 +1,5 @@
-//! Copies and clears structures eight bytes at a time. What the compiler calls for it, `memcpy` and `memset`, goes byte by
-//! byte on this target.
+//! Copies and clears structures eight bytes at a time. What the compiler calls for it, `memcpy` and `memset`,
+//! goes byte by byte on this target.
 
 use core::mem::MaybeUninit;
 
@@ -8,7 +8,7 @@ use core::mem::MaybeUninit;
 /// # Safety
 /// Both must be valid for a `T` and aligned to eight bytes; `T` must be plain and have no padding.
 #[inline(always)]
-pub unsafe fn copy<T>(from: *const T, to: *mut T) {
+pub(crate) unsafe fn copy<T>(from: *const T, to: *mut T) {
     const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() == 8) };
     let mut at = 0;
     while at < size_of::<T>() / 8 {
@@ -23,7 +23,7 @@ pub unsafe fn copy<T>(from: *const T, to: *mut T) {
 /// # Safety
 /// See [`copy`].
 #[inline(always)]
-pub unsafe fn zero<T>(to: *mut T) {
+pub(crate) unsafe fn zero<T>(to: *mut T) {
     const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() == 8) };
     let mut at = 0;
     while at < size_of::<T>() / 8 {
@@ -33,12 +33,13 @@ pub unsafe fn zero<T>(to: *mut T) {
     }
 }
 
-/// Space on the stack as a structure of zeros. By reference: what is returned by value is copied byte by byte again.
+/// Space on the stack as a structure of zeros. By reference: what is returned by value is copied byte by byte
+/// again.
 ///
 /// # Safety
 /// See [`copy`]; zeros must be a valid `T`.
 #[inline(always)]
-pub unsafe fn zeroed<T>(space: &mut MaybeUninit<T>) -> &mut T {
+pub(crate) unsafe fn zeroed<T>(space: &mut MaybeUninit<T>) -> &mut T {
     // SAFETY: the space is a T's, and the caller promises the rest.
     unsafe {
         zero(space.as_mut_ptr());

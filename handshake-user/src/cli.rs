@@ -11,7 +11,8 @@ use crate::{
     settings::{ExporterOptions, ProbeOptions, Switch, TlsWire},
 };
 
-/// How long TCP and TLS handshakes and TCP closes take for every connection of this host, timed in the kernel.
+/// How long TCP and TLS handshakes and TCP closes take for every connection of this host, timed in the
+/// kernel.
 #[derive(Debug, Parser)]
 #[command(version, about, long_about = None, arg_required_else_help = true)]
 #[command(after_help = "Examples:

@@ -1,5 +1,5 @@
-//! The daemon's configuration: flags take precedence over the environment, the environment over the file, the file over
-//! the defaults.
+//! The daemon's configuration: flags take precedence over the environment, the environment over the file, the
+//! file over the defaults.
 
 use std::{fmt, net::SocketAddr, path::Path};
 

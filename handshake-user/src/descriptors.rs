@@ -1,5 +1,5 @@
-//! File descriptors. Each probe takes one, so a host with many libraries needs more than the usual soft limit of 1024; some
-//! are kept for serving, however much is probed.
+//! File descriptors. Each probe takes one, so a host with many libraries needs more than the usual soft limit
+//! of 1024; some are kept for serving, however much is probed.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

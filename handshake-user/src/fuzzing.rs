@@ -1,5 +1,5 @@
-//! What the fuzz targets (fuzz/) call beside the public parts of this crate. Always compiled, so that it is checked with
-//! the rest; nothing of the program calls it.
+//! What the fuzz targets (fuzz/) call beside the public parts of this crate. Always compiled, so that it is
+//! checked with the rest; nothing of the program calls it.
 
 use std::{
     path::{Path, PathBuf},

@@ -74,7 +74,8 @@ impl Host {
         found
     }
 
-    /// Reads the names of all cgroups, up to a limit: a user to whom a subtree is delegated can create any number.
+    /// Reads the names of all cgroups, up to a limit: a user to whom a subtree is delegated can create any
+    /// number.
     fn walk(&mut self, root: &Path) {
         let mut folders = vec![root.to_owned()];
         let mut left = CACHED_CGROUPS;
@@ -91,8 +92,8 @@ impl Host {
     }
 }
 
-/// The folder of a cgroup, whose id is a file handle of its file system. Needs `CAP_DAC_READ_SEARCH` and Linux 5.5; `ESTALE`
-/// means that the cgroup is gone.
+/// The folder of a cgroup, whose id is a file handle of its file system. Needs `CAP_DAC_READ_SEARCH` and
+/// Linux 5.5; `ESTALE` means that the cgroup is gone.
 fn folder_of(root: &Path, id: u64) -> io::Result<PathBuf> {
     /// `struct file_handle`, of the kind `FILEID_KERNFS` of `include/linux/exportfs.h`.
     #[repr(C)]
@@ -146,8 +147,8 @@ impl Context for Host {
 pub struct Cgroup2 {
     /// Where.
     pub mount: PathBuf,
-    /// Whether it shows the host's whole hierarchy. A mount made inside a cgroup namespace begins at the root of that namespace,
-    /// and a bind mount may begin at any cgroup.
+    /// Whether it shows the host's whole hierarchy. A mount made inside a cgroup namespace begins at the root
+    /// of that namespace, and a bind mount may begin at any cgroup.
     pub is_whole: bool,
 }
 

@@ -1,8 +1,9 @@
 //! The user space side of `handshake`.
 //!
-//! A connection passes through [`kernel`], which attaches the programs and reads their records, [`join`], which merges
-//! what the views saw of it into an [`event`], and a command ([`cmd`]), which shows it
+//! A connection passes through [`kernel`], which attaches the programs and reads their records, [`join`],
+//! which merges what the views saw of it into an [`event`], and a command ([`cmd`]), which shows it
 //! ([`output`], [`exporter`]). [`tracer`] holds everything that is attached.
+#![warn(clippy::unwrap_used)]
 
 pub mod bounded;
 pub mod bounded_map;

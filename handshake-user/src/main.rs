@@ -22,8 +22,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Usage errors exit with status 2, help and version with 0. An error quotes arguments, which may be file names that someone
-/// else chose (`explain *`), so it is made again from the same arguments in escaped form.
+/// Usage errors exit with status 2, help and version with 0. An error quotes arguments, which may be file
+/// names that someone else chose (`explain *`), so it is made again from the same arguments in escaped form.
 fn usage(error: &clap::Error) -> ! {
     let arguments =
         env::args_os().map(|argument| Untrusted::from_bytes(argument.as_encoded_bytes()).to_string());

@@ -1,4 +1,5 @@
-//! Every setting, defined once: its flag, environment variable, key in the configuration file, default and help text.
+//! Every setting, defined once: its flag, environment variable, key in the configuration file, default and
+//! help text.
 //!
 //! Every type here refuses values that make no sense, so a setting that was parsed is valid.
 
@@ -12,11 +13,11 @@ use clap::{Args, ValueEnum, builder::PossibleValue};
 use handshake_common::tls::wire::raw::MAX_PORTS;
 use serde::{Deserialize, Serialize, de::MapAccess};
 
-/// Defines a group of settings. Each has its help text, how clap reads it, its name (which is also its key in the
-/// configuration file), its type, its default, and the type that parses it.
+/// Defines a group of settings. Each has its help text, how clap reads it, its name (which is also its key in
+/// the configuration file), its type, its default, and the type that parses it.
 ///
-/// Two structs come out: one of what a source (flags and environment, or the file) says, in which a setting may be absent,
-/// and one of the settings in force.
+/// Two structs come out: one of what a source (flags and environment, or the file) says, in which a setting
+/// may be absent, and one of the settings in force.
 macro_rules! settings {
     (
         $(#[$options_meta:meta])* $Options:ident,
@@ -60,8 +61,8 @@ macro_rules! settings {
                 $Settings { $($name: self.$name.map_or_else(|| $default.into(), Into::into)),+ }
             }
 
-            /// Reads the value of a key from the configuration file. Returns false, having read nothing, if the key is not
-            /// one of these settings.
+            /// Reads the value of a key from the configuration file. Returns false, having read nothing, if
+            /// the key is not one of these settings.
             pub(crate) fn read<'de, A: MapAccess<'de>>(
                 &mut self,
                 key: &str,
@@ -105,7 +106,8 @@ settings! {
         #[arg(long, value_name = "N", env = "HANDSHAKE_MAX_CONNECTIONS", help_heading = "Probes")]
         max_connections: u32 = 262_144_u32, parsed as Bounded<1, { u32::MAX }>;
 
-        /// TLS handshakes to observe on the wire, whatever the library: on (all), off, or those on some ports, such as 443,8443.
+        /// TLS handshakes to observe on the wire, whatever the library: on (all), off, or those on some
+        /// ports, such as 443,8443.
         #[arg(long, value_name = "on|off|PORTS", env = "HANDSHAKE_TLS_WIRE", help_heading = "Probes")]
         tls_wire: TlsWire = TlsWire::On, parsed as TlsWire;
 

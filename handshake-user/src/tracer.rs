@@ -69,8 +69,8 @@ impl Tracer {
         Ok((Self { probes, libraries: TlsLibraries::Here(ebpf, prepared) }, ring))
     }
 
-    /// The TLS libraries of the host, or why they are not probed. Returns `None` if they were not asked for, or a worker has
-    /// them.
+    /// The TLS libraries of the host, or why they are not probed. Returns `None` if they were not asked for,
+    /// or a worker has them.
     #[must_use]
     pub fn libraries(&self) -> Option<Result<&Libraries, &str>> {
         match &self.libraries {
@@ -96,8 +96,8 @@ impl Tracer {
         Ok(Self { probes, libraries })
     }
 
-    /// How many files of TLS libraries there are and what was skipped. Returns `None` if that is unchanged since the last
-    /// call.
+    /// How many files of TLS libraries there are and what was skipped. Returns `None` if that is unchanged
+    /// since the last call.
     #[must_use]
     pub fn library_news(&self) -> Option<(LibraryCounts, Skipped)> {
         match &self.libraries {
@@ -106,8 +106,8 @@ impl Tracer {
         }
     }
 
-    /// When the thread that follows the libraries last finished a turn; logs when that is too long ago. Returns `None` if
-    /// there is no such thread.
+    /// When the thread that follows the libraries last finished a turn; logs when that is too long ago.
+    /// Returns `None` if there is no such thread.
     pub fn worker_turn(&mut self) -> Option<SystemTime> {
         match &mut self.libraries {
             TlsLibraries::Worker(worker) => Some(worker.last_turn()),

@@ -1,5 +1,6 @@
-//! Text that others chose: names of processes, files, cgroups and servers, and errors that quote them. Printed verbatim it
-//! could control the reader's terminal or forge a line, so it has a type whose `Display` escapes whatever is harmful.
+//! Text that others chose: names of processes, files, cgroups and servers, and errors that quote them.
+//! Printed verbatim it could control the reader's terminal or forge a line, so it has a type whose `Display`
+//! escapes whatever is harmful.
 
 use std::{
     fmt::{self, Write as _},
@@ -68,9 +69,9 @@ impl From<&Path> for Untrusted {
     }
 }
 
-/// Whether a terminal shows the character in place, in a cell of its own. Control characters are not, nor what the standard
-/// library escapes: line separators, changes of text direction, characters without width, combining marks, and code points
-/// that are not assigned.
+/// Whether a terminal shows the character in place, in a cell of its own. Control characters are not, nor
+/// what the standard library escapes: line separators, changes of text direction, characters without width,
+/// combining marks, and code points that are not assigned.
 #[must_use]
 pub fn is_harmless(c: char) -> bool {
     // Blank, although Unicode classes them as letters (`Default_Ignorable_Code_Point`).
@@ -113,8 +114,8 @@ pub fn escape(text: &str, most: usize) -> String {
     shown
 }
 
-/// Writes everything harmful in serialised JSON as `\u…`: the same values in other bytes. Outside its strings, the only such
-/// characters in JSON are line ends.
+/// Writes everything harmful in serialised JSON as `\u…`: the same values in other bytes. Outside its
+/// strings, the only such characters in JSON are line ends.
 #[must_use]
 pub fn json(serialised: String) -> String {
     let stays = |c: char| c == '\n' || is_harmless(c);

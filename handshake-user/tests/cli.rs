@@ -1,5 +1,5 @@
-//! The command line from outside: exit statuses, and one sentence for what is wrong. Needs no root; what is asked of
-//! an ordinary user is asked as one, also when root runs the tests.
+//! The command line from outside: exit statuses, and one sentence for what is wrong. Needs no root; what is
+//! asked of an ordinary user is asked as one, also when root runs the tests.
 
 use std::{
     io::{Read as _, Write as _},
@@ -16,8 +16,8 @@ fn handshake(arguments: &[&str]) -> Command {
     command
 }
 
-/// As somebody who may not load programs into the kernel. The binary may lie where only root can look: a copy does
-/// not.
+/// As somebody who may not load programs into the kernel. The binary may lie where only root can look: a copy
+/// does not.
 fn unprivileged(arguments: &[&str]) -> Output {
     if !nix::unistd::geteuid().is_root() {
         return handshake(arguments).output().unwrap();

@@ -1,4 +1,5 @@
 //! `cargo xtask`: the commands of this workspace, one file each.
+#![warn(clippy::unwrap_used)]
 
 mod bench;
 mod build;

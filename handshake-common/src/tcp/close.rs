@@ -1,4 +1,5 @@
-//! What the facts of a closing mean. Pure: the kernel side counts by these functions, user space publishes by them.
+//! What the facts of a closing mean. Pure: the kernel side counts by these functions, user space publishes by
+//! them.
 
 use super::{errno, open};
 use crate::{
@@ -51,7 +52,8 @@ const fn is_passive(connection: &Connection) -> bool {
         || connection.flags.contains(ConnectionFlags::ACK_OWED_AT_CLOSE)
 }
 
-/// Active side: our FIN sent → the peer's FIN received. Passive side: the peer's FIN received → our FIN acknowledged.
+/// Active side: our FIN sent → the peer's FIN received. Passive side: the peer's FIN received → our FIN
+/// acknowledged.
 #[must_use]
 pub const fn duration_us(connection: &Connection) -> Option<u64> {
     if !is_orderly(connection) {

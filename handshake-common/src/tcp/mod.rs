@@ -51,7 +51,8 @@ pub trait Sock {
     fn segment_clock_ns(&self) -> u64;
     /// `rack.mstamp`: when the newest acknowledged segment had left, microseconds.
     fn newest_acked_sent_us(&self) -> u64;
-    /// The bits that tell the Fast Open story, as [`crate::ConnectionFlags`] (`SYN_FASTOPEN`, `SYN_DATA`, `DEFERRED_SYN`).
+    /// The bits that tell the Fast Open story, as [`crate::ConnectionFlags`] (`SYN_FASTOPEN`, `SYN_DATA`,
+    /// `DEFERRED_SYN`).
     fn syn_facts(&self) -> crate::ConnectionFlags;
     /// `syn_data_acked`.
     fn syn_data_acked(&self) -> bool;

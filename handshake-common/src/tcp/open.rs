@@ -1,4 +1,5 @@
-//! What the facts of an opening mean. Pure: the kernel side counts by these functions, user space publishes by them.
+//! What the facts of an opening mean. Pure: the kernel side counts by these functions, user space publishes
+//! by them.
 
 use super::errno;
 use crate::{
@@ -30,7 +31,8 @@ pub const fn outcome(connection: &Connection) -> Option<Outcome> {
 }
 
 /// Whether the kernel took its sample from the SYN-ACK's own time of sending. Samples from time-stamp echoes
-/// (SYN cookies, retransmitted SYN-ACKs) come in whole milliseconds: one true sample in a thousand is given up.
+/// (SYN cookies, retransmitted SYN-ACKs) come in whole milliseconds: one true sample in a thousand is given
+/// up.
 #[inline(always)]
 const fn is_synack_sample(connection: &Connection) -> bool {
     connection.srtt_us != 0
@@ -55,8 +57,8 @@ pub const fn rtt_us(connection: &Connection) -> Option<u64> {
     if valid { Some(connection.srtt_us as u64) } else { None }
 }
 
-/// Client: SYN_SENT (or the deferred SYN) → ESTABLISHED or failure. Server: first SYN-ACK → ESTABLISHED, which
-/// is the kernel's sample itself while the SYN-ACK went out once, even where that is no round trip.
+/// Client: SYN_SENT (or the deferred SYN) → ESTABLISHED or failure. Server: first SYN-ACK → ESTABLISHED,
+/// which is the kernel's sample itself while the SYN-ACK went out once, even where that is no round trip.
 #[must_use]
 pub const fn duration_us(connection: &Connection) -> Option<u64> {
     if connection.flags.contains(ConnectionFlags::PREEXISTING) {
@@ -83,7 +85,8 @@ pub const fn final_ack(connection: &Connection) -> Option<FinalAck> {
     {
         return None;
     }
-    // A rejected SYN payload is sent again at once, and that segment carries the ACK (tcp_rcv_fastopen_synack).
+    // A rejected SYN payload is sent again at once, and that segment carries the ACK
+    // (tcp_rcv_fastopen_synack).
     let resent = matches!(fast_open(connection), Some(FastOpen::DataRejected));
     Some(if flags.contains(ConnectionFlags::FINAL_ACK_DATA) || resent {
         FinalAck::Data
@@ -92,8 +95,8 @@ pub const fn final_ack(connection: &Connection) -> Option<FinalAck> {
     })
 }
 
-/// What became of Fast Open. On a server, `none` says that this side accepted no data in the SYN; what else the
-/// client's SYN asked for does not reach the socket.
+/// What became of Fast Open. On a server, `none` says that this side accepted no data in the SYN; what else
+/// the client's SYN asked for does not reach the socket.
 #[must_use]
 #[inline(always)]
 pub const fn fast_open(connection: &Connection) -> Option<FastOpen> {

@@ -53,8 +53,8 @@ pub fn begin_client(connection: &mut Connection, now: u64) {
     connection.wire = WirePhase::Idle as u8;
 }
 
-/// Whether a socket that leaves this state has a connection to follow. Listeners have none; a server's socket is
-/// followed from the step that leaves SYN_RECV.
+/// Whether a socket that leaves this state has a connection to follow. Listeners have none; a server's socket
+/// is followed from the step that leaves SYN_RECV.
 #[inline(always)]
 #[must_use]
 pub const fn is_followed(old: u32) -> bool {
@@ -139,24 +139,24 @@ pub fn transition(connection: &mut Connection, sock: &impl Sock, old: u32, new: 
     }
 }
 
-/// The same for a connection without room, which was adopted for this one step and is forgotten after it: nothing can wait
-/// for a reset or the end of the socket.
+/// The same for a connection without room, which was adopted for this one step and is forgotten after it:
+/// nothing can wait for a reset or the end of the socket.
 #[inline(always)]
 pub fn passing(connection: &mut Connection, sock: &impl Sock, old: u32, new: u32, now: u64) -> DueRecords {
     let due = transition(connection, sock, old, new, now);
     if connection.is(Phase::Ending) { due.union(destroyed(connection)) } else { due }
 }
 
-/// Whether this step of a connection without room leaves open how its opening ended, although it goes on: a Fast Open child that
-/// is closed by its program or its peer before the handshake ends.
+/// Whether this step of a connection without room leaves open how its opening ended, although it goes on: a
+/// Fast Open child that is closed by its program or its peer before the handshake ends.
 #[inline(always)]
 #[must_use]
 pub const fn skips_established(old: u32, new: u32) -> bool {
     old == states::SYN_RECV && new != states::ESTABLISHED && new != states::CLOSE
 }
 
-/// `tcp:tcp_receive_reset`. The kernel runs the same function when data arrives after `close()`, and then it is
-/// we who send the RST (`tcp_rcv_state_process`, FIN_WAIT1 and FIN_WAIT2).
+/// `tcp:tcp_receive_reset`. The kernel runs the same function when data arrives after `close()`, and then it
+/// is we who send the RST (`tcp_rcv_state_process`, FIN_WAIT1 and FIN_WAIT2).
 #[inline(always)]
 pub fn reset_received(connection: &mut Connection, sock: &impl Sock, state: u32) {
     let data_after_close = matches!(state, states::FIN_WAIT1 | states::FIN_WAIT2)
@@ -169,8 +169,8 @@ pub fn reset_received(connection: &mut Connection, sock: &impl Sock, state: u32)
     });
 }
 
-/// `tcp:tcp_send_reset`, which comes before or after the change to CLOSE. A RST that answers a stray segment while
-/// the opening goes on says nothing of this connection.
+/// `tcp:tcp_send_reset`, which comes before or after the change to CLOSE. A RST that answers a stray segment
+/// while the opening goes on says nothing of this connection.
 #[inline(always)]
 pub fn reset_sent(connection: &mut Connection) -> DueRecords {
     if connection.is(Phase::Open) || connection.is(Phase::Closing) {
@@ -238,8 +238,8 @@ fn read_sample(connection: &mut Connection, sock: &impl Sock) {
     connection.syn_retransmits = low_half(if retransmits > 0xffff { 0xffff } else { retransmits });
 }
 
-/// Under TCP_FASTOPEN_CONNECT the SYN leaves at the first write: its time is that of the last segment sent, as
-/// long as there was one only. After a retransmission `syn_retransmitted` has set it.
+/// Under TCP_FASTOPEN_CONNECT the SYN leaves at the first write: its time is that of the last segment sent,
+/// as long as there was one only. After a retransmission `syn_retransmitted` has set it.
 #[inline(always)]
 fn undefer_syn(connection: &mut Connection, sock: &impl Sock) {
     if connection.flags.contains(ConnectionFlags::DEFERRED_SYN) && connection.syn_retransmits == 0 {
@@ -360,7 +360,8 @@ fn closed(connection: &mut Connection, sock: &impl Sock, old: u32, now: u64) -> 
             states::FIN_WAIT2 => {
                 connection.flags.insert(ConnectionFlags::ACK_WITHOUT_FIN);
                 connection.flags.insert(ConnectionFlags::PEER_FIN_UNSEEN);
-                // A RST may still follow (TCP_LINGER2 below zero); the end of the socket is microseconds away.
+                // A RST may still follow (TCP_LINGER2 below zero); the end of the socket is microseconds
+                // away.
                 return end(connection);
             }
             states::LAST_ACK | states::CLOSING if sock.all_acked() => {

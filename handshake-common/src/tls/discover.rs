@@ -1,4 +1,5 @@
-//! What the kernel side tells of one executable mapping of a file, when user space asks what the host has mapped.
+//! What the kernel side tells of one executable mapping of a file, when user space asks what the host has
+//! mapped.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 

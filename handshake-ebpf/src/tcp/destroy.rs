@@ -19,13 +19,13 @@ use crate::{
 
 // void tcp_destroy_sock(struct sock *sk)
 #[btf_tracepoint(function = "tcp_destroy_sock")]
-pub fn tcp_destroy_sock(ctx: BtfTracePointContext) -> i32 {
+pub(crate) fn tcp_destroy_sock(ctx: BtfTracePointContext) -> i32 {
     destroyed::<Typed>(ctx.arg(0));
     0
 }
 
 #[tracepoint(category = "tcp", name = "tcp_destroy_sock")]
-pub fn tcp_destroy_sock_perf(ctx: TracePointContext) -> u32 {
+pub(crate) fn tcp_destroy_sock_perf(ctx: TracePointContext) -> u32 {
     // SAFETY: user space takes the offset from the tracepoint's own format.
     if let Ok(sk) = unsafe { ctx.read_at::<usize>(perf_field!(DESTROY_SKADDR)) } {
         destroyed::<Untyped>(sk as *const c_void);

@@ -1,4 +1,5 @@
-//! One file a tracepoint. Each has a BTF-typed program and a twin on the perf tracepoint; both share one body.
+//! One file a tracepoint. Each has a BTF-typed program and a twin on the perf tracepoint; both share one
+//! body.
 
 mod destroy;
 mod reset;
@@ -14,4 +15,4 @@ macro_rules! perf_field {
     }};
 }
 pub(crate) use perf_field;
-pub use state::{adopt_in_place, adopt_now};
+pub(crate) use state::{adopt_in_place, adopt_now};

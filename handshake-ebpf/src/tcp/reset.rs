@@ -17,13 +17,13 @@ use crate::{
 
 // void tcp_send_reset(const struct sock *sk, const struct sk_buff *skb[, const enum sk_rst_reason reason])
 #[btf_tracepoint(function = "tcp_send_reset")]
-pub fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
+pub(crate) fn tcp_send_reset(ctx: BtfTracePointContext) -> i32 {
     sent::<Typed>(ctx.arg(0), ctx.arg::<u64>(1) == 0);
     0
 }
 
 #[tracepoint(category = "tcp", name = "tcp_send_reset")]
-pub fn tcp_send_reset_perf(ctx: TracePointContext) -> u32 {
+pub(crate) fn tcp_send_reset_perf(ctx: TracePointContext) -> u32 {
     // SAFETY: user space takes the offsets from the tracepoint's own format.
     unsafe {
         if let (Ok(sk), Ok(skb)) = (
@@ -51,13 +51,13 @@ fn sent<A: Access>(sk: *const c_void, active: bool) {
 
 // void tcp_receive_reset(struct sock *sk)
 #[btf_tracepoint(function = "tcp_receive_reset")]
-pub fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
+pub(crate) fn tcp_receive_reset(ctx: BtfTracePointContext) -> i32 {
     received::<Typed>(ctx.arg(0));
     0
 }
 
 #[tracepoint(category = "tcp", name = "tcp_receive_reset")]
-pub fn tcp_receive_reset_perf(ctx: TracePointContext) -> u32 {
+pub(crate) fn tcp_receive_reset_perf(ctx: TracePointContext) -> u32 {
     // SAFETY: user space takes the offset from the tracepoint's own format.
     if let Ok(sk) = unsafe { ctx.read_at::<usize>(perf_field!(RECEIVE_RESET_SKADDR)) } {
         received::<Untyped>(sk as *const c_void);

@@ -23,13 +23,13 @@ use crate::{
 
 // void tcp_retransmit_skb(const struct sock *sk, const struct sk_buff *skb[, int err])
 #[btf_tracepoint(function = "tcp_retransmit_skb")]
-pub fn tcp_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
+pub(crate) fn tcp_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
     segment::<Typed>(ctx.arg(0));
     0
 }
 
 #[tracepoint(category = "tcp", name = "tcp_retransmit_skb")]
-pub fn tcp_retransmit_skb_perf(ctx: TracePointContext) -> u32 {
+pub(crate) fn tcp_retransmit_skb_perf(ctx: TracePointContext) -> u32 {
     // SAFETY: user space takes the offset from the tracepoint's own format.
     if let Ok(sk) = unsafe { ctx.read_at::<usize>(perf_field!(RETRANSMIT_SKB_SKADDR)) } {
         segment::<Untyped>(sk as *const c_void);
@@ -54,13 +54,13 @@ fn segment<A: Access>(sk: *const c_void) {
 
 // void tcp_retransmit_synack(const struct sock *sk, const struct request_sock *req)
 #[btf_tracepoint(function = "tcp_retransmit_synack")]
-pub fn tcp_retransmit_synack(ctx: BtfTracePointContext) -> i32 {
+pub(crate) fn tcp_retransmit_synack(ctx: BtfTracePointContext) -> i32 {
     synack(ctx.arg(1));
     0
 }
 
 #[tracepoint(category = "tcp", name = "tcp_retransmit_synack")]
-pub fn tcp_retransmit_synack_perf(ctx: TracePointContext) -> u32 {
+pub(crate) fn tcp_retransmit_synack_perf(ctx: TracePointContext) -> u32 {
     // SAFETY: user space takes the offset from the tracepoint's own format.
     if let Ok(req) = unsafe { ctx.read_at::<usize>(perf_field!(RETRANSMIT_SYNACK_REQ)) } {
         synack(req as *const c_void);

@@ -26,7 +26,7 @@ use crate::{
 
 // void inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)
 #[btf_tracepoint(function = "inet_sock_set_state")]
-pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
+pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     let Some(busy) = BUSY.get_ptr_mut(0) else { return 0 };
     // SAFETY: the map's own value of this CPU. Volatile: it is an interrupt that reads in between.
     unsafe { busy.write_volatile(1) };
@@ -36,12 +36,12 @@ pub fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// The kernel skips a program that is already at work on the CPU: when a soft interrupt breaks into a `connect()` or
-/// `close()` that is just being looked at, the changes of state of all its packets would be lost. They reach this twin. Where the
-/// kernel is preemptible, it may be another task that is inside, and the twin sees a change for the second time: none of them does
-/// anything then.
+/// The kernel skips a program that is already at work on the CPU: when a soft interrupt breaks into a
+/// `connect()` or `close()` that is just being looked at, the changes of state of all its packets would be
+/// lost. They reach this twin. Where the kernel is preemptible, it may be another task that is inside, and
+/// the twin sees a change for the second time: none of them does anything then.
 #[btf_tracepoint(function = "inet_sock_set_state")]
-pub fn inet_sock_set_state_nested(ctx: BtfTracePointContext) -> i32 {
+pub(crate) fn inet_sock_set_state_nested(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: the map's own value of this CPU.
     let nested = BUSY.get_ptr_mut(0).is_some_and(|busy| unsafe { busy.read_volatile() } != 0);
     if nested {
@@ -52,7 +52,7 @@ pub fn inet_sock_set_state_nested(ctx: BtfTracePointContext) -> i32 {
 }
 
 #[tracepoint(category = "sock", name = "inet_sock_set_state")]
-pub fn inet_sock_set_state_perf(ctx: TracePointContext) -> u32 {
+pub(crate) fn inet_sock_set_state_perf(ctx: TracePointContext) -> u32 {
     // SAFETY: user space takes the offsets from the tracepoint's own format.
     unsafe {
         let (Ok(sk), Ok(old), Ok(new)) = (
@@ -84,7 +84,8 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
         return;
     }
     let connection = match maps::find(sk) {
-        // A new socket at the address of one whose end was missed: a connection that passes SYN_RECV is opening.
+        // A new socket at the address of one whose end was missed: a connection that passes SYN_RECV is
+        // opening.
         Some(found)
             if old == states::SYN_RECV
                 && !found.is(Phase::Opening)
@@ -126,7 +127,8 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
 #[inline(always)]
 fn connecting<A: Access>(sock: &KernelSock<A>, now: u64) {
     if let Some(found) = maps::find(sock.pointer()) {
-        // On a preemptible kernel the twin may see what the other one has seen already: this socket has not come further.
+        // On a preemptible kernel the twin may see what the other one has seen already: this socket has not
+        // come further.
         if found.is(Phase::Opening) && found.id == A::cookie(sock.pointer()) {
             return;
         }
@@ -195,8 +197,9 @@ fn find_wire(connection: &mut Connection) {
     }
 }
 
-/// A socket of which nothing is known: most were there before the program, or there was no room when they came. That their
-/// opening began, and their closing, was counted then. `None` if there is no room, or no connection.
+/// A socket of which nothing is known: most were there before the program, or there was no room when they
+/// came. That their opening began, and their closing, was counted then. `None` if there is no room, or no
+/// connection.
 #[inline(always)]
 pub(super) fn adopt<'a, A: Access>(sock: &KernelSock<A>, old: u32) -> Option<&'a mut Connection> {
     if !state::is_followed(old) {
@@ -211,7 +214,7 @@ pub(super) fn adopt<'a, A: Access>(sock: &KernelSock<A>, old: u32) -> Option<&'a
 
 /// A socket that something happens on, and that is not followed yet.
 #[inline(always)]
-pub fn adopt_now<'a, A: Access>(sock: &KernelSock<A>) -> Option<&'a mut Connection> {
+pub(crate) fn adopt_now<'a, A: Access>(sock: &KernelSock<A>) -> Option<&'a mut Connection> {
     let connection = adopt(sock, sock.state())?;
     sock.identify(connection);
     Some(connection)
@@ -219,7 +222,7 @@ pub fn adopt_now<'a, A: Access>(sock: &KernelSock<A>) -> Option<&'a mut Connecti
 
 /// The same for a program that has no room for a connection on its stack.
 #[inline(always)]
-pub fn adopt_in_place<'a, A: Access>(sock: &KernelSock<A>, id: u64) -> Option<&'a mut Connection> {
+pub(crate) fn adopt_in_place<'a, A: Access>(sock: &KernelSock<A>, id: u64) -> Option<&'a mut Connection> {
     static NEW: Connection = zerocopy::transmute!([0_u8; connection::SIZE]);
     let old = sock.state();
     if !state::is_followed(old) {
@@ -227,8 +230,8 @@ pub fn adopt_in_place<'a, A: Access>(sock: &KernelSock<A>, id: u64) -> Option<&'
     }
     maps::keep_new(sock.pointer(), &NEW);
     let connection = maps::find(sock.pointer())?;
-    // Packets are filtered without the socket's lock: another CPU may have begun to follow this connection meanwhile, and
-    // knows more about it.
+    // Packets are filtered without the socket's lock: another CPU may have begun to follow this connection
+    // meanwhile, and knows more about it.
     if connection.id != 0 {
         return Some(connection);
     }
@@ -290,8 +293,8 @@ fn no_room<A: Access>(sock: &KernelSock<A>) {
     debug!((), "no room for connection {:x}", A::cookie(sock.pointer()));
 }
 
-/// The entry's connection is over: `connect(AF_UNSPEC)` made its socket new, or the end of its socket was missed
-/// and another socket has its address. What it still owes is due now.
+/// The entry's connection is over: `connect(AF_UNSPEC)` made its socket new, or the end of its socket was
+/// missed and another socket has its address. What it still owes is due now.
 #[inline(always)]
 fn renew<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
     let due = state::destroyed(connection);
@@ -310,6 +313,7 @@ fn renew<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
 fn first_synack<A: Access>(sock: &KernelSock<A>) -> u64 {
     let mut ends = Endpoints::default();
     read_endpoints::<A::Memory>(sock.pointer(), &mut ends);
-    // SAFETY: the value is copied at once; a concurrent eviction could only make it another connection's time.
+    // SAFETY: the value is copied at once; a concurrent eviction could only make it another connection's
+    // time.
     unsafe { SYNACKS.get(ends) }.copied().unwrap_or(0)
 }

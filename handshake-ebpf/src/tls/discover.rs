@@ -1,5 +1,5 @@
-//! `iter/task_vma`: tells user space which files are mapped as code, by their true inodes. `/proc/PID/maps` shows
-//! the inode of the overlay instead (`file_user_inode`, 6.8), of which one library can have many.
+//! `iter/task_vma`: tells user space which files are mapped as code, by their true inodes. `/proc/PID/maps`
+//! shows the inode of the overlay instead (`file_user_inode`, 6.8), of which one library can have many.
 //!
 //! It runs when user space asks, never by itself.
 
@@ -15,13 +15,13 @@ const VM_EXEC: u64 = 4;
 
 /// `struct bpf_iter_meta`, its beginning.
 #[repr(C)]
-pub struct Meta {
+pub(crate) struct Meta {
     seq: *mut seq_file,
 }
 
 /// `struct bpf_iter__task_vma`.
 #[repr(C)]
-pub struct TaskVma {
+pub(crate) struct TaskVma {
     meta: *const Meta,
     task: *const c_void,
     vma: *const c_void,
@@ -33,9 +33,9 @@ pub struct TaskVma {
 /// The kernel calls it with a context of this type.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_vma")]
-pub unsafe extern "C" fn mappings(ctx: *const TaskVma) -> i32 {
-    // SAFETY: the context is the kernel's, the pointers out of it are BTF-typed, and the null pointers that end an
-    // iteration are sent away first.
+pub(crate) unsafe extern "C" fn mappings(ctx: *const TaskVma) -> i32 {
+    // SAFETY: the context is the kernel's, the pointers out of it are BTF-typed, and the null pointers that
+    // end an iteration are sent away first.
     unsafe {
         let (task, vma) = ((*ctx).task, (*ctx).vma);
         if task.is_null() || vma.is_null() || Direct::read::<u64>(vma, layout!(vma_flags)) & VM_EXEC == 0 {
@@ -54,8 +54,8 @@ pub unsafe extern "C" fn mappings(ctx: *const TaskVma) -> i32 {
         let mm = Direct::read::<usize>(task, layout!(task_mm)) as *const c_void;
         let (start, end): (u64, u64) =
             (Direct::read(vma, layout!(vma_start)), Direct::read(vma, layout!(vma_end)));
-        // Not by `exe_file`: under an overlay its inode is the overlay's. In the middle of exec it is not set yet, and what is mapped by
-        // then may be the program.
+        // Not by `exe_file`: under an overlay its inode is the overlay's. In the middle of exec it is not set
+        // yet, and what is mapped by then may be the program.
         let code: u64 = Direct::read(mm, layout!(mm_start_code));
         let record = Mapping {
             start,

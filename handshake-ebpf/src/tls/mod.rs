@@ -1,5 +1,5 @@
 //! TLS handshakes: from the libraries that make them, from their packets, and where the libraries are mapped.
 
 mod discover;
-pub mod library;
-pub mod wire;
+pub(crate) mod library;
+pub(crate) mod wire;

@@ -17,11 +17,12 @@ use crate::{
     untrusted::{Untrusted, say},
 };
 
-/// Longest line that is read. Records take less than 2 KB, unless a cgroup path of 4096 bytes must be escaped entirely.
+/// Longest line that is read. Records take less than 2 KB, unless a cgroup path of 4096 bytes must be escaped
+/// entirely.
 const MAX_LINE: usize = 32 << 10;
 
-/// Draws every connection of the records. A line that is no record is reported on standard error with its number, and the
-/// exit status is 1.
+/// Draws every connection of the records. A line that is no record is reported on standard error with its
+/// number, and the exit status is 1.
 ///
 /// # Errors
 /// When the input cannot be read or the output cannot be written.
@@ -92,7 +93,8 @@ fn draw_all(
     out.finish().map_err(Failure::Write)
 }
 
-/// Reads a line without its newline. Returns whether it fits into [`MAX_LINE`] (the rest is discarded), or `None` at the end.
+/// Reads a line without its newline. Returns whether it fits into [`MAX_LINE`] (the rest is discarded), or
+/// `None` at the end.
 fn next_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<Option<bool>> {
     line.clear();
     let (mut fits, mut any) = (true, false);

@@ -30,7 +30,8 @@ use crate::{
 /// The end of a session without a duration.
 const NO_END: Duration = Duration::from_hours(100 * 365 * 24);
 
-/// Traces until the duration or the count is reached, a signal arrives, or the reader of standard output is gone.
+/// Traces until the duration or the count is reached, a signal arrives, or the reader of standard output is
+/// gone.
 ///
 /// # Errors
 /// When the probes cannot be attached or the output cannot be written.
@@ -197,7 +198,8 @@ impl Session {
         if self.output == Output::Ladder { write!(self.out, "\n{}", ladder::draw(whole)) } else { Ok(()) }
     }
 
-    /// The summary follows the table or the ladders; with JSON it goes to standard error, so that the output stays JSON.
+    /// The summary follows the table or the ladders; with JSON it goes to standard error, so that the output
+    /// stays JSON.
     fn finish(mut self, lost: u64, unfollowed: u64, missed: u64) -> io::Result<()> {
         for whole in self.journal.finish() {
             self.end(&whole)?;

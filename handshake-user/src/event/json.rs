@@ -1,5 +1,7 @@
 //! How times, durations and the schema version are written in JSON.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// Version of the record's schema; it changes when a field changes its meaning, not when one is added.
@@ -40,21 +42,32 @@ impl schemars::JsonSchema for SchemaVersion {
     }
 }
 
+/// Whole microseconds: the unit of records and of the kernel's samples.
+#[must_use]
+pub fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// A duration that may be unknown, as whole microseconds.
-pub(super) mod micros {
+pub(super) mod optional_micros {
     use std::time::Duration;
 
     use serde::{Deserialize as _, Deserializer, Serializer};
 
     #[expect(clippy::ref_option, reason = "the signature is serde's")]
-    pub(crate) fn serialize<S: Serializer>(value: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(
+        value: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         match value {
-            Some(duration) => serializer.serialize_u64(crate::event::micros(*duration)),
+            Some(duration) => serializer.serialize_u64(super::micros(*duration)),
             None => serializer.serialize_none(),
         }
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
         Ok(Option::<u64>::deserialize(deserializer)?.map(Duration::from_micros))
     }
 }

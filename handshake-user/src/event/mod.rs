@@ -1,5 +1,5 @@
-//! What is known of a connection when one of its stages ends: one typed value, which metrics, table, ladder, JSON and
-//! advice read, and nothing else. Its serialised form is the published record (docs/json-schema.md).
+//! What is known of a connection when one of its stages ends: one typed value, which metrics, table, ladder,
+//! JSON and advice read, and nothing else. Its serialised form is the published record (docs/json-schema.md).
 
 mod json;
 #[cfg(test)]
@@ -19,8 +19,8 @@ use handshake_common::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::json::{SCHEMA, SchemaVersion};
-use self::json::{micros as json_micros, rfc3339};
+pub use self::json::{SCHEMA, SchemaVersion, micros};
+use self::json::{optional_micros, rfc3339};
 use crate::untrusted::Untrusted;
 
 /// A stage of a connection that ended, and all that was known of the connection by then. `None` is unknown.
@@ -72,7 +72,12 @@ pub struct ConnectionEvent {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub close: Option<Close>,
     /// From the start of the TCP handshake to CLOSE.
-    #[serde(rename = "lifetime_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "lifetime_us",
+        with = "optional_micros",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(with = "Option<u64>")]
     pub lifetime: Option<Duration>,
 }
@@ -105,11 +110,16 @@ pub struct Open {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
     /// Client: SYN → ESTABLISHED or failure. Server: first SYN-ACK → ESTABLISHED.
-    #[serde(rename = "duration_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "duration_us",
+        with = "optional_micros",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(with = "Option<u64>")]
     pub duration: Option<Duration>,
     /// The network's round trip, free of timers and programs.
-    #[serde(rename = "rtt_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "rtt_us", with = "optional_micros", default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<u64>")]
     pub rtt: Option<Duration>,
     /// Retransmissions of the SYN (client) or SYN-ACK (server).
@@ -138,15 +148,25 @@ pub struct Tls {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<TlsOutcome>,
     /// From the start of the TCP handshake (client: the SYN; server: its first SYN-ACK) to the ClientHello.
-    #[serde(rename = "start_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "start_us", with = "optional_micros", default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<u64>")]
     pub start: Option<Duration>,
     /// ClientHello handed to TCP (client) or arrived (server) → complete, failed or abandoned.
-    #[serde(rename = "duration_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "duration_us",
+        with = "optional_micros",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(with = "Option<u64>")]
     pub duration: Option<Duration>,
     /// Inside the library's calls, less what they slept.
-    #[serde(rename = "compute_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "compute_us",
+        with = "optional_micros",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(with = "Option<u64>")]
     pub compute: Option<Duration>,
     /// Negotiated.
@@ -199,7 +219,12 @@ pub struct Setup {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub round_trips: Option<u8>,
     /// From the start of the TCP handshake.
-    #[serde(rename = "duration_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "duration_us",
+        with = "optional_micros",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(with = "Option<u64>")]
     pub duration: Option<Duration>,
     /// What the network does not explain: signed, so not a `Duration`.
@@ -217,19 +242,39 @@ pub struct Close {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub style: Option<CloseStyle>,
     /// Active side: our FIN → the peer's FIN. Passive side: the peer's FIN → the ACK of ours.
-    #[serde(rename = "duration_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "duration_us",
+        with = "optional_micros",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(with = "Option<u64>")]
     pub duration: Option<Duration>,
     /// Our FIN → its ACK.
-    #[serde(rename = "ack_wait_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "ack_wait_us",
+        with = "optional_micros",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(with = "Option<u64>")]
     pub ack_wait: Option<Duration>,
     /// Active side: that ACK → the peer's FIN. Passive side: the peer's FIN → our `close()`.
-    #[serde(rename = "app_wait_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "app_wait_us",
+        with = "optional_micros",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(with = "Option<u64>")]
     pub app_wait: Option<Duration>,
     /// TIME_WAIT → its end. Needs a hook that this version does not have.
-    #[serde(rename = "time_wait_us", with = "json_micros", default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "time_wait_us",
+        with = "optional_micros",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(with = "Option<u64>")]
     pub time_wait: Option<Duration>,
     /// What no probe saw: the peer's FIN, which went to the time-wait minisocket.
@@ -262,16 +307,10 @@ impl ConnectionEvent {
         self.open.as_ref()?.rtt
     }
 
-    /// Returns the role as the kernel side counts it: `None` for a connection whose establishment was not followed, even
-    /// if its TLS handshake shows which end this is.
+    /// Returns the role as the kernel side counts it: `None` for a connection whose establishment was not
+    /// followed, even if its TLS handshake shows which end this is.
     #[must_use]
     pub fn counted_role(&self) -> Option<Role> {
         self.role.filter(|_| self.open.is_some())
     }
-}
-
-/// Whole microseconds: the unit of records and of the kernel's samples.
-#[must_use]
-pub fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -1,5 +1,5 @@
-//! The JSON Schema of the record: generated from the types, committed as docs/record.schema.json, and held together with
-//! the tables of docs/json-schema.md.
+//! The JSON Schema of the record: generated from the types, committed as docs/record.schema.json, and held
+//! together with the tables of docs/json-schema.md.
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
@@ -54,7 +54,8 @@ fn committed_schema_is_the_generated_one() {
     assert!(committed == text, "run `UPDATE_SCHEMA=1 cargo test -p handshake-user schema` and commit it");
 }
 
-/// Every property, as the documentation names it: `process.pid` in the first table, `rtt_us` in that of its section.
+/// Every property, as the documentation names it: `process.pid` in the first table, `rtt_us` in that of its
+/// section.
 fn properties(schema: &Value, of: &Value, prefix: &str, found: &mut BTreeSet<String>) {
     for (name, property) in of["properties"].as_object().into_iter().flatten() {
         let path = format!("{prefix}{name}");
@@ -66,7 +67,8 @@ fn properties(schema: &Value, of: &Value, prefix: &str, found: &mut BTreeSet<Str
     }
 }
 
-/// The first cells of the tables under `## Records`, with the section's name before those of a section's table.
+/// The first cells of the tables under `## Records`, with the section's name before those of a section's
+/// table.
 fn documented() -> BTreeSet<String> {
     let text = fs::read_to_string(docs("json-schema.md")).unwrap();
     let records = text.split("\n## ").find(|part| part.starts_with("Records")).unwrap();

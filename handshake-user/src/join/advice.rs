@@ -1,7 +1,7 @@
 //! Which round trips a connection did not need, and the setting that saves each. Pure.
 //!
-//! The fewest possible are what the protocols allow to ends that have met before: none, with Fast Open (RFC 7413) and
-//! early data (RFC 8446 §2.3).
+//! The fewest possible are what the protocols allow to ends that have met before: none, with Fast Open (RFC
+//! 7413) and early data (RFC 8446 §2.3).
 
 use std::time::Duration;
 
@@ -117,11 +117,12 @@ const DELAYED_ACK: Duration = Duration::from_millis(35);
 const MAX_DELAY: Duration = Duration::from_millis(210);
 /// Programs that close faster than this need no advice.
 const SLOW_CLOSE: Duration = Duration::from_millis(10);
-/// Before the first retransmission of a SYN or SYN-ACK (`TCP_TIMEOUT_INIT`); later ones wait as long, or longer.
+/// Before the first retransmission of a SYN or SYN-ACK (`TCP_TIMEOUT_INIT`); later ones wait as long, or
+/// longer.
 pub const SYN_TIMER: Duration = Duration::from_secs(1);
 
-/// The round trips of the setup, or of the TCP handshake if no TLS handshake is known. Returns `None` if they are unknown or it
-/// failed.
+/// The round trips of the setup, or of the TCP handshake if no TLS handshake is known. Returns `None` if they
+/// are unknown or it failed.
 #[must_use]
 pub fn taken(record: &ConnectionEvent) -> Option<u8> {
     match (&record.tls, record.setup) {

@@ -1,4 +1,5 @@
-//! Builds the event of a stage that ended from the raw record of the connection and the views of its TLS handshake.
+//! Builds the event of a stage that ended from the raw record of the connection and the views of its TLS
+//! handshake.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -24,7 +25,8 @@ pub(super) struct Joined<'a> {
     /// The stage that ended.
     pub(super) stage: Stage,
     pub(super) connection: &'a Connection,
-    /// Whether the socket is known. Otherwise only the process is, and `connection.id` is the session's number.
+    /// Whether the socket is known. Otherwise only the process is, and `connection.id` is the session's
+    /// number.
     pub(super) has_socket: bool,
     pub(super) tls: Option<&'a TlsView>,
     /// For a connection without TLS only at its end, when it is certain that none came.
@@ -42,7 +44,8 @@ impl<'a> Joined<'a> {
     pub(super) fn event(self, context: &mut impl Context) -> ConnectionEvent {
         let Self { stage, connection: raw, has_socket, tls, setup } = self;
         let is_unfollowed = raw.flags.contains(ConnectionFlags::PREEXISTING);
-        // Of a connection that was not followed from its beginning, `open` is known only if it ended while we watched.
+        // Of a connection that was not followed from its beginning, `open` is known only if it ended while we
+        // watched.
         let opened = !is_unfollowed || raw.role == Role::Client.code();
         let ended_ns = match stage {
             Stage::Open => raw.open_ns,

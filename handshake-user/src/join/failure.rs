@@ -1,5 +1,5 @@
-//! Why a handshake failed, in the words of the library that says so: the reasons of OpenSSL's error queue, and GnuTLS's
-//! errors. Alerts have their names in [`handshake_common::tls::wire::alert`].
+//! Why a handshake failed, in the words of the library that says so: the reasons of OpenSSL's error queue,
+//! and GnuTLS's errors. Alerts have their names in [`handshake_common::tls::wire::alert`].
 
 use crate::tls::wire::alert;
 

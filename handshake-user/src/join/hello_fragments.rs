@@ -105,8 +105,8 @@ impl HelloFragments {
     }
 }
 
-/// Returns ClientHello.random if these bytes come from a client and are long enough: it follows the record header, the
-/// message header and the legacy version (RFC 8446 §4.1.2).
+/// Returns ClientHello.random if these bytes come from a client and are long enough: it follows the record
+/// header, the message header and the legacy version (RFC 8446 §4.1.2).
 fn client_random(sender: Role, bytes: &[u8]) -> Option<[u8; 32]> {
     const AT: usize = 11;
     let random = bytes.get(AT..)?.first_chunk()?;

@@ -1,4 +1,5 @@
-//! Keeps the records of each connection until it ends, so that each is shown once, with everything known of it.
+//! Keeps the records of each connection until it ends, so that each is shown once, with everything known of
+//! it.
 
 use handshake_common::{Outcome, Stage};
 
@@ -106,7 +107,8 @@ fn is_last(record: &ConnectionEvent) -> bool {
     }
 }
 
-/// A record holds everything known when it was written, so the later one wins; what it lacks comes from the earlier.
+/// A record holds everything known when it was written, so the later one wins; what it lacks comes from the
+/// earlier.
 fn filled(later: ConnectionEvent, earlier: ConnectionEvent) -> ConnectionEvent {
     ConnectionEvent {
         role: later.role.or(earlier.role),

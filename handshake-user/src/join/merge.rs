@@ -40,8 +40,8 @@ impl Fact {
     }
 }
 
-/// Merges the views and lists the facts on which they differ. The library knows what it computed and decided; the wire
-/// knows when bytes passed and what the hellos said.
+/// Merges the views and lists the facts on which they differ. The library knows what it computed and decided;
+/// the wire knows when bytes passed and what the hellos said.
 #[must_use]
 pub fn merge(library: TlsView, wire: TlsView) -> (TlsView, Vec<Fact>) {
     let disagreements = disagreements(&library, &wire);
@@ -75,7 +75,8 @@ pub fn merge(library: TlsView, wire: TlsView) -> (TlsView, Vec<Fact>) {
     (tls, disagreements)
 }
 
-/// The library's outcome, except that a session which it saw abandoned failed if the wire saw an alert end it.
+/// The library's outcome, except that a session which it saw abandoned failed if the wire saw an alert end
+/// it.
 fn outcome(library: &TlsView, wire: &TlsView) -> Option<TlsOutcome> {
     match (library.outcome, wire.outcome) {
         (Some(TlsOutcome::Abandoned), Some(TlsOutcome::Failed)) => wire.outcome,
@@ -83,8 +84,8 @@ fn outcome(library: &TlsView, wire: &TlsView) -> Option<TlsOutcome> {
     }
 }
 
-/// The library's class, except for what only the wire shows: that there was a HelloRetryRequest, and that the client's data
-/// left before the server's Finished arrived.
+/// The library's class, except for what only the wire shows: that there was a HelloRetryRequest, and that the
+/// client's data left before the server's Finished arrived.
 fn class(library: &TlsView, wire: &TlsView) -> Option<TlsClass> {
     match (library.class, wire.class) {
         (Some(TlsClass::Full), Some(seen @ TlsClass::FalseStart))

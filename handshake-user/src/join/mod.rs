@@ -1,11 +1,12 @@
-//! From raw records to events: joins what TCP, the TLS library and the wire saw of one connection, and judges what it
-//! means. Pure: the clock comes from outside.
+//! From raw records to events: joins what TCP, the TLS library and the wire saw of one connection, and judges
+//! what it means. Pure: the clock comes from outside.
 //!
-//! A TLS handshake is reported once, when every view that can still report it has done so or has timed out; a close is
-//! reported with the handshake that preceded it.
+//! A TLS handshake is reported once, when every view that can still report it has done so or has timed out; a
+//! close is reported with the handshake that preceded it.
 //!
-//! [`view`] reads one view of a handshake, [`merge()`] makes one of two, `setup` counts round trips, `build` writes the
-//! [`ConnectionEvent`]; [`journal`] keeps events until their connection ends, [`advice`] says what would save time.
+//! [`view`] reads one view of a handshake, [`merge()`] makes one of two, `setup` counts round trips, `build`
+//! writes the [`ConnectionEvent`]; [`journal`] keeps events until their connection ends, [`advice`] says what
+//! would save time.
 
 pub mod advice;
 pub(crate) mod build;
@@ -29,7 +30,7 @@ use self::{
     build::Joined,
     hello_fragments::HelloFragments,
     merge::{Fact, merge},
-    pending::{HandshakeView, PartialHandshake, Pending, Random, random},
+    pending::{HandshakeView, Key, NO_SOCKET, PartialHandshake, Pending, Random, random},
     view::TlsView,
 };
 use crate::{
@@ -42,12 +43,8 @@ use crate::{
 /// Receives what was joined; the caller turns it into an event.
 type Report<'r> = &'r mut dyn FnMut(Joined<'_>);
 
-/// Which connection: the socket's cookie, and the ordinal of the connection on that socket.
-type Key = (u64, u16);
-
-/// The ordinal of a connection whose socket is not known.
-const NO_SOCKET: u16 = u16::MAX;
-/// How long a view waits for another that is certain to report: a program may be slow to read the end of its handshake.
+/// How long a view waits for another that is certain to report: a program may be slow to read the end of its
+/// handshake.
 const VIEW_TIMEOUT_NS: u64 = 1_000_000_000;
 /// How long a library without a socket waits for the wire, which saw its ClientHello, to report the end.
 const UNFINISHED_TIMEOUT_NS: u64 = 60_000_000_000;
@@ -76,7 +73,8 @@ pub struct Joiner {
 }
 
 impl Joiner {
-    /// The coverage of the wire view decides how long to wait for it, and whether a connection can be said to use no TLS.
+    /// The coverage of the wire view decides how long to wait for it, and whether a connection can be said to
+    /// use no TLS.
     #[must_use]
     pub fn new(wire: WireCoverage) -> Self {
         Self {

@@ -4,7 +4,13 @@ use std::collections::{BTreeSet, HashMap};
 
 use handshake_common::{Connection, Role};
 
-use super::{Key, NO_SOCKET, view::TlsView};
+use super::view::TlsView;
+
+/// Which connection: the socket's cookie, and the ordinal of the connection on that socket.
+pub(super) type Key = (u64, u16);
+
+/// The ordinal of a connection whose socket is not known.
+pub(super) const NO_SOCKET: u16 = u16::MAX;
 
 /// What one view reported, and what it knew of the connection.
 #[derive(Clone, Debug)]
@@ -72,12 +78,14 @@ impl Pending {
         Some(half)
     }
 
-    /// Returns the handshake with this ClientHello that the wire saw and no library has reported, if there is exactly one.
+    /// Returns the handshake with this ClientHello that the wire saw and no library has reported, if there is
+    /// exactly one.
     pub(super) fn wire_of(&self, library: &TlsView) -> Option<Key> {
         only(&self.wire_handshakes, library)
     }
 
-    /// Returns the handshake with this ClientHello that a library without a socket reported, if there is exactly one.
+    /// Returns the handshake with this ClientHello that a library without a socket reported, if there is
+    /// exactly one.
     pub(super) fn library_of(&self, wire: &TlsView) -> Option<Key> {
         only(&self.socketless, wire)
     }

@@ -7,8 +7,8 @@ use handshake_common::{Connection, FastOpen, Outcome, Role, TlsClass, TlsOutcome
 use super::view::TlsView;
 use crate::event::{Setup, micros};
 
-/// The setup of a connection with this TLS handshake, or without TLS if `tls` is `None`. Returns `None` if the TCP handshake
-/// was not seen or either of the two failed.
+/// The setup of a connection with this TLS handshake, or without TLS if `tls` is `None`. Returns `None` if
+/// the TCP handshake was not seen or either of the two failed.
 pub(super) fn setup(connection: &Connection, tls: Option<&TlsView>) -> Option<Setup> {
     if open::outcome(connection) != Some(Outcome::Established) || open::duration_us(connection).is_none() {
         return None;

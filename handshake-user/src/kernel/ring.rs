@@ -11,7 +11,8 @@ pub const LIVE: Duration = Duration::from_millis(50);
 /// How often the daemon reads the ring, which holds many times what a busy host writes in this time.
 pub const CALM: Duration = Duration::from_millis(200);
 
-/// Records per turn: some milliseconds of work, so that signals and scrapes do not wait, however fast records come.
+/// Records per turn: some milliseconds of work, so that signals and scrapes do not wait, however fast records
+/// come.
 const BATCH: usize = 10_000;
 
 /// What one turn read.

@@ -29,8 +29,8 @@ pub fn endpoint(end: Endpoint) -> String {
     }
 }
 
-/// Wraps words into lines of at most `width` columns. The first line keeps its leading spaces, later ones begin with `indent`
-/// spaces. A longer word has a line of its own.
+/// Wraps words into lines of at most `width` columns. The first line keeps its leading spaces, later ones
+/// begin with `indent` spaces. A longer word has a line of its own.
 #[must_use]
 pub fn wrap(text: &str, width: usize, indent: usize) -> String {
     let words = text.trim_start_matches(' ');

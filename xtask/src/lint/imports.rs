@@ -49,8 +49,7 @@ fn graph(sources: &[(Module, String)]) -> Graph {
     let modules: BTreeSet<&Module> = sources.iter().map(|(module, _)| module).collect();
     let mut graph = Graph::new();
     for (own, text) in sources {
-        let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
-        let imported = imports(code).filter_map(|path| {
+        let imported = imports(without_tests(text)).filter_map(|path| {
             let mut target = resolve(own, &path)?;
             while !modules.contains(&target) {
                 target.pop()?;
@@ -60,6 +59,15 @@ fn graph(sources: &[(Module, String)]) -> Graph {
         graph.entry(own.clone()).or_default().extend(imported);
     }
     graph
+}
+
+/// The code before the module of tests, whatever its visibility.
+fn without_tests(text: &str) -> &str {
+    let mut tests = text.match_indices("#[cfg(test)]\n").filter(|(at, attribute)| {
+        let item = text[at + attribute.len()..].lines().next().unwrap_or_default();
+        item.contains("mod ") && item.ends_with('{')
+    });
+    tests.next().map_or(text, |(at, _)| &text[..at])
 }
 
 /// Every path that the `use` items of this code import.

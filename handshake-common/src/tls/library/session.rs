@@ -1,8 +1,10 @@
-//! One TLS handshake as the calls of its library show it. The kernel side keeps a [`Session`] for each session object
-//! whose handshake is under way; at its end the same bytes go out inside a raw [`LibraryHandshake`].
+//! One TLS handshake as the calls of its library show it. The kernel side keeps a [`Session`] for each
+//! session object whose handshake is under way; at its end the same bytes go out inside a raw
+//! [`LibraryHandshake`].
 //!
-//! A call is entered and left by one thread (or goroutine); between the two, the segments that it sends and receives are
-//! seen. Of those follow the socket, the flights, the moment of the ClientHello, and what of the time was computing.
+//! A call is entered and left by one thread (or goroutine); between the two, the segments that it sends and
+//! receives are seen. Of those follow the socket, the flights, the moment of the ClientHello, and what of the
+//! time was computing.
 
 use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -45,7 +47,8 @@ bitflags! {
         const VERSION_READ = 1 << 11;
         /// The socket closed before the handshake was over.
         const SOCKET_CLOSED = 1 << 12;
-        /// A call was left for something else on the same thread: what it sent and received was not seen in whole.
+        /// A call was left for something else on the same thread: what it sent and received was not seen in
+        /// whole.
         const DOUBTED = 1 << 13;
     }
 }
@@ -129,8 +132,9 @@ pub struct Session {
     pub thread: u32,
 }
 
-/// Something of one process that has an address (a session object, a goroutine, a place on a stack) or a thread id. Addresses
-/// repeat from process to process, process and thread ids from time to time, and after an `exec` there are others under all of them.
+/// Something of one process that has an address (a session object, a goroutine, a place on a stack) or a
+/// thread id. Addresses repeat from process to process, process and thread ids from time to time, and after
+/// an `exec` there are others under all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Key {
@@ -195,8 +199,8 @@ impl Session {
         self.sleeps = sleeps;
     }
 
-    /// Time inside a call has passed. Whoever slept meanwhile waited for the peer: libraries compute right after they
-    /// receive and right before they send, not on the way to sleep.
+    /// Time inside a call has passed. Whoever slept meanwhile waited for the peer: libraries compute right
+    /// after they receive and right before they send, not on the way to sleep.
     #[inline(always)]
     pub fn advance(&mut self, now: u64, sleeps: u64) {
         if self.mark_ns != 0 && sleeps == self.sleeps {
@@ -212,8 +216,8 @@ impl Session {
         self.advance(now, sleeps);
         if self.hello_ns == 0 {
             let server = self.role == Role::Server.code();
-            // A client whose first call sends nothing has its hello written elsewhere: with early data by OpenSSL, or by
-            // the program itself. What it may send from inside later calls is something else.
+            // A client whose first call sends nothing has its hello written elsewhere: with early data by
+            // OpenSSL, or by the program itself. What it may send from inside later calls is something else.
             let is_hello = match flow {
                 Flow::Received => server,
                 Flow::Sent => !server && self.calls == 1,
@@ -226,10 +230,12 @@ impl Session {
                 self.flags.insert(SessionFlags::FLIGHTS_SEEN);
             }
             self.hello_ns = now;
-            // What the client computed before its hello, or the server before it had one, is before the beginning; known or not.
+            // What the client computed before its hello, or the server before it had one, is before the
+            // beginning; known or not.
             self.compute_ns = 0;
         }
-        // A dummy ChangeCipherSpec goes out in the middle of the peer's flight and answers nothing (RFC 8446 §D.4).
+        // A dummy ChangeCipherSpec goes out in the middle of the peer's flight and answers nothing (RFC 8446
+        // §D.4).
         if matches!(flow, Flow::Sent) && bytes == CHANGE_CIPHER_SPEC && self.last_flow != 0 {
             return;
         }
@@ -249,8 +255,8 @@ impl Session {
         self.mark_ns = 0;
     }
 
-    /// A call was left for a while, for something else on the same thread: what it computed is not known, nor all that it sent
-    /// and received.
+    /// A call was left for a while, for something else on the same thread: what it computed is not known, nor
+    /// all that it sent and received.
     #[inline(always)]
     pub fn mark_uncertain(&mut self) {
         self.flags.remove(SessionFlags::FLIGHTS_SEEN);
@@ -320,8 +326,8 @@ pub const fn is_datagram(session: &Session) -> bool {
         && (session.version >> 8 == 0xfe || matches!(session.version, DTLS_BAD | DTLS_ANY))
 }
 
-/// Whether there was a HelloRetryRequest: what the library says, or else the flights. A TLS 1.3 handshake has one round trip,
-/// and another for each HelloRetryRequest.
+/// Whether there was a HelloRetryRequest: what the library says, or else the flights. A TLS 1.3 handshake has
+/// one round trip, and another for each HelloRetryRequest.
 #[must_use]
 pub const fn hello_retry(session: &Session) -> Option<bool> {
     let flags = session.flags;
@@ -332,8 +338,8 @@ pub const fn hello_retry(session: &Session) -> Option<bool> {
         // Only TLS 1.3 has it (RFC 8446 §4.1.4).
         Some(TlsVersion::Tls13) if flags.contains(SessionFlags::NO_HELLO_RETRY) => Some(false),
         Some(TlsVersion::Tls13) if flags.contains(SessionFlags::FLIGHTS_SEEN) => match role(session) {
-            // Of a server, too: its tickets may follow the client's Finished, and the turn to sending them is none of
-            // the handshake.
+            // Of a server, too: its tickets may follow the client's Finished, and the turn to sending them is
+            // none of the handshake.
             Some(_) => Some(session.turns_to_receive > 1),
             None => None,
         },

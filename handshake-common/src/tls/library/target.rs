@@ -1,5 +1,5 @@
-//! What the kernel side must know of one library file to read a session object: found by user space in the very file
-//! that is probed, and handed over in the map `TARGETS`. The cookie of a uprobe is the index there.
+//! What the kernel side must know of one library file to read a session object: found by user space in the
+//! very file that is probed, and handed over in the map `TARGETS`. The cookie of a uprobe is the index there.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -9,8 +9,9 @@ pub const MAP: &str = "TARGETS";
 /// How many library files can be probed at once.
 pub const MAX_TARGETS: u32 = 1024;
 
-/// The lower bits of a uprobe's cookie are the index of the [`Target`]; this bit above them says that the probed
-/// function serves connections as a server, [`COOKIE_CLIENT`] as a client, neither that the object itself tells.
+/// The lower bits of a uprobe's cookie are the index of the [`Target`]; this bit above them says that the
+/// probed function serves connections as a server, [`COOKIE_CLIENT`] as a client, neither that the object
+/// itself tells.
 pub const COOKIE_SERVER: u64 = 1 << 32;
 /// See [`COOKIE_SERVER`].
 pub const COOKIE_CLIENT: u64 = 1 << 33;
@@ -21,8 +22,8 @@ const COOKIE_RESULT: u32 = 36;
 /// From this bit on: [`Base::depth`].
 const COOKIE_DEPTH: u32 = 44;
 
-/// Where the stack pointer of a function's entry is, at some instruction of it: so many bytes above a register. It tells one
-/// call of a function from all others that go on in the process.
+/// Where the stack pointer of a function's entry is, at some instruction of it: so many bytes above a
+/// register. It tells one call of a function from all others that go on in the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Base {
     /// The frame pointer, not the stack pointer.
@@ -95,8 +96,8 @@ impl Path {
 /// Words of four bytes that are read of a [`Statem`] at once.
 pub const STATEM_WORDS: usize = 16;
 
-/// OpenSSL's `struct ossl_statem_st` inside the session object (ssl/statem/statem.h): its states lie so near to each other that
-/// one read has them all.
+/// OpenSSL's `struct ossl_statem_st` inside the session object (ssl/statem/statem.h): its states lie so near
+/// to each other that one read has them all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Statem {

@@ -1,8 +1,8 @@
 //! TLS on the wire: what the kernel side does with each packet of a handshake, and what it sends of it.
 //!
-//! [`track()`] goes from record header to record header, packet by packet, until the handshake is over; it keeps a log of
-//! records in a [`Wire`] and says which bytes of a packet belong to a ClientHello or ServerHello. What they mean, user
-//! space says.
+//! [`track()`] goes from record header to record header, packet by packet, until the handshake is over; it
+//! keeps a log of records in a [`Wire`] and says which bytes of a packet belong to a ClientHello or
+//! ServerHello. What they mean, user space says.
 
 mod opening;
 pub mod packet;

@@ -30,8 +30,8 @@ pub fn begins_hello(payload: &impl Payload) -> bool {
     have > 0 && may_open(&bytes, have)
 }
 
-/// Whether so many bytes may begin a ClientHello: a handshake record of SSL 3.0 to TLS 1.3, and in it a ClientHello
-/// below 64 KiB.
+/// Whether so many bytes may begin a ClientHello: a handshake record of SSL 3.0 to TLS 1.3, and in it a
+/// ClientHello below 64 KiB.
 #[inline(always)]
 pub(super) const fn may_open(bytes: &[u8; HEAD], have: u32) -> bool {
     let [kind, major, minor, high, low, message, most_significant, _, _] = *bytes;

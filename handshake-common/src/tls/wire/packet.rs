@@ -45,7 +45,8 @@ pub enum Direction {
 pub struct Segment {
     /// See [`Direction`].
     pub direction: Direction,
-    /// Sequence number of the first payload byte: one more than the header's if SYN is set (Fast Open, RFC 7413).
+    /// Sequence number of the first payload byte: one more than the header's if SYN is set (Fast Open, RFC
+    /// 7413).
     pub seq: u32,
     /// Acknowledgement number; 0 without the ACK flag.
     pub ack: u32,
@@ -58,8 +59,8 @@ pub struct Segment {
 pub enum Next {
     /// No ClientHello so far: nothing worth keeping is in the `Wire`.
     Watch,
-    /// The handshake is under way: the following packets with payload are wanted. Others would change nothing but
-    /// their number.
+    /// The handshake is under way: the following packets with payload are wanted. Others would change nothing
+    /// but their number.
     Follow,
     /// The same, and those without payload are wanted, too.
     FollowAll,

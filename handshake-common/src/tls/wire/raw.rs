@@ -1,5 +1,6 @@
-//! What the kernel side sends of a handshake on the wire: hello fragments of the stream while it goes on, and a `WireHandshake` at its
-//! end. Both carry a number, because the first bytes of a connection may come before its socket.
+//! What the kernel side sends of a handshake on the wire: hello fragments of the stream while it goes on, and
+//! a `WireHandshake` at its end. Both carry a number, because the first bytes of a connection may come before
+//! its socket.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -56,8 +57,8 @@ const _: () = assert!(HEADER == 16, "no padding");
 const _: () = assert!(SIZE == connection::SIZE + 16 + super::state::SIZE, "no padding");
 
 impl HelloFragment {
-    /// Reads a fragment and its bytes from the ring buffer. Returns `None` if the record is of another kind or shorter
-    /// than its header says.
+    /// Reads a fragment and its bytes from the ring buffer. Returns `None` if the record is of another kind
+    /// or shorter than its header says.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<(Self, &[u8])> {
         let (fragment, rest) = Self::read_from_prefix(bytes).ok()?;
@@ -74,8 +75,8 @@ impl HelloFragment {
 }
 
 impl WireHandshake {
-    /// Reads a raw record from the ring buffer. Returns `None` if the length is wrong, the kind is another, or no
-    /// handshake had begun.
+    /// Reads a raw record from the ring buffer. Returns `None` if the length is wrong, the kind is another,
+    /// or no handshake had begun.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Self::read_from_bytes(bytes).ok().filter(|handshake| {

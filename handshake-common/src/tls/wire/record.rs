@@ -63,7 +63,8 @@ impl Head {
         5 + if length < most { length } else { most }
     }
 
-    /// Reads the bytes that [`Head::needed`] asks for. Returns `None` if this is no record of SSL 3.0 to TLS 1.3.
+    /// Reads the bytes that [`Head::needed`] asks for. Returns `None` if this is no record of SSL 3.0 to TLS
+    /// 1.3.
     #[must_use]
     #[inline(always)]
     pub const fn parse(bytes: &[u8; HEAD]) -> Option<Self> {
@@ -89,8 +90,8 @@ bitflags! {
     impl RecordFlags: u8 {
         /// The server sent it.
         const FROM_SERVER = 1 << 3;
-        /// Application data that the client sent before it had the server's decisive message: early data before the
-        /// ServerHello (TLS 1.3), a false start before the server's Finished (TLS 1.2).
+        /// Application data that the client sent before it had the server's decisive message: early data
+        /// before the ServerHello (TLS 1.3), a false start before the server's Finished (TLS 1.2).
         const EARLY = 1 << 4;
         /// [`RecordFlags::EARLY`] is not certain: part of the server's side was not seen.
         const UNSURE = 1 << 5;
@@ -111,8 +112,8 @@ pub struct Record {
     pub length: u16,
     /// Content type − 20 in the lower three bits, a [`RecordFlags`] above.
     pub kind: u8,
-    /// Plaintext handshake: the first byte (the message's type, if a message begins here). Plaintext alert: its
-    /// description. Otherwise 0.
+    /// Plaintext handshake: the first byte (the message's type, if a message begins here). Plaintext alert:
+    /// its description. Otherwise 0.
     pub detail: u8,
 }
 

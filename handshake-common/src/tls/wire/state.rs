@@ -1,5 +1,5 @@
-//! What the kernel side keeps of one connection while its TLS handshake is under way; its very bytes go to user space
-//! when the handshake is over.
+//! What the kernel side keeps of one connection while its TLS handshake is under way; its very bytes go to
+//! user space when the handshake is over.
 
 use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -19,17 +19,18 @@ bitflags! {
     impl StreamFlags: u8 {
         /// [`Stream::next`] is valid.
         const SYNCED = 1;
-        /// Bytes passed by before those that the tracker waits for: lost or reordered ones, or more records in a packet
-        /// than are looked at.
+        /// Bytes passed by before those that the tracker waits for: lost or reordered ones, or more records
+        /// in a packet than are looked at.
         const AHEAD = 1 << 1;
         /// ChangeCipherSpec.
         const CHANGE_CIPHER_SPEC = 1 << 2;
         /// The Finished message of TLS 1.2 or before: the first handshake record behind ChangeCipherSpec.
         const FINISHED = 1 << 3;
-        /// A plaintext handshake record that is no hello. From a client: its certificate or key exchange, which only a
-        /// full handshake of TLS 1.2 or before has (RFC 5246 §7.3).
+        /// A plaintext handshake record that is no hello. From a client: its certificate or key exchange,
+        /// which only a full handshake of TLS 1.2 or before has (RFC 5246 §7.3).
         const EXCHANGED = 1 << 4;
-        /// Client: application data behind its own Finished. Server: an encrypted record of the length of an alert.
+        /// Client: application data behind its own Finished. Server: an encrypted record of the length of an
+        /// alert.
         const SPOKE = 1 << 5;
     }
 }
@@ -61,8 +62,8 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Whether bytes that the tracker needs have passed by, so that nothing behind them can be known unless they come
-    /// again.
+    /// Whether bytes that the tracker needs have passed by, so that nothing behind them can be known unless
+    /// they come again.
     #[must_use]
     #[inline(always)]
     pub const fn is_stalled(&self) -> bool {
@@ -96,7 +97,8 @@ pub struct Wire {
     pub client: Stream,
     /// From the TLS server.
     pub server: Stream,
-    /// The last byte of the first ClientHello passed by: units of 1024 ns since `hello_ns`, plus 1; 0 = it did not.
+    /// The last byte of the first ClientHello passed by: units of 1024 ns since `hello_ns`, plus 1; 0 = it
+    /// did not.
     pub whole_at: u32,
     /// The beginning of the ClientHello passed by again, the last time: as `whole_at`.
     pub again_at: u32,
@@ -116,7 +118,8 @@ pub struct Wire {
     pub logged: u8,
     /// Keeps the size a multiple of 8.
     pub reserved: [u8; 2],
-    /// The noteworthy records in the order in which they passed by. Of a run of equal ones the first and the last.
+    /// The noteworthy records in the order in which they passed by. Of a run of equal ones the first and the
+    /// last.
     pub log: [Record; MAX_RECORDS],
 }
 
@@ -181,8 +184,8 @@ impl Wire {
         if ticks >= u32::MAX as u64 { u32::MAX - 1 } else { low_half(ticks) }
     }
 
-    /// Adds to the log. In a run of equal kinds the last entry moves along, except in the client's second flight, which
-    /// is short and of which every record counts.
+    /// Adds to the log. In a run of equal kinds the last entry moves along, except in the client's second
+    /// flight, which is short and of which every record counts.
     #[inline(always)]
     pub(super) const fn note(&mut self, at: u32, length: u16, content: u8, mark: RecordFlags, detail: u8) {
         let record = Record { at, length, kind: Record::kind_of(content, mark), detail };

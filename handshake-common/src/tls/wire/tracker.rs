@@ -1,9 +1,10 @@
-//! The record tracker: from one TLS record header to the next, in both directions, until the handshake is over.
+//! The record tracker: from one TLS record header to the next, in both directions, until the handshake is
+//! over.
 //!
-//! It runs in the kernel for each packet of a connection whose handshake is under way. It never skips a byte that it
-//! needs: where one is missing (lost, reordered), that direction stands still until the byte comes again, so that
-//! what is not known stays unknown. Cause and effect are told by acknowledgements, not by time: what a client sends
-//! before it has the server's decisive message is early.
+//! It runs in the kernel for each packet of a connection whose handshake is under way. It never skips a byte
+//! that it needs: where one is missing (lost, reordered), that direction stands still until the byte comes
+//! again, so that what is not known stays unknown. Cause and effect are told by acknowledgements, not by
+//! time: what a client sends before it has the server's decisive message is early.
 
 pub use super::opening::begins_hello;
 use super::{
@@ -14,20 +15,21 @@ use super::{
 };
 use crate::vocabulary::Role;
 
-/// How many records are looked at in one packet: the loop's bound for the verifier. A server's whole flight has seven.
+/// How many records are looked at in one packet: the loop's bound for the verifier. A server's whole flight
+/// has seven.
 const MAX_PER_PACKET: u32 = 12;
 /// How many packets a handshake may take.
 const MAX_PACKETS: u16 = 1 << 14;
-/// How many records a client's second flight has at most: EndOfEarlyData or certificate and its proof, Finished, and
-/// what a certificate of several records takes.
+/// How many records a client's second flight has at most: EndOfEarlyData or certificate and its proof,
+/// Finished, and what a certificate of several records takes.
 const MAX_FLIGHT: u8 = 6;
 /// The least length of a hello: its fixed fields (RFC 8446 §4.1.2, §4.1.3).
 const LEAST_HELLO: u32 = 38;
 /// The most that is believed of a hello, bytes.
 const MAX_HELLO: u32 = 1 << 16;
 
-/// Follows one packet. All of a connection's packets with payload go through here until the handshake is over, and
-/// while [`Next::FollowAll`] says so also those without.
+/// Follows one packet. All of a connection's packets with payload go through here until the handshake is
+/// over, and while [`Next::FollowAll`] says so also those without.
 #[inline(always)]
 pub fn track(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> PacketAction {
     let length = payload.len();
@@ -71,8 +73,8 @@ pub fn track(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> Pack
     hello_bytes(wire.stream(side), segment.seq, length, side, next)
 }
 
-/// Whether a packet without payload may tell something: where the server's stream begins, that the ClientHello has gone by,
-/// that the client has the server's Finished.
+/// Whether a packet without payload may tell something: where the server's stream begins, that the
+/// ClientHello has gone by, that the client has the server's Finished.
 #[inline(always)]
 const fn awaits_bare(wire: &Wire) -> bool {
     let (client, server) = (wire.client.seen, wire.server.seen);
@@ -230,8 +232,8 @@ fn passed(stream: &mut Stream, seq: u32, length: u32) {
     }
 }
 
-/// Reads the beginning of a record into [`Stream::head`], where what there is waits for the next packet; false while it
-/// is not all there.
+/// Reads the beginning of a record into [`Stream::head`], where what there is waits for the next packet;
+/// false while it is not all there.
 #[inline(always)]
 fn head(stream: &mut Stream, payload: &impl Payload, offset: u32) -> bool {
     if stream.have == 0 && payload.len() - offset >= HEADER + MESSAGE_HEADER {
@@ -351,8 +353,8 @@ fn handshake_record(wire: &mut Wire, side: Role, from: RecordFlags, head: Head, 
     true
 }
 
-/// Both Finished messages of TLS 1.2 or before were seen. A server must wait for the client to have the last one, for
-/// only then it is known whether the client waited for it, too.
+/// Both Finished messages of TLS 1.2 or before were seen. A server must wait for the client to have the last
+/// one, for only then it is known whether the client waited for it, too.
 #[inline(always)]
 const fn complete(wire: &mut Wire) {
     let (client, server) = (wire.client.seen, wire.server.seen);
@@ -429,7 +431,8 @@ fn client_data(wire: &mut Wire, head: Head, ack: u32, at: u32) -> bool {
     true
 }
 
-/// Bytes of a protected record besides its content: the inner content type, and a tag of 16 bytes or (AES-CCM-8) of 8.
+/// Bytes of a protected record besides its content: the inner content type, and a tag of 16 bytes or
+/// (AES-CCM-8) of 8.
 const PROTECTION: u16 = 1 + 16;
 const PROTECTION_CCM8: u16 = 1 + 8;
 const FINISHED_SHA256: u16 = 4 + 32 + PROTECTION;
@@ -439,8 +442,9 @@ const FINISHED_PADDED: u16 = FINISHED_SHA384 + 16;
 const ALERT: u16 = 2 + PROTECTION;
 const ALERT_CCM8: u16 = 2 + PROTECTION_CCM8;
 
-/// Whether a protected record of TLS 1.3 has the length of a Finished message: its header, a hash of 32 or 48 bytes,
-/// the inner content type, and a tag of 16 bytes or (AES-CCM-8) of 8 (RFC 8446 §4.4.4, §5.2). Java pads by 16 bytes.
+/// Whether a protected record of TLS 1.3 has the length of a Finished message: its header, a hash of 32 or 48
+/// bytes, the inner content type, and a tag of 16 bytes or (AES-CCM-8) of 8 (RFC 8446 §4.4.4, §5.2). Java
+/// pads by 16 bytes.
 #[must_use]
 #[inline(always)]
 pub const fn is_finished(length: u16) -> bool {

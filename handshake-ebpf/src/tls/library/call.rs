@@ -29,24 +29,24 @@ use crate::{
 };
 
 /// What a probe was hit with.
-pub struct Hit {
+pub(crate) struct Hit {
     /// The session object.
-    pub object: u64,
+    pub(crate) object: u64,
     /// What calls it: a thread, or a goroutine.
     caller: Key,
     /// That thread; 0 for a goroutine, which is on no thread for long.
     thread: u32,
     task: Task,
     /// The stack pointer at the entry of the function; 0 for Go.
-    pub sp: u64,
-    pub cookie: u64,
-    pub now: u64,
+    pub(crate) sp: u64,
+    pub(crate) cookie: u64,
+    pub(crate) now: u64,
 }
 
 impl Hit {
     /// A hit at a function's entry.
     #[inline(always)]
-    pub fn new(ctx: &ProbeContext, object: u64) -> Self {
+    pub(crate) fn new(ctx: &ProbeContext, object: u64) -> Self {
         // SAFETY: the probe's own context.
         let (sp, _) = pointers(unsafe { &*ctx.regs });
         let task = Typed::task();
@@ -55,7 +55,7 @@ impl Hit {
 
     /// A hit on a function's way out.
     #[inline(always)]
-    pub fn leaving(ctx: &ProbeContext) -> Self {
+    pub(crate) fn leaving(ctx: &ProbeContext) -> Self {
         let hit = Self::new(ctx, 0);
         let (base, _) = Base::of_cookie(hit.cookie);
         // SAFETY: the probe's own context.
@@ -66,7 +66,7 @@ impl Hit {
 
     /// A hit of a probe by this goroutine.
     #[inline(always)]
-    pub fn of_goroutine(ctx: &ProbeContext, object: u64, goroutine: u64) -> Self {
+    pub(crate) fn of_goroutine(ctx: &ProbeContext, object: u64, goroutine: u64) -> Self {
         let task = Typed::task();
         Self::by(ctx, object, task, task.key_of(goroutine), 0)
     }
@@ -81,7 +81,7 @@ impl Hit {
     /// What the function returns, on its way out.
     #[expect(clippy::cast_possible_truncation, reason = "an int")]
     #[inline(always)]
-    pub fn result(&self, ctx: &ProbeContext) -> i32 {
+    pub(crate) fn result(&self, ctx: &ProbeContext) -> i32 {
         let (_, register) = Base::of_cookie(self.cookie);
         // SAFETY: the probe's own context.
         result(unsafe { &*ctx.regs }, register) as i32
@@ -89,25 +89,26 @@ impl Hit {
 
     /// The library file that was hit.
     #[inline(always)]
-    pub fn target(&self) -> Option<&'static Target> {
+    pub(crate) fn target(&self) -> Option<&'static Target> {
         target(self.cookie)
     }
 
     /// The key of the object's session.
     #[inline(always)]
-    pub fn key(&self) -> Key {
+    pub(crate) fn key(&self) -> Key {
         self.task.key_of(self.object)
     }
 
     /// Whether the caller is in a call of that session.
     #[inline(always)]
-    pub fn is_in(&self, key: &Key) -> bool {
+    pub(crate) fn is_in(&self, key: &Key) -> bool {
         // SAFETY: the map's own value; only this caller uses it.
         CALLS.get_ptr_mut(self.caller).is_some_and(|call| unsafe { (*call).session } == *key)
     }
 }
 
-/// One register. Volatile, and read whether it is needed or not: the verifier wants each load at an offset of its own.
+/// One register. Volatile, and read whether it is needed or not: the verifier wants each load at an offset of
+/// its own.
 macro_rules! register {
     ($regs:ident.$($name:tt)+) => {
         // SAFETY: a reference is valid to read.
@@ -124,8 +125,8 @@ fn pointers(regs: &pt_regs) -> (u64, u64) {
     return (register!(regs.sp), register!(regs.regs[29]));
 }
 
-/// The register of this number. Only registers that can hold the result at an exit are known: the return register and
-/// the callee-saved ones.
+/// The register of this number. Only registers that can hold the result at an exit are known: the return
+/// register and the callee-saved ones.
 #[inline(always)]
 fn result(regs: &pt_regs, register: u8) -> u64 {
     #[cfg(bpf_target_arch = "x86_64")]
@@ -158,16 +159,17 @@ fn target(cookie: u64) -> Option<&'static Target> {
 
 /// The session of this key, as long as its handshake is known.
 #[inline(always)]
-pub fn session<'a>(key: &Key) -> Option<&'a mut Session> {
-    // SAFETY: the map's own value, whose memory the kernel keeps while the program runs. Libraries want a session object to
-    // be used by one thread at a time; a program that does not keep to it gets a record with mixed values, nothing worse:
-    // all fields are integers of which any value is valid, and none is an address or index that the verifier has to trust.
+pub(crate) fn session<'a>(key: &Key) -> Option<&'a mut Session> {
+    // SAFETY: the map's own value, whose memory the kernel keeps while the program runs. Libraries want a
+    // session object to be used by one thread at a time; a program that does not keep to it gets a record
+    // with mixed values, nothing worse: all fields are integers of which any value is valid, and none is an
+    // address or index that the verifier has to trust.
     SESSIONS.get_ptr_mut(*key).map(|session| unsafe { &mut *session })
 }
 
 /// A call begins. `role` is what the object says of itself, where the function does not decide it.
 #[inline(always)]
-pub fn enter(hit: &Hit, target: &Target, begins: bool, role: u8) {
+pub(crate) fn enter(hit: &Hit, target: &Target, begins: bool, role: u8) {
     let key = hit.key();
     let known = match session(&key) {
         Some(known) if begins => {
@@ -220,8 +222,8 @@ fn begin(key: &Key, hit: &Hit, target: &Target, role: u8, sleeps: u64) {
     Typed::process().name(&mut session.pid, &mut session.comm, &mut session.cgroup);
     session.enter(hit.now, sleeps);
     session.thread = hit.thread;
-    // An LRU table makes room.
-    // SAFETY: key and value have the sizes of the map's definition; the plain helper spares a copy on the stack.
+    // An LRU table makes room. SAFETY: key and value have the sizes of the map's definition; the plain helper
+    // spares a copy on the stack.
     unsafe {
         bpf_map_update_elem(
             (&raw const SESSIONS).cast_mut().cast(),
@@ -253,7 +255,7 @@ fn mark_uncertain(key: &Key) {
 
 /// A call returns: its session, to see how far that is. `None` for what was not seen from its beginning.
 #[inline(always)]
-pub fn leave<'a>(hit: &Hit) -> Option<(Key, &'a mut Session, &'static Target)> {
+pub(crate) fn leave<'a>(hit: &Hit) -> Option<(Key, &'a mut Session, &'static Target)> {
     let (Call { session: key, cookie, .. }, was_seen) = taken(hit)?;
     let (session, target) = (session(&key)?, target(cookie)?);
     if !was_seen {
@@ -264,8 +266,8 @@ pub fn leave<'a>(hit: &Hit) -> Option<(Key, &'a mut Session, &'static Target)> {
     Some((key, session, target))
 }
 
-/// The call that returns here, and whether its thread had its place to the end. A thread may have another one under way, and the
-/// call may have begun on another thread.
+/// The call that returns here, and whether its thread had its place to the end. A thread may have another one
+/// under way, and the call may have begun on another thread.
 #[inline(always)]
 fn taken(hit: &Hit) -> Option<(Call, bool)> {
     let current = CALLS.get_ptr_mut(hit.caller);
@@ -292,7 +294,7 @@ fn taken(hit: &Hit) -> Option<(Call, bool)> {
 
 /// The session object is freed.
 #[inline(always)]
-pub fn free(hit: &Hit) {
+pub(crate) fn free(hit: &Hit) {
     let key = hit.key();
     if let Some(session) = session(&key) {
         freed(&key, session, hit.now);
@@ -301,7 +303,7 @@ pub fn free(hit: &Hit) {
 
 /// The object of this session is freed.
 #[inline(always)]
-pub fn freed(key: &Key, session: &mut Session, now: u64) {
+pub(crate) fn freed(key: &Key, session: &mut Session, now: u64) {
     if !session.is_over() {
         end(key, session, TlsOutcome::Abandoned, now);
     }
@@ -310,14 +312,14 @@ pub fn freed(key: &Key, session: &mut Session, now: u64) {
 
 /// The object needs to be known no more.
 #[inline(always)]
-pub fn forget(key: &Key) {
+pub(crate) fn forget(key: &Key) {
     // It may have given way to others.
     let _ = SESSIONS.remove(*key);
 }
 
 /// The handshake is over: its record goes out.
 #[inline(always)]
-pub fn end(key: &Key, session: &mut Session, outcome: TlsOutcome, now: u64) {
+pub(crate) fn end(key: &Key, session: &mut Session, outcome: TlsOutcome, now: u64) {
     doubt_if_unseen(session);
     session.end(outcome, now);
     let connection = if session.sk == 0 { None } else { maps::find(session.sk as *const _) };
@@ -333,7 +335,7 @@ pub fn end(key: &Key, session: &mut Session, outcome: TlsOutcome, now: u64) {
 
 /// The socket of a handshake under way is closed by its program, or destroyed.
 #[inline(always)]
-pub fn socket_closed(connection: &mut Connection, sk: *const c_void, now: u64) {
+pub(crate) fn socket_closed(connection: &mut Connection, sk: *const c_void, now: u64) {
     let key = core::mem::replace(&mut connection.tls_session, Key::NONE);
     let Some(session) = session(&key) else { return };
     // The object may be at another handshake by now, if this one had to give way.
@@ -348,10 +350,11 @@ pub fn socket_closed(connection: &mut Connection, sk: *const c_void, now: u64) {
 
 /// The call that this thread is in, and its session.
 #[inline(always)]
-pub fn current<'a, A: Access>() -> Option<(&'static Call, &'a mut Session)> {
+pub(crate) fn current<'a, A: Access>() -> Option<(&'static Call, &'a mut Session)> {
     let task = A::task();
     let Some(call) = CALLS.get_ptr_mut(task.key()) else {
-        // Its place was left by a thread of the same id that died inside, or before an `exec`; or the call has given way to others.
+        // Its place was left by a thread of the same id that died inside, or before an `exec`; or the call
+        // has given way to others.
         leave_seat(task.thread);
         return None;
     };
@@ -369,7 +372,7 @@ pub fn current<'a, A: Access>() -> Option<(&'static Call, &'a mut Session)> {
 
 /// Whether this thread may be in a call.
 #[inline(always)]
-pub fn may_be_in_one() -> bool {
+pub(crate) fn may_be_in_one() -> bool {
     let thread = thread();
     // SAFETY: the map's own value. Volatile: others write to it.
     seat(thread).is_some_and(|seat| unsafe { seat.read_volatile() } == thread)
@@ -401,7 +404,8 @@ fn leave_seat(thread: u32) -> bool {
         return true;
     }
     let Some(seat) = seat(thread) else { return false };
-    // SAFETY: the map's own value. Volatile: others write to it. One that does so in between loses its place, and finds out.
+    // SAFETY: the map's own value. Volatile: others write to it. One that does so in between loses its place,
+    // and finds out.
     unsafe {
         let was_its_own = seat.read_volatile() == thread;
         if was_its_own {
@@ -426,6 +430,6 @@ fn doubt_if_unseen(session: &mut Session) {
 
 /// Whether the target is this library.
 #[inline(always)]
-pub fn is(target: &Target, library: Library) -> bool {
+pub(crate) fn is(target: &Target, library: Library) -> bool {
     target.library == library.code()
 }

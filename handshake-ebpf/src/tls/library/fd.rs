@@ -1,5 +1,5 @@
-//! The socket behind a file descriptor that the library's object holds. Needed for goroutines, which change threads,
-//! and on kernels without tracepoints for what a call sends and receives.
+//! The socket behind a file descriptor that the library's object holds. Needed for goroutines, which change
+//! threads, and on kernels without tracepoints for what a call sends and receives.
 
 use core::ffi::c_void;
 
@@ -17,7 +17,7 @@ use crate::kernel::{KernelSock, Memory as _, Probed, S_IFMT, S_IFSOCK, Untyped, 
 
 /// Looks up the socket of the session, unless it is known already.
 #[inline(always)]
-pub fn find(key: &Key, session: &mut Session, target: &Target) {
+pub(crate) fn find(key: &Key, session: &mut Session, target: &Target) {
     if session.sk != 0 {
         return;
     }

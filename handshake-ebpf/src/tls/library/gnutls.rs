@@ -1,4 +1,5 @@
-//! GnuTLS: `gnutls_handshake`, whose first success is the handshake; on a TLS 1.3 client a later call is a key update.
+//! GnuTLS: `gnutls_handshake`, whose first success is the handshake; on a TLS 1.3 client a later call is a
+//! key update.
 
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use handshake_common::{
@@ -15,15 +16,15 @@ use super::{
     stack,
 };
 
-/// `GNUTLS_E_AGAIN`, `…_INTERRUPTED`, `…_WARNING_ALERT_RECEIVED`, `…_GOT_APPLICATION_DATA`: gnutls/gnutls.h; the caller
-/// goes on after them.
+/// `GNUTLS_E_AGAIN`, `…_INTERRUPTED`, `…_WARNING_ALERT_RECEIVED`, `…_GOT_APPLICATION_DATA`: gnutls/gnutls.h;
+/// the caller goes on after them.
 const GOES_ON: [i32; 4] = [-28, -52, -16, -38];
 /// `GNUTLS_SERVER` of `gnutls_init`'s flags, and of the session's `entity`.
 const SERVER: u64 = 1;
 
 // int gnutls_handshake(gnutls_session_t session)
 #[uprobe]
-pub fn gnutls_enter(ctx: ProbeContext) -> u32 {
+pub(crate) fn gnutls_enter(ctx: ProbeContext) -> u32 {
     stack::of_the_task(&ctx);
     let Some(object) = ctx.arg::<u64>(0) else { return 0 };
     let hit = Hit::new(&ctx, object);
@@ -40,7 +41,7 @@ pub fn gnutls_enter(ctx: ProbeContext) -> u32 {
 }
 
 #[uprobe]
-pub fn gnutls_leave(ctx: ProbeContext) -> u32 {
+pub(crate) fn gnutls_leave(ctx: ProbeContext) -> u32 {
     stack::of_the_task(&ctx);
     let hit = Hit::leaving(&ctx);
     let Some((key, session, target)) = call::leave(&hit) else { return 0 };
@@ -65,7 +66,8 @@ pub fn gnutls_leave(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn read(session: &mut Session, target: &Target) {
     let object = session.object;
-    // gnutls_protocol_t: GNUTLS_TLS1_0 is 2, …, GNUTLS_TLS1_3 is 5; GNUTLS_DTLS0_9 is 200, …, GNUTLS_DTLS1_2 is 202.
+    // gnutls_protocol_t: GNUTLS_TLS1_0 is 2, …, GNUTLS_TLS1_3 is 5; GNUTLS_DTLS0_9 is 200, …, GNUTLS_DTLS1_2
+    // is 202.
     let version = object::number(object, &target.version);
     if matches!(version, 2..=5) {
         session.version = 0x0301 + low_half(version) - 2;

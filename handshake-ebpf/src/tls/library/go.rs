@@ -1,5 +1,5 @@
-//! Go's crypto/tls: `(*Conn).handshakeContext`, which runs at every read and write and returns at once when the handshake
-//! is complete. A goroutine may enter it on one thread and leave it on another, so calls are
+//! Go's crypto/tls: `(*Conn).handshakeContext`, which runs at every read and write and returns at once when
+//! the handshake is complete. A goroutine may enter it on one thread and leave it on another, so calls are
 //! told apart by goroutine.
 
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
@@ -30,7 +30,7 @@ fn registers(ctx: &ProbeContext) -> (u64, u64) {
 
 // func (c *Conn) handshakeContext(ctx context.Context) (ret error)
 #[uprobe]
-pub fn go_enter(ctx: ProbeContext) -> u32 {
+pub(crate) fn go_enter(ctx: ProbeContext) -> u32 {
     stack::of_the_task(&ctx);
     let (conn, goroutine) = registers(&ctx);
     let hit = Hit::of_goroutine(&ctx, conn, goroutine);
@@ -50,7 +50,7 @@ pub fn go_enter(ctx: ProbeContext) -> u32 {
 }
 
 #[uprobe]
-pub fn go_leave(ctx: ProbeContext) -> u32 {
+pub(crate) fn go_leave(ctx: ProbeContext) -> u32 {
     stack::of_the_task(&ctx);
     let (error, goroutine) = registers(&ctx);
     let hit = Hit::of_goroutine(&ctx, 0, goroutine);

@@ -1,9 +1,10 @@
-//! TLS handshakes from the libraries that make them: one file a library, and the call that they have in common.
+//! TLS handshakes from the libraries that make them: one file a library, and the call that they have in
+//! common.
 //!
-//! A library's file says when a call begins a handshake and what the object tells at its end; [`call`] keeps the session
-//! in between, and [`socket`] sees which socket the call speaks through.
+//! A library's file says when a call begins a handshake and what the object tells at its end; [`call`] keeps
+//! the session in between, and [`socket`] sees which socket the call speaks through.
 
-pub mod call;
+pub(crate) mod call;
 mod fd;
 mod gnutls;
 mod go;

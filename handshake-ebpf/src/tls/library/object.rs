@@ -1,13 +1,14 @@
-//! Reads the fields of a library's session object, along the ways that user space found in the library's own code.
+//! Reads the fields of a library's session object, along the ways that user space found in the library's own
+//! code.
 
 use core::hint::black_box;
 
 use aya_ebpf::helpers::{bpf_probe_read_user, bpf_probe_read_user_buf, generated};
 use handshake_common::tls::library::target::{Path, STATEM_WORDS, Statem};
 
-/// What [`number`] says of a field that cannot be read. An `Option` would be cheaper to read but not to verify: the
-/// compiler leaves its value undefined when there is none.
-pub const UNKNOWN: u64 = u64::MAX;
+/// What [`number`] says of a field that cannot be read. An `Option` would be cheaper to read but not to
+/// verify: the compiler leaves its value undefined when there is none.
+pub(crate) const UNKNOWN: u64 = u64::MAX;
 
 /// The address of the field; 0 where the way is not known or memory cannot be read.
 #[inline(always)]
@@ -36,7 +37,7 @@ fn follow(at: u64, step: u16) -> u64 {
 
 /// The field as a number, or [`UNKNOWN`]. A program of its own for the verifier, which looks at it once.
 #[inline(never)]
-pub fn number(object: u64, path: &Path) -> u64 {
+pub(crate) fn number(object: u64, path: &Path) -> u64 {
     let at = address(object, path);
     let width = path.width;
     if at == 0 || !matches!(width, 1 | 2 | 4 | 8) {
@@ -53,18 +54,18 @@ pub fn number(object: u64, path: &Path) -> u64 {
 
 /// How far OpenSSL's state machine is.
 #[derive(Clone, Copy, Default)]
-pub struct States {
-    pub flow_state: u32,
-    pub hand_state: u32,
-    pub in_init: u32,
+pub(crate) struct States {
+    pub(crate) flow_state: u32,
+    pub(crate) hand_state: u32,
+    pub(crate) in_init: u32,
     /// False: none of them could be read.
-    pub known: bool,
+    pub(crate) known: bool,
 }
 
 /// Reads the states of OpenSSL's state machine.
 #[expect(clippy::cast_possible_truncation, reason = "the size of some words")]
 #[inline(always)]
-pub fn states(object: u64, at: &Statem) -> States {
+pub(crate) fn states(object: u64, at: &Statem) -> States {
     if at.known == 0 {
         return States::default();
     }
@@ -89,7 +90,7 @@ pub fn states(object: u64, at: &Statem) -> States {
 
 /// Copies 32 bytes; false where they cannot be read, and then they are zero.
 #[inline(always)]
-pub fn bytes(object: u64, path: &Path, into: &mut [u8; 32]) -> bool {
+pub(crate) fn bytes(object: u64, path: &Path, into: &mut [u8; 32]) -> bool {
     let at = address(object, path);
     // SAFETY: the helper catches any fault.
     at != 0 && unsafe { bpf_probe_read_user_buf(at as *const u8, into) }.is_ok()
@@ -98,6 +99,6 @@ pub fn bytes(object: u64, path: &Path, into: &mut [u8; 32]) -> bool {
 /// The lower 16 bits: versions and cipher suites are so on the wire.
 #[expect(clippy::cast_possible_truncation, reason = "what it is for")]
 #[inline(always)]
-pub const fn low_half(number: u64) -> u16 {
+pub(crate) const fn low_half(number: u64) -> u16 {
     number as u16
 }

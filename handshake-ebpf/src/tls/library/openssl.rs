@@ -1,5 +1,5 @@
-//! OpenSSL: the two functions of its state machine, which run exactly while a handshake (or a message after it) is under
-//! way, whether the program asked for it or it happens inside a read or a write.
+//! OpenSSL: the two functions of its state machine, which run exactly while a handshake (or a message after
+//! it) is under way, whether the program asked for it or it happens inside a read or a write.
 
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use handshake_common::{
@@ -29,9 +29,10 @@ const ACCEPTED: u64 = 2;
 /// `ERR_LIB_SSL`: openssl/err.h.
 const LIB_SSL: i32 = 20;
 
-// int ossl_statem_connect(SSL *s), int ossl_statem_accept(SSL *s); where they cannot be found, SSL_do_handshake(SSL *s)
+// int ossl_statem_connect(SSL *s), int ossl_statem_accept(SSL *s); where they cannot be found,
+// SSL_do_handshake(SSL *s)
 #[uprobe]
-pub fn openssl_enter(ctx: ProbeContext) -> u32 {
+pub(crate) fn openssl_enter(ctx: ProbeContext) -> u32 {
     stack::of_the_task(&ctx);
     let Some(ssl) = ctx.arg::<u64>(0) else { return 0 };
     let hit = Hit::new(&ctx, ssl);
@@ -55,7 +56,7 @@ pub fn openssl_enter(ctx: ProbeContext) -> u32 {
 }
 
 #[uprobe]
-pub fn openssl_leave(ctx: ProbeContext) -> u32 {
+pub(crate) fn openssl_leave(ctx: ProbeContext) -> u32 {
     stack::of_the_task(&ctx);
     let hit = Hit::leaving(&ctx);
     let Some((key, session, target)) = call::leave(&hit) else { return 0 };
@@ -118,7 +119,7 @@ fn read(session: &mut Session, target: &Target) {
 
 // void SSL_free(SSL *ssl)
 #[uprobe]
-pub fn openssl_free(ctx: ProbeContext) -> u32 {
+pub(crate) fn openssl_free(ctx: ProbeContext) -> u32 {
     stack::of_the_task(&ctx);
     let Some(ssl) = ctx.arg::<u64>(0) else { return 0 };
     let hit = Hit::new(&ctx, ssl);
@@ -128,8 +129,8 @@ pub fn openssl_free(ctx: ProbeContext) -> u32 {
         // Without a socket, the random is all by which the wire's view of it can be found.
         read(session, target);
         if is_complete(&object::states(ssl, &target.statem)) {
-            // Who frees it from inside the callback that tells of the end comes before the return. Else that was not seen, as when
-            // a coroutine went on on another thread.
+            // Who frees it from inside the callback that tells of the end comes before the return. Else that
+            // was not seen, as when a coroutine went on on another thread.
             let ended = if hit.is_in(&key) { hit.now } else { 0 };
             call::end(&key, session, TlsOutcome::Completed, ended);
         }
@@ -140,7 +141,7 @@ pub fn openssl_free(ctx: ProbeContext) -> u32 {
 
 // void ERR_vset_error(int lib, int reason, const char *fmt, va_list args): OpenSSL 3
 #[uprobe]
-pub fn openssl_error(ctx: ProbeContext) -> u32 {
+pub(crate) fn openssl_error(ctx: ProbeContext) -> u32 {
     stack::of_the_task(&ctx);
     if let (Some(library), Some(reason)) = (ctx.arg::<i32>(0), ctx.arg::<i32>(1)) {
         failed(library, reason);
@@ -150,7 +151,7 @@ pub fn openssl_error(ctx: ProbeContext) -> u32 {
 
 // void ERR_put_error(int lib, int func, int reason, const char *file, int line): OpenSSL 1.1.1
 #[uprobe]
-pub fn openssl_put_error(ctx: ProbeContext) -> u32 {
+pub(crate) fn openssl_put_error(ctx: ProbeContext) -> u32 {
     stack::of_the_task(&ctx);
     if let (Some(library), Some(reason)) = (ctx.arg::<i32>(0), ctx.arg::<i32>(2)) {
         failed(library, reason);
@@ -158,7 +159,8 @@ pub fn openssl_put_error(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// The first error of the TLS code is the cause of what follows; errors of other parts only where there is no such one.
+/// The first error of the TLS code is the cause of what follows; errors of other parts only where there is no
+/// such one.
 #[inline(always)]
 fn failed(library: i32, reason: i32) {
     if !call::may_be_in_one() {

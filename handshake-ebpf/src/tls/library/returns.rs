@@ -1,4 +1,5 @@
-//! Libraries whose handshake function tells by its return value how far it is: BoringSSL, NSS, wolfSSL, mbedTLS, s2n.
+//! Libraries whose handshake function tells by its return value how far it is: BoringSSL, NSS, wolfSSL,
+//! mbedTLS, s2n.
 
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use handshake_common::{
@@ -18,10 +19,11 @@ use super::{
 /// `MBEDTLS_ERR_SSL_WANT_READ`, `…_WANT_WRITE`, `…_ASYNC_IN_PROGRESS`, `…_CRYPTO_IN_PROGRESS`: mbedtls/ssl.h.
 const MBEDTLS_AGAIN: [i32; 4] = [-0x6900, -0x6880, -0x6500, -0x7000];
 
-// BoringSSL SSL_do_handshake(SSL *), NSS SSL_ForceHandshake(PRFileDesc *), wolfSSL_connect/accept/negotiate(WOLFSSL *),
-// mbedtls_ssl_handshake(mbedtls_ssl_context *), s2n_negotiate(struct s2n_connection *, s2n_blocked_status *)
+// BoringSSL SSL_do_handshake(SSL *), NSS SSL_ForceHandshake(PRFileDesc *),
+// wolfSSL_connect/accept/negotiate(WOLFSSL *), mbedtls_ssl_handshake(mbedtls_ssl_context *),
+// s2n_negotiate(struct s2n_connection *, s2n_blocked_status *)
 #[uprobe]
-pub fn tls_enter(ctx: ProbeContext) -> u32 {
+pub(crate) fn tls_enter(ctx: ProbeContext) -> u32 {
     stack::of_the_task(&ctx);
     let Some(object) = ctx.arg::<u64>(0) else { return 0 };
     let hit = Hit::new(&ctx, object);
@@ -39,7 +41,7 @@ pub fn tls_enter(ctx: ProbeContext) -> u32 {
 }
 
 #[uprobe]
-pub fn tls_leave(ctx: ProbeContext) -> u32 {
+pub(crate) fn tls_leave(ctx: ProbeContext) -> u32 {
     stack::of_the_task(&ctx);
     let hit = Hit::leaving(&ctx);
     let Some((key, session, target)) = call::leave(&hit) else { return 0 };
@@ -90,9 +92,10 @@ fn read(session: &mut Session, target: &Target) {
     object::bytes(object, &target.random, &mut session.random);
 }
 
-// SSL_free, PR_Close, wolfSSL_free, mbedtls_ssl_free, gnutls_deinit, s2n_connection_free: the object comes first
+// SSL_free, PR_Close, wolfSSL_free, mbedtls_ssl_free, gnutls_deinit, s2n_connection_free: the object comes
+// first
 #[uprobe]
-pub fn tls_free(ctx: ProbeContext) -> u32 {
+pub(crate) fn tls_free(ctx: ProbeContext) -> u32 {
     stack::of_the_task(&ctx);
     if let Some(object) = ctx.arg::<u64>(0) {
         call::free(&Hit::new(&ctx, object));

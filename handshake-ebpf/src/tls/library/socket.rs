@@ -1,7 +1,8 @@
-//! `sock:sock_send_length` and `sock:sock_recv_length`: which socket a call of a library speaks through, and when.
+//! `sock:sock_send_length` and `sock:sock_recv_length`: which socket a call of a library speaks through, and
+//! when.
 //!
-//! They run for every send and receive of the host, so nearly all of them leave at the first look: at whether this thread
-//! may be inside a handshake.
+//! They run for every send and receive of the host, so nearly all of them leave at the first look: at whether
+//! this thread may be inside a handshake.
 
 use core::ffi::c_void;
 
@@ -21,13 +22,13 @@ use crate::{
 
 /// `MSG_PEEK`: what is looked at will be received again.
 const MSG_PEEK: i32 = 2;
-/// How deep below a handshake function's entry, bytes, a library sends and receives: some hundred, and what the program's own
-/// functions between the two take. Stacks of coroutines are not much smaller.
+/// How deep below a handshake function's entry, bytes, a library sends and receives: some hundred, and what
+/// the program's own functions between the two take. Stacks of coroutines are not much smaller.
 const DEEPEST: u64 = 1 << 16;
 
 // void sock_send_length(struct sock *sk, int ret, int flags)
 #[btf_tracepoint(function = "sock_send_length")]
-pub fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
+pub(crate) fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
     if call::may_be_in_one() {
         transferred::<Typed>(ctx.arg(0), ctx.arg(1), ctx.arg(2), Flow::Sent);
     }
@@ -36,7 +37,7 @@ pub fn sock_send_length(ctx: BtfTracePointContext) -> i32 {
 
 // void sock_recv_length(struct sock *sk, int ret, int flags)
 #[btf_tracepoint(function = "sock_recv_length")]
-pub fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
+pub(crate) fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
     if call::may_be_in_one() {
         transferred::<Typed>(ctx.arg(0), ctx.arg(1), ctx.arg(2), Flow::Received);
     }
@@ -44,12 +45,12 @@ pub fn sock_recv_length(ctx: BtfTracePointContext) -> i32 {
 }
 
 #[tracepoint(category = "sock", name = "sock_send_length")]
-pub fn sock_send_length_perf(ctx: TracePointContext) -> u32 {
+pub(crate) fn sock_send_length_perf(ctx: TracePointContext) -> u32 {
     perf(&ctx, Flow::Sent)
 }
 
 #[tracepoint(category = "sock", name = "sock_recv_length")]
-pub fn sock_recv_length_perf(ctx: TracePointContext) -> u32 {
+pub(crate) fn sock_recv_length_perf(ctx: TracePointContext) -> u32 {
     perf(&ctx, Flow::Received)
 }
 
@@ -58,7 +59,8 @@ fn perf(ctx: &TracePointContext, flow: Flow) -> u32 {
     if !call::may_be_in_one() {
         return 0;
     }
-    // SAFETY: user space takes the offsets from the tracepoint's own format; both tracepoints are of one class.
+    // SAFETY: user space takes the offsets from the tracepoint's own format; both tracepoints are of one
+    // class.
     unsafe {
         if let (Ok(sk), Ok(ret), Ok(flags)) = (
             ctx.read_at::<usize>(perf_field!(SOCK_LENGTH_SK)),
@@ -97,7 +99,7 @@ fn transferred<A: Access>(sk: *const c_void, bytes: i32, flags: i32, flow: Flow)
 
 /// The session speaks through this socket.
 #[inline(always)]
-pub fn join<A: Access>(key: &Key, session: &mut Session, sock: &KernelSock<A>) {
+pub(crate) fn join<A: Access>(key: &Key, session: &mut Session, sock: &KernelSock<A>) {
     let connection = match maps::find(sock.pointer()) {
         Some(found) => found,
         None => match adopt_now(sock) {

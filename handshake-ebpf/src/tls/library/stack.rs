@@ -1,9 +1,10 @@
 //! A stack of its own for every run of a uprobe's program.
 //!
-//! Since 6.13 the kernel gives programs that need 64 bytes of stack or more one stack per CPU (`bpf_enable_priv_stack` in
-//! kernel/bpf/verifier.c) and relies on a program not being entered twice on a CPU. For uprobes nothing sees to that: on a
-//! preemptible kernel a task may be interrupted inside the program, another may run through it, and the first goes on with the
-//! other one's values. Programs with a tail call are left on the stack of their task.
+//! Since 6.13 the kernel gives programs that need 64 bytes of stack or more one stack per CPU
+//! (`bpf_enable_priv_stack` in kernel/bpf/verifier.c) and relies on a program not being entered twice on a
+//! CPU. For uprobes nothing sees to that: on a preemptible kernel a task may be interrupted inside the
+//! program, another may run through it, and the first goes on with the other one's values. Programs with a
+//! tail call are left on the stack of their task.
 
 use aya_ebpf::{EbpfContext, btf_maps::ProgramArray, macros::btf_map};
 
@@ -13,14 +14,14 @@ use crate::kernel::constant;
 #[btf_map]
 static NOWHERE: ProgramArray<1> = ProgramArray::new();
 
-/// Always zero. The map it lives in is frozen, so the verifier removes the tail call as dead code, but only after it has
-/// decided where the program's stack is.
+/// Always zero. The map it lives in is frozen, so the verifier removes the tail call as dead code, but only
+/// after it has decided where the program's stack is.
 #[unsafe(no_mangle)]
 static NEVER: u32 = 0;
 
 /// To be called first in every uprobe program. Costs nothing at run time.
 #[inline(always)]
-pub fn of_the_task(ctx: &impl EbpfContext) {
+pub(crate) fn of_the_task(ctx: &impl EbpfContext) {
     if constant(&NEVER) != 0 {
         // SAFETY: never reached, and the array holds no program.
         unsafe { NOWHERE.tail_call(ctx, 0) };

@@ -27,25 +27,27 @@ use crate::{
     word_copy,
 };
 
-/// Bytes that a connection has moved, one way, when no handshake begins on it any more, whatever came before (STARTTLS).
+/// Bytes that a connection has moved, one way, when no handshake begins on it any more, whatever came before
+/// (STARTTLS).
 const QUIET: u64 = 1 << 14;
 
 /// The ports whose handshakes are looked at; all zero: every port. Filled in by user space before the load.
 #[unsafe(no_mangle)]
 static WIRE_PORTS: [u16; wire::raw::MAX_PORTS] = [0; wire::raw::MAX_PORTS];
 
-/// The longest packet that a handshake begins with: a ClientHello, and perhaps early data behind it, of which servers take
-/// 16 KiB. What is longer, as segmentation offload makes it, belongs to a transfer.
+/// The longest packet that a handshake begins with: a ClientHello, and perhaps early data behind it, of which
+/// servers take 16 KiB. What is longer, as segmentation offload makes it, belongs to a transfer.
 const MAX_OPENING: u32 = 24 << 10;
 
-/// Looks at a packet. What counts is how many cache lines are touched and how many helpers are called (their return
-/// is what costs, where the CPU needs safe ones), so the cheapest question comes first. Offsets are in the instructions,
-/// which those of [`crate::kernel::LAYOUT`] are not.
+/// Looks at a packet. What counts is how many cache lines are touched and how many helpers are called (their
+/// return is what costs, where the CPU needs safe ones), so the cheapest question comes first. Offsets are in
+/// the instructions, which those of [`crate::kernel::LAYOUT`] are not.
 #[expect(clippy::cast_possible_truncation, reason = "the context has the port in 32 bits")]
 #[inline(always)]
-pub fn look(ctx: &SkBuffContext, direction: Direction) {
+pub(crate) fn look(ctx: &SkBuffContext, direction: Direction) {
     let skb = ctx.skb.skb;
-    // SAFETY: the program's own context, and what it leads to. Volatile: the verifier wants the loads as they are.
+    // SAFETY: the program's own context, and what it leads to. Volatile: the verifier wants the loads as they
+    // are.
     let (sk, heat, length) = unsafe {
         let sk = (&raw const (*skb).__bindgen_anon_2.sk).read_volatile();
         if sk.is_null() {
@@ -222,10 +224,10 @@ fn report(connection: &mut Connection, watched: &mut FlowState) {
     record.submit(u64::from(BPF_RB_NO_WAKEUP));
 }
 
-/// A server's connection is established by a segment with data. If a ClientHello began in it, it was filtered on the
-/// listening socket.
+/// A server's connection is established by a segment with data. If a ClientHello began in it, it was filtered
+/// on the listening socket.
 #[inline(always)]
-pub fn established(connection: &mut Connection) {
+pub(crate) fn established(connection: &mut Connection) {
     if wires::find(&Endpoints::of(connection)).is_some() {
         connection.wire = WirePhase::Handshaking as u8;
     }
@@ -233,15 +235,15 @@ pub fn established(connection: &mut Connection) {
 
 /// The socket of a handshake under way is closed.
 #[inline(always)]
-pub fn socket_closed<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
+pub(crate) fn socket_closed<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
     if connection.family == 0 {
         sock.identify(connection);
     }
     let ends = Endpoints::of(connection);
     connection.wire = WirePhase::Idle as u8;
     let Some(watched) = wires::find(&ends) else { return };
-    // Another program may be at it: its packet comes too late. The entry goes all the same, or the next connection
-    // between these ends would find it.
+    // Another program may be at it: its packet comes too late. The entry goes all the same, or the next
+    // connection between these ends would find it.
     if wires::enter(watched) {
         if watched.reported == 0 && wire::closed(&mut watched.wire) == Next::Publish {
             report(connection, watched);

@@ -13,22 +13,23 @@ use crate::{emit, kernel::number_at, maps::Endpoints};
 
 /// A handshake under way.
 #[repr(C)]
-pub struct FlowState {
-    pub wire: Wire,
+pub(crate) struct FlowState {
+    pub(crate) wire: Wire,
     /// Tells it from all other handshakes.
-    pub number: u64,
+    pub(crate) number: u64,
     /// How many programs are at it: only the one that finds itself alone goes on.
     inside: u64,
     /// 1: the whole ClientHello was in the SYN.
-    pub hello_in_syn: u64,
+    pub(crate) hello_in_syn: u64,
     /// 1: its record is out.
-    pub reported: u64,
+    pub(crate) reported: u64,
     /// 1: packets without payload are wanted, too.
     all: u32,
     /// The epoch in which it is counted in [`HOT`].
     epoch: u32,
-    /// The packet that is looked at, and what is due after it. What the verifier reads back from here it knows nothing
-    /// of, so that the many ways that lead to the tracker, and out of it, are one: else they multiply.
+    /// The packet that is looked at, and what is due after it. What the verifier reads back from here it
+    /// knows nothing of, so that the many ways that lead to the tracker, and out of it, are one: else they
+    /// multiply.
     packet: Packet,
     due: Step,
 }
@@ -36,23 +37,23 @@ pub struct FlowState {
 /// What is due after a packet: [`PacketAction`] in numbers.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub struct Step {
-    pub next: u32,
+pub(crate) struct Step {
+    pub(crate) next: u32,
     /// Code of the role.
-    pub sender: u32,
-    pub copy_offset: u32,
-    pub copy_length: u32,
+    pub(crate) sender: u32,
+    pub(crate) copy_offset: u32,
+    pub(crate) copy_length: u32,
 }
 
 impl Step {
     #[inline(always)]
-    pub fn of(due: &PacketAction) -> Self {
+    pub(crate) fn of(due: &PacketAction) -> Self {
         let PacketAction { next, sender, copy_offset, copy_length } = *due;
         Self { next: next as u32, sender: u32::from(sender.code()), copy_offset, copy_length }
     }
 
     #[inline(always)]
-    pub fn is(&self, next: Next) -> bool {
+    pub(crate) fn is(&self, next: Next) -> bool {
         self.next == next as u32
     }
 }
@@ -60,7 +61,7 @@ impl Step {
 impl FlowState {
     /// Keeps the packet for the time inside.
     #[inline(always)]
-    pub fn packet(&mut self, packet: Packet) -> Packet {
+    pub(crate) fn packet(&mut self, packet: Packet) -> Packet {
         // SAFETY: the map's own value. Volatile: it is to be written, and read.
         unsafe {
             (&raw mut self.packet).write_volatile(packet);
@@ -70,31 +71,32 @@ impl FlowState {
 
     /// Keeps what is due for the time inside.
     #[inline(always)]
-    pub fn set_due(&mut self, due: Step) {
+    pub(crate) fn set_due(&mut self, due: Step) {
         // SAFETY: the map's own value. Volatile: it is to be written.
         unsafe { (&raw mut self.due).write_volatile(due) };
     }
 
     /// What is due after the packet.
     #[inline(always)]
-    pub fn due(&self) -> Step {
+    pub(crate) fn due(&self) -> Step {
         // SAFETY: the map's own value. Volatile: it is to be read.
         unsafe { (&raw const self.due).read_volatile() }
     }
 }
 
-/// Handshakes under way, by the ends of their connection: a ClientHello that comes with the final ACK or in a SYN is
-/// filtered on the listening socket, before the connection has one of its own. What never ends gives way.
+/// Handshakes under way, by the ends of their connection: a ClientHello that comes with the final ACK or in a
+/// SYN is filtered on the listening socket, before the connection has one of its own. What never ends gives
+/// way.
 #[btf_map]
 static WIRES: LruHashMap<Endpoints, FlowState, 16384> = LruHashMap::new();
 
 /// How many counters [`HOT`] has: few enough to stay in the caches.
 const BUCKETS: usize = 4096;
 
-/// How many handshakes are under way, by a hash of their ports: nearly all packets of the host find a zero here, and
-/// spare the search in [`WIRES`]. Four counts of 16 bits: those under way and those that want all packets ([`ALL`]), in even epochs and
-/// in odd ones. What was seen last in the epoch before the last one is counted no more: of a handshake that gave way, or that nobody
-/// goes on with, nothing stays behind.
+/// How many handshakes are under way, by a hash of their ports: nearly all packets of the host find a zero
+/// here, and spare the search in [`WIRES`]. Four counts of 16 bits: those under way and those that want all
+/// packets ([`ALL`]), in even epochs and in odd ones. What was seen last in the epoch before the last one is
+/// counted no more: of a handshake that gave way, or that nobody goes on with, nothing stays behind.
 #[btf_map]
 static HOT: Array<[u64; BUCKETS], 1> = Array::new();
 
@@ -102,8 +104,8 @@ static HOT: Array<[u64; BUCKETS], 1> = Array::new();
 #[btf_map]
 static EPOCHS: Array<[u32; BUCKETS], 1> = Array::new();
 
-/// An epoch is so many bits of nanoseconds long: 137 s. A handshake that stands still for longer than that may be followed no
-/// further; servers wait for a minute.
+/// An epoch is so many bits of nanoseconds long: 137 s. A handshake that stands still for longer than that
+/// may be followed no further; servers wait for a minute.
 const EPOCH_BITS: u32 = 37;
 
 /// Nothing seen yet. A static, because the helper takes its address.
@@ -137,31 +139,32 @@ const ALL_COUNTS: u64 = 0xffff_0000_ffff_0000;
 
 /// How many handshakes may be under way between some ports.
 #[derive(Clone, Copy)]
-pub struct Heat(u64);
+pub(crate) struct Heat(u64);
 
 impl Heat {
     /// No handshake is under way.
     #[inline(always)]
-    pub fn is_none(self) -> bool {
+    pub(crate) fn is_none(self) -> bool {
         self.0 == 0
     }
 
     /// One may be that wants all packets.
     #[inline(always)]
-    pub fn wants_all(self) -> bool {
+    pub(crate) fn wants_all(self) -> bool {
         self.0 & ALL_COUNTS != 0
     }
 }
 
 /// What is under way between these ports.
 #[inline(always)]
-pub fn heat(local_port: u16, remote_port: u16) -> Heat {
+pub(crate) fn heat(local_port: u16, remote_port: u16) -> Heat {
     // SAFETY: the map's own value. Volatile: others count meanwhile.
     Heat(counts(bucket(local_port, remote_port)).map_or(0, |counts| unsafe { counts.read_volatile() }))
 }
 
-/// The current epoch, in which these ports are counted from now on. Two CPUs may do that at once, and count one too many or too
-/// few: too many lasts for two epochs, too few costs a handshake packets, which are missing as those that are lost.
+/// The current epoch, in which these ports are counted from now on. Two CPUs may do that at once, and count
+/// one too many or too few: too many lasts for two epochs, too few costs a handshake packets, which are
+/// missing as those that are lost.
 #[inline(always)]
 fn turn(ends: &Endpoints, now_ns: u64) -> u32 {
     let epoch = (now_ns >> EPOCH_BITS) as u32;
@@ -212,23 +215,24 @@ fn discount(ends: &Endpoints, (all, counted): (u32, u32), epoch: u32) {
 
 /// The handshake under way between these ends.
 #[inline(always)]
-pub fn find<'a>(ends: &Endpoints) -> Option<&'a mut FlowState> {
+pub(crate) fn find<'a>(ends: &Endpoints) -> Option<&'a mut FlowState> {
     // SAFETY: the map's own value, which the kernel keeps while the program runs; `enter` keeps others out.
     WIRES.get_ptr_mut(ends).map(|watched| unsafe { &mut *watched })
 }
 
-/// No handshake is under way between these ends although it looked like that: between others of the same ports, or not any more.
+/// No handshake is under way between these ends although it looked like that: between others of the same
+/// ports, or not any more.
 #[inline(always)]
-pub fn cool(ends: &Endpoints) {
+pub(crate) fn cool(ends: &Endpoints) {
     // SAFETY: no arguments.
     turn(ends, unsafe { bpf_ktime_get_ns() });
 }
 
 /// A handshake may begin between these ends.
 #[inline(always)]
-pub fn begin<'a>(ends: &Endpoints) -> Option<&'a mut FlowState> {
-    // SAFETY: key and value have the sizes of the map's definition. The plain helper spares a copy of the value on
-    // the stack.
+pub(crate) fn begin<'a>(ends: &Endpoints) -> Option<&'a mut FlowState> {
+    // SAFETY: key and value have the sizes of the map's definition. The plain helper spares a copy of the
+    // value on the stack.
     let error = unsafe {
         bpf_map_update_elem(
             (&raw const WIRES).cast_mut().cast(),
@@ -251,7 +255,7 @@ pub fn begin<'a>(ends: &Endpoints) -> Option<&'a mut FlowState> {
 
 /// From now on packets without payload are wanted, or not.
 #[inline(always)]
-pub fn want(ends: &Endpoints, watched: &mut FlowState, all: bool, now_ns: u64) {
+pub(crate) fn want(ends: &Endpoints, watched: &mut FlowState, all: bool, now_ns: u64) {
     let all = u32::from(all);
     let epoch = turn(ends, now_ns);
     if watched.all != all || watched.epoch != epoch {
@@ -263,7 +267,7 @@ pub fn want(ends: &Endpoints, watched: &mut FlowState, all: bool, now_ns: u64) {
 
 /// There is no more to see between these ends.
 #[inline(always)]
-pub fn end(ends: &Endpoints, watched: &FlowState) {
+pub(crate) fn end(ends: &Endpoints, watched: &FlowState) {
     let counted = (watched.all, watched.epoch);
     if WIRES.remove(ends).is_ok() {
         // SAFETY: no arguments.
@@ -272,12 +276,12 @@ pub fn end(ends: &Endpoints, watched: &FlowState) {
     }
 }
 
-/// Enters alone; false if another program is inside. Both directions of a connection are filtered without the socket's
-/// lock. Nobody waits: that would take about a microsecond, and a program that interrupts the other one on the same CPU
-/// would wait in vain. The packet counts as missed, like a lost one. A counter, because every kernel's atomic
-/// instructions can add.
+/// Enters alone; false if another program is inside. Both directions of a connection are filtered without the
+/// socket's lock. Nobody waits: that would take about a microsecond, and a program that interrupts the other
+/// one on the same CPU would wait in vain. The packet counts as missed, like a lost one. A counter, because
+/// every kernel's atomic instructions can add.
 #[inline(always)]
-pub fn enter(watched: &mut FlowState) -> bool {
+pub(crate) fn enter(watched: &mut FlowState) -> bool {
     // SAFETY: the map's own value. Volatile: others count meanwhile.
     unsafe {
         emit::add(&raw mut watched.inside, 1);
@@ -291,7 +295,7 @@ pub fn enter(watched: &mut FlowState) -> bool {
 
 /// Lets others in.
 #[inline(always)]
-pub fn leave(watched: &mut FlowState) {
+pub(crate) fn leave(watched: &mut FlowState) {
     // SAFETY: the map's own value.
     unsafe { emit::add(&raw mut watched.inside, u64::MAX) };
 }

@@ -22,8 +22,8 @@ struct Linear {
 impl Linear {
     #[inline(always)]
     fn of(skb: *mut __sk_buff) -> Self {
-        // SAFETY: the program's context. Volatile: the verifier wants the loads as they are. The compiler must not know that
-        // the context has 32 bits for them, or it would compare no more than those.
+        // SAFETY: the program's context. Volatile: the verifier wants the loads as they are. The compiler
+        // must not know that the context has 32 bits for them, or it would compare no more than those.
         unsafe {
             Self {
                 start: black_box((&raw const (*skb).data).read_volatile() as usize),
@@ -47,22 +47,22 @@ impl Linear {
 
 /// Where a TCP header lies, and what is behind it.
 #[derive(Clone, Copy)]
-pub struct Headers {
+pub(crate) struct Headers {
     linear: Linear,
     is_ipv6: bool,
     tcp: usize,
     /// Where its payload is.
     payload: u32,
     /// Bytes of payload.
-    pub length: u32,
+    pub(crate) length: u32,
 }
 
 impl Headers {
-    /// Finds the headers; `None` for what is not TCP, for IPv6 with extension headers, and for what is shorter than its
-    /// headers say.
+    /// Finds the headers; `None` for what is not TCP, for IPv6 with extension headers, and for what is
+    /// shorter than its headers say.
     #[expect(clippy::cast_possible_truncation, reason = "the length of headers")]
     #[inline(always)]
-    pub fn find(skb: *mut __sk_buff) -> Option<Self> {
+    pub(crate) fn find(skb: *mut __sk_buff) -> Option<Self> {
         let linear = Linear::of(skb);
         let first = linear.byte(0)?;
         let (is_ipv6, tcp) = match first >> 4 {
@@ -76,16 +76,16 @@ impl Headers {
         Some(Self { linear, is_ipv6, tcp, payload, length: total.checked_sub(payload)? })
     }
 
-    /// Whether the payload begins as a handshake record does; `None` where its first byte is not in the packet's linear
-    /// part, and only [`Self::loads_handshake`] tells.
+    /// Whether the payload begins as a handshake record does; `None` where its first byte is not in the
+    /// packet's linear part, and only [`Self::loads_handshake`] tells.
     #[inline(always)]
-    pub fn begins_handshake(&self) -> Option<bool> {
+    pub(crate) fn begins_handshake(&self) -> Option<bool> {
         self.linear.byte(self.payload as usize).map(|first| first == content::HANDSHAKE)
     }
 
     /// The same wherever the byte is.
     #[inline(always)]
-    pub fn loads_handshake(&self, skb: *mut __sk_buff) -> bool {
+    pub(crate) fn loads_handshake(&self, skb: *mut __sk_buff) -> bool {
         let mut first = [0];
         load(skb, self.payload, &mut first) && first[0] == content::HANDSHAKE
     }
@@ -94,14 +94,14 @@ impl Headers {
 /// A TCP segment.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub struct Packet {
+pub(crate) struct Packet {
     /// Where its payload is.
     offset: u32,
     /// Bytes of payload.
-    pub length: u32,
-    pub seq: u32,
-    pub ack: u32,
-    pub syn: u32,
+    pub(crate) length: u32,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) syn: u32,
     is_ipv6: u32,
     source_port: u32,
     destination_port: u32,
@@ -110,7 +110,7 @@ pub struct Packet {
 impl Packet {
     /// Reads the TCP header.
     #[inline(always)]
-    pub fn read(headers: &Headers) -> Option<Self> {
+    pub(crate) fn read(headers: &Headers) -> Option<Self> {
         let tcp = headers.linear.bytes::<TCP>(headers.tcp)?;
         let (syn, has_ack) = (u32::from(tcp[13] >> 1 & 1), u32::from(tcp[13] >> 4 & 1));
         let seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
@@ -130,7 +130,7 @@ impl Packet {
     /// Writes down the ends of a packet that came in, in the way of [`crate::kernel::read_endpoints`].
     #[expect(clippy::cast_possible_truncation, reason = "ports, widened for the verifier")]
     #[inline(always)]
-    pub fn ends(&self, skb: *mut __sk_buff, ends: &mut Endpoints) {
+    pub(crate) fn ends(&self, skb: *mut __sk_buff, ends: &mut Endpoints) {
         (ends.remote, ends.local) = ([0; 16], [0; 16]);
         if self.is_ipv6 == 1 {
             load(skb, 8, &mut ends.remote);
@@ -148,13 +148,13 @@ impl Packet {
 
     /// What is behind its headers.
     #[inline(always)]
-    pub fn payload(&self, skb: *mut __sk_buff) -> Bytes {
+    pub(crate) fn payload(&self, skb: *mut __sk_buff) -> Bytes {
         Bytes { skb, offset: self.offset, length: self.length }
     }
 }
 
 /// The payload of a packet.
-pub struct Bytes {
+pub(crate) struct Bytes {
     skb: *mut __sk_buff,
     offset: u32,
     length: u32,
@@ -163,7 +163,7 @@ pub struct Bytes {
 impl Bytes {
     /// Where its payload is.
     #[inline(always)]
-    pub fn at(&self, offset: u32) -> (*mut __sk_buff, u32) {
+    pub(crate) fn at(&self, offset: u32) -> (*mut __sk_buff, u32) {
         (self.skb, self.offset + offset)
     }
 }

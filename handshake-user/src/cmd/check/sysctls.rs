@@ -1,4 +1,5 @@
-//! The sysctls of this network namespace that govern handshakes, and what each value means. Sources: the kernel's Documentation/networking/ip-sysctl.rst, and the functions named below.
+//! The sysctls of this network namespace that govern handshakes, and what each value means. Sources: the
+//! kernel's Documentation/networking/ip-sysctl.rst, and the functions named below.
 
 use std::{fs, os::unix::fs::MetadataExt as _};
 
@@ -179,8 +180,8 @@ fn fastopen(value: i64) -> String {
     format!("{client}; {server}")
 }
 
-/// Seconds until the kernel gives up: `retries` timeouts and the last wait, the first of `first` seconds, each twice the
-/// one before up to `longest`.
+/// Seconds until the kernel gives up: `retries` timeouts and the last wait, the first of `first` seconds,
+/// each twice the one before up to `longest`.
 fn doubled(retries: i64, first: f64, longest: f64) -> f64 {
     let retries = i32::try_from(retries.clamp(0, 255)).unwrap_or(0);
     (0..=retries).map(|n| (first * f64::from(n).exp2()).min(longest)).sum()

@@ -11,11 +11,12 @@ use crate::{
 
 /// Longest name that widens the column of names, characters.
 const WIDEST: usize = 64;
-/// Longest text that is shown uncut, characters: untrusted paths are cut earlier, the kernel's reasons are not.
+/// Longest text that is shown uncut, characters: untrusted paths are cut earlier, the kernel's reasons are
+/// not.
 const MAX_LEN: usize = 1024;
 
-/// An entry: a mark, a name and a text, and further lines below. [`section`], which alone writes lines, escapes the untrusted
-/// text in it.
+/// An entry: a mark, a name and a text, and further lines below. [`section`], which alone writes lines,
+/// escapes the untrusted text in it.
 struct Line {
     mark: &'static str,
     name: String,

@@ -43,7 +43,8 @@ pub(super) fn look(kernel: &Result<Kernel, LoadError>) -> Vec<Tier> {
     ]
 }
 
-/// For a user who may load programs, `EPERM` is about this program type; for any other it is about everything.
+/// For a user who may load programs, `EPERM` is about this program type; for any other it is about
+/// everything.
 fn judge(error: &(dyn Error + 'static)) -> Finding {
     if is_permission_denied(error) && !may_load() {
         Finding::not_tested(NEEDS_ROOT)
@@ -82,8 +83,8 @@ fn kprobe() -> Result<(), Box<dyn Error>> {
 
 const PROGRAM: &str = "attempt";
 
-/// An object file with one program that does nothing. It is assembled by hand because loading the real object would create
-/// all of its maps for each attempt.
+/// An object file with one program that does nothing. It is assembled by hand because loading the real object
+/// would create all of its maps for each attempt.
 fn object(section: &str) -> Result<Vec<u8>, object::write::Error> {
     let endianness = if cfg!(target_endian = "big") { Endianness::Big } else { Endianness::Little };
     let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, endianness);

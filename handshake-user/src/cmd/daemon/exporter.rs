@@ -24,8 +24,8 @@ use crate::{
     untrusted::Untrusted,
 };
 
-/// Turns of the ring before a scrape: as many records as the default ring holds, some tens of milliseconds, so that a
-/// scrape is fresh and yet does not wait for a ring that fills as fast as it is read.
+/// Turns of the ring before a scrape: as many records as the default ring holds, some tens of milliseconds,
+/// so that a scrape is fresh and yet does not wait for a ring that fills as fast as it is read.
 const SCRAPE_TURNS: u32 = 5;
 /// How often the connections from before are counted, until nothing happens meanwhile.
 const COUNTS: u32 = 10;
@@ -72,8 +72,8 @@ impl Exporter {
         Ok(Self { state: Mutex::new(State { metrics, live: None, turn: Instant::now() }) })
     }
 
-    /// The probes are attached: from now on, something can be said. To count what was there before may take seconds, while pages
-    /// are asked for.
+    /// The probes are attached: from now on, something can be said. To count what was there before may take
+    /// seconds, while pages are asked for.
     pub(super) fn begin(&self, mut live: Live) -> Result<()> {
         live.tracer = live
             .tracer

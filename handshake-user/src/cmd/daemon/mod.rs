@@ -1,4 +1,5 @@
-//! `handshake daemon`: the exporter. One thread drains the ring at its own pace and answers scrapes in between.
+//! `handshake daemon`: the exporter. One thread drains the ring at its own pace and answers scrapes in
+//! between.
 
 mod exporter;
 pub(crate) mod preexisting;
@@ -65,8 +66,8 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
         }
     }
     notify(&[NotifyState::Stopping]);
-    // Probes first: whatever the last scrapes take, the kernel is free of us. It takes a tenth of a second for each uprobe,
-    // and pages answer meanwhile.
+    // Probes first: whatever the last scrapes take, the kernel is free of us. It takes a tenth of a second
+    // for each uprobe, and pages answer meanwhile.
     spawn_blocking(move || exporter.end()).await.context("the probes were not detached in order")?;
     drop(stop_server);
     server.await.context("the HTTP server failed")?;
@@ -99,7 +100,8 @@ async fn attach(settings: ProbeSettings) -> Result<Live> {
     Ok(receive.await.context("the thread that attaches the probes failed")??)
 }
 
-/// Drains the ring for ever: a batch at a time, so that scrapes come in between; sooner again while it fills fast.
+/// Drains the ring for ever: a batch at a time, so that scrapes come in between; sooner again while it fills
+/// fast.
 async fn work(exporter: &Exporter) {
     let mut next = Instant::now();
     let mut watchdog = sd_notify::watchdog_enabled().map(|limit| interval(limit / 2));

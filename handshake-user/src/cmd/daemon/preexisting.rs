@@ -1,4 +1,5 @@
-//! Counts the connections that are there already: the tracepoints show a connection only when its state changes.
+//! Counts the connections that are there already: the tracepoints show a connection only when its state
+//! changes.
 
 use std::{
     collections::HashSet,
@@ -16,7 +17,8 @@ const MAX_LINE: u64 = 512;
 /// Lines between two looks at the clock.
 const BATCH: usize = 1024;
 
-/// Sockets with a connection in every network namespace that a process is in; `None` when that is not done in time.
+/// Sockets with a connection in every network namespace that a process is in; `None` when that is not done in
+/// time.
 ///
 /// Processes that end meanwhile, and namespaces without a process, count for nothing.
 pub(super) fn sockets(deadline: Instant) -> Option<Census> {
@@ -63,7 +65,8 @@ pub(crate) fn connections(table: &str, census: &mut Census) {
     table.lines().skip(1).for_each(|line| connection(line, census));
 }
 
-/// Counts a line of `/proc/net/tcp` if it is a socket with a connection: `sl local remote st tx:rx tr:when …`.
+/// Counts a line of `/proc/net/tcp` if it is a socket with a connection: `sl local remote st tx:rx tr:when
+/// …`.
 fn connection(line: &str, census: &mut Census) {
     let mut columns = line.split_ascii_whitespace().skip(3);
     let (Some(state), Some(timer)) = (columns.next(), columns.nth(1)) else { return };

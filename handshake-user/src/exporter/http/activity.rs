@@ -13,8 +13,8 @@ const IDLE: Duration = Duration::from_secs(90);
 /// From our FIN to the peer's.
 const CLOSE: Duration = Duration::from_secs(1);
 
-/// When others want the place: how long a client may keep us waiting for a request. It follows on the heels of the
-/// handshake's last ACK.
+/// When others want the place: how long a client may keep us waiting for a request. It follows on the heels
+/// of the handshake's last ACK.
 const REQUEST_WHEN_CROWDED: Duration = Duration::from_millis(25);
 /// The same for an acknowledgment of what was sent, for the next request, and for the client's FIN.
 const ACK_WHEN_CROWDED: Duration = Duration::from_millis(100);
@@ -24,8 +24,8 @@ pub(super) struct Activity(Mutex<State>);
 
 struct State {
     phase: Phase,
-    /// Since when the client has been waited for. The bytes of an unfinished request do not count: they are too easily
-    /// sent.
+    /// Since when the client has been waited for. The bytes of an unfinished request do not count: they are
+    /// too easily sent.
     progress: Instant,
     /// When the connection is to be given up.
     deadline: Instant,

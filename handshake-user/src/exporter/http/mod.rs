@@ -38,7 +38,8 @@ use super::metrics;
 
 /// Connections that the kernel keeps until they are accepted, if `net.core.somaxconn` allows.
 const BACKLOG: u32 = 4096;
-/// What the kernel keeps of a connection, unread and unsent; it takes twice as much for its own account of it.
+/// What the kernel keeps of a connection, unread and unsent; it takes twice as much for its own account of
+/// it.
 const RECEIVE_BUFFER: u32 = 16 * 1024;
 const SEND_BUFFER: u32 = 64 * 1024;
 /// How long a peer may leave what was sent unacknowledged, also after we have closed.

@@ -94,7 +94,8 @@ impl AsyncWrite for Stream {
         Poll::Ready(Ok(()))
     }
 
-    /// Waits for the peer's FIN: to close with bytes unread would send a RST, which takes the answer back (RFC 9112, 9.6).
+    /// Waits for the peer's FIN: to close with bytes unread would send a RST, which takes the answer back
+    /// (RFC 9112, 9.6).
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.tcp).poll_shutdown(cx))?;
         self.activity.closing();
@@ -116,7 +117,8 @@ impl AsyncWrite for Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         if !self.closed {
-            // A RST: the kernel would otherwise keep what the peer does not read. Where that is refused, it does.
+            // A RST: the kernel would otherwise keep what the peer does not read. Where that is refused, it
+            // does.
             let _ = self.tcp.set_zero_linger();
         }
     }

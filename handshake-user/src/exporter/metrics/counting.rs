@@ -51,3 +51,8 @@ impl Counting {
         }
     }
 }
+
+/// Advances a counter to a value kept elsewhere; it never decreases.
+pub(super) fn catch_up(counter: &IntCounter, now: u64) {
+    counter.inc_by(now.saturating_sub(counter.get()));
+}

@@ -41,8 +41,8 @@ impl Connections {
         Ok(Self { gauges, before: Census::default() })
     }
 
-    /// Takes the number of sockets found while the counters had these values: those that the counters do not explain existed
-    /// before the start.
+    /// Takes the number of sockets found while the counters had these values: those that the counters do not
+    /// explain existed before the start.
     pub(super) fn found(&mut self, sockets: &Census, totals: &Totals) {
         self.before = Census::default();
         let mut before = *sockets;
@@ -55,7 +55,8 @@ impl Connections {
         self.before = before;
     }
 
-    /// Sets the gauges. What was not seen, because a state change was missed, must not make a number negative.
+    /// Sets the gauges. What was not seen, because a state change was missed, must not make a number
+    /// negative.
     pub(super) fn set(&self, totals: &Totals) {
         for (role, gauges) in &self.gauges {
             let Census { opening, established, closing } = self.census(*role, totals);
@@ -67,8 +68,8 @@ impl Connections {
         }
     }
 
-    /// A connection whose close is counted without a role must count as unknown from its beginning: one from before the start, or
-    /// one that was established while the table was full.
+    /// A connection whose close is counted without a role must count as unknown from its beginning: one from
+    /// before the start, or one that was established while the table was full.
     fn census(&self, role: Option<Role>, totals: &Totals) -> Census {
         let at = |slot| signed(totals.at(slot));
         let closing = at(totals::closing(role));
@@ -89,8 +90,8 @@ impl Connections {
 }
 
 impl Connections {
-    /// Followed and unfollowed connections apart. A `connect()` that was missed ends among the latter without having begun: it
-    /// must not make the gauge one too small for ever.
+    /// Followed and unfollowed connections apart. A `connect()` that was missed ends among the latter without
+    /// having begun: it must not make the gauge one too small for ever.
     fn opening(&self, totals: &Totals) -> i64 {
         let client = Some(Role::Client);
         let [begun, unkept, late] =

@@ -22,7 +22,7 @@ use prometheus::{
 pub use self::gauge::Census;
 use self::{
     class::{FAMILY, FAST_OPEN, FAST_OPEN_RESULT, FINAL_ACK, INITIATOR, OUTCOME, ROLE, STYLE},
-    counting::Counting,
+    counting::{Counting, catch_up},
     gauge::Connections,
     labels::{Key, Labels},
     timing::Timing,
@@ -108,7 +108,8 @@ impl Metrics {
         self.probes.with_label_values(&[name, kind]).set(i64::from(attached));
     }
 
-    /// Observes an event. Its cgroup is needed only for the label of that name: see [`Metrics::needs_cgroups`].
+    /// Observes an event. Its cgroup is needed only for the label of that name: see
+    /// [`Metrics::needs_cgroups`].
     pub fn observe(&mut self, event: &ConnectionEvent) {
         let Self { labels, timings, handshakes, events, .. } = self;
         let key = labels.key(event);
@@ -164,7 +165,8 @@ impl Metrics {
         self.connections.found(sockets, totals);
     }
 
-    /// Advances the counters to what the kernel side has counted; `missed` are the runs that the kernel left out.
+    /// Advances the counters to what the kernel side has counted; `missed` are the runs that the kernel left
+    /// out.
     pub fn advance(&mut self, totals: &Totals, missed: u64) {
         for counting in &mut self.counts {
             counting.advance(|slot| totals.at(slot));
@@ -342,11 +344,6 @@ impl Events {
             missed: lost.with_label_values(&["recursion"]),
         })
     }
-}
-
-/// Advances a counter to a value kept elsewhere; it never decreases.
-pub(super) fn catch_up(counter: &IntCounter, now: u64) {
-    counter.inc_by(now.saturating_sub(counter.get()));
 }
 
 fn build_info(registry: &Registry) -> prometheus::Result<()> {

@@ -1,5 +1,5 @@
-//! Which classes can occur, so that they are there with zeros from the start and nothing else is. One that occurs
-//! all the same is made when it does.
+//! Which classes can occur, so that they are there with zeros from the start and nothing else is. One that
+//! occurs all the same is made when it does.
 
 use handshake_common::{CloseStyle, Family, FastOpen, FinalAck, Initiator, Role};
 

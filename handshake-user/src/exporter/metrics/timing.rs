@@ -1,4 +1,5 @@
-//! Histograms, found by the codes of a class: nothing is hashed for an event unless there are labels on demand.
+//! Histograms, found by the codes of a class: nothing is hashed for an event unless there are labels on
+//! demand.
 
 use std::{collections::HashMap, time::Duration};
 

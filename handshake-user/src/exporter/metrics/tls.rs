@@ -10,6 +10,7 @@ use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::{
     class::{Codes, LIBRARY, ROLE, ROUND_TRIPS, SETUP_VERSION, TLS_CLASS, TLS_VERSION},
+    counting::catch_up,
     labels::{Key, Labels},
     timing::Timing,
 };
@@ -211,7 +212,7 @@ impl Handshakes {
 
     /// Sets how many files were not probed for this reason.
     pub(super) fn library_skipped(&self, reason: Reason, files: u64) {
-        super::catch_up(&self.skipped.with_label_values(&[reason.as_str()]), files);
+        catch_up(&self.skipped.with_label_values(&[reason.as_str()]), files);
     }
 
     /// Sets when the thread that follows the libraries last completed a turn.
@@ -222,7 +223,7 @@ impl Handshakes {
 
     /// How often the two views disagreed on this fact.
     pub(super) fn disagreed(&self, fact: Fact, count: u64) {
-        super::catch_up(&self.disagreements.with_label_values(&[fact.as_str()]), count);
+        catch_up(&self.disagreements.with_label_values(&[fact.as_str()]), count);
     }
 
     /// Observes an event: each handshake and each setup is in exactly one.

@@ -82,7 +82,8 @@ fn member_bits(btf: &Btf, structure: &'static str, path: &'static str) -> Result
         .ok_or(BtfError::Missing { structure, path })
 }
 
-/// More members than the search for any path of the kernel visits: a structure that contains itself ends here.
+/// More members than the search for any path of the kernel visits: a structure that contains itself ends
+/// here.
 const MAX_MEMBERS: u32 = 20_000;
 /// Deepest nesting of anonymous structures.
 const MAX_DEPTH: u32 = 16;
@@ -110,7 +111,8 @@ mod tests {
 
     use super::*;
 
-    /// A blob with `struct a { struct b { int x; }; int y:1; }` (b anonymous), and a structure that contains itself.
+    /// A blob with `struct a { struct b { int x; }; int y:1; }` (b anonymous), and a structure that contains
+    /// itself.
     fn blob() -> Vec<u8> {
         const STRINGS: &[u8] = b"\0a\0x\0y\0loop\0btf_trace_t\0";
         const STRUCT: u32 = 4 << 24;

@@ -1,5 +1,5 @@
-//! Reads BPF type information (Documentation/bpf/btf.rst) as far as finding a structure member requires. The data may be
-//! damaged or hostile: every read is checked, every chain bounded.
+//! Reads BPF type information (Documentation/bpf/btf.rst) as far as finding a structure member requires. The
+//! data may be damaged or hostile: every read is checked, every chain bounded.
 
 use std::{collections::HashMap, ops::Range};
 

@@ -101,8 +101,8 @@ impl Probes {
         }
     }
 
-    /// How many times the kernel skipped a program because it was already running on that CPU, and the reentrant variant
-    /// did not see the event either.
+    /// How many times the kernel skipped a program because it was already running on that CPU, and the
+    /// reentrant variant did not see the event either.
     #[must_use]
     pub fn missed_runs(&self) -> u64 {
         let skipped = |program: &OwnedFd| {
@@ -146,8 +146,8 @@ impl Attempt {
     }
 }
 
-/// Loads and attaches everything. `prepare` is called once all programs are loaded and none is attached: what takes long then
-/// leaves no records waiting in the ring.
+/// Loads and attaches everything. `prepare` is called once all programs are loaded and none is attached: what
+/// takes long then leaves no records waiting in the ring.
 ///
 /// # Errors
 /// When a required hook cannot be attached in any mode that the settings allow.
@@ -156,7 +156,8 @@ pub fn attach<T>(
     settings: &ProbeSettings,
     mut prepare: impl FnMut(&mut Ebpf, &LoadedPrograms) -> T,
 ) -> Result<Attachment<T>, LoadError> {
-    // Only the last error of a mode counts: the first may be about helpers that the next attempt does without.
+    // Only the last error of a mode counts: the first may be about helpers that the next attempt does
+    // without.
     let mut errors: Vec<(AttachMode, LoadError)> = Vec::new();
     for &attempt in Attempt::all(settings.attach) {
         let mode = attempt.mode;
@@ -188,8 +189,8 @@ impl Attempt {
             plan.iter().filter_map(|planned| planned.offsets.as_ref().ok()).flatten().copied().collect();
         let (mut ebpf, kernel_log) = self.load_object(kernel, settings, &offsets)?;
 
-        // Everything is loaded before anything is attached: the kernel takes a second to verify it all, and what happens
-        // meanwhile would have to wait in the ring.
+        // Everything is loaded before anything is attached: the kernel takes a second to verify it all, and
+        // what happens meanwhile would have to wait in the ring.
         let mut hooks = Vec::with_capacity(plan.len());
         for planned in plan {
             let loaded = planned

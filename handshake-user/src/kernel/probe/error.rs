@@ -127,7 +127,8 @@ impl HookError {
     }
 }
 
-/// Whether the kernel refused for lack of privileges: the error, or one of its causes, is `EPERM` or `EACCES`.
+/// Whether the kernel refused for lack of privileges: the error, or one of its causes, is `EPERM` or
+/// `EACCES`.
 pub(crate) fn is_permission_denied(error: &(dyn Error + 'static)) -> bool {
     has_cause(error, |cause| cause.kind() == io::ErrorKind::PermissionDenied)
 }

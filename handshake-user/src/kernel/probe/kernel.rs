@@ -19,7 +19,8 @@ use crate::{
 /// Where tracefs is mounted: by systemd, or inside debugfs on older systems.
 const TRACEFS: &[&str] = &["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
-/// The kernel's type information, parsed once for us and once for the eBPF loader, which does not say where members are.
+/// The kernel's type information, parsed once for us and once for the eBPF loader, which does not say where
+/// members are.
 pub struct Kernel {
     btf: Btf,
     loader_btf: aya::Btf,

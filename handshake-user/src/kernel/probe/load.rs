@@ -8,8 +8,9 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 /// As many as libbpf makes (`PROG_LOAD_ATTEMPTS`).
 const ATTEMPTS: u32 = 5;
 
-/// Loads a program with the thread's signals blocked, and again if something else interrupts it (the freezer of a suspended
-/// host or container). Retries alone are not enough: where children exit every few milliseconds, every attempt fails.
+/// Loads a program with the thread's signals blocked, and again if something else interrupts it (the freezer
+/// of a suspended host or container). Retries alone are not enough: where children exit every few
+/// milliseconds, every attempt fails.
 ///
 /// # Errors
 /// As the program's own `load`.

@@ -1,5 +1,5 @@
-//! From facts about the kernel to running programs: [`hook`] lists where programs are attached, [`plan`] what of it this
-//! kernel offers, [`attach`] loads and attaches.
+//! From facts about the kernel to running programs: [`hook`] lists where programs are attached, [`plan`] what
+//! of it this kernel offers, [`attach`] loads and attaches.
 
 mod attach;
 mod error;

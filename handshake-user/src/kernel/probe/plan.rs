@@ -65,7 +65,8 @@ fn perf_offsets(hook: &Hook, format: &str) -> Result<Vec<Offset>, HookError> {
         .collect()
 }
 
-/// The offset of a field. Returns `None` if the record has no such field. Lines look like `field:const void * skaddr; offset:8; size:8; signed:0;`.
+/// The offset of a field. Returns `None` if the record has no such field. Lines look like `field:const void *
+/// skaddr; offset:8; size:8; signed:0;`.
 fn field_offset(format: &str, name: &str) -> Option<u32> {
     format.lines().find_map(|line| {
         let mut parts = line.trim().split(';').map(str::trim);

@@ -56,8 +56,8 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), HookError> {
     Ok(())
 }
 
-/// Attaches them to the root of cgroup v2, which every socket of the host is below; in a container that has a hierarchy of
-/// its own, to the root of that.
+/// Attaches them to the root of cgroup v2, which every socket of the host is below; in a container that has a
+/// hierarchy of its own, to the root of that.
 ///
 /// # Errors
 /// Why that is not possible.

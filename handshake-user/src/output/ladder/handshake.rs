@@ -1,4 +1,5 @@
-//! The flights of a TLS handshake (RFC 8446 §2, RFC 5246 §7.3, RFC 5077 §3.1, RFC 7918), as each end sees them.
+//! The flights of a TLS handshake (RFC 8446 §2, RFC 5246 §7.3, RFC 5077 §3.1, RFC 7918), as each end sees
+//! them.
 
 use std::time::Duration;
 

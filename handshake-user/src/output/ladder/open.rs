@@ -13,7 +13,8 @@ use crate::{
     join::advice::{self, SYN_TIMER},
 };
 
-/// The TCP handshake. A ClientHello that shared a segment with the SYN or the final ACK is moved here from `tls`.
+/// The TCP handshake. A ClientHello that shared a segment with the SYN or the final ACK is moved here from
+/// `tls`.
 pub(super) fn steps(record: &ConnectionEvent, tls: &mut Vec<Step>) -> Vec<Step> {
     let Some(open) = &record.open else { return Vec::new() };
     match record.role {

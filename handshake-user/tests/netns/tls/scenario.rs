@@ -120,8 +120,8 @@ fn witness(case: &Case, connection: Connection, made: &Made) -> Witness {
     witness
 }
 
-/// Expects the time on the link. But with GnuTLS, TCP may hold the client's Finished back until the server has
-/// acknowledged the data before it (Nagle's algorithm), while the client's handshake is already complete.
+/// Expects the time on the link. But with GnuTLS, TCP may hold the client's Finished back until the server
+/// has acknowledged the data before it (Nagle's algorithm), while the client's handshake is already complete.
 #[track_caller]
 fn assert_time(
     tls: &Record,

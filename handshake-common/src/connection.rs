@@ -5,7 +5,7 @@ use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
-    tls::library::session::Key,
+    tls::library::key::Key,
     vocabulary::{Family, Initiator, Role, Stage},
 };
 

@@ -1,88 +1,24 @@
-//! Typed reads of kernel structures, at the offsets that user space resolved from the running kernel's BTF.
+//! What a program may do in the kernel, by the kind of its pointers, and what it reads of a socket.
 
 use core::{ffi::c_void, marker::PhantomData};
 
 use aya_ebpf::{
     bindings::pt_regs,
     helpers::{
-        bpf_get_current_pid_tgid, bpf_probe_read_kernel,
+        bpf_get_current_pid_tgid,
         generated::{
             bpf_get_current_task, bpf_get_current_task_btf, bpf_get_smp_processor_id, bpf_get_socket_cookie,
-            bpf_ktime_get_ns, bpf_skc_to_tcp_sock, bpf_task_pt_regs,
+            bpf_ktime_get_ns, bpf_task_pt_regs,
         },
     },
 };
-use handshake_common::{Connection, ConnectionFlags, Family, Layout, layout::ABSENT, tcp::Sock};
+use handshake_common::{Connection, ConnectionFlags, Family, layout::ABSENT, tcp::Sock};
 
+pub(crate) use crate::memory::{Direct, Memory, Probed, constant, layout};
 use crate::{
     maps::Endpoints,
     process::{Process, Task},
 };
-
-/// Filled in by user space before the load, read-only after it: the verifier takes each member as a constant.
-#[unsafe(no_mangle)]
-pub(crate) static LAYOUT: Layout = Layout::UNRESOLVED;
-
-/// The value that user space put into a global. Volatile, so that the compiler does not fold the one built
-/// in.
-#[inline(always)]
-pub(crate) fn constant<T: Copy>(global: &'static T) -> T {
-    // SAFETY: a reference is valid to read.
-    unsafe { core::ptr::from_ref(global).read_volatile() }
-}
-
-/// One member of [`LAYOUT`].
-macro_rules! layout {
-    ($($member:ident).+) => {
-        crate::kernel::constant(&crate::kernel::LAYOUT.$($member).+)
-    };
-}
-pub(crate) use layout;
-
-/// How memory of the kernel is read.
-pub(crate) trait Memory {
-    /// Reads a `T` at `base + offset`; zero where it cannot be read.
-    ///
-    /// # Safety
-    /// `base` must be a kernel pointer, and a BTF-typed one for [`Direct`].
-    unsafe fn read<T: Copy + Default>(base: *const c_void, offset: u32) -> T;
-    /// `sk` as a `tcp_sock`, null if it is none.
-    fn tcp_sock(sk: *const c_void) -> *const c_void;
-}
-
-/// Loads that the verifier checks by type: a wrong offset fails when the program is loaded.
-pub(crate) struct Direct;
-
-/// `bpf_probe_read_kernel`, for pointers without a type.
-pub(crate) struct Probed;
-
-impl Memory for Direct {
-    #[inline(always)]
-    unsafe fn read<T: Copy + Default>(base: *const c_void, offset: u32) -> T {
-        // SAFETY: the verifier has checked the type at this offset, and a fault reads as zero.
-        unsafe { base.cast::<u8>().add(offset as usize).cast::<T>().read_volatile() }
-    }
-
-    #[inline(always)]
-    fn tcp_sock(sk: *const c_void) -> *const c_void {
-        // SAFETY: the helper checks state and protocol, and returns null for anything but a full TCP socket.
-        unsafe { bpf_skc_to_tcp_sock(sk.cast_mut()) }.cast()
-    }
-}
-
-impl Memory for Probed {
-    #[inline(always)]
-    unsafe fn read<T: Copy + Default>(base: *const c_void, offset: u32) -> T {
-        // SAFETY: the helper catches any fault.
-        unsafe { bpf_probe_read_kernel(base.cast::<u8>().wrapping_add(offset as usize).cast()) }
-            .unwrap_or_default()
-    }
-
-    #[inline(always)]
-    fn tcp_sock(sk: *const c_void) -> *const c_void {
-        sk
-    }
-}
 
 /// What a program may do with the pointers that its tracepoint gives it.
 pub(crate) trait Access {

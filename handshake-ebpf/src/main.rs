@@ -13,6 +13,7 @@
 mod emit;
 mod kernel;
 mod maps;
+mod memory;
 mod process;
 mod tcp;
 mod tls;

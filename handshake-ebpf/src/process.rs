@@ -1,11 +1,11 @@
-//! Whose connection it is, where the current task is certain to be the one that acts on the socket.
+//! The current task: its process, and what distinguishes it from every other.
 
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_get_current_cgroup_id;
-use handshake_common::{Connection, tls::library::session::Key};
+use handshake_common::tls::library::key::Key;
 
-use crate::kernel::{Access, Memory, layout};
+use crate::memory::{Memory, layout};
 
 /// A kernel thread, `include/linux/sched.h`.
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -22,7 +22,7 @@ impl Process {
     /// Reads a `task_struct`.
     ///
     /// # Safety
-    /// `task` must be the current task, BTF-typed for [`crate::kernel::Direct`].
+    /// `task` must be the current task, BTF-typed for [`crate::memory::Direct`].
     #[inline(always)]
     pub(crate) unsafe fn read<M: Memory>(task: *const c_void) -> Self {
         // SAFETY: the caller's promise; the leader of the current task lives as long as the task.
@@ -38,6 +38,11 @@ impl Process {
 }
 
 impl Process {
+    #[inline(always)]
+    pub(crate) fn is_kernel_thread(&self) -> bool {
+        self.flags & PF_KTHREAD != 0
+    }
+
     /// Stores id, name and cgroup of the process, which must be the current one.
     #[inline(always)]
     pub(crate) fn name(&self, pid: &mut u32, comm: &mut [u8; 16], cgroup: &mut u64) {
@@ -63,7 +68,7 @@ impl Task {
     /// Reads a `task_struct`.
     ///
     /// # Safety
-    /// `task` must be the current task, BTF-typed for [`crate::kernel::Direct`].
+    /// `task` must be the current task, BTF-typed for [`crate::memory::Direct`].
     #[inline(always)]
     pub(crate) unsafe fn read<M: Memory>(task: *const c_void) -> Self {
         // SAFETY: the caller's promise; the leader of the current task lives as long as the task.
@@ -92,16 +97,4 @@ impl Task {
         let Self { tgid, execs, process_born_ns: born_ns, .. } = *self;
         Key { address, born_ns, tgid, execs }
     }
-}
-
-/// Records the current process as the owner. Call only where a task acts on its own socket: `connect()`,
-/// `close()`, `shutdown()`. A kernel thread is taken only `with_kernel`: it may connect on its own, but it
-/// may also close a socket that a process has left behind.
-#[inline(always)]
-pub(crate) fn note<A: Access>(connection: &mut Connection, with_kernel: bool) {
-    let process = A::process();
-    if process.flags & PF_KTHREAD != 0 && !with_kernel {
-        return;
-    }
-    process.name(&mut connection.pid, &mut connection.comm, &mut connection.cgroup);
 }

@@ -7,7 +7,7 @@ use bitflags::bitflags;
 use super::{Sock, errno, states};
 use crate::{
     connection::{Connection, ConnectionFlags, Phase, WirePhase},
-    tls::library::session::Key,
+    tls::library::key::Key,
     vocabulary::{Initiator, Role},
 };
 

@@ -1,7 +1,9 @@
-//! One file a tracepoint. Each has a BTF-typed program and a twin on the perf tracepoint; both share one
+//! One file a tracepoint. Each has a BTF-typed program and one on the perf tracepoint, which share one
 //! body.
 
+pub(crate) mod adopt;
 mod destroy;
+mod owner;
 mod reset;
 mod retransmit;
 mod state;
@@ -15,4 +17,3 @@ macro_rules! perf_field {
     }};
 }
 pub(crate) use perf_field;
-pub(crate) use state::{adopt_in_place, adopt_now};

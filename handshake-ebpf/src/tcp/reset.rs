@@ -8,11 +8,11 @@ use aya_ebpf::{
 };
 use handshake_common::{Phase, tcp::state};
 
-use super::perf_field;
+use super::{adopt::adopt, owner::note_owner, perf_field};
 use crate::{
     emit,
     kernel::{Access, KernelSock, Typed, Untyped},
-    maps, process,
+    maps,
 };
 
 // void tcp_send_reset(const struct sock *sk, const struct sk_buff *skb[, const enum sk_rst_reason reason])
@@ -43,7 +43,7 @@ fn sent<A: Access>(sk: *const c_void, active: bool) {
     let Some(sock) = KernelSock::<A>::new(sk) else { return };
     let Some(connection) = maps::find(sk) else { return };
     if active && connection.is(Phase::Ending) && connection.pid == 0 {
-        process::note::<A>(connection, false);
+        note_owner::<A>(connection, false);
     }
     let due = state::reset_sent(connection);
     emit::publish(connection, &sock, due);
@@ -72,7 +72,7 @@ fn received<A: Access>(sk: *const c_void) {
     let connection = match maps::find(sk) {
         Some(found) => found,
         // There before the program: without this the reset could not be told from other ends.
-        None => match super::state::adopt(&sock, state) {
+        None => match adopt(&sock, state) {
             Some(adopted) => adopted,
             None => return,
         },

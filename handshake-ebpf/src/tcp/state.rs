@@ -9,17 +9,20 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use handshake_common::{
-    Connection, ConnectionFlags, Phase, Role, WirePhase, connection,
+    Connection, ConnectionFlags, Phase, Role, WirePhase,
     tcp::{state, states},
     totals::{self, DropReason},
 };
 
-use super::perf_field;
+use super::{
+    adopt::{adopt, fresh, newly_followed},
+    owner::note_owner,
+    perf_field,
+};
 use crate::{
     emit,
     kernel::{Access, KernelSock, Typed, Untyped, read_endpoints},
     maps::{self, BUSY, Endpoints, FULL, SYNACKS},
-    process,
     tls::{library::call, wire},
     word_copy,
 };
@@ -111,7 +114,7 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
     }
     let due = state::transition(connection, &sock, old, new, now);
     match new {
-        states::FIN_WAIT1 | states::LAST_ACK if connection.pid == 0 => process::note::<A>(connection, false),
+        states::FIN_WAIT1 | states::LAST_ACK if connection.pid == 0 => note_owner::<A>(connection, false),
         states::ESTABLISHED if connection.syn_retransmits > 0 && connection.role == Role::Server.code() => {
             connection.syn_ns = first_synack(&sock);
         }
@@ -134,14 +137,14 @@ fn connecting<A: Access>(sock: &KernelSock<A>, now: u64) {
         }
         renew(found, sock);
         state::begin_client(found, now);
-        process::note::<A>(found, true);
+        note_owner::<A>(found, true);
         emit::count(totals::begun(Some(Role::Client)));
         return;
     }
     let mut space = MaybeUninit::uninit();
     let connection = fresh(&mut space, sock);
     state::begin_client(connection, now);
-    process::note::<A>(connection, true);
+    note_owner::<A>(connection, true);
     emit::count(totals::begun(Some(Role::Client)));
     if !keep(sock, connection) {
         emit::count(totals::UNKEPT);
@@ -195,81 +198,6 @@ fn find_wire(connection: &mut Connection) {
     if early && connection.role == Role::Server.code() && connection.wire_is(WirePhase::Idle) {
         wire::established(connection);
     }
-}
-
-/// A socket of which nothing is known: most were there before the program, or there was no room when they
-/// came. That their opening began, and their closing, was counted then. `None` if there is no room, or no
-/// connection.
-#[inline(always)]
-pub(super) fn adopt<'a, A: Access>(sock: &KernelSock<A>, old: u32) -> Option<&'a mut Connection> {
-    if !state::is_followed(old) {
-        return None;
-    }
-    // The cookie also names the minisocket that may follow, but only if it was asked for before.
-    let mut space = MaybeUninit::uninit();
-    let connection = newly_followed(&mut space, sock, old);
-    maps::keep_new(sock.pointer(), connection);
-    maps::find(sock.pointer())
-}
-
-/// A socket that something happens on, and that is not followed yet.
-#[inline(always)]
-pub(crate) fn adopt_now<'a, A: Access>(sock: &KernelSock<A>) -> Option<&'a mut Connection> {
-    let connection = adopt(sock, sock.state())?;
-    sock.identify(connection);
-    Some(connection)
-}
-
-/// The same for a program that has no room for a connection on its stack.
-#[inline(always)]
-pub(crate) fn adopt_in_place<'a, A: Access>(sock: &KernelSock<A>, id: u64) -> Option<&'a mut Connection> {
-    static NEW: Connection = zerocopy::transmute!([0_u8; connection::SIZE]);
-    let old = sock.state();
-    if !state::is_followed(old) {
-        return None;
-    }
-    maps::keep_new(sock.pointer(), &NEW);
-    let connection = maps::find(sock.pointer())?;
-    // Packets are filtered without the socket's lock: another CPU may have begun to follow this connection
-    // meanwhile, and knows more about it.
-    if connection.id != 0 {
-        return Some(connection);
-    }
-    connection.id = id;
-    state::adopt(connection, old);
-    mark_maybe_unfollowed(connection);
-    sock.identify(connection);
-    Some(connection)
-}
-
-/// A connection that was not followed so far, about to leave `old`.
-#[inline(always)]
-fn newly_followed<'a, A: Access>(
-    space: &'a mut MaybeUninit<Connection>,
-    sock: &KernelSock<A>,
-    old: u32,
-) -> &'a mut Connection {
-    let connection = fresh(space, sock);
-    state::adopt(connection, old);
-    mark_maybe_unfollowed(connection);
-    connection
-}
-
-/// Once the table has been full, a connection that is not followed may be newer than the program.
-#[inline(always)]
-fn mark_maybe_unfollowed(connection: &mut Connection) {
-    if connection.flags.contains(ConnectionFlags::PREEXISTING) && FULL.get(0).is_some_and(|&full| full != 0) {
-        connection.flags.insert(ConnectionFlags::MAYBE_UNFOLLOWED);
-    }
-}
-
-/// A connection of which nothing is known but its number.
-#[inline(always)]
-fn fresh<'a, A: Access>(space: &'a mut MaybeUninit<Connection>, sock: &KernelSock<A>) -> &'a mut Connection {
-    // SAFETY: a connection is plain integers, for which zeros are valid.
-    let connection = unsafe { word_copy::zeroed(space) };
-    connection.id = A::cookie(sock.pointer());
-    connection
 }
 
 /// Keeps the state of a connection that has just begun; false, and counted, if there is no room.

@@ -1,7 +1,10 @@
 use handshake_common::{
     Kind, Role, TlsOutcome,
     tls::{
-        library::session::{Key, Session, SessionFlags},
+        library::{
+            key::Key,
+            session::{Session, SessionFlags},
+        },
         wire::{HelloFragment, Wire},
     },
 };

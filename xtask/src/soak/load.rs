@@ -57,19 +57,10 @@ pub(super) struct Made {
     pub(super) processes: AtomicU64,
     /// Groups, each with a namespace and a set of library files.
     pub(super) groups: AtomicU64,
-    /// When each group stopped using its files.
-    ended: Mutex<Vec<Instant>>,
     namespaces: Mutex<HashSet<u64>>,
 }
 
 impl Made {
-    /// Groups whose files are in use, or were in use less than `kept` ago.
-    pub(super) fn groups_within(&self, kept: Duration) -> u64 {
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone = ended.iter().filter(|end| end.elapsed() > kept).count();
-        self.groups.load(Ordering::Relaxed) - gone as u64
-    }
-
     /// The inodes of all network namespaces that were made.
     pub(super) fn namespaces(&self) -> HashSet<u64> {
         self.namespaces.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -268,7 +259,6 @@ fn churn(supplies: &Supplies, made: &Made, rng: &mut Rng, stop: &AtomicBool) -> 
         close(pair)?;
     }
     server.end();
-    made.ended.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
     Ok(())
 }
 

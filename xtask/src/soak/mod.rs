@@ -39,9 +39,6 @@ const STOP_AFTER: std::ops::Range<f64> = 20.0..60.0;
 const STOPPED: std::ops::Range<f64> = 1.0..4.0;
 /// How long the daemon may take to count the last connection, to settle, or to disappear from the kernel.
 const TIMEOUT: Duration = Duration::from_mins(1);
-/// How long the daemon keeps the probes of an unused file (`KEPT` in `tls/library/libraries.rs`), with the
-/// time that searching and detaching takes.
-const KEPT: Duration = Duration::from_secs(610);
 
 /// Run the daemon under churn for a long time; fail if it grows, miscounts or leaves something behind
 ///
@@ -238,7 +235,6 @@ impl Soak {
                 let sample = Sample {
                     seconds: begin.elapsed().as_secs_f64(),
                     cpu_ms: (usage.cpu_seconds - before.cpu_seconds) * 1e3 / since.elapsed().as_secs_f64(),
-                    kept: self.made.groups_within(KEPT),
                     series: self.scrape()?.series(OURS),
                     made: self.made.established.load(Ordering::Relaxed),
                     tls: self.made.tls.load(Ordering::Relaxed),

@@ -20,14 +20,12 @@ pub(super) struct Sample {
     pub(super) usage: Usage,
     /// CPU time per second since the last sample.
     pub(super) cpu_ms: f64,
-    /// Groups of connections whose library files the daemon still probes.
-    pub(super) kept: u64,
     pub(super) series: usize,
     pub(super) made: u64,
     pub(super) tls: u64,
 }
 
-/// What the library files of one group cost the daemon while it keeps them.
+/// What the library files of one group cost the daemon while it probes them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct PerGroup {
     pub(super) probes: f64,
@@ -72,8 +70,8 @@ const FIGURES: [Figure; 8] = [
         limit: |_| Limit { least: 4.0, part: 0.0 },
     },
     Figure {
-        name: "probes, without those of kept files",
-        of: |sample, each| sample.usage.probes - each.probes * count(sample.kept),
+        name: "probes",
+        of: |sample, _| sample.usage.probes,
         limit: |each| Limit { least: (2.0 * each.probes).max(4.0), part: 0.0 },
     },
     Figure {
@@ -99,14 +97,14 @@ const fn count(value: u64) -> f64 {
     value as f64
 }
 
-pub(super) const HEAD: &str = "      s  connections     TLS  files  resident  anonymous      maps    fds  \
+pub(super) const HEAD: &str = "      s  connections     TLS  resident  anonymous      maps    fds  \
      probes  threads  CPU ms/s  series";
 
 /// One line while it runs.
 pub(super) fn line(sample: &Sample) -> String {
-    let Sample { seconds, usage, cpu_ms, kept, series, made, tls } = sample;
+    let Sample { seconds, usage, cpu_ms, series, made, tls } = sample;
     format!(
-        "{seconds:>7.0}  {made:>11}  {tls:>6}  {kept:>5}  {:>8}  {:>9}  {:>8}  {:>5}  \
+        "{seconds:>7.0}  {made:>11}  {tls:>6}  {:>8}  {:>9}  {:>8}  {:>5}  \
          {:>6}  {:>7}  {cpu_ms:>8.1}  {series:>6}",
         usage.resident_kib,
         usage.anonymous_kib,
@@ -299,10 +297,10 @@ pub(super) fn losses(before: &Scrape, after: &Scrape, failures: &mut Vec<String>
 mod tests {
     use super::*;
 
-    fn sample(seconds: u32, resident_kib: f64, probes: f64, kept: u64) -> Sample {
+    fn sample(seconds: u32, resident_kib: f64, probes: f64) -> Sample {
         let usage = Usage { resident_kib, probes, descriptors: probes, ..Usage::default() };
         let seconds = f64::from(seconds);
-        Sample { seconds, usage, cpu_ms: 1.0, kept, series: 100, made: 0, tls: 0 }
+        Sample { seconds, usage, cpu_ms: 1.0, series: 100, made: 0, tls: 0 }
     }
 
     const EACH: PerGroup = PerGroup { probes: 10.0 };
@@ -314,13 +312,10 @@ mod tests {
     }
 
     #[test]
-    fn only_probes_of_files_that_are_not_kept_are_a_rise() {
-        let samples = |leaked: u64| {
-            let samples = (0..60_u32).map(move |index| {
-                let kept = u64::from(index);
-                sample(index * 10, 5000.0, count(kept * (10 + leaked)), kept)
-            });
-            samples.collect::<Vec<_>>()
+    fn probes_that_are_never_detached_are_a_rise() {
+        let samples = |leaked: u32| {
+            let probes = move |index: u32| f64::from(100 + index % 7 + index * leaked);
+            (0..60).map(|index| sample(index * 10, 5000.0, probes(index))).collect::<Vec<_>>()
         };
         assert_eq!(failures(&samples(0)), Vec::<String>::new());
         assert!(failures(&samples(1))[0].starts_with("probes"), "{:?}", failures(&samples(1)));
@@ -335,7 +330,7 @@ mod tests {
     #[test]
     fn rising_memory_is_a_failure_only_after_the_warm_up() {
         let samples = |memory: fn(u32) -> f64| -> Vec<_> {
-            (0..60).map(|index| sample(index * 10, memory(index), 0.0, 0)).collect()
+            (0..60).map(|index| sample(index * 10, memory(index), 0.0)).collect()
         };
         assert!(failures(&samples(|index| 5000.0 + f64::from(index) * 100.0))[0].starts_with("resident"));
         assert_eq!(failures(&samples(|index| f64::from(index.min(15)) * 5000.0)), Vec::<String>::new());
@@ -351,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn warm_up_of_a_long_run_covers_the_time_files_are_kept() {
+    fn warm_up_is_a_quarter_of_a_short_run() {
         assert_eq!(warm_up(Duration::from_hours(1)), Duration::from_mins(13));
         assert_eq!(warm_up(Duration::from_mins(4)), Duration::from_mins(1));
     }

@@ -11,7 +11,8 @@ use aya_ebpf::{
 use handshake_common::{
     Connection, Library, Role, TlsOutcome,
     tls::library::{
-        session::{Key, Session, SessionFlags},
+        key::Key,
+        session::{Session, SessionFlags},
         target::{Base, COOKIE_CLIENT, COOKIE_SERVER, Target},
     },
 };

@@ -4,14 +4,11 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_get_current_task;
-use handshake_common::tls::library::{
-    session::{Key, Session},
-    target::Target,
-};
+use handshake_common::tls::library::{key::Key, session::Session, target::Target};
 
 use super::{
+    join::join,
     object::{self, UNKNOWN},
-    socket::join,
 };
 use crate::kernel::{KernelSock, Memory as _, Probed, S_IFMT, S_IFSOCK, Untyped, layout};
 

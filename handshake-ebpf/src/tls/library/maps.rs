@@ -5,7 +5,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use handshake_common::tls::library::{
-    session::{Key, Session},
+    key::Key,
+    session::Session,
     target::{MAX_TARGETS, Target},
 };
 

@@ -8,6 +8,7 @@ pub(crate) mod call;
 mod fd;
 mod gnutls;
 mod go;
+mod join;
 mod maps;
 mod object;
 mod openssl;

@@ -11,13 +11,12 @@ use aya_ebpf::{
     macros::{btf_tracepoint, tracepoint},
     programs::{BtfTracePointContext, TracePointContext},
 };
-use handshake_common::tls::library::session::{Flow, Key, Session};
+use handshake_common::tls::library::session::Flow;
 
-use super::call;
+use super::{call, join::join};
 use crate::{
     kernel::{Access, KernelSock, Typed, Untyped, user_stack},
-    maps,
-    tcp::{adopt_now, perf_field},
+    tcp::perf_field,
 };
 
 /// `MSG_PEEK`: what is looked at will be received again.
@@ -95,21 +94,4 @@ fn transferred<A: Access>(sk: *const c_void, bytes: i32, flags: i32, flow: Flow)
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     session.transferred(flow, bytes.cast_unsigned(), now, A::sleeps());
-}
-
-/// The session speaks through this socket.
-#[inline(always)]
-pub(crate) fn join<A: Access>(key: &Key, session: &mut Session, sock: &KernelSock<A>) {
-    let connection = match maps::find(sock.pointer()) {
-        Some(found) => found,
-        None => match adopt_now(sock) {
-            Some(adopted) => adopted,
-            None => return,
-        },
-    };
-    session.sk = sock.pointer() as u64;
-    connection.tls_session = *key;
-    if connection.pid == 0 {
-        (connection.pid, connection.comm, connection.cgroup) = (session.pid, session.comm, session.cgroup);
-    }
 }

@@ -23,7 +23,7 @@ use crate::{
     emit,
     kernel::{Access, Filtered, KernelSock, constant},
     maps::{self, Endpoints, RECORDS},
-    tcp::adopt_in_place,
+    tcp::adopt::adopt_in_place,
     word_copy,
 };
 

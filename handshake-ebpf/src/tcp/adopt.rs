@@ -1,0 +1,89 @@
+//! Connections that are followed from their middle on: most existed before the program.
+
+use core::mem::MaybeUninit;
+
+use handshake_common::{Connection, ConnectionFlags, connection, tcp::state};
+
+use crate::{
+    kernel::{Access, KernelSock},
+    maps::{self, FULL},
+    word_copy,
+};
+
+/// A socket of which nothing is known: most were there before the program, or there was no room when they
+/// came. That their opening began, and their closing, was counted then. `None` if there is no room, or no
+/// connection.
+#[inline(always)]
+pub(crate) fn adopt<'a, A: Access>(sock: &KernelSock<A>, old: u32) -> Option<&'a mut Connection> {
+    if !state::is_followed(old) {
+        return None;
+    }
+    // The cookie also names the minisocket that may follow, but only if it was asked for before.
+    let mut space = MaybeUninit::uninit();
+    let connection = newly_followed(&mut space, sock, old);
+    maps::keep_new(sock.pointer(), connection);
+    maps::find(sock.pointer())
+}
+
+/// A socket that something happens on, and that is not followed yet.
+#[inline(always)]
+pub(crate) fn adopt_now<'a, A: Access>(sock: &KernelSock<A>) -> Option<&'a mut Connection> {
+    let connection = adopt(sock, sock.state())?;
+    sock.identify(connection);
+    Some(connection)
+}
+
+/// The same for a program that has no room for a connection on its stack.
+#[inline(always)]
+pub(crate) fn adopt_in_place<'a, A: Access>(sock: &KernelSock<A>, id: u64) -> Option<&'a mut Connection> {
+    static NEW: Connection = zerocopy::transmute!([0_u8; connection::SIZE]);
+    let old = sock.state();
+    if !state::is_followed(old) {
+        return None;
+    }
+    maps::keep_new(sock.pointer(), &NEW);
+    let connection = maps::find(sock.pointer())?;
+    // Packets are filtered without the socket's lock: another CPU may have begun to follow this connection
+    // meanwhile, and knows more about it.
+    if connection.id != 0 {
+        return Some(connection);
+    }
+    connection.id = id;
+    state::adopt(connection, old);
+    mark_maybe_unfollowed(connection);
+    sock.identify(connection);
+    Some(connection)
+}
+
+/// A connection that was not followed so far, about to leave `old`.
+#[inline(always)]
+pub(super) fn newly_followed<'a, A: Access>(
+    space: &'a mut MaybeUninit<Connection>,
+    sock: &KernelSock<A>,
+    old: u32,
+) -> &'a mut Connection {
+    let connection = fresh(space, sock);
+    state::adopt(connection, old);
+    mark_maybe_unfollowed(connection);
+    connection
+}
+
+/// Once the table has been full, a connection that is not followed may be newer than the program.
+#[inline(always)]
+fn mark_maybe_unfollowed(connection: &mut Connection) {
+    if connection.flags.contains(ConnectionFlags::PREEXISTING) && FULL.get(0).is_some_and(|&full| full != 0) {
+        connection.flags.insert(ConnectionFlags::MAYBE_UNFOLLOWED);
+    }
+}
+
+/// A connection of which nothing is known but its number.
+#[inline(always)]
+pub(super) fn fresh<'a, A: Access>(
+    space: &'a mut MaybeUninit<Connection>,
+    sock: &KernelSock<A>,
+) -> &'a mut Connection {
+    // SAFETY: a connection is plain integers, for which zeros are valid.
+    let connection = unsafe { word_copy::zeroed(space) };
+    connection.id = A::cookie(sock.pointer());
+    connection
+}

@@ -168,8 +168,8 @@ impl<'a> Elf<'a> {
         Some((range(table)?, range(strings)?))
     }
 
-    /// The offsets in this part of the file at which a string ends with one of these names: linkers let a
-    /// name share the end of a longer one.
+    /// Finds these names at the ends of the strings in this part of the file, by offset from its beginning:
+    /// linkers let a name share the end of a longer one.
     #[must_use]
     pub(super) fn names(&self, strings: Range<u64>, wanted: &[&'static str]) -> HashMap<u64, &'static str> {
         let mut by_end: [Vec<&'static str>; 256] = [const { Vec::new() }; 256];
@@ -216,7 +216,7 @@ impl<'a> Elf<'a> {
         Some(self.segment(address)?.address)
     }
 
-    /// The bytes from `address` on, at most `length` and within the segment.
+    /// The bytes from `address` on, at most `most` and within the segment.
     #[must_use]
     pub(super) fn bytes(&self, address: u64, most: usize) -> Option<&'a [u8]> {
         let segment = self.segment(address)?;
@@ -226,7 +226,7 @@ impl<'a> Elf<'a> {
         self.image.bytes(start, usize::try_from(size).map_or(most, |size| size.min(most)))
     }
 
-    /// The instructions from `address` on, at most `length` bytes and within the segment.
+    /// The instructions from `address` on, at most `most` bytes and within the segment.
     #[must_use]
     pub(super) fn code(&self, address: u64, most: usize) -> Option<&'a [u8]> {
         self.segment(address).filter(|segment| segment.executable)?;
@@ -252,7 +252,7 @@ impl<'a> Elf<'a> {
         self.words(address, N).try_into().ok()
     }
 
-    /// The words from `address` on, at most `count` and within the segment; pointers among them as relocated
+    /// The words from `address` on, at most `most` and within the segment; pointers among them as relocated
     /// by the loader, as addresses of this file. With packed relative relocations (RELR) and in a
     /// fixed-address program, the file already contains these values.
     #[must_use]
@@ -270,7 +270,7 @@ impl<'a> Elf<'a> {
         words
     }
 
-    /// The places where the file holds one of these addresses as a pointer, up to a maximum number.
+    /// The places where the file holds one of these addresses as a pointer, at most `most`.
     #[must_use]
     pub(super) fn references(&self, targets: &[u64], most: usize) -> Vec<u64> {
         let mut found = Vec::new();
@@ -298,7 +298,7 @@ impl<'a> Elf<'a> {
         found
     }
 
-    /// The addresses at which these bytes occur, up to a maximum number.
+    /// The addresses at which these bytes occur, at most `most`.
     #[must_use]
     pub(super) fn find(&self, bytes: &[u8], most: usize) -> Vec<u64> {
         let mut found = Vec::new();

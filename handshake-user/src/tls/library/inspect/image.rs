@@ -114,7 +114,7 @@ impl<'s> Image<'s> {
         self.refusal.get()
     }
 
-    /// Reads `length` bytes. Returns `None` if the range is not inside the file, or after an earlier failure.
+    /// Reads `size` bytes. Returns `None` if the range is not inside the file, or after an earlier failure.
     #[must_use]
     pub fn bytes(&self, offset: u64, size: usize) -> Option<&[u8]> {
         let end = offset.checked_add(size as u64).filter(|end| *end <= self.size)?;

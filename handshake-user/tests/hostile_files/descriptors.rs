@@ -1,4 +1,4 @@
-//! More libraries than there are descriptors for.
+//! More libraries than available descriptors.
 
 use std::{fs, os::unix::process::CommandExt as _, time::Duration};
 
@@ -9,7 +9,7 @@ use crate::{
     program::{self, Daemon},
     proper::{LABEL, Proper, copies, installed},
     serving::Serving,
-    stranger::Stranger,
+    untrusted::UntrustedProcess,
 };
 
 const LIMIT: u64 = 160;
@@ -33,10 +33,10 @@ fn libraries_beyond_the_descriptor_limit_are_counted() {
     let told = |daemon: &Daemon| {
         daemon.scrape().sum("handshake_tls_files_skipped_total", &["reason=\"descriptors\""])
     };
-    // What stands there has been looked into at the start.
+    // Files at standard paths are inspected at the start.
     let (standing, untold) = (covered(&daemon), told(&daemon));
 
-    let mut many = Stranger::start();
+    let mut many = UntrustedProcess::start();
     let files = copies(&installed("libgnutls.so.30"), FILES as usize, folder.path(), "libgnutls-many");
     many.map(&files);
     serving.until("what does not fit is counted", Duration::from_secs(20), |daemon| {
@@ -47,12 +47,12 @@ fn libraries_beyond_the_descriptor_limit_are_counted() {
     assert!(probed >= 1.0, "files in use are preferred to those that merely have a standard path");
     assert!(daemon.files() < usize::try_from(LIMIT).unwrap() * 4 / 5, "{}", daemon.files());
 
-    // Unused ones make room for one that comes newly into use.
+    // Unused files make room for one that comes into use.
     for path in &files {
         fs::remove_file(path).unwrap();
     }
     drop(many);
-    let mut other = Stranger::start();
+    let mut other = UntrustedProcess::start();
     serving.until("they are no longer reported", Duration::from_secs(30), |daemon| {
         other.flood(&installed("libgnutls.so.30"));
         covered(daemon) <= standing

@@ -14,7 +14,7 @@ fuzz_target!(|text: &str| {
                 !buckets.is_empty() && buckets.is_sorted() && buckets.iter().all(|bound| bound.is_finite())
             );
             assert!(config.metrics.remote_net.0 <= 32 && config.metrics.remote_net.1 <= 128);
-            assert!(config.probes.ring_bytes >= 4096 && config.probes.max_connections >= 1);
+            assert!(config.probes.ring_kib >= 4 && config.probes.max_connections >= 1);
         }
         Err(error) => {
             let error = format!("{error:#}");

@@ -1,7 +1,7 @@
 //! Files crafted to make inspection take forever: each is inspected within seconds, which a fuzzer with its
 //! small files cannot show.
 
-#[allow(dead_code, reason = "the fuzz targets use all of it")]
+#[expect(dead_code, reason = "the fuzz targets use all of it")]
 #[expect(unreachable_pub, reason = "public for the fuzz targets, which share the file")]
 #[path = "../../fuzz/src/image.rs"]
 mod image;

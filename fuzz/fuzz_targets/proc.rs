@@ -4,7 +4,11 @@
 
 use handshake::{
     fuzzing::{connections, cpus, maps_line, mounts},
-    kernel::probe::plan::{Attach, HOOKS, Offer, plan},
+    kernel::probe::{
+        hook::HOOKS,
+        plan::{Offer, plan},
+    },
+    settings::AttachMode,
 };
 use handshake_common::tls::discover::{self, Mapping};
 use libfuzzer_sys::fuzz_target;
@@ -28,13 +32,15 @@ fuzz_target!(|data: &[u8]| {
         2 => assert!(connections(&text) <= text.lines().count() as i64),
         3 => assert!(cpus(&text, 10_000).len() <= 10_000),
         4 => {
-            let plan =
-                plan(Attach::Tracepoint, |_| Offer { typed: false, format: Some(text.clone().into_owned()) });
+            let plan = plan(AttachMode::Tracepoint, |_| Offer {
+                typed: false,
+                format: Some(text.clone().into_owned()),
+            });
             assert_eq!(plan.len(), HOOKS.len());
             for (planned, hook) in plan.iter().zip(HOOKS) {
                 assert!(
-                    planned.attach.as_ref().is_ok_and(|offsets| offsets.len() == hook.perf_fields.len())
-                        || planned.attach.is_err()
+                    planned.offsets.as_ref().is_ok_and(|offsets| offsets.len() == hook.perf_fields.len())
+                        || planned.offsets.is_err()
                 );
             }
         }

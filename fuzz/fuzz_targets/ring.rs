@@ -13,7 +13,9 @@ use handshake::{
     config::{Config, Label},
     event::ConnectionEvent,
     exporter::metrics::Metrics,
-    join::{Joiner, RawRecord, WireCoverage, journal::ConnectionJournal},
+    host::Context,
+    join::{Joiner, journal::ConnectionJournal},
+    kernel::{probe::WireCoverage, raw_record::RawRecord},
     output::{savings::Savings, summary::Summary},
     untrusted::Untrusted,
 };

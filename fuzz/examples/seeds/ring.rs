@@ -5,7 +5,8 @@ use std::{fs, path::Path, time::SystemTime};
 
 use handshake::{
     host::Context,
-    join::{Joiner, RawRecord, WireCoverage},
+    join::Joiner,
+    kernel::{probe::WireCoverage, raw_record::RawRecord},
     untrusted::Untrusted,
 };
 use handshake_common::{

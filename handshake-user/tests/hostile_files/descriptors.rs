@@ -30,17 +30,17 @@ fn libraries_beyond_the_descriptor_limit_are_counted() {
         let labels = ["library=\"gnutls\"", "covered=\"true\""];
         daemon.scrape().sum("handshake_tls_libraries", &labels)
     };
-    let told = |daemon: &Daemon| {
+    let skipped = |daemon: &Daemon| {
         daemon.scrape().sum("handshake_tls_files_skipped_total", &["reason=\"descriptors\""])
     };
     // Files at standard paths are inspected at the start.
-    let (standing, untold) = (covered(&daemon), told(&daemon));
+    let (standing, skipped_before) = (covered(&daemon), skipped(&daemon));
 
     let mut many = UntrustedProcess::start();
     let files = copies(&installed("libgnutls.so.30"), FILES as usize, folder.path(), "libgnutls-many");
     many.map(&files);
     serving.until("what does not fit is counted", Duration::from_secs(20), |daemon| {
-        covered(daemon) - standing + told(daemon) - untold >= f64::from(FILES)
+        covered(daemon) - standing + skipped(daemon) - skipped_before >= f64::from(FILES)
     });
     let probed = covered(&daemon) - standing;
     println!("{probed} of {FILES} probed, {} files open", daemon.files());

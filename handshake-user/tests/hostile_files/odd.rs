@@ -161,7 +161,9 @@ fn special_and_enormous_files_cost_little_and_hide_nothing() {
     Proper::start().is_seen(&mut serving, Duration::from_secs(30));
     let skipped =
         |daemon: &Daemon| daemon.scrape().sum("handshake_tls_files_skipped_total", &["reason=\"too_large\""]);
-    serving.until("the largest files are counted as skipped", Duration::from_secs(10), |daemon| skipped(daemon) >= 4.0);
+    serving.until("the largest files are counted as skipped", Duration::from_secs(10), |daemon| {
+        skipped(daemon) >= 4.0
+    });
     let peak = daemon.status("VmHWM:") >> 10;
     println!("peak {peak} MB, slowest {:?}", serving.slowest);
     assert!(peak < 150, "{peak} MB");

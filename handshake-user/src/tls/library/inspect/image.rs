@@ -65,7 +65,7 @@ pub struct Image<'s> {
     kept_bytes: Cell<usize>,
     read_bytes: Cell<u64>,
     deadline: Instant,
-    refusal: Cell<Option<InspectError>>,
+    failure: Cell<Option<InspectError>>,
 }
 
 impl<'s> Image<'s> {
@@ -98,7 +98,7 @@ impl<'s> Image<'s> {
             kept_bytes: Cell::new(0),
             read_bytes: Cell::new(0),
             deadline: Instant::now() + TIME_LIMIT,
-            refusal: Cell::new(None),
+            failure: Cell::new(None),
         }
     }
 
@@ -110,8 +110,8 @@ impl<'s> Image<'s> {
 
     /// Why a read failed, if one did. Then no conclusion from the file is valid.
     #[must_use]
-    pub fn refusal(&self) -> Option<InspectError> {
-        self.refusal.get()
+    pub fn failure(&self) -> Option<InspectError> {
+        self.failure.get()
     }
 
     /// Reads `size` bytes. Returns `None` if the range is not inside the file, or after an earlier failure.
@@ -132,7 +132,7 @@ impl<'s> Image<'s> {
         }
         let total = self.kept_bytes.get().saturating_add(size);
         if size > MAX_PIECE || total > MAX_KEPT {
-            return self.refuse(InspectError::TooLarge);
+            return self.fail(InspectError::TooLarge);
         }
         let mut piece = vec![0; size];
         self.read(offset, &mut piece)?;
@@ -164,31 +164,31 @@ impl<'s> Image<'s> {
     }
 
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Option<()> {
-        if self.refusal.get().is_some() {
+        if self.failure.get().is_some() {
             return None;
         }
         let total = self.read_bytes.get().saturating_add(buffer.len() as u64);
         self.read_bytes.set(total);
         if total > MAX_READ {
-            return self.refuse(InspectError::TooLarge);
+            return self.fail(InspectError::TooLarge);
         }
         let mut done = 0;
         while done < buffer.len() {
             if Instant::now() > self.deadline {
-                return self.refuse(InspectError::Timeout);
+                return self.fail(InspectError::Timeout);
             }
             match self.content.read_at(&mut buffer[done..], offset + done as u64) {
-                Ok(0) => return self.refuse(InspectError::Changed),
+                Ok(0) => return self.fail(InspectError::Changed),
                 Ok(length) => done += length,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return self.refuse(InspectError::Unreadable),
+                Err(_) => return self.fail(InspectError::Unreadable),
             }
         }
         Some(())
     }
 
-    fn refuse<T>(&self, refusal: InspectError) -> Option<T> {
-        self.refusal.set(self.refusal.get().or(Some(refusal)));
+    fn fail<T>(&self, failure: InspectError) -> Option<T> {
+        self.failure.set(self.failure.get().or(Some(failure)));
         None
     }
 }
@@ -250,7 +250,7 @@ mod tests {
         }
         assert_eq!(file.bytes(bytes.len() as u64 - 1, 2), None);
         assert_eq!(file.bytes(u64::MAX, 2), None);
-        assert_eq!(file.refusal(), None);
+        assert_eq!(file.failure(), None);
     }
 
     #[test]
@@ -274,12 +274,12 @@ mod tests {
         assert_eq!(Image::open(&sparse, 8 << 40).err(), Some(InspectError::TooLarge));
         let image = Image::open(&sparse, MAX_FILE).unwrap();
         assert_eq!(image.bytes(0, MAX_PIECE + 1), None);
-        assert_eq!(image.refusal(), Some(InspectError::TooLarge));
+        assert_eq!(image.failure(), Some(InspectError::TooLarge));
         let image = Image::open(&sparse, MAX_FILE).unwrap();
         let blocks = (0..MAX_FILE).step_by(BLOCK.try_into().unwrap());
         let kept = blocks.take_while(|at| image.bytes(*at, 1).is_some()).count();
         assert!((500..700).contains(&kept), "{kept}");
-        assert_eq!(image.refusal(), Some(InspectError::TooLarge));
+        assert_eq!(image.failure(), Some(InspectError::TooLarge));
     }
 
     #[test]
@@ -290,7 +290,7 @@ mod tests {
         assert!(image.bytes(0, 4).is_some());
         file.set_len(4096).unwrap();
         assert_eq!(image.bytes(5 * BLOCK, 4), None);
-        assert_eq!(image.refusal(), Some(InspectError::Changed));
+        assert_eq!(image.failure(), Some(InspectError::Changed));
         assert_eq!(image.bytes(5 * BLOCK, 4), None, "nothing more is read");
     }
 }

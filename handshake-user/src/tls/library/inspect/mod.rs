@@ -197,7 +197,7 @@ pub fn inspect_file(file: &File) -> Result<Option<Inspection>, InspectError> {
     if FileState::of(file)? != before {
         return Err(InspectError::Changed);
     }
-    image.refusal().map_or(Ok(inspection), Err)
+    image.failure().map_or(Ok(inspection), Err)
 }
 
 /// The metadata that change when a file is written to.
@@ -223,13 +223,13 @@ impl FileState {
 #[must_use]
 pub fn inspect(file: &[u8]) -> Option<Inspection> {
     let image = Image::new(file);
-    look(&image).filter(|_| image.refusal().is_none())
+    look(&image).filter(|_| image.failure().is_none())
 }
 
 /// The same, but reading in small pieces.
 pub(crate) fn inspect_in_pieces(file: &[u8], entries: usize) -> Option<Inspection> {
     let image = Image::in_pieces(file, entries);
-    look(&image).filter(|_| image.refusal().is_none())
+    look(&image).filter(|_| image.failure().is_none())
 }
 
 fn look(image: &Image<'_>) -> Option<Inspection> {

@@ -1,5 +1,5 @@
-//! Writes the inputs that the fuzzers begin with, all of them made here or by this project: `cargo run
-//! --example seeds` in this folder, when one is to be added. What the fuzzers found lies beside them.
+//! Writes the seeds of the fuzzers, all of them generated here or taken from this project: run `cargo run
+//! --example seeds` in this directory to add one. Inputs that the fuzzers found are stored beside them.
 
 mod seeds {
     pub mod kernel;

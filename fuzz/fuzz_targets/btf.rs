@@ -1,4 +1,4 @@
-//! Any bytes as the kernel's description of its types.
+//! Fuzzes the reading of BTF with arbitrary bytes.
 #![no_main]
 
 use handshake::kernel::btf::{Btf, audit, has_tracepoint, layout};
@@ -8,6 +8,6 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(btf) = Btf::from_bytes(bytes) else { return };
     let audit = audit(&btf);
     assert!(audit.missing.len() <= audit.members);
-    assert_eq!(layout(&btf).is_ok(), audit.missing.is_empty(), "both look for the same");
+    assert_eq!(layout(&btf).is_ok(), audit.missing.is_empty(), "both look for the same members");
     let _ = has_tracepoint(&btf, "tcp_destroy_sock");
 });

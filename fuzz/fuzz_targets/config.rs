@@ -1,4 +1,4 @@
-//! Any text as the daemon's configuration.
+//! Fuzzes the daemon's configuration with arbitrary text.
 #![no_main]
 
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Any bytes as the unwind table of a library.
+//! Fuzzes the inspection of a library with an arbitrary unwind table.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Any bytes as a file that a process has mapped.
+//! Fuzzes the inspection of a mapped file with arbitrary bytes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Any bytes as records for `handshake explain`.
+//! Fuzzes `handshake explain` with arbitrary bytes as records.
 #![no_main]
 
 use handshake::{event::ConnectionEvent, fuzzing::explain};

@@ -1,4 +1,4 @@
-//! A Go program with anything in its tables (`handshake_fuzz::go`).
+//! Fuzzes the inspection of Go programs with arbitrary tables (`handshake_fuzz::go`).
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! Any bytes as the beginning of a stream: record layer, then both hellos.
+//! Fuzzes the record layer and the parsers of both hellos with arbitrary bytes as the beginning of a stream.
 #![no_main]
 
 use handshake::tls::wire::{ClientHello, Piece, ServerHello, message};
@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let Some((cut, stream)) = data.split_first() else { return };
-    // Two pieces that overlap, the later one first.
+    // Two overlapping pieces, the later one first.
     let middle = usize::from(*cut).min(stream.len());
     let seq = |offset: usize| u32::MAX.wrapping_add(u32::try_from(offset).unwrap());
     let pieces = [

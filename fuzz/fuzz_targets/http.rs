@@ -1,4 +1,5 @@
-//! Any bytes as what a client sends to the daemon's HTTP server. The first byte says in how large pieces.
+//! Fuzzes the daemon's HTTP server with arbitrary bytes from a client. The first byte is the size of the
+//! pieces in which they are sent.
 #![no_main]
 
 use std::{sync::Arc, time::Duration};
@@ -11,7 +12,7 @@ use tokio::{
     time::timeout,
 };
 
-/// A client that has said all that it wants to say is answered by then.
+/// The time limit for the response after the client has sent everything.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 struct Still;
@@ -42,7 +43,7 @@ fuzz_target!(|data: &[u8]| {
             let serving = http(server, Arc::new(Still));
             let asking = async {
                 for piece in sent.chunks(usize::from(*size).max(1)) {
-                    // It may have hung up.
+                    // The server may have closed the connection.
                     if client.write_all(piece).await.is_err() {
                         break;
                     }
@@ -56,10 +57,10 @@ fuzz_target!(|data: &[u8]| {
             let both = async { tokio::join!(serving, asking).1 };
             timeout(TIMEOUT, both)
                 .await
-                .expect("the end of what the client says is the end of the connection")
+                .expect("the server closes the connection after the client has finished")
         })
     });
     assert!(answers.is_empty() || answers.starts_with(b"HTTP/1."), "{answers:?}");
-    // A request takes 16 bytes at least, an answer some hundred.
-    assert!(answers.len() <= 1024 * (1 + sent.len() / 16), "more than was asked for");
+    // A request has at least 16 bytes, a response some hundreds.
+    assert!(answers.len() <= 1024 * (1 + sent.len() / 16), "a longer response than the requests can cause");
 });

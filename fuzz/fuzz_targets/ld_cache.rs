@@ -1,4 +1,4 @@
-//! Any bytes as an `ld.so.cache`.
+//! Fuzzes the parser of `ld.so.cache` with arbitrary bytes.
 #![no_main]
 
 use handshake::fuzzing::ld_cache;

@@ -1,4 +1,5 @@
-//! A library with the functions that are looked for, and anything in them (`handshake_fuzz::library`).
+//! Fuzzes the inspection of libraries with the wanted functions and arbitrary code in them
+//! (`handshake_fuzz::library`).
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

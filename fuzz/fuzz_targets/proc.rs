@@ -1,5 +1,5 @@
-//! Text of the kernel's, into which others write names of files, mounts and processes. The first byte says
-//! which.
+//! Fuzzes the parsers of kernel text that contains names of files, mounts and processes chosen by others. The
+//! first byte selects the parser.
 #![no_main]
 
 use handshake::{

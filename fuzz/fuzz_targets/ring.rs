@@ -1,6 +1,6 @@
-//! Any bytes as records of the ring buffer, all the way to what is shown. A byte of flags (how much the wire
-//! sees; 4: with the summary, 0xf0: with the text of all metrics, which take their time), then steps: a byte
-//! that says what it is, a length (two bytes), that many bytes.
+//! Fuzzes everything from the records of the ring buffer to the output. The input: a byte of flags (the scope
+//! of the wire view; 4: with the summary, 0xf0: with the text of all metrics, which is slow), then steps: a
+//! byte for the kind, a length (two bytes), and that many bytes.
 #![no_main]
 
 use std::{
@@ -39,7 +39,7 @@ impl Context for Still {
     }
 }
 
-/// Where everything ends.
+/// All outputs.
 struct Sinks<'m> {
     metrics: &'m mut Metrics,
     summary: Option<Summary>,
@@ -49,7 +49,7 @@ struct Sinks<'m> {
 }
 
 thread_local! {
-    /// Some thousand counters: one set of them for all inputs whose text is not looked at.
+    /// Thousands of counters, hence one shared set for all inputs whose text is not checked.
     static METRICS: RefCell<Metrics> = RefCell::new(metrics());
 }
 
@@ -108,14 +108,14 @@ fn follow(flags: u8, mut input: Input<'_>, metrics: &mut Metrics) {
             Some(Kind::Wire) => raw::SIZE,
             Some(Kind::Hello) => raw::HEADER.max(bytes.len()),
             None => {
-                // Time passes, ten milliseconds a byte and more.
+                // Time passes: at least ten milliseconds per byte.
                 now_ns += bytes.iter().map(|byte| u64::from(*byte) * 10_000_000).sum::<u64>();
                 joiner.expire(now_ns, &mut Still, |event| sinks.take(event));
                 continue;
             }
         };
         let mut bytes = bytes.to_vec();
-        // Records of the wrong size are refused; most are of the right one.
+        // Records of the wrong size are rejected; most have the right size.
         if step & 8 == 0 {
             bytes.resize(size, 0);
         }
@@ -125,7 +125,7 @@ fn follow(flags: u8, mut input: Input<'_>, metrics: &mut Metrics) {
         let Some(raw) = RawRecord::from_bytes(&bytes) else { continue };
         match &raw {
             RawRecord::Connection(connection) if connection.stage() == Some(Stage::Close) => {
-                // The kernel side tells of no closing twice.
+                // The kernel side reports no close twice.
                 if !closings.insert((connection.id, connection.generation)) {
                     continue;
                 }

@@ -1,7 +1,7 @@
-//! Packets of any content in any order through the tracker, and what it kept through the verdict.
+//! Fuzzes the tracker with packets of any content in any order, and the verdict with what it recorded.
 //!
-//! A packet: one byte of flags, how far it is from where its stream stands (one signed byte), the length of
-//! its payload (two bytes), the payload. `seed.py` writes the corpus of handshake-common in this form.
+//! A packet: one byte of flags, its distance from the expected sequence number (one signed byte), the length
+//! of its payload (two bytes), the payload.
 #![no_main]
 
 use handshake::tls::wire::{Buffers, Hellos, Piece, verdict};
@@ -18,7 +18,7 @@ const LOCAL_IS_SERVER: u8 = 4;
 fuzz_target!(|data: &[u8]| {
     let mut wire = Wire::default();
     let mut pieces: [Vec<Piece<'_>>; 2] = Default::default();
-    // The first byte sent of either stream, and how far it has come.
+    // The first sequence number of each stream, and its current one.
     let mut ends = [u32::MAX - 100, 1000];
     let mut acks = [0, 0];
     let mut now_ns = 1;
@@ -41,7 +41,7 @@ fuzz_target!(|data: &[u8]| {
         let before = wire;
         let due = track(&mut wire, &Segment { direction, seq, ack: acks[own], now_ns }, &payload);
         if follows == Next::Follow && payload.is_empty() {
-            // The kernel side leaves it out.
+            // The kernel side skips it.
             assert_eq!((Wire { packets: before.packets, ..wire }, due.next), (before, Next::Follow));
         }
         follows = due.next;

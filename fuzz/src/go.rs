@@ -1,13 +1,13 @@
-//! Go programs: sections at fixed addresses, with anything in them.
+//! Go programs: sections at fixed addresses with arbitrary content.
 
 use crate::{
     Input,
     image::{BASE, Image, PROGBITS, X86_64},
 };
 
-/// Each section has so much room.
+/// The space reserved for each section.
 pub const ROOM: u64 = 0x600;
-/// The sections of a description, in their order, and where they are.
+/// The sections of a description in order, with their addresses.
 pub const SECTIONS: [(&str, u64); 4] = [
     (".gopclntab", BASE + ROOM),
     (".rodata", BASE + 2 * ROOM),
@@ -18,8 +18,8 @@ pub const TABLE: u64 = SECTIONS[0].1;
 pub const DATA: u64 = SECTIONS[1].1;
 pub const TEXT: u64 = SECTIONS[2].1;
 
-/// A program by a description: a byte of flags (1: not fixed), then the bytes of each section, with their
-/// length in front.
+/// Builds a program from a description: a byte of flags (1: not fixed-address), then the bytes of each
+/// section, preceded by their length.
 #[must_use]
 pub fn file(description: &[u8]) -> Vec<u8> {
     let mut input = Input(description);

@@ -1,4 +1,4 @@
-//! Writes ELF files: one segment that is loaded as a whole, with sections anywhere in it.
+//! Writes ELF files: one segment that covers the file, with sections anywhere in it.
 
 /// Address of the first byte of the file.
 pub const BASE: u64 = 0x40_0000;
@@ -15,7 +15,7 @@ pub const STRTAB: u32 = 3;
 pub const RELA: u32 = 4;
 pub const DYNSYM: u32 = 11;
 
-/// A file in the making.
+/// An ELF file under construction.
 pub struct Image {
     machine: u16,
     is_fixed: bool,
@@ -33,14 +33,14 @@ struct Section {
     entry: u64,
 }
 
-/// One of a table of symbols; without an address, of another file.
+/// An entry of a symbol table; imported if it has no address.
 pub struct Symbol<'a> {
     pub name: &'a str,
     pub address: Option<u64>,
     pub size: u64,
 }
 
-/// Where the loader puts a pointer.
+/// A place where the loader stores a pointer.
 pub struct Relocation {
     pub at: u64,
     pub kind: u32,
@@ -49,34 +49,34 @@ pub struct Relocation {
 }
 
 impl Image {
-    /// `is_fixed`: it is loaded at the addresses in the file.
+    /// `is_fixed`: the file is loaded at the addresses that it contains.
     #[must_use]
     pub fn new(machine: u16, is_fixed: bool) -> Self {
         let names = vec![0];
         Self { machine, is_fixed, bytes: vec![0; HEADERS], sections: Vec::new(), names }
     }
 
-    /// Where the next bytes will be.
+    /// The address of the next bytes.
     #[must_use]
     pub fn next(&self) -> u64 {
         BASE + self.bytes.len().next_multiple_of(ALIGNMENT) as u64
     }
 
-    /// Adds bytes, and says where they are.
+    /// Appends bytes. Returns their address.
     pub fn put(&mut self, bytes: &[u8]) -> u64 {
         let address = self.next();
         self.put_at(address, bytes);
         address
     }
 
-    /// Adds bytes there, or writes over those that are there.
+    /// Writes bytes at this place, overwriting what is there.
     pub fn put_at(&mut self, address: u64, bytes: &[u8]) {
         let start = usize::try_from(address - BASE).expect("an address of this file");
         self.bytes.resize(self.bytes.len().max(start + bytes.len()), 0);
         self.bytes[start..start + bytes.len()].copy_from_slice(bytes);
     }
 
-    /// Says that a section is there; hands back its index.
+    /// Adds a section header. Returns its index.
     pub fn section(&mut self, name: &str, kind: u32, address: u64, size: usize) -> usize {
         let start = self.names.len();
         self.names.extend_from_slice(name.as_bytes());
@@ -85,7 +85,7 @@ impl Image {
         self.sections.len()
     }
 
-    /// A table of symbols, and its names; hands back the index of the table.
+    /// Adds a symbol table and its names. Returns the index of the table.
     pub fn symbols(&mut self, symbols: &[Symbol<'_>]) -> usize {
         let (mut table, mut names) = (vec![0; 24], vec![0]);
         for symbol in symbols {
@@ -104,7 +104,7 @@ impl Image {
         index
     }
 
-    /// A table of relocations by these symbols.
+    /// Adds a relocation table that refers to these symbols.
     pub fn relocations(&mut self, relocations: &[Relocation], symbols: usize) {
         let mut table = Vec::new();
         for relocation in relocations {
@@ -117,7 +117,7 @@ impl Image {
         (self.sections[index - 1].link, self.sections[index - 1].entry) = (symbols, 24);
     }
 
-    /// The file.
+    /// The finished file.
     #[must_use]
     pub fn finish(mut self) -> Vec<u8> {
         let names = std::mem::take(&mut self.names);
@@ -127,7 +127,7 @@ impl Image {
         let loaded = self.bytes.len() as u64;
         let mut table = vec![0; SECTION];
         for section in &self.sections {
-            // The name of the names came too late for them.
+            // The name of the string table itself was added last.
             let name = if section.name < names.len() { section.name } else { 0 };
             table.extend([u32::try_from(name).expect("short"), section.kind].map(u32::to_le_bytes).concat());
             let words = [2, section.address, section.address - BASE, section.size as u64];

@@ -1,5 +1,5 @@
-//! What the fuzz targets share: how they take their bytes apart, the files that they make of them, and what
-//! must hold of everything that is shown.
+//! Code shared by the fuzz targets: splitting the input, building files from it, and checks that must hold
+//! for all output.
 
 pub mod elf;
 pub mod go;
@@ -9,7 +9,7 @@ pub mod record;
 
 use handshake::untrusted::is_harmless;
 
-/// Bytes of a fuzzer, from front to back.
+/// The input of a fuzzer, consumed from front to back.
 pub struct Input<'a>(pub &'a [u8]);
 
 impl<'a> Input<'a> {
@@ -20,32 +20,32 @@ impl<'a> Input<'a> {
         Some(*first)
     }
 
-    /// The next two bytes, the lower one first.
+    /// The next two bytes, in little-endian order.
     pub fn word(&mut self) -> Option<u16> {
         let (first, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(u16::from_le_bytes(*first))
     }
 
-    /// So many bytes, or as many as there are.
+    /// The next `count` bytes, or all that are left.
     pub fn bytes(&mut self, length: usize) -> &'a [u8] {
         let (first, rest) = self.0.split_at(length.min(self.0.len()));
         self.0 = rest;
         first
     }
 
-    /// Bytes with their length, two bytes, in front.
+    /// Bytes preceded by their length in two bytes.
     pub fn block(&mut self) -> Option<&'a [u8]> {
         let length = self.word()?;
         Some(self.bytes(length.into()))
     }
 }
 
-/// Nothing in it drives a terminal or forges a line.
+/// Asserts that nothing in the text controls a terminal or forges a line.
 ///
 /// # Panics
-/// When something does.
+/// If something does.
 pub fn assert_harmless(lines: &str) {
     let harmful = lines.chars().find(|&c| c != '\n' && !is_harmless(c));
-    assert_eq!(harmful, None, "it is shown as it is: {lines:?}");
+    assert_eq!(harmful, None, "output contains it unescaped: {lines:?}");
 }

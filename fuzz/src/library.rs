@@ -1,6 +1,5 @@
-//! Libraries with the symbols that are looked for, and anything for the rest: a fuzzer that had to come by
-//! itself on tables of symbols, unwind tables and relocations that fit each other would never see an
-//! instruction.
+//! Libraries with the wanted symbols and otherwise arbitrary content: a fuzzer that had to find matching
+//! symbol tables, unwind tables and relocations by itself would never reach an instruction.
 
 use handshake::fuzzing::symbols;
 
@@ -9,13 +8,13 @@ use crate::{
     image::{AARCH64, BASE, Image, PROGBITS, Relocation, Symbol, X86_64},
 };
 
-/// Each function has so much room.
+/// The space reserved for each function.
 pub const SLOT: u64 = 0x80;
-/// Where the first one is.
+/// The address of the first function.
 pub const CODE: u64 = BASE + 0x100;
 const MAX_FUNCTIONS: usize = 60;
 
-/// What an entry begins with, beside the number of a symbol for a function.
+/// The first byte of an entry, if not the number of a function's symbol.
 pub const NAMELESS: u8 = 0xff;
 pub const RELOCATION: u8 = 0xfe;
 pub const TEXT: u8 = 0xfd;
@@ -25,10 +24,10 @@ pub const IMPORT: u8 = 0xfc;
 pub const NO_FRAME: u8 = 0;
 pub const NO_CHANGE: u8 = 1;
 
-/// Functions of other files.
+/// Imported functions.
 pub const IMPORTS: [&str; 3] = ["ERR_vset_error", "ERR_put_error", "gnutls_session_key_update"];
 
-/// The symbols by their number.
+/// The symbols by number.
 #[must_use]
 pub fn names() -> Vec<&'static str> {
     let mut names = symbols();
@@ -37,13 +36,13 @@ pub fn names() -> Vec<&'static str> {
     names
 }
 
-/// A file by a description: a byte of flags (1: aarch64, 2: fixed), then entries.
+/// Builds a file from a description: a byte of flags (1: aarch64, 2: fixed), then entries.
 ///
 /// - a function: the number of its symbol, its frame ([`NO_FRAME`], [`NO_CHANGE`], or a number of bytes of
 ///   call frame instructions, and these), its length (two bytes), its bytes;
-/// - [`RELOCATION`]: place (from [`CODE`] on), kind, what stands there (another place, or a symbol);
+/// - [`RELOCATION`]: place (from [`CODE`] on), kind, target (another place, or a symbol);
 /// - [`TEXT`]: length, text;
-/// - [`IMPORT`]: which of [`IMPORTS`].
+/// - [`IMPORT`]: an index into [`IMPORTS`].
 #[must_use]
 pub fn file(description: &[u8]) -> Vec<u8> {
     let mut input = Input(description);
@@ -100,7 +99,7 @@ pub fn file(description: &[u8]) -> Vec<u8> {
         }
     }
     frames.extend([0; 4]);
-    // Relocations may lie behind the functions.
+    // Relocations may lie beyond the functions.
     image.put_at(next, &[0xcc; 16]);
     image.put(&texts);
     let address = image.put(&frames);
@@ -110,7 +109,7 @@ pub fn file(description: &[u8]) -> Vec<u8> {
     image.finish()
 }
 
-/// The same functions with an unwind table of any bytes.
+/// A library with two functions and an arbitrary unwind table.
 #[must_use]
 pub fn with_frames(frames: &[u8]) -> Vec<u8> {
     // push %rbx; test %edi,%edi; je 1f; pop %rbx; ret; 1: notrack jmp *%rax; jmp to the second function
@@ -127,7 +126,7 @@ pub fn with_frames(frames: &[u8]) -> Vec<u8> {
     image.finish()
 }
 
-/// What all entries have in common: the frame begins at the stack pointer of the entry.
+/// The common information entry: the frame begins at the stack pointer of the entry.
 #[must_use]
 pub fn common_frame(machine: u16) -> Vec<u8> {
     // DW_CFA_def_cfa: a register, and the bytes that a call pushes.
@@ -137,7 +136,7 @@ pub fn common_frame(machine: u16) -> Vec<u8> {
     sized(&entry)
 }
 
-/// A function's entry, which will stand at `place`.
+/// A function's entry, to be placed at `place`.
 #[must_use]
 pub fn function_frame(place: usize, address: u64, size: u64, instructions: &[u8]) -> Vec<u8> {
     let to_common = u32::try_from(place + 4).expect("short").to_le_bytes();

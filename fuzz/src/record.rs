@@ -1,4 +1,4 @@
-//! What must hold of every record, whatever it was made of.
+//! Checks that must hold for every record, whatever its origin.
 
 use handshake::{
     event::ConnectionEvent,
@@ -8,10 +8,10 @@ use handshake::{
 
 use crate::assert_harmless;
 
-/// What is written can be read, and what is shown drives no terminal.
+/// Asserts that the record survives serialization, and that its text contains no terminal controls.
 ///
 /// # Panics
-/// When it does not hold.
+/// If one of them fails.
 pub fn check(record: &ConnectionEvent) {
     let json = json(serde_json::to_string(record).expect("a record can be written"));
     assert!(!json.contains('\n'), "a record is one line");

@@ -1,5 +1,5 @@
-//! What it costs to look into files: every regular file of these folders, or these files, one after the
-//! other.
+//! Measures what it costs to inspect files: the given files and every regular file in the given directories,
+//! one after the other.
 //!
 //! `cargo run --release --example inspect -- /usr/bin /usr/lib/x86_64-linux-gnu`
 
@@ -23,7 +23,7 @@ fn main() -> Result<()> {
             files.push(argument);
         }
     }
-    // A symbolic link leads to a file that is here already, or to one that is not wanted.
+    // A symbolic link leads to a file that is listed already, or to one that is not wanted.
     files.retain(|path| !path.is_symlink());
 
     let (mut bytes, mut refused) = (0, 0);
@@ -76,12 +76,12 @@ fn look(path: &Path) -> Result<(u64, Duration, Looked)> {
     Ok((file.metadata()?.len(), took, what))
 }
 
-/// Bytes that this process has read.
+/// The number of bytes that this process has read.
 fn read_so_far() -> u64 {
     field("/proc/self/io", "rchar:")
 }
 
-/// The most memory that it has had.
+/// The peak memory use of this process.
 fn peak_kib() -> u64 {
     field("/proc/self/status", "VmHWM:")
 }

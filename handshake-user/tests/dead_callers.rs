@@ -1,5 +1,5 @@
-//! Who dies inside a handshake leaves nothing behind: nothing that costs others, and nothing that is taken
-//! for theirs when process ids, thread ids and addresses are used again.
+//! Threads and processes that die inside a handshake leave no state behind that costs others, or that is
+//! attributed to others when process ids, thread ids and addresses are reused.
 //!
 //! Needs root: run through `cargo xtask test`.
 
@@ -25,23 +25,23 @@ use tempfile::TempDir;
 
 use self::{reborn::Reborn, tracer::Tracer, victim::Victim};
 
-/// So many threads, and as many processes.
+/// The number of threads, and of processes.
 const VICTIMS: usize = 25;
 
-/// What it does to this process's threads must not meet what the other test does.
+/// The tests affect all threads of this process, so they must not run at the same time.
 static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 #[test]
-fn nothing_stays_behind_of_threads_and_processes_that_die_inside() {
+fn threads_and_processes_that_die_inside_a_handshake_leave_no_state() {
     let _alone = ALONE.lock();
     let tracer = Tracer::start();
-    // Its kernel side accepts, and nobody ever answers.
+    // The kernel accepts connections, but nobody ever answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap();
     let mut dead = Vec::new();
     for _ in 0..VICTIMS {
         let thread = Victim::thread(address);
-        tracer.until("the thread is seen inside", |tracer| tracer.is_inside(thread.id));
+        tracer.until("the thread is considered inside", |tracer| tracer.is_inside(thread.id));
         dead.push(thread.id);
         thread.ends();
 
@@ -52,27 +52,27 @@ fn nothing_stays_behind_of_threads_and_processes_that_die_inside() {
             .stderr(Stdio::null())
             .spawn();
         let mut process = process.expect("openssl, which this test needs");
-        tracer.until("the process is seen inside", |tracer| tracer.is_inside(process.id()));
+        tracer.until("the process is considered inside", |tracer| tracer.is_inside(process.id()));
         dead.push(process.id());
         process.kill().unwrap();
         process.wait().unwrap();
     }
 
-    // The next one of the same id, which is in no handshake, is taken for the dead one no longer than until
-    // it sends.
+    // A new process with the same id, which is in no handshake, is mistaken for the dead one only until it
+    // sends.
     let mut tried = 0;
     for id in dead {
-        // Somebody else may have it by now.
-        let Some(reborn) = Reborn::that_sends(id) else { continue };
+        // Another process may have the id by now.
+        let Some(reborn) = Reborn::sending(id) else { continue };
         reborn.ends();
-        assert!(!tracer.is_inside(id), "{id} is still taken for one inside of a handshake");
+        assert!(!tracer.is_inside(id), "{id} is still considered inside a handshake");
         tried += 1;
     }
-    assert!(tried > VICTIMS, "only {tried} ids could be had again");
+    assert!(tried > VICTIMS, "only {tried} ids could be reused");
 }
 
 #[test]
-fn a_handshake_is_never_taken_for_that_of_a_dead_process_of_the_same_id_and_addresses() {
+fn handshake_is_not_attributed_to_a_dead_process_with_the_same_id_and_addresses() {
     let _alone = ALONE.lock();
     let tracer = Tracer::start();
     let folder = tempfile::tempdir().unwrap();
@@ -80,15 +80,15 @@ fn a_handshake_is_never_taken_for_that_of_a_dead_process_of_the_same_id_and_addr
     let arguments = ["gnutls-cli", "--insecure", "--port", &server.port, "127.0.0.1"];
 
     server.signal(Signal::SIGSTOP);
-    let first = Reborn::that_executes(None, &arguments).unwrap();
+    let first = Reborn::executing(None, &arguments).unwrap();
     let id = first.id;
-    tracer.until("the process is seen inside", |tracer| tracer.is_inside(id));
+    tracer.until("the process is considered inside", |tracer| tracer.is_inside(id));
     kill(Pid::from_raw(id.cast_signed()), Signal::SIGKILL).unwrap();
     first.ends();
     thread::sleep(Duration::from_secs(1));
     server.signal(Signal::SIGCONT);
 
-    let second = Reborn::that_executes(Some(id), &arguments).expect("the id is free again");
+    let second = Reborn::executing(Some(id), &arguments).expect("the id is free again");
     second.ends();
     let record = tracer.record(|record| {
         record["event"] == "tls" && record["process"]["pid"] == id && record["tls"]["outcome"] == "completed"
@@ -96,7 +96,7 @@ fn a_handshake_is_never_taken_for_that_of_a_dead_process_of_the_same_id_and_addr
     assert_eq!(record["tls"]["source"], "both", "{record}");
     assert_eq!(record["tls"]["library"], "gnutls", "{record}");
     let duration = record["tls"]["duration_us"].as_u64().unwrap();
-    assert!(duration < 900_000, "that is when the dead one began: {record}");
+    assert!(duration < 900_000, "measured from the start of the dead process: {record}");
 }
 
 /// `openssl s_server`.
@@ -117,7 +117,7 @@ impl Server {
             .stderr(Stdio::null())
             .status();
         assert!(made.expect("openssl, which this test needs").success());
-        // Free a moment ago.
+        // A port that was free a moment ago.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
         let child = Command::new("openssl")
             .args(["s_server", "-quiet", "-www", "-accept", &format!("127.0.0.1:{port}"), "-key"])

@@ -1,5 +1,5 @@
-//! Finds the files that real processes have mapped: under overlays and in mount namespaces, deleted and
-//! replaced, from exec and from dlopen.
+//! Finds the files that real processes have mapped: below overlays and in mount namespaces, deleted and
+//! replaced, by exec and by dlopen.
 //!
 //! Needs root: run through `cargo xtask test`.
 
@@ -26,9 +26,9 @@ use tempfile::TempDir;
 
 use self::process::{Overlay, Process};
 
-/// Short, so that what is gone is gone soon.
+/// Short, so that unused files are reported soon.
 const SWEEP: Duration = Duration::from_millis(300);
-/// Files in one poll.
+/// The maximum number of files in one poll.
 const ROOM: usize = 128;
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -43,11 +43,11 @@ fn iterator() -> Result<VmaIterator, String> {
     };
     let kernel = Kernel::read().unwrap();
     let (mut tracer, _) = Tracer::attach(&kernel, &settings).unwrap();
-    // The program lives on without the others.
+    // The program stays loaded without the rest of the object.
     tracer.mappings(&kernel)
 }
 
-/// A search, and all that it has told.
+/// A search, and everything that it has reported.
 struct Search {
     discovery: Discovery,
     found: Vec<Found>,
@@ -55,7 +55,7 @@ struct Search {
 }
 
 impl Search {
-    /// Over what is there already.
+    /// Starts a search and completes its first sweep.
     fn start() -> Self {
         Self::over(Discovery::new(iterator(), SWEEP))
     }
@@ -76,7 +76,7 @@ impl Search {
         }
     }
 
-    /// At the daemon's pace.
+    /// Polls at the daemon's pace until the condition holds.
     fn until(&mut self, what: &str, enough: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + TIMEOUT;
         loop {
@@ -94,7 +94,7 @@ impl Search {
         }
     }
 
-    /// Looks on for some sweeps: nothing more is to come.
+    /// Polls for a few sweeps, in which nothing more should be reported.
     fn for_a_while(&mut self) {
         let end = Instant::now() + 4 * SWEEP;
         while Instant::now() < end {
@@ -103,7 +103,7 @@ impl Search {
         }
     }
 
-    /// What was told of this file, which `stat` names.
+    /// The reports of this file, identified by `stat`.
     fn of(&self, file: &fs::Metadata) -> Vec<&Found> {
         self.found.iter().filter(|found| is(found.id, file)).collect()
     }
@@ -121,12 +121,12 @@ fn is(id: FileId, file: &fs::Metadata) -> bool {
     (id.dev, id.ino) == (file.dev(), file.ino())
 }
 
-/// A program of its own inode: `sleep` under another name.
+/// A program with its own inode: a copy of `sleep` under another name.
 fn program(folder: &TempDir, name: &str) -> PathBuf {
     copy(Path::new("/bin/sleep"), &folder.path().join(name))
 }
 
-/// A library of its own inode that any program can load: the C library's own libm, named like a TLS library.
+/// A library with its own inode that any program can load: a copy of libm, named like a TLS library.
 fn library(folder: &TempDir, name: &str) -> PathBuf {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     let line =
@@ -141,8 +141,8 @@ fn copy(from: &Path, to: &Path) -> PathBuf {
     to.to_owned()
 }
 
-/// The kernel takes a uprobe on this file, at the start of a function of it.
-fn takes_a_uprobe(found: &Found) {
+/// Asserts that the kernel accepts a uprobe at the start of a function of this file.
+fn assert_accepts_uprobe(found: &Found) {
     use object::{Object as _, ObjectSection as _};
     let data = fs::read(discover::path_of(&found.file)).unwrap();
     let elf = object::File::parse(&*data).unwrap();
@@ -159,13 +159,13 @@ fn takes_a_uprobe(found: &Found) {
 }
 
 #[test]
-fn one_file_under_two_overlays_is_found_once() {
+fn file_below_two_overlays_is_found_once() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("empty")).unwrap();
     fs::create_dir(folder.path().join("merged")).unwrap();
     let lower = tempfile::tempdir_in(folder.path()).unwrap();
     let (program, library) = (program(&lower, "sleeper"), library(&lower, "libssl-under-overlay.so"));
-    // Each in a mount namespace of its own, with an overlay of its own over the same folder.
+    // Each in its own mount namespace, with its own overlay over the same directory.
     let overlay = Overlay {
         lower: lower.path(),
         empty: &folder.path().join("empty"),
@@ -181,14 +181,14 @@ fn one_file_under_two_overlays_is_found_once() {
         search.for_a_while();
         let found = search.of(&file);
         assert_eq!(found.len(), 1, "{found:?}");
-        takes_a_uprobe(found[0]);
+        assert_accepts_uprobe(found[0]);
     }
     let named = |name: &str| search.found.iter().filter(|found| found.shown.ends_with(name)).count();
     assert_eq!((named("sleeper"), named("libssl-under-overlay.so")), (1, 1), "{:?}", search.found);
 }
 
 #[test]
-fn a_replaced_library_is_found_beside_its_deleted_predecessor() {
+fn replaced_library_is_found_beside_its_deleted_predecessor() {
     let folder = tempfile::tempdir().unwrap();
     let path = library(&folder, "libssl-replaced.so");
     let old = fs::metadata(&path).unwrap();
@@ -199,8 +199,8 @@ fn a_replaced_library_is_found_beside_its_deleted_predecessor() {
 
     let mut search = Search::start();
     assert_eq!(search.of(&old).len(), 1, "{:?}", search.found);
-    assert_eq!(search.of(&old)[0].shown, path, "without the mark of a deleted file");
-    takes_a_uprobe(search.of(&old)[0]);
+    assert_eq!(search.of(&old)[0].shown, path, "without the suffix of a deleted file");
+    assert_accepts_uprobe(search.of(&old)[0]);
     assert!(search.of(&new).is_empty());
 
     let with_new = Process::start(Path::new("/bin/sleep"), Some(&path));
@@ -213,7 +213,7 @@ fn a_replaced_library_is_found_beside_its_deleted_predecessor() {
     assert_eq!((search.of(&old).len(), search.of(&new).len()), (1, 1));
 }
 
-fn a_program_that_starts_later(discovery: Discovery) {
+fn check_later_program(discovery: Discovery) {
     let folder = tempfile::tempdir().unwrap();
     let path = program(&folder, "later");
     let file = fs::metadata(&path).unwrap();
@@ -235,24 +235,24 @@ fn a_program_that_starts_later(discovery: Discovery) {
 }
 
 #[test]
-fn a_program_that_starts_later_is_found_and_goes_with_its_last_process() {
-    a_program_that_starts_later(Discovery::new(iterator(), SWEEP));
+fn later_program_is_found_and_reported_unused_after_its_last_process() {
+    check_later_program(Discovery::new(iterator(), SWEEP));
 }
 
 #[test]
-fn without_the_iterator_proc_tells() {
+fn later_program_is_found_without_the_iterator() {
     let discovery = Discovery::new(Err("the test wants none".to_owned()), SWEEP);
     assert!(discovery.shortfalls().iter().any(|text| text.contains("the test wants none")));
-    a_program_that_starts_later(discovery);
+    check_later_program(discovery);
 }
 
 #[test]
-fn this_kernel_offers_all_that_the_search_wants() {
+fn search_has_no_shortfalls_on_this_kernel() {
     assert_eq!(Discovery::new(iterator(), SWEEP).shortfalls(), [""; 0]);
 }
 
 #[test]
-fn a_program_that_ends_at_once_is_found_by_its_name() {
+fn short_lived_program_is_found_by_its_path() {
     let folder = tempfile::tempdir().unwrap();
     let path = copy(Path::new("/bin/true"), &folder.path().join("short"));
     let file = fs::metadata(&path).unwrap();
@@ -263,7 +263,7 @@ fn a_program_that_ends_at_once_is_found_by_its_name() {
 }
 
 #[test]
-fn a_library_that_is_opened_long_after_exec_is_found() {
+fn library_opened_long_after_exec_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let path = library(&folder, "libssl-opened-later.so");
     let file = fs::metadata(&path).unwrap();
@@ -280,10 +280,10 @@ fn a_library_that_is_opened_long_after_exec_is_found() {
 }
 
 #[test]
-fn libraries_in_the_standard_places_are_offered_before_anything_uses_them() {
+fn libraries_at_standard_paths_are_found_before_use() {
     let search = Search::start();
     let (_, standing): (Vec<_>, Vec<_>) = search.found.iter().partition(|found| found.pid.is_some());
-    // `curl` and `openssl`, which other tests need, bring it.
+    // `curl` and `openssl`, which other tests need, depend on it.
     assert!(
         standing.iter().any(|found| found.shown.to_string_lossy().contains("/libssl.so")),
         "{standing:?}"
@@ -291,7 +291,7 @@ fn libraries_in_the_standard_places_are_offered_before_anything_uses_them() {
 }
 
 #[test]
-fn processes_that_come_and_go_do_no_harm() {
+fn short_lived_processes_do_not_slow_the_search() {
     let mut search = Search::start();
     let begin = Instant::now();
     let mut longest = Duration::ZERO;

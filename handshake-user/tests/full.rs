@@ -1,15 +1,15 @@
-//! More connections than the table has room for, a ring that is too small, a daemon that stands still: what
-//! is counted is what happened.
+//! More connections than the table can hold, a ring that is too small, a stopped daemon: the counters still
+//! match what happened.
 //!
-//! The load counts itself. Counters are of the whole host, so a second daemon with room for everything is the
-//! witness: both must have counted the same, those of strangers included.
+//! The load counts its own connections. The counters cover the whole host, so a second daemon with sufficient
+//! capacity is the reference: both must have counted the same, including unrelated connections.
 //!
 //! Needs root. `cargo xtask test` builds the program and names it in `HANDSHAKE_BIN`.
 #![expect(clippy::float_cmp, reason = "counts are whole numbers")]
 
 #[path = "full/load.rs"]
 mod load;
-#[expect(dead_code, reason = "the tests of the exporter ask for more")]
+#[expect(dead_code, reason = "the tests of the daemon use all of it")]
 #[path = "daemon/program.rs"]
 mod program;
 
@@ -31,57 +31,58 @@ const OPENS: &str = "handshake_tcp_opens_total";
 const CLOSES: &str = "handshake_tcp_closes_total";
 const GAUGE: &str = "handshake_connections";
 const LOST: &str = "handshake_events_lost_total";
-/// Far fewer than the ends of the load.
+/// The table's capacity, far smaller than the number of ends of the load.
 const ROOM: f64 = 2000.0;
-/// Connections of strangers that may be there at one look and not at the other.
-const STRANGERS: f64 = 50.0;
-/// The gauges are right when the last FIN has been seen, also one that had to be sent again.
+/// Unrelated connections that may exist at one snapshot and not at the other.
+const UNRELATED: f64 = 50.0;
+/// The gauges are correct once the last FIN has been seen, including a retransmitted one.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Tests share the host, and there would be less to tell if they shared the load as well.
+/// The tests share the host, so each needs the load for itself.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 #[test]
-fn a_full_table() {
+fn full_table_is_counted() {
     attack(&["--max-connections", "2000"], None);
 }
 
 #[test]
-fn a_small_ring() {
+fn full_ring_is_counted() {
     attack(&["--ring-kib", "64"], None);
 }
 
 #[test]
-fn a_daemon_that_stands_still() {
+fn events_during_a_daemon_stop_are_counted() {
     attack(&["--ring-kib", "64"], Some(still()));
 }
 
 #[test]
-fn all_at_once() {
+fn full_table_and_ring_during_a_daemon_stop_are_counted() {
     attack(&["--ring-kib", "64", "--max-connections", "2000"], Some(still()));
 }
 
-/// How long the daemon stands still at the least; `HANDSHAKE_TEST_STILL` (seconds) makes it longer.
+/// The minimum time for which the daemon is stopped; `HANDSHAKE_TEST_STILL` (seconds) extends it.
 fn still() -> Duration {
     let seconds = env::var("HANDSHAKE_TEST_STILL").ok().and_then(|seconds| seconds.parse().ok());
     Duration::from_secs(seconds.unwrap_or(6))
 }
 
-/// What the daemon counted lies between what the witness had counted just before and just after.
-struct Look {
+/// A snapshot: what the daemon counted lies between what the reference had counted just before and just
+/// after.
+struct Snapshot {
     before: Scrape,
     daemon: Scrape,
     after: Scrape,
 }
 
-impl Look {
-    fn at(daemon: &Daemon, witness: &Daemon) -> Self {
-        let before = witness.scrape();
+impl Snapshot {
+    fn at(daemon: &Daemon, reference: &Daemon) -> Self {
+        let before = reference.scrape();
         let daemon = daemon.scrape();
-        Self { before, daemon, after: witness.scrape() }
+        Self { before, daemon, after: reference.scrape() }
     }
 
-    /// By how much a counter rose since `first`, and the least and the most that the witness has.
+    /// The increase of a counter since `first`, and the least and the most according to the reference.
     fn rise(&self, first: &Self, name: &str, labels: &[&str]) -> (f64, f64, f64) {
         let sum = |scrape: &Scrape| scrape.sum(name, labels);
         let least = sum(&self.before) - sum(&first.after);
@@ -94,7 +95,7 @@ impl Look {
         least - within <= count && count <= most + within
     }
 
-    /// Like [`Look::agrees`] for a gauge, which only a look at a quiet moment can tell.
+    /// Like [`Snapshot::agrees`] for a gauge, which is only exact in a quiet moment.
     fn gauge_agrees(&self, first: &Self, state: &str) -> bool {
         let sum = |scrape: &Scrape| scrape.sum(GAUGE, &[state]);
         let was = [sum(&first.before), sum(&first.daemon), sum(&first.after)];
@@ -107,12 +108,12 @@ impl Look {
 fn attack(arguments: &[&str], still: Option<Duration>) {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let is_full = arguments.contains(&"--max-connections");
-    // To let go of the probes of libraries would take longer than all the rest.
+    // Detaching the probes of libraries would take longer than everything else.
     let without_tls = ["--tls-libraries", "off"];
-    let witness = Daemon::start(&without_tls);
+    let reference = Daemon::start(&without_tls);
     let daemon = Daemon::start(&[&without_tls, arguments].concat());
     let mut load = Load::start();
-    let first = Look::at(&daemon, &witness);
+    let first = Snapshot::at(&daemon, &reference);
 
     let stopped = still.map(|still| (Instant::now() + still, Stopped::new(&daemon)));
     load.open();
@@ -125,7 +126,7 @@ fn attack(arguments: &[&str], still: Option<Duration>) {
     let roles = ["role=\"client\"", "role=\"server\"", "role=\"unknown\""];
     let states = ["state=\"opening\"", "state=\"established\"", "state=\"closing\""];
     let all = 2.0 * PAIRS;
-    let right = |last: &Look| -> Result<(), String> {
+    let right = |last: &Snapshot| -> Result<(), String> {
         let left = load.sockets();
         if !left.is_empty() {
             return Err(format!("the load has sockets left: {left:?}"));
@@ -146,36 +147,36 @@ fn attack(arguments: &[&str], still: Option<Duration>) {
             }
         }
         must(last.rise(&first, CLOSES, &[]).0 >= all, CLOSES, &[])?;
-        // A stranger's connection that was there before one of the two daemons is of unknown role to that
-        // one, and of a socket that was reset before its start it sees no end.
-        let strangers = (last.rise(&first, CLOSES, &[]).2 - all).clamp(0.0, STRANGERS);
-        must(last.agrees(&first, CLOSES, &[], strangers), CLOSES, &[])?;
+        // An unrelated connection that is older than one of the two daemons has an unknown role there, and a
+        // daemon does not see the end of a socket that was reset before it started.
+        let unrelated = (last.rise(&first, CLOSES, &[]).2 - all).clamp(0.0, UNRELATED);
+        must(last.agrees(&first, CLOSES, &[], unrelated), CLOSES, &[])?;
         for role in roles.iter().filter(|_| !is_full) {
-            must(last.agrees(&first, CLOSES, &[role], strangers), CLOSES, &[role])?;
+            must(last.agrees(&first, CLOSES, &[role], unrelated), CLOSES, &[role])?;
         }
         for state in states {
             must(last.gauge_agrees(&first, state), GAUGE, &[state])?;
             for role in roles {
                 let labels = [role, state];
                 let (here, ..) = last.rise(&first, GAUGE, &labels);
-                // What strangers have begun or ended meanwhile the witness has seen, too.
+                // The reference has also seen the unrelated connections that began or ended meanwhile.
                 let (_, lowest, highest) = last.rise(&first, GAUGE, &[state]);
-                let strangers = STRANGERS + lowest.abs().max(highest.abs());
-                must(here.abs() <= strangers, GAUGE, &labels)?;
+                let unrelated = UNRELATED + lowest.abs().max(highest.abs());
+                must(here.abs() <= unrelated, GAUGE, &labels)?;
             }
         }
         Ok(())
     };
     let deadline = Instant::now() + TIMEOUT;
     let last = loop {
-        let last = Look::at(&daemon, &witness);
+        let last = Snapshot::at(&daemon, &reference);
         match right(&last) {
             Ok(()) => break last,
             Err(wrong) => {
                 let recursion = last.rise(&first, LOST, &["recursion"]);
                 assert!(
                     Instant::now() < deadline,
-                    "daemon, least, most of the witness: {wrong}; recursion {recursion:?}"
+                    "daemon, least, most of the reference: {wrong}; recursion {recursion:?}"
                 );
             }
         }
@@ -189,13 +190,14 @@ fn attack(arguments: &[&str], still: Option<Duration>) {
         let count = rise(OPENS, &[&format!("role=\"{role}\""), &format!("outcome=\"{outcome}\"")]);
         assert!(count >= own, "{role} {outcome}: {count} of {own}");
     }
-    let strangers = last.rise(&first, OPENS, &[]).2 - all - REFUSED;
+    let unrelated = last.rise(&first, OPENS, &[]).2 - all - REFUSED;
     let state_full = rise(LOST, &["state_full"]);
     if is_full {
-        // Those that were there already took room, and what a stranger gave back the load could take.
-        let range = all - ROOM - strangers..=all - ROOM + strangers + last.daemon_held(&first);
-        assert!(range.contains(&state_full), "{state_full} without room, not {range:?}");
-        assert!(rise(CLOSES, &["role=\"unknown\""]) > all / 2.0, "what has no state has no role");
+        // Existing connections took entries, and the load could take entries that unrelated connections
+        // released.
+        let range = all - ROOM - unrelated..=all - ROOM + unrelated + last.daemon_held(&first);
+        assert!(range.contains(&state_full), "{state_full} without an entry, not {range:?}");
+        assert!(rise(CLOSES, &["role=\"unknown\""]) > all / 2.0, "connections without state have no role");
     } else {
         assert_eq!(state_full, 0.0);
     }
@@ -207,19 +209,19 @@ fn attack(arguments: &[&str], still: Option<Duration>) {
     }
     assert_eq!(rise(LOST, &["recursion"]), 0.0);
     println!(
-        "{arguments:?}: {all} ends, {strangers} of strangers, state_full {state_full}, ring_full {}",
+        "{arguments:?}: {all} ends, {unrelated} unrelated, state_full {state_full}, ring_full {}",
         rise(LOST, &["ring_full"])
     );
 }
 
-impl Look {
-    /// What may have been in the daemon's table at the first look.
+impl Snapshot {
+    /// What the daemon's table may have held at the first snapshot.
     fn daemon_held(&self, first: &Self) -> f64 {
         first.daemon.sum(GAUGE, &[]) + self.daemon.sum(GAUGE, &[])
     }
 }
 
-/// A daemon that goes on at the latest when the test ends.
+/// A stopped daemon, which continues at the latest when the test ends.
 struct Stopped(Pid);
 
 impl Stopped {
@@ -232,7 +234,7 @@ impl Stopped {
 
 impl Drop for Stopped {
     fn drop(&mut self) {
-        // If it is gone there is nothing to go on.
+        // It may have ended already.
         let _ = signal::kill(self.0, Signal::SIGCONT);
     }
 }

@@ -1,7 +1,7 @@
-//! Files that a stranger has written so that looking into them takes for ever: each is looked into in
-//! seconds, which a fuzzer with its small files cannot show.
+//! Files crafted to make inspection take forever: each is inspected within seconds, which a fuzzer with its
+//! small files cannot show.
 
-#[allow(dead_code, reason = "the fuzz targets use all of it")]
+#[expect(dead_code, reason = "the fuzz targets use all of it")]
 #[expect(unreachable_pub, reason = "public for the fuzz targets, which share the file")]
 #[path = "../../fuzz/src/image.rs"]
 mod image;
@@ -16,7 +16,7 @@ use handshake::{fuzzing::inspect_bytes, tls::library::inspect::Inspection};
 
 use self::image::{BASE, Image, PROGBITS, Relocation, Symbol, X86_64};
 
-/// Without optimization and beside other tests; the attacks take minutes to days.
+/// Sufficient without optimization and next to other tests; a successful attack would take minutes to days.
 const TIMEOUT: Duration = Duration::from_secs(20);
 const CODE: u64 = BASE + 0x1000;
 
@@ -24,7 +24,7 @@ fn inspected_in_time(file: Vec<u8>) -> Option<Inspection> {
     let (say, said) = mpsc::channel();
     let began = Instant::now();
     thread::spawn(move || drop(say.send(inspect_bytes(&file))));
-    let inspection = said.recv_timeout(TIMEOUT).expect("it is looked into in time");
+    let inspection = said.recv_timeout(TIMEOUT).expect("it is inspected in time");
     eprintln!("took {:?}", began.elapsed());
     inspection
 }
@@ -36,7 +36,8 @@ fn entry(content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A function's entry in an unwind table whose first entry is what they have in common, to stand at `place`.
+/// A function's entry, to be placed at `place` in an unwind table that starts with the common information
+/// entry.
 fn function(place: usize, address: u64, size: usize, rest: &[u8]) -> Vec<u8> {
     let to_common = u32::try_from(place + 4).unwrap().to_le_bytes();
     entry(&[to_common.as_slice(), &address.to_le_bytes(), &(size as u64).to_le_bytes(), rest].concat())
@@ -58,7 +59,7 @@ fn library(code: &[u8], frames: &[u8], names: &[&str]) -> Vec<u8> {
 const COMMON: [u8; 12] = [0, 0, 0, 0, 1, 0, 1, 0x78, 16, 0x0c, 7, 8];
 
 #[test]
-fn long_common_entries_are_not_read_again_for_each_function() {
+fn long_common_entry_is_not_read_again_for_each_function() {
     let mut common = vec![0, 0, 0, 0, 1, b'z'];
     common.resize(8 << 20, b'S');
     common.extend([0, 1, 0x78, 16, 0, 0x0c, 7, 8]);
@@ -78,11 +79,11 @@ fn long_frames_are_not_read_again_for_each_instruction() {
     let mut frames = entry(&COMMON);
     frames.extend(function(frames.len(), CODE, code.len(), &vec![0; 8 << 20]));
     let inspection = inspected_in_time(library(&code, &frames, &["s2n_negotiate"])).unwrap();
-    assert!(inspection.covered, "it is a function like another");
+    assert!(inspection.covered, "it is an ordinary function");
 }
 
 #[test]
-fn names_without_an_end_are_not_read_for_each_relocation() {
+fn unterminated_names_are_not_read_for_each_relocation() {
     let mut image = Image::new(X86_64, true);
     image.put_at(CODE, &[0xc3]);
     let endless = "A".repeat(8 << 20);
@@ -96,7 +97,7 @@ fn names_without_an_end_are_not_read_for_each_relocation() {
 }
 
 #[test]
-fn names_without_an_end_are_not_read_for_each_section() {
+fn unterminated_names_are_not_read_for_each_section() {
     let mut image = Image::new(X86_64, true);
     image.put_at(CODE, &[0xc3]);
     image.section(&"A".repeat(8 << 20), PROGBITS, CODE, 1);
@@ -105,7 +106,7 @@ fn names_without_an_end_are_not_read_for_each_section() {
     }
     image.symbols(&[Symbol { name: "s2n_negotiate", address: Some(CODE), size: 1 }]);
     let mut file = image.finish();
-    // All have the same name.
+    // All sections have the same name.
     let table = usize::try_from(u64::from_le_bytes(file[40..48].try_into().unwrap())).unwrap();
     for header in file[table..].chunks_exact_mut(64).skip(1) {
         header[..4].copy_from_slice(&1_u32.to_le_bytes());
@@ -114,14 +115,14 @@ fn names_without_an_end_are_not_read_for_each_section() {
 }
 
 #[test]
-fn behind_the_end_of_the_file_nothing_is_probed() {
+fn nothing_beyond_the_end_of_the_file_is_probed() {
     let file = |free| {
         let mut image = Image::new(X86_64, true);
         image.put_at(CODE, &[0xc3]);
         let symbol = |name, address| Symbol { name, address: Some(address), size: 1 };
         image.symbols(&[symbol("s2n_negotiate", CODE), symbol("s2n_connection_free", free)]);
         let mut file = image.finish();
-        // The segment goes on where the file has ended.
+        // The segment continues beyond the end of the file.
         let size = file.len() as u64 + 64;
         file[64 + 32..64 + 40].copy_from_slice(&size.to_le_bytes());
         file

@@ -1,5 +1,5 @@
-//! Files of strangers: none of them ends the program, keeps it from serving, or hides a proper library for
-//! long.
+//! Files of untrusted users: none of them ends the program, stops it from serving, or hides a genuine library
+//! for long.
 //!
 //! Needs root: run through `cargo xtask test`.
 
@@ -20,14 +20,14 @@ mod proper;
 mod serving;
 #[path = "hostile_files/silent.rs"]
 mod silent;
-#[path = "hostile_files/stranger.rs"]
-mod stranger;
 #[path = "hostile_files/truncation.rs"]
 mod truncation;
+#[path = "hostile_files/untrusted.rs"]
+mod untrusted;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Every daemon sees the files of all tests, so there is one test at a time.
+/// Every daemon sees the files of all tests, so they run one at a time.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,4 +1,4 @@
-//! The TLS libraries of this system, as they are: what is found in them, and that damage to them is survived.
+//! Inspects the TLS libraries of this system, intact and damaged.
 
 use std::{fs, path::PathBuf};
 
@@ -9,7 +9,7 @@ use handshake_common::{
 };
 use proptest::prelude::*;
 
-/// The file of that name, where Debian, Fedora and Arch have their libraries.
+/// The file with this name in the library directories of Debian, Fedora and Arch.
 fn library(name: &str) -> Option<Vec<u8>> {
     let folder = |machine: &str| format!("/usr/lib/{machine}-linux-gnu");
     let folders = [folder(std::env::consts::ARCH), "/usr/lib64".to_owned(), "/usr/lib".to_owned()];
@@ -27,7 +27,7 @@ fn has(inspection: &Inspection, hook: ProbeKind) -> bool {
 }
 
 #[test]
-fn openssl_in_two_files() {
+fn openssl_is_found_in_two_files() {
     let (Some(ssl), Some(crypto)) = (library("libssl.so.3"), library("libcrypto.so.3")) else { return };
     let companion = inspect(&crypto).unwrap();
     assert_eq!(companion.library, Library::OpenSsl);
@@ -44,7 +44,7 @@ fn openssl_in_two_files() {
     assert!(inspection.covered && !inspection.is_companion);
     assert!([ProbeKind::Enter, ProbeKind::Leave, ProbeKind::Free].iter().all(|&hook| has(&inspection, hook)));
     if cfg!(target_arch = "x86_64") {
-        // Distributions build it with checks of the stack, which are cheaper to probe than its return.
+        // Distributions build it with the stack protector, whose checks are cheaper to probe than the return.
         let exits = inspection.points.iter().filter(|point| point.hook == ProbeKind::Leave);
         assert!(exits.clone().all(|point| point.exit.is_some_and(|(base, _)| base.depth > 0)), "{exits:?}");
     }
@@ -54,7 +54,7 @@ fn openssl_in_two_files() {
     assert!(target.cipher.is_known() && target.fd.is_known());
     assert_eq!(target.fd_guard_value, 0x0505);
 
-    // As read from the headers of OpenSSL 3.0 for a machine with 8-byte pointers.
+    // According to the headers of OpenSSL 3.0 for 8-byte pointers.
     if inspection.description.is_some_and(|text| text.starts_with("OpenSSL 3.0.")) {
         assert_eq!(target.version, Path::direct(0, 4));
         assert_eq!(target.server, Path::direct(0x38, 4));
@@ -67,7 +67,7 @@ fn openssl_in_two_files() {
 }
 
 #[test]
-fn gnutls() {
+fn gnutls_is_found() {
     let Some(file) = library("libgnutls.so.30") else { return };
     let inspection = inspect(&file).unwrap();
     assert_eq!(inspection.library, Library::GnuTls);
@@ -88,7 +88,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn damage_is_survived(
+    fn damaged_library_does_not_panic(
         cut in any::<prop::sample::Index>(),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..64),
         headers in prop::collection::vec((0_usize..1024, any::<u8>()), 0..4),

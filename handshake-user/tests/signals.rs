@@ -1,4 +1,4 @@
-//! Programs are loaded whatever signals come meanwhile.
+//! eBPF programs are loaded even if signals arrive meanwhile.
 //!
 //! Needs root: run through `cargo xtask test`.
 
@@ -14,7 +14,7 @@ use nix::sys::{
     signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
 };
 
-/// The verifier takes up to half a second for a program.
+/// The verifier takes up to half a second per program.
 const PACE: Duration = Duration::from_millis(1);
 
 static CAME: AtomicU32 = AtomicU32::new(0);
@@ -24,10 +24,10 @@ extern "C" fn count(_: nix::libc::c_int) {
 }
 
 #[test]
-fn programs_load_while_signals_come() {
+fn programs_load_while_signals_arrive() {
     assert!(nix::unistd::geteuid().is_root(), "this test loads programs into the kernel: run it as root");
     let action = SigAction::new(SigHandler::Handler(count), SaFlags::SA_RESTART, SigSet::empty());
-    // SAFETY: the handler does nothing but count, which is allowed to interrupt anything.
+    // SAFETY: the handler only increments an atomic counter, which is async-signal-safe.
     unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
     let settings = ProbeSettings { ring_kib: 64, max_connections: 1024, ..ProbeSettings::default() };
     let (kernel, loader) = (Kernel::read().unwrap(), pthread_self());
@@ -35,7 +35,7 @@ fn programs_load_while_signals_come() {
     thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                // The thread waits for this one, so it is there.
+                // The other thread waits for this one, so it exists.
                 pthread_kill(loader, Signal::SIGUSR1).unwrap();
                 thread::sleep(PACE);
             }
@@ -44,5 +44,5 @@ fn programs_load_while_signals_come() {
         done.store(true, Ordering::Relaxed);
         attached.unwrap();
     });
-    assert!(CAME.load(Ordering::Relaxed) > 0, "no signal came, so this shows nothing");
+    assert!(CAME.load(Ordering::Relaxed) > 0, "no signal arrived, so this proves nothing");
 }

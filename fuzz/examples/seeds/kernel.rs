@@ -1,4 +1,4 @@
-//! What the kernel and the C library write.
+//! Data written by the kernel and the C library.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +37,7 @@ pub fn all() -> Vec<Seed> {
     seeds
 }
 
-/// A tracepoint's description with the fields of all.
+/// The description of a tracepoint that has all fields.
 fn format() -> String {
     let mut text = "name: any\nID: 1\nformat:\n".to_owned();
     for (at, field) in HOOKS.iter().flat_map(|hook| hook.perf_fields).enumerate() {
@@ -47,7 +47,7 @@ fn format() -> String {
     text
 }
 
-/// An `ld.so.cache` of two libraries.
+/// An `ld.so.cache` with two libraries.
 fn cache() -> Vec<u8> {
     let paths = ["/lib/libssl.so.3", "/lib/libcrypto.so.3"];
     let (mut entries, mut strings) = (Vec::new(), Vec::new());
@@ -73,7 +73,7 @@ fn old_cache() -> Vec<u8> {
     old
 }
 
-/// Types with every member that is looked for.
+/// BTF types with every wanted member.
 fn types() -> Vec<u8> {
     let mut paths: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let paths_of = std::cell::RefCell::new(&mut paths);
@@ -133,7 +133,7 @@ impl Types {
         let mut members = Vec::new();
         for (index, (member, rest)) in inner.iter().enumerate() {
             let kind = if rest.is_empty() { int } else { self.structure("", rest, int) };
-            // One bit wide, as a flag is.
+            // One bit wide, like a flag.
             members.extend([self.string(member), kind, (1 << 24) | (32 * u32::try_from(index).unwrap())]);
         }
         let length = u32::try_from(inner.len()).unwrap();

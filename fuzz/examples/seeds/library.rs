@@ -1,4 +1,4 @@
-//! Libraries of every kind, as small as they can be, and a Go program.
+//! Minimal libraries of every kind, and a Go program.
 
 use handshake_fuzz::{
     elf, go,
@@ -32,7 +32,7 @@ pub fn all() -> Vec<Seed> {
         seeds.push(("library", name.to_owned(), description));
         seeds.push(("elf", name.to_owned(), bytes));
     }
-    // What a terminal would obey in the place of a version.
+    // Terminal controls in place of a version.
     let hostile = program(b"go\x1b[2J\x07");
     assert_eq!(elf::inspect(&go::file(&hostile)).expect("a Go program").description, None);
     seeds.push(("go", "hostile".to_owned(), hostile));
@@ -52,7 +52,7 @@ pub fn all() -> Vec<Seed> {
     seeds
 }
 
-/// A description in the making.
+/// A description under construction.
 struct Library(Vec<u8>);
 
 impl Library {
@@ -73,14 +73,14 @@ impl Library {
 
     fn entry(&mut self, name: &str, frame: u8, code: &[u8]) {
         let number = names().iter().position(|known| *known == name);
-        assert!(name.is_empty() || number.is_some(), "{name} is looked for");
+        assert!(name.is_empty() || number.is_some(), "{name} is a wanted symbol");
         self.0.push(number.map_or(NAMELESS, |number| u8::try_from(number).unwrap()));
         self.0.push(frame);
         self.0.extend(u16::try_from(code.len()).unwrap().to_le_bytes());
         self.0.extend_from_slice(code);
     }
 
-    /// What the loader will put there: an address of this file.
+    /// A pointer to an address of this file, relocated by the loader.
     fn relative(mut self, at: u64, target: u64) -> Self {
         self.0.push(RELOCATION);
         self.0.extend(u16::try_from(at - CODE).unwrap().to_le_bytes());
@@ -89,7 +89,7 @@ impl Library {
         self
     }
 
-    /// What the loader will put there: an imported function.
+    /// A pointer to an imported function, stored by the loader.
     fn import(mut self, at: u64, symbol: u16, which: u8) -> Self {
         self.0.extend([IMPORT, which, RELOCATION]);
         self.0.extend(u16::try_from(at - CODE).unwrap().to_le_bytes());
@@ -109,7 +109,7 @@ const fn address(index: u64) -> u64 {
     CODE + index * SLOT
 }
 
-/// `lea table(%rip),%rax; ret`, as the function of that index.
+/// `lea table(%rip),%rax; ret`, as the function with this index.
 fn constant(index: u64, table: u64) -> Vec<u8> {
     let by = i32::try_from(address(table) - address(index) - 7).unwrap().to_le_bytes();
     [[0x48, 0x8d, 0x05].as_slice(), &by, &[0xc3]].concat()
@@ -146,7 +146,7 @@ fn openssl(flags: u8) -> Vec<u8> {
     for method in methods {
         let mut words = [0; 16];
         words[5..7].copy_from_slice(&method);
-        // A shared library has them from the loader.
+        // In a shared library, the loader stores them.
         library = library.table("", if flags & FIXED_FLAG == 0 { &[0; 16] } else { &words });
     }
     let by = i32::try_from(CODE + SLOT_OF_ERRORS - address(7) - 7).unwrap().to_le_bytes();
@@ -171,7 +171,7 @@ fn openssl(flags: u8) -> Vec<u8> {
         .function("SSL_get_session", &pointer(0x918))
         .function("SSL_SESSION_get0_cipher", &pointer(0x2f8))
         .function("SSL_CIPHER_get_id", &field(0x18));
-    // Symbols are counted from 1, those without a name not at all.
+    // Symbols are numbered from 1; those without a name are not counted.
     library = library.import(CODE + SLOT_OF_ERRORS, 18, 0).text("OpenSSL 3.0.1 14 Dec 2021");
     if flags & FIXED_FLAG == 0 {
         for (table, method) in (4..).zip(methods) {
@@ -234,7 +234,7 @@ fn gnutls() -> Vec<u8> {
 
 fn wolfssl() -> Vec<u8> {
     Library::new(FIXED_FLAG)
-        // notrack jmp *%rax on the way
+        // with a notrack jmp *%rax
         .function("wolfSSL_accept", &[0x85, 0xff, 0x74, 0x03, 0x3e, 0xff, 0xe0, 0xc3])
         .function("wolfSSL_connect", &CHECKED)
         .function("wolfSSL_free", &[0x53, 0x5b, 0xc3])
@@ -242,7 +242,7 @@ fn wolfssl() -> Vec<u8> {
         .0
 }
 
-/// Known by little.
+/// Libraries with few known symbols.
 fn others() -> Vec<u8> {
     Library::new(FIXED_FLAG)
         .function("mbedtls_ssl_handshake", &[0xc3])
@@ -272,7 +272,7 @@ fn aarch64() -> Vec<u8> {
         .0
 }
 
-/// A table for the functions of `with_frames`.
+/// An unwind table for the functions of `with_frames`.
 fn frames(instructions: &[u8]) -> Vec<u8> {
     let mut frames = common_frame(X86_64);
     frames.extend(function_frame(frames.len(), CODE, 16, instructions));
@@ -282,9 +282,9 @@ fn frames(instructions: &[u8]) -> Vec<u8> {
     frames
 }
 
-/// The same in the encoding of compilers: distances from where they stand.
+/// The same table in the encoding that compilers use: offsets relative to their own position.
 fn relative_frames() -> Vec<u8> {
-    // Where the table will stand: what is in front of it does not depend on it.
+    // The position of the table, which does not depend on its content.
     let at = (CODE + SLOT + 3).next_multiple_of(16);
     let mut frames =
         vec![20, 0, 0, 0, 0, 0, 0, 0, 1, b'z', b'R', 0, 1, 0x78, 16, 1, 0x1b, 0x0c, 7, 8, 0x90, 1, 0, 0];
@@ -301,7 +301,7 @@ fn relative_frames() -> Vec<u8> {
     frames
 }
 
-/// A program that `go build` could have made, as far as is looked at.
+/// A program that resembles the output of `go build` in everything that is inspected.
 fn program(version: &[u8]) -> Vec<u8> {
     const TCP: [&str; 8] = [
         "net.(*TCPConn).Close",

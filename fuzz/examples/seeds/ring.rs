@@ -1,5 +1,5 @@
-//! Handshakes that were captured (handshake-user/tests/corpus), as packets, as streams, as what the kernel
-//! side sends of them, and as the records that come of that.
+//! Captured handshakes (handshake-user/tests/corpus) as packets, as streams, as the records that the kernel
+//! side sends, and as the records that result.
 
 use std::{fs, path::Path, time::SystemTime};
 
@@ -52,7 +52,7 @@ pub fn all() -> Vec<Seed> {
         }
         if index == 0 {
             let mut hostile = steps(&packets, Role::Client, *b"\x1b[2J\x1b]0;x\x07\n\xff\"\\\0\0");
-            // With the text of the metrics.
+            // Including the text of the metrics.
             hostile[0] |= 0xf0;
             seeds.push(("explain", "hostile".to_owned(), lines(&hostile)));
             seeds.push(("ring", "hostile".to_owned(), hostile));
@@ -80,7 +80,7 @@ fn packet(line: &str) -> Packet {
     }
 }
 
-/// As the target `walk` reads them.
+/// In the input format of the target `walk`.
 fn packets_of(packets: &[Packet], local: Role) -> Vec<u8> {
     let mut data = Vec::new();
     let mut acked = [u32::MAX; 2];
@@ -97,7 +97,7 @@ fn packets_of(packets: &[Packet], local: Role) -> Vec<u8> {
     data
 }
 
-/// As the target `ring` reads it: the whole life of a connection.
+/// The whole life of a connection in the input format of the target `ring`.
 fn steps(packets: &[Packet], local: Role, comm: [u8; 16]) -> Vec<u8> {
     const START: u64 = 1_000_000_000;
     const NUMBER: u64 = 7;
@@ -182,7 +182,7 @@ fn steps(packets: &[Packet], local: Role, comm: [u8; 16]) -> Vec<u8> {
     steps
 }
 
-/// Without the zeros at its end, which the target adds again.
+/// Without trailing zeros, which the target restores.
 fn step(steps: &mut Vec<u8>, what: u8, bytes: &[u8]) {
     let length = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     steps.push(what);
@@ -190,7 +190,7 @@ fn step(steps: &mut Vec<u8>, what: u8, bytes: &[u8]) {
     steps.extend_from_slice(&bytes[..length]);
 }
 
-/// The records of these steps.
+/// The records that result from these steps.
 fn lines(steps: &[u8]) -> Vec<u8> {
     struct Epoch;
     impl Context for Epoch {

@@ -1,4 +1,4 @@
-//! What people and programs write.
+//! Text written by people and programs.
 
 use crate::Seed;
 

@@ -1,4 +1,4 @@
-//! Processes whose id the test chooses, as one does that restores processes.
+//! Processes with chosen ids, as when restoring a checkpoint.
 
 use std::{ffi::CString, net::UdpSocket, os::fd::AsRawFd as _, ptr};
 
@@ -9,13 +9,13 @@ pub(crate) struct Reborn {
 }
 
 impl Reborn {
-    /// A process of this id that sends something, and ends; `None` if another one has the id.
-    pub(crate) fn that_sends(id: u32) -> Option<Self> {
+    /// A process with this id that sends something and exits. Returns `None` if another one has the id.
+    pub(crate) fn sending(id: u32) -> Option<Self> {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(socket.local_addr().unwrap()).unwrap();
         let fd = socket.as_raw_fd();
         match clone(Some(id))? {
-            // SAFETY: nothing but system calls.
+            // SAFETY: only system calls are made.
             0 => unsafe {
                 libc::send(fd, c"x".as_ptr().cast(), 1, 0);
                 libc::_exit(0)
@@ -24,13 +24,13 @@ impl Reborn {
         }
     }
 
-    /// A process of this id, or of any, that executes this with nothing at random in its addresses.
-    pub(crate) fn that_executes(id: Option<u32>, arguments: &[&str]) -> Option<Self> {
+    /// A process with this id, or any, that executes this command without address space randomization.
+    pub(crate) fn executing(id: Option<u32>, arguments: &[&str]) -> Option<Self> {
         let arguments: Vec<_> = arguments.iter().map(|&argument| CString::new(argument).unwrap()).collect();
         let mut pointers: Vec<_> = arguments.iter().map(|argument| argument.as_ptr()).collect();
         pointers.push(ptr::null());
         match clone(id)? {
-            // SAFETY: nothing but system calls; all strings are terminated, and the list as well.
+            // SAFETY: only system calls are made; all strings and the list are terminated.
             0 => unsafe {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong);
@@ -45,13 +45,13 @@ impl Reborn {
         }
     }
 
-    /// Waits for its end.
+    /// Waits until it has ended.
     pub(crate) fn ends(self) {
         waitpid(Pid::from_raw(self.id.cast_signed()), None).unwrap();
     }
 }
 
-/// `struct clone_args` of linux/sched.h, as far as it is used here.
+/// The fields of `struct clone_args` (linux/sched.h) that are used here.
 #[repr(C)]
 #[derive(Default)]
 struct CloneArgs {
@@ -67,14 +67,14 @@ struct CloneArgs {
     set_tid_size: u64,
 }
 
-/// `fork` with a process id of one's choice: 0 in the child. `None` if the id is taken.
+/// `fork` with a chosen process id: returns 0 in the child, and `None` if the id is taken.
 fn clone(id: Option<u32>) -> Option<u32> {
     let mut args = CloneArgs { exit_signal: libc::SIGCHLD.cast_unsigned().into(), ..CloneArgs::default() };
     if let Some(id) = &id {
         (args.set_tid, args.set_tid_size) = (ptr::from_ref(id) as u64, 1);
     }
-    // SAFETY: the structure is as the kernel wants it; the child has a copy of the memory and makes nothing
-    // but system calls.
+    // SAFETY: the structure is what the kernel expects; the child has a copy of the memory and only makes
+    // system calls.
     let made = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
     if let Ok(id) = u32::try_from(made) {
         Some(id)

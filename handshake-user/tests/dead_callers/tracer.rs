@@ -1,4 +1,4 @@
-//! The program under test, its records, and what its kernel side keeps.
+//! The program under test, its records, and the maps of its kernel side.
 
 use std::{
     env, fs,
@@ -15,7 +15,7 @@ use nix::sys::{prctl, signal::Signal};
 use serde_json::Value;
 
 const TIMEOUT: Duration = Duration::from_mins(1);
-/// As many as the kernel side has.
+/// The same number as on the kernel side.
 const SEATS: usize = 1 << 15;
 
 pub(crate) struct Tracer {
@@ -25,7 +25,7 @@ pub(crate) struct Tracer {
 }
 
 impl Tracer {
-    /// Returns when the probes are attached.
+    /// Starts it. Returns when the probes are attached.
     pub(crate) fn start() -> Self {
         let program = env::var_os("HANDSHAKE_BIN");
         let program = program
@@ -61,7 +61,7 @@ impl Tracer {
         Self { child, records, seated: Array::try_from(Map::Array(seated)).unwrap() }
     }
 
-    /// Whether the thread of this id would be taken for one inside of a handshake.
+    /// Whether the thread with this id is considered inside a handshake.
     pub(crate) fn is_inside(&self, id: u32) -> bool {
         self.seated.get(&0, 0).unwrap()[id as usize % SEATS] == id
     }
@@ -98,7 +98,7 @@ impl Drop for Tracer {
     }
 }
 
-/// The map of this name that the process holds.
+/// The map with this name that the process has open.
 fn map(pid: u32, name: &str) -> MapData {
     let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap();
     let id_of =

@@ -25,25 +25,25 @@ struct Errand {
 }
 
 impl Victim {
-    /// Begins a handshake with OpenSSL that nobody answers.
+    /// Starts a thread that begins a handshake with OpenSSL, which nobody answers.
     pub(crate) fn thread(address: SocketAddr) -> Self {
         let action = SigAction::new(SigHandler::Handler(die), SaFlags::empty(), SigSet::empty());
         // SAFETY: the handler makes one system call.
         unsafe { sigaction(Signal::SIGUSR2, &action) }.unwrap();
         let (started, id) = channel();
-        let errand = Box::new(Errand { stream: TcpStream::connect(address).unwrap(), started });
+        let argument = Box::new(Errand { stream: TcpStream::connect(address).unwrap(), started });
         let mut handle = 0;
-        // SAFETY: `connect` takes what it is given here.
+        // SAFETY: `connect` takes ownership of the argument passed here.
         let error = unsafe {
-            libc::pthread_create(&raw mut handle, ptr::null(), connect, Box::into_raw(errand).cast())
+            libc::pthread_create(&raw mut handle, ptr::null(), connect, Box::into_raw(argument).cast())
         };
         assert_eq!(error, 0);
         Self { handle, id: id.recv().unwrap() }
     }
 
-    /// Ends it where it is; returns when the kernel has let go of it.
+    /// Ends it where it is. Returns when it has been joined.
     pub(crate) fn ends(self) {
-        // SAFETY: the thread is there until it is joined.
+        // SAFETY: the thread handle is valid until it is joined.
         unsafe {
             assert_eq!(libc::pthread_kill(self.handle, libc::SIGUSR2), 0);
             assert_eq!(libc::pthread_join(self.handle, ptr::null_mut()), 0);
@@ -51,18 +51,18 @@ impl Victim {
     }
 }
 
-/// Ends this thread without unwinding: none of the functions that it is in returns.
+/// Ends this thread without unwinding: none of its active functions return.
 extern "C" fn die(_: c_int) {
     // SAFETY: the system call ends the thread; the stack stays until it is joined.
     unsafe { libc::syscall(libc::SYS_exit, 0) };
 }
 
-/// Of libssl: a method, a context or a session.
+/// An object of libssl: a method, a context or a session.
 type Object = *mut c_void;
 
-extern "C" fn connect(errand: *mut c_void) -> *mut c_void {
-    // SAFETY: it was made for this thread.
-    let Errand { stream, started } = *unsafe { Box::from_raw(errand.cast::<Errand>()) };
+extern "C" fn connect(argument: *mut c_void) -> *mut c_void {
+    // SAFETY: it was allocated for this thread.
+    let Errand { stream, started } = *unsafe { Box::from_raw(argument.cast::<Errand>()) };
     let fd = stream.into_raw_fd();
     // SAFETY: the functions of libssl have these signatures (openssl/ssl.h).
     unsafe {

@@ -1,4 +1,4 @@
-//! Processes that have mapped what the test wants, and die with it.
+//! Processes that map given files, and die with the test.
 
 use std::{
     fs,
@@ -16,23 +16,23 @@ use nix::{
     sys::{prctl, signal::Signal},
 };
 
-/// Longer than any test.
+/// A duration longer than any test.
 const SLEEP: &str = "300";
 
-/// An overlay file system to be mounted, without a layer to write to.
+/// A read-only overlay file system.
 pub(crate) struct Overlay<'a> {
     /// The layer that holds the files.
     pub(crate) lower: &'a Path,
-    /// A second layer, which the kernel asks for.
+    /// A second layer, which the kernel requires.
     pub(crate) empty: &'a Path,
-    /// Where.
+    /// The mount point.
     pub(crate) at: &'a Path,
 }
 
 pub(crate) struct Process(Child);
 
 impl Process {
-    /// A `sleep`, with a library loaded into it when this returns.
+    /// Starts a `sleep`. Returns when the library is loaded into it.
     pub(crate) fn start(program: &Path, library: Option<&Path>) -> Self {
         let mut command = Command::new(program);
         command.arg(SLEEP);
@@ -46,7 +46,7 @@ impl Process {
         process
     }
 
-    /// The loader works after exec.
+    /// The loader runs after exec.
     fn wait_for(&self, library: &Path) {
         let deadline = Instant::now() + Duration::from_secs(20);
         let library = library.to_str().unwrap();
@@ -56,7 +56,7 @@ impl Process {
         }
     }
 
-    /// The same out of an overlay that only this process sees, so that nothing has to be cleaned up.
+    /// The same from an overlay that only this process sees, so that nothing has to be cleaned up.
     pub(crate) fn overlaid(overlay: &Overlay, program: &str, library: &str) -> Self {
         let mut command = Command::new(overlay.at.join(program));
         command.arg(SLEEP).env("LD_PRELOAD", overlay.at.join(library));
@@ -75,7 +75,7 @@ impl Process {
         Self::spawn(&mut command)
     }
 
-    /// A Python that reads from what [`Process::say`] writes.
+    /// A Python process that reads what [`Process::say`] writes.
     pub(crate) fn python(script: &str) -> Self {
         Self::spawn(Command::new("python3").args(["-c", script]).stdin(Stdio::piped()))
     }

@@ -1,4 +1,4 @@
-//! As many connections at once as two processes have descriptors for, in a network namespace of their own.
+//! As many simultaneous connections as two processes have descriptors for, in their own network namespace.
 
 use std::{
     collections::BTreeMap,
@@ -21,19 +21,19 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// Connections, each with two ends on this host.
 pub(crate) const PAIRS: f64 = 12_000.0;
-/// Openings that nobody listens for.
+/// Connection attempts to a port without a listener.
 pub(crate) const REFUSED: f64 = 300.0;
 /// How the connections end, in turn.
 const WAYS: &[u8] = &[CLIENT_FIRST, RESET, SERVER_FIRST];
 const CLIENT_FIRST: u8 = 0;
 const RESET: u8 = 1;
 const SERVER_FIRST: u8 = 2;
-/// The variable that gives a process of the load its part.
+/// The environment variable that selects the part of a load process.
 const PART: &str = "FULL_TEST_PART";
-/// What marks its own lines among those of the test harness.
+/// Marks the lines of the load among those of the test harness.
 const MARK: &str = "load: ";
 
-/// The two processes, which go step by step.
+/// The two processes, which proceed step by step.
 pub(crate) struct Load {
     server: Part,
     client: Part,
@@ -56,15 +56,15 @@ impl Load {
         load
     }
 
-    /// Returns when all are open, and both ends know it.
+    /// Opens all connections. Returns when both ends are established.
     pub(crate) fn open(&mut self) {
         self.client.say("open");
         self.client.expect("open");
         self.server.expect("open");
     }
 
-    /// The states of its sockets, as `/proc/net/tcp` writes them; listeners and time-wait minisockets are
-    /// none.
+    /// The number of its sockets in each state of `/proc/net/tcp`, without listeners and time-wait
+    /// minisockets.
     pub(crate) fn sockets(&self) -> BTreeMap<String, usize> {
         let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", self.server.child.id())).unwrap();
         let mut states = BTreeMap::new();
@@ -78,7 +78,7 @@ impl Load {
         states
     }
 
-    /// Returns when both ends of all have been closed.
+    /// Closes all connections. Returns when both ends of each are closed.
     pub(crate) fn close(&mut self) {
         self.server.say("close");
         self.client.say("close");
@@ -128,13 +128,13 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        // It may have ended already; a second end does no harm.
+        // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Not a test: what the processes of the load run.
+/// Not a test: the entry point of the load processes.
 #[test]
 #[ignore = "a process of the load"]
 fn part() {
@@ -151,7 +151,7 @@ fn part() {
 fn serve() {
     bring_up();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    // A full backlog would make openings wait for a second SYN.
+    // A full backlog would delay connection attempts until a retransmitted SYN.
     socket::listen(&listener, Backlog::new(4096).unwrap()).unwrap();
     say(&listener.local_addr().unwrap().to_string());
     let mut streams: Vec<(u8, TcpStream)> = Vec::new();
@@ -169,7 +169,7 @@ fn serve() {
         wait_for_end(stream);
     }
     say("closed");
-    // The namespace is there until the test has seen the last FIN.
+    // Keeps the namespace until the test has seen the last FIN.
     hear();
 }
 
@@ -204,7 +204,7 @@ fn connect() {
 }
 
 fn wait_for_end(mut stream: TcpStream) {
-    // A reset is an end, too.
+    // A reset also ends the connection.
     let _ = stream.read(&mut [0]);
     let _ = stream.shutdown(Shutdown::Both);
 }
@@ -223,7 +223,7 @@ fn say(word: &str) {
     io::stdout().flush().unwrap();
 }
 
-/// Empty when the test has ended.
+/// Returns an empty string when the test has ended.
 fn hear() -> String {
     let mut line = String::new();
     io::stdin().read_line(&mut line).unwrap();

@@ -1,4 +1,4 @@
-//! A hundred libraries go, and a hundred others come.
+//! Replaces a hundred libraries by a hundred others.
 
 use std::{
     fs,
@@ -17,16 +17,16 @@ use crate::{
     program::{self, Daemon},
     proper::{copies, installed},
     serving::Serving,
-    stranger::Stranger,
+    untrusted::UntrustedProcess,
 };
 
 const FILES: usize = 100;
-/// A file is no longer used when two sweeps, half a minute each, have not seen it.
+/// A file counts as unused after two sweeps, half a minute apart, without it.
 const TIMEOUT: Duration = Duration::from_mins(3);
-/// Every second when the service manager waits for two.
+/// The daemon notifies every second if the watchdog interval is two.
 const WATCHDOG_EVERY: Duration = Duration::from_secs(1);
 
-/// The service manager, which takes the time between two signs of life.
+/// The service manager, which measures the time between two watchdog notifications.
 struct Manager {
     over: Arc<AtomicBool>,
     thread: JoinHandle<(usize, Duration)>,
@@ -56,7 +56,7 @@ impl Manager {
         Self { over, thread }
     }
 
-    /// How many there were, and the longest wait for one.
+    /// The number of notifications, and the longest interval.
     fn stop(self) -> (usize, Duration) {
         self.over.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
@@ -67,7 +67,7 @@ impl Manager {
 fn scrapes_are_served_while_a_hundred_libraries_are_replaced() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
-    // Two that have few places to probe, so that the test is short, and that the metrics tell apart.
+    // Two libraries with few probes, so that the test is short, which the metrics distinguish.
     let (gnutls, nss) = (installed("libgnutls.so.30"), installed("libssl3.so"));
     let socket = folder.path().join("notify");
     let manager = Manager::start(&socket);
@@ -82,7 +82,7 @@ fn scrapes_are_served_while_a_hundred_libraries_are_replaced() {
     let standing = ["gnutls", "nss"].map(|library| covered(&daemon, library));
     let files = f64::from(u32::try_from(FILES).unwrap());
 
-    let mut before = Stranger::start();
+    let mut before = UntrustedProcess::start();
     let old = copies(&gnutls, FILES, folder.path(), "libgnutls-old");
     before.map(&old);
     serving
@@ -93,7 +93,7 @@ fn scrapes_are_served_while_a_hundred_libraries_are_replaced() {
         fs::remove_file(path).unwrap();
     }
     drop(before);
-    let mut after = Stranger::start();
+    let mut after = UntrustedProcess::start();
     after.map(&new);
     let mut most = 0;
     serving.until("the new ones are probed, and the old ones are no longer reported", TIMEOUT, |daemon| {

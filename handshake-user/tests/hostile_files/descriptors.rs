@@ -1,4 +1,4 @@
-//! More libraries than there are descriptors for.
+//! More libraries than available descriptors.
 
 use std::{fs, os::unix::process::CommandExt as _, time::Duration};
 
@@ -9,7 +9,7 @@ use crate::{
     program::{self, Daemon},
     proper::{LABEL, Proper, copies, installed},
     serving::Serving,
-    stranger::Stranger,
+    untrusted::UntrustedProcess,
 };
 
 const LIMIT: u64 = 160;
@@ -30,29 +30,29 @@ fn libraries_beyond_the_descriptor_limit_are_counted() {
         let labels = ["library=\"gnutls\"", "covered=\"true\""];
         daemon.scrape().sum("handshake_tls_libraries", &labels)
     };
-    let told = |daemon: &Daemon| {
+    let skipped = |daemon: &Daemon| {
         daemon.scrape().sum("handshake_tls_files_skipped_total", &["reason=\"descriptors\""])
     };
-    // What stands there has been looked into at the start.
-    let (standing, untold) = (covered(&daemon), told(&daemon));
+    // Files at standard paths are inspected at the start.
+    let (standing, skipped_before) = (covered(&daemon), skipped(&daemon));
 
-    let mut many = Stranger::start();
+    let mut many = UntrustedProcess::start();
     let files = copies(&installed("libgnutls.so.30"), FILES as usize, folder.path(), "libgnutls-many");
     many.map(&files);
     serving.until("what does not fit is counted", Duration::from_secs(20), |daemon| {
-        covered(daemon) - standing + told(daemon) - untold >= f64::from(FILES)
+        covered(daemon) - standing + skipped(daemon) - skipped_before >= f64::from(FILES)
     });
     let probed = covered(&daemon) - standing;
     println!("{probed} of {FILES} probed, {} files open", daemon.files());
     assert!(probed >= 1.0, "files in use are preferred to those that merely have a standard path");
     assert!(daemon.files() < usize::try_from(LIMIT).unwrap() * 4 / 5, "{}", daemon.files());
 
-    // Unused ones make room for one that comes newly into use.
+    // Unused files make room for one that comes into use.
     for path in &files {
         fs::remove_file(path).unwrap();
     }
     drop(many);
-    let mut other = Stranger::start();
+    let mut other = UntrustedProcess::start();
     serving.until("they are no longer reported", Duration::from_secs(30), |daemon| {
         other.flood(&installed("libgnutls.so.30"));
         covered(daemon) <= standing

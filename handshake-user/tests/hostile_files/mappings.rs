@@ -1,4 +1,4 @@
-//! A process with as many mappings as the kernel allows, that makes new ones without end.
+//! A process with as many mappings as the kernel allows, which keeps creating new ones.
 
 use std::{
     path::PathBuf,
@@ -12,11 +12,11 @@ use crate::{
     program::Daemon,
     proper::{LABEL, Proper, copies, installed},
     serving::Serving,
-    stranger::Stranger,
+    untrusted::UntrustedProcess,
 };
 
-/// Keeps 65 000 mappings of one page of code, none of which the kernel can join with the next, and maps and
-/// unmaps another file as fast as it goes.
+/// Keeps 65 000 one-page executable mappings that the kernel cannot merge, and maps and unmaps another file
+/// as fast as possible.
 const MANY: &str = r#"
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -33,13 +33,13 @@ while True:
     libc.munmap(code(other), 4096)
 "#;
 
-/// The process, with files of its own.
-fn many(folder: &tempfile::TempDir) -> Stranger {
+/// Starts the process with its own files.
+fn many(folder: &tempfile::TempDir) -> UntrustedProcess {
     let kept = copies(&installed("libgnutls.so.30"), 1, folder.path(), "libgnutls-kept");
     let other = copies(&installed("libgnutls.so.30"), 1, folder.path(), "libgnutls-other");
-    let mut stranger = Stranger::python(MANY, &[&kept[0], &other[0]]);
-    stranger.wait();
-    stranger
+    let mut untrusted = UntrustedProcess::python(MANY, &[&kept[0], &other[0]]);
+    untrusted.wait();
+    untrusted
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn process_with_65_000_mappings_hides_no_library() {
     assert!(serving.slowest < Duration::from_millis(100), "{:?}", serving.slowest);
 }
 
-/// The same where there is no iterator: by `/proc/PID/maps`.
+/// The same without the iterator, through `/proc/PID/maps`.
 #[test]
 fn process_with_65_000_mappings_hides_no_library_without_the_iterator() {
     let _alone = alone();
@@ -64,7 +64,7 @@ fn process_with_65_000_mappings_hides_no_library_without_the_iterator() {
     let mut discovery = Discovery::new(Err("the test wants none".to_owned()), SWEEP);
     let _many = many(&folder);
     let wanted: PathBuf = folder.path().join("libgnutls-wanted-0.so.3");
-    let mut other = Stranger::start();
+    let mut other = UntrustedProcess::start();
     other.map(&copies(&installed("libgnutls.so.30"), 1, folder.path(), "libgnutls-wanted"));
     let (begin, mut slowest) = (Instant::now(), Duration::ZERO);
     let mut is_found = false;
@@ -77,6 +77,6 @@ fn process_with_65_000_mappings_hides_no_library_without_the_iterator() {
             news.iter().any(|news| matches!(news, DiscoveryEvent::Found(found) if found.shown == wanted));
     }
     println!("found after {:?}, slowest look {slowest:?}", begin.elapsed());
-    // Debug builds of the tests are slow; the worker is where it runs, and nothing waits for that.
+    // Debug builds of the tests are slow; in the daemon this runs in the worker, for which nothing waits.
     assert!(slowest < Duration::from_secs(3), "{slowest:?}");
 }

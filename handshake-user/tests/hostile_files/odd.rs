@@ -1,4 +1,4 @@
-//! What is no file to read, named like a library and where one is looked for; and files of monstrous length.
+//! Special files with the names and paths of libraries, and enormous files.
 
 use std::{
     fs::{self, File},
@@ -22,13 +22,13 @@ use crate::{
     program::{self, Daemon},
     proper::{LABEL, Proper},
     serving::Serving,
-    stranger::Stranger,
+    untrusted::UntrustedProcess,
 };
 
-/// A folder where programs with a TLS library inside are looked for before anything uses them.
+/// A directory in which programs that contain a TLS library are searched before anything uses them.
 const PROGRAMS: &str = "/usr/local/bin";
 
-/// Ones that are looked for there, each something else than a program.
+/// Creates entries that are searched for there, none of which is a program.
 fn fill(folder: &Path) {
     mkfifo(&folder.join("node"), Mode::S_IRWXU).unwrap();
     fs::create_dir(folder.join("bun")).unwrap();
@@ -43,7 +43,7 @@ fn sparse(path: PathBuf, length: u64, begin: &[u8]) -> PathBuf {
     path
 }
 
-/// The beginning of a shared object of x86-64 whose tables are all as large as the file: sections, segments,
+/// The beginning of an x86-64 shared object whose tables are all as large as the file: sections, segments,
 /// symbols, names, dynamic entries, notes, unwind information, and Go's functions.
 fn greedy(length: u64) -> Vec<u8> {
     const SECTIONS: [(&str, u64); 16] = [
@@ -90,8 +90,7 @@ fn greedy(length: u64) -> Vec<u8> {
             _ => (INFO_AT as u64, length - INFO_AT as u64),
         };
         let entry = if [2, 11].contains(&kind) { 24 } else { 0 };
-        // Name, type, flags, address, place, size, the names that belong to it, information, alignment, size
-        // of an entry.
+        // Name, type, flags, address, offset, size, link, info, alignment, entry size.
         put(name_at, 4);
         put(kind, 4);
         for number in [6, at, at, size] {
@@ -104,7 +103,7 @@ fn greedy(length: u64) -> Vec<u8> {
         name_at += name.len() as u64 + 1;
     }
     for kind in SEGMENTS {
-        // Type, flags, place, address, physical address, size in the file and in memory, alignment.
+        // Type, flags, offset, address, physical address, size in the file and in memory, alignment.
         put(kind, 4);
         put(5, 4);
         for number in [0, 0, 0, length, length, 0x1000] {
@@ -115,14 +114,14 @@ fn greedy(length: u64) -> Vec<u8> {
     bytes.resize(INFO_AT, 0);
     bytes.extend_from_slice(b"\xff Go buildinf:\x08\x02");
     bytes.resize(FUNCTIONS_AT, 0);
-    // Magic, least instruction, size of a pointer, and then numbers and places without end.
+    // Magic, minimum instruction size, pointer size, then enormous counts and offsets.
     bytes.extend_from_slice(b"\xf1\xff\xff\xff\0\0\x01\x08");
     bytes.extend_from_slice(&[0x3f, 0xff, 0xff, 0, 0, 0, 0, 0].repeat(8));
     bytes
 }
 
 #[test]
-fn odd_files_cost_little_and_hide_nothing() {
+fn special_and_enormous_files_cost_little_and_hide_nothing() {
     let _alone = alone();
     let (folder, programs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fill(programs.path());
@@ -154,15 +153,17 @@ fn odd_files_cost_little_and_hide_nothing() {
         sparse(name("gib"), 2 << 30, b""),
         sparse(name("tib-tables"), 8 << 40, &greedy(8 << 40)),
         sparse(name("gib-tables"), 2 << 30, &greedy(2 << 30)),
-        // As large as is looked into at all.
+        // The largest file that is inspected.
         sparse(name("tables"), 1 << 30, &greedy(1 << 30)),
     ];
-    let mut stranger = Stranger::start();
-    stranger.map(&files);
+    let mut untrusted = UntrustedProcess::start();
+    untrusted.map(&files);
     Proper::start().is_seen(&mut serving, Duration::from_secs(30));
     let skipped =
         |daemon: &Daemon| daemon.scrape().sum("handshake_tls_files_skipped_total", &["reason=\"too_large\""]);
-    serving.until("the largest are told", Duration::from_secs(10), |daemon| skipped(daemon) >= 4.0);
+    serving.until("the largest files are counted as skipped", Duration::from_secs(10), |daemon| {
+        skipped(daemon) >= 4.0
+    });
     let peak = daemon.status("VmHWM:") >> 10;
     println!("peak {peak} MB, slowest {:?}", serving.slowest);
     assert!(peak < 150, "{peak} MB");

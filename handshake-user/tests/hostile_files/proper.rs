@@ -1,5 +1,5 @@
-//! A client and a server with an OpenSSL of their own, that the daemon has to find: the proof that it still
-//! works.
+//! A client and a server with their own copy of OpenSSL, which the daemon has to find: the proof that it
+//! still works.
 
 use std::{
     fs,
@@ -15,9 +15,9 @@ use tempfile::TempDir;
 
 use crate::{program::Daemon, serving::Serving};
 
-/// As which its process is known.
+/// The name of its process.
 const NAME: &str = "proper-client";
-/// The daemon must tell processes apart.
+/// The daemon must distinguish processes.
 pub(crate) const LABEL: [&str; 2] = ["--label", "process"];
 
 pub(crate) struct Proper {
@@ -54,7 +54,7 @@ impl Proper {
         Self { folder, server, at }
     }
 
-    /// Handshakes until the daemon has seen one from inside the library.
+    /// Repeats handshakes until the daemon has seen one in the library.
     #[track_caller]
     pub(crate) fn is_seen(&self, serving: &mut Serving<'_>, patience: Duration) {
         let labels = [&*format!("process=\"{NAME}\""), "library=\"openssl\""];
@@ -82,7 +82,7 @@ impl Drop for Proper {
     }
 }
 
-/// Where the system has a library.
+/// The path of a library of this system.
 pub(crate) fn installed(name: &str) -> PathBuf {
     let folder = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
     let folders = [folder.as_str(), "/usr/lib64", "/usr/lib"];
@@ -90,7 +90,7 @@ pub(crate) fn installed(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("there is no {name} on this system"))
 }
 
-/// Copies of a library, each a file of its own.
+/// Copies of a library, each a separate file.
 pub(crate) fn copies(library: &Path, count: usize, folder: &Path, name: &str) -> Vec<PathBuf> {
     let path = |turn| folder.join(format!("{name}-{turn}.so.3"));
     let copy = |path: PathBuf| {

@@ -1,4 +1,4 @@
-//! Whether the daemon answers in time.
+//! Measures whether the daemon responds in time.
 
 use std::{
     fs,
@@ -7,12 +7,12 @@ use std::{
 
 use crate::program::Daemon;
 
-/// Asks again and again.
+/// Scrapes the daemon repeatedly.
 pub(crate) struct Serving<'d> {
     daemon: &'d Daemon,
-    /// The longest that it took to answer, without the time that its loop and we waited for a CPU.
+    /// The longest response time, without the time that its event loop and this thread waited for a CPU.
     pub(crate) slowest: Duration,
-    /// The most threads that it had.
+    /// The maximum number of its threads.
     pub(crate) threads: u64,
     pub(crate) asked: usize,
 }
@@ -37,7 +37,7 @@ impl<'d> Serving<'d> {
         self.asked += 1;
     }
 
-    /// Until something holds; panics when it takes too long.
+    /// Scrapes until the condition holds. Panics if that takes too long.
     #[track_caller]
     pub(crate) fn until(&mut self, what: &str, patience: Duration, mut holds: impl FnMut(&Daemon) -> bool) {
         let begin = Instant::now();
@@ -55,7 +55,7 @@ impl<'d> Serving<'d> {
     }
 }
 
-/// How long a thread was ready to run and had no CPU.
+/// How long a thread was runnable without a CPU.
 fn waited(schedstat: &str) -> Duration {
     let text = fs::read_to_string(schedstat).unwrap_or_default();
     Duration::from_nanos(text.split(' ').nth(1).and_then(|wait| wait.parse().ok()).unwrap_or_default())

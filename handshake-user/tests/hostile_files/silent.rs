@@ -1,5 +1,5 @@
-//! A file system that answers until a file is read, as one whose server is gone: FUSE, with a server that is
-//! no library's but a few answers of the kernel's protocol (`include/uapi/linux/fuse.h`).
+//! A file system that stops answering once a file is read, as if its server were gone: FUSE, with a server
+//! that only implements a few replies of the kernel's protocol (`include/uapi/linux/fuse.h`).
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use crate::{
     program::Daemon,
     proper::{LABEL, Proper},
     serving::Serving,
-    stranger::Stranger,
+    untrusted::UntrustedProcess,
 };
 
-/// Serves a folder with one file, whose bytes never come, and has a child that maps it. All that of one mount
-/// namespace.
+/// Serves a directory with one file, whose reads never return, and starts a child that maps it, all in one
+/// mount namespace.
 const SERVER: &str = r#"
 import ctypes, mmap, os, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -62,7 +62,7 @@ fn silent_file_system_delays_no_library_for_long() {
     let folder = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(&LABEL);
     let mut serving = Serving::new(&daemon);
-    let mut server = Stranger::python(SERVER, &[folder.path()]);
+    let mut server = UntrustedProcess::python(SERVER, &[folder.path()]);
     server.wait();
     let proper = Proper::start();
     serving.until("it is given up", Duration::from_secs(25), |daemon| {

@@ -1,4 +1,4 @@
-//! Files that are cut short while they are read.
+//! Files that are truncated while they are read.
 
 use std::{
     fs,
@@ -14,8 +14,8 @@ use crate::{
     serving::Serving,
 };
 
-/// As nobody: writes copies of a large program with OpenSSL inside, maps each as code, and cuts it short at
-/// some moment.
+/// As user `nobody`: writes copies of a large program that contains OpenSSL, maps each as code, and truncates
+/// it after a while.
 const ATTACK: &str = r#"
 import mmap, os, random, shutil, sys, time
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
@@ -35,7 +35,7 @@ while time.monotonic() < end:
 const SECONDS: &str = "20";
 
 #[test]
-fn a_file_that_is_cut_short_while_it_is_read_ends_nothing() {
+fn file_truncated_during_inspection_does_not_end_the_daemon() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
@@ -59,7 +59,7 @@ fn a_file_that_is_cut_short_while_it_is_read_ends_nothing() {
     assert_eq!(trace.try_wait().unwrap(), None, "the trace goes on");
 
     Proper::start().is_seen(&mut serving, Duration::from_secs(30));
-    // The kernel lets go of each probe in a tenth of a second; the end is not waited for.
+    // The kernel takes a tenth of a second to detach each probe; the test does not wait for that.
     trace.kill().unwrap();
     trace.wait().unwrap();
 }

@@ -1,4 +1,4 @@
-//! `check` and `trace` in namespaces of their own, as containers have them.
+//! `check` and `trace` in their own namespaces, as in containers.
 
 use std::{fs, path::PathBuf, process::Command, thread, time::Duration};
 
@@ -6,11 +6,11 @@ use handshake::host;
 use serde_json::Value;
 
 use crate::{
+    hostile_process::{HostileProcess, Server, client_hello},
     program::{Program, binary},
-    stranger::{Server, Stranger, client_hello},
 };
 
-/// A cgroup that the program runs in, as in a container.
+/// A cgroup in which the program runs, as in a container.
 struct Inside(PathBuf);
 
 impl Inside {
@@ -22,8 +22,8 @@ impl Inside {
         Self(cgroup)
     }
 
-    /// The program in a cgroup namespace whose root this is. With a mount of its own, as containers have it,
-    /// or with the host's.
+    /// The program in a cgroup namespace with this root, either with its own mount, as in containers, or with
+    /// the host's.
     fn command(&self, own_mount: bool, arguments: &[&str]) -> Command {
         let mount = host::cgroup2().unwrap().mount;
         let then = if own_mount {
@@ -62,14 +62,14 @@ fn json(command: &mut Command) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
-/// What the report says of a namespace: whether it is the host's, and what is lost.
+/// What the report says about a namespace: whether it is the host's, and what cannot be seen.
 fn namespace(report: &Value, name: &str) -> (Option<bool>, Option<String>) {
     let namespaces = report["namespaces"].as_array().unwrap();
     let one = namespaces.iter().find(|it| it["name"] == name).unwrap();
     (one["initial"].as_bool(), one["lost"].as_str().map(str::to_owned))
 }
 
-/// `unshare`, with these namespaces of its own, and the program in them.
+/// `unshare` with these options, running the program in the new namespaces.
 fn unshared(options: &[&str], arguments: &[&str]) -> Command {
     let mut command = Command::new("unshare");
     command.args(options).arg(binary()).args(arguments);
@@ -77,7 +77,7 @@ fn unshared(options: &[&str], arguments: &[&str]) -> Command {
 }
 
 #[test]
-fn on_the_host_every_namespace_is_its_own() {
+fn check_on_the_host_reports_every_namespace_as_the_hosts() {
     let report = json(Command::new(binary()).args(["check", "--json"]));
     for name in ["cgroup", "pid", "net", "user"] {
         assert_eq!(namespace(&report, name), (Some(true), None), "{name}");
@@ -86,7 +86,7 @@ fn on_the_host_every_namespace_is_its_own() {
 }
 
 #[test]
-fn a_namespace_of_its_own_is_told_with_what_is_lost() {
+fn check_reports_a_foreign_namespace_and_its_consequences() {
     for (name, options, remedy) in [
         ("pid", &["-p", "-f", "--mount-proc"][..], "--pid=host"),
         ("pid", &["-p", "-f"], "--pid=host"),
@@ -108,7 +108,7 @@ fn a_namespace_of_its_own_is_told_with_what_is_lost() {
 }
 
 #[test]
-fn a_part_of_the_cgroups_is_not_taken_for_the_root() {
+fn partial_cgroup_mount_is_not_mistaken_for_the_root() {
     let inside = Inside::new("check");
     let report = json(&mut inside.command(true, &["check", "--json"]));
     assert_eq!(report["kernel"]["cgroup2_is_root"], false);
@@ -119,9 +119,9 @@ fn a_part_of_the_cgroups_is_not_taken_for_the_root() {
     assert_eq!(text.matches("--cgroupns=host").count(), 1, "{text}");
 }
 
-/// The closing of a connection without TLS, made by a process outside of the cgroup of the program.
-fn closing_without_tls(trace: &Program, stranger: &mut Stranger, server: &Server) -> Value {
-    stranger.connect(server.port(), b"this is no handshake");
+/// The close record of a connection without TLS by a process outside of the program's cgroup.
+fn closing_without_tls(trace: &Program, hostile: &mut HostileProcess, server: &Server) -> Value {
+    hostile.connect(server.port(), b"this is no handshake");
     let find = |said: &str| {
         let mut records = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         records.rfind(|record| record["event"] == "close" && record["role"] == "client")
@@ -131,25 +131,25 @@ fn closing_without_tls(trace: &Program, stranger: &mut Stranger, server: &Server
 }
 
 #[test]
-fn who_sees_a_part_does_not_claim_that_there_was_no_tls() {
+fn partial_cgroup_view_does_not_claim_absence_of_tls() {
     let inside = Inside::new("part");
     let server = Server::start();
     let port = server.port().to_string();
     let arguments = ["trace", "--port", &port, "--output", "json", "--tls-libraries", "off"];
-    let mut stranger = Stranger::start();
+    let mut hostile = HostileProcess::start();
 
     let below = Program::spawn(&mut inside.command(true, &arguments), None, "tracing the connections");
-    let closing = closing_without_tls(&below, &mut stranger, &server);
+    let closing = closing_without_tls(&below, &mut hostile, &server);
     assert!(closing.get("setup").is_none(), "{closing}");
     let (_, stderr) = below.stop();
     let notes = String::from_utf8(stderr).unwrap();
     assert!(notes.contains("--cgroupns=host"), "{notes}");
 
-    // With the host's own mount it sees all of the host, from inside of the same cgroup namespace.
+    // With the host's mount it sees the whole host, even from inside the same cgroup namespace.
     let whole = Program::spawn(&mut inside.command(false, &arguments), None, "tracing the connections");
-    let closing = closing_without_tls(&whole, &mut stranger, &server);
+    let closing = closing_without_tls(&whole, &mut hostile, &server);
     assert_eq!(closing["setup"]["round_trips"], 1, "{closing}");
-    stranger.connect(server.port(), &client_hello(b"example.org"));
+    hostile.connect(server.port(), &client_hello(b"example.org"));
     whole.wait_for("the handshake on the wire", |said| said.contains(r#""sni":"example.org""#));
     let (_, stderr) = whole.stop();
     assert!(!String::from_utf8(stderr).unwrap().contains("--cgroupns"));

@@ -1,4 +1,4 @@
-//! The program under test, and all that it says.
+//! The program under test, and its output.
 
 use std::{
     env,
@@ -20,24 +20,24 @@ use nix::{
     unistd::Pid,
 };
 
-/// The kernel verifies the programs first.
+/// Includes the time of the verifier.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Where the program is.
+/// The path of the program.
 pub(crate) fn binary() -> PathBuf {
     let program = env::var_os("HANDSHAKE_BIN").map(PathBuf::from);
     assert!(nix::unistd::geteuid().is_root(), "these tests load programs into the kernel: run them as root");
     program.expect("HANDSHAKE_BIN does not name the program under test: run through `cargo xtask test`")
 }
 
-/// What it says until its end.
+/// Runs it to its end. Returns its output.
 pub(crate) fn run(arguments: &[&str]) -> Output {
     Command::new(binary()).args(arguments).stdin(Stdio::null()).env_remove("RUST_LOG").output().unwrap()
 }
 
 type Said = Arc<Mutex<Vec<u8>>>;
 
-/// A run that goes on.
+/// A running program.
 pub(crate) struct Program {
     child: Child,
     stdout: Said,
@@ -46,20 +46,20 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// `handshake trace`, with its probes attached.
+    /// Starts `handshake trace`. Returns when its probes are attached.
     pub(crate) fn trace(arguments: &[&str], log: Option<&str>) -> Self {
         let mut command = Command::new(binary());
         Self::spawn(command.arg("trace").args(arguments), log, "tracing the connections")
     }
 
-    /// `handshake daemon`, which listens.
+    /// Starts `handshake daemon`. Returns when it listens.
     pub(crate) fn daemon(arguments: &[&str], log: Option<&str>) -> Self {
         let mut command = Command::new(binary());
         let listen = ["daemon", "--listen", "127.0.0.1:0"];
         Self::spawn(command.args(listen).args(arguments), log, "listening on http://")
     }
 
-    /// Returns when it has said that it is ready.
+    /// Returns when it has printed `ready`.
     pub(crate) fn spawn(command: &mut Command, log: Option<&str>, ready: &str) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).env_remove("RUST_LOG");
         if let Some(level) = log {
@@ -76,7 +76,7 @@ impl Program {
         program
     }
 
-    /// Until its standard output is as it should be.
+    /// Waits until its standard output meets the condition.
     #[track_caller]
     pub(crate) fn wait_for(&self, what: &str, enough: impl Fn(&str) -> bool) {
         wait(what, &self.stdout, enough);
@@ -87,7 +87,7 @@ impl Program {
         text(&self.stdout)
     }
 
-    /// The metrics, as soon as they are as they should be.
+    /// Returns the metrics as soon as they meet the condition.
     #[track_caller]
     pub(crate) fn scrape_until(&self, enough: impl Fn(&str) -> bool) -> String {
         let said = text(&self.stderr);
@@ -109,7 +109,7 @@ impl Program {
         }
     }
 
-    /// Ends it; returns all that it has said.
+    /// Stops it. Returns its standard output and standard error.
     pub(crate) fn stop(mut self) -> (Vec<u8>, Vec<u8>) {
         signal::kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), Signal::SIGTERM).unwrap();
         assert!(self.child.wait().unwrap().success(), "{}", text(&self.stderr));
@@ -121,7 +121,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It may have ended already; a second end does no harm.
+        // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

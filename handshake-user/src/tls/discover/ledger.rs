@@ -20,7 +20,7 @@ pub(super) struct Ledger {
 
 #[derive(Debug)]
 struct Entry {
-    /// Its owner, if it was reported as found; otherwise it is of no interest.
+    /// Its owner, if it was reported as found; otherwise the file is of no interest.
     reported: Option<u32>,
     /// The sweep in which it was last seen.
     seen: u64,

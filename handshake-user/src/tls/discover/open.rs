@@ -1,5 +1,5 @@
 //! Opens exactly the file that a process has mapped, even if it is deleted or in a container. Processes are
-//! not trusted: whatever their paths lead to, only regular files are opened.
+//! not trusted: only regular files are opened, whatever their paths lead to.
 
 use std::{
     fs::{self, File},

@@ -65,8 +65,8 @@ impl MappingSource {
     #[must_use]
     pub(super) fn identify(&self, file: &File) -> Option<FileId> {
         // SAFETY: only the address of the mapping is used. Its byte is never read, written or run, nor does
-        // the kernel do so for us (no MAP_POPULATE, no mlockall), so no page is ever asked of the file, which
-        // may be cut short or not answer.
+        // the kernel do so for us (no MAP_POPULATE, no mlockall), so no page is ever read from the file,
+        // which may be truncated or not answer.
         let page = unsafe { MmapOptions::new().len(1).map_exec(file) }.ok()?;
         let start = page.as_ptr() as u64;
         self.of(std::process::id()).into_iter().find(|own| own.range.start == start).map(|own| own.id)

@@ -17,7 +17,7 @@ const MAX_CACHE: u64 = 16 << 20;
 /// The directories of the loader itself, for systems without a cache (musl).
 const LIBRARY_FOLDERS: &[&str] = &["/lib", "/usr/lib", "/usr/local/lib", "/lib64", "/usr/lib64"];
 const PROGRAM_FOLDERS: &[&str] = &["/usr/local/bin", "/usr/bin"];
-/// More than are ever there.
+/// More entries than ever exist there.
 const MAX_DIRECTORIES: usize = 1024;
 const MAX_ENTRIES: usize = 100_000;
 

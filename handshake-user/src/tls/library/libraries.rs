@@ -277,7 +277,7 @@ impl Libraries {
         }
         let times = self.retries.get(&id).map_or(0, |retry| retry.times) + 1;
         let pause = match reason {
-            // An installation may be in progress. A file that is written to for ever is given up.
+            // An installation may be in progress. A file that never stops changing is given up.
             Reason::Changed => Some(Duration::from_secs(1 << times)).filter(|_| times <= 5),
             Reason::QueueFull => Some(SHORT_PAUSE),
             Reason::ProbeLimit if self.attacher.is_detaching() => Some(SHORT_PAUSE),

@@ -1,6 +1,6 @@
 //! Names of alerts (RFC 8446 §6, RFC 5246 §7.2; IANA, TLS Alerts).
 
-/// The name of an alert's description; `None` if it is not in the registry.
+/// The name of an alert description. Returns `None` if it is not in the registry.
 #[must_use]
 pub const fn name(description: u8) -> Option<&'static str> {
     Some(match description {

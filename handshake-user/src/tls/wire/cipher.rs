@@ -1,6 +1,6 @@
-//! Names of cipher suites (IANA, TLS Cipher Suites): those that today's libraries still negotiate.
+//! Names of cipher suites (IANA, TLS Cipher Suites): those that current libraries still negotiate.
 
-/// The name in the registry; `None` for one that is not in this table.
+/// The name in the registry. Returns `None` if the suite is not in this table.
 #[must_use]
 pub const fn name(suite: u16) -> Option<&'static str> {
     Some(match suite {
@@ -64,7 +64,8 @@ pub const fn name(suite: u16) -> Option<&'static str> {
     })
 }
 
-/// TLS 1.3: bytes that protection adds to a message of a suite, and bytes of its hash (RFC 8446 §5.2, §B.4).
+/// TLS 1.3: the bytes that the suite's protection adds to a message, and the length of its hash (RFC 8446
+/// §5.2, §B.4).
 #[must_use]
 pub(super) const fn sizes(suite: u16) -> Option<(u16, u16)> {
     // The inner content type, and the tag.
@@ -76,7 +77,7 @@ pub(super) const fn sizes(suite: u16) -> Option<(u16, u16)> {
     }
 }
 
-/// TLS 1.2 and before: whether a record of so many bytes may be a Finished, which has 16 of its own. (RFC
+/// TLS 1.2 and before: whether a record of this length may be a Finished, which itself has 16 bytes. (RFC
 /// 5246 §6.2.3, RFC 5288 §3, RFC 6655 §3, RFC 7905 §2)
 #[must_use]
 pub(super) fn old_finished_fits(suite: Option<u16>, length: u16) -> bool {

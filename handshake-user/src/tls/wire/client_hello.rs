@@ -7,40 +7,38 @@ use super::{
     reader::{Numbers, Reader},
 };
 
-/// One ClientHello. What is borrowed, lies in the message.
+/// One ClientHello, which borrows from the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientHello<'a> {
     /// `legacy_version`: the highest version up to TLS 1.2.
     pub legacy_version: u16,
-    /// Random: unique to this handshake; the second ClientHello has the same one.
+    /// Random: unique to this handshake, and the same in a second ClientHello.
     pub random: [u8; 32],
     /// `legacy_session_id`: a session to be resumed, or 32 random bytes for middleboxes (TLS 1.3).
     pub session_id: &'a [u8],
     /// Cipher suites in the order of preference.
     pub cipher_suites: Numbers<'a>,
-    /// The host that the client wants to reach (RFC 6066 §3), if it is a name of printable ASCII.
+    /// The host that the client wants to reach (RFC 6066 §3), if the name is printable ASCII.
     pub server_name: Option<&'a str>,
     /// Application protocols that the client offers.
     pub protocols: Option<Protocols<'a>>,
-    /// `supported_versions`; empty where the client has no TLS 1.3.
+    /// `supported_versions`; empty if the client does not support TLS 1.3.
     pub versions: Numbers<'a>,
     /// Groups that the client could use for the key exchange.
     pub groups: Numbers<'a>,
-    /// The client has sent key shares, if only an empty list of them (TLS 1.3).
+    /// The client sent a list of key shares, possibly empty (TLS 1.3).
     key_shares: Option<&'a [u8]>,
     /// `pre_shared_key`: the client wants to resume a session (or has an external key).
     pub pre_shared_key: bool,
-    /// `early_data`: data comes right behind this message.
+    /// `early_data`: data follows this message immediately.
     pub early_data: bool,
-    /// `session_ticket` with a ticket inside (RFC 5077): the client wants to resume a session of TLS 1.2.
+    /// `session_ticket` containing a ticket (RFC 5077): the client wants to resume a TLS 1.2 session.
     pub ticket: bool,
 }
 
 impl<'a> ClientHello<'a> {
-    /// Reads a handshake message, its header included; what follows behind the message is not looked at.
-    ///
-    /// # Errors
-    /// `None` when it is no ClientHello, breaks off, or breaks the rules of its structure.
+    /// Parses a handshake message including its header; bytes after the message are ignored. Returns `None`
+    /// if it is not a ClientHello, is truncated, or is malformed.
     #[must_use]
     pub fn parse(message: &'a [u8]) -> Option<Self> {
         let mut reader = body(message, handshake::CLIENT_HELLO)?;
@@ -96,7 +94,7 @@ impl<'a> ClientHello<'a> {
         Some(())
     }
 
-    /// Groups of which the client has sent a key share.
+    /// Groups for which the client sent a key share.
     pub fn shares(&self) -> impl Iterator<Item = u16> + use<'a> {
         let mut shares = Reader(self.key_shares.unwrap_or_default());
         core::iter::from_fn(move || {
@@ -117,7 +115,7 @@ impl<'a> ClientHello<'a> {
     }
 }
 
-/// The body of a whole handshake message of this type.
+/// The body of a complete handshake message of this type.
 pub(super) fn body(message: &[u8], kind: u8) -> Option<Reader<'_>> {
     let mut reader = Reader(message);
     let [found, a, b, c] = reader.array()?;
@@ -126,7 +124,7 @@ pub(super) fn body(message: &[u8], kind: u8) -> Option<Reader<'_>> {
     (found == kind).then_some(Reader(body))
 }
 
-/// The first host name in the list; none where it is not made of printable ASCII.
+/// The first host name in the list, if it is printable ASCII.
 fn host_name(mut list: Reader<'_>) -> Option<&str> {
     const HOST_NAME: u8 = 0;
     loop {

@@ -1,4 +1,4 @@
-//! Extensions of the hellos (RFC 8446 §4.2), as far as they say something about the handshake.
+//! The extensions of the hellos (RFC 8446 §4.2) that say something about the handshake.
 
 use super::reader::Reader;
 
@@ -14,12 +14,11 @@ pub(super) mod kind {
     pub(crate) const KEY_SHARE: u16 = 51;
 }
 
-/// Goes through the extensions at the end of a hello; `None` within says that they break off.
+/// Iterates over the extensions at the end of a hello; yields `None` where they are truncated.
 pub(super) struct Extensions<'a>(Reader<'a>);
 
 impl<'a> Extensions<'a> {
-    /// What is left of a hello behind its fixed fields: nothing at all, or one vector of extensions and
-    /// nothing else.
+    /// The rest of a hello after its fixed fields: either nothing, or exactly one vector of extensions.
     pub(super) fn read(rest: Reader<'a>) -> Option<Self> {
         let mut reader = rest;
         if reader.is_empty() {
@@ -45,13 +44,12 @@ impl<'a> Iterator for Extensions<'a> {
     }
 }
 
-/// Protocol names (RFC 7301 §3.1), each behind its length.
+/// Protocol names (RFC 7301 §3.1), each preceded by its length.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Protocols<'a>(&'a [u8]);
 
 impl<'a> Protocols<'a> {
-    /// # Errors
-    /// `None` unless the list is made of whole, non-empty names.
+    /// Returns `None` unless the list consists of complete, non-empty names.
     pub(super) fn read(mut body: Reader<'a>) -> Option<Self> {
         let list = body.vector16()?;
         let mut names = Reader(list);
@@ -63,7 +61,7 @@ impl<'a> Protocols<'a> {
         (body.is_empty() && !list.is_empty()).then_some(Self(list))
     }
 
-    /// In the order of preference.
+    /// In order of preference.
     pub fn iter(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let mut names = Reader(self.0);
         core::iter::from_fn(move || names.vector8())

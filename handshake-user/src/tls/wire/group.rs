@@ -1,6 +1,6 @@
-//! Groups for the key exchange (IANA, TLS Supported Groups).
+//! Key exchange groups (IANA, TLS Supported Groups).
 
-/// The name in the registry; `None` for one that is not in this table.
+/// The name in the registry. Returns `None` if the group is not in this table.
 #[must_use]
 pub const fn name(group: u16) -> Option<&'static str> {
     Some(match group {
@@ -29,7 +29,7 @@ pub const fn name(group: u16) -> Option<&'static str> {
     })
 }
 
-/// Whether it withstands a quantum computer.
+/// Whether the group resists attacks by quantum computers.
 #[must_use]
 pub const fn is_post_quantum(group: u16) -> bool {
     matches!(group, 512..=514 | 4587..=4589 | 25497)

@@ -1,5 +1,5 @@
-//! Hellos out of the pieces that the kernel side copied: stretches of the stream in any order, some of them
-//! twice.
+//! Reassembles the hellos from the pieces that the kernel side copied: parts of the stream in any order, some
+//! of them duplicated.
 
 use handshake_common::tls::wire::{
     record::{MESSAGE_HEADER, content},
@@ -8,10 +8,10 @@ use handshake_common::tls::wire::{
 
 use super::{client_hello::ClientHello, reader::Reader, server_hello::ServerHello};
 
-/// The most that a hello is kept of, with its record headers, bytes.
+/// The maximum length of a hello with its record headers that is kept, in bytes.
 pub const MAX_BYTES: usize = 4096;
 
-/// A stretch of one direction's stream.
+/// A piece of one direction's stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Piece<'a> {
     /// TCP sequence number of the first byte.
@@ -20,7 +20,7 @@ pub struct Piece<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Where the hellos of one connection are put together.
+/// The buffers in which the hellos of one connection are reassembled.
 #[derive(Debug)]
 pub struct Buffers([[u8; MAX_BYTES]; 4]);
 
@@ -30,8 +30,8 @@ impl Default for Buffers {
     }
 }
 
-/// The hellos of a handshake; a second pair behind a HelloRetryRequest. `None`: there was none, or it was not
-/// seen whole, or it is malformed.
+/// The hellos of a handshake; there is a second pair after a HelloRetryRequest. `None` if there was none, it
+/// was not seen completely, or it is malformed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hellos<'a> {
     /// From the client.
@@ -41,7 +41,7 @@ pub struct Hellos<'a> {
 }
 
 impl<'a> Hellos<'a> {
-    /// Reads the hellos that the walker has found out of the pieces that were copied of each direction.
+    /// Reads the hellos that the walker found from the pieces copied in each direction.
     #[must_use]
     pub fn read(wire: &Wire, client: &[Piece<'_>], server: &[Piece<'_>], buffers: &'a mut Buffers) -> Self {
         let [client_1, client_2, server_1, server_2] = &mut buffers.0;
@@ -66,8 +66,7 @@ fn message<'b>(stream: &Stream, which: u8, pieces: &[Piece<'_>], buffer: &'b mut
     unwrap(&mut buffer[..length])
 }
 
-/// Puts the pieces together from `begin` on, as far as they reach without a gap; says how many bytes that
-/// are.
+/// Reassembles the pieces from `begin` up to the first gap. Returns the number of bytes.
 #[must_use]
 pub fn join(pieces: &[Piece<'_>], begin: u32, buffer: &mut [u8]) -> usize {
     let mut length = 0;
@@ -86,8 +85,8 @@ pub fn join(pieces: &[Piece<'_>], begin: u32, buffer: &mut [u8]) -> usize {
     length
 }
 
-/// Takes the record headers out of a stretch that begins with a handshake record; the first message in it, if
-/// it is whole.
+/// Removes the record headers from bytes that begin with a handshake record. Returns the first message, if it
+/// is complete.
 #[must_use]
 pub fn unwrap(bytes: &mut [u8]) -> Option<&[u8]> {
     let (mut from, mut to) = (0, 0);
@@ -108,7 +107,7 @@ pub fn unwrap(bytes: &mut [u8]) -> Option<&[u8]> {
     }
 }
 
-/// The length of the first message with its header, if it is all there.
+/// The length of the first message with its header, if it is complete.
 fn whole(bytes: &[u8]) -> Option<usize> {
     let [_, a, b, c] = *bytes.first_chunk()?;
     let whole = usize::try_from(MESSAGE_HEADER + u32::from_be_bytes([0, a, b, c])).ok()?;

@@ -1,5 +1,5 @@
-//! TLS on the wire, as user space reads it: [`Hellos::read`] puts the bytes of the hellos together that the
-//! kernel side copied, and [`verdict()`] says what they and its log of records mean.
+//! TLS on the wire, as user space reads it: [`Hellos::read`] reassembles the hellos from the bytes that the
+//! kernel side copied, and [`verdict()`] interprets them together with the kernel side's log of records.
 
 pub mod alert;
 pub mod cipher;

@@ -1,7 +1,7 @@
-//! Reads the presentation language of TLS (RFC 8446 §3): numbers in network order, and vectors behind their
-//! length.
+//! Reads the presentation language of TLS (RFC 8446 §3): numbers in network byte order, and vectors preceded
+//! by their length.
 
-/// What is left of a message.
+/// The unread rest of a message.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
@@ -48,30 +48,29 @@ impl<'a> Reader<'a> {
 pub struct Numbers<'a>(&'a [u8]);
 
 impl<'a> Numbers<'a> {
-    /// # Errors
-    /// `None` if a byte is left over.
+    /// Returns `None` if a byte is left over.
     pub(super) const fn new(bytes: &'a [u8]) -> Option<Self> {
         if bytes.len().is_multiple_of(2) { Some(Self(bytes)) } else { None }
     }
 
-    /// In the order of the list.
+    /// In list order.
     pub fn iter(&self) -> impl Iterator<Item = u16> + 'a {
         self.0.as_chunks().0.iter().map(|&bytes| u16::from_be_bytes(bytes))
     }
 
-    /// How many there are.
+    /// The number of entries.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.0.len() / 2
     }
 
-    /// Whether there are none.
+    /// Whether the list is empty.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether this one is among them.
+    /// Whether the list contains this number.
     #[must_use]
     pub fn contains(&self, number: u16) -> bool {
         self.iter().any(|other| other == number)

@@ -1,5 +1,5 @@
-//! What the records and the hellos of a handshake say about it. What they do not say is `None`; where they
-//! contradict each other, nothing is said.
+//! Interprets the records and the hellos of a handshake. What they do not show is `None`; if they contradict
+//! each other, everything that depends on them is.
 
 use handshake_common::{
     Role, TlsClass, TlsOutcome, TlsVersion,
@@ -13,7 +13,7 @@ use handshake_common::{
 use super::{cipher, message::Hellos};
 use crate::tls::handshake_path::HandshakePath;
 
-/// Java pads what it encrypts in a handshake of TLS 1.3 by so many bytes.
+/// The padding that Java adds to encrypted TLS 1.3 handshake messages, in bytes.
 const JAVA_PADDING: u16 = 16;
 
 /// An alert that could be read.
@@ -27,7 +27,7 @@ pub struct Alert {
     pub description: u8,
 }
 
-/// Everything that is known of a handshake from its bytes. Times are CLOCK_MONOTONIC, ns.
+/// Everything that the bytes of a handshake reveal. Times are CLOCK_MONOTONIC, ns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict<'a> {
     /// Which end the local one is.
@@ -36,11 +36,11 @@ pub struct Verdict<'a> {
     pub outcome: Option<TlsOutcome>,
     /// The version (RFC 8446 §4.2.1).
     pub version: Option<TlsVersion>,
-    /// Which way it went.
+    /// The path it took.
     pub class: Option<TlsClass>,
     /// The cipher suite; see [`super::cipher::name`].
     pub cipher: Option<u16>,
-    /// The host that the client wanted.
+    /// The host that the client asked for.
     pub sni: Option<&'a str>,
     /// The application protocol that the server chose: readable only in TLS 1.2 and before.
     pub alpn: Option<&'a [u8]>,
@@ -50,19 +50,18 @@ pub struct Verdict<'a> {
     pub random: Option<[u8; 32]>,
     /// The group of the key exchange (TLS 1.3); see [`super::group::name`].
     pub group: Option<u16>,
-    /// The ClientHello's first byte passed by, the first time.
+    /// When the ClientHello's first byte first passed.
     pub hello_ns: u64,
-    /// The ClientHello's last byte passed by.
+    /// When the ClientHello's last byte passed.
     pub hello_whole_ns: Option<u64>,
-    /// The beginning of the ClientHello passed by again, the last time: it was lost, or a SYN's data was not
-    /// taken.
+    /// When the beginning of the ClientHello was last retransmitted: it was lost, or the data of a SYN was
+    /// not accepted.
     pub hello_again_ns: Option<u64>,
-    /// The handshake was complete for the local end: the last Finished left or came.
+    /// When the handshake was complete for the local end: the last Finished was sent or received.
     pub ended_ns: Option<u64>,
-    /// From here on the client may send application data. On a server: the moment from which it is known that
-    /// the client may.
+    /// From when on the client may send application data. On a server: when it is known that the client may.
     pub may_send_ns: Option<u64>,
-    /// There was a HelloRetryRequest.
+    /// The server sent a HelloRetryRequest.
     pub hello_retry: Option<bool>,
     /// A session (or an external key) was resumed.
     pub resumed: Option<bool>,
@@ -70,11 +69,11 @@ pub struct Verdict<'a> {
     pub resumption_offered: Option<bool>,
     /// The client sent early data, or said that it would.
     pub early_data_offered: Option<bool>,
-    /// The fate of the early data is inferred from the lengths of encrypted records.
+    /// Whether the early data was accepted is inferred from the lengths of encrypted records.
     pub early_data_inferred: bool,
     /// The client offered TLS 1.3.
     pub tls13_offered: Option<bool>,
-    /// The HelloRetryRequest asked for a group of which the client had sent no key share.
+    /// The HelloRetryRequest asked for a group for which the client had sent no key share.
     pub group_mismatch: Option<bool>,
     /// Part of the stream was not seen in order.
     pub gaps: bool,
@@ -101,7 +100,7 @@ impl Verdict<'_> {
     }
 }
 
-/// What there is to know of a handshake.
+/// Returns everything that can be concluded about a handshake.
 #[must_use]
 pub fn verdict<'a>(wire: &Wire, hellos: &Hellos<'a>) -> Verdict<'a> {
     let evidence = Evidence::of(wire, hellos);
@@ -156,13 +155,13 @@ fn is_plain_alert(record: Record) -> bool {
     record.content() == content::ALERT && !record.is(RecordFlags::ENCRYPTED)
 }
 
-/// The facts that the verdict rests on.
+/// The facts on which the verdict rests.
 struct Evidence<'w, 'a> {
     wire: &'w Wire,
     hellos: &'w Hellos<'a>,
     version: Option<TlsVersion>,
     hello_retry: Option<bool>,
-    /// The records and the hellos do not fit together, or the walker met what cannot be.
+    /// The records contradict the hellos, or the walker met something impossible.
     doubtful: bool,
 }
 
@@ -176,21 +175,21 @@ impl<'w, 'a> Evidence<'w, 'a> {
             None => second.then_some(true),
         };
         evidence.version = evidence.any_server_hello().and_then(|hello| hello.tls_version());
-        // What only one of the two generations has: protected records without a Finished in the old form, or
-        // a second ServerHello; plaintext handshake messages besides the hellos.
+        // Traits of only one of the two generations. TLS 1.3: protected records without an old-style
+        // Finished, or a second ServerHello. Before: plaintext handshake messages other than the hellos.
         let new = wire.flight > 0 || second;
         let old = [wire.client.seen, wire.server.seen]
             .iter()
             .any(|seen| seen.contains(StreamFlags::FINISHED) || seen.contains(StreamFlags::EXCHANGED));
-        let told_new = evidence.version.map(|version| version == TlsVersion::Tls13);
-        let retried_in_vain = second && evidence.hello_retry == Some(false);
-        let retried_by_old = evidence.hello_retry == Some(true) && told_new == Some(false);
+        let version_is_new = evidence.version.map(|version| version == TlsVersion::Tls13);
+        let two_hellos_without_retry = second && evidence.hello_retry == Some(false);
+        let retried_by_old = evidence.hello_retry == Some(true) && version_is_new == Some(false);
         evidence.doubtful = wire.is(Ending::Malformed)
-            || (new && (old || told_new == Some(false)))
-            || (old && told_new == Some(true))
-            || retried_in_vain
+            || (new && (old || version_is_new == Some(false)))
+            || (old && version_is_new == Some(true))
+            || two_hellos_without_retry
             || retried_by_old
-            || evidence.has_odd_finished();
+            || evidence.has_impossible_finished();
         if new && !evidence.doubtful && first.is_none() {
             evidence.version = Some(TlsVersion::Tls13);
         }
@@ -200,13 +199,14 @@ impl<'w, 'a> Evidence<'w, 'a> {
         evidence
     }
 
-    /// The one that decides: the second behind a HelloRetryRequest.
+    /// The decisive ServerHello: the second one after a HelloRetryRequest.
     fn server_hello(&self) -> Option<super::ServerHello<'a>> {
         let [first, second] = self.hellos.server;
         if self.hello_retry? { second } else { first }
     }
 
-    /// That one, or the HelloRetryRequest: version and suite are the same in both (RFC 8446 §4.1.4).
+    /// The decisive ServerHello or the HelloRetryRequest: version and suite are the same in both (RFC 8446
+    /// §4.1.4).
     fn any_server_hello(&self) -> Option<super::ServerHello<'a>> {
         self.server_hello().or(self.hellos.server[0])
     }
@@ -224,9 +224,8 @@ impl<'w, 'a> Evidence<'w, 'a> {
         })
     }
 
-    /// A Finished of TLS 1.2 or before whose length cannot be: the records that follow are not where they
-    /// seem to be.
-    fn has_odd_finished(&self) -> bool {
+    /// A Finished of TLS 1.2 or before has an impossible length: record boundaries were misread.
+    fn has_impossible_finished(&self) -> bool {
         let suite = self.any_server_hello().map(|hello| hello.cipher);
         let mut finished =
             [Role::Client, Role::Server].into_iter().filter_map(|from| self.old_finished(from));
@@ -239,7 +238,7 @@ impl<'w, 'a> Evidence<'w, 'a> {
         self.wire.records().iter().filter(move |record| record.kind == kind)
     }
 
-    /// The client's Finished (TLS 1.3), by its length, which the suite's hash decides.
+    /// The client's Finished (TLS 1.3), recognized by its length, which depends on the suite's hash.
     fn new_finished(&self) -> Option<&'w Record> {
         let expected = self.any_server_hello().and_then(|hello| cipher::sizes(hello.cipher));
         let last = self.flight().last()?;
@@ -253,7 +252,8 @@ impl<'w, 'a> Evidence<'w, 'a> {
         (self.wire.flight > 0 && fits).then_some(last)
     }
 
-    /// EndOfEarlyData right before the Finished; `None` where there was no Finished or its suite is unknown.
+    /// Whether EndOfEarlyData came right before the Finished. Returns `None` if there was no Finished, or its
+    /// suite is unknown.
     fn end_of_early_data(&self) -> Option<bool> {
         self.new_finished()?;
         let (protection, _) = self.server_hello().and_then(|hello| cipher::sizes(hello.cipher))?;
@@ -272,7 +272,7 @@ impl<'w, 'a> Evidence<'w, 'a> {
         if self.ended().is_some() {
             return Some(TlsOutcome::Completed);
         }
-        // Too short for any handshake message, and behind the hellos nothing else may come from a client.
+        // Too short for any handshake message, and nothing else may follow the hellos from a client.
         if self.flight().last().is_some_and(|record| is_alert(record.length)) {
             return Some(TlsOutcome::Failed);
         }
@@ -320,8 +320,8 @@ impl<'w, 'a> Evidence<'w, 'a> {
         if !self.wire.client.seen.contains(StreamFlags::CHANGE_CIPHER_SPEC) {
             return None;
         }
-        // The second witness: the server repeats the id of a session that it resumes (RFC 5246 §7.4.1.3, RFC
-        // 5077 §3.4).
+        // Corroboration: the server repeats the id of a session that it resumes (RFC 5246 §7.4.1.3, RFC 5077
+        // §3.4).
         let full = self.wire.client.seen.contains(StreamFlags::EXCHANGED);
         let named = !offered.session_id.is_empty();
         let repeated = named && offered.session_id == chosen.session_id;
@@ -337,7 +337,7 @@ impl<'w, 'a> Evidence<'w, 'a> {
         {
             Some(record) if record.is(RecordFlags::UNSURE) => None,
             Some(_) => Some(TlsClass::FalseStart),
-            // A server knows only by then that nothing was on its way.
+            // Only then does a server know that no early data was in flight.
             None => {
                 let settled = self.wire.role() == Some(Role::Client) || self.wire.acked_at != 0;
                 settled.then_some(TlsClass::Full)
@@ -367,7 +367,7 @@ impl<'w, 'a> Evidence<'w, 'a> {
         }
     }
 
-    /// A refusal in the ServerHello, or by a HelloRetryRequest, is certain; everything else is said in
+    /// A rejection by the ServerHello or a HelloRetryRequest is certain; everything else is hidden in
     /// encrypted records.
     fn early_data_inferred(&self, class: Option<TlsClass>) -> bool {
         let fate = matches!(class, Some(TlsClass::EarlyDataAccepted | TlsClass::EarlyDataRejected));

@@ -1,4 +1,4 @@
-//! BoringSSL, where it keeps its symbols.
+//! BoringSSL, if its symbols are kept.
 
 use handshake_common::{tls::library::target::Path, vocabulary::Library};
 
@@ -8,7 +8,7 @@ use super::{
     openssl,
 };
 
-/// The symbols to look for besides those of OpenSSL. No other library defines them.
+/// The symbols to look for in addition to those of OpenSSL. No other library defines them.
 pub(super) const SYMBOLS: &[&str] = &["SSL_CTX_set_grease_enabled", "BORINGSSL_self_test"];
 
 /// Returns `None` if the file holds neither its libssl nor its libcrypto.
@@ -24,7 +24,7 @@ pub(super) fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
         inspection.is_companion = true;
         return Some(inspection);
     };
-    // Reading and writing call it, too, until the handshake is complete.
+    // Reads and writes also call it until the handshake is complete.
     inspection.around(elf, handshake, None);
     if let Some(free) = symbols.address("SSL_free") {
         inspection.point(elf, ProbeKind::Free, free, None);
@@ -44,7 +44,7 @@ pub(super) fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     Some(inspection)
 }
 
-/// The object's own; another is returned while there is early data.
+/// The object's own field; another one is returned while there is early data.
 fn version(of: &Accessors<'_, '_>) -> Option<Path> {
     let mut returned = of.trace("SSL_version")?.returned;
     returned.retain(|field| field.hops == 0 && field.width == 2);

@@ -1,4 +1,4 @@
-//! What is asked of an ELF file: symbols by name, bytes by address, pointers as the loader will leave them.
+//! Queries on an ELF file: symbols by name, bytes by address, pointers as relocated by the loader.
 
 use std::{
     collections::HashMap,
@@ -18,26 +18,26 @@ const LE: LittleEndian = LittleEndian;
 const SYMBOL: usize = size_of::<elf::Sym64<LittleEndian>>();
 const RELOCATION: usize = size_of::<elf::Rela64<LittleEndian>>();
 
-/// Files of more segments are not looked at; real ones have about ten.
+/// Files with more segments are ignored; real ones have about ten.
 const MAX_SEGMENTS: usize = 64;
-/// Of linked files; `.rela.dyn` and `.rela.plt` are all there is.
+/// The maximum number of relocation tables; linked files only have `.rela.dyn` and `.rela.plt`.
 const MAX_RELOCATION_SECTIONS: usize = 8;
-/// Files of more sections are not looked at; with a section a function, before linking, there are more.
+/// Files with more sections are ignored, such as object files with one section per function.
 const MAX_SECTIONS: usize = 8192;
-/// Places of wanted names in one table of strings.
+/// The maximum number of matches of wanted names in one string table.
 const MAX_NAMES: usize = 4096;
 
-/// A 64-bit little-endian program or shared library of a known machine, as far as it can be read.
+/// A 64-bit little-endian program or shared library for a known architecture; only what can be read of it.
 pub(super) struct Elf<'a> {
     pub image: &'a Image<'a>,
     pub machine: Machine,
-    /// The addresses in the file are those in memory: not PIE, not a shared library.
+    /// The addresses in the file are those in memory: neither a PIE nor a shared library.
     pub is_fixed: bool,
     segments: Vec<Segment>,
     sections: Sections<'a>,
 }
 
-/// Whose instructions.
+/// The instruction set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Machine {
     X86_64,
@@ -51,7 +51,7 @@ struct Segment {
     executable: bool,
 }
 
-/// Where a function or an object is, and how many bytes it has if the file says so.
+/// The address of a function or an object, and its size if the file gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Symbol {
     pub address: u64,
@@ -59,25 +59,25 @@ pub(super) struct Symbol {
 }
 
 impl Segment {
-    /// Its place in the file.
+    /// Its range in the file.
     fn range(&self) -> Range<u64> {
         self.offset..self.offset.saturating_add(self.size)
     }
 }
 
-/// Where in the file a section is, and at which address.
+/// The range in the file and the address of a section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Section {
     pub address: u64,
     pub range: Range<u64>,
 }
 
-/// The lower half; also keeps sums of an address and the size of a structure in range.
+/// The lower half of the address space; also keeps sums of an address and the size of a structure in range.
 fn is_user_space(address: u64) -> bool {
     i64::try_from(address).is_ok()
 }
 
-/// Those of the wanted symbols that the file defines.
+/// The wanted symbols that the file defines.
 #[derive(Debug, Default)]
 pub(super) struct Symbols(HashMap<&'static str, Symbol>);
 
@@ -99,7 +99,7 @@ impl Symbols {
 }
 
 impl<'a> Elf<'a> {
-    /// `None`: another kind of file, or a broken one.
+    /// Returns `None` if it is another kind of file, or malformed.
     #[must_use]
     pub(super) fn parse(image: &'a Image<'a>) -> Option<Self> {
         let header = Header::parse(image).ok()?;
@@ -125,7 +125,7 @@ impl<'a> Elf<'a> {
                 executable: segment.p_flags(LE) & elf::PF_X != 0,
             })
             .collect();
-        // Segments share a page at most; were each one the whole file, every search would take that many
+        // Real segments share at most a page; if each covered the whole file, every search would take as many
         // times as long.
         let total = segments.iter().try_fold(0_u64, |total, segment| total.checked_add(segment.size))?;
         let is_user_space =
@@ -135,7 +135,7 @@ impl<'a> Elf<'a> {
         Some(Self { image, machine, is_fixed, segments, sections: sections(header, image) })
     }
 
-    /// The wanted symbols that are defined here, in one pass over both symbol tables.
+    /// The wanted symbols that this file defines, in one pass over both symbol tables.
     #[must_use]
     pub(super) fn symbols(&self, wanted: &[&'static str]) -> Symbols {
         let mut found = HashMap::new();
@@ -161,15 +161,15 @@ impl<'a> Elf<'a> {
         Symbols(found)
     }
 
-    /// Where the symbols of that kind are in the file, and where their names.
+    /// The ranges in the file of the symbols of this kind and of their names.
     fn symbol_table(&self, kind: u32) -> Option<(Range<u64>, Range<u64>)> {
         let table = self.sections.iter().find(|section| section.sh_type(LE) == kind)?;
         let strings = self.sections.section(table.link(LE)).ok()?;
         Some((range(table)?, range(strings)?))
     }
 
-    /// Where in a part of the file these names end a string: linkers share the ends of longer ones. From its
-    /// beginning on.
+    /// Finds these names at the ends of the strings in this part of the file, by offset from its beginning:
+    /// linkers let a name share the end of a longer one.
     #[must_use]
     pub(super) fn names(&self, strings: Range<u64>, wanted: &[&'static str]) -> HashMap<u64, &'static str> {
         let mut by_end: [Vec<&'static str>; 256] = [const { Vec::new() }; 256];
@@ -196,7 +196,7 @@ impl<'a> Elf<'a> {
         found
     }
 
-    /// The section of that name.
+    /// The section with this name.
     #[must_use]
     pub(super) fn section(&self, name: &str) -> Option<Section> {
         let (_, section) = self.sections.section_by_name(LE, name.as_bytes())?;
@@ -216,7 +216,7 @@ impl<'a> Elf<'a> {
         Some(self.segment(address)?.address)
     }
 
-    /// The bytes from `address` on: so many at most, and none beyond its segment.
+    /// The bytes from `address` on, at most `most` and within the segment.
     #[must_use]
     pub(super) fn bytes(&self, address: u64, most: usize) -> Option<&'a [u8]> {
         let segment = self.segment(address)?;
@@ -226,35 +226,35 @@ impl<'a> Elf<'a> {
         self.image.bytes(start, usize::try_from(size).map_or(most, |size| size.min(most)))
     }
 
-    /// The instructions from `address` on: so many bytes at most, and none beyond its segment.
+    /// The instructions from `address` on, at most `most` bytes and within the segment.
     #[must_use]
     pub(super) fn code(&self, address: u64, most: usize) -> Option<&'a [u8]> {
         self.segment(address).filter(|segment| segment.executable)?;
         self.bytes(address, most)
     }
 
-    /// Whether there are instructions.
+    /// Whether the address is executable.
     #[must_use]
     pub(super) fn is_code(&self, address: u64) -> bool {
         self.segment(address).is_some_and(|segment| segment.executable)
     }
 
-    /// Where in the file the instruction at `address` is: what a uprobe is placed at.
+    /// The file offset of the instruction at `address`, at which a uprobe is placed.
     #[must_use]
     pub(super) fn code_offset(&self, address: u64) -> Option<u64> {
         let segment = self.segment(address).filter(|segment| segment.executable)?;
         segment.offset.checked_add(address - segment.address)
     }
 
-    /// The pointers in a table at `address` as the loader will leave them, as addresses of this file.
+    /// The pointers in a table at `address` as relocated by the loader, as addresses of this file.
     #[must_use]
     pub(super) fn pointers<const N: usize>(&self, address: u64) -> Option<[u64; N]> {
         self.words(address, N).try_into().ok()
     }
 
-    /// Words from `address` on, at most so many and none beyond the segment; pointers among them as the
-    /// loader will leave them, as addresses of this file. In a table of packed relative relocations (RELR)
-    /// and in a fixed program they stand in the file already.
+    /// The words from `address` on, at most `most` and within the segment; pointers among them as relocated
+    /// by the loader, as addresses of this file. With packed relative relocations (RELR) and in a
+    /// fixed-address program, the file already contains these values.
     #[must_use]
     pub(super) fn words(&self, address: u64, most: usize) -> Vec<u64> {
         let bytes = self.bytes(address, most.saturating_mul(8)).unwrap_or_default().as_chunks().0;
@@ -270,7 +270,7 @@ impl<'a> Elf<'a> {
         words
     }
 
-    /// Where the file holds one of these addresses as a pointer: so many places at most.
+    /// The places where the file holds one of these addresses as a pointer, at most `most`.
     #[must_use]
     pub(super) fn references(&self, targets: &[u64], most: usize) -> Vec<u64> {
         let mut found = Vec::new();
@@ -298,7 +298,7 @@ impl<'a> Elf<'a> {
         found
     }
 
-    /// Addresses at which these bytes are: so many at most.
+    /// The addresses at which these bytes occur, at most `most`.
     #[must_use]
     pub(super) fn find(&self, bytes: &[u8], most: usize) -> Vec<u64> {
         let mut found = Vec::new();
@@ -314,7 +314,7 @@ impl<'a> Elf<'a> {
         found
     }
 
-    /// Every relative relocation with an addend of its own: where, and the address that will stand there.
+    /// Every relative relocation with an explicit addend: its place, and the resulting address.
     pub(super) fn each_relative(&self, mut each: impl FnMut(u64, u64)) {
         let relative = match self.machine {
             Machine::X86_64 => elf::R_X86_64_RELATIVE,
@@ -343,7 +343,7 @@ impl<'a> Elf<'a> {
         }
     }
 
-    /// Where the loader will put the address of a function of another file.
+    /// The slot in which the loader will store the address of an imported function.
     #[must_use]
     pub(super) fn import(&self, name: &str) -> Option<u64> {
         let kinds = match self.machine {
@@ -373,8 +373,8 @@ impl<'a> Elf<'a> {
         found
     }
 
-    /// Hands what is executed to `each`: addresses, bytes with `ahead` more behind them, and how many are not
-    /// these.
+    /// Passes the executable parts to `each`, piece by piece: the address, the bytes followed by `ahead`
+    /// more, and how many bytes belong to the piece itself.
     pub(super) fn scan_code(&self, ahead: usize, mut each: impl FnMut(u64, &[u8], usize) -> ControlFlow<()>) {
         for segment in self.segments.iter().filter(|segment| segment.executable) {
             self.image.scan(segment.range(), ahead, |at, piece, own| {
@@ -404,24 +404,24 @@ impl<'a> Elf<'a> {
     }
 }
 
-/// A file may do without sections; then it has no symbols for us.
+/// A file may lack sections; then it has no usable symbols.
 fn sections<'a>(header: &Header, image: &'a Image<'a>) -> Sections<'a> {
     let is_bounded = header.shnum(LE, image).is_ok_and(|count| count <= MAX_SECTIONS);
     if is_bounded { header.sections(LE, image).unwrap_or_default() } else { Sections::default() }
 }
 
-/// Where in the file a section is.
+/// The range of a section in the file.
 fn range(section: &elf::SectionHeader64<LittleEndian>) -> Option<Range<u64>> {
     let (start, size) = section.file_range(LE)?;
     Some(start..start.checked_add(size)?)
 }
 
-/// The whole entries of a table.
+/// The complete entries of a table.
 fn table<T: pod::Pod, const SIZE: usize>(bytes: &[u8]) -> &[T] {
     pod::slice_from_bytes(bytes, bytes.len() / SIZE).map_or(&[], |(entries, _)| entries)
 }
 
-/// The printable text at the beginning, if a version of three numbers follows `start` there.
+/// The printable text at the beginning, if it consists of `start` followed by a version of three numbers.
 fn versioned<'t>(bytes: &'t [u8], start: &str) -> Option<&'t str> {
     let end = bytes.iter().position(|byte| !matches!(byte, b' '..=b'~')).unwrap_or(bytes.len());
     let text = str::from_utf8(&bytes[..end]).ok()?;

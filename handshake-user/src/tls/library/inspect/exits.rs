@@ -1,7 +1,7 @@
-//! Where a function returns. A return probe would put an address of its own in place of the return address
-//! and keep that on a stack in the kernel: a program that leaves the function's stack for another one and
-//! comes back (coroutines; asynchronous jobs of OpenSSL) is killed by that. So its ways out are probed
-//! themselves, as ordinary instructions.
+//! Finds where a function returns. A return probe replaces the return address by one of its own and keeps the
+//! original on a stack in the kernel: that kills a program that switches from the function's stack to another
+//! one and back (coroutines; OpenSSL's asynchronous jobs). Therefore the exits themselves are probed, as
+//! ordinary instructions.
 
 use std::collections::HashSet;
 
@@ -13,20 +13,20 @@ use super::{
     frames::{Frame, Frames},
 };
 
-/// Instructions of one function; the largest of those probed, wolfSSL's, has some thousand.
+/// The maximum number of instructions of one function; the largest one probed, wolfSSL's, has some thousands.
 const MAX_INSTRUCTIONS: usize = 50_000;
-/// Parts of a function, and functions that it ends in by a jump.
+/// The maximum number of parts of a function and of functions that it tail-calls.
 const MAX_PARTS: usize = 16;
-/// Returns of one function.
+/// The maximum number of returns of one function.
 const MAX_EXITS: usize = 64;
 
-/// A place that every return of the function passes on its way out, or one of several.
+/// A place through which the function returns, possibly one of several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Exit {
     pub address: u64,
-    /// Where the stack pointer of the entry is there: it tells which call it is that returns.
+    /// Where the stack pointer at the entry is found there: it identifies the call that returns.
     pub base: Base,
-    /// Which register has the result there.
+    /// The register that holds the result there.
     pub result: Register,
 }
 
@@ -35,8 +35,9 @@ struct Part {
     steps: Vec<(u64, Operation)>,
 }
 
-/// All ways out of the function that begins at `entry`, but for those by the imported function `but`. `None`
-/// where one may be missing: it goes on somewhere that the file does not tell, or there is no unwind table.
+/// All exits of the function that begins at `entry`, except for those through the imported function `but`.
+/// Returns `None` if one may be missing: the function continues at an address that the file does not show, or
+/// there is no unwind table.
 pub(super) fn exits(elf: &Elf<'_>, entry: u64, but: Option<&str>) -> Option<Vec<Exit>> {
     let frames = Frames::of(elf)?;
     let slot = but.and_then(|name| elf.import(name));
@@ -44,7 +45,7 @@ pub(super) fn exits(elf: &Elf<'_>, entry: u64, but: Option<&str>) -> Option<Vec<
     let jumped_to: HashSet<u64> =
         parts.iter().flat_map(|part| &part.steps).filter_map(|(_, operation)| target(*operation)).collect();
     // A probe that is not at the beginning of an instruction would break the program: data between the
-    // instructions would show here.
+    // instructions would be detected here.
     let begins: HashSet<u64> =
         parts.iter().flat_map(|part| &part.steps).map(|&(address, _)| address).collect();
     let within = |target: &u64| parts.iter().any(|part| part.frame.holds(*target));
@@ -56,7 +57,7 @@ pub(super) fn exits(elf: &Elf<'_>, entry: u64, but: Option<&str>) -> Option<Vec<
         for (index, (address, operation)) in steps.iter().enumerate() {
             match operation {
                 Operation::Return => {
-                    // There only the return address is left on the stack.
+                    // Only the return address is left on the stack there.
                     if frame.base(*address)? != Base::STACK_POINTER || exits.len() == MAX_EXITS {
                         return None;
                     }
@@ -70,7 +71,7 @@ pub(super) fn exits(elf: &Elf<'_>, entry: u64, but: Option<&str>) -> Option<Vec<
                         result: decode::result(elf.machine),
                     }));
                 }
-                // By a table it goes on in the function. With no frame left it is another function's turn.
+                // A jump through a table stays in the function. Without a frame left it is a tail call.
                 Operation::Leap { in_table } if frame.base(*address)? == Base::STACK_POINTER && !in_table => {
                     return None;
                 }
@@ -81,7 +82,8 @@ pub(super) fn exits(elf: &Elf<'_>, entry: u64, but: Option<&str>) -> Option<Vec<
     (!exits.is_empty()).then_some(exits)
 }
 
-/// The function from its first to its last instruction, and all that it jumps to outside of that.
+/// The function from its first to its last instruction, and everything outside of that range to which it
+/// jumps.
 fn parts(
     elf: &Elf<'_>,
     frames: &Frames<'_>,
@@ -110,9 +112,9 @@ fn parts(
     Some(parts)
 }
 
-/// The linker's way to an imported function, by the pointer at `slot`.
+/// The linker's stub for an imported function, which jumps through the pointer at `slot`.
 fn is_stub(elf: &Elf<'_>, address: u64, slot: u64) -> bool {
-    /// On every machine and for every linker.
+    /// The maximum length, for all architectures and linkers.
     const MAX_INSTRUCTION: usize = 16;
     let code = elf.code(address, MAX_INSTRUCTION).unwrap_or_default();
     decode::through_pointer(code, address, slot).next().is_some()
@@ -130,7 +132,7 @@ mod tests {
     use super::*;
     use crate::tls::library::inspect::{image::Image, sample};
 
-    /// Of the first function; addresses from its own on.
+    /// The code of the first function; addresses are relative to its own.
     fn found(machine: u16, functions: &[&[u8]]) -> Option<Vec<(u64, Base, Register)>> {
         let functions: Vec<_> = functions.iter().map(|code| ("f", *code)).collect();
         let file = sample::file(machine, &functions);
@@ -177,7 +179,7 @@ mod tests {
         };
         assert_eq!(exits(&with(6, 0x30)), the_return, "another word is compared");
         assert_eq!(exits(&with(12, 0x31)), the_return, "xor %ebx,%eax: nowhere is the result yet");
-        // jmp to the mov: there is a way around the check.
+        // jmp to the mov: a path bypasses the check.
         let mut around = with(16, 0xeb);
         around[17] = (-6_i8).cast_unsigned();
         assert_eq!(exits(&around), the_return);
@@ -193,7 +195,7 @@ mod tests {
 
     #[test]
     fn unknown_exit_yields_none() {
-        // jmp *%rax: any function may go on here.
+        // jmp *%rax: may continue in any function.
         assert_eq!(found(sample::X86_64, &[&[0xc3, 0xff, 0xe0]]), None);
         // notrack jmp *%rax: one of its own labels.
         assert!(found(sample::X86_64, &[&[0xc3, 0x3e, 0xff, 0xe0]]).is_some());
@@ -202,9 +204,9 @@ mod tests {
         assert_eq!(found(sample::AARCH64, &[&code]), None);
         // It never returns.
         assert_eq!(found(sample::X86_64, &[&[0xeb, 0xfe]]), None);
-        // jmp into the middle of the mov: these are no instructions.
+        // jmp into the middle of the mov: not at an instruction boundary.
         assert_eq!(found(sample::X86_64, &[&[0xeb, 0x01, 0xb8, 0, 0, 0, 0, 0xc3]]), None);
-        // jmp into nowhere
+        // jmp outside of the file
         assert_eq!(found(sample::X86_64, &[&[0xc3, 0xe9, 0, 0, 0, 0x10]]), None);
     }
 }

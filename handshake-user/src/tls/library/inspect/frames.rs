@@ -1,5 +1,5 @@
-//! How far functions reach and where their frames lie, as the file's own unwind tables tell (`.eh_frame`;
-//! DWARF 5 §6.4). Stripped files keep them.
+//! The extents of functions and the positions of their frames, according to the file's own unwind tables
+//! (`.eh_frame`; DWARF 5 §6.4), which stripped files keep.
 
 use gimli::{
     BaseAddresses, CfaRule, EhFrame, EhFrameOffset, EndianSlice, Error, FrameDescriptionEntry, LittleEndian,
@@ -11,9 +11,10 @@ use super::elf::{Elf, Machine, Section};
 
 type Bytes<'a> = EndianSlice<'a, LittleEndian>;
 
-/// Bytes of what entries have in common, which is read once for each of them; compilers write some 30.
+/// The maximum length of a common information entry, which is read once for each entry that refers to it;
+/// compilers write about 30 bytes.
 const MAX_COMMON: u32 = 128;
-/// Changes of one function's frame.
+/// The maximum number of changes of one function's frame.
 const MAX_ROWS: usize = 50_000;
 
 /// The unwind tables of a file.
@@ -24,16 +25,16 @@ pub(super) struct Frames<'a> {
     machine: Machine,
 }
 
-/// A function, or a part of one that the compiler has put elsewhere.
+/// A function, or a part of one that the compiler placed elsewhere.
 pub(super) struct Frame {
     /// Its first instruction.
     pub start: u64,
-    /// Behind its last one.
+    /// The end of its last instruction.
     pub end: u64,
     rows: Vec<Row>,
 }
 
-/// Instructions in which the frame stays as it is.
+/// A range of instructions in which the frame does not change.
 struct Row {
     start: u64,
     end: u64,
@@ -50,7 +51,7 @@ impl<'a> Frames<'a> {
         Some(Self { bytes, section, bases, machine: elf.machine })
     }
 
-    /// The part of a function that holds this instruction.
+    /// The part of a function that contains this instruction.
     pub(super) fn at(&self, address: u64) -> Option<Frame> {
         let find = |section: &EhFrame<_>, bases: &_, offset: EhFrameOffset| {
             if self.length(offset.0).is_none_or(|length| length > MAX_COMMON) {
@@ -63,12 +64,12 @@ impl<'a> Frames<'a> {
         Some(Frame { start, end: start.checked_add(entry.len())?, rows: self.rows(&entry) })
     }
 
-    /// The length of the entry there.
+    /// The length of the entry at this place.
     fn length(&self, at: usize) -> Option<u32> {
         self.bytes.get(at..)?.first_chunk().map(|length| u32::from_le_bytes(*length))
     }
 
-    /// In one pass: from the beginning for each instruction it would take as long as the file likes.
+    /// In one pass: starting over for each instruction could take arbitrarily long with a hostile file.
     fn rows(&self, entry: &FrameDescriptionEntry<Bytes<'a>>) -> Vec<Row> {
         let mut context = UnwindContext::new();
         let mut rows = Vec::new();
@@ -98,13 +99,13 @@ impl<'a> Frames<'a> {
 }
 
 impl Frame {
-    /// Whether this address is in it.
+    /// Whether it contains this address.
     pub(super) fn holds(&self, address: u64) -> bool {
         (self.start..self.end).contains(&address)
     }
 
-    /// Where, before this instruction, the stack pointer of the function's entry is to be found; `None`: not
-    /// as a distance from a register.
+    /// Where the stack pointer at the function's entry is found before this instruction. Returns `None` if it
+    /// is not at an offset from a register.
     pub(super) fn base(&self, address: u64) -> Option<Base> {
         let row = self.rows.get(self.rows.partition_point(|row| row.end <= address))?;
         (row.start <= address).then_some(row.base)?

@@ -23,7 +23,7 @@ pub(super) const SYMBOLS: &[&str] = &[
 pub(super) fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     let handshake = symbols.address("gnutls_handshake")?;
     let mut inspection = Inspection::new(Library::GnuTls);
-    // Called again on a client of TLS 1.3 it changes the keys.
+    // Called again on a TLS 1.3 client, it updates the keys.
     inspection.around_until(elf, handshake, None, Some("gnutls_session_key_update"));
     if let Some(free) = symbols.address("gnutls_deinit") {
         inspection.point(elf, ProbeKind::Free, free, None);
@@ -38,7 +38,7 @@ pub(super) fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     target.complete = of.known("gnutls_session_get_desc", complete);
     let random = client_random(&of);
     target.random = of.known("gnutls_session_get_random", random);
-    // A program may set functions and a pointer of its own here; a pointer is no number of a descriptor.
+    // A program may set its own functions and pointer here, and a pointer is not a descriptor number.
     target.fd = of.field("gnutls_transport_get_ptr", &[8]);
     of.report(&mut inspection, "what they tell of a handshake; its class may be unknown");
     inspection.gap(
@@ -48,22 +48,22 @@ pub(super) fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     Some(inspection)
 }
 
-/// `entity`, 1 for the server and 2 for the client: the only whole number that the function looks at.
+/// `entity`, 1 for the server and 2 for the client: the only integer that the function reads.
 fn entity(of: &Accessors<'_, '_>) -> Option<Path> {
     let mut loads = of.trace("gnutls_session_is_resumed")?.loads;
     loads.retain(|load| load.width == 4 && load.hops == 0);
     decode::only(&loads)
 }
 
-/// `initial_negotiation_completed`: what the description is refused without. A handshake after that is
-/// another one.
+/// `initial_negotiation_completed`: unless it is set, no description is returned. A handshake after that is a
+/// new one.
 fn complete(of: &Accessors<'_, '_>) -> Option<Path> {
     let loads = of.trace("gnutls_session_get_desc")?.loads;
     let flag = loads.into_iter().find(|load| load.hops == 0 && load.width == 1)?;
     of.trace("gnutls_handshake")?.loads.contains(&flag).then_some(flag)
 }
 
-/// Master secret, client's random and server's random follow each other, which makes sure of it.
+/// Master secret, client random and server random are adjacent, which confirms the result.
 fn client_random(of: &Accessors<'_, '_>) -> Option<Path> {
     const MASTER_SECRET: u16 = 48;
     const RANDOM: u16 = 32;

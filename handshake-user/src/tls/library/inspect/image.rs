@@ -1,5 +1,5 @@
-//! The bytes of a file under inspection: read in blocks as they are asked for, within limits. Never a memory
-//! map: whoever owns the file can cut it short, and touching what is gone of a mapping ends the program with
+//! The bytes of a file under inspection: read in blocks on demand, within limits. The file is never
+//! memory-mapped: its owner can truncate it, and touching the lost part of a mapping kills the program with
 //! SIGBUS.
 
 use std::{
@@ -14,38 +14,38 @@ use std::{
 use elsa::FrozenMap;
 use object::ReadRef;
 
-/// Blocks begin at multiples of it.
+/// The alignment of blocks.
 const BLOCK: u64 = 64 << 10;
-/// And reach so far into the next one, so that what is asked for seldom spans two.
+/// How far a block extends into the next one, so that few requests span two.
 const OVERLAP: u64 = 8 << 10;
-/// What is read at a time of what is looked through only once: whole words, and whole entries of ELF tables.
+/// The piece size when data is scanned only once: a multiple of a word and of the entries of ELF tables.
 const STRIDE: usize = 24 * 8192;
 
-/// Larger files are not looked into. The largest programs with TLS inside, browsers and Go programs, have a
-/// quarter of it.
+/// Larger files are not inspected. The largest programs that contain TLS, browsers and Go programs, are a
+/// quarter of this size.
 const MAX_FILE: u64 = 1 << 30;
-/// In one piece: an unwind table.
+/// The most that is read in one piece: an unwind table.
 const MAX_PIECE: usize = 24 << 20;
-/// All that one inspection holds at the same time.
+/// The most that one inspection holds in memory.
 const MAX_KEPT: usize = 40 << 20;
-/// All that one inspection reads: the largest Go program, as often as its types are searched.
+/// The most that one inspection reads: the largest Go program, once for each search of its types.
 const MAX_READ: u64 = 4 << 30;
 /// How long one inspection may take; the largest programs take half a second.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
-/// Why a file cannot be looked into.
+/// Why a file cannot be inspected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InspectError {
-    /// It, or what its own tables say of it, is beyond the limits.
+    /// The file or its tables exceed the limits.
     #[error("it is too large, or its tables are")]
     TooLarge,
     /// Reading took too long.
     #[error("reading it takes too long")]
     Timeout,
-    /// It ended before its end, or it is another one than it was at the start.
+    /// The file was truncated, or changed since the start.
     #[error("it changes while it is read")]
     Changed,
-    /// The system refused to read.
+    /// A read failed.
     #[error("it cannot be read")]
     Unreadable,
 }
@@ -55,36 +55,36 @@ enum Content<'s> {
     File(&'s File),
 }
 
-/// A file, and what was read of it so far.
+/// A file, and the blocks read so far.
 pub struct Image<'s> {
     content: Content<'s>,
     size: u64,
-    /// [`STRIDE`], but for who tries the seams between what is read at a time.
+    /// [`STRIDE`], except in tests of the boundaries between pieces.
     stride: usize,
     kept: FrozenMap<(u64, usize), Vec<u8>>,
     kept_bytes: Cell<usize>,
     read_bytes: Cell<u64>,
     deadline: Instant,
-    refusal: Cell<Option<InspectError>>,
+    failure: Cell<Option<InspectError>>,
 }
 
 impl<'s> Image<'s> {
-    /// Of bytes in memory.
+    /// An image of bytes in memory.
     #[must_use]
     pub fn new(bytes: &'s [u8]) -> Self {
         Self::of(Content::Bytes(bytes), bytes.len() as u64)
     }
 
-    /// Of bytes in memory, and so many whole entries of every table are read at a time.
+    /// An image of bytes in memory of whose tables this many complete entries are read at a time.
     #[must_use]
     pub(crate) fn in_pieces(bytes: &'s [u8], entries: usize) -> Self {
         Self { stride: 24 * entries.max(1), ..Self::new(bytes) }
     }
 
-    /// Of a file.
+    /// An image of a file.
     ///
     /// # Errors
-    /// When it is too large.
+    /// If the file is too large.
     pub fn open(file: &'s File, size: u64) -> Result<Self, InspectError> {
         if size > MAX_FILE { Err(InspectError::TooLarge) } else { Ok(Self::of(Content::File(file), size)) }
     }
@@ -98,23 +98,23 @@ impl<'s> Image<'s> {
             kept_bytes: Cell::new(0),
             read_bytes: Cell::new(0),
             deadline: Instant::now() + TIME_LIMIT,
-            refusal: Cell::new(None),
+            failure: Cell::new(None),
         }
     }
 
-    /// In bytes.
+    /// The length of the file, in bytes.
     #[must_use]
     pub const fn size(&self) -> u64 {
         self.size
     }
 
-    /// Why something could not be read that was asked for. Then nothing that was concluded holds.
+    /// Why a read failed, if one did. Then no conclusion from the file is valid.
     #[must_use]
-    pub fn refusal(&self) -> Option<InspectError> {
-        self.refusal.get()
+    pub fn failure(&self) -> Option<InspectError> {
+        self.failure.get()
     }
 
-    /// So many bytes; `None` when the file has no such place, or after a refusal.
+    /// Reads `size` bytes. Returns `None` if the range is not inside the file, or after an earlier failure.
     #[must_use]
     pub fn bytes(&self, offset: u64, size: usize) -> Option<&[u8]> {
         let end = offset.checked_add(size as u64).filter(|end| *end <= self.size)?;
@@ -132,7 +132,7 @@ impl<'s> Image<'s> {
         }
         let total = self.kept_bytes.get().saturating_add(size);
         if size > MAX_PIECE || total > MAX_KEPT {
-            return self.refuse(InspectError::TooLarge);
+            return self.fail(InspectError::TooLarge);
         }
         let mut piece = vec![0; size];
         self.read(offset, &mut piece)?;
@@ -140,9 +140,9 @@ impl<'s> Image<'s> {
         Some(self.kept.insert((offset, size), piece))
     }
 
-    /// Hands a part of the file to `each`, piece by piece, without keeping it: the place of a piece in the
-    /// file, its bytes with `ahead` more behind them as far as there are more, and how many are its own. What
-    /// begins among these is seen once.
+    /// Passes a part of the file to `each`, piece by piece, without keeping it: the offset of the piece, its
+    /// bytes followed by up to `ahead` more, and how many are its own. Whatever begins among these is seen
+    /// exactly once.
     pub fn scan(
         &self,
         part: Range<u64>,
@@ -164,31 +164,31 @@ impl<'s> Image<'s> {
     }
 
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Option<()> {
-        if self.refusal.get().is_some() {
+        if self.failure.get().is_some() {
             return None;
         }
         let total = self.read_bytes.get().saturating_add(buffer.len() as u64);
         self.read_bytes.set(total);
         if total > MAX_READ {
-            return self.refuse(InspectError::TooLarge);
+            return self.fail(InspectError::TooLarge);
         }
         let mut done = 0;
         while done < buffer.len() {
             if Instant::now() > self.deadline {
-                return self.refuse(InspectError::Timeout);
+                return self.fail(InspectError::Timeout);
             }
             match self.content.read_at(&mut buffer[done..], offset + done as u64) {
-                Ok(0) => return self.refuse(InspectError::Changed),
+                Ok(0) => return self.fail(InspectError::Changed),
                 Ok(length) => done += length,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return self.refuse(InspectError::Unreadable),
+                Err(_) => return self.fail(InspectError::Unreadable),
             }
         }
         Some(())
     }
 
-    fn refuse<T>(&self, refusal: InspectError) -> Option<T> {
-        self.refusal.set(self.refusal.get().or(Some(refusal)));
+    fn fail<T>(&self, failure: InspectError) -> Option<T> {
+        self.failure.set(self.failure.get().or(Some(failure)));
         None
     }
 }
@@ -216,7 +216,7 @@ impl<'a> ReadRef<'a> for &'a Image<'_> {
         usize::try_from(size).ok().and_then(|size| self.bytes(offset, size)).ok_or(())
     }
 
-    /// Of strings no longer than the overlap; the names of sections are.
+    /// For strings no longer than the overlap, as section names are.
     fn read_bytes_at_until(self, range: Range<u64>, delimiter: u8) -> Result<&'a [u8], ()> {
         let longest = range.end.min(self.size).saturating_sub(range.start).min(OVERLAP);
         let bytes = self.read_bytes_at(range.start, longest)?;
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_those_of_the_file_wherever_they_lie() {
+    fn reads_return_the_bytes_of_the_file_at_any_offset() {
         let (bytes, folder) = (sample(), tempfile::tempfile().unwrap());
         folder.write_all_at(&bytes, 0).unwrap();
         let file = Image::open(&folder, bytes.len() as u64).unwrap();
@@ -250,11 +250,11 @@ mod tests {
         }
         assert_eq!(file.bytes(bytes.len() as u64 - 1, 2), None);
         assert_eq!(file.bytes(u64::MAX, 2), None);
-        assert_eq!(file.refusal(), None);
+        assert_eq!(file.failure(), None);
     }
 
     #[test]
-    fn a_scan_passes_everything_once_with_what_follows() {
+    fn scan_passes_each_byte_once_with_its_lookahead() {
         let bytes = sample();
         let image = Image::new(&bytes);
         let mut passed = Vec::new();
@@ -268,29 +268,29 @@ mod tests {
     }
 
     #[test]
-    fn limits_hold_and_are_told() {
+    fn limits_are_enforced_and_reported() {
         let sparse = tempfile::tempfile().unwrap();
         sparse.set_len(8 << 40).unwrap();
         assert_eq!(Image::open(&sparse, 8 << 40).err(), Some(InspectError::TooLarge));
         let image = Image::open(&sparse, MAX_FILE).unwrap();
         assert_eq!(image.bytes(0, MAX_PIECE + 1), None);
-        assert_eq!(image.refusal(), Some(InspectError::TooLarge));
+        assert_eq!(image.failure(), Some(InspectError::TooLarge));
         let image = Image::open(&sparse, MAX_FILE).unwrap();
         let blocks = (0..MAX_FILE).step_by(BLOCK.try_into().unwrap());
         let kept = blocks.take_while(|at| image.bytes(*at, 1).is_some()).count();
         assert!((500..700).contains(&kept), "{kept}");
-        assert_eq!(image.refusal(), Some(InspectError::TooLarge));
+        assert_eq!(image.failure(), Some(InspectError::TooLarge));
     }
 
     #[test]
-    fn a_file_that_is_cut_short_is_no_end_of_the_program() {
+    fn truncated_file_yields_an_error() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(10 * BLOCK).unwrap();
         let image = Image::open(&file, 10 * BLOCK).unwrap();
         assert!(image.bytes(0, 4).is_some());
         file.set_len(4096).unwrap();
         assert_eq!(image.bytes(5 * BLOCK, 4), None);
-        assert_eq!(image.refusal(), Some(InspectError::Changed));
+        assert_eq!(image.failure(), Some(InspectError::Changed));
         assert_eq!(image.bytes(5 * BLOCK, 4), None, "nothing more is read");
     }
 }

@@ -16,12 +16,13 @@ pub(super) fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     let mut inspection = Inspection::new(Library::MbedTls);
     inspection.description =
         elf.text_with_version("Mbed TLS ").or_else(|| elf.text_with_version("mbed TLS "));
-    // Reading and writing call it, too, until the handshake is complete.
+    // Reads and writes also call it until the handshake is complete.
     inspection.around(elf, symbols.address("mbedtls_ssl_handshake")?, None);
     if let Some(free) = symbols.address("mbedtls_ssl_free") {
         inspection.point(elf, ProbeKind::Free, free, None);
     }
-    // Since 3.2; no loss worth a word before, where nothing else is known either.
+    // Since 3.2. Its absence in older versions is not reported as a gap, since nothing else is known there
+    // either.
     inspection.target.cipher =
         Accessors::new(elf, symbols).field("mbedtls_ssl_get_ciphersuite_id_from_ssl", &[4]);
     inspection.gap(

@@ -1,9 +1,9 @@
-//! Which TLS library a file holds, what to probe there, and where its session objects keep what a record
-//! tells: all of it read from the very file that will be probed, for no table of versions can know how that
-//! one was built.
+//! Which TLS library a file holds, what to probe there, and where its session objects keep what is recorded:
+//! all of it is read from the very file that will be probed, since no table of versions can know how that
+//! file was built.
 //!
-//! Pure over the bytes of the file, which may come from a container and may be anything; they are read within
-//! limits.
+//! A pure function of the file's bytes, which are untrusted (the file may come from a container) and read
+//! within limits.
 
 mod boringssl;
 mod decode;
@@ -108,8 +108,8 @@ pub struct Inspection {
     pub covered: bool,
     /// Whether it is only used by a library in another file, as OpenSSL's libcrypto is.
     pub is_companion: bool,
-    /// OpenSSL: where an SSL keeps the BIO that it reads from, and where a BIO keeps its socket; if this file
-    /// knows.
+    /// OpenSSL: where an SSL keeps the BIO from which it reads, and where a BIO keeps its socket, if this
+    /// file shows it.
     rbio: Path,
     bio: Option<openssl::Bio>,
 }
@@ -173,8 +173,8 @@ impl Inspection {
         self.gaps.push(Gap { missing: missing.into(), lost });
     }
 
-    /// Adds what only the library's other file knows, which the same process maps: OpenSSL's libssl cannot
-    /// tell where libcrypto keeps the file descriptor of a BIO.
+    /// Adds what only the library's other file shows, which the same process maps: OpenSSL's libssl does not
+    /// show where libcrypto keeps the file descriptor of a BIO.
     pub fn complete_with(&mut self, companion: &Self) {
         if companion.is_companion && self.library == companion.library && self.bio.is_none() {
             self.bio = companion.bio;
@@ -184,9 +184,9 @@ impl Inspection {
     }
 }
 
-/// What `file` holds, a program or a shared library of anybody's.
+/// Inspects `file`, an untrusted program or shared library.
 ///
-/// `None`: no TLS library that is known here.
+/// Returns `None` if it holds no known TLS library.
 ///
 /// # Errors
 /// If the file cannot be read, exceeds a limit, or changes in the meantime.
@@ -197,10 +197,10 @@ pub fn inspect_file(file: &File) -> Result<Option<Inspection>, InspectError> {
     if FileState::of(file)? != before {
         return Err(InspectError::Changed);
     }
-    image.refusal().map_or(Ok(inspection), Err)
+    image.failure().map_or(Ok(inspection), Err)
 }
 
-/// What changes when a file is written to.
+/// The metadata that change when a file is written to.
 #[derive(PartialEq, Eq)]
 struct FileState {
     size: u64,
@@ -219,17 +219,17 @@ impl FileState {
     }
 }
 
-/// The same for bytes in memory, with the same limits.
+/// [`inspect_file`] for bytes in memory, with the same limits.
 #[must_use]
 pub fn inspect(file: &[u8]) -> Option<Inspection> {
     let image = Image::new(file);
-    look(&image).filter(|_| image.refusal().is_none())
+    look(&image).filter(|_| image.failure().is_none())
 }
 
-/// The same, reading in small pieces.
+/// The same, but reading in small pieces.
 pub(crate) fn inspect_in_pieces(file: &[u8], entries: usize) -> Option<Inspection> {
     let image = Image::in_pieces(file, entries);
-    look(&image).filter(|_| image.refusal().is_none())
+    look(&image).filter(|_| image.failure().is_none())
 }
 
 fn look(image: &Image<'_>) -> Option<Inspection> {
@@ -238,7 +238,7 @@ fn look(image: &Image<'_>) -> Option<Inspection> {
     LIBRARIES.iter().find_map(|library| (library.inspect)(&elf, &symbols)).or_else(|| go::inspect(&elf))
 }
 
-/// The symbols to look for, of all libraries.
+/// The symbols to look for, for all libraries.
 pub(crate) fn symbols() -> Vec<&'static str> {
     LIBRARIES.map(|library| library.symbols).concat()
 }
@@ -249,7 +249,7 @@ struct Detector {
     inspect: fn(&Elf<'_>, &Symbols) -> Option<Inspection>,
 }
 
-/// In the order in which they are tried: BoringSSL also has the names of OpenSSL.
+/// In the order in which they are tried: BoringSSL also defines OpenSSL's names.
 const LIBRARIES: [Detector; 7] = [
     Detector { symbols: boringssl::SYMBOLS, inspect: boringssl::inspect },
     Detector { symbols: openssl::SYMBOLS, inspect: openssl::inspect },
@@ -260,7 +260,7 @@ const LIBRARIES: [Detector; 7] = [
     Detector { symbols: s2n::SYMBOLS, inspect: s2n::inspect },
 ];
 
-/// Derives fields from accessor functions, and remembers those that could not be understood.
+/// Derives fields from accessor functions, and records those that could not be understood.
 struct Accessors<'e, 'a> {
     elf: &'e Elf<'a>,
     symbols: &'e Symbols,

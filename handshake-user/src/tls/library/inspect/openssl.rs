@@ -42,16 +42,16 @@ pub(super) const SYMBOLS: &[&str] = &[
 /// `BIO_TYPE_SOCKET`: 5, a source or sink, with a descriptor (include/openssl/bio.h).
 const BIO_TYPE_SOCKET: u64 = 0x0505;
 
-/// Where a BIO keeps what tells its socket.
+/// The fields of a BIO that lead to its socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bio {
     /// The type of its method.
     kind: Path,
-    /// Its number, which is the file descriptor.
+    /// Its `num`, which is the file descriptor.
     number: Path,
 }
 
-/// `None`: neither libssl nor libcrypto is in this file.
+/// Returns `None` if the file contains neither libssl nor libcrypto.
 pub(super) fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     let mut inspection = Inspection::new(Library::OpenSsl);
     inspection.bio = bio(elf, symbols);
@@ -67,16 +67,17 @@ pub(super) fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     Some(inspection)
 }
 
-/// Where every error passes that ends a handshake: `ossl_statem_fatal` calls it with the reason. (OpenSSL 3;
-/// 1.1.1)
+/// The function through which every error passes that ends a handshake: `ossl_statem_fatal` calls it with the
+/// reason. (OpenSSL 3; 1.1.1)
 const ERRORS: [(&str, ProbeKind); 2] =
     [("ERR_vset_error", ProbeKind::Error), ("ERR_put_error", ProbeKind::ErrorPut)];
-/// A linker's stub is one; a library without stubs calls `ERR_put_error` at a thousand.
+/// The maximum number of call sites: a linker's stub is one; a library without stubs has a thousand calls of
+/// `ERR_put_error`.
 const MAX_CALLS: usize = 8;
 
-/// In every handshake libcrypto itself raises some ten errors that come to nothing, and a probe on each costs
-/// as much as one on the handshake's own calls. So errors are seen where libssl calls libcrypto, if that can
-/// be told.
+/// In every handshake libcrypto itself raises about ten errors without consequences, and a probe hit on each
+/// costs as much as one on the handshake's own calls. Therefore errors are observed where libssl calls
+/// libcrypto, if those places can be determined.
 fn errors(inspection: &mut Inspection, elf: &Elf<'_>, symbols: &Symbols) {
     let can_tell = elf.machine == Machine::X86_64;
     let defined = ERRORS.iter().find_map(|&(name, hook)| Some((symbols.address(name)?, hook)));
@@ -102,15 +103,16 @@ fn errors(inspection: &mut Inspection, elf: &Elf<'_>, symbols: &Symbols) {
     inspection.gap("where it raises errors", "the reason of failures");
 }
 
-/// Where the file calls what the pointer at `slot` leads to; more than [`MAX_CALLS`] are not all told.
+/// Where the file calls through the pointer at `slot`. Beyond [`MAX_CALLS`] the list is incomplete.
 fn calls_through(elf: &Elf<'_>, slot: u64) -> Vec<u64> {
-    /// The longest form, with a prefix, less a byte.
+    /// The longest form with a prefix, minus one byte.
     const AHEAD: usize = 6;
     let mut calls = Vec::new();
     elf.scan_code(AHEAD, |address, code, own| {
         let found = decode::through_pointer(code, address, slot);
         calls.extend(found.into_iter().filter(|call| call - address < own as u64));
-        // A prefix in the piece before belongs to the instruction that seems to begin in this one.
+        // A prefix at the end of the previous piece belongs to the instruction that seems to begin in this
+        // one.
         calls.dedup_by(|later, earlier| *later == *earlier + 1);
         if calls.len() > MAX_CALLS { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -121,7 +123,7 @@ fn library(inspection: &mut Inspection, elf: &Elf<'_>, symbols: &Symbols, handsh
     fields(inspection, elf, symbols);
     if let Some(machine) = StateMachine::find(elf, symbols) {
         match machine.shared(elf) {
-            // The object itself tells the role.
+            // The object itself shows the role.
             Some(both) if inspection.target.server.is_known() => inspection.around(elf, both, None),
             _ => {
                 inspection.around(elf, machine.accept, Some(Role::Server));
@@ -140,18 +142,18 @@ fn library(inspection: &mut Inspection, elf: &Elf<'_>, symbols: &Symbols, handsh
     }
 }
 
-/// `ossl_statem_accept` and `ossl_statem_connect`, local functions that run while a handshake is under way,
-/// however it was begun. (ssl/statem/statem.c)
+/// `ossl_statem_accept` and `ossl_statem_connect`, local functions that run while a handshake is in progress,
+/// however it was started. (ssl/statem/statem.c)
 struct StateMachine {
     accept: u64,
     connect: u64,
 }
 
 impl StateMachine {
-    /// They stand in the `SSL_METHOD`s. The method for both roles has both, those for one role have another
-    /// function in place of the other's. (ssl/methods.c)
+    /// They are members of the `SSL_METHOD`s. The method for both roles has both; those for one role have
+    /// another function in place of the other role's. (ssl/methods.c)
     fn find(elf: &Elf<'_>, symbols: &Symbols) -> Option<Self> {
-        /// So many words belong to the structure in every version.
+        /// The number of words that the structure has in every version.
         const WORDS: usize = 16;
         let method = |function| {
             let returned = decode::trace(elf, symbols.get(function)?);
@@ -169,8 +171,8 @@ impl StateMachine {
         (accept != connect).then_some(Self { accept, connect })
     }
 
-    /// Both go on in `state_machine` unless the object is not fit for it, and that begins with a push, which
-    /// is much cheaper to probe.
+    /// Both continue in `state_machine` unless the object is unsuitable, and that function begins with a
+    /// push, which is much cheaper to probe.
     fn shared(&self, elf: &Elf<'_>) -> Option<u64> {
         let [accept, connect] = [self.accept, self.connect].map(|function| decode::tails(elf, function));
         let both = decode::only(&accept)?;
@@ -203,13 +205,13 @@ fn fields(inspection: &mut Inspection, elf: &Elf<'_>, symbols: &Symbols) {
         None if [flow_state, hand_state, in_init].iter().all(Path::is_known) => {
             inspection.gap("a plausible state of the handshake", "when a handshake is complete");
         }
-        // What is missing is among the gaps.
+        // Anything missing is listed among the gaps.
         None => {}
     }
 }
 
-/// `SSL_in_before` looks at two states; one of them is `hand_state`. What any of these functions looks at is
-/// the type of the object.
+/// `SSL_in_before` reads two states, one of which is `hand_state`. All of these functions also read the type
+/// of the object.
 fn flow_state(of: &Accessors<'_, '_>, hand_state: Path) -> Option<Path> {
     let others = of.trace("SSL_in_init")?.loads;
     let mut loads = of.trace("SSL_in_before")?.loads;
@@ -218,8 +220,8 @@ fn flow_state(of: &Accessors<'_, '_>, hand_state: Path) -> Option<Path> {
     decode::only(&loads)
 }
 
-/// The address from which it is copied. The server's random lies just before it in every version, which makes
-/// sure of it.
+/// The address from which it is copied. The server random directly precedes it in every version, which
+/// confirms the result.
 pub(super) fn client_random(of: &Accessors<'_, '_>) -> Option<Path> {
     const LENGTH: u16 = 32;
     let servers = of.trace("SSL_get_server_random")?.addresses;
@@ -236,9 +238,10 @@ pub(super) fn client_random(of: &Accessors<'_, '_>) -> Option<Path> {
     Some(Path { width: 32, ..random })
 }
 
-/// Where a BIO keeps its number: what the socket's functions hand on to `read` and `write` first of all.
+/// The field in which a BIO keeps its descriptor: the first argument that the socket functions pass to `read`
+/// and `write`.
 pub(super) fn bio(elf: &Elf<'_>, symbols: &Symbols) -> Option<Bio> {
-    /// `bwrite` and `bread`, in the old form and in the one that counts in `size_t`. (include/internal/bio.h)
+    /// `bwrite` and `bread`, in the old form and in the one with `size_t` lengths. (include/internal/bio.h)
     const WORDS: usize = 6;
     let kind = Accessors::new(elf, symbols).field("BIO_method_type", &[4]);
     let method = decode::trace(elf, symbols.get("BIO_s_socket")?).constants;
@@ -255,8 +258,8 @@ pub(super) fn bio(elf: &Elf<'_>, symbols: &Symbols) -> Option<Bio> {
     kind.is_known().then_some(Bio { kind, number })
 }
 
-/// The file descriptor of the BIO that an SSL reads from; the BIO is an ordinary socket where the guard
-/// holds.
+/// The file descriptor of the BIO from which an SSL reads; the guard ensures that the BIO is an ordinary
+/// socket.
 pub(super) fn know_socket(inspection: &mut Inspection) {
     let Some(bio) = inspection.bio else { return };
     if let Some(fd) = through(inspection.rbio, bio.number)
@@ -284,7 +287,7 @@ mod tests {
         [&[0xb8], address.as_slice(), &[0xc3]].concat()
     }
 
-    /// A method whose words at `0x28` and `0x30` are these.
+    /// A method with these words at `0x28` and `0x30`.
     fn method(accept: usize, connect: usize) -> [Vec<u8>; 2] {
         let words = [0, 0, 0, 0, 0, sample::address(accept), sample::address(connect), 0];
         [words.map(u64::to_le_bytes).concat(), vec![0; 64]]
@@ -321,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn the_state_machine_is_found_in_the_methods() {
+    fn state_machine_is_found_through_the_methods() {
         let inspection = inspect(&library(&method(14, 15))).unwrap();
         assert_eq!(inspection.library, Library::OpenSsl);
         let offset = |index| sample::address(index) - sample::BASE;
@@ -351,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn the_descriptor_needs_the_companion() {
+    fn descriptor_needs_the_companion() {
         let read = [0x8b, 0x7f, 0x38, 0xe8, 0, 0, 0, 0, 0xc3]; // mov 0x38(%rdi),%edi; call
         let mut table = vec![0; 64];
         table[0x18..0x20].copy_from_slice(&sample::address(3).to_le_bytes());

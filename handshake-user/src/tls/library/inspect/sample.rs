@@ -1,27 +1,27 @@
-//! Small ELF files for the tests: one loaded segment at [`BASE`], symbols, and an unwind table by which no
-//! function has a frame.
+//! Small ELF files for the tests: one loaded segment at [`BASE`], symbols, and an unwind table that says that
+//! no function has a frame.
 
 /// Address of the first byte of the file.
 pub(crate) const BASE: u64 = 0x40_0000;
-/// Where the first function is.
+/// The address of the first function.
 pub(crate) const CODE: u64 = BASE + HEADERS as u64;
 
 const HEADERS: usize = 64 + 56;
 const SECTION: usize = 64;
 const SYMBOL: usize = 24;
 const SECTION_NAMES: &[u8] = b"\0.eh_frame\0";
-/// Functions begin at multiples of it.
+/// The alignment of functions.
 const ALIGNMENT: usize = 64;
 
 pub(crate) const X86_64: u16 = 62;
 pub(crate) const AARCH64: u16 = 183;
 
-/// Where the function of that index is, if all before it are shorter than 64 bytes.
+/// The address of the function with this index, if all before it are shorter than 64 bytes.
 pub(crate) const fn address(index: usize) -> u64 {
     CODE.next_multiple_of(ALIGNMENT as u64) + (index * ALIGNMENT) as u64
 }
 
-/// A fixed program with these functions (or tables), each on 64 bytes of its own.
+/// A fixed-address program with these functions (or tables), each in its own 64 bytes.
 pub(crate) fn file(machine: u16, functions: &[(&str, &[u8])]) -> Vec<u8> {
     let mut body = vec![0; HEADERS];
     let mut symbols = vec![0; SYMBOL];
@@ -79,7 +79,7 @@ pub(crate) fn file(machine: u16, functions: &[(&str, &[u8])]) -> Vec<u8> {
     body
 }
 
-/// What all entries of `.eh_frame` have in common: the frame begins at the stack pointer of the entry.
+/// The common information entry of `.eh_frame`: the frame begins at the stack pointer of the entry.
 fn common_frame(machine: u16) -> Vec<u8> {
     // DW_CFA_def_cfa: a register, and the bytes that a call pushes.
     let (return_address, cfa) = if machine == X86_64 { (16, [0x0c, 7, 8]) } else { (30, [0x0c, 31, 0]) };
@@ -88,7 +88,7 @@ fn common_frame(machine: u16) -> Vec<u8> {
     sized(&entry)
 }
 
-/// A function's entry, which will stand at `place`.
+/// A function's entry, to be placed at `place`.
 fn frame(place: usize, address: u64, size: u64) -> Vec<u8> {
     let to_common = u32::try_from(place + 4).unwrap().to_le_bytes();
     sized(&[to_common.as_slice(), &address.to_le_bytes(), &size.to_le_bytes()].concat())

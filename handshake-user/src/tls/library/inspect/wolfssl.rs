@@ -13,7 +13,7 @@ pub(super) const SYMBOLS: &[&str] = &["wolfSSL_accept", "wolfSSL_connect", "wolf
 /// Returns `None` if the file does not hold this library.
 pub(super) fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     let mut inspection = Inspection::new(Library::WolfSsl);
-    // `wolfSSL_negotiate`, and with it reading and writing, goes through these.
+    // `wolfSSL_negotiate`, and therefore reads and writes, go through these.
     for (name, role) in [("wolfSSL_accept", Role::Server), ("wolfSSL_connect", Role::Client)] {
         if let Some(function) = symbols.address(name) {
             inspection.around(elf, function, Some(role));

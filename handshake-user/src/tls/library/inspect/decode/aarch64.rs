@@ -1,10 +1,10 @@
-//! Instructions of AArch64: the few that small functions are made of. (Arm ARM, C4.1)
+//! Instructions of AArch64: the few of which small functions consist. (Arm ARM, C4.1)
 
 use super::operation::{Operation, Register};
 
 /// X0.
 pub(super) const RESULT: Register = 0;
-/// The register number that means zero or the stack pointer.
+/// The register number of the zero register or the stack pointer.
 const ZERO: u32 = 31;
 
 /// The instruction at the start of `code`, which is at `address`, and the address of the next one.
@@ -23,7 +23,7 @@ const fn register(word: u32, from: u32) -> Register {
     part(word, from, 5) as Register
 }
 
-/// The same, with its sign.
+/// The same, sign-extended.
 fn signed(word: u32, from: u32, bits: u32) -> i64 {
     let shift = 32 - bits;
     i64::from((part(word, from, bits) << shift).cast_signed() >> shift)
@@ -64,13 +64,13 @@ fn operation(word: u32, address: u64) -> Operation {
     })
 }
 
-/// As a set; the zero register never changes.
+/// A set of one register; the zero register never changes.
 fn mask(word: u32, from: u32) -> u32 {
     1 << part(word, from, 5) & !(1 << ZERO)
 }
 
-/// Vectors and floating point leave general registers alone, but for a few moves and conversions and for a
-/// base register that is changed on the way.
+/// Vector and floating-point instructions do not change general-purpose registers, except for a few moves and
+/// conversions, and a base register with writeback.
 fn vector(word: u32) -> Option<Operation> {
     let is = |mask, value| word & mask == value;
     if is(0x3f00_0000, 0x3d00_0000) || is(0x3f80_0000, 0x2d00_0000) {
@@ -84,7 +84,7 @@ fn vector(word: u32) -> Option<Operation> {
     is_vector.then(|| Operation::Forget { registers: if is_to_general { mask(word, 0) } else { 0 } })
 }
 
-/// Loads and stores of general registers.
+/// Loads and stores of general-purpose registers.
 fn memory(word: u32) -> Option<Operation> {
     let is = |mask, value| word & mask == value;
     let width = 1 << part(word, 30, 2);
@@ -93,7 +93,7 @@ fn memory(word: u32) -> Option<Operation> {
     } else if is(0x3b20_0c00, 0x3800_0000) {
         signed(word, 12, 9)
     } else if is(0x3a00_0000, 0x2800_0000) {
-        // Pairs: the base changes too in some; it is the stack pointer then.
+        // Pairs: some also change the base, which is then the stack pointer.
         let loaded = if is(0x0040_0000, 0x0040_0000) { mask(word, 0) | mask(word, 10) } else { 0 };
         let moved = if is(0x0080_0000, 0x0080_0000) { mask(word, 5) } else { 0 };
         return Some(Operation::Forget { registers: loaded | moved });

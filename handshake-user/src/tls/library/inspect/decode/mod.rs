@@ -1,6 +1,6 @@
-//! What small functions do, read from their instructions: where an accessor finds what it returns, which
-//! addresses it forms, what it hands on. Every path through the function is followed, up to a bound; what is
-//! not understood makes a value unknown, never wrong.
+//! Determines what small functions do from their instructions: where an accessor finds the value it returns,
+//! which addresses it computes, which arguments it passes on. Every path through the function is followed, up
+//! to a limit; an instruction that is not understood makes a value unknown, never wrong.
 
 mod aarch64;
 mod operation;
@@ -16,7 +16,7 @@ pub(super) use self::{
 };
 use crate::tls::library::inspect::elf::{Elf, Machine};
 
-/// The register of a result.
+/// The register that holds a result.
 #[must_use]
 pub(super) const fn result(machine: Machine) -> Register {
     match machine {
@@ -25,8 +25,8 @@ pub(super) const fn result(machine: Machine) -> Register {
     }
 }
 
-/// A place on the way to a return, which is the last of these instructions, that is much cheaper to probe;
-/// and the register that has the result there.
+/// An instruction on every path to a return (the last of these instructions) that is much cheaper to probe,
+/// and the register that holds the result there.
 #[must_use]
 pub(super) fn checked_return(
     elf: &Elf<'_>,

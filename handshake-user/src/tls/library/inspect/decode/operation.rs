@@ -1,11 +1,11 @@
-//! Instructions of either machine, reduced to what matters here.
+//! Instructions of both architectures, reduced to what matters here.
 
-/// A general register by its number in the machine's encoding.
+/// A general-purpose register, by its number in the instruction encoding.
 pub(crate) type Register = u8;
-/// Enough for both machines.
+/// Enough for both architectures.
 pub(super) const REGISTERS: usize = 32;
 
-/// One instruction, as far as the values matter that are derived from a function's first argument.
+/// One instruction, reduced to its effect on values derived from a function's first argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     /// Nothing that matters here.
@@ -21,7 +21,7 @@ pub(crate) enum Operation {
         to: Register,
         value: u64,
     },
-    /// `to = *(base + by)`, or only looked at, as in a comparison.
+    /// `to = *(base + by)`, or a read without a destination, as in a comparison.
     Load {
         to: Option<Register>,
         base: Register,
@@ -34,7 +34,7 @@ pub(crate) enum Operation {
         from: Register,
         width: u8,
     },
-    /// Registers become something else: a bit each.
+    /// Registers take unknown values: one bit each.
     Forget {
         registers: u32,
     },
@@ -42,16 +42,16 @@ pub(crate) enum Operation {
     Jump {
         target: u64,
     },
-    /// Goes on behind the instruction or at the target.
+    /// Continues after the instruction or at the target.
     Branch {
         target: u64,
     },
-    /// Goes on at an address from a register or from memory; `in_table`: of one of the function's own labels,
-    /// for certain.
+    /// Continues at an address from a register or from memory; `in_table`: certainly one of the function's
+    /// own labels.
     Leap {
         in_table: bool,
     },
     Return,
-    /// Nothing is known of what follows.
+    /// Nothing is known about what follows.
     Stop,
 }

@@ -1,4 +1,4 @@
-//! Follows the paths through one function and keeps what comes of its first argument.
+//! Follows the paths through one function and tracks the values derived from its first argument.
 
 use std::collections::VecDeque;
 
@@ -11,18 +11,18 @@ use super::{
 };
 use crate::tls::library::inspect::elf::{Elf, Machine, Symbol};
 
-/// Instructions that are followed in one function, over all its paths.
+/// The maximum number of instructions that are followed in one function, over all its paths.
 const MAX_INSTRUCTIONS: usize = 4_000;
-/// And along one of its paths.
+/// The maximum along one path.
 const MAX_PATH: usize = 200;
-/// Paths that wait to be followed.
+/// The maximum number of pending paths.
 const MAX_PATHS: usize = 64;
-/// Structures are not larger.
+/// The maximum size of a structure.
 const MAX_OFFSET: i64 = 0x4000;
-/// Bytes of the longest instruction (Intel SDM, volume 2, §2.3.11).
+/// The length of the longest instruction (Intel SDM, volume 2, §2.3.11).
 const MAX_INSTRUCTION: usize = 15;
 
-/// A way from the first argument to an address: after each step but the last a pointer is followed.
+/// A path from the first argument to an address: after each step but the last, a pointer is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PointerPath {
     steps: [i64; 3],
@@ -43,7 +43,7 @@ impl PointerPath {
         (self.hops <= 2).then_some(self)
     }
 
-    /// As the kernel side wants it, for a field of that width.
+    /// The form that the kernel side expects, for a field of this width.
     #[must_use]
     pub(super) fn path(self, width: u8) -> Option<Path> {
         let mut steps = [0; 3];
@@ -60,12 +60,12 @@ enum Value {
     Constant(u64),
     /// An address that is derived from the first argument.
     Address(PointerPath),
-    /// What stands at such an address, of that many bytes.
+    /// The value at such an address, of this width in bytes.
     Field(PointerPath, u8),
 }
 
 impl Value {
-    /// As an address to load from or to add to.
+    /// The value as an address to load from or to add to.
     fn address(self) -> Option<PointerPath> {
         match self {
             Self::Address(way) => Some(way),
@@ -83,18 +83,18 @@ impl Value {
     }
 }
 
-/// What a function does with its first argument, on any of its paths. Each thing once.
+/// What a function does with its first argument, on any of its paths, without duplicates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Trace {
     /// Fields that are returned.
     pub returned: Vec<Path>,
-    /// Constants and addresses of the file that are returned.
+    /// Constants, and addresses within the file, that are returned.
     pub constants: Vec<u64>,
     /// Fields that are read.
     pub loads: Vec<Path>,
-    /// Addresses inside an object that are formed, other than its beginning.
+    /// Addresses inside an object that are computed, other than its beginning.
     pub addresses: Vec<Path>,
-    /// Fields that are the first argument of a call.
+    /// Fields that are passed as the first argument of a call.
     pub handed_on: Vec<Path>,
 }
 
@@ -104,7 +104,7 @@ fn once<T: PartialEq>(list: &mut Vec<T>, item: T) {
     }
 }
 
-/// The only one of a list.
+/// The only element of a list, if there is exactly one.
 pub(crate) fn only<T: Copy>(list: &[T]) -> Option<T> {
     match list {
         [one] => Some(*one),
@@ -112,11 +112,11 @@ pub(crate) fn only<T: Copy>(list: &[T]) -> Option<T> {
     }
 }
 
-/// How a machine passes values.
+/// The calling convention of an architecture.
 struct Convention {
     argument: Register,
     result: Register,
-    /// Lost in a call: a bit a register.
+    /// Registers clobbered by a call, one bit each.
     volatile: u32,
 }
 
@@ -127,7 +127,7 @@ const AARCH64: Convention = Convention { argument: 0, result: 0, volatile: 0x400
 struct Walker {
     registers: [Value; REGISTERS],
     at: u64,
-    /// Instructions that may still be followed.
+    /// The remaining number of instructions that may be followed.
     left: usize,
 }
 
@@ -140,10 +140,10 @@ pub(crate) fn decode(elf: &Elf<'_>, at: u64) -> Option<(Operation, u64)> {
     }
 }
 
-/// The other functions that a small one ends in by a jump, on any of its paths.
+/// The other functions to which a small one tail-calls, on any of its paths.
 #[must_use]
 pub(crate) fn tails(elf: &Elf<'_>, entry: u64) -> Vec<u64> {
-    /// What is farther from the entry belongs to another function.
+    /// Code farther from the entry belongs to another function.
     const FAR: u64 = 256;
     let mut found = Vec::new();
     let mut seen = Vec::new();
@@ -172,7 +172,7 @@ pub(crate) fn tails(elf: &Elf<'_>, entry: u64) -> Vec<u64> {
     found
 }
 
-/// Follows a function; to its end at most, where its size is known.
+/// Follows a function; at most to its end, if its size is known.
 #[must_use]
 pub(crate) fn trace(elf: &Elf<'_>, function: Symbol) -> Trace {
     let convention = match elf.machine {
@@ -186,7 +186,7 @@ pub(crate) fn trace(elf: &Elf<'_>, function: Symbol) -> Trace {
     let mut branched = Vec::new();
     let mut trace = Trace::default();
     let mut left = MAX_INSTRUCTIONS;
-    // The shortest paths first: an accessor's own is among them.
+    // The shortest paths first: an accessor's main path is among them.
     while let Some(mut walker) = waiting.pop_front() {
         while walker.left > 0
             && left > 0
@@ -198,7 +198,7 @@ pub(crate) fn trace(elf: &Elf<'_>, function: Symbol) -> Trace {
             walker.at = next;
             match operation {
                 Operation::Jump { target } => walker.at = target,
-                // Each branch is followed to both sides once for every state, so that loops end.
+                // Each branch is followed in both directions once per state, so that loops end.
                 Operation::Branch { target } => {
                     let mut other = walker.clone();
                     other.at = target;
@@ -213,7 +213,7 @@ pub(crate) fn trace(elf: &Elf<'_>, function: Symbol) -> Trace {
                     break;
                 }
                 Operation::Leap { .. } | Operation::Stop => break,
-                // A call that does not return, as after a smashed stack.
+                // A call that does not return, such as `__stack_chk_fail`.
                 _ if is_last => break,
                 operation => walker.run(operation, &convention, &mut trace),
             }

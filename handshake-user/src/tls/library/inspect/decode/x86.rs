@@ -12,13 +12,13 @@ use crate::tls::library::inspect::elf::Elf;
 
 /// RAX.
 pub(super) const RESULT: Register = 0;
-/// Where a thread keeps the word that its frames are checked by, in the segment of FS.
+/// The offset of the stack protector's canary in the FS segment.
 const CANARY: u64 = 0x28;
-/// Instructions between that check and the return.
+/// The maximum number of instructions between that check and the return.
 const MAX_EPILOGUE: usize = 32;
 /// The longest instruction (Intel SDM, volume 2, §2.3.11).
 const MAX_INSTRUCTION: usize = 15;
-/// `endbr64`: where an indirect jump may land.
+/// `endbr64`: the landing pad of indirect jumps.
 const LANDING_PAD: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 
 /// The instruction at the start of `code`, which is at `address`, and the address of the next one.
@@ -66,7 +66,7 @@ fn straight(instruction: &Instruction) -> Operation {
     understood.unwrap_or_else(|| Operation::Forget { registers: written(instruction) })
 }
 
-/// A register that an instruction writes as a whole: the lower half clears the upper one.
+/// A register that an instruction overwrites completely: writing the lower half clears the upper one.
 fn whole(register: Named) -> Option<Register> {
     (register.is_gpr32() || register.is_gpr64()).then(|| number(register)).flatten()
 }
@@ -96,7 +96,7 @@ fn moved(instruction: &Instruction) -> Option<Operation> {
     }
 }
 
-/// Base and displacement of a memory operand that has nothing else.
+/// Base and displacement of a memory operand without further parts.
 fn simple(instruction: &Instruction) -> Option<(Register, i64)> {
     let is_simple = instruction.memory_index() == Named::None
         && instruction.segment_prefix() == Named::None
@@ -133,7 +133,7 @@ fn sum(instruction: &Instruction) -> Option<Operation> {
     Some(Operation::Add { to, from: to, by })
 }
 
-/// The registers that an instruction changes, a bit each.
+/// The registers that an instruction changes, one bit each.
 pub(crate) fn written(instruction: &Instruction) -> u32 {
     let mut factory = InstructionInfoFactory::new();
     factory
@@ -145,17 +145,17 @@ pub(crate) fn written(instruction: &Instruction) -> u32 {
         .fold(0, |registers, register| registers | 1 << register)
 }
 
-/// Where to probe a function at `address`: behind its `endbr64` if the kernel emulates what follows, which is
-/// ten times cheaper than a single step over the `endbr64`. The stack is as at the entry, so that a return
-/// probe finds the return address there too.
+/// Where to probe a function at `address`: after its `endbr64` if the kernel emulates the next instruction,
+/// which is ten times cheaper than single-stepping the `endbr64`. The stack is the same as at the entry, so a
+/// return probe finds the return address there, too.
 pub(crate) fn behind_landing_pad(code: &[u8], address: u64) -> u64 {
     let (code, start) = body(code, address);
     if one(code, start).is_some_and(|instruction| is_emulated(&instruction)) { start } else { address }
 }
 
-/// Where to probe a function that frees its argument: behind the test for a null pointer with which it
-/// begins, if the kernel emulates what follows. The argument is still in its register there, and to free
-/// nothing is nothing to see.
+/// Where to probe a function that frees its argument: after its initial test for a null pointer, if the
+/// kernel emulates the next instruction. The argument is still in its register there, and freeing a null
+/// pointer is of no interest.
 pub(crate) fn behind_null_test(whole: &[u8], address: u64) -> u64 {
     let (code, start) = body(whole, address);
     let after_test = || {
@@ -171,9 +171,9 @@ pub(crate) fn behind_null_test(whole: &[u8], address: u64) -> u64 {
     after_test().unwrap_or_else(|| behind_landing_pad(whole, address))
 }
 
-/// The branch of the check for a smashed stack before a return: the kernel emulates it, and steps over a
-/// return, which takes fifteen times as long on a virtual machine. Who branches there does not return.
-/// (`-fstack-protector`)
+/// The branch of the stack protector's check before a return: the kernel emulates it but single-steps a
+/// return, which takes fifteen times as long on a virtual machine. If the branch is taken, the function does
+/// not return. (`-fstack-protector`)
 pub(super) fn checked_return(
     elf: &Elf<'_>,
     steps: &[(u64, Operation)],
@@ -188,7 +188,7 @@ pub(super) fn checked_return(
         }
         match operation {
             Operation::Branch { .. } => {
-                // GCC compares with it in memory, Clang loads it first.
+                // GCC compares with the canary in memory, Clang loads it first.
                 let checks = &before[index.saturating_sub(2)..index];
                 let mut checks = checks.iter().filter_map(|&(address, _)| instruction(address));
                 return checks.any(|check| is_canary(&check)).then_some((at, result));
@@ -213,7 +213,7 @@ fn is_canary(instruction: &Instruction) -> bool {
         && instruction.memory_base() == Named::None
 }
 
-/// Which register held before an instruction what `register` holds behind it.
+/// The register that held the value before an instruction that `register` holds after it.
 fn before_move(instruction: &Instruction, register: Register) -> Option<Register> {
     if written(instruction) & 1 << register == 0 {
         return Some(register);
@@ -225,21 +225,21 @@ fn before_move(instruction: &Instruction, register: Register) -> Option<Register
     whole(instruction.op1_register())
 }
 
-/// Where `code`, which is at `address`, calls or jumps to what the pointer at `slot` leads to: how functions
-/// of another file are reached, from one stub for all calls or from each place.
+/// Where `code`, which is at `address`, calls or jumps through the pointer at `slot`: functions of another
+/// file are reached either through one stub or from each call site.
 pub(crate) fn through_pointer(code: &[u8], address: u64, slot: u64) -> impl Iterator<Item = u64> {
     memchr::memchr_iter(0xff, code).filter_map(move |at| {
         // call *x(%rip), jmp *x(%rip)
         let [_, 0x15 | 0x25, by @ ..] = code[at..].first_chunk::<6>()? else { return None };
         let is_at = address + at as u64;
         let leads_to = (is_at + 6).wrapping_add_signed(i64::from(i32::from_le_bytes(*by)));
-        // `bnd` belongs to the instruction.
+        // The `bnd` prefix belongs to the instruction.
         let is_bnd = at.checked_sub(1).is_some_and(|before| code[before] == 0xf2);
         (leads_to == slot).then_some(is_at - u64::from(is_bnd))
     })
 }
 
-/// The function without its `endbr64`.
+/// The code of the function after its `endbr64`.
 fn body(code: &[u8], address: u64) -> (&[u8], u64) {
     match code.strip_prefix(&LANDING_PAD) {
         Some(rest) => (rest, address + LANDING_PAD.len() as u64),
@@ -247,7 +247,7 @@ fn body(code: &[u8], address: u64) -> (&[u8], u64) {
     }
 }
 
-/// A push, a jump or a call: what the kernel emulates instead of stepping over it.
+/// A push, a jump or a call, which the kernel emulates instead of single-stepping.
 /// (`arch/x86/kernel/uprobes.c`)
 fn is_emulated(instruction: &Instruction) -> bool {
     match instruction.mnemonic() {

@@ -1,16 +1,16 @@
 //! Where to probe `crypto/tls.(*Conn).handshakeContext`. It runs on every Read and Write and returns at once
-//! when the handshake is complete: the probes go behind that test, so that they are on no data path. A return
-//! probe would break the growing of stacks, so every RET is one.
+//! when the handshake is complete: the probes are placed after that test, so that they are on no data path. A
+//! return probe would break stack growth, so every RET is probed.
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use super::pclntab::Function;
 use crate::tls::library::inspect::{decode::written, elf::Elf};
 
-/// More instructions are not looked at; there are about 600.
+/// The maximum number of instructions that are decoded; there are about 600.
 const MAX_INSTRUCTIONS: usize = 20_000;
 
-/// Returns; there are about ten. Each takes a probe.
+/// The maximum number of returns, each of which takes a probe; there are about ten.
 const MAX_RETURNS: usize = 64;
 
 /// Addresses to probe.
@@ -21,7 +21,7 @@ pub(super) struct ProbePoints {
     pub leave: Vec<u64>,
 }
 
-/// `complete`: the offset of the field that says that a `Conn`'s handshake is complete.
+/// `complete`: the offset of the `Conn` field that says whether the handshake is complete.
 #[must_use]
 pub(super) fn probe_points(elf: &Elf<'_>, function: Function, complete: u16) -> Option<ProbePoints> {
     let size = usize::try_from(function.end.checked_sub(function.entry)?).ok()?;
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
     use crate::tls::library::inspect::{image::Image, sample};
 
-    /// The shape of Go 1.24, shortened.
+    /// The code of Go 1.24, shortened.
     #[rustfmt::skip]
     const CODE: &[u8] = &[
         0x49, 0x3b, 0x66, 0x10,       //  0: cmp 0x10(%r14),%rsp

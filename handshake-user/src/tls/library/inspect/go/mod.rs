@@ -24,15 +24,15 @@ const TCP_METHODS: [&str; 8] = [
     "net.(*TCPConn).SetWriteDeadline",
     "net.(*TCPConn).Write",
 ];
-/// Replaces a method in a table if the linker finds that it is never called.
+/// What the linker puts in a table in place of a method that is never called.
 const UNREACHABLE: &str = "runtime.unreachableMethod";
-/// The most places that hold the address of the first method; there are about five.
+/// The maximum number of places that hold the address of the first method; there are about five.
 const MAX_TABLES: usize = 64;
-/// Bytes before the methods in an interface's table: two pointers and a hash. (Go's internal/abi/iface.go:
-/// `ITab`)
+/// The number of bytes before the methods in an interface table: two pointers and a hash. (Go's
+/// internal/abi/iface.go: `ITab`)
 const ITAB_METHODS: u64 = 24;
 
-/// Returns `None` if it is not a Go program, or one without TLS.
+/// Returns `None` if the file is not a Go program, or one without TLS.
 pub(super) fn inspect(elf: &Elf<'_>) -> Option<Inspection> {
     let functions = Functions::find(elf)?;
     let [function] = functions.named([HANDSHAKE]);
@@ -90,8 +90,8 @@ pub(super) fn inspect(elf: &Elf<'_>) -> Option<Inspection> {
     Some(inspection)
 }
 
-/// `Conn.conn` is a `*net.TCPConn` if its interface table is the one for that, and then leads to the
-/// descriptor: `TCPConn.fd` is a `*netFD`. Tables have a fixed address only in a fixed program.
+/// `Conn.conn` is a `*net.TCPConn` if its interface table is that type's, and then leads to the descriptor:
+/// `TCPConn.fd` is a `*netFD`. Only in a fixed-address program do the tables have a fixed address.
 fn socket(inspection: &mut Inspection, elf: &Elf<'_>, functions: &Functions<'_>) -> Option<()> {
     elf.is_fixed.then_some(())?;
     let methods = functions.named(TCP_METHODS).map(|method| method.map(|method| method.entry));

@@ -1,13 +1,13 @@
-//! The table of functions that every Go program carries for its stack traces, stripped or not.
-//! (Go's internal/abi, runtime/symtab.go: `pcHeader`, `functab`, `_func`; the form of Go 1.18 and later)
+//! The function table that every Go program carries for its stack traces, even when stripped. (Go's
+//! internal/abi, runtime/symtab.go: `pcHeader`, `functab`, `_func`; the format of Go 1.18 and later)
 
 use std::ops::{ControlFlow, Range};
 
 use crate::tls::library::inspect::elf::{Elf, Section};
 
-/// Of Go 1.18, and of 1.20 and later.
+/// The magic numbers of Go 1.18, and of 1.20 and later.
 const MAGICS: [u32; 2] = [0xffff_fff0, 0xffff_fff1];
-/// Where the table is in a fixed and in a position-independent program.
+/// The table's section in a fixed-address and in a position-independent program.
 const SECTIONS: [&str; 2] = [".gopclntab", ".data.rel.ro.gopclntab"];
 
 /// One function: its first address and that of the next function.
@@ -22,7 +22,7 @@ pub(super) struct Functions<'a> {
     elf: &'a Elf<'a>,
     text: u64,
     names: Range<u64>,
-    /// Begins with the entries; where a function's own part is counts from here.
+    /// Starts with the entries; offsets of the functions' own data are relative to it.
     table: Range<u64>,
     count: usize,
 }
@@ -32,7 +32,7 @@ fn number(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 impl<'a> Functions<'a> {
-    /// Returns `None` if it is not a Go program, or its table has another format.
+    /// Returns `None` if the file is not a Go program, or its table has another format.
     #[must_use]
     pub(super) fn find(elf: &'a Elf<'a>) -> Option<Self> {
         const POINTER: u8 = 8;
@@ -50,12 +50,12 @@ impl<'a> Functions<'a> {
         }
         let count =
             usize::try_from(count).ok().filter(|&count| (count as u64) < (table.end - table.start) / 8)?;
-        // Newer linkers leave the start of the text out.
+        // Newer linkers leave out the start of the text.
         let text = if text == 0 { elf.section(".text")?.address } else { text };
         Some(Self { elf, text, names, table, count })
     }
 
-    /// Those of the wanted functions that are in the program, in the order of `wanted`.
+    /// The wanted functions that the program contains, in the order of `wanted`.
     #[must_use]
     pub(super) fn named<const N: usize>(&self, wanted: [&'static str; N]) -> [Option<Function>; N] {
         let mut found = [None; N];
@@ -81,7 +81,7 @@ impl<'a> Functions<'a> {
     }
 }
 
-/// The part of the table that is in memory; it is read from front to back.
+/// The part of the table that is held in memory; the table is read from front to back.
 struct Window<'f, 'a> {
     functions: &'f Functions<'a>,
     start: u64,

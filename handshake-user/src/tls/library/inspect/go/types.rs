@@ -1,28 +1,28 @@
-//! Where the fields of a structure are, out of the type descriptors that every Go program carries for its
-//! garbage collector, stripped or not. (Go's internal/abi/type.go: `StructType`, `StructField`, `Name`)
+//! Finds the fields of a structure by the type descriptors that every Go program carries for its garbage
+//! collector, even when stripped. (Go's internal/abi/type.go: `StructType`, `StructField`, `Name`)
 
 use crate::tls::library::inspect::elf::Elf;
 
-/// Fields of one structure that are looked at.
+/// The maximum number of fields of one structure that are examined.
 const MAX_FIELDS: usize = 128;
-/// Places at which a name is, and at which it is used.
+/// The maximum number of places where a name is stored, and where it is referenced.
 const MAX_PLACES: usize = 16;
-/// Words of a `StructField`: name, type, offset.
+/// The number of words of a `StructField`: name, type, offset.
 const FIELD: usize = 3;
-/// Words before the first field, from `StructType.PkgPath` on: `PkgPath`, `Fields` (address, length,
-/// capacity) and the `UncommonType` that every named type has.
+/// The number of words before the first field, from `StructType.PkgPath` on: `PkgPath`, `Fields` (address,
+/// length, capacity) and the `UncommonType` that every named type has.
 const HEAD: usize = 6;
 
 /// The fields of one structure, with their offsets.
 pub(super) struct Structure<'a>(Vec<(&'a str, u64)>);
 
 impl<'a> Structure<'a> {
-    /// The structure of that package that has that field; `None` if there is not exactly one.
+    /// The structure of this package that has this field. Returns `None` unless there is exactly one.
     #[must_use]
     pub(super) fn with(elf: &Elf<'a>, package: &str, field: &str) -> Option<Self> {
         let length = u8::try_from(field.len()).ok().filter(|&length| length < 0x80)?;
         let encoded = [&[length], field.as_bytes()].concat();
-        // Before the length there is a byte of flags.
+        // The length is preceded by a byte of flags.
         let names: Vec<_> =
             elf.find(&encoded, MAX_PLACES).into_iter().filter_map(|at| at.checked_sub(1)).collect();
         let mut found = elf
@@ -33,7 +33,7 @@ impl<'a> Structure<'a> {
         found.next().is_none().then_some(first)
     }
 
-    /// The structure one of whose fields is described at `field`.
+    /// The structure to which the field described at `field` belongs.
     fn around(elf: &Elf<'a>, package: &str, field: u64) -> Option<Self> {
         const BEFORE: u64 = (MAX_FIELDS * FIELD + HEAD) as u64 * 8;
         let start = field.saturating_sub(BEFORE).max(elf.segment_start(field)?);
@@ -55,7 +55,7 @@ impl<'a> Structure<'a> {
         })
     }
 
-    /// In bytes from the beginning of the structure.
+    /// The offset from the beginning of the structure, in bytes.
     #[must_use]
     pub(super) fn offset(&self, field: &str) -> Option<u16> {
         let (_, offset) = self.0.iter().find(|(name, _)| *name == field)?;
@@ -63,7 +63,7 @@ impl<'a> Structure<'a> {
     }
 }
 
-/// A name: flags, a length of one byte (none that matters here is longer), the text.
+/// A name: flags, a one-byte length (no name that matters here is longer), the text.
 fn name<'a>(elf: &Elf<'a>, address: u64) -> Option<&'a str> {
     let [_flags, length, text @ ..] = elf.bytes(address, 2 + 0x7f)? else { return None };
     (*length < 0x80).then_some(())?;

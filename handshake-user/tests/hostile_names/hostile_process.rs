@@ -1,4 +1,4 @@
-//! A process that names everything as badly as the kernel lets it.
+//! A process with the most hostile names that the kernel accepts.
 
 use std::{
     fmt::Write as _,
@@ -16,9 +16,9 @@ use handshake::host;
 use nix::sys::{prctl, signal::Signal};
 use tempfile::TempDir;
 
-/// A folder that clears the screen, sets a title and writes a line of `check`.
+/// A directory name that clears the screen, sets a title and forges a line of `check`.
 pub(crate) const FOLDER: &[u8] = b"a\x1b[2J\x1b]0;x\x07\n  ok  /usr/lib/forged";
-/// The name of its process: no text, and the end of a sample.
+/// The name of its process: not UTF-8, and ends a metrics sample.
 pub(crate) const COMM: &[u8] = b"\x1b[2J\xff\n} 1";
 
 const SCRIPT: &str = r#"
@@ -38,15 +38,15 @@ for line in sys.stdin:
     print("done", flush=True)
 "#;
 
-pub(crate) struct Stranger {
+pub(crate) struct HostileProcess {
     child: Child,
     heard: BufReader<ChildStdout>,
     folder: TempDir,
     cgroup: PathBuf,
 }
 
-impl Stranger {
-    /// With the worst of names.
+impl HostileProcess {
+    /// Starts a process with the most hostile name.
     pub(crate) fn start() -> Self {
         Self::named(COMM)
     }
@@ -57,7 +57,7 @@ impl Stranger {
         let library = library_in(folder.path());
         fs::create_dir_all(library.parent().unwrap()).unwrap();
         fs::copy(installed(), &library).unwrap();
-        // The kernel refuses line ends only.
+        // The kernel only rejects line ends.
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("h\x1b[2J\u{9b}\u{202e}{}-{count}", std::process::id());
         let cgroup = host::cgroup2().expect("cgroup v2 is mounted").mount.join(name);
@@ -70,9 +70,9 @@ impl Stranger {
         let mut child = command.spawn().unwrap();
         fs::write(cgroup.join("cgroup.procs"), child.id().to_string()).unwrap();
         let heard = BufReader::new(child.stdout.take().unwrap());
-        let mut stranger = Self { child, heard, folder, cgroup };
-        stranger.hear("ready");
-        stranger
+        let mut hostile = Self { child, heard, folder, cgroup };
+        hostile.hear("ready");
+        hostile
     }
 
     fn hear(&mut self, word: &str) {
@@ -81,18 +81,18 @@ impl Stranger {
         assert_eq!(line.trim_end(), word);
     }
 
-    /// One connection on which it sends these bytes; returns when it is closed.
+    /// Makes a connection and sends these bytes on it. Returns when it is closed.
     pub(crate) fn connect(&mut self, port: u16, bytes: &[u8]) {
         writeln!(self.child.stdin.as_mut().unwrap(), "{port} {}", hex(bytes)).unwrap();
         self.hear("done");
     }
 
-    /// The path of its library, which is text, if a strange one.
+    /// The path of its library, which is valid UTF-8.
     pub(crate) fn library(&self) -> String {
         library_in(self.folder.path()).into_os_string().into_string().unwrap()
     }
 
-    /// Where its folder is, which nobody else has.
+    /// The path of its directory, which is unique.
     pub(crate) fn folder(&self) -> String {
         self.folder.path().to_str().unwrap().to_owned()
     }
@@ -103,11 +103,11 @@ impl Stranger {
     }
 }
 
-impl Drop for Stranger {
+impl Drop for HostileProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        // The kernel takes a moment to see that it is empty.
+        // The cgroup only becomes empty a moment after the process has ended.
         for _ in 0..100 {
             if fs::remove_dir(&self.cgroup).is_ok() {
                 break;
@@ -121,7 +121,7 @@ fn library_in(folder: &Path) -> PathBuf {
     folder.join(std::ffi::OsStr::from_bytes(FOLDER)).join("libssl.so.3")
 }
 
-/// The system's own libssl, which `openssl` brings.
+/// The system's libssl, which `openssl` uses.
 fn installed() -> PathBuf {
     let output = Command::new("sh").args(["-c", "ldd \"$(command -v openssl)\""]).output().unwrap();
     let libraries = String::from_utf8(output.stdout).unwrap();
@@ -137,7 +137,7 @@ fn hex(bytes: &[u8]) -> String {
     text
 }
 
-/// A server that refuses every handshake by an alert, and lets the client close first.
+/// A server that rejects every handshake with an alert, and lets the client close first.
 pub(crate) struct Server(u16);
 
 impl Server {
@@ -147,7 +147,7 @@ impl Server {
         thread::spawn(move || {
             for mut peer in listener.incoming().flatten() {
                 let _ = peer.read_to_end(&mut Vec::new());
-                // handshake_failure, fatal.
+                // A fatal handshake_failure.
                 let _ = peer.write_all(&[0x15, 3, 3, 0, 2, 2, 40]);
             }
         });
@@ -159,7 +159,7 @@ impl Server {
     }
 }
 
-/// A ClientHello of TLS 1.2 that asks for this server name.
+/// A TLS 1.2 ClientHello with this server name.
 pub(crate) fn client_hello(server_name: &[u8]) -> Vec<u8> {
     let sized = |length: usize, bytes: &[u8]| {
         let size = u32::try_from(bytes.len()).unwrap().to_be_bytes();

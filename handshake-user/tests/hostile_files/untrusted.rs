@@ -1,4 +1,4 @@
-//! A process that has files mapped as code, and dies with the test.
+//! An untrusted process that maps files as code, and dies with the test.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -24,17 +24,17 @@ for line in sys.stdin:
     print("done", flush=True)
 "#;
 
-pub(crate) struct Stranger {
+pub(crate) struct UntrustedProcess {
     child: Child,
     said: BufReader<ChildStdout>,
 }
 
-impl Stranger {
+impl UntrustedProcess {
     pub(crate) fn start() -> Self {
         Self::python(SCRIPT, &[])
     }
 
-    /// One that has done what its script wants when it says a line.
+    /// Starts a process with this script, which prints a line when it is ready.
     pub(crate) fn python(script: &str, arguments: &[&Path]) -> Self {
         let mut command = Command::new("/usr/bin/python3");
         command.args(["-c", script]).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -45,14 +45,14 @@ impl Stranger {
         Self { child, said }
     }
 
-    /// Maps these files, and keeps them.
+    /// Maps these files, and keeps them mapped.
     pub(crate) fn map(&mut self, files: &[PathBuf]) {
         for file in files {
             self.ask("keep", file);
         }
     }
 
-    /// Maps a file so often that the daemon misses some of it, and looks through all processes again, soon.
+    /// Maps a file so often that the daemon loses events, and soon sweeps all processes again.
     pub(crate) fn flood(&mut self, file: &Path) {
         self.ask("5000", file);
     }
@@ -62,14 +62,14 @@ impl Stranger {
         self.wait();
     }
 
-    /// Until it says a line.
+    /// Waits until it prints a line.
     pub(crate) fn wait(&mut self) {
         let mut line = String::new();
-        assert_ne!(self.said.read_line(&mut line).unwrap(), 0, "the stranger has ended");
+        assert_ne!(self.said.read_line(&mut line).unwrap(), 0, "the untrusted process has ended");
     }
 }
 
-impl Drop for Stranger {
+impl Drop for UntrustedProcess {
     fn drop(&mut self) {
         // It may have ended already.
         let _ = self.child.kill();

@@ -61,7 +61,7 @@ pub(crate) fn handshake(session: &Session, connection: Option<&Connection>) {
     record.submit(u64::from(BPF_RB_NO_WAKEUP));
 }
 
-/// Counts and publishes what is due.
+/// Counts and publishes the records that are due.
 #[inline(always)]
 pub(crate) fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<A>, due: DueRecords) {
     if due == DueRecords::empty() {
@@ -95,7 +95,7 @@ pub(crate) fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<
     }
 }
 
-/// Sends the record. User space is not woken: it looks at the ring at its own pace.
+/// Sends the record without waking user space, which polls the ring at its own pace.
 #[inline(always)]
 fn record(connection: &mut Connection, stage: Stage) {
     connection.stage = stage.code();

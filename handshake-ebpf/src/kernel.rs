@@ -23,13 +23,13 @@ use crate::{
 /// What a program may do with the pointers that its tracepoint gives it.
 pub(crate) trait Access {
     type Memory: Memory;
-    /// A number for this socket that no other has.
+    /// A number unique to this socket.
     fn cookie(sk: *const c_void) -> u64;
     /// The current task.
     fn process() -> Process;
     /// How often the current task has gone to sleep (`nvcsw`).
     fn sleeps() -> u64;
-    /// What tells the current task from all others.
+    /// The identity of the current task.
     fn task() -> Task;
 }
 
@@ -166,8 +166,8 @@ pub(crate) fn thread() -> u32 {
     bpf_get_current_pid_tgid() as u32
 }
 
-/// The stack pointer with which the current task has entered the kernel. Only for hooks that came later than
-/// the helper (5.15).
+/// The stack pointer at which the current task entered the kernel. Only for hooks newer than the helper
+/// (5.15).
 #[inline(always)]
 pub(crate) fn user_stack() -> u64 {
     // SAFETY: the current task, and the registers that every task has.
@@ -180,7 +180,7 @@ pub(crate) fn user_stack() -> u64 {
     }
 }
 
-/// Stands in for the socket cookie where the kernel gives none.
+/// Replaces the socket cookie where the kernel provides none.
 #[inline(always)]
 fn own_number() -> u64 {
     // SAFETY: no arguments.
@@ -215,7 +215,8 @@ pub(crate) struct KernelSock<A> {
 }
 
 impl<A: Access> KernelSock<A> {
-    /// A full TCP socket; `None` for other protocols, for request sockets and for time-wait minisockets.
+    /// Returns `None` for anything but a full TCP socket: other protocols, request sockets, time-wait
+    /// minisockets.
     #[inline(always)]
     pub(crate) fn new(sk: *const c_void) -> Option<Self> {
         if sk.is_null() {
@@ -247,7 +248,7 @@ impl<A: Access> KernelSock<A> {
         unsafe { A::Memory::read(self.tp, offset) }
     }
 
-    /// A bitfield of one bit; clear where the kernel has none of this name.
+    /// A one-bit bitfield; clear where the kernel has no such field.
     #[inline(always)]
     fn bit(&self, offset: u32, mask: u32) -> bool {
         offset != ABSENT && u32::from(self.tp::<u8>(offset)) & mask != 0
@@ -265,7 +266,8 @@ impl<A: Access> KernelSock<A> {
         self.tp(layout!(retrans_stamp))
     }
 
-    /// Writes down who talks to whom. The local port is `inet_sport`: `skc_num` is 0 when CLOSE is reported.
+    /// Stores both ends of the connection. The local port is `inet_sport`: `skc_num` is 0 when CLOSE is
+    /// reported.
     #[inline(always)]
     pub(crate) fn identify(&self, connection: &mut Connection) {
         let mut ends = Endpoints::default();

@@ -1,4 +1,4 @@
-//! The kernel side of `handshake`: what the tracepoints tell, gathered per connection.
+//! The kernel side of `handshake`: collects what the tracepoints report, per connection.
 //!
 //! A program in [`tcp`] is entered with a socket ([`kernel`] reads it), finds the connection's state in
 //! [`maps`], lets the state machine of `handshake-common` advance it, and hands what is due to [`emit`].

@@ -14,9 +14,9 @@ use handshake_common::{Connection, totals};
 #[btf_map]
 pub(crate) static RECORDS: RingBuf<Connection, 4096> = RingBuf::new();
 
-/// State by the address of the socket. Cheaper than storage on the socket, measured (docs/overhead.md). The
-/// entry goes when the socket is destroyed; if that was missed, when the next socket takes the same address.
-/// The loader sets the size.
+/// State by socket address. Measured to be cheaper than socket storage (docs/overhead.md). The entry is
+/// removed when the socket is destroyed or, if that was missed, when another socket reuses the address. The
+/// loader sets the size.
 #[btf_map]
 static CONNECTIONS: HashMap<u64, Connection, 1> = HashMap::new();
 
@@ -24,11 +24,11 @@ static CONNECTIONS: HashMap<u64, Connection, 1> = HashMap::new();
 #[btf_map]
 pub(crate) static TOTALS: PerCpuArray<[u64; totals::SLOTS], 1> = PerCpuArray::new();
 
-/// Whether `inet_sock_set_state` is at work on this CPU.
+/// Whether `inet_sock_set_state` is running on this CPU.
 #[btf_map]
 pub(crate) static BUSY: PerCpuArray<u64, 1> = PerCpuArray::new();
 
-/// Whether there was no room for a connection, ever.
+/// Whether the table has ever been too full for a connection.
 #[btf_map]
 pub(crate) static FULL: Array<u32, 1> = Array::new();
 
@@ -57,11 +57,12 @@ impl Endpoints {
     }
 }
 
-/// When the first SYN-ACK left (nanoseconds), kept only where it had to be sent again. Old entries give way.
+/// When the first SYN-ACK left (nanoseconds), kept only if it was retransmitted. The oldest entries are
+/// evicted.
 #[btf_map]
 pub(crate) static SYNACKS: LruHashMap<Endpoints, u64, 8192> = LruHashMap::new();
 
-/// The state of this socket's connection, if it is followed.
+/// Returns `None` if this socket's connection is not followed.
 #[inline(always)]
 pub(crate) fn find<'a>(sk: *const c_void) -> Option<&'a mut Connection> {
     // SAFETY: the map's own value, whose memory the kernel keeps while the program runs. Most events of a
@@ -71,14 +72,14 @@ pub(crate) fn find<'a>(sk: *const c_void) -> Option<&'a mut Connection> {
     CONNECTIONS.get_ptr_mut(sk as u64).map(|state| unsafe { &mut *state })
 }
 
-/// Keeps the state of this socket's connection, whatever was there before; false if the table is full.
+/// Stores the state of this socket's connection, replacing any previous one; false if the table is full.
 #[inline(always)]
 pub(crate) fn keep(sk: *const c_void, connection: &Connection) -> bool {
     update(sk, connection, BPF_ANY)
 }
 
-/// Keeps the state of this socket's connection unless another CPU has just done so; either way [`find`] has
-/// it then, or the table is full.
+/// Stores the state of this socket's connection unless another CPU has just done so. Afterwards [`find`]
+/// returns it, unless the table is full.
 #[inline(always)]
 pub(crate) fn keep_new(sk: *const c_void, connection: &Connection) {
     update(sk, connection, BPF_NOEXIST);
@@ -100,9 +101,9 @@ fn update(sk: *const c_void, connection: &Connection, flags: u32) -> bool {
     error == 0
 }
 
-/// The socket goes away.
+/// Removes the entry of a destroyed socket.
 #[inline(always)]
 pub(crate) fn forget(sk: *const c_void) {
-    // Most sockets that end were never followed (listeners, for one): no error.
+    // Most destroyed sockets were never followed (listeners, for example), so a missing entry is no error.
     let _ = CONNECTIONS.remove(sk as u64);
 }

@@ -1,5 +1,5 @@
-//! Copies and clears structures eight bytes at a time. What the compiler calls for it, `memcpy` and `memset`,
-//! goes byte by byte on this target.
+//! Copies and clears structures eight bytes at a time. The compiler's own `memcpy` and `memset` work byte by
+//! byte on this target.
 
 use core::mem::MaybeUninit;
 
@@ -33,8 +33,8 @@ pub(crate) unsafe fn zero<T>(to: *mut T) {
     }
 }
 
-/// Space on the stack as a structure of zeros. By reference: what is returned by value is copied byte by byte
-/// again.
+/// A zeroed structure on the stack, initialized by reference: returning it by value would copy it byte by
+/// byte.
 ///
 /// # Safety
 /// See [`copy`]; zeros must be a valid `T`.

@@ -1,4 +1,4 @@
-//! Connections that are followed from their middle on: most existed before the program.
+//! Connections that are followed from midway: most existed before the program started.
 
 use core::mem::MaybeUninit;
 
@@ -10,22 +10,22 @@ use crate::{
     word_copy,
 };
 
-/// A socket of which nothing is known: most were there before the program, or there was no room when they
-/// came. That their opening began, and their closing, was counted then. `None` if there is no room, or no
-/// connection.
+/// Adopts an unknown socket: most existed before the program started, or the table was full when they were
+/// created. Their establishment, and their close, were counted then. Returns `None` if the table is full or
+/// there is no connection.
 #[inline(always)]
 pub(crate) fn adopt<'a, A: Access>(sock: &KernelSock<A>, old: u32) -> Option<&'a mut Connection> {
     if !state::is_followed(old) {
         return None;
     }
-    // The cookie also names the minisocket that may follow, but only if it was asked for before.
+    // The cookie also identifies a later minisocket, but only if it was requested before.
     let mut space = MaybeUninit::uninit();
     let connection = newly_followed(&mut space, sock, old);
     maps::keep_new(sock.pointer(), connection);
     maps::find(sock.pointer())
 }
 
-/// A socket that something happens on, and that is not followed yet.
+/// Adopts a socket that has an event and is not followed yet.
 #[inline(always)]
 pub(crate) fn adopt_now<'a, A: Access>(sock: &KernelSock<A>) -> Option<&'a mut Connection> {
     let connection = adopt(sock, sock.state())?;
@@ -33,7 +33,7 @@ pub(crate) fn adopt_now<'a, A: Access>(sock: &KernelSock<A>) -> Option<&'a mut C
     Some(connection)
 }
 
-/// The same for a program that has no room for a connection on its stack.
+/// The same for a program without enough stack for a connection.
 #[inline(always)]
 pub(crate) fn adopt_in_place<'a, A: Access>(sock: &KernelSock<A>, id: u64) -> Option<&'a mut Connection> {
     static NEW: Connection = zerocopy::transmute!([0_u8; connection::SIZE]);
@@ -43,8 +43,8 @@ pub(crate) fn adopt_in_place<'a, A: Access>(sock: &KernelSock<A>, id: u64) -> Op
     }
     maps::keep_new(sock.pointer(), &NEW);
     let connection = maps::find(sock.pointer())?;
-    // Packets are filtered without the socket's lock: another CPU may have begun to follow this connection
-    // meanwhile, and knows more about it.
+    // Packets are filtered without the socket's lock: another CPU may have started to follow this connection
+    // in the meantime, and knows more about it.
     if connection.id != 0 {
         return Some(connection);
     }
@@ -55,7 +55,7 @@ pub(crate) fn adopt_in_place<'a, A: Access>(sock: &KernelSock<A>, id: u64) -> Op
     Some(connection)
 }
 
-/// A connection that was not followed so far, about to leave `old`.
+/// A connection that was not followed before and is about to leave `old`.
 #[inline(always)]
 pub(super) fn newly_followed<'a, A: Access>(
     space: &'a mut MaybeUninit<Connection>,
@@ -76,7 +76,7 @@ fn mark_maybe_unfollowed(connection: &mut Connection) {
     }
 }
 
-/// A connection of which nothing is known but its number.
+/// A connection about which only its id is known.
 #[inline(always)]
 pub(super) fn fresh<'a, A: Access>(
     space: &'a mut MaybeUninit<Connection>,

@@ -1,4 +1,4 @@
-//! `tcp:tcp_destroy_sock`: the end of a socket, and with it of whatever was still open about its connection.
+//! `tcp:tcp_destroy_sock`: the socket is destroyed, so every outstanding record of its connection is due.
 
 use core::ffi::c_void;
 

@@ -1,4 +1,4 @@
-//! One file a tracepoint. Each has a BTF-typed program and one on the perf tracepoint, which share one
+//! One file per tracepoint. Each has a BTF-typed program and one on the perf tracepoint, which share one
 //! body.
 
 pub(crate) mod adopt;

@@ -71,7 +71,7 @@ fn received<A: Access>(sk: *const c_void) {
     let state = sock.state();
     let connection = match maps::find(sk) {
         Some(found) => found,
-        // There before the program: without this the reset could not be told from other ends.
+        // The connection existed before the program: without this, the reset would look like any other end.
         None => match adopt(&sock, state) {
             Some(adopted) => adopted,
             None => return,

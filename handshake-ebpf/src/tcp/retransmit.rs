@@ -1,4 +1,4 @@
-//! `tcp:tcp_retransmit_skb` and `tcp:tcp_retransmit_synack`: SYNs and SYN-ACKs that had to be sent again.
+//! `tcp:tcp_retransmit_skb` and `tcp:tcp_retransmit_synack`: retransmitted SYNs and SYN-ACKs.
 
 use core::ffi::c_void;
 
@@ -37,7 +37,7 @@ pub(crate) fn tcp_retransmit_skb_perf(ctx: TracePointContext) -> u32 {
     0
 }
 
-/// Any segment: on a lossy host this is a busy tracepoint, so all but SYNs leave at once.
+/// Runs for any segment: on a lossy host this tracepoint is busy, so all but SYNs return at once.
 #[inline(always)]
 fn segment<A: Access>(sk: *const c_void) {
     let Some(sock) = KernelSock::<A>::new(sk) else { return };
@@ -68,7 +68,8 @@ pub(crate) fn tcp_retransmit_synack_perf(ctx: TracePointContext) -> u32 {
     0
 }
 
-/// Keeps the time of the first SYN-ACK, which the request socket takes with it when the connection is made.
+/// Keeps the time of the first SYN-ACK, which is lost with the request socket once the connection is
+/// established.
 #[inline(always)]
 fn synack(req: *const c_void) {
     emit::count(totals::syn_retransmits(Role::Server));
@@ -77,7 +78,7 @@ fn synack(req: *const c_void) {
     // SAFETY: Probed catches every fault; a request socket of TCP is a tcp_request_sock.
     let first_us: u64 = unsafe { Probed::read(req, layout!(snt_synack)) };
     if first_us != 0 {
-        // No room cannot be: the oldest entry gives way.
+        // This cannot fail for lack of space: the oldest entry is evicted.
         let _ = SYNACKS.insert(ends, first_us * 1000, u64::from(BPF_ANY));
     }
 }

@@ -39,10 +39,10 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// The kernel skips a program that is already at work on the CPU: when a soft interrupt breaks into a
-/// `connect()` or `close()` that is just being looked at, the changes of state of all its packets would be
-/// lost. They reach this twin. Where the kernel is preemptible, it may be another task that is inside, and
-/// the twin sees a change for the second time: none of them does anything then.
+/// The reentrant program. The kernel skips a program that already runs on this CPU: when a soft interrupt
+/// arrives while a `connect()` or `close()` is being handled, the state changes of all its packets would be
+/// lost. This second program runs then. On a preemptible kernel the first program may belong to another task,
+/// and the reentrant program may see a change twice: a repeated change has no effect.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn inet_sock_set_state_nested(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: the map's own value of this CPU.
@@ -72,8 +72,8 @@ pub(crate) fn inet_sock_set_state_perf(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
-    // A server's socket is looked at when it is ESTABLISHED: at SYN_RECV not even its addresses are set. With
-    // old == new nothing happened.
+    // A server's socket is read when it is ESTABLISHED: at SYN_RECV not even its addresses are set. With old
+    // == new nothing happened.
     if old == new || new == states::SYN_RECV || new == states::LISTEN || old == states::LISTEN {
         return;
     }
@@ -87,8 +87,8 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
         return;
     }
     let connection = match maps::find(sk) {
-        // A new socket at the address of one whose end was missed: a connection that passes SYN_RECV is
-        // opening.
+        // A new socket at the address of one whose end was missed: a connection that leaves SYN_RECV is only
+        // being established.
         Some(found)
             if old == states::SYN_RECV
                 && !found.is(Phase::Opening)
@@ -106,7 +106,7 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
         },
     };
     if !connection.tls_session.is_none() && matches!(new, states::FIN_WAIT1 | states::LAST_ACK) {
-        // The program lets go of a handshake under way.
+        // The program gives up on a handshake in progress.
         call::socket_closed(connection, sk, now);
     }
     if new == states::CLOSE && connection.wire_is(WirePhase::Handshaking) {
@@ -130,8 +130,8 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
 #[inline(always)]
 fn connecting<A: Access>(sock: &KernelSock<A>, now: u64) {
     if let Some(found) = maps::find(sock.pointer()) {
-        // On a preemptible kernel the twin may see what the other one has seen already: this socket has not
-        // come further.
+        // On a preemptible kernel the reentrant program may see a step that the first one has already
+        // handled: this socket is still in the same state.
         if found.is(Phase::Opening) && found.id == A::cookie(sock.pointer()) {
             return;
         }
@@ -151,7 +151,8 @@ fn connecting<A: Access>(sock: &KernelSock<A>, now: u64) {
     }
 }
 
-/// A server's new connection. The entry is written once, after its record has gone: cheaper than in place.
+/// A server's new connection. The entry is written once, after its record was sent: cheaper than updating in
+/// place.
 #[inline(always)]
 fn accepted<A: Access>(sock: &KernelSock<A>, now: u64) {
     let mut space = MaybeUninit::uninit();
@@ -168,7 +169,8 @@ fn accepted<A: Access>(sock: &KernelSock<A>, now: u64) {
     }
 }
 
-/// One step of a connection that there is no room for: what the step tells by itself is counted and told.
+/// One step of a connection that does not fit in the table: whatever the step alone shows is counted and
+/// reported.
 #[inline(always)]
 fn pass<A: Access>(sock: &KernelSock<A>, old: u32, new: u32, now: u64) {
     if !state::is_followed(old) {
@@ -190,7 +192,7 @@ fn pass<A: Access>(sock: &KernelSock<A>, old: u32, new: u32, now: u64) {
     }
 }
 
-/// Data that came before a server's socket was there may have been a ClientHello.
+/// Data that arrived before a server's socket existed may have been a ClientHello.
 #[inline(always)]
 fn find_wire(connection: &mut Connection) {
     let early = connection.flags.contains(ConnectionFlags::FINAL_ACK_DATA)
@@ -200,7 +202,7 @@ fn find_wire(connection: &mut Connection) {
     }
 }
 
-/// Keeps the state of a connection that has just begun; false, and counted, if there is no room.
+/// Stores the state of a new connection; if the table is full, counts that and returns false.
 #[inline(always)]
 fn keep<A: Access>(sock: &KernelSock<A>, connection: &Connection) -> bool {
     let kept = maps::keep(sock.pointer(), connection);
@@ -210,7 +212,7 @@ fn keep<A: Access>(sock: &KernelSock<A>, connection: &Connection) -> bool {
     kept
 }
 
-/// The table is full for a connection that has just begun.
+/// The table is full for a new connection.
 #[inline(always)]
 fn no_room<A: Access>(sock: &KernelSock<A>) {
     emit::count(totals::lost(DropReason::StateFull));
@@ -221,8 +223,8 @@ fn no_room<A: Access>(sock: &KernelSock<A>) {
     debug!((), "no room for connection {:x}", A::cookie(sock.pointer()));
 }
 
-/// The entry's connection is over: `connect(AF_UNSPEC)` made its socket new, or the end of its socket was
-/// missed and another socket has its address. What it still owes is due now.
+/// The entry's connection is over: `connect(AF_UNSPEC)` reset its socket, or the end of its socket was missed
+/// and another socket has its address. Its outstanding records are due now.
 #[inline(always)]
 fn renew<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
     let due = state::destroyed(connection);
@@ -236,7 +238,7 @@ fn renew<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
     }
 }
 
-/// When the first SYN-ACK of this connection left, if a later one was seen.
+/// Returns `None` if no SYN-ACK of this connection was retransmitted; else the time when the first one left.
 #[inline(always)]
 fn first_synack<A: Access>(sock: &KernelSock<A>) -> u64 {
     let mut ends = Endpoints::default();

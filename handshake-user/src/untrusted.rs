@@ -9,6 +9,7 @@ use std::{
     path::Path,
 };
 
+use compact_str::CompactString;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -17,17 +18,18 @@ pub const MAX_LEN: usize = 256;
 /// Longest line of our own that quotes such text, characters.
 const MAX_LINE: usize = 4096;
 
-/// Untrusted text. It serialises as the text itself: [`json`] makes the bytes harmless.
+/// Untrusted text. It serialises as the text itself: [`json`] makes the bytes harmless. Up to 24 bytes, which
+/// hold the name of a process and the id of a connection, are stored without an allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 #[schemars(inline)]
-pub struct Untrusted(String);
+pub struct Untrusted(#[schemars(with = "String")] CompactString);
 
 impl Untrusted {
     /// Text from the kernel or the wire; bytes that are not UTF-8 become escapes such as `\xff`.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Self {
-        let mut text = String::with_capacity(bytes.len());
+        let mut text = CompactString::with_capacity(bytes.len());
         for chunk in bytes.utf8_chunks() {
             text.push_str(chunk.valid());
             for byte in chunk.invalid() {
@@ -53,12 +55,18 @@ impl fmt::Display for Untrusted {
 
 impl From<&str> for Untrusted {
     fn from(text: &str) -> Self {
-        Self(text.to_owned())
+        Self(text.into())
     }
 }
 
 impl From<String> for Untrusted {
     fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
+impl From<CompactString> for Untrusted {
+    fn from(text: CompactString) -> Self {
         Self(text)
     }
 }

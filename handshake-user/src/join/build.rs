@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use compact_str::format_compact;
 use handshake_common::{
     Connection, ConnectionFlags, Family, FastOpen, Role, Stage,
     tcp::{close, open},
@@ -79,9 +80,9 @@ fn micros(us: Option<u64>) -> Option<Duration> {
 
 fn id(raw: &Connection, has_socket: bool) -> Untrusted {
     match (has_socket, raw.generation) {
-        (false, _) => format!("tls-{:x}", raw.id),
-        (true, 0) => format!("{:x}", raw.id),
-        (true, generation) => format!("{:x}.{generation}", raw.id),
+        (false, _) => format_compact!("tls-{:x}", raw.id),
+        (true, 0) => format_compact!("{:x}", raw.id),
+        (true, generation) => format_compact!("{:x}.{generation}", raw.id),
     }
     .into()
 }

@@ -37,7 +37,7 @@ const SYN_RETRANSMITS: usize = FAST_OPENS + Role::SLOTS * FastOpen::SLOTS;
 const CLOSES: usize = SYN_RETRANSMITS + Role::SLOTS;
 const BEGUN: usize = CLOSES + Role::SLOTS * Initiator::SLOTS * CloseStyle::SLOTS;
 const CLOSING: usize = BEGUN + Role::SLOTS;
-/// Slot of the changes of state that the kernel skipped and the nested twin saw.
+/// Slot of the changes of state that the kernel skipped and the reentrant program saw.
 pub const NESTED: usize = CLOSING + Role::SLOTS;
 const LOST: usize = NESTED + 1;
 const TLS_LOST: usize = LOST + DropReason::ALL.len();

@@ -29,13 +29,13 @@ use crate::{
     word_copy,
 };
 
-/// What a probe was hit with.
+/// One hit of a probe.
 pub(crate) struct Hit {
     /// The session object.
     pub(crate) object: u64,
-    /// What calls it: a thread, or a goroutine.
+    /// The caller: a thread or a goroutine.
     caller: Key,
-    /// That thread; 0 for a goroutine, which is on no thread for long.
+    /// The thread; 0 for a goroutine, which changes threads.
     thread: u32,
     task: Task,
     /// The stack pointer at the entry of the function; 0 for Go.
@@ -54,7 +54,7 @@ impl Hit {
         Self { sp, ..Self::by(ctx, object, task, task.key(), task.thread) }
     }
 
-    /// A hit on a function's way out.
+    /// A hit at an exit of a function.
     #[inline(always)]
     pub(crate) fn leaving(ctx: &ProbeContext) -> Self {
         let hit = Self::new(ctx, 0);
@@ -79,7 +79,7 @@ impl Hit {
         Self { object, caller, thread, task, sp: 0, cookie, now }
     }
 
-    /// What the function returns, on its way out.
+    /// The function's result, at one of its exits.
     #[expect(clippy::cast_possible_truncation, reason = "an int")]
     #[inline(always)]
     pub(crate) fn result(&self, ctx: &ProbeContext) -> i32 {
@@ -158,7 +158,7 @@ fn target(cookie: u64) -> Option<&'static Target> {
     TARGETS.get((cookie & u64::from(u32::MAX)).try_into().ok()?)
 }
 
-/// The session of this key, as long as its handshake is known.
+/// Returns the session of this key, or `None` if no handshake of it is followed.
 #[inline(always)]
 pub(crate) fn session<'a>(key: &Key) -> Option<&'a mut Session> {
     // SAFETY: the map's own value, whose memory the kernel keeps while the program runs. Libraries want a
@@ -168,13 +168,13 @@ pub(crate) fn session<'a>(key: &Key) -> Option<&'a mut Session> {
     SESSIONS.get_ptr_mut(*key).map(|session| unsafe { &mut *session })
 }
 
-/// A call begins. `role` is what the object says of itself, where the function does not decide it.
+/// A call begins. `role` comes from the object if the function does not determine it.
 #[inline(always)]
 pub(crate) fn enter(hit: &Hit, target: &Target, begins: bool, role: u8) {
     let key = hit.key();
     let known = match session(&key) {
         Some(known) if begins => {
-            // The object is used for another handshake, and the one before was never seen to end.
+            // The object starts another handshake; the end of the previous one was missed.
             if !known.is_over() {
                 end(&key, known, TlsOutcome::Abandoned, hit.now);
             }
@@ -182,7 +182,7 @@ pub(crate) fn enter(hit: &Hit, target: &Target, begins: bool, role: u8) {
         }
         Some(known) if known.is_over() => return,
         Some(known) => Some(known),
-        // Under way since before the program, or over: nothing that could be timed.
+        // Started before the program, or already over: it cannot be timed.
         None if !begins => return,
         None => None,
     };
@@ -208,7 +208,7 @@ pub(crate) fn enter(hit: &Hit, target: &Target, begins: bool, role: u8) {
             suspend(&before, hit);
         }
     } else {
-        // An LRU table makes room.
+        // An LRU map evicts.
         let _ = CALLS.insert(hit.caller, call, u64::from(BPF_ANY));
     }
     take_seat(hit.thread);
@@ -223,7 +223,7 @@ fn begin(key: &Key, hit: &Hit, target: &Target, role: u8, sleeps: u64) {
     Typed::process().name(&mut session.pid, &mut session.comm, &mut session.cgroup);
     session.enter(hit.now, sleeps);
     session.thread = hit.thread;
-    // An LRU table makes room. SAFETY: key and value have the sizes of the map's definition; the plain helper
+    // An LRU map evicts. SAFETY: key and value have the sizes of the map's definition; the plain helper
     // spares a copy on the stack.
     unsafe {
         bpf_map_update_elem(
@@ -235,18 +235,18 @@ fn begin(key: &Key, hit: &Hit, target: &Target, role: u8, sleeps: u64) {
     }
 }
 
-/// The caller enters another call, while this one has not returned.
+/// The caller enters another call before this one has returned.
 #[inline(always)]
 fn suspend(call: &Call, hit: &Hit) {
-    // What stood where another call begins is gone: it was left by a long jump.
+    // A call with the same stack pointer was left by a long jump.
     if call.sp != hit.sp {
-        // An LRU table makes room.
+        // An LRU map evicts.
         let _ = SUSPENDED.insert(hit.task.key_of(call.sp), call, u64::from(BPF_ANY));
     }
     mark_uncertain(&call.session);
 }
 
-/// What a call sends and receives is no longer seen in whole.
+/// Some of what a call sends and receives was missed.
 #[inline(always)]
 fn mark_uncertain(key: &Key) {
     if let Some(session) = session(key) {
@@ -254,7 +254,7 @@ fn mark_uncertain(key: &Key) {
     }
 }
 
-/// A call returns: its session, to see how far that is. `None` for what was not seen from its beginning.
+/// A call returns. Returns its session, or `None` if the beginning of the call was not seen.
 #[inline(always)]
 pub(crate) fn leave<'a>(hit: &Hit) -> Option<(Key, &'a mut Session, &'static Target)> {
     let (Call { session: key, cookie, .. }, was_seen) = taken(hit)?;
@@ -267,8 +267,8 @@ pub(crate) fn leave<'a>(hit: &Hit) -> Option<(Key, &'a mut Session, &'static Tar
     Some((key, session, target))
 }
 
-/// The call that returns here, and whether its thread had its place to the end. A thread may have another one
-/// under way, and the call may have begun on another thread.
+/// Returns the call that ends here, and whether its thread kept its slot to the end. The thread may have
+/// another call in progress, and the call may have begun on another thread.
 #[inline(always)]
 fn taken(hit: &Hit) -> Option<(Call, bool)> {
     let current = CALLS.get_ptr_mut(hit.caller);
@@ -284,7 +284,7 @@ fn taken(hit: &Hit) -> Option<(Call, bool)> {
     let at = hit.task.key_of(hit.sp);
     // SAFETY: the map's own value, copied at once.
     let call = unsafe { SUSPENDED.get(at).copied() }?;
-    // It may have given way to others.
+    // It may have been evicted.
     let _ = SUSPENDED.remove(at);
     if let Some(current) = current {
         // SAFETY: as above.
@@ -311,14 +311,14 @@ pub(crate) fn freed(key: &Key, session: &mut Session, now: u64) {
     forget(key);
 }
 
-/// The object needs to be known no more.
+/// The object is not needed any more.
 #[inline(always)]
 pub(crate) fn forget(key: &Key) {
-    // It may have given way to others.
+    // It may have been evicted.
     let _ = SESSIONS.remove(*key);
 }
 
-/// The handshake is over: its record goes out.
+/// The handshake is over: publishes its record.
 #[inline(always)]
 pub(crate) fn end(key: &Key, session: &mut Session, outcome: TlsOutcome, now: u64) {
     doubt_if_unseen(session);
@@ -329,17 +329,17 @@ pub(crate) fn end(key: &Key, session: &mut Session, outcome: TlsOutcome, now: u6
             connection.tls_session = Key::NONE;
             emit::handshake(session, Some(connection));
         }
-        // The socket has gone, and its address may be another's by now.
+        // The socket is gone, and its address may have been reused.
         _ => emit::handshake(session, None),
     }
 }
 
-/// The socket of a handshake under way is closed by its program, or destroyed.
+/// The socket of a handshake in progress is closed by its program, or destroyed.
 #[inline(always)]
 pub(crate) fn socket_closed(connection: &mut Connection, sk: *const c_void, now: u64) {
     let key = core::mem::replace(&mut connection.tls_session, Key::NONE);
     let Some(session) = session(&key) else { return };
-    // The object may be at another handshake by now, if this one had to give way.
+    // If this one was evicted, the object may be in another handshake by now.
     if session.is_over() || session.sk != sk as u64 {
         return;
     }
@@ -349,13 +349,13 @@ pub(crate) fn socket_closed(connection: &mut Connection, sk: *const c_void, now:
     emit::handshake(session, Some(connection));
 }
 
-/// The call that this thread is in, and its session.
+/// Returns the call that this thread is in, and its session.
 #[inline(always)]
 pub(crate) fn current<'a, A: Access>() -> Option<(&'static Call, &'a mut Session)> {
     let task = A::task();
     let Some(call) = CALLS.get_ptr_mut(task.key()) else {
-        // Its place was left by a thread of the same id that died inside, or before an `exec`; or the call
-        // has given way to others.
+        // The slot belongs to a thread of the same id that died inside a call, or predates an `exec`; or the
+        // call was evicted.
         leave_seat(task.thread);
         return None;
     };
@@ -363,7 +363,7 @@ pub(crate) fn current<'a, A: Access>() -> Option<(&'static Call, &'a mut Session
     let call = unsafe { &*call };
     match session(&call.session) {
         Some(session) if !session.is_over() => Some((call, session)),
-        // There is no more to see. It may also have been left by a long jump.
+        // The handshake is over, or the call was left by a long jump.
         _ => {
             leave_seat(task.thread);
             None
@@ -379,7 +379,7 @@ pub(crate) fn may_be_in_one() -> bool {
     seat(thread).is_some_and(|seat| unsafe { seat.read_volatile() } == thread)
 }
 
-/// The place of this thread in [`SEATED`].
+/// The slot of this thread in [`SEATED`].
 #[inline(always)]
 fn seat(thread: u32) -> Option<*mut u32> {
     let at = black_box(thread as usize) & (SEATS - 1);
@@ -387,7 +387,7 @@ fn seat(thread: u32) -> Option<*mut u32> {
     SEATED.get_ptr_mut(0).map(|seats| unsafe { seats.cast::<u32>().add(at) })
 }
 
-/// The thread enters a call. Who has its place may be dead.
+/// The thread enters a call. The previous owner of its slot may be dead.
 #[inline(always)]
 fn take_seat(thread: u32) {
     if thread != 0
@@ -398,15 +398,15 @@ fn take_seat(thread: u32) {
     }
 }
 
-/// The thread leaves a call; false if it had no place, so that not all that it did inside was seen.
+/// The thread leaves a call. Returns whether it still had its slot; otherwise something inside was missed.
 #[inline(always)]
 fn leave_seat(thread: u32) -> bool {
     if thread == 0 {
         return true;
     }
     let Some(seat) = seat(thread) else { return false };
-    // SAFETY: the map's own value. Volatile: others write to it. One that does so in between loses its place,
-    // and finds out.
+    // SAFETY: the map's own value. Volatile: others write to it. A thread that does so in between loses its
+    // slot, and notices.
     unsafe {
         let was_its_own = seat.read_volatile() == thread;
         if was_its_own {
@@ -416,7 +416,7 @@ fn leave_seat(thread: u32) -> bool {
     }
 }
 
-/// A handshake ends inside a call whose thread has lost its place.
+/// A handshake ends inside a call whose thread has lost its slot.
 #[inline(always)]
 fn doubt_if_unseen(session: &mut Session) {
     let thread = session.thread;

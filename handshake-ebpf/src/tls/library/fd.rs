@@ -12,7 +12,7 @@ use super::{
 };
 use crate::kernel::{KernelSock, Memory as _, Probed, S_IFMT, S_IFSOCK, Untyped, layout};
 
-/// Looks up the socket of the session, unless it is known already.
+/// Looks up the socket of the session, unless it is known.
 #[inline(always)]
 pub(crate) fn find(key: &Key, session: &mut Session, target: &Target) {
     if session.sk != 0 {

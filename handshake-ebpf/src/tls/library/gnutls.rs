@@ -17,7 +17,7 @@ use super::{
 };
 
 /// `GNUTLS_E_AGAIN`, `…_INTERRUPTED`, `…_WARNING_ALERT_RECEIVED`, `…_GOT_APPLICATION_DATA`: gnutls/gnutls.h;
-/// the caller goes on after them.
+/// the caller continues after them.
 const GOES_ON: [i32; 4] = [-28, -52, -16, -38];
 /// `GNUTLS_SERVER` of `gnutls_init`'s flags, and of the session's `entity`.
 const SERVER: u64 = 1;

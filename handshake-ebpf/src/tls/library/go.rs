@@ -1,6 +1,6 @@
-//! Go's crypto/tls: `(*Conn).handshakeContext`, which runs at every read and write and returns at once when
-//! the handshake is complete. A goroutine may enter it on one thread and leave it on another, so calls are
-//! told apart by goroutine.
+//! Go's crypto/tls: `(*Conn).handshakeContext`, which runs at every read and write and returns immediately
+//! when the handshake is complete. A goroutine may enter it on one thread and leave it on another, so calls
+//! are identified by goroutine.
 
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use handshake_common::{

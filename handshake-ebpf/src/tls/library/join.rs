@@ -8,7 +8,7 @@ use crate::{
     tcp::adopt::adopt_now,
 };
 
-/// The session speaks through this socket.
+/// The session uses this socket.
 #[inline(always)]
 pub(super) fn join<A: Access>(key: &Key, session: &mut Session, sock: &KernelSock<A>) {
     let connection = match maps::find(sock.pointer()) {

@@ -1,8 +1,7 @@
-//! TLS handshakes from the libraries that make them: one file a library, and the call that they have in
-//! common.
+//! TLS handshakes by the calls of their libraries: one file a library, and `call.rs`, which they share.
 //!
-//! A library's file says when a call begins a handshake and what the object tells at its end; [`call`] keeps
-//! the session in between, and [`socket`] sees which socket the call speaks through.
+//! A library's file knows when a call begins a handshake and what to read from the object at its end;
+//! [`call`] keeps the session in between, and [`socket`] sees which socket the call uses.
 
 pub(crate) mod call;
 mod fd;

@@ -1,16 +1,16 @@
-//! Reads the fields of a library's session object, along the ways that user space found in the library's own
-//! code.
+//! Reads the fields of a library's session object, along the pointer paths that user space found in the
+//! library's own code.
 
 use core::hint::black_box;
 
 use aya_ebpf::helpers::{bpf_probe_read_user, bpf_probe_read_user_buf, generated};
 use handshake_common::tls::library::target::{Path, STATEM_WORDS, Statem};
 
-/// What [`number`] says of a field that cannot be read. An `Option` would be cheaper to read but not to
+/// What [`number`] returns for a field that cannot be read. An `Option` would be cheaper to read but not to
 /// verify: the compiler leaves its value undefined when there is none.
 pub(crate) const UNKNOWN: u64 = u64::MAX;
 
-/// The address of the field; 0 where the way is not known or memory cannot be read.
+/// The address of the field; 0 if the path is unknown or memory cannot be read.
 #[inline(always)]
 fn address(object: u64, path: &Path) -> u64 {
     if !path.is_known() {
@@ -27,7 +27,7 @@ fn address(object: u64, path: &Path) -> u64 {
     at
 }
 
-/// `step` bytes behind what the pointer at an address leads to; a null pointer leads nowhere.
+/// `step` bytes after the target of the pointer at an address; 0 for a null pointer.
 #[inline(always)]
 fn follow(at: u64, step: u16) -> u64 {
     // SAFETY: the helper catches any fault.
@@ -35,7 +35,7 @@ fn follow(at: u64, step: u16) -> u64 {
     if pointer == 0 { 0 } else { pointer.wrapping_add(u64::from(step)) }
 }
 
-/// The field as a number, or [`UNKNOWN`]. A program of its own for the verifier, which looks at it once.
+/// The field as a number, or [`UNKNOWN`]. A function of its own, which the verifier checks once.
 #[inline(never)]
 pub(crate) fn number(object: u64, path: &Path) -> u64 {
     let at = address(object, path);
@@ -52,7 +52,7 @@ pub(crate) fn number(object: u64, path: &Path) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-/// How far OpenSSL's state machine is.
+/// The state of OpenSSL's state machine.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct States {
     pub(crate) flow_state: u32,
@@ -88,7 +88,7 @@ pub(crate) fn states(object: u64, at: &Statem) -> States {
     }
 }
 
-/// Copies 32 bytes; false where they cannot be read, and then they are zero.
+/// Copies 32 bytes. Returns false if they cannot be read; then they are zero.
 #[inline(always)]
 pub(crate) fn bytes(object: u64, path: &Path, into: &mut [u8; 32]) -> bool {
     let at = address(object, path);
@@ -96,7 +96,7 @@ pub(crate) fn bytes(object: u64, path: &Path, into: &mut [u8; 32]) -> bool {
     at != 0 && unsafe { bpf_probe_read_user_buf(at as *const u8, into) }.is_ok()
 }
 
-/// The lower 16 bits: versions and cipher suites are so on the wire.
+/// The lower 16 bits: versions and cipher suites have that size on the wire.
 #[expect(clippy::cast_possible_truncation, reason = "what it is for")]
 #[inline(always)]
 pub(crate) const fn low_half(number: u64) -> u16 {

@@ -1,5 +1,5 @@
-//! OpenSSL: the two functions of its state machine, which run exactly while a handshake (or a message after
-//! it) is under way, whether the program asked for it or it happens inside a read or a write.
+//! OpenSSL: the two functions of its state machine, which run exactly while a handshake (or a post-handshake
+//! message) is in progress, whether the program asked for it or it happens inside a read or a write.
 
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use handshake_common::{
@@ -39,13 +39,13 @@ pub(crate) fn openssl_enter(ctx: ProbeContext) -> u32 {
     let Some(target) = hit.target() else { return 0 };
     let states = object::states(ssl, &target.statem);
     let begins = if states.known {
-        // SSL_in_before(): what comes after the handshake, or goes on, is in another state.
+        // SSL_in_before(): anything later is in another state.
         states.hand_state == BEFORE && states.flow_state == UNINITED
     } else {
-        // Nothing known of this file: the first call that is seen of an object.
+        // The file does not say where the state is: the first call with this object.
         call::session(&hit.key()).is_none()
     };
-    // Only the beginning asks for it.
+    // Needed only at the beginning.
     let role = match begins.then(|| object::number(ssl, &target.server)) {
         None | Some(UNKNOWN) => 0,
         Some(0) => Role::Client.code(),
@@ -66,7 +66,7 @@ pub(crate) fn openssl_leave(ctx: ProbeContext) -> u32 {
     let ssl = session.object;
     let states = object::states(ssl, &target.statem);
     let result = hit.result(&ctx);
-    // With early data a call succeeds before the handshake is complete: only the state tells.
+    // With early data a call succeeds before the handshake is complete: only the state shows when it is.
     let outcome = if is_complete(&states) || (!states.known && result == 1) {
         TlsOutcome::Completed
     } else if states.known && states.flow_state == ERROR {
@@ -76,7 +76,7 @@ pub(crate) fn openssl_leave(ctx: ProbeContext) -> u32 {
     };
     read(session, target);
     call::end(&key, session, outcome, hit.now);
-    // What comes later on this object is told by its state.
+    // Later handshakes of this object are recognised by its state.
     if states.known {
         call::forget(&key);
     }
@@ -88,7 +88,7 @@ const fn is_complete(states: &States) -> bool {
     states.known && states.hand_state == OK && states.in_init == 0
 }
 
-/// Takes from the object what it knows.
+/// Reads the object's own state.
 #[inline(always)]
 fn read(session: &mut Session, target: &Target) {
     let ssl = session.object;
@@ -126,11 +126,11 @@ pub(crate) fn openssl_free(ctx: ProbeContext) -> u32 {
     let key = hit.key();
     let (Some(session), Some(target)) = (call::session(&key), hit.target()) else { return 0 };
     if !session.is_over() {
-        // Without a socket, the random is all by which the wire's view of it can be found.
+        // Without a socket, the wire's view can only be found by the random.
         read(session, target);
         if is_complete(&object::states(ssl, &target.statem)) {
-            // Who frees it from inside the callback that tells of the end comes before the return. Else that
-            // was not seen, as when a coroutine went on on another thread.
+            // A program that frees it inside the callback for the end does so before the call returns.
+            // Otherwise the return was missed, as when a coroutine continued on another thread.
             let ended = if hit.is_in(&key) { hit.now } else { 0 };
             call::end(&key, session, TlsOutcome::Completed, ended);
         }
@@ -159,8 +159,8 @@ pub(crate) fn openssl_put_error(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// The first error of the TLS code is the cause of what follows; errors of other parts only where there is no
-/// such one.
+/// The first error of the TLS code is the cause of later ones; errors of other parts count only if there is
+/// none.
 #[inline(always)]
 fn failed(library: i32, reason: i32) {
     if !call::may_be_in_one() {

@@ -1,5 +1,5 @@
-//! Libraries whose handshake function tells by its return value how far it is: BoringSSL, NSS, wolfSSL,
-//! mbedTLS, s2n.
+//! Libraries whose handshake function shows its progress by its result: BoringSSL, NSS, wolfSSL, mbedTLS,
+//! s2n.
 
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use handshake_common::{
@@ -28,7 +28,7 @@ pub(crate) fn tls_enter(ctx: ProbeContext) -> u32 {
     let Some(object) = ctx.arg::<u64>(0) else { return 0 };
     let hit = Hit::new(&ctx, object);
     let Some(target) = hit.target() else { return 0 };
-    // Once complete, further calls return at once: the entry stays until the object is freed.
+    // Once complete, further calls return immediately: the entry stays until the object is freed.
     let complete = object::number(object, &target.complete);
     let begins = call::session(&hit.key()).is_none() && (complete == 0 || complete == UNKNOWN);
     let role = match object::number(object, &target.server) {
@@ -50,7 +50,7 @@ pub(crate) fn tls_leave(ctx: ProbeContext) -> u32 {
     }
     let result = hit.result(&ctx);
     let outcome = if is(target, Library::BoringSsl) || is(target, Library::WolfSsl) {
-        // 1 is done; less may be a failure or "again", which only another call would tell.
+        // 1 is done; less may be a failure or "again", which only another call would show.
         if result == 1 { TlsOutcome::Completed } else { return 0 }
     } else if is(target, Library::MbedTls) {
         if result == 0 {

@@ -1,7 +1,6 @@
-//! `sock:sock_send_length` and `sock:sock_recv_length`: which socket a call of a library speaks through, and
-//! when.
+//! `sock:sock_send_length` and `sock:sock_recv_length`: which socket a library's call uses, and when.
 //!
-//! They run for every send and receive of the host, so nearly all of them leave at the first look: at whether
+//! They run for every send and receive of the host, so nearly all of them return at the first check: whether
 //! this thread may be inside a handshake.
 
 use core::ffi::c_void;
@@ -19,10 +18,10 @@ use crate::{
     tcp::perf_field,
 };
 
-/// `MSG_PEEK`: what is looked at will be received again.
+/// `MSG_PEEK`: the data will be received again.
 const MSG_PEEK: i32 = 2;
-/// How deep below a handshake function's entry, bytes, a library sends and receives: some hundred, and what
-/// the program's own functions between the two take. Stacks of coroutines are not much smaller.
+/// How far below a handshake function's entry a library sends and receives, bytes: some hundred, plus the
+/// program's own functions in between. Stacks of coroutines are not much smaller.
 const DEEPEST: u64 = 1 << 16;
 
 // void sock_send_length(struct sock *sk, int ret, int flags)
@@ -79,7 +78,7 @@ fn transferred<A: Access>(sk: *const c_void, bytes: i32, flags: i32, flow: Flow)
     }
     let Some((call, session)) = call::current::<A>() else { return };
     if session.sk == 0 {
-        // Else the thread has left the call's stack for another one, and speaks for that.
+        // Deeper means that the thread has switched to another stack, whose data this is.
         let depth = call.sp.wrapping_sub(user_stack());
         if depth > DEEPEST {
             return;
@@ -88,7 +87,7 @@ fn transferred<A: Access>(sk: *const c_void, bytes: i32, flags: i32, flow: Flow)
         join(&call.session, session, &sock);
     }
     if session.sk != sk as u64 {
-        // A name server, a log: not the peer of this handshake.
+        // A name server or a log, not the peer of this handshake.
         return;
     }
     // SAFETY: no arguments.

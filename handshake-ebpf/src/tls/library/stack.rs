@@ -2,15 +2,15 @@
 //!
 //! Since 6.13 the kernel gives programs that need 64 bytes of stack or more one stack per CPU
 //! (`bpf_enable_priv_stack` in kernel/bpf/verifier.c) and relies on a program not being entered twice on a
-//! CPU. For uprobes nothing sees to that: on a preemptible kernel a task may be interrupted inside the
-//! program, another may run through it, and the first goes on with the other one's values. Programs with a
+//! CPU. Nothing ensures that for uprobes: on a preemptible kernel a task may be interrupted inside the
+//! program, another may run through it, and the first continues with the other's values. Programs with a
 //! tail call are left on the stack of their task.
 
 use aya_ebpf::{EbpfContext, btf_maps::ProgramArray, macros::btf_map};
 
 use crate::kernel::constant;
 
-/// Leads nowhere.
+/// Empty.
 #[btf_map]
 static NOWHERE: ProgramArray<1> = ProgramArray::new();
 

@@ -15,14 +15,14 @@ use super::{
 };
 use crate::{emit, maps::RECORDS};
 
-/// Room for a typical ServerHello, bytes.
+/// Bytes for a typical ServerHello.
 const SERVER_HELLO: u32 = 128;
-/// Room for a typical ClientHello without post-quantum key shares, bytes.
+/// Bytes for a typical ClientHello without post-quantum key shares.
 const CLIENT_HELLO: u32 = 640;
 
-/// A raw record with room for some bytes. The verifier must know its size, and the ring is not to be filled
-/// with room that is not used: hellos come in three sizes, those of servers, those of clients, and those with
-/// post-quantum keys.
+/// A raw record with room for some bytes. The verifier must know its size, and unused bytes should not fill
+/// the ring: hellos come in three sizes, those of servers, those of clients, and those with post-quantum
+/// keys.
 #[repr(C)]
 struct Room<const N: usize> {
     fragment: HelloFragment,
@@ -33,8 +33,8 @@ struct Room<const N: usize> {
 #[expect(clippy::cast_possible_truncation, reason = "some hundred bytes")]
 const MAX: u32 = MAX_HELLO_FRAGMENT as u32;
 
-/// Sends the bytes of this packet, which begins at `seq`, that belong to a hello: one fragment, so what a
-/// packet has beyond [`MAX_HELLO_FRAGMENT`] is left out.
+/// Sends the bytes of this packet, which begins at `seq`, that belong to a hello: one fragment of at most
+/// [`MAX_HELLO_FRAGMENT`] bytes; the rest is dropped.
 #[expect(clippy::cast_possible_truncation, reason = "a code of Role; no more than MAX bytes")]
 #[inline(always)]
 pub(crate) fn copy(payload: &Bytes, seq: u32, watched: &FlowState) {
@@ -73,8 +73,8 @@ fn send<const N: usize>(payload: &Bytes, offset: u32, length: u32, fragment: Hel
         let raw = room.as_mut_ptr();
         (&raw mut (*raw).fragment).write(fragment);
         // Counted from 0, so that one comparison gives both bounds to every verifier: those of 6.1 and before
-        // learn nothing from `length != 0`. What the compiler knows of the length must not take the
-        // comparison away.
+        // learn nothing from `length != 0`. The compiler must not optimise the comparison
+        // away.
         let last = black_box(length.wrapping_sub(1));
         if last < N as u32 {
             bpf_skb_load_bytes(skb.cast(), at, (&raw mut (*raw).bytes).cast(), last + 1);

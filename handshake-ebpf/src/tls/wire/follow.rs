@@ -27,21 +27,20 @@ use crate::{
     word_copy,
 };
 
-/// Bytes that a connection has moved, one way, when no handshake begins on it any more, whatever came before
-/// (STARTTLS).
+/// After this many bytes in one direction no handshake begins on a connection any more, STARTTLS included.
 const QUIET: u64 = 1 << 14;
 
-/// The ports whose handshakes are looked at; all zero: every port. Filled in by user space before the load.
+/// The ports whose handshakes are followed; all zero: every port. Filled in by user space before the load.
 #[unsafe(no_mangle)]
 static WIRE_PORTS: [u16; wire::raw::MAX_PORTS] = [0; wire::raw::MAX_PORTS];
 
-/// The longest packet that a handshake begins with: a ClientHello, and perhaps early data behind it, of which
-/// servers take 16 KiB. What is longer, as segmentation offload makes it, belongs to a transfer.
+/// The longest packet that begins a handshake: a ClientHello, perhaps followed by early data, of which
+/// servers accept 16 KiB. Longer ones, made by segmentation offload, belong to a transfer.
 const MAX_OPENING: u32 = 24 << 10;
 
-/// Looks at a packet. What counts is how many cache lines are touched and how many helpers are called (their
-/// return is what costs, where the CPU needs safe ones), so the cheapest question comes first. Offsets are in
-/// the instructions, which those of [`crate::kernel::LAYOUT`] are not.
+/// Filters a packet. The cost is the number of cache lines touched and of helpers called (whose return is
+/// what costs on CPUs that need safe ones), so the cheapest test comes first. These offsets are immediates,
+/// unlike those of [`crate::kernel::LAYOUT`].
 #[expect(clippy::cast_possible_truncation, reason = "the context has the port in 32 bits")]
 #[inline(always)]
 pub(crate) fn look(ctx: &SkBuffContext, direction: Direction) {
@@ -71,7 +70,7 @@ pub(crate) fn look(ctx: &SkBuffContext, direction: Direction) {
     }
 }
 
-/// Whether the payload may begin with a handshake record, on a connection that is young enough.
+/// Whether the payload may begin with a handshake record, on a connection that has moved few enough bytes.
 #[inline(always)]
 fn may_begin(skb: *mut __sk_buff, sk: *mut bpf_sock, headers: &Headers, direction: Direction) -> bool {
     let begins = headers.begins_handshake();
@@ -84,7 +83,7 @@ fn may_begin(skb: *mut __sk_buff, sk: *mut bpf_sock, headers: &Headers, directio
         if tcp.is_null() {
             return false;
         }
-        // The count of the packet's own direction is more likely to be at hand.
+        // The count of the packet's own direction is more likely to be in the cache.
         let received = &raw const (*tcp).bytes_received;
         let acked = &raw const (*tcp).bytes_acked;
         let (first, second) = match direction {
@@ -132,7 +131,7 @@ fn is_wanted(ends: &Endpoints) -> bool {
         || ports.iter().any(|&port| port != 0 && (port == ends.local_port || port == ends.remote_port))
 }
 
-/// A ClientHello where none was seen yet.
+/// A ClientHello on a connection without one so far.
 #[inline(always)]
 fn begin<'a>(
     skb: *mut __sk_buff,
@@ -151,7 +150,7 @@ fn begin<'a>(
     wires::begin(ends)
 }
 
-/// The connection of this socket, which may have been there before the program.
+/// The connection of this socket, which may have existed before the program.
 #[inline(always)]
 fn connection<'a>(skb: *mut __sk_buff, sock: &KernelSock<Filtered>) -> Option<&'a mut Connection> {
     if let Some(found) = maps::find(sock.pointer()) {
@@ -191,7 +190,7 @@ fn step(
         wires::end(ends, watched);
         return;
     }
-    // On a listening socket, and on one whose opening still goes on (Fast Open), the next packet will do.
+    // On a listening socket, and on one that is not established yet (Fast Open), the next packet will do.
     if due.is(Next::Publish)
         && !matches!(sock.state(), states::LISTEN | states::SYN_RECV)
         && let Some(connection) = connection(skb, sock)
@@ -233,7 +232,7 @@ pub(crate) fn established(connection: &mut Connection) {
     }
 }
 
-/// The socket of a handshake under way is closed.
+/// The socket of a handshake in progress is closed.
 #[inline(always)]
 pub(crate) fn socket_closed<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
     if connection.family == 0 {
@@ -242,7 +241,7 @@ pub(crate) fn socket_closed<A: Access>(connection: &mut Connection, sock: &Kerne
     let ends = Endpoints::of(connection);
     connection.wire = WirePhase::Idle as u8;
     let Some(watched) = wires::find(&ends) else { return };
-    // Another program may be at it: its packet comes too late. The entry goes all the same, or the next
+    // Another program may be inside: its packet comes too late. The entry is removed anyway, or the next
     // connection between these ends would find it.
     if wires::enter(watched) {
         if watched.reported == 0 && wire::closed(&mut watched.wire) == Next::Publish {

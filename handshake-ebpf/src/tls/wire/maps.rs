@@ -1,4 +1,4 @@
-//! What is kept of handshakes on the wire.
+//! The state of handshakes on the wire.
 
 use aya_ebpf::{
     bindings::BPF_NOEXIST,
@@ -11,25 +11,24 @@ use handshake_common::tls::wire::{Next, PacketAction, Wire};
 use super::packet::Packet;
 use crate::{emit, kernel::number_at, maps::Endpoints};
 
-/// A handshake under way.
+/// A handshake in progress.
 #[repr(C)]
 pub(crate) struct FlowState {
     pub(crate) wire: Wire,
-    /// Tells it from all other handshakes.
+    /// Unique among all handshakes.
     pub(crate) number: u64,
-    /// How many programs are at it: only the one that finds itself alone goes on.
+    /// How many programs are inside: only one that is alone continues.
     inside: u64,
     /// 1: the whole ClientHello was in the SYN.
     pub(crate) hello_in_syn: u64,
-    /// 1: its record is out.
+    /// 1: its record was published.
     pub(crate) reported: u64,
-    /// 1: packets without payload are wanted, too.
+    /// 1: packets without payload are needed too.
     all: u32,
     /// The epoch in which it is counted in [`HOT`].
     epoch: u32,
-    /// The packet that is looked at, and what is due after it. What the verifier reads back from here it
-    /// knows nothing of, so that the many ways that lead to the tracker, and out of it, are one: else they
-    /// multiply.
+    /// The current packet and the action due after it. The verifier knows nothing of a value read back from
+    /// here, so the many paths into and out of the tracker become one; otherwise they multiply.
     packet: Packet,
     due: Step,
 }
@@ -59,44 +58,44 @@ impl Step {
 }
 
 impl FlowState {
-    /// Keeps the packet for the time inside.
+    /// Stores the packet while inside.
     #[inline(always)]
     pub(crate) fn packet(&mut self, packet: Packet) -> Packet {
-        // SAFETY: the map's own value. Volatile: it is to be written, and read.
+        // SAFETY: the map's own value. Volatile: it must really be written and read.
         unsafe {
             (&raw mut self.packet).write_volatile(packet);
             (&raw const self.packet).read_volatile()
         }
     }
 
-    /// Keeps what is due for the time inside.
+    /// Stores the action while inside.
     #[inline(always)]
     pub(crate) fn set_due(&mut self, due: Step) {
-        // SAFETY: the map's own value. Volatile: it is to be written.
+        // SAFETY: the map's own value. Volatile: it must really be written.
         unsafe { (&raw mut self.due).write_volatile(due) };
     }
 
-    /// What is due after the packet.
+    /// The action due after the packet.
     #[inline(always)]
     pub(crate) fn due(&self) -> Step {
-        // SAFETY: the map's own value. Volatile: it is to be read.
+        // SAFETY: the map's own value. Volatile: it must really be read.
         unsafe { (&raw const self.due).read_volatile() }
     }
 }
 
-/// Handshakes under way, by the ends of their connection: a ClientHello that comes with the final ACK or in a
-/// SYN is filtered on the listening socket, before the connection has one of its own. What never ends gives
-/// way.
+/// Handshakes in progress, by the ends of their connection: a ClientHello in the final ACK or in a SYN is
+/// filtered on the listening socket, before the connection has a socket of its own. One that never ends is
+/// evicted.
 #[btf_map]
 static WIRES: LruHashMap<Endpoints, FlowState, 16384> = LruHashMap::new();
 
 /// How many counters [`HOT`] has: few enough to stay in the caches.
 const BUCKETS: usize = 4096;
 
-/// How many handshakes are under way, by a hash of their ports: nearly all packets of the host find a zero
-/// here, and spare the search in [`WIRES`]. Four counts of 16 bits: those under way and those that want all
-/// packets ([`ALL`]), in even epochs and in odd ones. What was seen last in the epoch before the last one is
-/// counted no more: of a handshake that gave way, or that nobody goes on with, nothing stays behind.
+/// How many handshakes are in progress, by a hash of their ports: nearly all packets of the host find a zero
+/// here, and skip the lookup in [`WIRES`]. Four counts of 16 bits: those in progress and those that need all
+/// packets ([`ALL`]), in even epochs and in odd ones. Handshakes not seen for two epochs are no longer
+/// counted, so evicted and stalled ones leave nothing behind.
 #[btf_map]
 static HOT: Array<[u64; BUCKETS], 1> = Array::new();
 
@@ -104,8 +103,8 @@ static HOT: Array<[u64; BUCKETS], 1> = Array::new();
 #[btf_map]
 static EPOCHS: Array<[u32; BUCKETS], 1> = Array::new();
 
-/// An epoch is so many bits of nanoseconds long: 137 s. A handshake that stands still for longer than that
-/// may be followed no further; servers wait for a minute.
+/// The length of an epoch, as a power of two of nanoseconds: 137 s. A handshake that stalls for longer may be
+/// dropped; servers wait for a minute.
 const EPOCH_BITS: u32 = 37;
 
 /// Nothing seen yet. A static, because the helper takes its address.
@@ -128,43 +127,42 @@ fn counts(bucket: usize) -> Option<*mut u64> {
     HOT.get_ptr_mut(0).map(|counts| unsafe { counts.cast::<u64>().add(bucket) })
 }
 
-/// What a handshake that wants packets without payload, too, adds to [`HOT`] in an even epoch.
+/// What a handshake that also needs packets without payload adds to [`HOT`] in an even epoch.
 const ALL: u64 = 1 << 16;
 /// From the counts of even epochs to those of odd ones, bits.
 const ODD: u32 = 32;
 /// The counts of an even epoch.
 const EVEN_COUNTS: u64 = (1 << ODD) - 1;
-/// The counts of what wants all packets.
+/// The counts of handshakes that need all packets.
 const ALL_COUNTS: u64 = 0xffff_0000_ffff_0000;
 
-/// How many handshakes may be under way between some ports.
+/// How many handshakes may be in progress between some ports.
 #[derive(Clone, Copy)]
 pub(crate) struct Heat(u64);
 
 impl Heat {
-    /// No handshake is under way.
+    /// No handshake is in progress.
     #[inline(always)]
     pub(crate) fn is_none(self) -> bool {
         self.0 == 0
     }
 
-    /// One may be that wants all packets.
+    /// One that needs all packets may be in progress.
     #[inline(always)]
     pub(crate) fn wants_all(self) -> bool {
         self.0 & ALL_COUNTS != 0
     }
 }
 
-/// What is under way between these ports.
+/// Returns what may be in progress between these ports.
 #[inline(always)]
 pub(crate) fn heat(local_port: u16, remote_port: u16) -> Heat {
     // SAFETY: the map's own value. Volatile: others count meanwhile.
     Heat(counts(bucket(local_port, remote_port)).map_or(0, |counts| unsafe { counts.read_volatile() }))
 }
 
-/// The current epoch, in which these ports are counted from now on. Two CPUs may do that at once, and count
-/// one too many or too few: too many lasts for two epochs, too few costs a handshake packets, which are
-/// missing as those that are lost.
+/// Starts counting these ports in the current epoch. Two CPUs may do that at once, and count one too many or
+/// too few: too many lasts for two epochs, too few costs a handshake some packets, which count as lost.
 #[inline(always)]
 fn turn(ends: &Endpoints, now_ns: u64) -> u32 {
     let epoch = (now_ns >> EPOCH_BITS) as u32;
@@ -205,7 +203,7 @@ fn weight(all: u32) -> u64 {
     if all == 0 { 1 } else { 1 + ALL }
 }
 
-/// Takes a handshake out of the counts, unless time has.
+/// Removes a handshake from the counts, unless an epoch change has.
 #[inline(always)]
 fn discount(ends: &Endpoints, (all, counted): (u32, u32), epoch: u32) {
     if epoch.wrapping_sub(counted) <= 1 {
@@ -213,15 +211,15 @@ fn discount(ends: &Endpoints, (all, counted): (u32, u32), epoch: u32) {
     }
 }
 
-/// The handshake under way between these ends.
+/// Returns the handshake in progress between these ends.
 #[inline(always)]
 pub(crate) fn find<'a>(ends: &Endpoints) -> Option<&'a mut FlowState> {
     // SAFETY: the map's own value, which the kernel keeps while the program runs; `enter` keeps others out.
     WIRES.get_ptr_mut(ends).map(|watched| unsafe { &mut *watched })
 }
 
-/// No handshake is under way between these ends although it looked like that: between others of the same
-/// ports, or not any more.
+/// No handshake is in progress between these ends after all: it is between others with the same ports, or
+/// over.
 #[inline(always)]
 pub(crate) fn cool(ends: &Endpoints) {
     // SAFETY: no arguments.
@@ -242,7 +240,7 @@ pub(crate) fn begin<'a>(ends: &Endpoints) -> Option<&'a mut FlowState> {
         )
     };
     let watched = find(ends)?;
-    // Else another CPU has just begun it.
+    // Otherwise another CPU has just added it.
     if error == 0 {
         // SAFETY: no arguments.
         let now_ns = unsafe { bpf_ktime_get_ns() };
@@ -253,7 +251,7 @@ pub(crate) fn begin<'a>(ends: &Endpoints) -> Option<&'a mut FlowState> {
     Some(watched)
 }
 
-/// From now on packets without payload are wanted, or not.
+/// Sets whether packets without payload are needed from now on.
 #[inline(always)]
 pub(crate) fn want(ends: &Endpoints, watched: &mut FlowState, all: bool, now_ns: u64) {
     let all = u32::from(all);
@@ -265,7 +263,7 @@ pub(crate) fn want(ends: &Endpoints, watched: &mut FlowState, all: bool, now_ns:
     }
 }
 
-/// There is no more to see between these ends.
+/// The handshake between these ends is over.
 #[inline(always)]
 pub(crate) fn end(ends: &Endpoints, watched: &FlowState) {
     let counted = (watched.all, watched.epoch);
@@ -276,10 +274,10 @@ pub(crate) fn end(ends: &Endpoints, watched: &FlowState) {
     }
 }
 
-/// Enters alone; false if another program is inside. Both directions of a connection are filtered without the
-/// socket's lock. Nobody waits: that would take about a microsecond, and a program that interrupts the other
-/// one on the same CPU would wait in vain. The packet counts as missed, like a lost one. A counter, because
-/// every kernel's atomic instructions can add.
+/// Enters exclusively. Returns false if another program is inside. Both directions of a connection are
+/// filtered without the socket's lock. There is no waiting: it would take about a microsecond, and a program
+/// that interrupts the other on the same CPU would wait in vain. The packet counts as lost. A counter,
+/// because every kernel's atomic instructions can add.
 #[inline(always)]
 pub(crate) fn enter(watched: &mut FlowState) -> bool {
     // SAFETY: the map's own value. Volatile: others count meanwhile.
@@ -293,7 +291,7 @@ pub(crate) fn enter(watched: &mut FlowState) -> bool {
     false
 }
 
-/// Lets others in.
+/// Leaves, so that others may enter.
 #[inline(always)]
 pub(crate) fn leave(watched: &mut FlowState) {
     // SAFETY: the map's own value.

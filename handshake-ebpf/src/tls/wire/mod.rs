@@ -1,9 +1,9 @@
-//! TLS handshakes as their packets show them, whatever the library: `cgroup_skb` on the cgroup v2 root.
+//! TLS handshakes by their packets, whatever the library: `cgroup_skb` on the cgroup v2 root.
 //!
-//! Both programs run for every packet of the host, so nearly all packets leave at the first look: those of
-//! other protocols, and while no handshake is under way on their connection, those of connections that have
-//! moved more bytes than come before any handshake, and those whose payload does not begin as one. What is
-//! left is read ([`packet`]), and followed from its ClientHello on ([`follow`]).
+//! Both programs run for every packet of the host, so nearly all packets return at the first check: those of
+//! other protocols and, while no handshake is in progress on their connection, those of connections that have
+//! moved more bytes than precede any handshake, and those whose payload does not begin like one. The rest is
+//! parsed ([`packet`]), and followed from its ClientHello on ([`follow`]).
 
 mod copy;
 mod follow;

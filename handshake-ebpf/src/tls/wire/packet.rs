@@ -12,7 +12,7 @@ const IPPROTO_TCP: u8 = 6;
 const IPV6: usize = 40;
 const TCP: usize = 20;
 
-/// The linear part of a packet, which has all headers by now: the kernel has put them there, or pulled them.
+/// The linear part of a packet; the kernel has pulled all headers into it.
 #[derive(Clone, Copy)]
 struct Linear {
     start: usize,
@@ -45,7 +45,7 @@ impl Linear {
     }
 }
 
-/// Where a TCP header lies, and what is behind it.
+/// Where a TCP header is, and its payload.
 #[derive(Clone, Copy)]
 pub(crate) struct Headers {
     linear: Linear,
@@ -58,8 +58,8 @@ pub(crate) struct Headers {
 }
 
 impl Headers {
-    /// Finds the headers; `None` for what is not TCP, for IPv6 with extension headers, and for what is
-    /// shorter than its headers say.
+    /// Finds the headers. Returns `None` if it is not TCP, is IPv6 with extension headers, or is shorter than
+    /// its headers say.
     #[expect(clippy::cast_possible_truncation, reason = "the length of headers")]
     #[inline(always)]
     pub(crate) fn find(skb: *mut __sk_buff) -> Option<Self> {
@@ -76,14 +76,14 @@ impl Headers {
         Some(Self { linear, is_ipv6, tcp, payload, length: total.checked_sub(payload)? })
     }
 
-    /// Whether the payload begins as a handshake record does; `None` where its first byte is not in the
-    /// packet's linear part, and only [`Self::loads_handshake`] tells.
+    /// Whether the payload begins like a handshake record. Returns `None` if its first byte is not in the
+    /// linear part, so that [`Self::loads_handshake`] must decide.
     #[inline(always)]
     pub(crate) fn begins_handshake(&self) -> Option<bool> {
         self.linear.byte(self.payload as usize).map(|first| first == content::HANDSHAKE)
     }
 
-    /// The same wherever the byte is.
+    /// The same, wherever the byte is.
     #[inline(always)]
     pub(crate) fn loads_handshake(&self, skb: *mut __sk_buff) -> bool {
         let mut first = [0];
@@ -127,7 +127,7 @@ impl Packet {
         })
     }
 
-    /// Writes down the ends of a packet that came in, in the way of [`crate::kernel::read_endpoints`].
+    /// Fills in the ends of an incoming packet, like [`crate::kernel::read_endpoints`].
     #[expect(clippy::cast_possible_truncation, reason = "ports, widened for the verifier")]
     #[inline(always)]
     pub(crate) fn ends(&self, skb: *mut __sk_buff, ends: &mut Endpoints) {
@@ -146,7 +146,7 @@ impl Packet {
         ends.local_port = self.destination_port as u16;
     }
 
-    /// What is behind its headers.
+    /// Its payload.
     #[inline(always)]
     pub(crate) fn payload(&self, skb: *mut __sk_buff) -> Bytes {
         Bytes { skb, offset: self.offset, length: self.length }

@@ -38,27 +38,32 @@ impl ConnectionJournal {
         if let Some(earlier) = self.open.get_mut(&key) {
             self.bytes -= size(earlier);
             // The entry stays where it is, so that the order is that of the beginnings.
-            *earlier = filled(record, earlier.clone());
+            *earlier = filled(record, earlier);
             self.bytes += size(earlier);
-            return if is_last(earlier) { self.remove(&key) } else { self.limit(None) };
+            if is_last(earlier) {
+                return self.remove(&key);
+            }
+            self.limit(None);
+            return None;
         }
         if is_last(&record) {
             return Some(record);
         }
         self.bytes += size(&record);
         let evicted = self.open.insert(key, record);
-        self.limit(evicted)
+        self.limit(evicted);
+        None
     }
 
     /// Accounts for an evicted record, and evicts more until the rest is within [`MAX_BYTES`].
-    fn limit(&mut self, mut evicted: Option<(Key, ConnectionEvent)>) -> Option<ConnectionEvent> {
+    fn limit(&mut self, mut evicted: Option<(Key, ConnectionEvent)>) {
         loop {
             if let Some((_, oldest)) = evicted {
                 self.bytes -= size(&oldest);
                 self.evicted += 1;
             }
             if self.bytes <= MAX_BYTES {
-                return None;
+                return;
             }
             evicted = self.open.pop_oldest();
         }
@@ -109,13 +114,13 @@ fn is_last(record: &ConnectionEvent) -> bool {
 
 /// A record holds everything known when it was written, so the later one wins; what it lacks comes from the
 /// earlier.
-fn filled(later: ConnectionEvent, earlier: ConnectionEvent) -> ConnectionEvent {
+fn filled(later: ConnectionEvent, earlier: &mut ConnectionEvent) -> ConnectionEvent {
     ConnectionEvent {
         role: later.role.or(earlier.role),
-        process: later.process.or(earlier.process),
-        open: later.open.or(earlier.open),
+        process: later.process.or_else(|| earlier.process.take()),
+        open: later.open.or_else(|| earlier.open.take()),
         setup: later.setup.or(earlier.setup),
-        tls: later.tls.or(earlier.tls),
+        tls: later.tls.or_else(|| earlier.tls.take()),
         ..later
     }
 }

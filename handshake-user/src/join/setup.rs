@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use handshake_common::{Connection, FastOpen, Outcome, Role, TlsClass, TlsOutcome, TlsVersion, tcp::open};
 
-use super::view::TlsView;
+use super::view::{TlsView, whole_micros};
 use crate::event::{Setup, micros};
 
 /// The setup of a connection with this TLS handshake, or without TLS if `tls` is `None`. Returns `None` if
@@ -48,11 +48,6 @@ pub(super) fn hello(connection: &Connection, tls: &TlsView) -> Option<Duration> 
         return None;
     }
     Some(whole_micros(tls.start_ns?.saturating_sub(start_ns(connection)?)))
-}
-
-/// Whole microseconds: the kernel's samples are no finer.
-const fn whole_micros(ns: u64) -> Duration {
-    Duration::from_micros(ns / 1000)
 }
 
 /// When the TCP handshake began: the SYN, or on a server its first SYN-ACK.

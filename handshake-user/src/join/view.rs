@@ -131,7 +131,7 @@ impl TlsView {
     /// ClientHello → complete, failed or abandoned; whole microseconds.
     #[must_use]
     pub fn duration(&self) -> Option<Duration> {
-        Some(Duration::from_micros(self.ended_ns?.checked_sub(self.start_ns?)? / 1000))
+        Some(whole_micros(self.ended_ns?.checked_sub(self.start_ns?)?))
     }
 
     /// Returns `None` if a fact that decides the round trips is unknown.
@@ -139,6 +139,11 @@ impl TlsView {
     pub fn path(&self) -> Option<HandshakePath> {
         HandshakePath::new(self.version?, self.class?, self.hello_retry)
     }
+}
+
+/// Whole microseconds: the kernel's samples are no finer.
+pub(super) const fn whole_micros(ns: u64) -> Duration {
+    Duration::from_micros(ns / 1000)
 }
 
 fn error_text(raw: &Session) -> Option<String> {

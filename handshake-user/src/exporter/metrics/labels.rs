@@ -76,6 +76,11 @@ impl Labels {
         self.wanted.iter().map(|label| label.as_str())
     }
 
+    /// Whether this label was asked for.
+    pub(super) fn wants(&self, label: Label) -> bool {
+        self.wanted.contains(&label)
+    }
+
     /// What the labels need to know of an event. Returns `None` if no label was asked for.
     pub(super) fn key(&self, event: &ConnectionEvent) -> Option<Key> {
         if self.wanted.is_empty() {

@@ -130,7 +130,7 @@ impl Metrics {
     /// Whether events need the paths of their cgroups.
     #[must_use]
     pub fn needs_cgroups(&self) -> bool {
-        self.labels.names().any(|name| name == Label::Cgroup.as_str())
+        self.labels.wants(Label::Cgroup)
     }
 
     /// Sets how many files of a TLS library are in use, by whether their handshakes are seen.

@@ -13,6 +13,7 @@ mod proc_stat;
 mod process;
 mod repeat;
 mod run;
+mod scale;
 mod setup;
 mod soak;
 mod table;
@@ -54,6 +55,7 @@ enum Command {
     Table(table::Args),
     Bench(bench::Args),
     Soak(soak::Args),
+    Scale(scale::Args),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         Command::Table(args) => table::main(&args),
         Command::Bench(args) => bench::main(&args),
         Command::Soak(args) => soak::main(&args),
+        Command::Scale(args) => scale::main(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

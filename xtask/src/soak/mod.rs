@@ -4,7 +4,7 @@
 mod judge;
 mod load;
 mod report;
-mod watch;
+pub(crate) mod watch;
 
 use std::{
     fmt::Write as _,

@@ -19,28 +19,28 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The resources of a process at one moment.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Usage {
-    pub(super) resident_kib: f64,
-    pub(super) anonymous_kib: f64,
+pub(crate) struct Usage {
+    pub(crate) resident_kib: f64,
+    pub(crate) anonymous_kib: f64,
     /// The memory the kernel charges for its maps.
-    pub(super) maps_kib: f64,
-    pub(super) descriptors: f64,
+    pub(crate) maps_kib: f64,
+    pub(crate) descriptors: f64,
     /// Attached probes, as links of eBPF programs.
-    pub(super) probes: f64,
-    pub(super) threads: f64,
-    pub(super) cpu_seconds: f64,
-    pub(super) objects: Objects,
+    pub(crate) probes: f64,
+    pub(crate) threads: f64,
+    pub(crate) cpu_seconds: f64,
+    pub(crate) objects: Objects,
 }
 
 /// Its objects in the kernel, by id.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Objects {
-    pub(super) programs: BTreeSet<u32>,
-    pub(super) links: BTreeSet<u32>,
+pub(crate) struct Objects {
+    pub(crate) programs: BTreeSet<u32>,
+    pub(crate) links: BTreeSet<u32>,
 }
 
 impl Usage {
-    pub(super) fn of(pid: u32) -> Result<Self> {
+    pub(crate) fn of(pid: u32) -> Result<Self> {
         let read = |name: &str| {
             fs::read_to_string(format!("/proc/{pid}/{name}"))
                 .with_context(|| format!("cannot read /proc/{pid}/{name}: has the daemon ended?"))
@@ -89,14 +89,14 @@ fn id(text: &str, name: &str) -> Option<u32> {
 }
 
 impl Objects {
-    pub(super) fn extend(&mut self, other: &Self) {
+    pub(crate) fn extend(&mut self, other: &Self) {
         self.programs.extend(&other.programs);
         self.links.extend(&other.links);
     }
 
     /// Those that are still in the kernel. Asked with bpf(2) itself: aya would double the time that xtask
     /// takes to build.
-    pub(super) fn left(&self) -> Self {
+    pub(crate) fn left(&self) -> Self {
         // `enum bpf_cmd` (include/uapi/linux/bpf.h).
         const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
         const BPF_LINK_GET_FD_BY_ID: libc::c_int = 30;
@@ -109,7 +109,7 @@ impl Objects {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.programs.is_empty() && self.links.is_empty()
     }
 }
@@ -131,14 +131,14 @@ fn exists(command: libc::c_int, id: u32) -> bool {
 
 /// One response to GET /metrics.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Scrape {
+pub(crate) struct Scrape {
     text: String,
-    pub(super) took: Duration,
+    pub(crate) took: Duration,
 }
 
 impl Scrape {
     /// Scrapes once, on a connection of its own.
-    pub(super) fn of(address: &str) -> Result<Self> {
+    pub(crate) fn of(address: &str) -> Result<Self> {
         let begin = Instant::now();
         let mut stream = TcpStream::connect(address).context("the daemon does not accept a scrape")?;
         stream.set_read_timeout(Some(TIMEOUT))?;
@@ -151,7 +151,7 @@ impl Scrape {
     }
 
     /// The sum of the samples of this name whose labels contain all of these.
-    pub(super) fn sum(&self, name: &str, labels: &[&str]) -> f64 {
+    pub(crate) fn sum(&self, name: &str, labels: &[&str]) -> f64 {
         let value = |line: &str| {
             let (series, value) = line.rsplit_once(' ')?;
             let (found, given) = series.split_once('{').unwrap_or((series, ""));
@@ -162,7 +162,7 @@ impl Scrape {
     }
 
     /// The number of series, without those of networks that do not begin with this.
-    pub(super) fn series(&self, network: &str) -> usize {
+    pub(crate) fn series(&self, network: &str) -> usize {
         let is_ours = |line: &&str| !line.contains("remote_net=\"") || line.contains(network);
         self.text.lines().filter(|line| line.starts_with("handshake_")).filter(is_ours).count()
     }
@@ -171,13 +171,13 @@ impl Scrape {
 /// The connections that this network namespace has opened and accepted since it exists: the second witness of
 /// what others on this host do meanwhile.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct HostOpens {
-    pub(super) active: u64,
-    pub(super) passive: u64,
+pub(crate) struct HostOpens {
+    pub(crate) active: u64,
+    pub(crate) passive: u64,
 }
 
 impl HostOpens {
-    pub(super) fn read() -> Result<Self> {
+    pub(crate) fn read() -> Result<Self> {
         let text = fs::read_to_string("/proc/net/snmp").context("is /proc mounted?")?;
         Self::parse(&text).context("/proc/net/snmp lacks ActiveOpens or PassiveOpens")
     }
@@ -196,7 +196,7 @@ impl HostOpens {
 /// Processes of this run that are still in one of these network namespaces or hold one open: the daemon, and
 /// those whose command line or environment names the load's folder. Others may be in a namespace with the
 /// same inode, which the kernel reuses.
-pub(super) fn holders(namespaces: &HashSet<u64>, daemon: u32, folder: &Path) -> Vec<String> {
+pub(crate) fn holders(namespaces: &HashSet<u64>, daemon: u32, folder: &Path) -> Vec<String> {
     let mut holders = Vec::new();
     let Ok(processes) = fs::read_dir("/proc") else { return holders };
     for process in processes.flatten() {
@@ -229,7 +229,7 @@ pub(super) fn holders(namespaces: &HashSet<u64>, daemon: u32, folder: &Path) -> 
 }
 
 /// Children of this process, of any thread.
-pub(super) fn children() -> BTreeSet<u32> {
+pub(crate) fn children() -> BTreeSet<u32> {
     let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let of_task = |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).unwrap_or_default();
     tasks

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
+use handshake_common::totals::Totals;
 
 use super::preexisting;
 use crate::{
@@ -29,8 +30,8 @@ use crate::{
 const SCRAPE_TURNS: u32 = 5;
 /// How often the connections from before are counted, until nothing happens meanwhile.
 const COUNTS: u32 = 10;
-/// How long that may take: a million sockets take some seconds.
-const COUNTING: Duration = Duration::from_secs(20);
+/// How long that may take: a million sockets in fifty namespaces take some twenty seconds.
+const COUNTING: Duration = Duration::from_mins(2);
 /// A loop that has not come round for so long is stuck.
 const STUCK: Duration = Duration::from_secs(10);
 
@@ -72,41 +73,50 @@ impl Exporter {
         Ok(Self { state: Mutex::new(State { metrics, live: None, turn: Instant::now() }) })
     }
 
-    /// The probes are attached: from now on, something can be said. To count what was there before may take
-    /// seconds, while pages are asked for.
+    /// The probes are attached: from now on, records are read.
     pub(super) fn begin(&self, mut live: Live) -> Result<()> {
         live.tracer = live
             .tracer
             .follow_libraries(ring::CALM)
             .context("cannot start a thread to follow the TLS libraries")?;
+        let mut state = self.lock();
         for hook in &live.tracer.probes.hooks {
             let kind = hook.hook.kind(live.tracer.probes.mode);
-            self.lock().metrics.probe(hook.hook.name, kind, hook.missing.is_none());
+            state.metrics.probe(hook.hook.name, kind, hook.missing.is_none());
         }
-        let deadline = Instant::now() + COUNTING;
-        for _ in 0..COUNTS {
-            // What has begun since the probes are attached is in the totals and is taken off.
-            let before = live.tracer.probes.totals()?;
-            let Some(sockets) = preexisting::sockets(deadline) else {
-                tracing::warn!(
-                    "counting the connections that were there before takes longer than {} s, so those that are not counted yet \
-                     are missing in handshake_connections",
-                    COUNTING.as_secs()
-                );
-                break;
-            };
-            let after = live.tracer.probes.totals()?;
-            self.lock().metrics.found(&sockets, &after);
-            if before == after {
-                break;
-            }
-        }
-        let mut state = self.lock();
         state.live = Some(live);
         state.turn = Instant::now();
         drop(state);
         give_memory_back();
         Ok(())
+    }
+
+    /// Counts the connections that were there before. With a million sockets, or in thousands of namespaces,
+    /// that takes a while, during which everything else goes on.
+    pub(super) fn count_preexisting(&self) {
+        let deadline = Instant::now() + COUNTING;
+        for _ in 0..COUNTS {
+            // What has begun since the probes are attached is in the totals and is taken off.
+            let Some(before) = self.totals() else { return };
+            let Some(sockets) = preexisting::sockets(deadline) else {
+                tracing::warn!(
+                    "counting the connections that were there before takes longer than {} s, so they are missing \
+                     in handshake_connections",
+                    COUNTING.as_secs()
+                );
+                return;
+            };
+            let Some(after) = self.totals() else { return };
+            self.lock().metrics.found(&sockets, &after);
+            if before == after {
+                return;
+            }
+        }
+    }
+
+    /// The totals of now. Returns `None` once the probes are detached, or if the kernel refuses.
+    fn totals(&self) -> Option<Totals> {
+        self.lock().live.as_ref()?.tracer.probes.totals().ok()
     }
 
     /// Takes a batch of records in; true when there may be more.

@@ -8,6 +8,7 @@ use std::{
     future::{Future, pending},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -16,7 +17,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
     task::{spawn_blocking, yield_now},
-    time::{Instant, Interval, interval, sleep_until},
+    time::{Instant, Interval, interval, sleep_until, timeout},
 };
 
 use self::exporter::{Exporter, Live};
@@ -58,6 +59,7 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
         live.tracer.probes.wire_shortfall.iter().for_each(say);
         let began = Arc::clone(&exporter);
         spawn_blocking(move || began.begin(live)).await.context("the exporter did not begin")??;
+        count_preexisting(&exporter).await?;
         eprintln!("handshake: listening on http://{address}/metrics");
         notify(&[NotifyState::Ready]);
         tokio::select! {
@@ -98,6 +100,24 @@ async fn attach(settings: ProbeSettings) -> Result<Live> {
         })
         .context("cannot start a thread to attach the probes")?;
     Ok(receive.await.context("the thread that attaches the probes failed")??)
+}
+
+/// Starts to count the connections from before, and waits a little for the result: on most hosts the first
+/// scrape is then complete. The thread may be left behind when the program ends.
+async fn count_preexisting(exporter: &Arc<Exporter>) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_millis(200);
+    let (done, counted) = oneshot::channel();
+    let exporter = Arc::clone(exporter);
+    std::thread::Builder::new()
+        .name("preexisting".to_owned())
+        .spawn(move || {
+            exporter.count_preexisting();
+            // Nobody listens any more when it took longer.
+            let _ = done.send(());
+        })
+        .context("cannot start a thread to count the connections from before")?;
+    let _ = timeout(PATIENCE, counted).await;
+    Ok(())
 }
 
 /// Drains the ring for ever: a batch at a time, so that scrapes come in between; sooner again while it fills

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use crate::exporter::metrics::Census;
+use crate::{bounded, exporter::metrics::Census};
 
 /// Of a line, bytes; the kernel's have 150.
 const MAX_LINE: u64 = 512;
@@ -32,11 +32,27 @@ pub(super) fn sockets(deadline: Instant) -> Option<Census> {
         // The file's inode tells the namespace, and unlike ns/net it may be asked for by anybody.
         .filter(|net| fs::metadata(net.join("tcp")).is_ok_and(|tcp| namespaces.insert(tcp.st_ino())));
     for net in networks {
-        for table in ["tcp", "tcp6"] {
-            count(&net.join(table), deadline, &mut census)?;
+        for (table, sockstat) in [("tcp", "sockstat"), ("tcp6", "sockstat6")] {
+            if is_in_use(&net.join(sockstat)) {
+                count(&net.join(table), deadline, &mut census)?;
+            }
         }
     }
     Some(census)
+}
+
+/// Whether a namespace has any TCP socket of this family. Asked first, because the kernel walks the sockets of
+/// all namespaces for the table of one.
+fn is_in_use(sockstat: &Path) -> bool {
+    let Ok(text) = bounded::read_to_string(sockstat, bounded::SMALL) else { return true };
+    text.lines().find_map(in_use).is_none_or(|sockets| sockets > 0)
+}
+
+/// Sockets in a line such as `TCP: inuse 3 orphan 0 …`. Returns `None` for the line of another protocol.
+fn in_use(line: &str) -> Option<u64> {
+    let (protocol, rest) = line.split_once(": inuse ")?;
+    matches!(protocol, "TCP" | "TCP6").then_some(())?;
+    rest.split_ascii_whitespace().next()?.parse().ok()
 }
 
 /// Line by line: a table of a million sockets takes 150 MB.
@@ -110,6 +126,15 @@ mod tests {
         connections(&text.collect::<String>(), &mut census);
         connections("", &mut census);
         assert_eq!(census, Census { opening: 1, established: 2, closing: 5 });
+    }
+
+    #[test]
+    fn sockets_in_use_are_those_of_tcp() {
+        assert_eq!(in_use("TCP: inuse 3 orphan 0 tw 0 alloc 3 mem 9"), Some(3));
+        assert_eq!(in_use("TCP6: inuse 0"), Some(0));
+        assert_eq!(in_use("UDP: inuse 5 mem 1"), None);
+        assert_eq!(in_use("sockets: used 31"), None);
+        assert_eq!(in_use("TCP: inuse x"), None);
     }
 
     #[test]

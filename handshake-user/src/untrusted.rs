@@ -19,7 +19,7 @@ pub const MAX_LEN: usize = 256;
 const MAX_LINE: usize = 4096;
 
 /// Untrusted text. It serialises as the text itself: [`json`] makes the bytes harmless. Up to 24 bytes, which
-/// hold the name of a process and the id of a connection, are stored without an allocation.
+/// hold the name of a process, are stored without an allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 #[schemars(inline)]
@@ -62,12 +62,6 @@ impl From<&str> for Untrusted {
 impl From<String> for Untrusted {
     fn from(text: String) -> Self {
         Self(text.into())
-    }
-}
-
-impl From<CompactString> for Untrusted {
-    fn from(text: CompactString) -> Self {
-        Self(text)
     }
 }
 

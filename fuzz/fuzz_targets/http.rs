@@ -22,11 +22,11 @@ impl Pages for Still {
         Ok("up 1\n".to_owned())
     }
 
-    fn healthy(&self) -> Result<(), String> {
+    fn healthy(&self) -> anyhow::Result<()> {
         Ok(())
     }
 
-    fn ready(&self) -> Result<(), String> {
+    fn ready(&self) -> anyhow::Result<()> {
         Err("the probes are not attached".to_owned())
     }
 }

@@ -29,6 +29,10 @@ impl Untrusted {
     /// Text from the kernel or the wire; bytes that are not UTF-8 become escapes such as `\xff`.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Self {
+        // Nearly always it is UTF-8, and then it is copied in one go.
+        if let Ok(text) = std::str::from_utf8(bytes) {
+            return text.into();
+        }
         let mut text = CompactString::with_capacity(bytes.len());
         for chunk in bytes.utf8_chunks() {
             text.push_str(chunk.valid());

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya::maps::{MapData, RingBuf};
 
 use super::preexisting;
@@ -208,17 +208,16 @@ impl Pages for Exporter {
         Ok(state.metrics.render()?)
     }
 
-    fn healthy(&self) -> Result<(), String> {
+    fn healthy(&self) -> Result<()> {
         let state = self.lock();
         let still = state.turn.elapsed();
-        if state.live.is_some() && still > STUCK {
-            return Err(format!("the event loop has not come round for {still:.0?}"));
-        }
+        ensure!(state.live.is_none() || still <= STUCK, "the event loop has not come round for {still:.0?}");
         Ok(())
     }
 
-    fn ready(&self) -> Result<(), String> {
+    fn ready(&self) -> Result<()> {
         // A required probe that cannot be attached ends the program.
-        if self.lock().live.is_some() { Ok(()) } else { Err("the probes are not attached".to_owned()) }
+        ensure!(self.lock().live.is_some(), "the probes are not attached");
+        Ok(())
     }
 }

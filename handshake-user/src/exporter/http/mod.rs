@@ -75,12 +75,12 @@ pub trait Pages: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why not.
-    fn healthy(&self) -> Result<(), String>;
+    fn healthy(&self) -> Result<()>;
     /// Whether everything that is required is attached.
     ///
     /// # Errors
     /// Why not.
-    fn ready(&self) -> Result<(), String>;
+    fn ready(&self) -> Result<()>;
 }
 
 /// Takes the address.
@@ -278,7 +278,7 @@ impl<P: Pages> Site<P> {
 }
 
 fn verdict(
-    verdict: Result<(), String>,
+    verdict: Result<()>,
     page: impl Fn(StatusCode, &'static str, String) -> Response<Body>,
 ) -> Response<Body> {
     match verdict {
@@ -314,12 +314,12 @@ mod tests {
             Ok("up 1\n".to_owned())
         }
 
-        fn healthy(&self) -> Result<(), String> {
+        fn healthy(&self) -> Result<()> {
             Ok(())
         }
 
-        fn ready(&self) -> Result<(), String> {
-            Err("the probes are being attached".to_owned())
+        fn ready(&self) -> Result<()> {
+            Err(anyhow!("the probes are being attached"))
         }
     }
 

@@ -15,6 +15,7 @@ mod repeat;
 mod run;
 mod setup;
 mod soak;
+mod stats;
 mod table;
 mod test;
 mod toolchain;

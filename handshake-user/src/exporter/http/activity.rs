@@ -14,8 +14,8 @@ const IDLE: Duration = Duration::from_secs(90);
 /// From our FIN to the peer's.
 const CLOSE: Duration = Duration::from_secs(1);
 
-/// When others want the place: how long a client may keep us waiting for a request. It follows on the heels
-/// of the handshake's last ACK.
+/// When others want the place: how long a client may keep the server waiting for a request. It follows on the
+/// heels of the handshake's last ACK.
 const REQUEST_WHEN_CROWDED: Duration = Duration::from_millis(25);
 /// The same for the ACK of what was sent, for the next request, and for the client's FIN.
 const ACK_WHEN_CROWDED: Duration = Duration::from_millis(100);

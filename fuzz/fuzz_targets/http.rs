@@ -27,7 +27,7 @@ impl Pages for Still {
     }
 
     fn ready(&self) -> anyhow::Result<()> {
-        Err("the probes are not attached".to_owned())
+        Err(anyhow::anyhow!("the probes are not attached"))
     }
 }
 

@@ -22,12 +22,12 @@ impl Pages for Still {
         Ok("up 1\n".to_owned())
     }
 
-    fn healthy(&self) -> Result<(), String> {
+    fn healthy(&self) -> anyhow::Result<()> {
         Ok(())
     }
 
-    fn ready(&self) -> Result<(), String> {
-        Err("the probes are not attached".to_owned())
+    fn ready(&self) -> anyhow::Result<()> {
+        Err(anyhow::anyhow!("the probes are not attached"))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The state that the kernel side keeps for one connection; its very bytes are the record that user space
+//! The state that the kernel side keeps for one connection. Its bytes are also the record that user space
 //! reads.
 
 use bitflags::bitflags;
@@ -16,12 +16,11 @@ pub struct ConnectionFlags(u32);
 
 bitflags! {
     impl ConnectionFlags: u32 {
-        /// The connection was there before the program: nothing is known of its opening.
+        /// The connection existed before the program started: nothing is known of its opening.
         const PREEXISTING = 1;
         /// It reached ESTABLISHED.
         const ESTABLISHED = 1 << 1;
-        /// The moment of ESTABLISHED was not seen although it was reached (a Fast Open child closed before
-        /// it).
+        /// ESTABLISHED was reached, but the moment was not seen (a Fast Open child closed before it).
         const OPEN_UNTIMED = 1 << 2;
         /// `tcp_sock.syn_fastopen`: our SYN carried the Fast Open option.
         const SYN_FASTOPEN = 1 << 3;
@@ -34,12 +33,12 @@ bitflags! {
         const DEFERRED_SYN = 1 << 6;
         /// Client: the kernel holds the final ACK back for data. Server: data came with the completing ACK.
         const FINAL_ACK_DATA = 1 << 7;
-        /// `tcp_sock.tcp_usec_ts`: time-stamp echoes have microseconds, so they cannot be told from real
-        /// samples.
+        /// `tcp_sock.tcp_usec_ts`: time-stamp echoes have microseconds, so they cannot be distinguished
+        /// from real samples.
         const USEC_TIMESTAMPS = 1 << 8;
-        /// A RST came in.
+        /// A RST was received.
         const RESET_RECEIVED = 1 << 9;
-        /// A RST went out.
+        /// A RST was sent.
         const RESET_SENT = 1 << 10;
         /// FIN_WAIT1 → CLOSING was seen.
         const CLOSING = 1 << 11;
@@ -55,37 +54,36 @@ bitflags! {
         const ACK_WITHOUT_FIN = 1 << 16;
         /// A time-wait minisocket took over in FIN_WAIT2: the peer's FIN cannot be seen from the tracepoints.
         const PEER_FIN_UNSEEN = 1 << 17;
-        /// The table has been full: what is `PREEXISTING` may as well have begun while there was no room for
-        /// it.
+        /// The table has been full: what is `PREEXISTING` may have begun while the table had no free entry.
         const MAYBE_UNFOLLOWED = 1 << 18;
     }
 }
 
-/// How far a connection has come, as the records are concerned.
+/// Which of its records a connection has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Phase {
     /// SYN sent or received, nothing published yet.
     Opening = 0,
-    /// The open record is out.
+    /// The open record has been sent.
     Open = 1,
     /// The first FIN or RST was seen.
     Closing = 2,
-    /// CLOSE was reached, but how is not certain before a reset or the end of the socket.
+    /// CLOSE was reached; how is certain only after a RST or the end of the socket.
     Ending = 3,
-    /// All records are out; the entry waits for the end of its socket.
+    /// All records have been sent; the entry remains until its socket is destroyed.
     Done = 4,
 }
 
-/// How far the wire view of a connection's TLS handshake has come.
+/// How much of a connection's TLS handshake the wire view has seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum WirePhase {
     /// No ClientHello was seen.
     Idle = 0,
-    /// A ClientHello was seen: a record of the wire will come.
+    /// A ClientHello was seen: a record of the wire view will follow.
     Handshaking = 1,
-    /// That record is out.
+    /// That record has been sent.
     Reported = 2,
 }
 
@@ -105,12 +103,12 @@ pub struct Connection {
     pub initiator: u8,
     /// [`WirePhase`]. A byte of its own: packets change it while the socket's events change the rest.
     pub wire: u8,
-    /// How many connections this socket has made before (`connect(AF_UNSPEC)` makes it new).
+    /// How many connections this socket made before (`connect(AF_UNSPEC)` resets a socket).
     pub generation: u16,
-    /// The socket's cookie (what `ss -e` shows as `sk:`), or a number of our own where the kernel gives none.
+    /// The socket's cookie (shown by `ss -e` as `sk:`), or a number of our own if the kernel provides none.
     pub id: u64,
-    /// Client: SYN_SENT, or the SYN itself where it is deferred. Server: the first SYN-ACK, known only
-    /// where a retransmission of it was seen.
+    /// Client: SYN_SENT, or the SYN itself if that is deferred. Server: the first SYN-ACK, known only if
+    /// a retransmission of it was seen.
     pub syn_ns: u64,
     /// ESTABLISHED, or the failure of the opening.
     pub open_ns: u64,
@@ -118,15 +116,15 @@ pub struct Connection {
     pub our_close_ns: u64,
     /// Our FIN left the host.
     pub our_fin_ns: u64,
-    /// The ACK of our FIN came.
+    /// The ACK of our FIN was received.
     pub fin_acked_ns: u64,
-    /// The peer's FIN came.
+    /// The peer's FIN was received.
     pub peer_fin_ns: u64,
     /// The state became CLOSE.
     pub closed_ns: u64,
-    /// `tcp_clock_cache` while the ACK of our FIN was handled: tells whether a FIN came in the same segment.
+    /// `tcp_clock_cache` while the ACK of our FIN was handled: shows whether the same segment carried a FIN.
     pub fin_acked_clock_ns: u64,
-    /// The session object of the TLS handshake under way on this socket, if any.
+    /// The session object of the TLS handshake in progress on this socket, if any.
     pub tls_session: Key,
     /// cgroup v2 id of the process; 0 = unknown.
     pub cgroup: u64,
@@ -144,9 +142,9 @@ pub struct Connection {
     pub flags: ConnectionFlags,
     /// `srtt_us >> 3` at ESTABLISHED, microseconds; 0 = no sample.
     pub srtt_us: u32,
-    /// `total_retrans` when our program closed: tells whether the FIN may have been retransmitted.
+    /// `total_retrans` when our program closed: shows whether the FIN may have been retransmitted.
     pub retrans_at_close: u32,
-    /// `data_segs_in` when our program closed: tells a RST from data that comes after the close.
+    /// `data_segs_in` when our program closed: distinguishes a RST from data received after the close.
     pub data_segs_at_close: u32,
     /// Retransmissions of the SYN (client) or SYN-ACK (server).
     pub syn_retransmits: u16,
@@ -207,7 +205,7 @@ impl Connection {
         self.phase == phase as u8
     }
 
-    /// Whether the wire view has come so far.
+    /// Whether the wire view is in this phase.
     #[must_use]
     #[inline(always)]
     pub const fn wire_is(&self, watch: WirePhase) -> bool {
@@ -228,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_survive_and_wrong_ones_are_refused() {
+    fn record_is_read_back_and_malformed_ones_are_refused() {
         let connection =
             Connection { id: 7, stage: Stage::Close.code(), local: [1; 16], ..Connection::default() };
         assert_eq!(Connection::from_bytes(connection.as_bytes()), Some(connection));
@@ -237,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_was_not_seen_gives_no_duration() {
+    fn unseen_time_gives_no_duration() {
         assert_eq!(micros_between(0, 5000), None);
         assert_eq!(micros_between(5000, 0), None);
         assert_eq!(micros_between(5000, 4000), None);

@@ -12,6 +12,7 @@
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
 pub mod connection;
+pub mod integer;
 pub mod layout;
 pub mod tcp;
 pub mod tls;

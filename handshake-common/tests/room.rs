@@ -1,5 +1,5 @@
-//! A connection that finds room in the table at some of its steps and none at others: whatever was counted of
-//! its beginning is counted of its end, so that no gauge keeps it.
+//! A connection for which the table has a free entry at some of its steps and none at others: if its
+//! beginning was counted, so is its end, and no gauge keeps counting it.
 
 mod socket;
 
@@ -17,7 +17,7 @@ use socket::Socket;
 
 const ROLES: [Option<Role>; 3] = [Some(Role::Client), Some(Role::Server), None];
 
-/// The kernel side's counters, as the gauge takes them, by role.
+/// The kernel side's counters from which the gauge is computed, by role.
 #[derive(Debug, Default)]
 struct Counted {
     begun: i64,
@@ -55,7 +55,7 @@ impl Counted {
         }
     }
 
-    /// What the gauge says: opening, established by role, closing by role.
+    /// The values of the gauge: opening, established by role, closing by role.
     fn gauge(&self) -> (i64, [i64; 3], [i64; 3]) {
         let followed = (self.begun - self.unkept) - (self.ended_openings[0] - self.late);
         let opening = followed + (self.unkept - self.late).max(0);
@@ -131,7 +131,7 @@ impl Followed {
         }
     }
 
-    /// A packet or a library's call may be what finds room for it.
+    /// A packet or a library's call may be the first to get an entry for it.
     fn adopt(&mut self, at: u32, room: bool) {
         if self.kept.is_none() && room && state::is_followed(at) {
             let mut connection = Connection::default();
@@ -161,7 +161,7 @@ impl Followed {
     }
 }
 
-/// Where a TCP socket can go from here. (An opening from both sides at once is not among it.)
+/// The states that can follow this one. (Simultaneous opens are left out.)
 fn next(state: u32) -> &'static [u32] {
     match state {
         SYN_SENT => &[ESTABLISHED, CLOSE],
@@ -179,7 +179,7 @@ struct Step {
     room: bool,
     /// A reset before the step, received or sent.
     reset: Option<bool>,
-    /// Something else that looks for the connection before the step.
+    /// Something else looks up the connection before the step.
     looked_for: Option<bool>,
     sock: Socket,
 }
@@ -223,8 +223,8 @@ proptest! {
             at = new;
             path.push(at);
             let (opening, established, closing) = followed.counted.gauge();
-            // Room or not, it is in one place; a server's opening is in none, and a Fast Open child that is
-            // closed before it is established counts as such only later.
+            // Entry or not, the gauge counts it once; a server's opening is not counted, and a Fast Open
+            // child that is closed before it is established is counted only later.
             let skips = state::skips_established(path[0], path[1]);
             let sum = opening + established.iter().sum::<i64>() + closing.iter().sum::<i64>();
             prop_assert!(at == CLOSE || skips || sum == 1, "{path:?}: {:?}", followed.counted);
@@ -242,9 +242,9 @@ proptest! {
     }
 }
 
-/// The step of `connect()` was missed: the opening ends without having begun.
+/// The step of `connect()` was missed: an opening ends whose beginning was not counted.
 #[test]
-fn a_missed_connect_leaves_the_gauge_of_openings_alone() {
+fn missed_connect_does_not_change_the_gauge_of_openings() {
     for room in [false, true] {
         let mut followed = Followed::default();
         followed.set_state(SYN_SENT, ESTABLISHED, room, &Socket::default(), 1);

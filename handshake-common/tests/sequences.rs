@@ -1,4 +1,5 @@
-//! The sequences that real kernels give, row by row of what a connection can do. Times in milliseconds.
+//! The event sequences of real kernels, one test for each course that a connection can take. Times in
+//! milliseconds.
 
 mod socket;
 
@@ -16,7 +17,7 @@ use socket::Socket;
 
 const MS: u64 = 1_000_000;
 
-/// A connection and the records that it gave.
+/// A connection and its records.
 struct ConnectionEvent {
     connection: Connection,
     opens: u32,
@@ -82,7 +83,7 @@ fn established_client() -> ConnectionEvent {
 }
 
 #[test]
-fn a_client_opens() {
+fn client_opens() {
     let story = established_client();
     assert_eq!(open::outcome(&story.connection), Some(Outcome::Established));
     assert_eq!(open::duration_us(&story.connection), Some(50_000));
@@ -91,7 +92,7 @@ fn a_client_opens() {
 }
 
 #[test]
-fn a_deferred_syn_counts_from_the_syn() {
+fn deferred_opening_is_timed_from_the_syn() {
     let fastopen_connect = handshake_common::ConnectionFlags::DEFERRED_SYN.bits();
     let mut story = ConnectionEvent::client(100);
     let sock = Socket { syn_facts: fastopen_connect, last_sent_ns: 400 * MS, ..Socket::default() };
@@ -106,7 +107,7 @@ fn a_deferred_syn_counts_from_the_syn() {
 }
 
 #[test]
-fn a_refused_opening_is_over_at_once() {
+fn refused_opening_ends_at_once() {
     let mut story = ConnectionEvent::client(100);
     state::reset_received(&mut story.connection, &Socket::default(), SYN_SENT);
     story.goes(SYN_SENT, CLOSE, 150, &Socket { err: 111, ..Socket::default() }).ends();
@@ -116,7 +117,7 @@ fn a_refused_opening_is_over_at_once() {
 }
 
 #[test]
-fn a_stray_answer_during_the_opening_does_not_end_it() {
+fn stray_segment_does_not_end_the_opening() {
     let mut story = ConnectionEvent::client(100);
     story.resets();
     story.goes(SYN_SENT, ESTABLISHED, 150, &Socket::default());
@@ -147,7 +148,7 @@ fn active_close_with_fin_and_ack_in_one_segment() {
 }
 
 #[test]
-fn half_close_waits_for_the_peers_program() {
+fn half_close_includes_the_wait_for_the_peers_program() {
     let mut story = established_client();
     story.goes(ESTABLISHED, FIN_WAIT1, 200, &Socket::default());
     story.goes(FIN_WAIT1, FIN_WAIT2, 250, &Socket { segment_clock_ns: 7, ..Socket::default() });
@@ -159,7 +160,7 @@ fn half_close_waits_for_the_peers_program() {
 }
 
 #[test]
-fn a_fin_behind_data_counts_from_its_sending() {
+fn fin_behind_data_is_timed_from_its_sending() {
     let mut story = established_client();
     story.goes(ESTABLISHED, FIN_WAIT1, 200, &Socket { unsent: true, ..Socket::default() });
     let acked = Socket { newest_acked_sent_us: 1_274_000, ..Socket::default() };
@@ -195,7 +196,7 @@ fn passive(owes_ack: bool, unsent: bool) -> ConnectionEvent {
 }
 
 #[test]
-fn passive_closes() {
+fn passive_close() {
     let three = passive(true, false);
     assert_eq!(three.style(), (Some(Initiator::Remote), Some(CloseStyle::ThreeSegments)));
     assert_eq!(three.waits(), (Some(80), Some(50), Some(30)));
@@ -206,7 +207,7 @@ fn passive_closes() {
 }
 
 #[test]
-fn resets_either_way_before_or_after_close() {
+fn reset_in_either_direction_before_or_after_close() {
     let mut received = established_client();
     state::reset_received(&mut received.connection, &Socket::default(), ESTABLISHED);
     received.goes(ESTABLISHED, CLOSE, 200, &Socket { err: 104, ..Socket::default() }).ends();
@@ -233,7 +234,7 @@ fn resets_either_way_before_or_after_close() {
 }
 
 #[test]
-fn data_after_close_is_answered_by_our_reset_although_the_kernel_calls_it_received() {
+fn reset_for_data_after_close_is_ours_although_the_kernel_reports_it_as_received() {
     let mut story = established_client();
     story.goes(ESTABLISHED, FIN_WAIT1, 200, &Socket { data_segs_in: 3, ..Socket::default() });
     let orphan = Socket { receive_shutdown: true, data_segs_in: 4, ..Socket::default() };
@@ -243,16 +244,16 @@ fn data_after_close_is_answered_by_our_reset_although_the_kernel_calls_it_receiv
 }
 
 #[test]
-fn given_up_by_a_timer() {
+fn timeout_by_a_timer() {
     let mut story = established_client();
-    // The keepalive timer sends its RST before it gives up.
+    // The keepalive timer sends a RST before it closes the socket.
     story.resets().goes(ESTABLISHED, CLOSE, 9000, &Socket { err: 110, ..Socket::default() }).ends();
     assert_eq!(story.style(), (Some(Initiator::Local), Some(CloseStyle::TimedOut)));
     assert_eq!(story.waits(), (None, None, None));
 }
 
 #[test]
-fn a_fast_open_child_that_closes_before_it_is_established() {
+fn fast_open_child_closes_before_it_is_established() {
     let mut story = ConnectionEvent::adopted(SYN_RECV);
     story.goes(SYN_RECV, FIN_WAIT1, 100, &Socket::default());
     assert_eq!(story.opens, 0);
@@ -267,7 +268,7 @@ fn a_fast_open_child_that_closes_before_it_is_established() {
 }
 
 #[test]
-fn a_connection_from_before_gives_only_what_was_seen() {
+fn preexisting_connection_reports_only_what_was_seen() {
     let mut story = ConnectionEvent::adopted(CLOSE_WAIT);
     story.goes(CLOSE_WAIT, LAST_ACK, 230, &Socket::default());
     story.goes(LAST_ACK, CLOSE, 280, &Socket { all_acked: true, ..Socket::default() }).ends();
@@ -277,7 +278,7 @@ fn a_connection_from_before_gives_only_what_was_seen() {
 }
 
 #[test]
-fn a_socket_used_again_is_another_connection() {
+fn reused_socket_is_another_connection() {
     let mut story = established_client();
     story.goes(ESTABLISHED, CLOSE, 200, &Socket::default()).resets();
     state::begin_client(&mut story.connection, 300 * MS);

@@ -1,4 +1,5 @@
-//! What a program may do in the kernel, by the kind of its pointers, and what it reads of a socket.
+//! What a program may do in the kernel, depending on the kind of its pointers, and what it reads from a
+//! socket.
 
 use core::{ffi::c_void, marker::PhantomData};
 
@@ -20,7 +21,7 @@ use crate::{
     process::{Process, Task},
 };
 
-/// What a program may do with the pointers that its tracepoint gives it.
+/// What a program may do with the pointers from its tracepoint.
 pub(crate) trait Access {
     type Memory: Memory;
     /// A number unique to this socket.
@@ -104,7 +105,7 @@ impl Access for Untyped {
     }
 }
 
-/// Programs that filter packets: typed as well, but no task and no tracing.
+/// Programs that filter packets: typed as well, but without a task and without the tracing helpers.
 pub(crate) struct Filtered;
 impl Access for Filtered {
     type Memory = Direct;
@@ -131,13 +132,13 @@ impl Access for Filtered {
 }
 
 impl KernelSock<Filtered> {
-    /// The full TCP socket that a packet is filtered on.
+    /// The full TCP socket that a packet belongs to.
     #[inline(always)]
     pub(crate) fn of_packet(sk: *const c_void) -> Option<Self> {
         if sk.is_null() {
             return None;
         }
-        // Members of the context's own pointer are not those of the kernel's structure.
+        // The context's pointer is to a `bpf_sock`, whose members are not those of the kernel's structure.
         let tp = Direct::tcp_sock(sk);
         if tp.is_null() { None } else { Some(Self::of_tcp(tp)) }
     }
@@ -170,7 +171,7 @@ pub(crate) fn thread() -> u32 {
 /// (5.15).
 #[inline(always)]
 pub(crate) fn user_stack() -> u64 {
-    // SAFETY: the current task, and the registers that every task has.
+    // SAFETY: the current task, and its registers, which every task has.
     unsafe {
         let regs = bpf_task_pt_regs(bpf_get_current_task_btf()) as *const pt_regs;
         #[cfg(bpf_target_arch = "x86_64")]
@@ -180,7 +181,7 @@ pub(crate) fn user_stack() -> u64 {
     }
 }
 
-/// Replaces the socket cookie where the kernel provides none.
+/// Replaces the socket cookie on kernels that provide none.
 #[inline(always)]
 fn own_number() -> u64 {
     // SAFETY: no arguments.
@@ -281,11 +282,11 @@ impl<A: Access> KernelSock<A> {
     }
 }
 
-/// Reads the ends out of a `sock_common`, with which `struct sock` and `struct request_sock` both begin. IPv4
-/// addresses, of v4-mapped sockets too, go to the first four bytes.
+/// Reads both ends from a `sock_common`, the first member of `struct sock` and of `struct request_sock`. IPv4
+/// addresses, also those of v4-mapped sockets, are stored in the first four bytes.
 #[inline(always)]
 pub(crate) fn read_endpoints<M: Memory>(common: *const c_void, ends: &mut Endpoints) -> Option<Family> {
-    // SAFETY: `common` is the pointer of a tracepoint, or one that such a pointer led to.
+    // SAFETY: `common` is a tracepoint's pointer, or was read through one.
     unsafe {
         ends.remote_port = u16::from_be(M::read(common, layout!(skc_dport)));
         ends.local_port = M::read(common, layout!(skc_num));

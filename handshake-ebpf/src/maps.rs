@@ -20,7 +20,7 @@ pub(crate) static RECORDS: RingBuf<Connection, 4096> = RingBuf::new();
 #[btf_map]
 static CONNECTIONS: HashMap<u64, Connection, 1> = HashMap::new();
 
-/// Counters by `handshake_common::totals`.
+/// Counters, in the slots of `handshake_common::totals`.
 #[btf_map]
 pub(crate) static TOTALS: PerCpuArray<[u64; totals::SLOTS], 1> = PerCpuArray::new();
 
@@ -28,7 +28,7 @@ pub(crate) static TOTALS: PerCpuArray<[u64; totals::SLOTS], 1> = PerCpuArray::ne
 #[btf_map]
 pub(crate) static BUSY: PerCpuArray<u64, 1> = PerCpuArray::new();
 
-/// Whether the table has ever been too full for a connection.
+/// Whether a connection has ever not fitted in the table.
 #[btf_map]
 pub(crate) static FULL: Array<u32, 1> = Array::new();
 
@@ -44,7 +44,7 @@ pub(crate) struct Endpoints {
 }
 
 impl Endpoints {
-    /// Of a connection whose ends are known.
+    /// The key of a connection whose ends are known.
     #[inline(always)]
     pub(crate) fn of(connection: &Connection) -> Self {
         Self {
@@ -66,9 +66,9 @@ pub(crate) static SYNACKS: LruHashMap<Endpoints, u64, 8192> = LruHashMap::new();
 #[inline(always)]
 pub(crate) fn find<'a>(sk: *const c_void) -> Option<&'a mut Connection> {
     // SAFETY: the map's own value, whose memory the kernel keeps while the program runs. Most events of a
-    // socket come under its lock, packets and library calls do not: they change fields of their own. A field
-    // that changes meanwhile is an integer of which any value is valid, and nothing that the verifier has to
-    // trust is read twice.
+    // socket are serialised by its lock; packets and library calls are not, but they change fields of their
+    // own. A field that changes meanwhile is an integer for which any value is valid, and nothing that the
+    // verifier has to trust is read twice.
     CONNECTIONS.get_ptr_mut(sk as u64).map(|state| unsafe { &mut *state })
 }
 

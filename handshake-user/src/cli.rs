@@ -5,6 +5,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use handshake_common::{Role, Stage};
 use ipnet::IpNet;
+use thiserror::Error;
 
 use crate::{
     filter::{self, Filter, NetNs},
@@ -226,12 +227,15 @@ pub enum Output {
     Json,
 }
 
+/// A text is no network.
+#[derive(Debug, Error)]
+#[error("not an address or a network; write 10.0.0.0/8, 192.0.2.1, 2001:db8::/32")]
+struct NoNetwork;
+
 /// A network, or an address as a network of one address.
-fn parse_network(text: &str) -> Result<IpNet, String> {
-    let network = text
-        .parse::<IpNet>()
-        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
-        .map_err(|_| "not an address or a network; write 10.0.0.0/8, 192.0.2.1, 2001:db8::/32".to_owned())?;
+fn parse_network(text: &str) -> Result<IpNet, NoNetwork> {
+    let network =
+        text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).map_err(|_| NoNetwork)?;
     Ok(unmapped(network).unwrap_or(network))
 }
 

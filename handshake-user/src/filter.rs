@@ -2,18 +2,39 @@
 
 use std::{
     fs::File,
+    io,
     os::{
         fd::AsRawFd as _,
         unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     },
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use handshake_common::{Role, Stage};
 use ipnet::IpNet;
+use thiserror::Error;
 
 use crate::{event::ConnectionEvent, untrusted::Untrusted};
+
+/// Why a text names no network namespace.
+#[derive(Debug, Error)]
+pub enum NetNsError {
+    /// No inode has this number.
+    #[error("inodes count from 1")]
+    Zero,
+    /// The file cannot be opened.
+    #[error("no network namespace at {}: {error}; `ip netns list` names them", path.display())]
+    Unreachable {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// Something else is there.
+    #[error("{} is no network namespace", .0.display())]
+    OtherFile(PathBuf),
+}
 
 /// A network namespace by its inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,20 +45,21 @@ impl NetNs {
     ///
     /// # Errors
     /// If there is no such namespace.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, NetNsError> {
         if let Ok(inode) = text.parse() {
-            return if inode == 0 { Err("inodes count from 1".to_owned()) } else { Ok(Self(inode)) };
+            return if inode == 0 { Err(NetNsError::Zero) } else { Ok(Self(inode)) };
         }
         let path = if text.contains('/') { text.into() } else { Path::new("/run/netns").join(text) };
-        let inode = network_namespace(&path).map_err(|error| {
-            format!("no network namespace at {}: {error}; `ip netns list` names them", path.display())
-        })?;
-        inode.map(Self).ok_or_else(|| format!("{} is no network namespace", path.display()))
+        match network_namespace(&path) {
+            Ok(Some(inode)) => Ok(Self(inode)),
+            Ok(None) => Err(NetNsError::OtherFile(path)),
+            Err(error) => Err(NetNsError::Unreachable { path, error }),
+        }
     }
 }
 
 /// The inode of the network namespace at this path; `None` if something else is there.
-fn network_namespace(path: &Path) -> std::io::Result<Option<u32>> {
+fn network_namespace(path: &Path) -> io::Result<Option<u32>> {
     let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let is_namespace = rustix::fs::fstatfs(&file)?.f_type == NSFS_MAGIC;
     // SAFETY: the request takes no argument.
@@ -170,15 +192,18 @@ mod tests {
 
     #[test]
     fn namespaces_by_inode_path_and_name() {
-        assert_eq!(NetNs::parse("4026531840"), Ok(NetNs(4_026_531_840)));
+        assert_eq!(NetNs::parse("4026531840").unwrap(), NetNs(4_026_531_840));
         assert!(NetNs::parse("/proc/self/ns/net").is_ok());
-        assert!(NetNs::parse("no-such-namespace").unwrap_err().contains("ip netns list"));
+        assert!(NetNs::parse("no-such-namespace").unwrap_err().to_string().contains("ip netns list"));
     }
 
     #[test]
     fn other_files_are_no_network_namespace() {
         for other in ["/proc/self/ns/mnt", "/proc/self/maps", "/", "/dev/null"] {
-            assert!(NetNs::parse(other).unwrap_err().contains("is no network namespace"), "{other}");
+            assert!(
+                NetNs::parse(other).unwrap_err().to_string().contains("is no network namespace"),
+                "{other}"
+            );
         }
         assert!(NetNs::parse("0").is_err());
     }

@@ -22,13 +22,13 @@ use crate::{
     },
 };
 
-/// What is found in a file with these bytes.
+/// Inspects a file with these bytes.
 #[must_use]
 pub fn inspect_bytes(file: &[u8]) -> Option<Inspection> {
     inspect::inspect(file)
 }
 
-/// The same, read in pieces that hold so many entries of every table.
+/// Inspects it in pieces that hold this many entries of each table.
 #[must_use]
 pub fn inspect_in_pieces(file: &[u8], entries: usize) -> Option<Inspection> {
     inspect::inspect_in_pieces(file, entries)
@@ -46,13 +46,13 @@ pub fn ld_cache(cache: &[u8]) -> Vec<PathBuf> {
     ld_cache::paths(cache)
 }
 
-/// The path of the executable mapping that a line of `/proc/PID/maps` tells of.
+/// The path of the executable mapping in a line of `/proc/PID/maps`. Returns `None` if it is not one.
 #[must_use]
 pub fn maps_line(line: &[u8]) -> Option<PathBuf> {
     maps::parse(line).map(|line| line.path)
 }
 
-/// Where a `mountinfo` says that file systems of this type are mounted.
+/// Where file systems of this type are mounted according to a `mountinfo`.
 #[must_use]
 pub fn mounts(mountinfo: &str, kind: &str) -> Vec<PathBuf> {
     host::mounts(mountinfo, kind).collect()
@@ -66,21 +66,21 @@ pub fn connections(table: &str) -> i64 {
     census.opening + census.established + census.closing
 }
 
-/// The numbers in a list of CPUs, so many at the most.
+/// The numbers in a list of CPUs, at most this many.
 #[must_use]
 pub fn cpus(list: &str, most: usize) -> Vec<usize> {
     watch::cpus(list).take(most).collect()
 }
 
-/// The settings that a configuration file makes.
+/// The configuration of a daemon with this file.
 ///
 /// # Errors
-/// When it says something that makes no sense.
+/// When it is not valid.
 pub fn config(text: &str, path: &Path) -> anyhow::Result<Config> {
     config::from_file(text, path)
 }
 
-/// What `handshake explain` draws of these bytes, and what it says of lines that are no records.
+/// What `handshake explain` draws from these bytes, and its complaints about lines that are not records.
 #[must_use]
 pub fn explain(records: &[u8]) -> (String, Vec<String>) {
     explain::to_text(records)
@@ -88,6 +88,6 @@ pub fn explain(records: &[u8]) -> (String, Vec<String>) {
 
 /// Serves one connection, until it ends.
 pub async fn http<P: Pages>(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, pages: Arc<P>) {
-    // What is no HTTP ends with an error, as it should.
+    // Anything but HTTP ends with an error, as it should.
     drop(http::converse(stream, pages).await);
 }

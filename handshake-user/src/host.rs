@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn the_root_cgroup_is_found_by_its_id() {
         let Some(cgroup2) = cgroup2() else {
-            crate::skip_test("cgroup v2 is not mounted");
+            crate::skip_test::skip_test("cgroup v2 is not mounted");
             return;
         };
         let id = fs::metadata(&cgroup2.mount).unwrap().ino();

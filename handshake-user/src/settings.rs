@@ -12,6 +12,7 @@ use std::{
 use clap::{Args, ValueEnum, builder::PossibleValue};
 use handshake_common::tls::wire::raw::MAX_PORTS;
 use serde::{Deserialize, Serialize, de::MapAccess};
+use thiserror::Error;
 
 /// Defines a group of settings. Each has its help text, how clap reads it, its name (which is also its key in
 /// the configuration file), its type, its default, and the type that parses it.
@@ -198,11 +199,10 @@ impl ValueEnum for Attach {
 }
 
 impl TryFrom<String> for Attach {
-    type Error = String;
+    type Error = SettingError;
 
-    fn try_from(text: String) -> Result<Self, String> {
-        <Self as ValueEnum>::from_str(&text, false)
-            .map_err(|_| format!("`{text}` is not one of auto, tp_btf, tracepoint"))
+    fn try_from(text: String) -> Result<Self, SettingError> {
+        <Self as ValueEnum>::from_str(&text, false).map_err(|_| SettingError::NoAttachMode(text))
     }
 }
 
@@ -213,6 +213,39 @@ impl Display for Attach {
             Self::Only(mode) => mode.as_str(),
         })
     }
+}
+
+/// Why a value is none for its setting.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SettingError {
+    /// An attach mode that does not exist.
+    #[error("`{0}` is not one of auto, tp_btf, tracepoint")]
+    NoAttachMode(String),
+    /// More ports than the kernel side compares.
+    #[error("more than {MAX_PORTS} ports; write on for all")]
+    TooManyPorts,
+    /// Not a choice of handshakes.
+    #[error("neither on, off, nor ports such as 443,8443")]
+    NoPorts,
+    /// Not a number.
+    #[error("not a whole number")]
+    NoWholeNumber,
+    /// A number that is too small or too large.
+    #[error("{number} is not between {min} and {max}")]
+    OutOfBounds {
+        /// The number.
+        number: i64,
+        /// The smallest that is accepted.
+        min: u32,
+        /// The largest that is accepted.
+        max: u32,
+    },
+    /// Not a list of numbers.
+    #[error("buckets are seconds with commas between them")]
+    NoBuckets,
+    /// Numbers that do not bound buckets.
+    #[error("buckets are seconds above 0, in ascending order")]
+    InvalidBuckets,
 }
 
 /// The TLS handshakes that are observed on the wire.
@@ -239,9 +272,9 @@ impl TlsWire {
 }
 
 impl FromStr for TlsWire {
-    type Err = String;
+    type Err = SettingError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, SettingError> {
         match text {
             "on" => return Ok(Self::On),
             "off" => return Ok(Self::Off),
@@ -252,11 +285,10 @@ impl FromStr for TlsWire {
         let mut ports = [0; MAX_PORTS];
         let mut slots = ports.iter_mut();
         for word in list.split(',') {
-            let slot =
-                slots.next().ok_or_else(|| format!("more than {MAX_PORTS} ports; write on for all"))?;
+            let slot = slots.next().ok_or(SettingError::TooManyPorts)?;
             *slot = match word.trim().parse() {
                 Ok(port) if port > 0 => port,
-                _ => return Err("neither on, off, nor ports such as 443,8443".to_owned()),
+                _ => return Err(SettingError::NoPorts),
             };
         }
         Ok(Self::Ports(ports))
@@ -264,9 +296,9 @@ impl FromStr for TlsWire {
 }
 
 impl TryFrom<String> for TlsWire {
-    type Error = String;
+    type Error = SettingError;
 
-    fn try_from(text: String) -> Result<Self, String> {
+    fn try_from(text: String) -> Result<Self, SettingError> {
         text.parse()
     }
 }
@@ -309,21 +341,21 @@ impl Display for Switch {
 pub struct Bounded<const MIN: u32, const MAX: u32>(u32);
 
 impl<const MIN: u32, const MAX: u32> TryFrom<i64> for Bounded<MIN, MAX> {
-    type Error = String;
+    type Error = SettingError;
 
-    fn try_from(number: i64) -> Result<Self, String> {
+    fn try_from(number: i64) -> Result<Self, SettingError> {
         match u32::try_from(number) {
             Ok(number) if (MIN..=MAX).contains(&number) => Ok(Self(number)),
-            _ => Err(format!("{number} is not between {MIN} and {MAX}")),
+            _ => Err(SettingError::OutOfBounds { number, min: MIN, max: MAX }),
         }
     }
 }
 
 impl<const MIN: u32, const MAX: u32> FromStr for Bounded<MIN, MAX> {
-    type Err = String;
+    type Err = SettingError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        text.parse::<i64>().map_err(|_| "not a whole number".to_owned())?.try_into()
+    fn from_str(text: &str) -> Result<Self, SettingError> {
+        text.parse::<i64>().map_err(|_| SettingError::NoWholeNumber)?.try_into()
     }
 }
 
@@ -362,26 +394,22 @@ impl Default for Buckets {
 }
 
 impl TryFrom<Vec<f64>> for Buckets {
-    type Error = String;
+    type Error = SettingError;
 
-    fn try_from(bounds: Vec<f64>) -> Result<Self, String> {
+    fn try_from(bounds: Vec<f64>) -> Result<Self, SettingError> {
         let is_valid = !bounds.is_empty()
             && bounds.iter().all(|bound| bound.is_finite() && *bound > 0.0)
             && bounds.is_sorted_by(|a, b| a < b);
-        if is_valid {
-            Ok(Self(bounds))
-        } else {
-            Err("buckets are seconds above 0, in ascending order".to_owned())
-        }
+        if is_valid { Ok(Self(bounds)) } else { Err(SettingError::InvalidBuckets) }
     }
 }
 
 impl FromStr for Buckets {
-    type Err = String;
+    type Err = SettingError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, SettingError> {
         let bounds: Result<Vec<f64>, _> = text.split(',').map(|bound| bound.trim().parse()).collect();
-        bounds.map_err(|_| "buckets are seconds with commas between them".to_owned())?.try_into()
+        bounds.map_err(|_| SettingError::NoBuckets)?.try_into()
     }
 }
 
@@ -480,7 +508,7 @@ mod tests {
             assert_eq!(Attach::try_from(text.to_owned()), Ok(Attach::Only(AttachMode::TpBtf)));
         }
         assert_eq!(Attach::try_from("auto".to_owned()), Ok(Attach::Auto));
-        assert!(Attach::try_from("magic".to_owned()).unwrap_err().contains("tracepoint"));
+        assert_eq!(Attach::try_from("magic".to_owned()), Err(SettingError::NoAttachMode("magic".to_owned())));
     }
 
     #[test]

@@ -15,9 +15,10 @@ use crate::{
     kernel::probe::{self, Attachment, Kernel, LoadError, Probes},
     settings::{ProbeSettings, Switch},
     tls::{
-        discover::VmaIterator,
+        discover::{IteratorError, VmaIterator},
         library::{
-            libraries::{self, Libraries, LibraryCounts},
+            attach::AttachError,
+            libraries::{Libraries, LibraryCounts},
             skipped::Skipped,
             worker::Worker,
         },
@@ -38,7 +39,7 @@ pub struct Tracer {
 /// Who has the TLS libraries, and the object with their programs.
 enum TlsLibraries {
     /// This thread. `None`: not asked for; an error: why they cannot be probed.
-    Here(Ebpf, Option<Result<Box<Libraries>, String>>),
+    Here(Ebpf, Option<Result<Box<Libraries>, AttachError>>),
     /// The worker.
     Worker(Worker),
 }
@@ -72,10 +73,10 @@ impl Tracer {
     /// The TLS libraries of the host, or why they are not probed. Returns `None` if they were not asked for,
     /// or a worker has them.
     #[must_use]
-    pub fn libraries(&self) -> Option<Result<&Libraries, &str>> {
+    pub fn libraries(&self) -> Option<Result<&Libraries, &AttachError>> {
         match &self.libraries {
             TlsLibraries::Here(_, libraries) => {
-                libraries.as_ref().map(|libraries| libraries.as_deref().map_err(String::as_str))
+                libraries.as_ref().map(|libraries| libraries.as_ref().map(AsRef::as_ref))
             }
             TlsLibraries::Worker(_) => None,
         }
@@ -118,11 +119,11 @@ impl Tracer {
     /// Loads the iterator over the mappings of this host.
     ///
     /// # Errors
-    /// When this kernel cannot run it, with the reason.
-    pub fn mappings(&mut self, kernel: &Kernel) -> Result<VmaIterator, String> {
+    /// When this kernel cannot run it, or the worker has the eBPF object.
+    pub fn mappings(&mut self, kernel: &Kernel) -> Result<VmaIterator, IteratorError> {
         match &mut self.libraries {
-            TlsLibraries::Here(ebpf, _) => libraries::mappings(ebpf, kernel.loader_btf()),
-            TlsLibraries::Worker(_) => Err("the worker has the eBPF object".to_owned()),
+            TlsLibraries::Here(ebpf, _) => VmaIterator::load(ebpf, kernel.loader_btf()),
+            TlsLibraries::Worker(_) => Err(IteratorError::NoProgram),
         }
     }
 }

@@ -19,7 +19,7 @@ pub const MAX_LEN: usize = 256;
 const MAX_LINE: usize = 4096;
 
 /// Untrusted text. It serialises as the text itself: [`json`] makes the bytes harmless. Up to 24 bytes, which
-/// hold the name of a process and the id of a connection, are stored without an allocation.
+/// hold the name of a process, are stored without an allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 #[schemars(inline)]
@@ -29,6 +29,10 @@ impl Untrusted {
     /// Text from the kernel or the wire; bytes that are not UTF-8 become escapes such as `\xff`.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Self {
+        // Nearly always it is UTF-8, and then it is copied in one go.
+        if let Ok(text) = std::str::from_utf8(bytes) {
+            return text.into();
+        }
         let mut text = CompactString::with_capacity(bytes.len());
         for chunk in bytes.utf8_chunks() {
             text.push_str(chunk.valid());
@@ -62,12 +66,6 @@ impl From<&str> for Untrusted {
 impl From<String> for Untrusted {
     fn from(text: String) -> Self {
         Self(text.into())
-    }
-}
-
-impl From<CompactString> for Untrusted {
-    fn from(text: CompactString) -> Self {
-        Self(text)
     }
 }
 

@@ -55,14 +55,14 @@ fn help_names_the_commands_and_gives_examples() {
 }
 
 #[test]
-fn the_version_is_told() {
+fn version_is_printed() {
     let version = handshake(&["--version"]).output().unwrap();
     assert_eq!(version.status.code(), Some(0));
     assert!(text(&version.stdout).contains(env!("CARGO_PKG_VERSION")));
 }
 
 #[test]
-fn usage_errors_are_status_2_and_name_what_is_wrong() {
+fn usage_errors_exit_with_2_and_name_the_cause() {
     for (arguments, named) in [
         (&[][..], "Usage"),
         (&["unknown"], "unknown"),
@@ -94,7 +94,7 @@ fn usage_errors_are_status_2_and_name_what_is_wrong() {
 }
 
 #[test]
-fn without_root_tracing_says_so_in_one_sentence() {
+fn trace_without_root_fails_with_one_sentence() {
     let output = unprivileged(&["trace", "--duration", "1s"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(output.stdout.is_empty());
@@ -104,7 +104,7 @@ fn without_root_tracing_says_so_in_one_sentence() {
 }
 
 #[test]
-fn without_root_the_check_still_reports() {
+fn check_without_root_still_reports() {
     let output = unprivileged(&["check"]);
     assert_eq!(output.status.code(), Some(1));
     let report = text(&output.stdout);
@@ -115,7 +115,7 @@ fn without_root_the_check_still_reports() {
 }
 
 #[test]
-fn without_root_the_check_guesses_nothing() {
+fn check_without_root_reports_nothing_as_available() {
     let output = unprivileged(&["check", "--json"]);
     assert_eq!(output.status.code(), Some(1));
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -133,20 +133,20 @@ fn without_root_the_check_guesses_nothing() {
 }
 
 #[test]
-fn a_reader_that_leaves_is_no_error() {
+fn closed_output_is_not_an_error() {
     let mut child = handshake(&["check"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    // 0 or 1: whether tracing would work here.
+    // 0 or 1, depending on whether tracing would work here.
     assert!(child.wait().unwrap().code().is_some_and(|code| code < 2), "{said}");
     assert_eq!(said, "");
 }
 
-/// A connection of a client, as `trace --output json` writes its end.
+/// The close of a client connection, as written by `trace --output json`.
 const CLOSED: &str = r#"{"schema":1,"event":"close","time":"2026-01-31T12:00:01.050020Z","id":"1007","role":"client","family":"ipv4","local":{"addr":"10.0.0.1","port":51000},"remote":{"addr":"10.0.0.2","port":443},"netns":4026531840,"process":{"pid":1234,"comm":"curl"},"open":{"outcome":"established","duration_us":50646,"rtt_us":50646,"syn_retransmits":0,"final_ack":"bare","fast_open":"none"},"close":{"initiator":"local","style":"four_segments","ack_wait_us":49995,"unseen":"peer_fin"},"lifetime_us":1050020}"#;
 
-/// Gives `explain` these lines on standard input.
+/// Runs `explain` with these lines on standard input.
 fn explained(lines: &[u8]) -> Output {
     let mut child = handshake(&["explain"])
         .stdin(Stdio::piped())
@@ -176,7 +176,7 @@ fn records_are_explained() {
 }
 
 #[test]
-fn foreign_lines_are_told_by_their_number_and_the_rest_is_explained() {
+fn lines_that_are_not_records_are_reported_by_number_and_the_rest_is_drawn() {
     let mut lines = b"GET / HTTP/1.1\n\n{\"schema\":1}\n\xff\xfe\n".to_vec();
     lines.extend(CLOSED.replace("\"schema\":1", "\"schema\":9").into_bytes());
     lines.push(b'\n');
@@ -195,14 +195,14 @@ fn foreign_lines_are_told_by_their_number_and_the_rest_is_explained() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_named() {
+fn missing_file_is_named() {
     let output = handshake(&["explain", "/nonexistent/records.jsonl"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = text(&output.stderr);
     assert!(said.starts_with("handshake: ") && said.contains("/nonexistent/records.jsonl"), "{said}");
 }
 
-/// Clears the screen, forges a line, turns the direction of the rest.
+/// Clears the screen, forges a line, reverses the text direction.
 const HOSTILE: &str = "a\x1b[2J\u{9b}31m\u{202e}\u{2028}\u{200b}\n  ok  forged\x07";
 
 #[track_caller]
@@ -217,7 +217,7 @@ fn assert_harmless(output: &[u8]) {
 }
 
 #[test]
-fn records_of_a_stranger_drive_no_terminal() {
+fn untrusted_records_do_not_control_the_terminal() {
     let mut record: serde_json::Value = serde_json::from_str(CLOSED).unwrap();
     record["event"] = "tls".into();
     let long = HOSTILE.repeat(50);
@@ -252,7 +252,7 @@ fn records_of_a_stranger_drive_no_terminal() {
 }
 
 #[test]
-fn arguments_out_of_a_strangers_folder_drive_no_terminal() {
+fn untrusted_arguments_do_not_control_the_terminal() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join(HOSTILE);
     let (there, missing) = (file.to_str().unwrap(), "/nonexistent/\x1b[2J\n  ok  forged");
@@ -276,7 +276,7 @@ fn arguments_out_of_a_strangers_folder_drive_no_terminal() {
 }
 
 #[test]
-fn arguments_that_are_no_text_are_usage_errors() {
+fn arguments_that_are_not_utf8_are_usage_errors() {
     use std::os::unix::ffi::OsStrExt as _;
     let output =
         handshake(&["trace", "--comm"]).arg(std::ffi::OsStr::from_bytes(b"\xff\x1b[2J")).output().unwrap();
@@ -285,7 +285,7 @@ fn arguments_that_are_no_text_are_usage_errors() {
 }
 
 #[test]
-fn nothing_to_explain_is_no_error() {
+fn empty_input_is_not_an_error() {
     let output = explained(b"");
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), ""));
 }

@@ -6,7 +6,6 @@
 
 #[path = "daemon/hostile_clients.rs"]
 mod hostile_clients;
-#[path = "daemon/program.rs"]
 mod program;
 #[path = "daemon/shutdown.rs"]
 mod shutdown;

@@ -3,6 +3,7 @@
 //!
 //! Needs root: run through `cargo xtask test`.
 
+mod program;
 #[path = "dead_callers/reborn.rs"]
 mod reborn;
 #[path = "dead_callers/tracer.rs"]

@@ -18,7 +18,7 @@ use std::{
 use handshake::{
     kernel::probe::Kernel,
     settings::{ProbeSettings, Switch, TlsWire},
-    tls::discover::{self, Discovery, DiscoveryEvent, FileId, Found, VmaIterator},
+    tls::discover::{self, Discovery, DiscoveryEvent, FileId, Found, IteratorError, VmaIterator},
     tracer::Tracer,
 };
 use perf_event::{Builder, events::Software};
@@ -32,7 +32,7 @@ const SWEEP: Duration = Duration::from_millis(300);
 const ROOM: usize = 128;
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-fn iterator() -> Result<VmaIterator, String> {
+fn iterator() -> Result<VmaIterator, IteratorError> {
     assert!(nix::unistd::geteuid().is_root(), "these tests load programs into the kernel: run them as root");
     let settings = ProbeSettings {
         ring_kib: 64,
@@ -241,7 +241,7 @@ fn later_program_is_found_and_reported_unused_after_its_last_process() {
 
 #[test]
 fn later_program_is_found_without_the_iterator() {
-    let discovery = Discovery::new(Err("the test wants none".to_owned()), SWEEP);
+    let discovery = Discovery::new(Err(IteratorError::NoProgram), SWEEP);
     assert!(discovery.shortfalls().iter().any(|text| text.contains("the test wants none")));
     check_later_program(discovery);
 }

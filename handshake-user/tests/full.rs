@@ -9,8 +9,6 @@
 
 #[path = "full/load.rs"]
 mod load;
-#[expect(dead_code, reason = "the tests of the daemon use all of it")]
-#[path = "daemon/program.rs"]
 mod program;
 
 use std::{

@@ -11,8 +11,6 @@ mod descriptors;
 mod mappings;
 #[path = "hostile_files/odd.rs"]
 mod odd;
-#[path = "daemon/program.rs"]
-#[expect(dead_code, reason = "shared with the tests of the exporter")]
 mod program;
 #[path = "hostile_files/proper.rs"]
 mod proper;

@@ -7,20 +7,27 @@
 mod hostile_process;
 #[path = "hostile_names/namespaces.rs"]
 mod namespaces;
-#[path = "hostile_names/program.rs"]
 mod program;
 
+use std::process::{Output, Stdio};
+
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use self::{
     hostile_process::{COMM, FOLDER, HostileProcess, Server, client_hello},
-    program::{Program, run},
+    program::{Daemon, Trace, command, program},
 };
 
 /// `FOLDER` as it must be shown, escaped.
 const SHOWN: &str = r"a\x1b[2J\x1b]0;x\x07\n  ok  /usr/lib/forged";
 /// `COMM` as it must be shown, escaped.
 const SHOWN_COMM: &str = r"\x1b[2J\xff\n} 1";
+
+/// Runs the program to its end.
+fn run(arguments: &[&str]) -> Output {
+    program(arguments).stdout(Stdio::piped()).env_remove("RUST_LOG").output().unwrap()
+}
 
 /// Characters that control a terminal or hide text: control characters except line ends, changes of the text
 /// direction, zero-width characters.
@@ -67,7 +74,7 @@ fn trace_escapes_hostile_names_in_every_output_format() {
     let server = Server::start();
     let port = server.port().to_string();
     for shape in ["table", "json", "ladder"] {
-        let trace = Program::trace(&["--port", &port, "--output", shape], Some("debug"));
+        let trace = Trace::start(&["--port", &port, "--output", shape], Some("debug"));
         hostile.connect(server.port(), &client_hello(b"a\x1b[2J\n\x9b.example"));
         hostile.connect(server.port(), &client_hello(&[b'x'; 1000]));
         trace.wait_for("the close records", |said| match shape {
@@ -100,17 +107,19 @@ fn daemon_escapes_hostile_names_in_metrics_and_log() {
     let mut hostile = HostileProcess::start();
     let server = Server::start();
     let labels = ["--label", "process", "--label", "cgroup", "--label", "sni"];
-    let daemon = Program::daemon(&labels, Some("debug"));
+    let arguments = [&["--listen", "127.0.0.1:0"], &labels[..]].concat();
+    let daemon = Daemon::spawn(command(&arguments).env("RUST_LOG", "debug"));
     hostile.connect(server.port(), &client_hello(b"a\x1b[2J\n\x9b.example"));
     hostile.connect(server.port(), &client_hello(&[b'x'; 1000]));
-    let metrics = daemon.scrape_until(|text| text.contains("} 1\"") || text.contains("xxxxxxxx"));
+    let metrics = daemon.metrics_until(|text| text.contains("} 1\"") || text.contains("xxxxxxxx"));
     let text = assert_harmless("/metrics", metrics.as_bytes());
     // The text format doubles backslashes in label values.
     let shown = format!("process=\"{}\"", SHOWN_COMM.replace('\\', r"\\"));
     assert!(text.contains(&shown), "{text}");
     assert!(text.contains(r"h\\x1b[2J"), "the cgroup: {text}");
     assert!(text.lines().all(|line| line.chars().count() < 2000));
-    let (_, stderr) = daemon.stop();
+    let (status, _, stderr) = daemon.end(Signal::SIGTERM);
+    assert!(status.success(), "{status}");
     let log = assert_harmless("the log of daemon", &stderr);
     assert!(log.contains(SHOWN), "{log}");
 }
@@ -119,7 +128,7 @@ fn daemon_escapes_hostile_names_in_metrics_and_log() {
 fn comm_filter_longer_than_the_kernel_limit_is_truncated_with_a_note() {
     let server = Server::start();
     let port = server.port().to_string();
-    let trace = Program::trace(
+    let trace = Trace::start(
         &["--port", &port, "--output", "json", "--comm", "handshake-with-a-long-name", "--stage", "open"],
         None,
     );

@@ -91,6 +91,7 @@ mod nginx;
 mod opens;
 #[path = "netns/pair.rs"]
 mod pair;
+mod program;
 #[path = "netns/programs.rs"]
 mod programs;
 #[path = "netns/record.rs"]

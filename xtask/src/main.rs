@@ -16,6 +16,7 @@ mod run;
 mod scale;
 mod setup;
 mod soak;
+mod stats;
 mod table;
 mod test;
 mod toolchain;

@@ -7,6 +7,7 @@ use bitflags::bitflags;
 use super::{Sock, errno, states};
 use crate::{
     connection::{Connection, ConnectionFlags, Phase, WirePhase},
+    integer::low_16,
     tls::library::key::Key,
     vocabulary::{Initiator, Role},
 };
@@ -156,7 +157,7 @@ pub const fn skips_established(old: u32, new: u32) -> bool {
 }
 
 /// `tcp:tcp_receive_reset`. The kernel runs the same function when data arrives after `close()`, and then it
-/// is we who send the RST (`tcp_rcv_state_process`, FIN_WAIT1 and FIN_WAIT2).
+/// is this end that sends the RST (`tcp_rcv_state_process`, FIN_WAIT1 and FIN_WAIT2).
 #[inline(always)]
 pub fn reset_received(connection: &mut Connection, sock: &impl Sock, state: u32) {
     let data_after_close = matches!(state, states::FIN_WAIT1 | states::FIN_WAIT2)
@@ -190,7 +191,7 @@ pub fn destroyed(connection: &mut Connection) -> DueRecords {
     if connection.is(Phase::Done) {
         DueRecords::empty()
     } else if connection.is(Phase::Opening) {
-        // The change to CLOSE was missed; no error was seen, so none is told but "gave up".
+        // The change to CLOSE was missed; no error was seen, so it counts as given up.
         connection.phase = Phase::Done as u8;
         DueRecords::OPEN
     } else {
@@ -235,7 +236,7 @@ fn established(connection: &mut Connection, sock: &impl Sock, now: u64) {
 fn read_sample(connection: &mut Connection, sock: &impl Sock) {
     connection.srtt_us = sock.srtt_us() >> 3;
     let retransmits = sock.total_retrans();
-    connection.syn_retransmits = low_half(if retransmits > 0xffff { 0xffff } else { retransmits });
+    connection.syn_retransmits = low_16(u64::from(if retransmits > 0xffff { 0xffff } else { retransmits }));
 }
 
 /// Under TCP_FASTOPEN_CONNECT the SYN leaves at the first write: its time is that of the last segment sent,
@@ -263,7 +264,7 @@ pub fn syn_retransmitted(connection: &mut Connection, sock: &impl Sock, retrans_
 }
 
 /// A Fast Open child that its program closed before the handshake ended never becomes ESTABLISHED: the first
-/// acknowledgment of the peer tells that it opened, but not when.
+/// acknowledgment by the peer shows that it opened, but not when.
 #[inline(always)]
 fn open_if_unseen(connection: &mut Connection, sock: &impl Sock) -> DueRecords {
     if connection.flags.contains(ConnectionFlags::ESTABLISHED)
@@ -337,7 +338,7 @@ fn our_fin_acked(connection: &mut Connection, sock: &impl Sock, now: u64) {
 #[inline(always)]
 fn closed(connection: &mut Connection, sock: &impl Sock, old: u32, now: u64) -> DueRecords {
     let error = sock.err();
-    connection.error = low_half(error);
+    connection.error = low_16(u64::from(error));
     if connection.is(Phase::Opening) {
         return failed(connection, sock, now);
     }
@@ -415,11 +416,4 @@ fn failed(connection: &mut Connection, sock: &impl Sock, now: u64) -> DueRecords
     }
     connection.phase = Phase::Done as u8;
     DueRecords::OPEN
-}
-
-/// The lower 16 bits; `try_from` and its error would cost the verifier a branch.
-#[expect(clippy::cast_possible_truncation, reason = "what it is for")]
-#[inline(always)]
-const fn low_half(value: u32) -> u16 {
-    value as u16
 }

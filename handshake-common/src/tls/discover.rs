@@ -1,5 +1,5 @@
-//! What the kernel side tells of one executable mapping of a file, when user space asks what the host has
-//! mapped.
+//! What the kernel side reports about one executable mapping of a file when user space asks for the mappings
+//! of the host.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -15,13 +15,13 @@ pub const ITERATOR: &str = "task_vma";
 pub struct Mapping {
     /// First address.
     pub start: u64,
-    /// The address behind the last.
+    /// The first address after it.
     pub end: u64,
     /// `i_ino` of the file that the pages come from: under an overlay file system that of the layer below.
     pub ino: u64,
     /// `s_dev` of its file system, in the kernel's own encoding: the minor number is the lower 20 bits.
     pub dev: u32,
-    /// `i_generation`: tells apart two files that had the same number one after the other.
+    /// `i_generation`: distinguishes two files that had the same number one after the other.
     pub generation: u32,
     /// The process (`tgid` in the initial PID namespace).
     pub pid: u32,

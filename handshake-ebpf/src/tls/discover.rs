@@ -1,5 +1,6 @@
-//! `iter/task_vma`: tells user space which files are mapped as code, by their true inodes. `/proc/PID/maps`
-//! shows the inode of the overlay instead (`file_user_inode`, 6.8), of which one library can have many.
+//! `iter/task_vma`: reports to user space which files are mapped as code, by their true inodes.
+//! `/proc/PID/maps` shows the inode of the overlay instead (`file_user_inode`, 6.8), and one library can have
+//! many of those.
 //!
 //! It runs when user space asks, never by itself.
 

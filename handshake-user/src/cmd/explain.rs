@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use thiserror::Error;
 
 use crate::{
     cli::ExplainArgs,
@@ -63,8 +64,17 @@ pub(crate) fn to_text(mut records: &[u8]) -> (String, Vec<String>) {
     (String::from_utf8_lossy(&out.out).into_owned(), said)
 }
 
-fn complaint(name: &str, line: u64, error: &str) -> String {
-    format!("handshake: {name}, line {line}: {}", Untrusted::from(error))
+fn complaint(name: &str, line: u64, error: &BadLine) -> String {
+    format!("handshake: {name}, line {line}: {}", Untrusted::from(error.to_string()))
+}
+
+/// Why a line is no record.
+#[derive(Debug, Error)]
+enum BadLine {
+    #[error("longer than {MAX_LINE} bytes")]
+    TooLong,
+    #[error("not a record of `trace --output json`: {0}")]
+    NotARecord(#[from] serde_json::Error),
 }
 
 /// Which side of the program failed.
@@ -76,7 +86,7 @@ enum Failure {
 fn draw_all(
     input: &mut dyn BufRead,
     out: &mut Drawing<impl Write>,
-    mut tell_bad: impl FnMut(u64, &str),
+    mut tell_bad: impl FnMut(u64, &BadLine),
 ) -> Result<(), Failure> {
     let mut line = Vec::new();
     let mut number = 0_u64;
@@ -85,7 +95,7 @@ fn draw_all(
         if line.trim_ascii().is_empty() {
             continue;
         }
-        match if fits { parse(&line) } else { Err(format!("longer than {MAX_LINE} bytes")) } {
+        match parse(&line, fits) {
             Ok(record) => out.take(record).map_err(Failure::Write)?,
             Err(error) => tell_bad(number, &error),
         }
@@ -122,8 +132,8 @@ fn next_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<Option<b
     }
 }
 
-fn parse(line: &[u8]) -> Result<ConnectionEvent, String> {
-    serde_json::from_slice(line).map_err(|error| format!("not a record of `trace --output json`: {error}"))
+fn parse(line: &[u8], fits: bool) -> Result<ConnectionEvent, BadLine> {
+    if fits { Ok(serde_json::from_slice(line)?) } else { Err(BadLine::TooLong) }
 }
 
 /// Ladders as their connections end, and the settings that would save most at the end.

@@ -1,6 +1,7 @@
 //! What is known of a connection when one of its stages ends: one typed value, which metrics, table, ladder,
 //! JSON and advice read, and nothing else. Its serialised form is the published record (docs/json-schema.md).
 
+mod id;
 mod json;
 #[cfg(test)]
 mod schema;
@@ -19,8 +20,11 @@ use handshake_common::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::json::{SCHEMA, SchemaVersion, micros};
 use self::json::{optional_micros, rfc3339};
+pub use self::{
+    id::ConnectionId,
+    json::{SCHEMA, SchemaVersion, micros},
+};
 use crate::untrusted::Untrusted;
 
 /// A stage of a connection that ended, and all that was known of the connection by then. `None` is unknown.
@@ -37,7 +41,7 @@ pub struct ConnectionEvent {
     pub time: SystemTime,
     /// The same for all records of a connection: the socket's cookie in hexadecimal, as `ss -e` shows it
     /// (`sk:`), with `.N` for the N-th connection that one socket made after its first.
-    pub id: Untrusted,
+    pub id: ConnectionId,
     /// Which end of the connection the socket is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub role: Option<Role>,

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use compact_str::format_compact;
 use handshake_common::{
     Connection, ConnectionFlags, Family, FastOpen, Role, Stage,
     tcp::{close, open},
@@ -14,7 +13,9 @@ use handshake_common::{
 
 use super::{setup, view::TlsView};
 use crate::{
-    event::{Close, ConnectionEvent, Endpoint, Open, Process, SchemaVersion, Setup, Tls, Unseen},
+    event::{
+        Close, ConnectionEvent, ConnectionId, Endpoint, Open, Process, SchemaVersion, Setup, Tls, Unseen,
+    },
     host::Context,
     tls::wire::cipher,
     untrusted::Untrusted,
@@ -78,13 +79,12 @@ fn micros(us: Option<u64>) -> Option<Duration> {
     us.map(Duration::from_micros)
 }
 
-fn id(raw: &Connection, has_socket: bool) -> Untrusted {
-    match (has_socket, raw.generation) {
-        (false, _) => format_compact!("tls-{:x}", raw.id),
-        (true, 0) => format_compact!("{:x}", raw.id),
-        (true, generation) => format_compact!("{:x}.{generation}", raw.id),
+const fn id(raw: &Connection, has_socket: bool) -> ConnectionId {
+    if has_socket {
+        ConnectionId::of_socket(raw.id, raw.generation)
+    } else {
+        ConnectionId::of_session(raw.id)
     }
-    .into()
 }
 
 fn open_of(raw: &Connection) -> Open {

@@ -5,8 +5,7 @@ use handshake_common::{Outcome, Stage};
 
 use crate::{
     bounded_map::BoundedMap,
-    event::{ConnectionEvent, Endpoint},
-    untrusted::Untrusted,
+    event::{ConnectionEvent, ConnectionId, Endpoint},
 };
 
 /// Connections kept until they close, a record of some hundred bytes each. The oldest are evicted.
@@ -15,7 +14,7 @@ const MAX_CONNECTIONS: usize = 65_536;
 const MAX_BYTES: usize = 256 << 20;
 
 /// Identifies a connection; the endpoints distinguish records of different hosts.
-type Key = (Untrusted, Option<Endpoint>, Option<Endpoint>);
+type Key = (ConnectionId, Option<Endpoint>, Option<Endpoint>);
 
 /// Connections that have not ended yet, in the order in which they began.
 #[derive(Debug)]
@@ -99,8 +98,8 @@ fn size(record: &ConnectionEvent) -> usize {
     let tls = tls
         .iter()
         .flat_map(|tls| [&tls.cipher, &tls.sni, &tls.alpn, &tls.alert, &tls.error].map(Option::as_ref));
-    let texts = [id, id].into_iter().chain(process.chain(tls).flatten());
-    size_of::<ConnectionEvent>() + texts.map(|text| text.raw().len()).sum::<usize>()
+    let texts = process.chain(tls).flatten().map(|text| text.raw().len());
+    size_of::<ConnectionEvent>() + 2 * id.heap_size() + texts.sum::<usize>()
 }
 
 /// Whether this is the last record of its connection, or of its handshake.
@@ -187,7 +186,7 @@ mod tests {
     fn connections_are_bounded_and_evictions_counted() {
         let mut whole = ConnectionJournal::default();
         for id in 0..MAX_CONNECTIONS + 10 {
-            whole.take(ConnectionEvent { id: id.to_string().into(), ..opened(Role::Client) });
+            whole.take(ConnectionEvent { id: id.to_string().as_str().into(), ..opened(Role::Client) });
         }
         assert_eq!((whole.open.len(), whole.evicted()), (MAX_CONNECTIONS, 10));
     }
@@ -197,7 +196,7 @@ mod tests {
         let mut whole = ConnectionJournal::default();
         let long = "a".repeat(1 << 20);
         for id in 0..300 {
-            let mut record = ConnectionEvent { id: format!("{id}").into(), ..opened(Role::Client) };
+            let mut record = ConnectionEvent { id: format!("{id}").as_str().into(), ..opened(Role::Client) };
             record.process.as_mut().unwrap().comm = long.as_str().into();
             whole.take(record.clone());
             // Filled in, it counts once.

@@ -266,7 +266,7 @@ fn a_handshake_without_a_socket_stands_alone() {
     let [event] = &events_of(&mut joiner, &[library(Connection::default())], 0)[..] else { panic!() };
     assert!(event.local.is_none() && event.setup.is_none());
     assert_eq!(event.process.as_ref().unwrap().pid, 7);
-    assert!(event.id.raw().starts_with("tls-") && event.id != "tls-0".into());
+    assert!(event.id.to_string().starts_with("tls-") && event.id != "tls-0".into());
     assert!(joiner.reported.is_empty());
 }
 

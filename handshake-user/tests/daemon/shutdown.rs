@@ -11,14 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::signal::{self, Signal},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 
 use crate::{
     close, connect, fails, listen,
-    program::{Daemon, Scrape, command, program},
+    program::{Daemon, Scrape, command, program, send},
 };
 
 /// The eBPF objects that a process holds, by their ids.
@@ -65,10 +62,6 @@ impl Held {
         });
         assert!(gone, "{context}: still in the kernel: {self:?}");
     }
-}
-
-fn send(pid: u32, signal: Signal) {
-    signal::kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
 }
 
 /// Ends the process by a signal. Returns what it held, its status, how long it took, and its standard error.

@@ -1,25 +1,23 @@
 //! The program under test, its records, and the maps of its kernel side.
 
 use std::{
-    env, fs,
-    io::{BufRead as _, BufReader},
-    os::unix::process::CommandExt as _,
-    process::{Child, Command, Stdio},
+    fs,
     sync::mpsc::{Receiver, channel},
     thread,
     time::{Duration, Instant},
 };
 
 use aya::maps::{Array, Map, MapData};
-use nix::sys::{prctl, signal::Signal};
 use serde_json::Value;
+
+use crate::program::{Running, TRACING, program};
 
 const TIMEOUT: Duration = Duration::from_mins(1);
 /// The same number as on the kernel side.
 const SEATS: usize = 1 << 15;
 
 pub(crate) struct Tracer {
-    child: Child,
+    _running: Running,
     records: Receiver<Value>,
     seated: Array<MapData, [u32; SEATS]>,
 }
@@ -27,38 +25,13 @@ pub(crate) struct Tracer {
 impl Tracer {
     /// Starts it. Returns when the probes are attached.
     pub(crate) fn start() -> Self {
-        let program = env::var_os("HANDSHAKE_BIN");
-        let program = program
-            .expect("HANDSHAKE_BIN does not name the program under test: run through `cargo xtask test`");
-        assert!(
-            nix::unistd::geteuid().is_root(),
-            "these tests load programs into the kernel: run them as root"
-        );
-        let mut command = Command::new(program);
-        command.args(["trace", "--output", "json"]).stdin(Stdio::null());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        // SAFETY: between fork and exec only one system call is made.
-        unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
-        let mut child = command.spawn().unwrap();
         let (send, records) = channel();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        thread::spawn(move || {
-            for line in out.lines().map_while(Result::ok) {
-                let _ = send.send(serde_json::from_str(&line).unwrap());
-            }
-        });
-        let (send, ready) = channel();
-        let said = BufReader::new(child.stderr.take().unwrap());
-        thread::spawn(move || {
-            for line in said.lines().map_while(Result::ok) {
-                if line.starts_with("tracing ") {
-                    let _ = send.send(());
-                }
-            }
-        });
-        ready.recv_timeout(TIMEOUT).expect("the tracer is ready");
-        let seated = map(child.id(), "SEATED");
-        Self { child, records, seated: Array::try_from(Map::Array(seated)).unwrap() }
+        let record = move |line: &[u8]| drop(send.send(serde_json::from_slice(line).unwrap()));
+        let mut command = program(&["trace", "--output", "json"]);
+        let running = Running::start(&mut command, TRACING, record, |_| ());
+        let running = running.unwrap_or_else(|reason| panic!("{reason}"));
+        let seated = map(running.pid(), "SEATED");
+        Self { _running: running, records, seated: Array::try_from(Map::Array(seated)).unwrap() }
     }
 
     /// Whether the thread with this id is considered inside a handshake.
@@ -88,13 +61,6 @@ impl Tracer {
                 Err(error) => panic!("{error}: no such record among {others:#?}"),
             }
         }
-    }
-}
-
-impl Drop for Tracer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use handshake::tls::discover::{Discovery, DiscoveryEvent, SWEEP};
+use handshake::tls::discover::{Discovery, DiscoveryEvent, IteratorError, SWEEP};
 
 use crate::{
     alone,
@@ -61,7 +61,7 @@ fn process_with_65_000_mappings_hides_no_library() {
 fn process_with_65_000_mappings_hides_no_library_without_the_iterator() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
-    let mut discovery = Discovery::new(Err("the test wants none".to_owned()), SWEEP);
+    let mut discovery = Discovery::new(Err(IteratorError::NoProgram), SWEEP);
     let _many = many(&folder);
     let wanted: PathBuf = folder.path().join("libgnutls-wanted-0.so.3");
     let mut other = UntrustedProcess::start();

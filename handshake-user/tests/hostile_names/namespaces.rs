@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     hostile_process::{HostileProcess, Server, client_hello},
-    program::{Program, binary},
+    program::{Trace, binary},
 };
 
 /// A cgroup in which the program runs, as in a container.
@@ -36,7 +36,7 @@ impl Inside {
             self.0.display()
         );
         let mut command = Command::new("sh");
-        command.args(["-c", &script, "sh"]).arg(binary()).args(arguments);
+        command.args(["-c", &script, "sh"]).arg(binary()).args(arguments).env_remove("RUST_LOG");
         command
     }
 }
@@ -120,7 +120,7 @@ fn partial_cgroup_mount_is_not_mistaken_for_the_root() {
 }
 
 /// The close record of a connection without TLS by a process outside of the program's cgroup.
-fn closing_without_tls(trace: &Program, hostile: &mut HostileProcess, server: &Server) -> Value {
+fn closing_without_tls(trace: &Trace, hostile: &mut HostileProcess, server: &Server) -> Value {
     hostile.connect(server.port(), b"this is no handshake");
     let find = |said: &str| {
         let mut records = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -138,7 +138,7 @@ fn partial_cgroup_view_does_not_claim_absence_of_tls() {
     let arguments = ["trace", "--port", &port, "--output", "json", "--tls-libraries", "off"];
     let mut hostile = HostileProcess::start();
 
-    let below = Program::spawn(&mut inside.command(true, &arguments), None, "tracing the connections");
+    let below = Trace::spawn(&mut inside.command(true, &arguments));
     let closing = closing_without_tls(&below, &mut hostile, &server);
     assert!(closing.get("setup").is_none(), "{closing}");
     let (_, stderr) = below.stop();
@@ -146,7 +146,7 @@ fn partial_cgroup_view_does_not_claim_absence_of_tls() {
     assert!(notes.contains("--cgroupns=host"), "{notes}");
 
     // With the host's mount it sees the whole host, even from inside the same cgroup namespace.
-    let whole = Program::spawn(&mut inside.command(false, &arguments), None, "tracing the connections");
+    let whole = Trace::spawn(&mut inside.command(false, &arguments));
     let closing = closing_without_tls(&whole, &mut hostile, &server);
     assert_eq!(closing["setup"]["round_trips"], 1, "{closing}");
     hostile.connect(server.port(), &client_hello(b"example.org"));

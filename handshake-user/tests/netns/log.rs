@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError, mpsc::Sender},
+    sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -121,11 +121,7 @@ impl Log {
         self.changed.notify_all();
     }
 
-    pub(crate) fn read_stderr(&self, line: String, ready: &Sender<()>) {
-        if line.starts_with("tracing ") {
-            // The receiver is gone after the first such line.
-            let _ = ready.send(());
-        }
+    pub(crate) fn read_stderr(&self, line: String) {
         self.lock().stderr.push(line);
         self.changed.notify_all();
     }

@@ -2,17 +2,10 @@
 
 use std::{
     env,
-    io::{BufRead, BufReader, Read},
-    os::unix::process::CommandExt,
+    os::unix::process::CommandExt as _,
     panic::{self, AssertUnwindSafe},
-    path::PathBuf,
-    process::{Child, Command, ExitStatus, Stdio},
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        mpsc::{self, RecvTimeoutError},
-    },
-    thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, OnceLock, PoisonError, mpsc},
+    thread,
 };
 
 use nix::{
@@ -20,25 +13,18 @@ use nix::{
     libc,
     mount::{MsFlags, mount},
     sched::{self, CloneFlags},
-    sys::{
-        prctl,
-        signal::{self, Signal},
-    },
-    unistd::Pid,
+    sys::signal::Signal,
 };
 
-use crate::{log::Log, testbed};
-
-/// How long the start may take: the kernel verifies the programs, which is slow on a small machine.
-const START: Duration = Duration::from_mins(1);
-/// How long the end may take: there are some hundred probes, and the kernel takes up to a tenth of a second
-/// to detach each.
-const END: Duration = Duration::from_mins(1);
+use crate::{
+    log::Log,
+    program::{Running, TRACING, program},
+    testbed,
+};
 
 pub(crate) struct Tracer {
-    child: Child,
+    running: Running,
     log: Arc<Log>,
-    readers: Vec<JoinHandle<()>>,
 }
 
 /// Perf tracepoints need tracefs, which not every host has mounted: the program gets a mount of its own, in a
@@ -88,47 +74,29 @@ impl Tracer {
 
     /// Returns when the probes are attached.
     pub(crate) fn start(arguments: &[&str]) -> Result<Self, String> {
-        let Some(program) = env::var_os("HANDSHAKE_BIN").map(PathBuf::from) else {
-            return Err(
-                "HANDSHAKE_BIN does not name the program under test: run through `cargo xtask test`".into()
-            );
-        };
-        let mut command = Command::new(&program);
-        command.args(["trace", "--output", "json"]).args(arguments).env("RUST_LOG", "info");
+        let mut command = program(&["trace", "--output", "json"]);
+        command.args(arguments).env("RUST_LOG", "info");
         if let Some(attach) = env::var_os("HANDSHAKE_TEST_ATTACH") {
             command.arg("--attach").arg(attach);
             // SAFETY: between fork and exec only system calls are made.
             unsafe { command.pre_exec(mount_tracefs) };
         }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // SAFETY: between fork and exec only system calls are made.
         unsafe {
             command.pre_exec(|| {
-                prctl::set_pdeathsig(Signal::SIGKILL)?;
                 testbed::priority::go_first();
                 Ok(())
             })
         };
-        let mut child = command.spawn().map_err(|error| format!("{}: {error}", program.display()))?;
-
         let log = Arc::new(Log::default());
-        let (send, ready) = mpsc::channel();
-        let readers = vec![
-            read_lines(child.stdout.take().unwrap(), Arc::clone(&log), Log::read_stdout),
-            read_lines(child.stderr.take().unwrap(), Arc::clone(&log), move |log, line| {
-                log.read_stderr(line, &send);
-            }),
-        ];
-        let tracer = Self { child, log, readers };
-        match ready.recv_timeout(START) {
-            Ok(()) => Ok(tracer),
-            Err(RecvTimeoutError::Disconnected) => {
-                Err(format!("the tracer has ended:\n{}", tracer.log.stderr()))
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                Err(format!("the tracer is not ready after {START:?}:\n{}", tracer.log.stderr()))
-            }
-        }
+        let (out, err) = (Arc::clone(&log), Arc::clone(&log));
+        let running = Running::start(
+            &mut command,
+            TRACING,
+            move |line| out.read_stdout(text(line)),
+            move |line| err.read_stderr(text(line)),
+        )?;
+        Ok(Self { running, log })
     }
 
     pub(crate) fn log(&self) -> Arc<Log> {
@@ -145,37 +113,15 @@ impl Tracer {
     }
 
     #[track_caller]
-    fn end(mut self) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
-        signal::kill(pid, Signal::SIGINT).unwrap();
-        let status = self.wait(END);
-        assert!(
-            status.is_some_and(|status| status.success()),
-            "the tracer ended with {status:?} after SIGINT:\n{}",
-            self.log.stderr()
-        );
-        for reader in self.readers.drain(..) {
-            reader.join().unwrap();
-        }
-    }
-
-    fn wait(&mut self, timeout: Duration) -> Option<ExitStatus> {
-        let deadline = Instant::now() + timeout;
-        loop {
-            match self.child.try_wait().unwrap() {
-                None if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
-                status => return status,
-            }
-        }
+    fn end(self) {
+        let (status, _) = self.running.end(Signal::SIGINT);
+        assert!(status.success(), "the tracer ended with {status} after SIGINT:\n{}", self.log.stderr());
     }
 }
 
-impl Drop for Tracer {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// A line without its end.
+fn text(line: &[u8]) -> String {
+    String::from_utf8_lossy(line).trim_end_matches('\n').to_owned()
 }
 
 /// The shared tracer, which ends after the last test.
@@ -196,16 +142,4 @@ extern "C" fn at_the_end() {
         // SAFETY: it does not return; no other exit handler is ours.
         unsafe { libc::_exit(CHECKS_FAILED) }
     }
-}
-
-fn read_lines(
-    from: impl Read + Send + 'static,
-    log: Arc<Log>,
-    take: impl Fn(&Log, String) + Send + 'static,
-) -> JoinHandle<()> {
-    thread::spawn(move || {
-        for line in BufReader::new(from).lines().map_while(Result::ok) {
-            take(&log, line);
-        }
-    })
 }

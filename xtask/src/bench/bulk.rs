@@ -18,9 +18,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{
     load::make_namespace,
-    measure::{BenchMode, Plan, SETTLE, kernel_time, median, quartile, sorted},
+    measure::{BenchMode, Plan, SETTLE, kernel_time},
 };
-use crate::process::step;
+use crate::{
+    process::step,
+    stats::{median, quartile, sorted},
+};
 
 const BUFFER: usize = 1 << 20;
 

@@ -1,4 +1,4 @@
-//! What the loads have in common: how the program is run, how long its eBPF programs take, and medians.
+//! What the loads have in common: how the program is run, how long its eBPF programs take.
 
 use std::{fs, path::Path, thread, time::Duration};
 
@@ -108,37 +108,7 @@ pub(super) fn kernel_time(
     Ok(text + &line("all", hits, nanoseconds))
 }
 
-pub(super) fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values
-}
-
-pub(super) fn median(sorted: &[f64]) -> f64 {
-    match sorted.len() {
-        0 => 0.0,
-        n if n % 2 == 1 => sorted[n / 2],
-        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
-    }
-}
-
-pub(super) fn quartile(sorted: &[f64], part: usize) -> f64 {
-    sorted.get(sorted.len().saturating_sub(1) * part / 4).copied().unwrap_or(0.0)
-}
-
 #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
 fn ratio(part: u64, whole: u64) -> f64 {
     part as f64 / whole.max(1) as f64
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn medians() {
-        assert!((median(&[1.0, 2.0, 9.0]) - 2.0).abs() < 1e-9);
-        assert!((median(&[1.0, 3.0]) - 2.0).abs() < 1e-9);
-        assert!(median(&[]).abs() < 1e-9);
-    }
 }

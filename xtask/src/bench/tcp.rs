@@ -6,9 +6,12 @@ use anyhow::Result;
 
 use super::{
     load::Load,
-    measure::{BenchMode, Plan, SETTLE, kernel_time, median, sorted},
+    measure::{BenchMode, Plan, SETTLE, kernel_time},
 };
-use crate::process::step;
+use crate::{
+    process::step,
+    stats::{median, sorted},
+};
 
 /// One measurement in one mode.
 #[derive(Clone, Debug)]

@@ -1,6 +1,8 @@
 //! Whether a figure rises, by the Theil–Sen slope: the median of the slopes between all pairs of samples,
 //! which a few outliers cannot move.
 
+use crate::stats::{median, sorted};
+
 /// One sample: seconds since the start, and the value.
 pub(super) type Point = (f64, f64);
 
@@ -32,7 +34,7 @@ impl Trend {
             return None;
         }
         let third = points.len() / 3;
-        let level = |points: &[Point]| median(points.iter().map(|point| point.1).collect());
+        let level = |points: &[Point]| median(&sorted(points.iter().map(|point| point.1)));
         let (first, last) = (level(&points[..third.max(1)]), level(&points[points.len() - third.max(1)..]));
         let allowed = limit.least.max(limit.part * level(points));
         Some(Self { first, last, rise: slope(points) * (end - begin), allowed })
@@ -48,15 +50,7 @@ fn slope(points: &[Point]) -> f64 {
         let later = points[index + 1..].iter();
         later.filter(move |point| point.0 > time).map(move |point| (point.1 - value) / (point.0 - time))
     });
-    median(slopes.collect())
-}
-
-pub(super) fn median(mut values: Vec<f64>) -> f64 {
-    if values.is_empty() {
-        return 0.0;
-    }
-    values.sort_by(f64::total_cmp);
-    f64::midpoint(values[(values.len() - 1) / 2], values[values.len() / 2])
+    median(&sorted(slopes))
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! One TLS handshake as the calls of its library show it. The kernel side keeps a [`Session`] for each
-//! session object whose handshake is under way; at its end the same bytes go out inside a raw
+//! One TLS handshake as seen from the calls of its library. The kernel side keeps a [`Session`] for each
+//! session object whose handshake is in progress; at its end the same bytes are sent inside a raw
 //! [`LibraryHandshake`].
 //!
 //! A call is entered and left by one thread (or goroutine); between the two, the segments that it sends and
-//! receives are seen. Of those follow the socket, the flights, the moment of the ClientHello, and what of the
-//! time was computing.
+//! receives are seen. They show the socket, the flights, the time of the ClientHello, and how much of the
+//! time was spent computing.
 
 use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -21,7 +21,7 @@ pub struct SessionFlags(u32);
 
 bitflags! {
     impl SessionFlags: u32 {
-        /// The library's own state was read at the end: the facts below it are as the library has them.
+        /// The library's own state was read at the end: the facts below are those of the library.
         const STATE_READ = 1;
         /// The session was resumed.
         const RESUMED = 1 << 1;
@@ -37,7 +37,7 @@ bitflags! {
         const EARLY_UNKNOWN = 1 << 6;
         /// The client sent data before the server's Finished.
         const FALSE_START = 1 << 7;
-        /// A call slept where nothing could tell for how long: [`Session::compute_ns`] lacks something.
+        /// A call slept for a time that could not be measured: [`Session::compute_ns`] is incomplete.
         const COMPUTE_UNKNOWN = 1 << 8;
         /// What the calls sent and received was seen.
         const FLIGHTS_SEEN = 1 << 9;
@@ -47,8 +47,7 @@ bitflags! {
         const VERSION_READ = 1 << 11;
         /// The socket closed before the handshake was over.
         const SOCKET_CLOSED = 1 << 12;
-        /// A call was left for something else on the same thread: what it sent and received was not seen in
-        /// whole.
+        /// A call was left for something else on the same thread: not all that it sent and received was seen.
         const DOUBTED = 1 << 13;
     }
 }
@@ -66,13 +65,13 @@ pub enum Flow {
     Received = 2,
 }
 
-/// How far a handshake has come.
+/// How far a handshake has progressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Progress {
-    /// Under way.
+    /// In progress.
     UnderWay = 0,
-    /// Its record is out; the entry stays to know later calls for what they are.
+    /// Its record has been sent; the entry remains so that later calls are not taken for a new handshake.
     Over = 1,
 }
 
@@ -86,7 +85,7 @@ pub struct Session {
     pub hello_ns: u64,
     /// Complete, failed or abandoned.
     pub ended_ns: u64,
-    /// The last thing seen inside the call under way; 0 outside of calls.
+    /// The last event inside the call in progress; 0 outside calls.
     pub mark_ns: u64,
     /// Time inside calls since the ClientHello, less what they slept waiting for the peer.
     pub compute_ns: u64,
@@ -94,7 +93,7 @@ pub struct Session {
     pub object: u64,
     /// Kernel address of the socket.
     pub sk: u64,
-    /// How often the thread under way had gone to sleep by `mark_ns`.
+    /// How often the calling thread had gone to sleep by `mark_ns`.
     pub sleeps: u64,
     /// cgroup v2 id of the process.
     pub cgroup: u64,
@@ -106,7 +105,8 @@ pub struct Session {
     pub pid: u32,
     /// See [`SessionFlags`].
     pub flags: SessionFlags,
-    /// What the library said of a failure: a return value, or with [`SessionFlags::REASON`] a reason code.
+    /// The failure as the library reported it: a return value, or with [`SessionFlags::REASON`] a reason
+    /// code.
     pub error: i32,
     /// How often the library was called.
     pub calls: u32,
@@ -124,7 +124,7 @@ pub struct Session {
     pub progress: u8,
     /// The last [`Flow`].
     pub last_flow: u8,
-    /// How often receiving followed sending: round trips, as long as the end that speaks last is left out.
+    /// How often receiving followed sending: the round trips, unless this end sends last.
     pub turns_to_receive: u8,
     /// Always 0.
     pub reserved: [u8; 2],
@@ -136,7 +136,7 @@ pub struct Session {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct LibraryHandshake {
-    /// With [`crate::Stage::Tls`]. Its `id` is 0 where the socket is not known: then only the stage is set.
+    /// With [`crate::Stage::Tls`]. If the socket is not known, `id` is 0 and only the stage is set.
     pub connection: Connection,
     /// What the library's calls showed.
     pub session: Session,
@@ -148,7 +148,7 @@ pub const SIZE: usize = size_of::<LibraryHandshake>();
 const _: () = assert!(size_of::<Session>() == 9 * 8 + 16 + 32 + 4 * 4 + 2 * 2 + 12, "no padding");
 const _: () = assert!(SIZE == crate::connection::SIZE + size_of::<Session>(), "no padding in between");
 
-/// A number for a handshake whose connection is not known, as its records show it.
+/// The number of a handshake whose connection is not known, for the `id` of its record.
 #[must_use]
 pub const fn id(session: &Session) -> u64 {
     let process = (session.pid as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -162,7 +162,7 @@ impl Session {
         if self.begun_ns == 0 {
             self.begun_ns = now;
         }
-        // The call before was not seen to return, nor what it did since it was seen last.
+        // The return of the previous call was not seen, nor what it did after its last event.
         if self.mark_ns != 0 {
             self.mark_uncertain();
         }
@@ -171,8 +171,8 @@ impl Session {
         self.sleeps = sleeps;
     }
 
-    /// Time inside a call has passed. Whoever slept meanwhile waited for the peer: libraries compute right
-    /// after they receive and right before they send, not on the way to sleep.
+    /// Time inside a call has passed. If the thread slept meanwhile, it waited for the peer: libraries
+    /// compute right after receiving and right before sending, not before going to sleep.
     #[inline(always)]
     pub fn advance(&mut self, now: u64, sleeps: u64) {
         if self.mark_ns != 0 && sleeps == self.sleeps {
@@ -182,14 +182,14 @@ impl Session {
         self.sleeps = sleeps;
     }
 
-    /// So many bytes went through the socket inside a call.
+    /// Bytes were sent or received inside a call.
     #[inline(always)]
     pub fn transferred(&mut self, flow: Flow, bytes: u32, now: u64, sleeps: u64) {
         self.advance(now, sleeps);
         if self.hello_ns == 0 {
             let server = self.role == Role::Server.code();
-            // A client whose first call sends nothing has its hello written elsewhere: with early data by
-            // OpenSSL, or by the program itself. What it may send from inside later calls is something else.
+            // If a client's first call sends nothing, its hello is sent elsewhere: by OpenSSL with early
+            // data, or by the program itself. What later calls send is then not the hello.
             let is_hello = match flow {
                 Flow::Received => server,
                 Flow::Sent => !server && self.calls == 1,
@@ -202,11 +202,11 @@ impl Session {
                 self.flags.insert(SessionFlags::FLIGHTS_SEEN);
             }
             self.hello_ns = now;
-            // What the client computed before its hello, or the server before it had one, is before the
-            // beginning; known or not.
+            // What the client computed before its hello, or the server before it received one, is not part
+            // of the handshake, whether it is known or not.
             self.compute_ns = 0;
         }
-        // A dummy ChangeCipherSpec goes out in the middle of the peer's flight and answers nothing (RFC 8446
+        // A dummy ChangeCipherSpec is sent in the middle of the peer's flight and is no reply (RFC 8446
         // §D.4).
         if matches!(flow, Flow::Sent) && bytes == CHANGE_CIPHER_SPEC && self.last_flow != 0 {
             return;
@@ -227,15 +227,15 @@ impl Session {
         self.mark_ns = 0;
     }
 
-    /// A call was left for a while, for something else on the same thread: what it computed is not known, nor
-    /// all that it sent and received.
+    /// A call was left for a while for something else on the same thread: its computing time is unknown, and
+    /// so is part of what it sent and received.
     #[inline(always)]
     pub fn mark_uncertain(&mut self) {
         self.flags.remove(SessionFlags::FLIGHTS_SEEN);
         self.flags.insert(SessionFlags::DOUBTED | SessionFlags::COMPUTE_UNKNOWN);
     }
 
-    /// The handshake is over; `now` is 0 where that was not seen.
+    /// The handshake is over; `now` is 0 if its end was not seen.
     #[inline(always)]
     pub fn end(&mut self, outcome: TlsOutcome, now: u64) {
         if now == 0 {
@@ -246,7 +246,7 @@ impl Session {
         self.progress = Progress::Over as u8;
     }
 
-    /// Whether its record is out.
+    /// Whether its record has been sent.
     #[must_use]
     #[inline(always)]
     pub const fn is_over(&self) -> bool {
@@ -286,20 +286,21 @@ pub const fn version_of(number: u16) -> Option<TlsVersion> {
 
 /// DTLS 1.2 on the wire (RFC 6347 §4.1).
 pub const DTLS1_2: u16 = 0xfefd;
-/// What came before DTLS 1.0, on the wire.
+/// The predecessor of DTLS 1.0 on the wire.
 const DTLS_BAD: u16 = 0x0100;
-/// `DTLS_ANY_VERSION` of OpenSSL (openssl/ssl.h), of which 16 bits were taken: nothing is negotiated yet.
+/// `DTLS_ANY_VERSION` of OpenSSL (openssl/ssl.h), cut to 16 bits: nothing is negotiated yet.
 const DTLS_ANY: u16 = 0xffff;
 
-/// Whether it is one of DTLS, which no TCP connection carries. Versions of DTLS count downwards from 0xfeff.
+/// Whether it is a version of DTLS, which no TCP connection carries. Versions of DTLS count downwards from
+/// 0xfeff.
 #[must_use]
 pub const fn is_datagram(session: &Session) -> bool {
     session.flags.contains(SessionFlags::VERSION_READ)
         && (session.version >> 8 == 0xfe || matches!(session.version, DTLS_BAD | DTLS_ANY))
 }
 
-/// Whether there was a HelloRetryRequest: what the library says, or else the flights. A TLS 1.3 handshake has
-/// one round trip, and another for each HelloRetryRequest.
+/// Whether there was a HelloRetryRequest: from the library, or else from the flights. A TLS 1.3 handshake
+/// takes one round trip, and another for each HelloRetryRequest.
 #[must_use]
 pub const fn hello_retry(session: &Session) -> Option<bool> {
     let flags = session.flags;
@@ -310,8 +311,8 @@ pub const fn hello_retry(session: &Session) -> Option<bool> {
         // Only TLS 1.3 has it (RFC 8446 §4.1.4).
         Some(TlsVersion::Tls13) if flags.contains(SessionFlags::NO_HELLO_RETRY) => Some(false),
         Some(TlsVersion::Tls13) if flags.contains(SessionFlags::FLIGHTS_SEEN) => match role(session) {
-            // Of a server, too: its tickets may follow the client's Finished, and the turn to sending them is
-            // none of the handshake.
+            // For a server, too: its tickets may follow the client's Finished, and sending them is not part
+            // of the handshake.
             Some(_) => Some(session.turns_to_receive > 1),
             None => None,
         },
@@ -320,7 +321,7 @@ pub const fn hello_retry(session: &Session) -> Option<bool> {
     }
 }
 
-/// Which way the handshake went; unknown where one of the facts that decide it is.
+/// The class of the handshake; unknown if one of the facts that decide it is.
 #[must_use]
 pub const fn class(session: &Session) -> Option<TlsClass> {
     let flags = session.flags;
@@ -361,13 +362,13 @@ pub const fn outcome(session: &Session) -> Option<TlsOutcome> {
     TlsOutcome::from_code(session.outcome)
 }
 
-/// Whose code made it.
+/// The library whose code performed it.
 #[must_use]
 pub const fn library(session: &Session) -> Option<Library> {
     Library::from_code(session.library)
 }
 
-/// When the handshake began, nanoseconds: the ClientHello where it was seen, else the first call.
+/// When the handshake began, nanoseconds: the ClientHello if it was seen, otherwise the first call.
 #[must_use]
 pub const fn start_ns(session: &Session) -> u64 {
     if session.hello_ns != 0 { session.hello_ns } else { session.begun_ns }
@@ -385,7 +386,7 @@ pub const fn duration_us(session: &Session) -> Option<u64> {
     micros_between(start_ns(session), session.ended_ns)
 }
 
-/// Inside the library's calls, without what they slept, microseconds.
+/// The time inside the library's calls without their sleep, microseconds.
 #[must_use]
 pub const fn compute_us(session: &Session) -> Option<u64> {
     if session.flags.contains(SessionFlags::COMPUTE_UNKNOWN) { None } else { Some(session.compute_ns / 1000) }
@@ -428,13 +429,13 @@ mod tests {
     }
 
     #[test]
-    fn flights_tell_a_hello_retry_request() {
+    fn hello_retry_request_is_recognised_by_the_flights() {
         assert_eq!(class(&blocking_client(1)), Some(TlsClass::Full));
         assert_eq!(class(&blocking_client(2)), Some(TlsClass::HelloRetry));
     }
 
     #[test]
-    fn what_a_client_sends_in_a_later_call_is_no_hello() {
+    fn data_sent_in_a_later_call_is_not_the_hello() {
         let mut session = completed(Role::Client, SessionFlags::default(), 0x0304);
         session.enter(MS, 0);
         session.leave(2 * MS, 0);
@@ -447,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dummy_change_cipher_spec_is_no_flight() {
+    fn dummy_change_cipher_spec_is_not_a_flight() {
         let mut session = completed(Role::Client, SessionFlags::default(), 0x0304);
         session.enter(MS, 0);
         for (flow, bytes) in
@@ -459,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_whose_tickets_follow_the_finished_had_one_round_trip() {
+    fn tickets_after_the_finished_are_not_a_round_trip() {
         let mut session = completed(Role::Server, SessionFlags::default(), 0x0304);
         session.enter(MS, 0);
         for flow in [Flow::Received, Flow::Sent, Flow::Received, Flow::Sent] {
@@ -472,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_slept_unseen_has_no_compute_time() {
+    fn unmeasured_sleep_makes_the_compute_time_unknown() {
         let mut session = completed(Role::Server, SessionFlags::default(), 0x0304);
         session.enter(MS, 0);
         session.leave(60 * MS, 3);
@@ -497,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_was_not_seen_to_return_leaves_doubt() {
+    fn call_without_a_return_makes_facts_unknown() {
         let mut session = completed(Role::Client, SessionFlags::default(), 0x0304);
         session.enter(MS, 0);
         session.transferred(Flow::Sent, 300, 2 * MS, 0);
@@ -509,14 +510,14 @@ mod tests {
     }
 
     #[test]
-    fn bytes_survive_and_wrong_ones_are_refused() {
+    fn record_is_read_back_and_malformed_ones_are_refused() {
         let handshake = LibraryHandshake { session: blocking_client(1), ..LibraryHandshake::default() };
         assert_eq!(LibraryHandshake::from_bytes(handshake.as_bytes()), Some(handshake));
         assert_eq!(LibraryHandshake::from_bytes(&handshake.as_bytes()[1..]), None);
     }
 
     #[test]
-    fn a_call_that_slept_before_the_hello_does_not_count() {
+    fn sleep_before_the_hello_is_ignored() {
         let mut session = completed(Role::Server, SessionFlags::default(), 0x0303);
         session.enter(MS, 0);
         session.leave(3 * MS, 1);
@@ -528,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_seen_in_whole_is_unknown() {
+    fn partly_seen_call_makes_facts_unknown() {
         let mut session = blocking_client(1);
         assert_eq!(class(&session), Some(TlsClass::Full));
         assert!(compute_us(&session).is_some());
@@ -537,7 +538,7 @@ mod tests {
         session.flags.insert(SessionFlags::RESUMED);
         assert_eq!(class(&session), Some(TlsClass::Resumed), "the library itself tells");
 
-        // Nor is what comes later.
+        // Nor is anything later.
         let mut session = completed(Role::Client, SessionFlags::default(), 0x0304);
         session.enter(MS, 0);
         session.mark_uncertain();

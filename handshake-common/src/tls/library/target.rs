@@ -1,5 +1,5 @@
-//! What the kernel side must know of one library file to read a session object: found by user space in the
-//! very file that is probed, and handed over in the map `TARGETS`. The cookie of a uprobe is the index there.
+//! What the kernel side must know of one library file to read a session object: found by user space in
+//! the probed file itself, and passed on in the map `TARGETS`. The cookie of a uprobe is its index there.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -9,21 +9,21 @@ pub const MAP: &str = "TARGETS";
 /// How many library files can be probed at once.
 pub const MAX_TARGETS: u32 = 1024;
 
-/// The lower bits of a uprobe's cookie are the index of the [`Target`]; this bit above them says that the
-/// probed function serves connections as a server, [`COOKIE_CLIENT`] as a client, neither that the object
-/// itself tells.
+/// The lower bits of a uprobe's cookie are the index of the [`Target`]. This bit above them is set if the
+/// probed function is only for servers, [`COOKIE_CLIENT`] if it is only for clients; if neither is, the
+/// session object has the role.
 pub const COOKIE_SERVER: u64 = 1 << 32;
 /// See [`COOKIE_SERVER`].
 pub const COOKIE_CLIENT: u64 = 1 << 33;
-/// At a way out of a function: [`Base::is_frame_pointer`].
+/// At an exit of a function: [`Base::is_frame_pointer`].
 const COOKIE_FRAME_POINTER: u64 = 1 << 34;
-/// From this bit on: which register has the result, by its number in the machine's encoding.
+/// From this bit on: the register with the result, by its number in the machine's encoding.
 const COOKIE_RESULT: u32 = 36;
 /// From this bit on: [`Base::depth`].
 const COOKIE_DEPTH: u32 = 44;
 
-/// Where the stack pointer of a function's entry is, at some instruction of it: so many bytes above a
-/// register. It tells one call of a function from all others that go on in the process.
+/// Where the stack pointer of a function's entry is at one of its instructions: a number of bytes above a
+/// register. It distinguishes one call of a function from all others in progress in the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Base {
     /// The frame pointer, not the stack pointer.
@@ -36,20 +36,20 @@ impl Base {
     /// At the entry itself, and where only the return address is left on the stack.
     pub const STACK_POINTER: Self = Self { is_frame_pointer: false, depth: 0 };
 
-    /// Whether a cookie has room for it.
+    /// Whether it fits into a cookie.
     #[must_use]
     pub const fn is_plausible(&self) -> bool {
         self.depth < 1 << (u64::BITS - COOKIE_DEPTH)
     }
 
-    /// As part of the cookie of a probe on a way out, where that register has the result.
+    /// As part of the cookie of a probe at an exit, where that register has the result.
     #[must_use]
     pub const fn cookie(self, result: u8) -> u64 {
         let frame_pointer = if self.is_frame_pointer { COOKIE_FRAME_POINTER } else { 0 };
         frame_pointer | (result as u64 & 0xff) << COOKIE_RESULT | (self.depth as u64) << COOKIE_DEPTH
     }
 
-    /// What [`Base::cookie`] was made of: this, and the register.
+    /// The inverse of [`Base::cookie`]: the base, and the register.
     #[expect(clippy::cast_possible_truncation, reason = "the part of the cookie that is meant")]
     #[must_use]
     #[inline(always)]
@@ -62,14 +62,14 @@ impl Base {
     }
 }
 
-/// The way from a session object to one of its fields, through at most two pointers:
-/// `*(*(object + steps[0]) + steps[1]) + steps[2]`, of which only the first `hops + 1` steps are taken.
+/// The path from a session object to one of its fields, through at most two pointers:
+/// `*(*(object + steps[0]) + steps[1]) + steps[2]`; only the first `hops + 1` steps are taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Path {
     /// Byte offsets; between two of them a pointer is followed.
     pub steps: [u16; 3],
-    /// How many pointers are followed: 0 to 2. 3 and more: the way is not known.
+    /// How many pointers are followed: 0 to 2. 3 and more: the path is not known.
     pub hops: u8,
     /// Bytes of the field: 1, 2, 4 or 8; 32 for a ClientHello.random.
     pub width: u8,
@@ -93,11 +93,11 @@ impl Path {
     }
 }
 
-/// Words of four bytes that are read of a [`Statem`] at once.
+/// Words of four bytes of a [`Statem`] that are read at once.
 pub const STATEM_WORDS: usize = 16;
 
-/// OpenSSL's `struct ossl_statem_st` inside the session object (ssl/statem/statem.h): its states lie so near
-/// to each other that one read has them all.
+/// OpenSSL's `struct ossl_statem_st` inside the session object (ssl/statem/statem.h): its states are so close
+/// together that one read gets them all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Statem {
@@ -109,7 +109,7 @@ pub struct Statem {
     pub hand_state: u8,
     /// Which word is `in_init`.
     pub in_init: u8,
-    /// 1: all of them are known; else none.
+    /// 1: all of them are known; otherwise none is.
     pub known: u8,
     /// Always 0.
     pub reserved: [u8; 2],
@@ -151,7 +151,7 @@ pub struct Target {
     pub version: Path,
     /// Not zero: this end is the server. Go: `Conn.isClient`, not zero: the client.
     pub server: Path,
-    /// OpenSSL: how far the handshake is.
+    /// OpenSSL: the states of the handshake.
     pub statem: Statem,
     /// Not zero: the session was resumed.
     pub resumed: Path,
@@ -163,11 +163,11 @@ pub struct Target {
     pub complete: Path,
     /// Cipher suite as on the wire, in the lower 16 bits.
     pub cipher: Path,
-    /// ClientHello.random, 32 bytes at the end of the way.
+    /// ClientHello.random, 32 bytes at the end of the path.
     pub random: Path,
     /// File descriptor of the socket that is read from; only where [`Target::fd_guard`] holds.
     pub fd: Path,
-    /// A word that tells that the object behind is an ordinary socket …
+    /// A word that shows that the object behind it is an ordinary socket …
     pub fd_guard: Path,
     /// … by having this value (OpenSSL: `BIO_TYPE_SOCKET` 0x0505 at the BIO's method; 0: no guard).
     pub fd_guard_value: u64,
@@ -176,7 +176,7 @@ pub struct Target {
 const _: () = assert!(size_of::<Target>() == 8 + 11 * 8 + 8, "no padding, and both sides know the size");
 
 impl Target {
-    /// A library of which nothing but its name is known: handshakes are timed, their class is unknown.
+    /// A library whose name alone is known: handshakes are timed, their class is unknown.
     #[must_use]
     pub const fn opaque(library: u8) -> Self {
         Self {
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cookie_holds_a_way_out() {
+    fn cookie_holds_an_exit() {
         for (base, result) in [
             (Base::STACK_POINTER, 0),
             (Base { is_frame_pointer: true, depth: 8 }, 12),
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn states_are_words_of_one_block() {
+    fn states_of_one_block_are_its_words() {
         let at = |flow, hand, init| {
             Statem::at(Path::direct(flow, 4), Path::direct(hand, 4), Path::direct(init, 4))
         };

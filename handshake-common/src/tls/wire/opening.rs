@@ -5,10 +5,10 @@ use super::{
     record::{HEAD, content, handshake},
 };
 
-/// What tells a ClientHello: the record header, the message's header, and the legacy version.
+/// What identifies a ClientHello: the record header, the message's header, and the legacy version.
 pub(super) const OPENING: u32 = 11;
 
-/// Whether a ClientHello begins here, as far as these bytes tell.
+/// Whether a ClientHello may begin here, judging by these bytes.
 #[must_use]
 #[inline(always)]
 pub fn begins_hello(payload: &impl Payload) -> bool {
@@ -30,7 +30,7 @@ pub fn begins_hello(payload: &impl Payload) -> bool {
     have > 0 && may_open(&bytes, have)
 }
 
-/// Whether so many bytes may begin a ClientHello: a handshake record of SSL 3.0 to TLS 1.3, and in it a
+/// Whether these bytes may begin a ClientHello: a handshake record of SSL 3.0 to TLS 1.3, and in it a
 /// ClientHello below 64 KiB.
 #[inline(always)]
 pub(super) const fn may_open(bytes: &[u8; HEAD], have: u32) -> bool {

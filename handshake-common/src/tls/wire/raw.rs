@@ -1,6 +1,6 @@
-//! What the kernel side sends of a handshake on the wire: hello fragments of the stream while it goes on, and
-//! a `WireHandshake` at its end. Both carry a number, because the first bytes of a connection may come before
-//! its socket.
+//! What the kernel side sends about a handshake on the wire: fragments of the hellos while it is in progress,
+//! and a `WireHandshake` at its end. Both carry a number, because the first bytes of a connection may come
+//! before its socket.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -16,9 +16,9 @@ use crate::{
 pub struct HelloFragment {
     /// [`Kind::Hello`].
     pub kind: u8,
-    /// [`Role`] code of who sent them.
+    /// [`Role`] code of the sender.
     pub sender: u8,
-    /// How many bytes there are; what follows them in the record is nothing.
+    /// The number of bytes; anything after them in the record is padding.
     pub length: u16,
     /// TCP sequence number of the first.
     pub seq: u32,
@@ -26,7 +26,7 @@ pub struct HelloFragment {
     pub number: u64,
 }
 
-/// How many ports can be named whose handshakes alone are looked at.
+/// The most ports to which the wire view can be restricted.
 pub const MAX_PORTS: usize = 16;
 /// Name of the global in the eBPF object that holds them.
 pub const PORTS_SYMBOL: &str = "WIRE_PORTS";
@@ -34,13 +34,13 @@ pub const PORTS_SYMBOL: &str = "WIRE_PORTS";
 /// The most bytes that one fragment carries; a longer hello makes several.
 pub const MAX_HELLO_FRAGMENT: usize = 2048;
 
-/// A raw record: a handshake that the wire shows no more of, and the connection that it was made on.
+/// A raw record: a handshake that has ended on the wire, and its connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct WireHandshake {
     /// With [`Kind::Wire`].
     pub connection: Connection,
-    /// Tells it from all other handshakes.
+    /// Distinguishes it from all other handshakes.
     pub number: u64,
     /// 1: the whole ClientHello was in the SYN.
     pub hello_in_syn: u64,

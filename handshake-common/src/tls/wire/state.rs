@@ -1,11 +1,11 @@
-//! What the kernel side keeps of one connection while its TLS handshake is under way; its very bytes go to
-//! user space when the handshake is over.
+//! What the kernel side keeps of one connection while its TLS handshake is in progress. The same bytes are
+//! sent to user space when the handshake is over.
 
 use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::record::{HEAD, Record, RecordFlags, content::APPLICATION_DATA};
-use crate::vocabulary::Role;
+use crate::{integer::low_32, vocabulary::Role};
 
 /// How many noteworthy records are kept.
 pub const MAX_RECORDS: usize = 16;
@@ -45,17 +45,17 @@ pub struct Stream {
     pub ahead: u32,
     /// The newest hello, from its record header …
     pub hello_from: u32,
-    /// … to its end, as far as it is known; nothing while both are equal.
+    /// … to its end, as far as it is known; empty while both are equal.
     pub hello_to: u32,
     /// Bytes of the newest hello that are still to come, in further records.
     pub hello_left: u32,
     /// Where the record headers of the first and the second hello are.
     pub hellos: [u32; 2],
-    /// How many hellos there were.
+    /// The number of hellos.
     pub hello_count: u8,
     /// See [`StreamFlags`].
     pub seen: StreamFlags,
-    /// How many bytes of `head` are there: a record header that straddles packets.
+    /// The number of valid bytes in `head`: a record header that straddles packets.
     pub have: u8,
     /// See `have`.
     pub head: [u8; HEAD],
@@ -71,17 +71,17 @@ impl Stream {
     }
 }
 
-/// Why the tracker is through with a connection.
+/// Why the tracker has finished with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Ending {
-    /// It is not.
+    /// It has not.
     Going = 0,
     /// The handshake is complete, or an alert ended it.
     Over = 1,
-    /// What came is not TLS, or breaks its rules.
+    /// The bytes are not TLS, or violate its rules.
     Malformed = 2,
-    /// It took too many packets or records, or a decisive one was missed.
+    /// There were too many packets or records, or a decisive one was missed.
     Exhausted = 3,
     /// The connection ended first.
     Closed = 4,
@@ -97,10 +97,10 @@ pub struct Wire {
     pub client: Stream,
     /// From the TLS server.
     pub server: Stream,
-    /// The last byte of the first ClientHello passed by: units of 1024 ns since `hello_ns`, plus 1; 0 = it
-    /// did not.
+    /// The last byte of the first ClientHello passed by: units of 1024 ns since `hello_ns`, plus 1; 0 = not
+    /// seen.
     pub whole_at: u32,
-    /// The beginning of the ClientHello passed by again, the last time: as `whole_at`.
+    /// The last retransmission of the beginning of the ClientHello: as `whole_at`.
     pub again_at: u32,
     /// The client acknowledged the server's Finished (TLS 1.2 and before, full): as `whole_at`.
     pub acked_at: u32,
@@ -114,12 +114,12 @@ pub struct Wire {
     pub ending: u8,
     /// Records of the client's second flight (TLS 1.3).
     pub flight: u8,
-    /// How many entries of `log` are there.
+    /// The number of entries in `log`.
     pub logged: u8,
     /// Keeps the size a multiple of 8.
     pub reserved: [u8; 2],
-    /// The noteworthy records in the order in which they passed by. Of a run of equal ones the first and the
-    /// last.
+    /// The noteworthy records in the order in which they passed by: the first and the last of each run of
+    /// equal ones.
     pub log: [Record; MAX_RECORDS],
 }
 
@@ -149,7 +149,7 @@ impl Wire {
         self.log.get(..usize::from(self.logged)).unwrap_or(&self.log)
     }
 
-    /// CLOCK_MONOTONIC of a record, ns, to 1024 ns.
+    /// CLOCK_MONOTONIC of a record, ns, with a resolution of 1024 ns.
     #[must_use]
     pub const fn time_of(&self, record: &Record) -> u64 {
         self.hello_ns.saturating_add((record.at as u64) << 10)
@@ -161,7 +161,7 @@ impl Wire {
         if at == 0 { None } else { Some(self.hello_ns.saturating_add(((at - 1) as u64) << 10)) }
     }
 
-    /// Why the tracker is through.
+    /// Why the tracker has finished.
     #[must_use]
     #[inline(always)]
     pub const fn is(&self, ending: Ending) -> bool {
@@ -176,16 +176,16 @@ impl Wire {
         }
     }
 
-    /// Units of 1024 ns since the ClientHello: a shift, where microseconds would want a division.
+    /// Units of 1024 ns since the ClientHello: a shift, whereas microseconds would need a division.
     #[inline(always)]
     pub(super) const fn ticks(&self, now_ns: u64) -> u32 {
         let ticks = now_ns.saturating_sub(self.hello_ns) >> 10;
-        // More than an hour for a handshake: no number at all would fit better than this one.
-        if ticks >= u32::MAX as u64 { u32::MAX - 1 } else { low_half(ticks) }
+        // More than an hour for a handshake: the exact number is of no interest.
+        if ticks >= u32::MAX as u64 { u32::MAX - 1 } else { low_32(ticks) }
     }
 
-    /// Adds to the log. In a run of equal kinds the last entry moves along, except in the client's second
-    /// flight, which is short and of which every record counts.
+    /// Adds to the log. In a run of equal kinds the last entry is replaced, except in the client's second
+    /// flight, which is short and in which every record counts.
     #[inline(always)]
     pub(super) const fn note(&mut self, at: u32, length: u16, content: u8, mark: RecordFlags, detail: u8) {
         let record = Record { at, length, kind: Record::kind_of(content, mark), detail };
@@ -210,13 +210,6 @@ impl Wire {
 #[inline(always)]
 pub const fn is_before(a: u32, b: u32) -> bool {
     a.wrapping_sub(b) > i32::MAX as u32
-}
-
-/// The lower 32 bits; `try_from` and its error would cost the verifier a branch.
-#[expect(clippy::cast_possible_truncation, reason = "what it is for")]
-#[inline(always)]
-const fn low_half(value: u64) -> u32 {
-    value as u32
 }
 
 // SAFETY: integers only, repr(C), and no padding (asserted above).

@@ -1,10 +1,10 @@
 //! The record tracker: from one TLS record header to the next, in both directions, until the handshake is
 //! over.
 //!
-//! It runs in the kernel for each packet of a connection whose handshake is under way. It never skips a byte
-//! that it needs: where one is missing (lost, reordered), that direction stands still until the byte comes
-//! again, so that what is not known stays unknown. Cause and effect are told by acknowledgements, not by
-//! time: what a client sends before it has the server's decisive message is early.
+//! It runs in the kernel for each packet of a connection whose handshake is in progress. It never skips a
+//! byte that it needs: if one is missing (lost, reordered), that direction is stalled until the byte arrives
+//! again, so that what is not known stays unknown. Cause and effect are derived from acknowledgements, not
+//! from times: data that a client sends before it has the server's decisive message is early.
 
 pub use super::opening::begins_hello;
 use super::{
@@ -15,25 +15,25 @@ use super::{
 };
 use crate::vocabulary::Role;
 
-/// How many records are looked at in one packet: the loop's bound for the verifier. A server's whole flight
-/// has seven.
+/// The most records examined in one packet: the loop's bound for the verifier. A server's whole flight has
+/// seven.
 const MAX_PER_PACKET: u32 = 12;
-/// How many packets a handshake may take.
+/// The most packets of a handshake.
 const MAX_PACKETS: u16 = 1 << 14;
-/// How many records a client's second flight has at most: EndOfEarlyData or certificate and its proof,
-/// Finished, and what a certificate of several records takes.
+/// The most records of a client's second flight: EndOfEarlyData or certificate and its proof, Finished, and
+/// the further records of a long certificate.
 const MAX_FLIGHT: u8 = 6;
 /// The least length of a hello: its fixed fields (RFC 8446 §4.1.2, §4.1.3).
 const LEAST_HELLO: u32 = 38;
-/// The most that is believed of a hello, bytes.
+/// The greatest plausible length of a hello, bytes.
 const MAX_HELLO: u32 = 1 << 16;
 
 /// Follows one packet. All of a connection's packets with payload go through here until the handshake is
-/// over, and while [`Next::FollowAll`] says so also those without.
+/// over; during [`Next::FollowAll`], so do those without.
 #[inline(always)]
 pub fn track(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> PacketAction {
     let length = payload.len();
-    // A few bytes may look like a beginning and be none: then a whole one begins anew.
+    // A few bytes may only look like the beginning of a hello: then a complete one starts over.
     let begins =
         wire.client.hello_count == 0 && (wire.role == 0 || length >= OPENING) && begins_hello(payload);
     if begins {
@@ -73,8 +73,8 @@ pub fn track(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> Pack
     hello_bytes(wire.stream(side), segment.seq, length, side, next)
 }
 
-/// Whether a packet without payload may tell something: where the server's stream begins, that the
-/// ClientHello has gone by, that the client has the server's Finished.
+/// Whether a packet without payload may be informative: it may show where the server's stream begins, that
+/// the ClientHello has passed by, or that the client has the server's Finished.
 #[inline(always)]
 const fn awaits_bare(wire: &Wire) -> bool {
     let (client, server) = (wire.client.seen, wire.server.seen);
@@ -83,7 +83,7 @@ const fn awaits_bare(wire: &Wire) -> bool {
         || (client.contains(StreamFlags::FINISHED) && server.contains(StreamFlags::FINISHED))
 }
 
-/// The connection ended; whatever is known of its handshake is due now.
+/// The connection ended: what is known of its handshake is due now.
 #[inline(always)]
 pub const fn closed(wire: &mut Wire) -> Next {
     if wire.client.hello_count == 0 {
@@ -107,7 +107,7 @@ fn begin(wire: &mut Wire, segment: &Segment) {
     wire.client.next = segment.seq;
     wire.client.seen.insert(StreamFlags::SYNCED);
     if segment.ack != 0 {
-        // What the client has of the server so far is what came before TLS (STARTTLS), or nothing.
+        // So far the client has received what preceded TLS (STARTTLS), or nothing.
         wire.server.next = segment.ack;
         wire.server.seen.insert(StreamFlags::SYNCED);
     }
@@ -121,14 +121,14 @@ fn acknowledged(wire: &mut Wire, seq: u32, ack: u32, at: u32) {
     if finished && wire.acked_at == 0 && !is_before(ack, wire.finished_to) {
         wire.acked_at = at + 1;
         if is_before(wire.client.next, seq) {
-            // What it sent before is lost so far: a false start, or not.
+            // What it sent before was lost, so whether that was a false start is not known yet.
             wire.note(at, 0, content::APPLICATION_DATA, early_flags(true), 0);
         }
         complete(wire);
     }
 }
 
-/// The ClientHello is sent once more: lost, or data in a SYN that the server did not take.
+/// The ClientHello is sent again: it was lost, or was data in a SYN that the server did not accept.
 #[inline(always)]
 const fn repeated(wire: &mut Wire, seq: u32, length: u32, at: u32) {
     if length != 0 && wire.client.hello_count != 0 && seq == wire.client.hellos[0] {
@@ -205,7 +205,7 @@ fn records(wire: &mut Wire, side: Role, segment: &Segment, payload: &impl Payloa
     }
 }
 
-/// A record header goes on in the next packet. Perhaps it is a hello's, so its bytes must not be lost.
+/// A record header continues in the next packet. It may be that of a hello, so its bytes must not be lost.
 #[inline(always)]
 const fn half_a_header(wire: &mut Wire, side: Role, begin: u32) {
     let due = hello_is_due(wire, side);
@@ -222,7 +222,7 @@ const fn half_a_header(wire: &mut Wire, side: Role, begin: u32) {
     }
 }
 
-/// A packet passed by before the bytes that are waited for.
+/// A packet passed by before the bytes that the tracker waits for.
 #[inline(always)]
 fn passed(stream: &mut Stream, seq: u32, length: u32) {
     let end = seq.wrapping_add(length);
@@ -232,8 +232,8 @@ fn passed(stream: &mut Stream, seq: u32, length: u32) {
     }
 }
 
-/// Reads the beginning of a record into [`Stream::head`], where what there is waits for the next packet;
-/// false while it is not all there.
+/// Reads the beginning of a record into [`Stream::head`], which keeps it until the next packet; false while
+/// it is incomplete.
 #[inline(always)]
 fn head(stream: &mut Stream, payload: &impl Payload, offset: u32) -> bool {
     if stream.have == 0 && payload.len() - offset >= HEADER + MESSAGE_HEADER {
@@ -289,7 +289,7 @@ const fn hello_is_due(wire: &Wire, side: Role) -> bool {
     let (client, server) = (&wire.client, &wire.server);
     match side {
         Role::Server => server.hello_count < client.hello_count,
-        // The second one answers a HelloRetryRequest, and nothing but ChangeCipherSpec lies between.
+        // The second one follows a HelloRetryRequest, with nothing but ChangeCipherSpec in between.
         Role::Client => {
             client.hello_count == 0
                 || (client.hello_count == 1
@@ -317,7 +317,7 @@ fn handshake_record(wire: &mut Wire, side: Role, from: RecordFlags, head: Head, 
     let kind = if server { handshake::SERVER_HELLO } else { handshake::CLIENT_HELLO };
     let changed = stream.seen.contains(StreamFlags::CHANGE_CIPHER_SPEC);
     if due && head.first == kind {
-        // Behind ChangeCipherSpec, and with part of the server's side unseen, this may as well be a Finished.
+        // After ChangeCipherSpec, and with part of the server's side unseen, this may also be a Finished.
         let ambiguous = !server && changed && stalled;
         let believable = head.message >= LEAST_HELLO && head.message < MAX_HELLO;
         if ambiguous || !believable || length < MESSAGE_HEADER {
@@ -353,8 +353,8 @@ fn handshake_record(wire: &mut Wire, side: Role, from: RecordFlags, head: Head, 
     true
 }
 
-/// Both Finished messages of TLS 1.2 or before were seen. A server must wait for the client to have the last
-/// one, for only then it is known whether the client waited for it, too.
+/// Both Finished messages of TLS 1.2 or before were seen. On a server, the tracker waits until the client has
+/// the last one: only then is it known whether the client waited for it.
 #[inline(always)]
 const fn complete(wire: &mut Wire) {
     let (client, server) = (wire.client.seen, wire.server.seen);
@@ -371,7 +371,7 @@ const fn complete(wire: &mut Wire) {
 fn alert(wire: &mut Wire, side: Role, from: RecordFlags, head: Head, at: u32) -> bool {
     const CLOSE_NOTIFY: u8 = 0;
     if head.length != 2 {
-        // Protected, as only TLS 1.2 and before show it: what it says cannot be known.
+        // Protected, which only TLS 1.2 and before show: its content cannot be known.
         wire.note(at, head.length, content::ALERT, from.union(RecordFlags::ENCRYPTED), 0);
         wire.ending = Ending::Over as u8;
         return wire.stream(side).seen.contains(StreamFlags::CHANGE_CIPHER_SPEC);
@@ -396,7 +396,7 @@ const fn early_flags(unsure: bool) -> RecordFlags {
 #[inline(always)]
 fn client_data(wire: &mut Wire, head: Head, ack: u32, at: u32) -> bool {
     let server = &wire.server;
-    // The client has more of the server than the tracker.
+    // The client has received more from the server than the tracker has seen.
     let missed = server.seen.contains(StreamFlags::SYNCED) && is_before(server.next, ack);
     let unsure = missed || server.is_stalled();
     if wire.client.seen.contains(StreamFlags::FINISHED) {

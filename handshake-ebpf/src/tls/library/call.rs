@@ -108,8 +108,8 @@ impl Hit {
     }
 }
 
-/// One register. Volatile, and read whether it is needed or not: the verifier wants each load at an offset of
-/// its own.
+/// One register. Volatile, and read whether it is needed or not: the verifier requires each load to have a
+/// constant offset.
 macro_rules! register {
     ($regs:ident.$($name:tt)+) => {
         // SAFETY: a reference is valid to read.
@@ -163,7 +163,7 @@ fn target(cookie: u64) -> Option<&'static Target> {
 pub(crate) fn session<'a>(key: &Key) -> Option<&'a mut Session> {
     // SAFETY: the map's own value, whose memory the kernel keeps while the program runs. Libraries want a
     // session object to be used by one thread at a time; a program that does not keep to it gets a record
-    // with mixed values, nothing worse: all fields are integers of which any value is valid, and none is an
+    // with mixed values, nothing worse: all fields are integers for which any value is valid, and none is an
     // address or index that the verifier has to trust.
     SESSIONS.get_ptr_mut(*key).map(|session| unsafe { &mut *session })
 }

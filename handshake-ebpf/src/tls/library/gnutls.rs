@@ -4,6 +4,7 @@
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use handshake_common::{
     Role, TlsOutcome,
+    integer::low_16,
     tls::library::{
         session::{DTLS1_2, Session, SessionFlags},
         target::Target,
@@ -12,7 +13,7 @@ use handshake_common::{
 
 use super::{
     call::{self, Hit},
-    object::{self, UNKNOWN, low_half},
+    object::{self, UNKNOWN},
     stack,
 };
 
@@ -70,7 +71,7 @@ fn read(session: &mut Session, target: &Target) {
     // is 202.
     let version = object::number(object, &target.version);
     if matches!(version, 2..=5) {
-        session.version = 0x0301 + low_half(version) - 2;
+        session.version = 0x0301 + low_16(version) - 2;
         session.flags.insert(SessionFlags::VERSION_READ);
     } else if matches!(version, 200..=202) {
         session.version = DTLS1_2;

@@ -5,6 +5,7 @@
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use handshake_common::{
     Role, TlsOutcome,
+    integer::low_16,
     tls::library::{
         session::{Session, SessionFlags},
         target::Target,
@@ -13,7 +14,7 @@ use handshake_common::{
 
 use super::{
     call::{self, Hit},
-    object::{self, UNKNOWN, low_half},
+    object::{self, UNKNOWN},
     stack,
 };
 
@@ -77,7 +78,7 @@ fn read(session: &mut Session, target: &Target) {
     let flags = &mut session.flags;
     let version = object::number(conn, &target.version);
     if version != UNKNOWN {
-        session.version = low_half(version);
+        session.version = low_16(version);
         flags.insert(SessionFlags::VERSION_READ);
     }
     let resumed = object::number(conn, &target.resumed);
@@ -92,6 +93,6 @@ fn read(session: &mut Session, target: &Target) {
     }
     let cipher = object::number(conn, &target.cipher);
     if cipher != UNKNOWN {
-        session.cipher = low_half(cipher);
+        session.cipher = low_16(cipher);
     }
 }

@@ -95,10 +95,3 @@ pub(crate) fn bytes(object: u64, path: &Path, into: &mut [u8; 32]) -> bool {
     // SAFETY: the helper catches any fault.
     at != 0 && unsafe { bpf_probe_read_user_buf(at as *const u8, into) }.is_ok()
 }
-
-/// The lower 16 bits: versions and cipher suites have that size on the wire.
-#[expect(clippy::cast_possible_truncation, reason = "what it is for")]
-#[inline(always)]
-pub(crate) const fn low_half(number: u64) -> u16 {
-    number as u16
-}

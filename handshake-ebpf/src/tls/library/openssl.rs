@@ -4,6 +4,7 @@
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use handshake_common::{
     Role, TlsOutcome,
+    integer::low_16,
     tls::library::{
         session::{Session, SessionFlags},
         target::Target,
@@ -12,7 +13,7 @@ use handshake_common::{
 
 use super::{
     call::{self, Hit},
-    object::{self, States, UNKNOWN, low_half},
+    object::{self, States, UNKNOWN},
     stack,
 };
 use crate::kernel::Typed;
@@ -95,7 +96,7 @@ fn read(session: &mut Session, target: &Target) {
     let flags = &mut session.flags;
     let version = object::number(ssl, &target.version);
     if version != UNKNOWN {
-        session.version = low_half(version);
+        session.version = low_16(version);
         flags.insert(SessionFlags::VERSION_READ);
     }
     let resumed = object::number(ssl, &target.resumed);
@@ -112,7 +113,7 @@ fn read(session: &mut Session, target: &Target) {
     }
     let cipher = object::number(ssl, &target.cipher);
     if cipher != UNKNOWN {
-        session.cipher = low_half(cipher);
+        session.cipher = low_16(cipher);
     }
     object::bytes(ssl, &target.random, &mut session.random);
 }

@@ -4,6 +4,7 @@
 use aya_ebpf::{macros::uprobe, programs::ProbeContext};
 use handshake_common::{
     Library, Role, TlsOutcome,
+    integer::low_16,
     tls::library::{
         session::{Session, SessionFlags},
         target::Target,
@@ -12,7 +13,7 @@ use handshake_common::{
 
 use super::{
     call::{self, Hit, is},
-    object::{self, UNKNOWN, low_half},
+    object::{self, UNKNOWN},
     stack,
 };
 
@@ -76,7 +77,7 @@ fn read(session: &mut Session, target: &Target) {
     let object = session.object;
     let version = object::number(object, &target.version);
     if version != UNKNOWN {
-        session.version = low_half(version);
+        session.version = low_16(version);
         session.flags.insert(SessionFlags::VERSION_READ);
     }
     let resumed = object::number(object, &target.resumed);
@@ -87,7 +88,7 @@ fn read(session: &mut Session, target: &Target) {
     session.flags.insert(SessionFlags::EARLY_UNKNOWN);
     let cipher = object::number(object, &target.cipher);
     if cipher != UNKNOWN {
-        session.cipher = low_half(cipher);
+        session.cipher = low_16(cipher);
     }
     object::bytes(object, &target.random, &mut session.random);
 }

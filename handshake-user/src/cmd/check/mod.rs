@@ -58,7 +58,9 @@ fn look() -> Report {
         Err(reason) => (probes::not_loadable(reason), Some(reason.clone())),
     };
     let (tls_libraries, tls_shortfalls) = match (loadable, probes.mode) {
-        (Ok(known), Some(mode)) => libraries::look(known, mode).unwrap_or_else(|why| (Vec::new(), vec![why])),
+        (Ok(known), Some(mode)) => {
+            libraries::look(known, mode).unwrap_or_else(|why| (Vec::new(), vec![format!("{why:#}")]))
+        }
         _ => (Vec::new(), vec!["finding them needs tracing to work".to_owned()]),
     };
     let tiers = tiers::look(&known);

@@ -1,4 +1,4 @@
-//! What the event loop and the pages share.
+//! The metrics and their sources, shared by the event loop and the HTTP pages.
 
 use std::{
     ops::ControlFlow,
@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya::maps::{MapData, RingBuf};
 use handshake_common::totals::Totals;
 
@@ -28,14 +28,14 @@ use crate::{
 /// Turns of the ring before a scrape: as many records as the default ring holds, some tens of milliseconds,
 /// so that a scrape is fresh and yet does not wait for a ring that fills as fast as it is read.
 const SCRAPE_TURNS: u32 = 5;
-/// How often the connections from before are counted, until nothing happens meanwhile.
+/// Most attempts to count the existing connections without one changing meanwhile.
 const COUNTS: u32 = 10;
-/// How long that may take: a million sockets in fifty namespaces take some twenty seconds.
+/// How long that may take: a million sockets in fifty namespaces take longer than any other part.
 const COUNTING: Duration = Duration::from_mins(2);
-/// A loop that has not come round for so long is stuck.
+/// An event loop without a turn for this long is stuck.
 const STUCK: Duration = Duration::from_secs(10);
 
-/// The metrics, and where they come from. One thread uses it; the lock is never held across a wait.
+/// The metrics and their sources. The lock is never held across a wait.
 pub(super) struct Exporter {
     state: Mutex<State>,
 }
@@ -43,7 +43,7 @@ pub(super) struct Exporter {
 struct State {
     metrics: Metrics,
     live: Option<Live>,
-    /// When the event loop last came round.
+    /// When the event loop last had a turn.
     turn: Instant,
 }
 
@@ -91,17 +91,17 @@ impl Exporter {
         Ok(())
     }
 
-    /// Counts the connections that were there before. With a million sockets, or in thousands of namespaces,
-    /// that takes a while, during which everything else goes on.
+    /// Counts the connections that existed before the start. With a million sockets, or in thousands of
+    /// namespaces, that takes a while, and everything else goes on meanwhile.
     pub(super) fn count_preexisting(&self) {
         let deadline = Instant::now() + COUNTING;
         for _ in 0..COUNTS {
-            // What has begun since the probes are attached is in the totals and is taken off.
+            // Connections opened since the probes were attached are in the totals, and are subtracted.
             let Some(before) = self.totals() else { return };
             let Some(sockets) = preexisting::sockets(deadline) else {
                 tracing::warn!(
-                    "counting the connections that were there before takes longer than {} s, so they are missing \
-                     in handshake_connections",
+                    "counting the existing connections takes longer than {} s; they are missing from \
+                     handshake_connections",
                     COUNTING.as_secs()
                 );
                 return;
@@ -119,14 +119,14 @@ impl Exporter {
         self.lock().live.as_ref()?.tracer.probes.totals().ok()
     }
 
-    /// Takes a batch of records in; true when there may be more.
+    /// Processes a batch of records; returns whether there may be more.
     pub(super) fn drain(&self) -> bool {
         let mut state = self.lock();
         state.turn = Instant::now();
         state.drain()
     }
 
-    /// Takes the rest in and detaches the probes.
+    /// Processes the remaining records and detaches the probes.
     pub(super) fn end(&self) {
         let mut state = self.lock();
         state.drain();
@@ -134,18 +134,18 @@ impl Exporter {
             tracing::warn!(%error, "cannot read the last totals");
         }
         let live = state.live.take();
-        // To detach takes long, and pages are still asked for.
+        // Detaching takes long, and pages are served meanwhile.
         drop(state);
         drop(live);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Counters have no half-written state that a panic could leave behind.
+        // A panic leaves no counter half-written.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Reading the kernel's types took tens of megabytes, which nothing needs again.
+/// Parsing the kernel's type information took tens of megabytes, which are not needed again.
 fn give_memory_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: the function only returns free memory to the kernel, and may be called at any time.
@@ -218,17 +218,16 @@ impl Pages for Exporter {
         Ok(state.metrics.render()?)
     }
 
-    fn healthy(&self) -> Result<(), String> {
+    fn healthy(&self) -> Result<()> {
         let state = self.lock();
         let still = state.turn.elapsed();
-        if state.live.is_some() && still > STUCK {
-            return Err(format!("the event loop has not come round for {still:.0?}"));
-        }
+        ensure!(state.live.is_none() || still <= STUCK, "the event loop has had no turn for {still:.0?}");
         Ok(())
     }
 
-    fn ready(&self) -> Result<(), String> {
-        // A required probe that cannot be attached ends the program.
-        if self.lock().live.is_some() { Ok(()) } else { Err("the probes are not attached".to_owned()) }
+    fn ready(&self) -> Result<()> {
+        // If a required probe cannot be attached, the program exits.
+        ensure!(self.lock().live.is_some(), "the probes are not attached");
+        Ok(())
     }
 }

@@ -34,7 +34,7 @@ use crate::{
 /// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// When the settings make no sense, the address cannot be had or the probes cannot be attached.
+/// When the settings are not valid, the address is not available or the probes cannot be attached.
 pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
     let config = Config::new(args.config.as_deref(), args.exporter, args.probes)?;
     let listener = http::listen(config.listen)?;
@@ -47,7 +47,7 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
         drop(server_stopped.await);
     }));
 
-    // Pages answer while the kernel verifies the programs.
+    // Pages are served while the kernel verifies the programs.
     let attached = tokio::select! {
         attached = attach(config.probes) => Some(attached?),
         () = &mut stop => None,
@@ -58,7 +58,7 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
         }
         live.tracer.probes.wire_shortfall.iter().for_each(say);
         let began = Arc::clone(&exporter);
-        spawn_blocking(move || began.begin(live)).await.context("the exporter did not begin")??;
+        spawn_blocking(move || began.begin(live)).await.context("the exporter did not start")??;
         count_preexisting(&exporter).await?;
         eprintln!("handshake: listening on http://{address}/metrics");
         notify(&[NotifyState::Ready]);
@@ -88,14 +88,14 @@ fn stop_signal() -> Result<impl Future<Output = ()>> {
     })
 }
 
-/// Attaches the probes in a thread of its own, which may be left behind when the program ends.
+/// Attaches the probes in a thread of its own, which may still be running when the program exits.
 async fn attach(settings: ProbeSettings) -> Result<Live> {
     let (send, receive) = oneshot::channel();
     std::thread::Builder::new()
         .name("attach".to_owned())
         .spawn(move || {
             let live = Kernel::read().and_then(|kernel| Tracer::attach(&kernel, &settings));
-            // Nobody listens any more when a signal came first.
+            // The receiver is gone if a signal came first.
             drop(send.send(live.map(|(tracer, ring)| Live::new(tracer, ring))));
         })
         .context("cannot start a thread to attach the probes")?;
@@ -140,7 +140,7 @@ async fn work(exporter: &Exporter) {
     }
 }
 
-/// Half the time after which the service manager takes us for dead; never, if it does not watch.
+/// Completes at half the interval of the service manager's watchdog; never if it has none.
 async fn due(watchdog: &mut Option<Interval>) {
     match watchdog {
         Some(ticks) => drop(ticks.tick().await),
@@ -148,7 +148,7 @@ async fn due(watchdog: &mut Option<Interval>) {
     }
 }
 
-/// Tells the service manager, if there is one.
+/// Notifies the service manager, if there is one.
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "cannot notify the service manager");

@@ -12,15 +12,15 @@ use std::{
 
 use crate::{bounded, exporter::metrics::Census};
 
-/// Of a line, bytes; the kernel's have 150.
+/// Longest line, bytes; the kernel's have 150.
 const MAX_LINE: u64 = 512;
-/// Lines between two looks at the clock.
+/// Lines between two readings of the clock.
 const BATCH: usize = 1024;
 
 /// Sockets with a connection in every network namespace that a process is in; `None` when that is not done in
 /// time.
 ///
-/// Processes that end meanwhile, and namespaces without a process, count for nothing.
+/// Processes that exit meanwhile are skipped.
 pub(super) fn sockets(deadline: Instant) -> Option<Census> {
     let mut census = Census::default();
     let Ok(processes) = fs::read_dir("/proc") else { return Some(census) };
@@ -29,7 +29,7 @@ pub(super) fn sockets(deadline: Instant) -> Option<Census> {
         .flatten()
         .filter(|entry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()))
         .map(|entry| entry.path().join("net"))
-        // The file's inode tells the namespace, and unlike ns/net it may be asked for by anybody.
+        // The file's inode identifies the namespace, and unlike ns/net any user may read it.
         .filter(|net| fs::metadata(net.join("tcp")).is_ok_and(|tcp| namespaces.insert(tcp.st_ino())));
     for net in networks {
         for (table, sockstat) in [("tcp", "sockstat"), ("tcp6", "sockstat6")] {
@@ -57,7 +57,7 @@ fn in_use(line: &str) -> Option<u64> {
 
 /// Line by line: a table of a million sockets takes 150 MB.
 fn count(path: &Path, deadline: Instant, census: &mut Census) -> Option<()> {
-    // One that cannot be read is of a process that has ended.
+    // If it cannot be read, the process has exited.
     let Ok(file) = File::open(path) else { return Some(()) };
     let mut table = BufReader::with_capacity(64 << 10, file);
     let mut line = Vec::new();
@@ -68,7 +68,7 @@ fn count(path: &Path, deadline: Instant, census: &mut Census) -> Option<()> {
         line.clear();
         match table.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
             Ok(0) | Err(_) => break,
-            // The first is the heading.
+            // The first line is the heading.
             Ok(_) if number > 0 => connection(&String::from_utf8_lossy(&line), census),
             Ok(_) => {}
         }
@@ -76,7 +76,7 @@ fn count(path: &Path, deadline: Instant, census: &mut Census) -> Option<()> {
     Some(())
 }
 
-/// Counts the lines of a `/proc/net/tcp`; how they are parsed is fuzzed and tested through it.
+/// Counts the connections in a `/proc/net/tcp`, for the fuzz target and the tests.
 pub(crate) fn connections(table: &str, census: &mut Census) {
     table.lines().skip(1).for_each(|line| connection(line, census));
 }
@@ -86,7 +86,7 @@ pub(crate) fn connections(table: &str, census: &mut Census) {
 fn connection(line: &str, census: &mut Census) {
     let mut columns = line.split_ascii_whitespace().skip(3);
     let (Some(state), Some(timer)) = (columns.next(), columns.nth(1)) else { return };
-    // A time-wait minisocket, whose timer is of kind 3, shows FIN_WAIT2 too, but its socket is gone.
+    // A time-wait minisocket (timer of kind 3) may be in FIN_WAIT2, but its socket is gone.
     if timer.starts_with("03:") {
         return;
     }
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_sockets_with_a_connection_count() {
+    fn only_sockets_with_a_connection_are_counted() {
         let line = |state: &str, timer: &str| {
             format!(
                 "   0: 0100007F:0016 0100007F:C350 {state} 00000000:00000000 {timer}:00000000 00000000     0        0 1 1\n"
@@ -138,12 +138,12 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_of_our_own_is_found() {
+    fn connection_of_this_process_is_found() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let deadline = Instant::now() + Duration::from_mins(1);
         assert!(sockets(deadline).unwrap().established >= 2);
         let past = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
-        assert_eq!(sockets(past), None, "it is not done in time");
+        assert_eq!(sockets(past), None, "out of time");
     }
 }

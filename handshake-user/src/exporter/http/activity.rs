@@ -1,4 +1,5 @@
-//! What a connection is doing: by when it must have come further, and which one has to make room for another.
+//! What a connection is doing, by when it must make progress, and how long it may keep the server waiting
+//! when others want its place.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -6,17 +7,17 @@ use tokio::time::{Duration, Instant};
 
 /// From the first byte of a request, or from accept, to the end of its head.
 const REQUEST: Duration = Duration::from_secs(5);
-/// From the request until the kernel has taken all of the answer. Prometheus waits for ten seconds, too.
-const ANSWER: Duration = Duration::from_secs(10);
-/// Between an answer and the next request: longer than scrapes are apart.
+/// From the request until the kernel has accepted the whole response. Prometheus, too, waits ten seconds.
+const RESPONSE: Duration = Duration::from_secs(10);
+/// Between a response and the next request: longer than the usual scrape interval.
 const IDLE: Duration = Duration::from_secs(90);
 /// From our FIN to the peer's.
 const CLOSE: Duration = Duration::from_secs(1);
 
-/// When others want the place: how long a client may keep us waiting for a request. It follows on the heels
-/// of the handshake's last ACK.
+/// When others want the place: how long a client may keep the server waiting for a request. It follows on the
+/// heels of the handshake's last ACK.
 const REQUEST_WHEN_CROWDED: Duration = Duration::from_millis(25);
-/// The same for an acknowledgment of what was sent, for the next request, and for the client's FIN.
+/// The same for the ACK of what was sent, for the next request, and for the client's FIN.
 const ACK_WHEN_CROWDED: Duration = Duration::from_millis(100);
 
 /// Shared by the connection and by the table of all connections.
@@ -27,7 +28,7 @@ struct State {
     /// Since when the client has been waited for. The bytes of an unfinished request do not count: they are
     /// too easily sent.
     progress: Instant,
-    /// When the connection is to be given up.
+    /// When to give the connection up.
     deadline: Instant,
 }
 
@@ -37,13 +38,13 @@ enum Phase {
     Idle,
     /// A request is awaited or incomplete.
     Reading,
-    /// The request is complete; nothing was sent yet.
-    Answering,
-    /// Some of the answer was sent.
+    /// The request is complete; nothing has been sent yet.
+    Responding,
+    /// Part of the response has been sent.
     Sending,
-    /// The whole answer is in the write buffer.
+    /// The whole response is in the write buffer.
     Flushing,
-    /// We have sent a FIN.
+    /// A FIN has been sent.
     Closing,
 }
 
@@ -54,18 +55,19 @@ impl Activity {
         Self(Mutex::new(State { phase: Phase::Reading, progress: now, deadline: now + REQUEST }))
     }
 
-    /// When the connection is to be given up.
+    /// When to give the connection up.
     pub(super) fn deadline(&self) -> Instant {
         self.lock().deadline
     }
 
-    /// Until when the client is waited for if others want the place; `None` while it is the client who waits.
+    /// Until when the server waits for the client if others want its place. Returns `None` while the client
+    /// waits for the server.
     pub(super) fn waited_for_until(&self) -> Option<Instant> {
         let state = self.lock();
         match state.phase {
-            Phase::Answering => None,
+            Phase::Responding => None,
             Phase::Reading => Some(state.progress + REQUEST_WHEN_CROWDED),
-            // The last of the answer may be on its way still.
+            // The end of the response may still be in flight.
             Phase::Idle | Phase::Sending | Phase::Flushing | Phase::Closing => {
                 Some(state.progress + ACK_WHEN_CROWDED)
             }
@@ -83,13 +85,13 @@ impl Activity {
 
     /// A request is complete.
     pub(super) fn requested(&self) {
-        self.lock().enter(Phase::Answering, ANSWER);
+        self.lock().enter(Phase::Responding, RESPONSE);
     }
 
-    /// The last of the answer went into the write buffer.
+    /// The end of the response is in the write buffer.
     pub(super) fn buffered(&self) {
         let mut state = self.lock();
-        if matches!(state.phase, Phase::Answering | Phase::Sending) {
+        if matches!(state.phase, Phase::Responding | Phase::Sending) {
             state.phase = Phase::Flushing;
         }
     }
@@ -98,9 +100,9 @@ impl Activity {
     pub(super) fn sent(&self) {
         let mut state = self.lock();
         match state.phase {
-            // The HTTP layer answers what is no request by itself.
-            Phase::Idle | Phase::Reading => state.enter(Phase::Flushing, ANSWER),
-            Phase::Answering => state.phase = Phase::Sending,
+            // The HTTP layer itself responds to what is not a request.
+            Phase::Idle | Phase::Reading => state.enter(Phase::Flushing, RESPONSE),
+            Phase::Responding => state.phase = Phase::Sending,
             Phase::Sending | Phase::Flushing | Phase::Closing => {}
         }
         state.progress = Instant::now();
@@ -114,7 +116,7 @@ impl Activity {
         }
     }
 
-    /// Our FIN is sent.
+    /// Our FIN has been sent.
     pub(super) fn closing(&self) {
         let mut state = self.lock();
         if state.phase != Phase::Closing {
@@ -143,12 +145,12 @@ mod tests {
     const STEP: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_has_five_seconds_from_accept_or_from_its_first_byte() {
+    async fn request_has_five_seconds_from_accept_or_first_byte() {
         let begin = Instant::now();
         let activity = Activity::new();
         advance(STEP).await;
         activity.received();
-        assert_eq!(activity.deadline(), begin + REQUEST, "more bytes give no more time");
+        assert_eq!(activity.deadline(), begin + REQUEST, "more bytes do not extend it");
         activity.requested();
         activity.buffered();
         activity.sent();
@@ -160,29 +162,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn taking_an_answer_slowly_is_progress_but_gives_no_more_time() {
+    async fn slow_reading_is_progress_but_does_not_extend_the_deadline() {
         let begin = Instant::now();
         let activity = Activity::new();
         activity.requested();
         advance(STEP).await;
         activity.sent();
-        // Between two pieces the buffer is empty, too.
+        // The buffer is also empty between two pieces.
         activity.flushed();
         assert_eq!(activity.waited_for_until(), Some(begin + STEP + ACK_WHEN_CROWDED));
-        assert_eq!(activity.deadline(), begin + ANSWER);
+        assert_eq!(activity.deadline(), begin + RESPONSE);
         activity.buffered();
         activity.flushed();
         assert_eq!(activity.deadline(), begin + STEP + IDLE);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_unfinished_request_is_no_progress() {
+    async fn incomplete_request_is_not_progress() {
         let begin = Instant::now();
         let activity = Activity::new();
         advance(STEP).await;
         activity.received();
         assert_eq!(activity.waited_for_until(), Some(begin + REQUEST_WHEN_CROWDED));
         activity.requested();
-        assert_eq!(activity.waited_for_until(), None, "now it waits for us");
+        assert_eq!(activity.waited_for_until(), None, "now the client waits");
     }
 }

@@ -1,4 +1,4 @@
-//! The body of an answer: a page as a whole, or the metrics in pieces.
+//! The body of a response: a whole page, or the metrics in pieces.
 
 use std::{
     pin::Pin,
@@ -11,17 +11,17 @@ use thiserror::Error;
 
 use super::activity::Activity;
 
-/// What a connection has of a text at a time: slow readers of long texts do not add up.
+/// How much of a text a connection copies at a time, so that slow readers of long texts do not add up.
 pub(super) const PIECE: usize = 16 * 1024;
 
-/// The text was let go for newer ones, because it was taken too slowly.
+/// The text was dropped in favour of newer ones because it was read too slowly.
 #[derive(Debug, Error)]
-#[error("the metrics were not taken in time")]
+#[error("the metrics were not read in time")]
 pub(super) struct Stale;
 
 pub(super) struct Body {
     content: Content,
-    /// Told when nothing is left to take.
+    /// Notified when nothing is left to send.
     activity: Arc<Activity>,
 }
 
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_text_comes_in_pieces_and_ends_when_it_is_let_go() {
+    async fn shared_text_comes_in_pieces_and_fails_once_it_is_dropped() {
         let activity = Arc::new(Activity::new());
         let text: Arc<str> = "0123456789".repeat(PIECE / 4).into();
         let whole = Body::shared(Arc::downgrade(&text), &activity).collect().await.unwrap().to_bytes();

@@ -1,4 +1,5 @@
-//! The open connections: there is a most, and who keeps us waiting makes room for who comes.
+//! The open connections. Their number is limited; those that keep the server waiting are closed in favour of
+//! new ones.
 
 use std::sync::Arc;
 
@@ -10,12 +11,12 @@ use tokio::{
 
 use super::activity::Activity;
 
-/// Connections at once, where the process may open many files; more wait in the listen queue.
+/// Connections at once, if the process may open many files; others wait in the listen queue.
 const MAX_CONNECTIONS: usize = 512;
 /// How many are closed at a time.
 const BATCH: usize = 128;
-/// When to look again if nobody can be closed yet.
-const AGAIN: Duration = Duration::from_millis(5);
+/// When to try again if none can be closed yet.
+const RETRY: Duration = Duration::from_millis(5);
 
 pub(super) struct Connections {
     open: Vec<Connection>,
@@ -29,7 +30,7 @@ struct Connection {
 
 impl Connections {
     pub(super) fn new() -> Self {
-        // The rest of the descriptors is for the probes, and for what a scrape reads.
+        // The other descriptors are for the probes, and for the files that a scrape reads.
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let most = usize::try_from(files / 4).unwrap_or(usize::MAX).clamp(1, MAX_CONNECTIONS);
         Self { open: Vec::new(), most }
@@ -39,7 +40,7 @@ impl Connections {
         self.open.push(Connection { activity, task });
     }
 
-    /// Whether one more has to wait until another one is closed.
+    /// Whether a new one has to wait until another is closed.
     pub(super) fn is_full(&mut self) -> bool {
         if self.open.len() >= self.most {
             self.open.retain(|connection| !connection.task.is_finished());
@@ -47,20 +48,20 @@ impl Connections {
         self.open.len() >= self.most
     }
 
-    /// Waits until one more may come.
+    /// Waits until a new one may be accepted.
     pub(super) async fn room(&mut self) {
         while self.is_full() {
             self.close_some().await;
         }
     }
 
-    /// Closes those that have kept us waiting for longest, or waits a little when nobody has for long enough.
+    /// Closes those that have kept the server waiting longest, or waits a little if none has for long enough.
     pub(super) async fn close_some(&mut self) {
         self.open.retain(|connection| !connection.task.is_finished());
         let now = Instant::now();
         let waits = self.open.iter().map(|connection| connection.activity.waited_for_until());
         let overdue = overdue(waits, now);
-        // What they were waited for may be there already: all tasks that can go on do so first.
+        // What they are waited for may have arrived: let every task that can proceed do so first.
         yield_now().await;
         let mut closed = false;
         for (until, index) in overdue {
@@ -70,8 +71,8 @@ impl Connections {
                 closed = true;
             }
         }
-        // An aborted task lets go of its descriptor when it gets its turn.
-        if closed { yield_now().await } else { sleep(AGAIN).await }
+        // An aborted task closes its descriptor when it is next polled.
+        if closed { yield_now().await } else { sleep(RETRY).await }
     }
 
     pub(super) fn close_all(self) {
@@ -81,7 +82,7 @@ impl Connections {
     }
 }
 
-/// Those whose time is over, the longest overdue first: until when they were waited for, and their places.
+/// Those that are overdue, the longest first: their deadlines and indices.
 fn overdue(waits: impl Iterator<Item = Option<Instant>>, now: Instant) -> Vec<(Instant, usize)> {
     let waits = waits.enumerate().filter_map(|(index, until)| Some((until?, index)));
     let mut overdue: Vec<_> = waits.filter(|(until, _)| *until <= now).collect();
@@ -95,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_overdue_go_first_and_others_stay() {
+    fn longest_overdue_come_first_and_others_stay() {
         let begin = Instant::now();
         let at = |seconds| Some(begin + Duration::from_secs(seconds));
         let indices = |waits: Vec<Option<Instant>>| -> Vec<usize> {

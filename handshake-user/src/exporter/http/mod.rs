@@ -36,27 +36,27 @@ use tokio::{
 use self::{activity::Activity, body::Body, connections::Connections, rendering::Renderings, stream::Stream};
 use super::metrics;
 
-/// Connections that the kernel keeps until they are accepted, if `net.core.somaxconn` allows.
+/// Connections that may await `accept()`, if `net.core.somaxconn` allows.
 const BACKLOG: u32 = 4096;
 /// What the kernel keeps of a connection, unread and unsent; it takes twice as much for its own account of
 /// it.
 const RECEIVE_BUFFER: u32 = 16 * 1024;
 const SEND_BUFFER: u32 = 64 * 1024;
-/// How long a peer may leave what was sent unacknowledged, also after we have closed.
+/// How long a peer may leave data unacknowledged, even after we have closed.
 const ACKNOWLEDGED: Duration = Duration::from_secs(10);
-/// The most that the head of a request may be; of headers the HTTP layer takes a hundred.
+/// Largest head of a request, bytes; the HTTP layer accepts a hundred headers.
 const HEAD: usize = 16 * 1024;
-/// How long answers that are under way may take once the server stops.
-const FAREWELL: Duration = Duration::from_millis(500);
-/// How often the log tells of the same trouble, at the most.
-const TELL: Duration = Duration::from_mins(1);
+/// How long responses in progress may take once the server stops.
+const SHUTDOWN: Duration = Duration::from_millis(500);
+/// Shortest time between two log lines about the same problem.
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 const INDEX: &str = "<!doctype html>
 <html lang=\"en\"><head><meta charset=\"utf-8\"><title>handshake</title></head>
 <body><h1>handshake</h1>
-<p>TCP openings and closings of this host, timed in the kernel.</p>
+<p>TCP and TLS handshakes and TCP closes of this host, timed in the kernel.</p>
 <ul>
 <li><a href=\"/metrics\">/metrics</a>: for Prometheus</li>
 <li><a href=\"/healthz\">/healthz</a>: whether the event loop lives</li>
@@ -69,36 +69,36 @@ pub trait Pages: Send + Sync + 'static {
     /// The text of `/metrics`.
     ///
     /// # Errors
-    /// When it cannot be had now.
+    /// When it cannot be rendered now.
     fn metrics(&self) -> Result<String>;
     /// Whether the event loop lives.
     ///
     /// # Errors
     /// Why not.
-    fn healthy(&self) -> Result<(), String>;
-    /// Whether everything that is required is attached.
+    fn healthy(&self) -> Result<()>;
+    /// Whether all required probes are attached.
     ///
     /// # Errors
     /// Why not.
-    fn ready(&self) -> Result<(), String>;
+    fn ready(&self) -> Result<()>;
 }
 
-/// Takes the address.
+/// Listens on the address.
 ///
 /// # Errors
-/// When it cannot be had; the text says what to do.
+/// When that is not possible; the text says what to do.
 pub fn listen(address: SocketAddr) -> Result<TcpListener> {
     bind(address).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => anyhow!(
-            "cannot listen on {address}: it is in use; see by whom with `ss -ltnp 'sport = :{}'`, or take another \
+            "cannot listen on {address}: it is in use; find out by whom with `ss -ltnp 'sport = :{}'`, or choose another \
              with --listen",
             address.port()
         ),
         io::ErrorKind::AddrNotAvailable => anyhow!(
-            "cannot listen on {address}: this host does not have the address; see those it has with `ip address`"
+            "cannot listen on {address}: this host does not have the address; list its addresses with `ip address`"
         ),
         io::ErrorKind::PermissionDenied => anyhow!(
-            "cannot listen on {address}: ports below 1024 need root or CAP_NET_BIND_SERVICE; take another with --listen"
+            "cannot listen on {address}: ports below 1024 need root or CAP_NET_BIND_SERVICE; choose another with --listen"
         ),
         _ => anyhow!("cannot listen on {address}: {error}"),
     })
@@ -108,7 +108,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // Connections from before a restart may still be in TIME_WAIT.
     socket.set_reuseaddr(true)?;
-    // What is accepted inherits all of these.
+    // Accepted sockets inherit all of these.
     socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
     socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.set_nodelay(true)?;
@@ -118,7 +118,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves until `stop`, then lets answers under way finish, for a moment.
+/// Serves until `stop`, then gives responses in progress a moment to finish.
 pub async fn serve<P: Pages>(listener: TcpListener, pages: Arc<P>, stop: impl Future<Output = ()>) {
     let site = Arc::new(Site::new(pages));
     let graceful = GracefulShutdown::new();
@@ -128,8 +128,8 @@ pub async fn serve<P: Pages>(listener: TcpListener, pages: Arc<P>, stop: impl Fu
     loop {
         if connections.is_full() && crowded.is_due() {
             tracing::warn!(
-                "too many HTTP connections: those that are waited for are closed for new ones; a firewall should let \
-                 only Prometheus in"
+                "too many HTTP connections: those that keep the server waiting are closed in favour of new ones; let a \
+                 firewall admit only Prometheus"
             );
         }
         let next = async {
@@ -159,7 +159,7 @@ pub async fn serve<P: Pages>(listener: TcpListener, pages: Arc<P>, stop: impl Fu
                 if refused.is_due() {
                     tracing::warn!(
                         %error,
-                        "cannot accept an HTTP connection; if files are the matter, raise LimitNOFILE (ulimit -n)"
+                        "cannot accept an HTTP connection; if open files are exhausted, raise LimitNOFILE (ulimit -n)"
                     );
                 }
                 connections.close_some().await;
@@ -167,25 +167,25 @@ pub async fn serve<P: Pages>(listener: TcpListener, pages: Arc<P>, stop: impl Fu
         }
     }
     drop(listener);
-    if timeout(FAREWELL, graceful.shutdown()).await.is_err() {
-        tracing::debug!("closing HTTP connections that do not end");
+    if timeout(SHUTDOWN, graceful.shutdown()).await.is_err() {
+        tracing::debug!("closing HTTP connections that are still open");
     }
     connections.close_all();
 }
 
-/// Whether only the connection that was to be accepted is gone, as accept(2) says.
+/// Whether the error is only about the connection to be accepted, according to accept(2).
 fn is_of_the_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// Something that is told now and then, however often it happens.
+/// Something that is logged at most once per [`LOG_INTERVAL`], however often it happens.
 #[derive(Default)]
 struct Notice(Option<Instant>);
 
 impl Notice {
     fn is_due(&mut self) -> bool {
-        let is_due = self.0.is_none_or(|told| told.elapsed() >= TELL);
+        let is_due = self.0.is_none_or(|told| told.elapsed() >= LOG_INTERVAL);
         if is_due {
             self.0 = Some(Instant::now());
         }
@@ -193,10 +193,10 @@ impl Notice {
     }
 }
 
-/// Answers the requests of one connection, whatever carries it.
+/// Serves the requests of one connection over any transport.
 ///
 /// # Errors
-/// When it is no HTTP, or ends in the middle of a request.
+/// When it is not HTTP, or ends in the middle of a request.
 pub async fn converse<P: Pages>(
     io: impl AsyncRead + AsyncWrite + Unpin + 'static,
     pages: Arc<P>,
@@ -216,10 +216,10 @@ where
     let service = service_fn(move |request| {
         activity.requested();
         let (site, activity) = (Arc::clone(&site), Arc::clone(&activity));
-        async move { Ok::<_, Infallible>(site.answer(&request, &activity).await) }
+        async move { Ok::<_, Infallible>(site.respond(&request, &activity).await) }
     });
     http1::Builder::new()
-        // Who sends a request and a FIN wants the answer all the same.
+        // A client that sends a request and a FIN still wants the response.
         .half_close(true)
         .max_buf_size(HEAD)
         .header_read_timeout(None)
@@ -236,8 +236,8 @@ impl<P: Pages> Site<P> {
         Self { pages, renderings: Renderings::default() }
     }
 
-    /// What a request gets. The HTTP layer leaves the body out for HEAD.
-    async fn answer<B: hyper::body::Body>(
+    /// The response to a request. For HEAD, the HTTP layer omits the body.
+    async fn respond<B: hyper::body::Body>(
         &self,
         request: &Request<B>,
         activity: &Arc<Activity>,
@@ -260,16 +260,16 @@ impl<P: Pages> Site<P> {
                     }
                     Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error:#}\n")),
                 },
-                "/healthz" => verdict(self.pages.healthy(), page),
-                "/readyz" => verdict(self.pages.ready(), page),
+                "/healthz" => probe_page(self.pages.healthy(), page),
+                "/readyz" => probe_page(self.pages.ready(), page),
                 _ => page(
                     StatusCode::NOT_FOUND,
                     TEXT,
-                    "not found; there are /metrics, /healthz, /readyz\n".to_owned(),
+                    "not found; try /metrics, /healthz or /readyz\n".to_owned(),
                 ),
             }
         };
-        // A body is not read, so the next request could not be found.
+        // Request bodies are not read, so the next request could not be found.
         if !request.body().is_end_stream() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -277,11 +277,11 @@ impl<P: Pages> Site<P> {
     }
 }
 
-fn verdict(
-    verdict: Result<(), String>,
+fn probe_page(
+    state: Result<()>,
     page: impl Fn(StatusCode, &'static str, String) -> Response<Body>,
 ) -> Response<Body> {
-    match verdict {
+    match state {
         Ok(()) => page(StatusCode::OK, TEXT, "ok\n".to_owned()),
         Err(reason) => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{reason}\n")),
     }
@@ -306,7 +306,7 @@ mod tests {
 
     use super::*;
 
-    /// Pages of a daemon that is healthy and not ready.
+    /// Pages of a daemon that is healthy but not ready.
     struct Waiting;
 
     impl Pages for Waiting {
@@ -314,17 +314,17 @@ mod tests {
             Ok("up 1\n".to_owned())
         }
 
-        fn healthy(&self) -> Result<(), String> {
+        fn healthy(&self) -> Result<()> {
             Ok(())
         }
 
-        fn ready(&self) -> Result<(), String> {
-            Err("the probes are being attached".to_owned())
+        fn ready(&self) -> Result<()> {
+            Err(anyhow!("the probes are being attached"))
         }
     }
 
-    /// What comes back for these bytes, if nothing follows them.
-    async fn said_to(bytes: &[u8]) -> String {
+    /// The response to these bytes and an end of file.
+    async fn response_to(bytes: &[u8]) -> String {
         let (ours, theirs) = tokio::io::duplex(64);
         let server = tokio::spawn(converse(theirs, Arc::new(Waiting)));
         let (mut read, mut write) = tokio::io::split(ours);
@@ -332,7 +332,7 @@ mod tests {
         let both = async {
             tokio::join!(
                 async {
-                    // Refused once the server has heard enough.
+                    // Fails once the server has closed.
                     let _ = write.write_all(bytes).await;
                     let _ = write.shutdown().await;
                 },
@@ -345,19 +345,19 @@ mod tests {
     }
 
     async fn status(bytes: &str) -> u16 {
-        let answer = said_to(bytes.as_bytes()).await;
+        let answer = response_to(bytes.as_bytes()).await;
         answer.strip_prefix("HTTP/1.").map_or(0, |rest| rest[2..5].parse().unwrap())
     }
 
     async fn get(path: &str) -> (u16, String, String) {
-        let answer = said_to(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).await;
+        let answer = response_to(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let kind = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap();
         (head[9..12].parse().unwrap(), kind.to_owned(), body.to_owned())
     }
 
     #[tokio::test]
-    async fn pages_say_what_they_are() {
+    async fn pages_have_status_type_and_body() {
         assert_eq!(get("/metrics").await, (200, metrics::CONTENT_TYPE.into(), "up 1\n".into()));
         assert_eq!(get("/healthz").await, (200, TEXT.into(), "ok\n".into()));
         assert_eq!(get("/readyz").await, (503, TEXT.into(), "the probes are being attached\n".into()));
@@ -366,8 +366,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_reading_is_allowed() {
-        let refusal = said_to(b"POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n12345").await;
+    async fn only_get_and_head_are_allowed() {
+        let refusal =
+            response_to(b"POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n12345").await;
         assert!(refusal.starts_with("HTTP/1.1 405 "), "{refusal}");
         for header in ["allow: GET, HEAD\r\n", "connection: close\r\n"] {
             assert!(refusal.contains(header), "{refusal}");
@@ -375,7 +376,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_request_is_answered_as_such() {
+    async fn requests_and_malformed_ones_have_their_status() {
         for (bytes, expected) in [
             ("GET /metrics HTTP/1.0\r\n\r\n", 200),
             ("GET http://a/metrics HTTP/1.1\r\nHost: a\r\n\r\n", 200),
@@ -387,7 +388,7 @@ mod tests {
             ("GET /\u{1} HTTP/1.1\r\nHost: a\r\n\r\n", 400),
             ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 405),
             ("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 405),
-            // Nobody to answer.
+            // No request to respond to.
             ("", 0),
             ("GET /metrics HT", 0),
         ] {
@@ -401,16 +402,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn requests_in_one_packet_are_answered_in_order() {
+    async fn pipelined_requests_are_served_in_order() {
         let requests =
             ["/metrics", "/healthz", "/x"].map(|path| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
-        let answers = said_to(requests.concat().as_bytes()).await;
+        let answers = response_to(requests.concat().as_bytes()).await;
         let statuses: Vec<_> = answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
         assert_eq!(statuses, ["200", "200", "404"]);
     }
 
     #[tokio::test]
-    async fn a_busy_port_is_one_sentence() {
+    async fn address_in_use_is_explained() {
         let taken = listen(([127, 0, 0, 1], 0).into()).unwrap();
         let address = taken.local_addr().unwrap();
         let error = listen(address).unwrap_err().to_string();
@@ -418,7 +419,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn head_has_no_body_and_an_unfinished_request_does_not_hold_the_end_up() {
+    async fn head_has_no_body_and_incomplete_request_does_not_delay_shutdown() {
         let listener = listen(([127, 0, 0, 1], 0).into()).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();

@@ -1,4 +1,5 @@
-//! The text of `/metrics`: rendered once for all who asked meanwhile, and kept only while it is being sent.
+//! The text of `/metrics`: rendered once for all clients that asked meanwhile, and kept only while it is
+//! being sent.
 
 use std::{
     collections::VecDeque,
@@ -11,11 +12,11 @@ use tokio::{
     time::{Duration, Instant, sleep_until},
 };
 
-/// From one rendering to the next: the most that scrapes can cost, however many there are.
+/// Shortest time between two renderings, which bounds the cost of scrapes, however many there are.
 const PACE: Duration = Duration::from_millis(25);
-/// How long a text is kept for those that it is being sent to.
+/// How long a text is kept for the clients that it is being sent to.
 const KEPT: Duration = Duration::from_secs(10);
-/// Bytes of all texts that are kept; the newest one is in any case.
+/// Most bytes of all texts that are kept; the newest is always kept.
 const KEPT_BYTES: usize = 16 << 20;
 
 #[derive(Default)]
@@ -27,7 +28,7 @@ struct Rendering {
 }
 
 impl Renderings {
-    /// A text that was rendered after it was asked for.
+    /// A text whose rendering began after this call.
     ///
     /// # Errors
     /// That of `render`.
@@ -64,7 +65,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn who_asks_meanwhile_shares_and_nobody_gets_an_older_one() {
+    async fn concurrent_clients_share_a_text_that_is_no_older_than_their_request() {
         let renderings = Renderings::default();
         let count = AtomicUsize::new(0);
         let render = || Ok(count.fetch_add(1, Ordering::Relaxed).to_string());
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_kept_is_bounded_in_bytes_and_time() {
+    async fn kept_texts_are_bounded_in_bytes_and_time() {
         let renderings = Renderings::default();
         let render = || Ok("x".repeat(KEPT_BYTES / 4));
         let mut texts = Vec::new();
@@ -92,7 +93,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failure_is_told_and_the_next_one_tries_again() {
+    async fn failure_is_returned_and_the_next_call_renders_again() {
         let renderings = Renderings::default();
         assert!(renderings.fresh(|| anyhow::bail!("no totals")).await.is_err());
         assert!(renderings.fresh(|| Ok(String::new())).await.is_ok());

@@ -1,4 +1,5 @@
-//! The socket of one connection: keeps its deadline, and closes so that nothing stays behind in the kernel.
+//! The socket of one connection: enforces its deadline, and closes it so that nothing stays behind in the
+//! kernel.
 
 use std::{
     io,
@@ -19,7 +20,7 @@ pub(super) struct Stream {
     tcp: TcpStream,
     activity: Arc<Activity>,
     timer: Pin<Box<Sleep>>,
-    /// The peer has closed after us.
+    /// The peer has closed as well.
     closed: bool,
 }
 
@@ -29,7 +30,7 @@ impl Stream {
         Self { tcp, activity, timer, closed: false }
     }
 
-    /// What a pending operation returns: an error once the deadline has passed.
+    /// The result of a pending operation: an error once the deadline has passed.
     fn pending<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         let deadline = self.activity.deadline();
         if self.timer.deadline() != deadline {

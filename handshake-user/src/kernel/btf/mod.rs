@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn running_kernel_has_every_member() {
         let Ok(bytes) = std::fs::read(PATH) else {
-            crate::skip_test(&format!("{PATH} cannot be read"));
+            crate::skip_test::skip_test(&format!("{PATH} cannot be read"));
             return;
         };
         let btf = Btf::from_bytes(bytes).expect("the kernel's own BTF");

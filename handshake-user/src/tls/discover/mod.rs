@@ -27,7 +27,7 @@ use std::{
 
 pub use self::{
     file::{FileId, Found, Mapped},
-    vma_iterator::VmaIterator,
+    vma_iterator::{IteratorError, VmaIterator},
 };
 use self::{
     ledger::Ledger,
@@ -99,13 +99,13 @@ impl Discovery {
     /// Starts to watch for new mappings; everything else is done by [`Discovery::poll`]. `every` is the
     /// interval of sweeps ([`SWEEP`]).
     #[must_use]
-    pub fn new(iterator: Result<VmaIterator, String>, every: Duration) -> Self {
+    pub fn new(iterator: Result<VmaIterator, IteratorError>, every: Duration) -> Self {
         let mut shortfalls = Vec::new();
         let source = iterator.map_or_else(
-            |reason| {
+            |error| {
                 shortfalls.push(format!(
                     "mapped files are told apart by /proc/PID/maps, which from Linux 6.8 on counts a library once for \
-                     every overlay file system: {reason}"
+                     every overlay file system: {error}"
                 ));
                 MappingSource::Maps
             },
@@ -399,7 +399,7 @@ mod tests {
 
     #[test]
     fn sweep_advances_when_new_mappings_use_up_every_slice() {
-        let mut discovery = Discovery::new(Err("not in this test".to_owned()), SWEEP);
+        let mut discovery = Discovery::new(Err(IteratorError::NoProgram), SWEEP);
         let processes = std::fs::read_dir("/proc").unwrap().count();
         // The first poll begins the sweep, the last one ends it; some processes come while it goes on.
         for _ in 0..2 * processes + 100 {

@@ -7,8 +7,12 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
 };
 
-use aya::{Btf, programs::Iter};
+use aya::{
+    Btf, Ebpf,
+    programs::{Iter, ProgramError},
+};
 use handshake_common::tls::discover::{self, Mapping};
+use thiserror::Error;
 
 use super::file::{FileId, Mapped};
 use crate::kernel::probe;
@@ -21,6 +25,23 @@ const BPF_TRACE_ITER: u32 = 28;
 /// The most bytes that the kernel returns from one read.
 const CHUNK: usize = 32 << 10;
 
+/// Why the iterator cannot be used. `/proc/PID/maps` is read instead, which shows the inode below an overlay.
+#[derive(Debug, Error)]
+pub enum IteratorError {
+    /// The object lacks the program, or another thread has the object.
+    #[error("the eBPF object lacks the program")]
+    NoProgram,
+    /// The kernel refused the program (before 5.12).
+    #[error("{}", probe::shorten(&.0.to_string()))]
+    Program(#[from] ProgramError),
+    /// The kernel refused an iteration.
+    #[error("{0}")]
+    Iteration(#[from] io::Error),
+    /// The kernel iterates over more than the one process (before 6.1), or by other process ids.
+    #[error("the kernel's iterator does not keep to one process, or not to this PID namespace")]
+    OtherProcesses,
+}
+
 /// The loaded program. Dropping it unloads it.
 #[derive(Debug)]
 pub struct VmaIterator {
@@ -31,19 +52,16 @@ impl VmaIterator {
     /// Loads the program, and tries it on this process.
     ///
     /// # Errors
-    /// If the kernel refuses the program (before 5.12), or cannot iterate over a single process (before 6.1).
-    /// On those kernels `/proc/PID/maps` shows the inode below an overlay.
-    pub fn load(program: &mut Iter, btf: &Btf) -> Result<Self, String> {
-        let loaded = probe::load(|| program.load(discover::ITERATOR, btf));
-        loaded.map_err(|error| probe::shorten(&error.to_string()))?;
-        let fd = program.fd().map_err(|error| error.to_string())?.as_fd().try_clone_to_owned();
-        let this = Self { program: fd.map_err(|error| error.to_string())? };
+    /// If the kernel refuses the program, or does not iterate over this process alone.
+    pub fn load(ebpf: &mut Ebpf, btf: &Btf) -> Result<Self, IteratorError> {
+        let program = ebpf.program_mut(discover::PROGRAM).ok_or(IteratorError::NoProgram)?;
+        let program: &mut Iter = program.try_into()?;
+        probe::load(|| program.load(discover::ITERATOR, btf))?;
+        let this = Self { program: program.fd()?.as_fd().try_clone_to_owned()? };
         let own = std::process::id();
-        let mapped = this.of(own).map_err(|error| error.to_string())?;
+        let mapped = this.of(own)?;
         if mapped.is_empty() || mapped.iter().any(|mapped| mapped.pid != own) {
-            return Err(
-                "the kernel's iterator does not keep to one process, or not to this PID namespace".into()
-            );
+            return Err(IteratorError::OtherProcesses);
         }
         Ok(this)
     }

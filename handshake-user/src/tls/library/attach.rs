@@ -9,9 +9,9 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, MapData},
+    maps::{Array, MapData, MapError},
     programs::{
-        UProbe,
+        ProgramError, UProbe,
         uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
     },
 };
@@ -19,12 +19,49 @@ use handshake_common::{
     Library,
     tls::library::target::{MAP, MAX_TARGETS, Target},
 };
+use thiserror::Error;
 
 use super::{
     budget::Budget,
     inspect::{Inspection, ProbeKind},
 };
 use crate::kernel::probe::{LoadedPrograms, chain, is_permission_denied, load, shorten};
+
+/// Why the files of TLS libraries, or one of them, cannot be probed.
+#[derive(Debug, Error)]
+pub enum AttachError {
+    /// The object is not the one that this program was built with.
+    #[error("the eBPF object lacks its table of TLS libraries")]
+    NoTable,
+    /// The table cannot be used.
+    #[error("cannot use the table of TLS libraries: {}", chain(.0))]
+    Table(#[from] MapError),
+    /// Every entry of the table is taken.
+    #[error("more than {MAX_TARGETS} files of TLS libraries are in use")]
+    TableFull,
+    /// The object lacks a program.
+    #[error("the eBPF object lacks {0}")]
+    NoProgram(&'static str),
+    /// The object has a program of this name for something else, or the kernel refused to load it.
+    #[error("cannot load {program}: {}", shorten(&chain(error)))]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// Why not.
+        error: ProgramError,
+    },
+    /// The kernel does not tell a program which of its uprobes was hit.
+    #[error("this kernel gives uprobes no cookie (Linux 5.15): its handshakes are seen on the wire alone")]
+    NoCookie,
+    /// The kernel refused the uprobe.
+    // `perf_uprobe_event_init`: CAP_PERFMON was enough from 5.8 to 6.15.
+    #[error(
+        "cannot probe it: {}{}",
+        chain(.0),
+        if is_permission_denied(.0) { ": uprobes require CAP_SYS_ADMIN" } else { "" }
+    )]
+    Uprobe(ProgramError),
+}
 
 /// The probes of one file.
 #[derive(Debug)]
@@ -67,9 +104,8 @@ impl Attacher {
     ///
     /// # Errors
     /// If the object lacks it.
-    pub fn new(ebpf: &mut Ebpf, programs: LoadedPrograms) -> Result<Self, String> {
-        let targets = ebpf.take_map(MAP).ok_or("the eBPF object lacks its table of TLS libraries")?;
-        let targets = Array::try_from(targets).map_err(|error| error.to_string())?;
+    pub fn new(ebpf: &mut Ebpf, programs: LoadedPrograms) -> Result<Self, AttachError> {
+        let targets = Array::try_from(ebpf.take_map(MAP).ok_or(AttachError::NoTable)?)?;
         let (free, detaching) = (VecDeque::new(), VecDeque::new());
         let (budget, loaded) = (Budget::default(), HashSet::new());
         Ok(Self { targets, next: 0, free, detaching, budget, loaded, programs })
@@ -79,19 +115,19 @@ impl Attacher {
     /// the file has a standard path.
     ///
     /// # Errors
-    /// The reason, if a probe cannot be attached. The others are then detached.
+    /// If a probe cannot be attached. The others are then detached.
     pub fn attach(
         &mut self,
         ebpf: &mut Ebpf,
         path: &Path,
         owner: Option<u32>,
         inspection: &Inspection,
-    ) -> Result<Option<Probed>, String> {
+    ) -> Result<Option<Probed>, AttachError> {
         if inspection.points.is_empty() {
             return Ok(None);
         }
         let index = self.index()?;
-        self.targets.set(index, inspection.target, 0).map_err(|error| error.to_string())?;
+        self.targets.set(index, inspection.target, 0)?;
         let mut probed = Probed { index, owner, links: Vec::new() };
         for point in &inspection.points {
             let name = program(inspection.library, point.hook);
@@ -101,9 +137,9 @@ impl Attacher {
                     probed.links.push(link);
                     owner.inspect(|owner| self.budget.add(*owner));
                 }
-                Err(reason) => {
+                Err(error) => {
                     self.detach(probed);
-                    return Err(format!("cannot probe it: {reason}"));
+                    return Err(error);
                 }
             }
         }
@@ -114,8 +150,8 @@ impl Attacher {
     ///
     /// # Errors
     /// If the table cannot be written.
-    pub fn update(&mut self, probed: &Probed, inspection: &Inspection) -> Result<(), String> {
-        self.targets.set(probed.index, inspection.target, 0).map_err(|error| error.to_string())
+    pub fn update(&mut self, probed: &Probed, inspection: &Inspection) -> Result<(), AttachError> {
+        Ok(self.targets.set(probed.index, inspection.target, 0)?)
     }
 
     /// Has the probes of a file detached, one by each call of [`Attacher::detach_one`].
@@ -166,13 +202,12 @@ impl Attacher {
         self.next >= MAX_TARGETS && self.free.is_empty()
     }
 
-    fn index(&mut self) -> Result<u32, String> {
+    fn index(&mut self) -> Result<u32, AttachError> {
         if self.next < MAX_TARGETS {
             self.next += 1;
             return Ok(self.next - 1);
         }
-        let most = || format!("more than {MAX_TARGETS} files of TLS libraries are in use");
-        self.free.pop_front().ok_or_else(most)
+        self.free.pop_front().ok_or(AttachError::TableFull)
     }
 
     fn attach_one(
@@ -182,21 +217,20 @@ impl Attacher {
         path: &Path,
         offset: u64,
         cookie: u64,
-    ) -> Result<UProbeLink, String> {
-        let program = ebpf.program_mut(name).ok_or_else(|| format!("the eBPF object lacks {name}"))?;
-        let program: &mut UProbe = program.try_into().map_err(|error| format!("{name}: {error}"))?;
+    ) -> Result<UProbeLink, AttachError> {
+        let program = ebpf.program_mut(name).ok_or(AttachError::NoProgram(name))?;
+        let program: &mut UProbe =
+            program.try_into().map_err(|error| AttachError::Program { program: name, error })?;
         let newly = self.loaded.insert(name);
         if newly && let Err(error) = load(|| program.load()) {
             self.loaded.remove(name);
-            let whole = chain(&error);
-            for line in whole.lines() {
+            for line in chain(&error).lines() {
                 tracing::debug!(program = name, "{line}");
             }
             return Err(if aya::features().bpf_cookie() {
-                format!("{name}: {}", shorten(&whole))
+                AttachError::Program { program: name, error }
             } else {
-                "this kernel gives uprobes no cookie (Linux 5.15): its handshakes are seen on the wire alone"
-                    .to_owned()
+                AttachError::NoCookie
             });
         }
         if newly && let Some(fd) = program.fd().ok().and_then(|fd| fd.as_fd().try_clone_to_owned().ok()) {
@@ -205,11 +239,7 @@ impl Attacher {
         let location = UProbeAttachLocation::AbsoluteOffset(offset);
         let point = UProbeAttachPoint { location, cookie: Some(cookie) };
         let attached = program.attach(point, path, UProbeScope::AllProcesses);
-        attached.and_then(|link| program.take_link(link)).map_err(|error| {
-            // `perf_uprobe_event_init`: CAP_PERFMON was enough from 5.8 to 6.15.
-            let hint = if is_permission_denied(&error) { ": uprobes require CAP_SYS_ADMIN" } else { "" };
-            format!("{}{hint}", chain(&error))
-        })
+        attached.and_then(|link| program.take_link(link)).map_err(AttachError::Uprobe)
     }
 }
 

@@ -6,11 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::{Btf, Ebpf, programs::Iter};
-use handshake_common::{Library, tls::discover::PROGRAM};
+use aya::{Btf, Ebpf};
+use handshake_common::Library;
 
 use super::{
-    attach::{Attacher, Probed},
+    attach::{AttachError, Attacher, Probed},
     handle::Handle,
     inspect::{InspectError, Inspection, inspect_file},
     queue::{MAX_QUEUED, Queue},
@@ -58,7 +58,7 @@ pub struct File {
     /// What it holds.
     pub inspection: Inspection,
     /// Its probes, or why it has none.
-    probed: Result<Option<Probed>, String>,
+    probed: Result<Option<Probed>, AttachError>,
     handle: Handle,
     /// The user whose budget it counts against. `None` if it has a standard path.
     owner: Option<u32>,
@@ -77,7 +77,7 @@ impl File {
     #[must_use]
     pub fn gaps(&self) -> Vec<String> {
         let gaps = self.inspection.gaps.iter().map(|gap| format!("{}: {}", gap.missing, gap.lost));
-        self.probed.as_ref().err().cloned().into_iter().chain(gaps).collect()
+        self.probed.as_ref().err().map(ToString::to_string).into_iter().chain(gaps).collect()
     }
 }
 
@@ -120,9 +120,9 @@ impl Libraries {
     /// added to `programs`.
     ///
     /// # Errors
-    /// The reason, if the eBPF object lacks a map.
-    pub fn new(ebpf: &mut Ebpf, btf: &Btf, programs: LoadedPrograms) -> Result<Self, String> {
-        let iterator = mappings(ebpf, btf);
+    /// If the eBPF object lacks a map.
+    pub fn new(ebpf: &mut Ebpf, btf: &Btf, programs: LoadedPrograms) -> Result<Self, AttachError> {
+        let iterator = VmaIterator::load(ebpf, btf);
         Ok(Self {
             attacher: Attacher::new(ebpf, programs)?,
             discovery: Discovery::new(iterator, SWEEP),
@@ -369,7 +369,7 @@ impl Libraries {
             if let Ok(Some(probed)) = &library.probed
                 && let Err(error) = self.attacher.update(probed, &library.inspection)
             {
-                tracing::debug!(path = %library.shown.display(), error, "cannot update its target");
+                tracing::debug!(path = %library.shown.display(), %error, "cannot update its target");
             }
         }
     }
@@ -413,9 +413,9 @@ impl Libraries {
                     .is_none_or(|logged| now.saturating_duration_since(logged) >= FAILURE_EVERY) =>
             {
                 self.failed = Some(now);
-                tracing::warn!(%path, %library, error, "a TLS library is not probed");
+                tracing::warn!(%path, %library, %error, "a TLS library is not probed");
             }
-            Err(error) => tracing::debug!(%path, %library, error, "a TLS library is not probed"),
+            Err(error) => tracing::debug!(%path, %library, %error, "a TLS library is not probed"),
         }
         let folder = shown.parent().map(Path::to_owned);
         self.retries.remove(&id);
@@ -464,16 +464,5 @@ impl Libraries {
                 return Err(reason);
             }
         }
-    }
-}
-
-/// Loads the iterator over the mappings of this host.
-///
-/// # Errors
-/// The reason, if this kernel cannot run it.
-pub(crate) fn mappings(ebpf: &mut Ebpf, btf: &Btf) -> Result<VmaIterator, String> {
-    match ebpf.program_mut(PROGRAM).map(<&mut Iter>::try_from) {
-        Some(Ok(program)) => VmaIterator::load(program, btf),
-        _ => Err("the eBPF object lacks the program".to_owned()),
     }
 }

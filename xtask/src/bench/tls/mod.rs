@@ -14,9 +14,12 @@ use self::{
 };
 use super::{
     load,
-    measure::{BenchMode, Plan, SETTLE, kernel_time, median, quartile, sorted},
+    measure::{BenchMode, Plan, SETTLE, kernel_time},
 };
-use crate::process::step;
+use crate::{
+    process::step,
+    stats::{median, quartile, sorted},
+};
 
 /// One measurement.
 #[derive(Clone, Debug)]

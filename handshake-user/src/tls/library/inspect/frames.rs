@@ -2,8 +2,8 @@
 //! (`.eh_frame`; DWARF 5 §6.4), which stripped files keep.
 
 use gimli::{
-    BaseAddresses, CfaRule, EhFrame, EhFrameOffset, EndianSlice, Error, FrameDescriptionEntry, LittleEndian,
-    Register, UnwindContext, UnwindSection as _,
+    AArch64, BaseAddresses, CfaRule, EhFrame, EhFrameOffset, EndianSlice, Error, FrameDescriptionEntry,
+    LittleEndian, UnwindContext, UnwindSection as _, X86_64,
 };
 use handshake_common::tls::library::target::Base;
 
@@ -88,8 +88,8 @@ impl<'a> Frames<'a> {
         // The canonical frame address is the stack pointer before the call, which on x86-64 pushes the return
         // address.
         let (stack, frame, pushed) = match self.machine {
-            Machine::X86_64 => (Register(7), Register(6), 8),
-            Machine::Aarch64 => (Register(31), Register(29), 0),
+            Machine::X86_64 => (X86_64::RSP, X86_64::RBP, 8),
+            Machine::Aarch64 => (AArch64::SP, AArch64::X29, 0),
         };
         let depth = u32::try_from(offset.checked_sub(pushed)?).ok()?;
         (register == stack || register == frame)

@@ -2,31 +2,27 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    fs,
+    io::{Read as _, Write as _},
     net::TcpStream,
-    os::unix::process::CommandExt as _,
-    path::PathBuf,
-    process::{Child, ChildStderr, Command, ExitStatus, Stdio},
+    process::{Command, ExitStatus},
     thread,
     time::{Duration, Instant},
 };
 
-use nix::{
-    sys::{
-        prctl,
-        signal::{self, Signal},
-    },
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
+
+use super::{Running, Said, program};
 
 /// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// What precedes the address in the line that says that it listens.
+const LISTENING: &str = "listening on http://";
 
 /// A daemon that has attached its probes.
 pub(crate) struct Daemon {
-    child: Child,
-    stderr: BufReader<ChildStderr>,
+    running: Running,
+    stderr: Said,
     /// Where it listens.
     pub(crate) address: String,
 }
@@ -34,23 +30,6 @@ pub(crate) struct Daemon {
 /// `handshake daemon`, which dies with the test.
 pub(crate) fn command(arguments: &[&str]) -> Command {
     program(&[&["daemon"], arguments].concat())
-}
-
-/// `handshake`, which dies with the test.
-pub(crate) fn program(arguments: &[&str]) -> Command {
-    let program = env::var_os("HANDSHAKE_BIN").map(PathBuf::from);
-    let program =
-        program.expect("HANDSHAKE_BIN does not name the program under test: run through `cargo xtask test`");
-    assert!(nix::unistd::geteuid().is_root(), "these tests load programs into the kernel: run them as root");
-    let mut command = Command::new(program);
-    command.args(arguments);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HANDSHAKE_")) {
-        command.env_remove(name);
-    }
-    // SAFETY: between fork and exec only one system call is made.
-    unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
-    command
 }
 
 impl Daemon {
@@ -61,23 +40,17 @@ impl Daemon {
 
     /// Returns when it listens.
     pub(crate) fn spawn(command: &mut Command) -> Self {
-        let mut child = command.spawn().unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut daemon = Self { child, stderr, address: String::new() };
-        let mut log = String::new();
-        while daemon.address.is_empty() {
-            let mut line = String::new();
-            assert_ne!(daemon.stderr.read_line(&mut line).unwrap(), 0, "it ended: {log}");
-            if let Some((_, rest)) = line.split_once("listening on http://") {
-                rest.trim().trim_end_matches("/metrics").clone_into(&mut daemon.address);
-            }
-            log.push_str(&line);
-        }
-        daemon
+        let stderr = Said::default();
+        let running = Running::start(command, LISTENING, |_| (), stderr.taker());
+        let running = running.unwrap_or_else(|reason| panic!("{reason}"));
+        let log = stderr.text();
+        let (_, listening) = log.split_once(LISTENING).unwrap();
+        let address = listening.lines().next().unwrap().trim_end_matches("/metrics").to_owned();
+        Self { running, stderr, address }
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.running.pid()
     }
 
     /// Its resident memory, KiB.
@@ -87,19 +60,19 @@ impl Daemon {
 
     /// A number from its `/proc/PID/status`.
     pub(crate) fn status(&self, field: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let rest = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
         rest.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// How many files it has open.
     pub(crate) fn files(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
     /// How many sockets it has open.
     pub(crate) fn sockets(&self) -> usize {
-        let files = fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().flatten();
+        let files = fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().flatten();
         files
             .filter_map(|file| fs::read_link(file.path()).ok())
             .filter(|to| to.to_string_lossy().starts_with("socket:"))
@@ -137,31 +110,41 @@ impl Daemon {
         }
     }
 
+    /// The text of `/metrics` as soon as it meets the condition.
+    #[track_caller]
+    pub(crate) fn metrics_until(&self, enough: impl Fn(&str) -> bool) -> String {
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            let (status, head, text) = self.request("GET", "/metrics");
+            assert_eq!(status, 200, "{head}");
+            if enough(&text) {
+                return text;
+            }
+            assert!(Instant::now() < deadline, "not in time: {text}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Kills it, and does not wait until the kernel has detached all its probes.
-    #[allow(dead_code, reason = "for the tests of strangers' files, which leave many probes")]
-    pub(crate) fn abandon(mut self) {
-        self.child.kill().unwrap();
-        std::mem::forget(self);
+    pub(crate) fn abandon(self) {
+        self.running.abandon();
     }
 
-    /// Ends it by a signal. Returns its status and how long it took.
-    pub(crate) fn stop(mut self, signal: Signal) -> (ExitStatus, Duration) {
-        let begin = Instant::now();
-        signal::kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
-        // Standard error ends with the process.
-        let mut log = String::new();
-        self.stderr.read_to_string(&mut log).unwrap();
-        let status = self.child.wait().unwrap();
-        assert_eq!(log, "", "an orderly end logs nothing");
-        (status, begin.elapsed())
+    /// Ends it by a signal. Returns its status, how long it took, and its whole log.
+    #[track_caller]
+    pub(crate) fn end(self, signal: Signal) -> (ExitStatus, Duration, Vec<u8>) {
+        let (status, took) = self.running.end(signal);
+        (status, took, self.stderr.bytes())
     }
-}
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    /// The same for a daemon that has nothing to say of its end.
+    #[track_caller]
+    pub(crate) fn stop(self, signal: Signal) -> (ExitStatus, Duration) {
+        let (status, took, log) = self.end(signal);
+        let log = String::from_utf8_lossy(&log);
+        let (_, listening) = log.split_once(LISTENING).unwrap();
+        assert_eq!(listening.lines().count(), 1, "an orderly end logs nothing: {log}");
+        (status, took)
     }
 }
 

@@ -1,0 +1,240 @@
+//! The program under test: how every suite that needs root finds it, starts it and ends it.
+
+#![allow(dead_code, reason = "no suite uses all of it")]
+
+mod daemon;
+
+use std::{
+    env,
+    io::{BufRead as _, BufReader, Read},
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::{
+        prctl,
+        signal::{self, Signal},
+    },
+    unistd::Pid,
+};
+
+#[allow(unused_imports, reason = "not every suite needs the daemon")]
+pub(crate) use self::daemon::{Daemon, Scrape, command};
+
+/// How long the start may take: the kernel verifies the programs, which is slow on a small machine.
+const START: Duration = Duration::from_mins(1);
+/// How long the end may take: there are some hundred probes, and the kernel takes up to a tenth of a second
+/// to detach each.
+const END: Duration = Duration::from_mins(1);
+/// How long an answer or a record may take.
+const TIMEOUT: Duration = Duration::from_mins(1);
+
+/// What `trace` prints on standard error when its probes are attached.
+pub(crate) const TRACING: &str = "tracing the connections";
+
+/// Its path.
+pub(crate) fn binary() -> PathBuf {
+    assert!(nix::unistd::geteuid().is_root(), "these tests load programs into the kernel: run them as root");
+    let program = env::var_os("HANDSHAKE_BIN").map(PathBuf::from);
+    program.expect("HANDSHAKE_BIN does not name the program under test: run through `cargo xtask test`")
+}
+
+/// `handshake`, which dies with the thread that starts it. Only its standard error is kept.
+pub(crate) fn program(arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    isolate(&mut command);
+    command
+}
+
+/// Makes the process die with the thread that starts it, and hides the settings of the test's environment
+/// from it.
+fn isolate(command: &mut Command) {
+    for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HANDSHAKE_")) {
+        command.env_remove(name);
+    }
+    // SAFETY: between fork and exec only one system call is made.
+    unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+}
+
+/// Sends a signal to a process that has not been waited for.
+pub(crate) fn send(pid: u32, signal: Signal) {
+    signal::kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+}
+
+/// A running program, whose output is passed on line by line. Dropping it kills it.
+pub(crate) struct Running {
+    child: Child,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Starts it. Returns when it has printed a line with `ready` on standard error, or why it has not. `out`
+    /// and `err` take each line with its end.
+    pub(crate) fn start(
+        command: &mut Command,
+        ready: &'static str,
+        out: impl FnMut(&[u8]) + Send + 'static,
+        mut err: impl FnMut(&[u8]) + Send + 'static,
+    ) -> Result<Self, String> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
+        let (send, lines) = mpsc::channel();
+        let mut send = Some(send);
+        let err = move |line: &[u8]| {
+            err(line);
+            let text = String::from_utf8_lossy(line).into_owned();
+            let is_ready = text.contains(ready);
+            if let Some(sender) = &send {
+                // Nobody waits any more if it was too slow.
+                let _ = sender.send(text);
+            }
+            if is_ready {
+                send = None;
+            }
+        };
+        let readers = vec![read(child.stdout.take().unwrap(), out), read(child.stderr.take().unwrap(), err)];
+        let running = Self { child, readers };
+
+        let deadline = Instant::now() + START;
+        let mut log = String::new();
+        while !log.contains(ready) {
+            match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => log.push_str(&line),
+                Err(RecvTimeoutError::Disconnected) => return Err(format!("{command:?} has ended:\n{log}")),
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(format!("{command:?} is not ready after {START:?}:\n{log}"));
+                }
+            }
+        }
+        Ok(running)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it by a signal. Returns its status and how long it took; all its output has been passed on then.
+    #[track_caller]
+    pub(crate) fn end(mut self, signal: Signal) -> (ExitStatus, Duration) {
+        let begin = Instant::now();
+        send(self.pid(), signal);
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(begin.elapsed() < END, "it has not ended {END:?} after {signal}");
+            thread::sleep(Duration::from_millis(5));
+        };
+        let took = begin.elapsed();
+        self.readers.drain(..).for_each(|reader| reader.join().unwrap());
+        (status, took)
+    }
+
+    /// Kills it, and does not wait until the kernel has detached all its probes.
+    pub(crate) fn abandon(mut self) {
+        self.child.kill().unwrap();
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn read(from: impl Read + Send + 'static, mut take: impl FnMut(&[u8]) + Send + 'static) -> JoinHandle<()> {
+    thread::spawn(move || {
+        let mut from = BufReader::new(from);
+        let mut line = Vec::new();
+        while let Ok(1..) = from.read_until(b'\n', &mut line) {
+            take(&line);
+            line.clear();
+        }
+    })
+}
+
+/// Output so far, shared with the thread that reads it.
+#[derive(Clone, Default)]
+pub(crate) struct Said(Arc<Mutex<Vec<u8>>>);
+
+impl Said {
+    /// Takes what [`Running::start`] passes on.
+    pub(crate) fn taker(&self) -> impl FnMut(&[u8]) + Send + use<> {
+        let said = self.clone();
+        move |line| said.0.lock().unwrap_or_else(PoisonError::into_inner).extend(line)
+    }
+
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes()).into_owned()
+    }
+}
+
+/// A running `handshake trace`, and all its output.
+pub(crate) struct Trace {
+    running: Running,
+    stdout: Said,
+    stderr: Said,
+}
+
+impl Trace {
+    /// Returns when its probes are attached.
+    pub(crate) fn start(arguments: &[&str], log: Option<&str>) -> Self {
+        let mut command = program(&[&["trace"], arguments].concat());
+        match log {
+            Some(level) => command.env("RUST_LOG", level),
+            None => command.env_remove("RUST_LOG"),
+        };
+        Self::of(&mut command)
+    }
+
+    /// The same for a command that runs it.
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        isolate(command);
+        Self::of(command)
+    }
+
+    fn of(command: &mut Command) -> Self {
+        let (stdout, stderr) = (Said::default(), Said::default());
+        let running = Running::start(command, TRACING, stdout.taker(), stderr.taker());
+        Self { running: running.unwrap_or_else(|reason| panic!("{reason}")), stdout, stderr }
+    }
+
+    /// Waits until its standard output meets the condition.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, what: &str, enough: impl Fn(&str) -> bool) {
+        let deadline = Instant::now() + TIMEOUT;
+        while !enough(&self.stdout.text()) {
+            assert!(Instant::now() < deadline, "not in time: {what}; it said {}", self.stdout.text());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Its standard output so far.
+    pub(crate) fn said(&self) -> String {
+        self.stdout.text()
+    }
+
+    /// Stops it. Returns its standard output and standard error.
+    #[track_caller]
+    pub(crate) fn stop(self) -> (Vec<u8>, Vec<u8>) {
+        let (status, _) = self.running.end(Signal::SIGTERM);
+        assert!(status.success(), "{}", self.stderr.text());
+        (self.stdout.bytes(), self.stderr.bytes())
+    }
+}

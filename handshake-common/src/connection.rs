@@ -58,6 +58,8 @@ bitflags! {
         /// The table has been full: what is `PREEXISTING` may as well have begun while there was no room for
         /// it.
         const MAYBE_UNFOLLOWED = 1 << 18;
+        /// SYN_SENT → SYN_RECV: two ends dialled each other at the same moment (RFC 9293 §3.5).
+        const SIMULTANEOUS_OPEN = 1 << 19;
     }
 }
 

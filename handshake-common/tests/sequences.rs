@@ -91,6 +91,20 @@ fn a_client_opens() {
 }
 
 #[test]
+fn two_ends_that_dial_each_other_take_no_sample_for_a_round_trip() {
+    let mut story = ConnectionEvent::client(100);
+    let sock = Socket { srtt_us: 25_270 << 3, ..Socket::default() };
+    story.goes(SYN_SENT, SYN_RECV, 125, &sock);
+    story.goes(SYN_RECV, ESTABLISHED, 150, &sock);
+    assert_eq!(story.opens, 1);
+    assert!(open::is_simultaneous(&story.connection));
+    assert_eq!(open::duration_us(&story.connection), Some(50_000));
+    assert_eq!(open::rtt_us(&story.connection), None, "it began at the SYN-ACK");
+    assert_eq!(open::final_ack(&story.connection), None);
+    assert!(!open::is_simultaneous(&passive(true, false).connection), "a server's SYN_RECV");
+}
+
+#[test]
 fn a_deferred_syn_counts_from_the_syn() {
     let fastopen_connect = handshake_common::ConnectionFlags::DEFERRED_SYN.bits();
     let mut story = ConnectionEvent::client(100);

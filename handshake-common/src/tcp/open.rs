@@ -48,7 +48,10 @@ pub const fn rtt_us(connection: &Connection) -> Option<u64> {
         return None;
     }
     let valid = match connection.role() {
-        Some(Role::Client) => connection.srtt_us != 0 && connection.syn_retransmits == 0,
+        // The sample of a simultaneous open begins at the SYN-ACK that answers the crossing SYN.
+        Some(Role::Client) => {
+            connection.srtt_us != 0 && connection.syn_retransmits == 0 && !is_simultaneous(connection)
+        }
         Some(Role::Server) => {
             is_synack_sample(connection) && !connection.flags.contains(ConnectionFlags::FINAL_ACK_DATA)
         }
@@ -75,13 +78,20 @@ pub const fn duration_us(connection: &Connection) -> Option<u64> {
     }
 }
 
-/// What the final ACK carried.
+/// Two ends dialled each other at the same moment (RFC 9293 §3.5). Both are clients.
+#[must_use]
+pub const fn is_simultaneous(connection: &Connection) -> bool {
+    connection.flags.contains(ConnectionFlags::SIMULTANEOUS_OPEN)
+}
+
+/// What the final ACK carried. Unknown in a simultaneous open, which has none of its own.
 #[must_use]
 pub const fn final_ack(connection: &Connection) -> Option<FinalAck> {
     let flags = connection.flags;
     if !flags.contains(ConnectionFlags::ESTABLISHED)
         || flags.contains(ConnectionFlags::PREEXISTING)
         || flags.contains(ConnectionFlags::OPEN_UNTIMED)
+        || is_simultaneous(connection)
     {
         return None;
     }

@@ -100,6 +100,9 @@ pub fn transition(connection: &mut Connection, sock: &impl Sock, old: u32, new: 
     if connection.is(Phase::Done) {
         return DueRecords::empty();
     }
+    if old == states::SYN_RECV && connection.role == Role::Client.code() {
+        connection.flags.insert(ConnectionFlags::SIMULTANEOUS_OPEN);
+    }
     match new {
         states::ESTABLISHED if connection.is(Phase::Opening) => {
             established(connection, sock, now);

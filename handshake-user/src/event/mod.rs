@@ -133,6 +133,9 @@ pub struct Open {
     /// Why the data in the SYN was rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fast_open_reason: Option<FastOpenReason>,
+    /// Two ends dialled each other at the same moment (RFC 9293 §3.5): both are clients.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub simultaneous: bool,
     /// Server: whether the connection was made from a SYN cookie.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub syn_cookie: Option<bool>,

@@ -46,6 +46,7 @@ pub(crate) fn opened(role: Role) -> ConnectionEvent {
             final_ack: Some(FinalAck::Bare),
             fast_open: Some(FastOpen::None),
             fast_open_reason: None,
+            simultaneous: false,
             syn_cookie: None,
         }),
         tls: None,

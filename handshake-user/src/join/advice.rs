@@ -232,7 +232,8 @@ pub fn was_retried(tls: &Tls) -> bool {
 
 /// The Fast Open setting that would save the round trip of the TCP handshake.
 fn of_fast_open(record: &ConnectionEvent, open: &Open) -> Option<Setting> {
-    if open.outcome != Some(Outcome::Established) {
+    // A simultaneous open has no listener to take data.
+    if open.outcome != Some(Outcome::Established) || open.simultaneous {
         return None;
     }
     match (open.fast_open?, record.role?) {

@@ -96,6 +96,7 @@ fn open_of(raw: &Connection) -> Open {
         final_ack: open::final_ack(raw),
         fast_open: open::fast_open(raw),
         fast_open_reason: open::fast_open_reason(raw),
+        simultaneous: open::is_simultaneous(raw),
         syn_cookie: open::syn_cookie(raw),
     }
 }

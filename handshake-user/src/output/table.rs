@@ -57,6 +57,9 @@ pub fn line(record: &ConnectionEvent) -> String {
 
 fn open_details(open: &Open) -> String {
     let mut details = Vec::new();
+    if open.simultaneous {
+        details.push("simultaneous".to_owned());
+    }
     if open.final_ack == Some(FinalAck::Data) {
         details.push("final ACK with data".to_owned());
     }

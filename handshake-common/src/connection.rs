@@ -60,6 +60,11 @@ bitflags! {
         const MAYBE_UNFOLLOWED = 1 << 18;
         /// SYN_SENT → SYN_RECV: two ends dialled each other at the same moment (RFC 9293 §3.5).
         const SIMULTANEOUS_OPEN = 1 << 19;
+        /// Fast Open: the segment that completed the handshake acknowledged data of the server's, so that the
+        /// kernel's sample began at that data.
+        const ANSWERED_EARLY = 1 << 20;
+        /// A timer of the kernel's gave the connection up (`tcp_write_err`).
+        const TIMED_OUT = 1 << 21;
     }
 }
 
@@ -89,6 +94,8 @@ pub enum WirePhase {
     Handshaking = 1,
     /// That record is out.
     Reported = 2,
+    /// What began like a ClientHello could not be followed: whether it was one is not known.
+    Unsure = 3,
 }
 
 /// One connection. Times are `bpf_ktime_get_ns` (CLOCK_MONOTONIC); 0 means not seen.
@@ -112,7 +119,7 @@ pub struct Connection {
     /// The socket's cookie (what `ss -e` shows as `sk:`), or a number of our own where the kernel gives none.
     pub id: u64,
     /// Client: SYN_SENT, or the SYN itself where it is deferred. Server: the first SYN-ACK, known only
-    /// where a retransmission of it was seen.
+    /// where a retransmission of it was seen, or where Fast Open made the socket at the SYN.
     pub syn_ns: u64,
     /// ESTABLISHED, or the failure of the opening.
     pub open_ns: u64,

@@ -154,7 +154,8 @@ pub struct Tls {
     #[serde(rename = "start_us", with = "optional_micros", default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<u64>")]
     pub start: Option<Duration>,
-    /// ClientHello handed to TCP (client) or arrived (server) → complete, failed or abandoned.
+    /// ClientHello handed to TCP (client) or arrived (server) → failed, abandoned, or complete: the library is
+    /// done, and the last flight of this end has left the host.
     #[serde(
         rename = "duration_us",
         with = "optional_micros",
@@ -163,6 +164,10 @@ pub struct Tls {
     )]
     #[schemars(with = "Option<u64>")]
     pub duration: Option<Duration>,
+    /// How long TCP held this end's last flight after the library was done; it is in the duration.
+    #[serde(rename = "held_us", with = "optional_micros", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u64>")]
+    pub held: Option<Duration>,
     /// Inside the library's calls, less what they slept.
     #[serde(
         rename = "compute_us",

@@ -84,6 +84,7 @@ pub(crate) fn with_tls(role: Role, version: TlsVersion, class: TlsClass) -> Conn
             outcome: Some(TlsOutcome::Completed),
             start: us(start),
             duration: us(took),
+            held: None,
             compute: us(700),
             version: Some(version),
             class: Some(class),

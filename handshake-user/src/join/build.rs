@@ -109,6 +109,7 @@ fn tls_of(tls: &TlsView, connection: Option<&Connection>) -> Tls {
         outcome: tls.outcome,
         start: connection.and_then(|connection| setup::hello(connection, tls)),
         duration: tls.duration(),
+        held: tls.held,
         compute: tls.compute,
         version: tls.version,
         class: tls.class,

@@ -5,7 +5,10 @@ use std::fmt::Write as _;
 use handshake_common::{FastOpen, FinalAck, Stage, TlsOutcome};
 
 use super::text::{duration, endpoint, pad};
-use crate::event::{Close, ConnectionEvent, Open, Setup, Tls, Unseen};
+use crate::{
+    event::{Close, ConnectionEvent, Open, Setup, Tls, Unseen},
+    join::advice,
+};
 
 /// The heading above the lines.
 #[must_use]
@@ -95,8 +98,11 @@ fn tls_result(tls: &Tls) -> &'static str {
 fn tls_details(record: &ConnectionEvent) -> String {
     let Some(tls) = &record.tls else { return String::new() };
     let mut details = Vec::new();
-    if let Some(version) = tls.version {
-        details.push(format!("TLS {version}"));
+    match (tls.version, tls.role.filter(|_| advice::has_two_roles(record))) {
+        (Some(version), None) => details.push(format!("TLS {version}")),
+        (Some(version), Some(role)) => details.push(format!("TLS {version} {role}")),
+        (None, Some(role)) => details.push(format!("TLS {role}")),
+        (None, None) => {}
     }
     details.push(tls.library.map_or("library unknown", |library| library.as_str()).to_owned());
     if let Some(round_trips) = tls.round_trips {
@@ -104,6 +110,9 @@ fn tls_details(record: &ConnectionEvent) -> String {
     }
     if tls.compute.is_some() {
         details.push(format!("compute {}", duration(tls.compute)));
+    }
+    if let Some(held) = tls.held.filter(|held| !held.is_zero()) {
+        details.push(format!("last flight held {}", duration(Some(held))));
     }
     let said = [("alert", &tls.alert), ("", &tls.error), ("sni", &tls.sni), ("alpn", &tls.alpn)];
     for (name, value) in said {

@@ -397,14 +397,14 @@ prop_compose! {
 
 prop_compose! {
     fn any_tls()(
-        outcome in word(TlsOutcome::ALL), times in (micros(), micros(), micros()),
+        outcome in word(TlsOutcome::ALL), times in (micros(), micros(), micros(), micros()),
         version in word(TlsVersion::ALL), class in word(TlsClass::ALL),
         text in prop::option::of(any::<String>().prop_map(Untrusted::from).boxed()), library in word(Library::ALL),
         round_trips: Option<u8>, hello_retry: bool, includes_hello_wait: bool, hello_in_syn: Option<bool>,
         roles in (word(Role::ALL), word(Role::ALL)),
     ) -> Tls {
         Tls {
-            outcome, start: times.0, duration: times.1, compute: times.2, version, class,
+            outcome, start: times.0, duration: times.1, compute: times.2, held: times.3, version, class,
             cipher: text.clone(), sni: text.clone(), alpn: text.clone(), alert: text.clone(), error: text,
             role: roles.0, alert_from: roles.1, hello_in_syn,
             library, source: TlsSource::Wire, round_trips, hello_retry, includes_hello_wait,

@@ -12,5 +12,6 @@ mod witness;
 mod classes;
 mod early_data;
 mod failed;
+mod roles;
 mod table;
 mod traps;

@@ -30,7 +30,7 @@ use self::{
     build::Joined,
     hello_fragments::HelloFragments,
     merge::{Fact, merge},
-    pending::{HandshakeView, Key, NO_SOCKET, PartialHandshake, Pending, Random, random},
+    pending::{HandshakeView, Key, NO_SOCKET, PartialHandshake, Pending, Random, dialler, may_be_of, random},
     view::TlsView,
 };
 use crate::{
@@ -67,7 +67,8 @@ pub struct Joiner {
     /// Handshakes that were reported, for the close of their connection.
     reported: BoundedMap<Key, TlsView>,
     /// Those that only the wire reported, in case a library without a socket reports them late.
-    wire_only: BoundedMap<Random, ()>,
+    /// Their values are the processes that dialled, where those are certain.
+    wire_only: BoundedMap<Random, Option<u32>>,
     evicted: u64,
     disagreements: [u64; Fact::ALL.len()],
 }
@@ -154,7 +155,7 @@ impl Joiner {
         }
         let own = key(&connection);
         // Without a socket, the ClientHello identifies the wire's handshake.
-        let at = if has_socket { own } else { self.pending.wire_of(&tls).unwrap_or(own) };
+        let at = if has_socket { own } else { self.pending.wire_of(&tls, connection.pid).unwrap_or(own) };
         let library = Some(HandshakeView { connection, tls });
         match self.pending.take(at) {
             Some(half) if half.library.is_none() => {
@@ -167,7 +168,8 @@ impl Joiner {
                 let half = PartialHandshake { library, ..PartialHandshake::default() };
                 // Already reported, for example when a garbage collector frees the session late.
                 let hello = half.library.as_ref().and_then(|view| random(&view.tls));
-                if !has_socket && hello.is_some_and(|hello| self.wire_only.contains(&hello)) {
+                let told = hello.and_then(|hello| self.wire_only.get(&hello));
+                if !has_socket && told.is_some_and(|dialler| may_be_of(*dialler, connection.pid)) {
                     return;
                 }
                 let wait = match &half.library {
@@ -208,8 +210,18 @@ impl Joiner {
             // Already reported without the wire, which was too slow.
             return;
         }
-        let at =
-            if self.pending.get(own).is_some() { own } else { self.pending.library_of(&tls).unwrap_or(own) };
+        let is_relayed = tls.random.is_none_or(|random| self.hello_fragments.has_one_with(&random));
+        if !is_relayed
+            && let Some(key) = self.pending.stranger_of(&tls, &connection)
+            && let Some(half) = self.pending.take(key)
+        {
+            // No other connection carries its ClientHello: it has none (a pipe, a Unix socket).
+            self.settle(key, half, report);
+        }
+        let at = match self.pending.get(own) {
+            Some(_) => own,
+            None => self.pending.library_of(&tls, &connection).unwrap_or(own),
+        };
         let library_comes = !connection.tls_session.is_none();
         let wire = Some(HandshakeView { connection, tls });
         match self.pending.take(at) {
@@ -264,7 +276,7 @@ impl Joiner {
             }
             (None, Some(view)) => {
                 if let Some(random) = random(&view.tls) {
-                    self.wire_only.insert(random, ());
+                    self.wire_only.insert(random, dialler(&view.connection));
                 }
                 Some((view.connection, view.tls))
             }

@@ -17,7 +17,8 @@ const RANDOM: [u8; 32] = [7; 32];
 const UNDER_WAY: Key = Key { tgid: 9, ..Key::NONE };
 
 fn handshake(connection: Connection) -> LibraryHandshake {
-    let mut session = Session { pid: 7, object: 0x5000, role: Role::Client.code(), ..Session::default() };
+    let mut session =
+        Session { pid: client().pid, object: 0x5000, role: Role::Client.code(), ..Session::default() };
     (session.begun_ns, session.library, session.random) = (1_051_000_000, 1, RANDOM);
     session.end(TlsOutcome::Completed, 1_102_000_000);
     LibraryHandshake { connection, session }
@@ -156,6 +157,40 @@ fn a_library_without_a_socket_is_found_by_its_client_hello() {
     }
 }
 
+/// socat relays what another process sends through a Unix socket.
+#[test]
+fn a_library_without_a_socket_is_not_that_of_another_process_that_dials() {
+    let hello = client_hello();
+    let from_wire = [fragment(&hello), wire(client())];
+    let mut other = handshake(Connection::default());
+    other.session.pid = client().pid + 1;
+    let library = [RawRecord::LibraryHandshake(other)];
+    let orders: [[&[RawRecord<'_>]; 3]; 3] = [
+        [&library, &from_wire, &[]],
+        [&from_wire, &library, &[]],
+        [&from_wire[..1], &library, &from_wire[1..]],
+    ];
+    for order in orders {
+        let mut joiner = Joiner::new(WireCoverage::All);
+        let mut events = Vec::new();
+        for raws in order {
+            events.extend(events_of(&mut joiner, raws, 0));
+        }
+        events.extend(events_of(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS));
+        let mut sources = sources(&events);
+        sources.sort();
+        assert_eq!(sources, [(Stage::Tls, Some(TlsSource::Library)), (Stage::Tls, Some(TlsSource::Wire))]);
+        let relayed = events.iter().find(|event| event.local.is_some()).unwrap();
+        assert_eq!(relayed.tls.as_ref().unwrap().library, None);
+    }
+    // Told by the wire already: another process is no late report of it.
+    let mut joiner = Joiner::new(WireCoverage::All);
+    assert_eq!(events_of(&mut joiner, &from_wire, 0), []);
+    assert_eq!(events_of(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS).len(), 1);
+    events_of(&mut joiner, &library, OPTIONAL_VIEW_TIMEOUT_NS);
+    assert_eq!(events_of(&mut joiner, &[], u64::MAX).len(), 1);
+}
+
 #[test]
 fn the_two_ends_of_one_handshake_on_one_host_stay_apart() {
     let mut joiner = Joiner::new(WireCoverage::All);
@@ -265,7 +300,7 @@ fn a_handshake_without_a_socket_stands_alone() {
     let mut joiner = Joiner::new(WireCoverage::None);
     let [event] = &events_of(&mut joiner, &[library(Connection::default())], 0)[..] else { panic!() };
     assert!(event.local.is_none() && event.setup.is_none());
-    assert_eq!(event.process.as_ref().unwrap().pid, 7);
+    assert_eq!(event.process.as_ref().unwrap().pid, client().pid);
     assert!(event.id.raw().starts_with("tls-") && event.id != "tls-0".into());
     assert!(joiner.reported.is_empty());
 }

@@ -308,9 +308,11 @@ fn a_handshake_without_a_socket_stands_alone() {
 #[test]
 fn only_who_sees_all_can_say_that_there_was_no_tls() {
     let lost = Connection { wire: WirePhase::Reported as u8, ..closed_with_unseen_fin() };
+    let unsure = Connection { wire: WirePhase::Unsure as u8, ..closed_with_unseen_fin() };
     for (sight, closed, expected) in [
         (WireCoverage::All, closed_with_unseen_fin(), Some(1)),
         (WireCoverage::All, lost, None),
+        (WireCoverage::All, unsure, None),
         (WireCoverage::Some, closed_with_unseen_fin(), None),
         (WireCoverage::None, closed_with_unseen_fin(), None),
     ] {

@@ -11,7 +11,7 @@ pub mod record;
 pub mod state;
 pub mod tracker;
 
-pub use opening::begins_hello;
+pub use opening::{begins_hello, may_be_proxy_header, proxy_header};
 pub use packet::{Direction, Next, PacketAction, Payload, Segment};
 pub use raw::{HelloFragment, WireHandshake};
 pub use record::{Record, RecordFlags};

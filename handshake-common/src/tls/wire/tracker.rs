@@ -300,6 +300,35 @@ const fn hello_is_due(wire: &Wire, side: Role) -> bool {
     }
 }
 
+/// In [`Stream::hello_left`]: only some bytes of the message's header have come, in records of one to three
+/// bytes. How many is in the two bits at [`KNOWN`], and what they are in the lower 24.
+const PARTIAL: u32 = 1 << 31;
+const KNOWN: u32 = 24;
+
+/// A record that begins a hello, or goes on with its header; false if that cannot be.
+#[inline(always)]
+const fn hello_header(stream: &mut Stream, head: Head, begin: u32) -> bool {
+    let length = head.length as u32;
+    let known = stream.hello_left >> KNOWN & 3;
+    let missing = MESSAGE_HEADER - known;
+    let here = if length < missing { length } else { missing };
+    // The first four bytes of the record, as far as they are the header's.
+    let bytes = ((head.first as u32) << 24 | head.message) >> (8 * (MESSAGE_HEADER - here) & 31);
+    let before = stream.hello_left & ((1 << KNOWN) - 1);
+    let header = if here == MESSAGE_HEADER { bytes } else { before << (8 * here & 31) | bytes };
+    if here < missing {
+        stream.hello_left = PARTIAL | (known + here) << KNOWN | header;
+        stream.hello_to = begin.wrapping_add(HEADER + length);
+        return true;
+    }
+    let message = header & 0x00ff_ffff;
+    let there = length - here;
+    let part = if there < message { there } else { message };
+    stream.hello_left = message - part;
+    stream.hello_to = begin.wrapping_add(HEADER + here + part);
+    message >= LEAST_HELLO && message < MAX_HELLO
+}
+
 /// A record of handshake messages; false if it cannot be.
 #[inline(always)]
 fn handshake_record(wire: &mut Wire, side: Role, from: RecordFlags, head: Head, begin: u32, at: u32) -> bool {
@@ -308,6 +337,9 @@ fn handshake_record(wire: &mut Wire, side: Role, from: RecordFlags, head: Head, 
     let stalled = wire.server.is_stalled();
     let length = u32::from(head.length);
     let stream = wire.stream(side);
+    if stream.hello_left & PARTIAL != 0 {
+        return hello_header(stream, head, begin);
+    }
     if stream.hello_left > 0 {
         let part = if length < stream.hello_left { length } else { stream.hello_left };
         stream.hello_to = begin.wrapping_add(HEADER + part);
@@ -319,16 +351,14 @@ fn handshake_record(wire: &mut Wire, side: Role, from: RecordFlags, head: Head, 
     if due && head.first == kind {
         // Behind ChangeCipherSpec, and with part of the server's side unseen, this may as well be a Finished.
         let ambiguous = !server && changed && stalled;
-        let believable = head.message >= LEAST_HELLO && head.message < MAX_HELLO;
-        if ambiguous || !believable || length < MESSAGE_HEADER {
+        if ambiguous {
             return false;
         }
-        let whole = MESSAGE_HEADER + head.message;
-        let part = if length < whole { length } else { whole };
         stream.hello_from = begin;
-        stream.hello_to = begin.wrapping_add(HEADER + part);
-        stream.hello_left = whole - part;
         stream.hellos[usize::from(stream.hello_count & 1)] = begin;
+        if !hello_header(stream, head, begin) {
+            return false;
+        }
         stream.hello_count += 1;
         wire.note(at, head.length, content::HANDSHAKE, from, head.first);
         return true;

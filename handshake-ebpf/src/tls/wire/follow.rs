@@ -10,7 +10,7 @@ use aya_ebpf::{
 use handshake_common::{
     Connection, Kind, Phase, WirePhase,
     tcp::states,
-    tls::wire::{self, Direction, Next, Segment, WireHandshake, begins_hello},
+    tls::wire::{self, Direction, Next, Segment, WireHandshake, begins_hello, proxy_header},
     totals::{self, DropReason},
 };
 
@@ -97,7 +97,7 @@ fn may_begin(skb: *mut __sk_buff, sk: *mut bpf_sock, headers: &Headers, directio
 
 #[inline(always)]
 fn follow(skb: *mut __sk_buff, sk: *const c_void, direction: Direction, headers: &Headers) -> Option<()> {
-    let packet = Packet::read(headers)?;
+    let mut packet = Packet::read(headers)?;
     let sock = &KernelSock::<Filtered>::of_packet(sk)?;
     let mut ends = sock.ends();
     let state = sock.state();
@@ -106,7 +106,11 @@ fn follow(skb: *mut __sk_buff, sk: *const c_void, direction: Direction, headers:
     }
     let watched = match wires::find(&ends) {
         Some(found) => found,
-        None if packet.length != 0 && begins_hello(&packet.payload(skb)) && is_wanted(&ends) => {
+        None if packet.length != 0 && is_wanted(&ends) && {
+            packet = packet.behind(proxy_header(&packet.payload(skb)));
+            begins_hello(&packet.payload(skb))
+        } =>
+        {
             begin(skb, sock, state, &ends)?
         }
         None => {
@@ -141,7 +145,7 @@ fn begin<'a>(
 ) -> Option<&'a mut FlowState> {
     if state != states::LISTEN {
         let connection = connection(skb, sock)?;
-        if !connection.wire_is(WirePhase::Idle) {
+        if !connection.wire_is(WirePhase::Idle) && !connection.wire_is(WirePhase::Unsure) {
             // Its handshake has been reported: this ClientHello is a duplicate.
             return None;
         }
@@ -185,7 +189,7 @@ fn step(
     if due.is(Next::Watch) {
         watched.reported = 1;
         if let Some(connection) = maps::find(sock.pointer()) {
-            connection.wire = WirePhase::Idle as u8;
+            connection.wire = WirePhase::Unsure as u8;
         }
         wires::end(ends, watched);
         return;
@@ -239,7 +243,7 @@ pub(crate) fn socket_closed<A: Access>(connection: &mut Connection, sock: &Kerne
         sock.identify(connection);
     }
     let ends = Endpoints::of(connection);
-    connection.wire = WirePhase::Idle as u8;
+    connection.wire = WirePhase::Unsure as u8;
     let Some(watched) = wires::find(&ends) else { return };
     // Another program may be inside: its packet comes too late. The entry is removed anyway, or the next
     // connection between these ends would find it.

@@ -108,3 +108,47 @@ fn relay_of_a_unix_socket_has_no_library_of_another_process() {
     tls.assert_process(std::process::id());
     assert_ne!(tls.number("process.pid"), Some(program.into()));
 }
+
+/// A ClientHello behind a header of the PROXY protocol, in one segment.
+#[test]
+fn hello_behind_a_proxy_header_is_found() {
+    let line = b"PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n".to_vec();
+    let binary = [
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c".to_vec(),
+        vec![192, 0, 2, 1, 198, 51, 100, 1, 220, 4, 1, 187],
+    ]
+    .concat();
+    for header in [line, binary] {
+        let skipped = header.len();
+        let (ends, _) = relayed(skipped, |hello| [header, hello].concat());
+        for side in [Side::Client, Side::Server] {
+            check_handshake(&ends, side);
+        }
+    }
+}
+
+/// A ClientHello in records of one byte and of many (RFC 8446 §5.1).
+#[test]
+fn hello_in_records_of_any_length_is_put_together() {
+    for lengths in [&[1][..], &[1, 1, 1, 1, 1], &[2, 1], &[3], &[4], &[5, 7]] {
+        let (ends, _) = relayed(0, |hello| in_records(&hello, lengths));
+        for side in [Side::Client, Side::Server] {
+            check_handshake(&ends, side);
+        }
+    }
+}
+
+/// The same message in records of these lengths, and the rest in a last one.
+fn in_records(hello: &[u8], lengths: &[usize]) -> Vec<u8> {
+    let [kind, major, minor, ..] = *hello else { panic!("no record") };
+    let mut message = &hello[5..];
+    let mut bytes = Vec::new();
+    for &length in lengths.iter().chain(&[usize::MAX]) {
+        let (part, rest) = message.split_at(length.min(message.len()));
+        bytes.extend([kind, major, minor]);
+        bytes.extend(u16::try_from(part.len()).unwrap().to_be_bytes());
+        bytes.extend(part);
+        message = rest;
+    }
+    bytes
+}

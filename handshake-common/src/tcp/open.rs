@@ -106,8 +106,8 @@ pub const fn final_ack(connection: &Connection) -> Option<FinalAck> {
 }
 
 /// What became of Fast Open. A SYN may carry data without a cookie, and then without the option
-/// (`net.ipv4.tcp_fastopen` 0x4, `TCP_FASTOPEN_NO_COOKIE`). On a server, `none` says that this side accepted no data in the SYN; what else
-/// the client's SYN asked for does not reach the socket.
+/// (`net.ipv4.tcp_fastopen` 0x4, `TCP_FASTOPEN_NO_COOKIE`). On a server, `none` says that this side accepted
+/// no data in the SYN; what else the client's SYN asked for does not reach the socket.
 #[must_use]
 #[inline(always)]
 pub const fn fast_open(connection: &Connection) -> Option<FastOpen> {

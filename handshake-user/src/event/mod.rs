@@ -154,8 +154,8 @@ pub struct Tls {
     #[serde(rename = "start_us", with = "optional_micros", default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<u64>")]
     pub start: Option<Duration>,
-    /// ClientHello handed to TCP (client) or arrived (server) → failed, abandoned, or complete: the library is
-    /// done, and the last flight of this end has left the host.
+    /// ClientHello handed to TCP (client) or arrived (server) → failed, abandoned, or complete: the library
+    /// is done, and the last flight of this end has left the host.
     #[serde(
         rename = "duration_us",
         with = "optional_micros",

@@ -58,8 +58,8 @@ pub(super) fn dialler(connection: &Connection) -> Option<u32> {
     is_certain.then_some(connection.pid)
 }
 
-/// Whether a library without a socket may have made the handshake of this connection. A relay (socat) forwards
-/// the ClientHello of another process, which it gets through a pipe or a Unix socket.
+/// Whether a library without a socket may have made the handshake of this connection. A relay (socat)
+/// forwards the ClientHello of another process, which it gets through a pipe or a Unix socket.
 pub(super) fn may_be_of(dialler: Option<u32>, pid: u32) -> bool {
     pid == 0 || dialler.is_none_or(|dialler| dialler == pid)
 }
@@ -105,8 +105,8 @@ impl Pending {
         only(self.socketless(wire).filter(|(_, pid)| may_be_of(dialler, *pid)).map(|(key, _)| key))
     }
 
-    /// Returns a handshake with this ClientHello of a library without a socket, in another process than the one
-    /// that dials.
+    /// Returns a handshake with this ClientHello of a library without a socket, in another process than the
+    /// one that dials.
     pub(super) fn stranger_of(&self, wire: &TlsView, connection: &Connection) -> Option<Key> {
         let dialler = dialler(connection);
         self.socketless(wire).find(|(_, pid)| !may_be_of(dialler, *pid)).map(|(key, _)| *key)

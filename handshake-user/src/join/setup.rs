@@ -40,8 +40,8 @@ fn round_trips(connection: &Connection, tls: Option<&TlsView>) -> Option<u8> {
     }
 }
 
-/// Whether this end dials and is the TLS server (FTP over TLS in active mode, for one): the ClientHello comes to
-/// it a round trip after its SYN's answer, instead of leaving with the final ACK.
+/// Whether this end dials and is the TLS server (FTP over TLS in active mode, for one): the ClientHello comes
+/// to it a round trip after its SYN's answer, instead of leaving with the final ACK.
 fn waits_for_hello(connection: &Connection, tls: &TlsView) -> Option<bool> {
     Some(connection.role()? == Role::Client && tls.role? == Role::Server)
 }

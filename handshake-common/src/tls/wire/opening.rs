@@ -71,19 +71,11 @@ const PROXY_2_FIXED: u32 = 16;
 #[must_use]
 #[inline(always)]
 pub const fn may_be_proxy_header(bytes: &[u8; 6]) -> bool {
-    let [p, r, o, x, y, space] = *bytes;
-    let [a, b, c, d, e, f, ..] = PROXY_2;
-    let line = p == PROXY[0]
-        && r == PROXY[1]
-        && o == PROXY[2]
-        && x == PROXY[3]
-        && y == PROXY[4]
-        && space == PROXY[5];
-    line || (p == a && r == b && o == c && x == d && y == e && space == f)
+    matches!(bytes, b"PROXY " | b"\r\n\r\n\0\r")
 }
 
-/// The length of the header of the PROXY protocol that begins here (haproxy's proxy-protocol.txt, versions 1 and
-/// 2), if something follows it in this packet; else 0.
+/// The length of the header of the PROXY protocol that begins here (haproxy's proxy-protocol.txt, versions 1
+/// and 2), if something follows it in this packet; else 0.
 #[must_use]
 #[inline(always)]
 pub fn proxy_header(payload: &impl Payload) -> u32 {

@@ -309,15 +309,15 @@ const KNOWN: u32 = 24;
 #[inline(always)]
 const fn hello_header(stream: &mut Stream, head: Head, begin: u32) -> bool {
     let length = head.length as u32;
-    let known = stream.hello_left >> KNOWN & 3;
+    let known = (stream.hello_left >> KNOWN) & 3;
     let missing = MESSAGE_HEADER - known;
     let here = if length < missing { length } else { missing };
     // The first four bytes of the record, as far as they are the header's.
-    let bytes = ((head.first as u32) << 24 | head.message) >> (8 * (MESSAGE_HEADER - here) & 31);
+    let bytes = (((head.first as u32) << 24) | head.message) >> ((8 * (MESSAGE_HEADER - here)) & 31);
     let before = stream.hello_left & ((1 << KNOWN) - 1);
-    let header = if here == MESSAGE_HEADER { bytes } else { before << (8 * here & 31) | bytes };
+    let header = if here == MESSAGE_HEADER { bytes } else { (before << ((8 * here) & 31)) | bytes };
     if here < missing {
-        stream.hello_left = PARTIAL | (known + here) << KNOWN | header;
+        stream.hello_left = PARTIAL | ((known + here) << KNOWN) | header;
         stream.hello_to = begin.wrapping_add(HEADER + length);
         return true;
     }

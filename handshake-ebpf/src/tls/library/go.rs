@@ -93,8 +93,8 @@ pub(crate) fn go_hello(ctx: ProbeContext) -> u32 {
     let (message, goroutine) = registers(&ctx);
     let hit = Hit::of_goroutine(&ctx, 0, goroutine);
     let Some((session, target)) = call::of_caller(&hit) else { return 0 };
-    // With Encrypted Client Hello a second one is made, which nobody sees. After a HelloRetryRequest it is the
-    // same.
+    // With Encrypted Client Hello a second one is made, which nobody sees. After a HelloRetryRequest it is
+    // the same.
     if session.random != [0; 32] {
         return 0;
     }

@@ -76,8 +76,9 @@ impl Headers {
         Some(Self { linear, is_ipv6, tcp, payload, length: total.checked_sub(payload)? })
     }
 
-    /// Whether the payload begins like a handshake record, or like a PROXY header that one may follow. Returns
-    /// `None` if its first bytes are not in the linear part, so that [`Self::loads_handshake`] must decide.
+    /// Whether the payload begins like a handshake record, or like a PROXY header that one may follow.
+    /// Returns `None` if its first bytes are not in the linear part, so that [`Self::loads_handshake`] must
+    /// decide.
     #[inline(always)]
     pub(crate) fn begins_handshake(&self) -> Option<bool> {
         match self.linear.byte(self.payload as usize)? {

@@ -124,8 +124,8 @@ fn slow_to_be_accepted(family: Family) {
     check_plain(&case.ends(connection, Expect::BOTH), &flow);
 }
 
-/// Two ends dial each other at the same moment (RFC 9293 §3.5), and neither listens. The kernel's sample of the
-/// round trip begins at the SYN-ACK that answers the crossing SYN: half of the truth.
+/// Two ends dial each other at the same moment (RFC 9293 §3.5), and neither listens. The kernel's sample of
+/// the round trip begins at the SYN-ACK that answers the crossing SYN: half of the truth.
 fn simultaneous(family: Family) {
     let case = Case::new();
     let here = |side: Side| SocketAddr::new(case.bed.address(side, family), 40_124);

@@ -42,7 +42,7 @@ const EARLY: &[u8] = b"data in the SYN";
 const CLIENT_WITHOUT_COOKIE: &str = "5";
 /// The server takes it.
 const SERVER_WITHOUT_COOKIE: &str = "515";
-/// Every listener has Fast Open, without TCP_FASTOPEN.
+/// Every listener has Fast Open, without `TCP_FASTOPEN`.
 const SERVER_WITHOUT_OPTION: &str = "1027";
 /// Of `linux/tcp.h`.
 const TCP_FASTOPEN_NO_COOKIE: libc::c_int = 34;
@@ -259,8 +259,8 @@ fn data_accepted_with_the_experimental_option(family: Family) {
     }
 }
 
-/// The client's kernel holds its final ACK back for data, so that one segment acknowledges the SYN-ACK and the
-/// server's answer, which left later: the sample of the server's kernel is that of the answer.
+/// The client's kernel holds its final ACK back for data, so that one segment acknowledges the SYN-ACK and
+/// the server's answer, which left later: the sample of the server's kernel is that of the answer.
 fn answered_before_the_final_ack(family: Family) {
     let scene = FastOpen::with_cookie(family);
     let client = scene.client();

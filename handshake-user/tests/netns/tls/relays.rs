@@ -22,8 +22,9 @@ use crate::{
     testbed::{Family, packet::Side},
 };
 
-/// `openssl s_client` and `s_server` on Unix sockets, and the test in between, which forwards what they say over
-/// the link. It sends `forward(hello)` instead of the ClientHello, and drops the first `skipped` bytes again.
+/// `openssl s_client` and `s_server` on Unix sockets, and the test in between, which forwards what they say
+/// over the link. It sends `forward(hello)` instead of the ClientHello, and drops the first `skipped` bytes
+/// again.
 #[track_caller]
 fn relayed(skipped: usize, forward: impl FnOnce(Vec<u8>) -> Vec<u8> + Send + 'static) -> (Ends, u32) {
     let case = Case::new();
@@ -46,12 +47,12 @@ fn relayed(skipped: usize, forward: impl FnOnce(Vec<u8>) -> Vec<u8> + Send + 'st
         let length = program.read(&mut hello).unwrap();
         hello.truncate(length);
         (&client).write_all(&forward(hello)).unwrap();
-        pump(program, client);
+        pump(&program, &client);
     });
     let outgoing = thread::spawn(move || {
         let (server, _) = listener.accept().unwrap();
         (&server).read_exact(&mut vec![0; skipped]).unwrap();
-        pump(UnixStream::connect(back).unwrap(), server);
+        pump(&UnixStream::connect(back).unwrap(), &server);
     });
     let mut command = case.bed.command(Side::Client, "openssl");
     command.args(["s_client", "-servername", NAME, "-unix"]).arg(&front);
@@ -65,14 +66,14 @@ fn relayed(skipped: usize, forward: impl FnOnce(Vec<u8>) -> Vec<u8> + Send + 'st
 }
 
 /// Forwards both ways until both ends have closed.
-fn pump(program: UnixStream, socket: Socket) {
+fn pump(program: &UnixStream, socket: &Socket) {
     thread::scope(|scope| {
         scope.spawn(|| {
             // The peer may have reset the connection.
-            let _ = std::io::copy(&mut &program, &mut &socket);
+            let _ = std::io::copy(&mut &*program, &mut &*socket);
             let _ = socket.shutdown(Shutdown::Write);
         });
-        let _ = std::io::copy(&mut &socket, &mut &program);
+        let _ = std::io::copy(&mut &*socket, &mut &*program);
         let _ = program.shutdown(Shutdown::Write);
     });
 }

@@ -120,8 +120,8 @@ fn witness(case: &Case, connection: Connection, made: &Made) -> Witness {
     witness
 }
 
-/// Checks `tls.held_us`, which the end of the last flight has: TCP may hold the client's Finished back until the
-/// server has acknowledged what lies before it (Nagle's algorithm), while the library is already done.
+/// Checks `tls.held_us`, which the end of the last flight has: TCP may hold the client's Finished back until
+/// the server has acknowledged what lies before it (Nagle's algorithm), while the library is already done.
 #[track_caller]
 fn check_held(tls: &Record, side: Side, row: Row, handshake: Handshake) {
     let last = match row {

@@ -1,5 +1,5 @@
-//! Go's crypto/tls: with and without symbols, position-independent, and on connections of a type of the program's
-//! own.
+//! Go's crypto/tls: with and without symbols, position-independent, and on connections of a type of the
+//! program's own.
 
 use std::{net::SocketAddr, path::PathBuf, process::Command};
 

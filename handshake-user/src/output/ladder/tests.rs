@@ -16,7 +16,7 @@ use crate::{
     },
     event::{Close, ConnectionEvent, Endpoint, Open, Process, Setup, Tls, Unseen},
     join::advice,
-    output::table,
+    output::{table::Table, text::columns},
     untrusted::{Untrusted, is_harmless},
 };
 
@@ -447,7 +447,8 @@ proptest! {
     fn no_record_is_too_strange_to_be_drawn(record in any_record()) {
         let ladder = draw(&record);
         prop_assert!(ladder.ends_with('\n') && ladder.chars().all(|c| c == '\n' || is_harmless(c)));
-        let line = table::line(&record);
+        let line = Table::new(&[], Some(100), false).line(&record);
+        prop_assert!(columns(&line) <= 100, "{}", line);
         prop_assert!(line.chars().all(is_harmless), "{}", line);
         prop_assert!(ladder.lines().all(|line| line.chars().count() < 160 + MAX_NAME), "{}", ladder);
         let saved: u16 = advice::advise(&record).iter().map(|advice| u16::from(advice.round_trips)).sum();

@@ -96,6 +96,8 @@ pub enum WirePhase {
     Reported = 2,
     /// What began like a ClientHello could not be followed: whether it was one is not known.
     Unsure = 3,
+    /// That record is out, but the server may yet refuse the client's Finished (TLS 1.3).
+    Settling = 4,
 }
 
 /// One connection. Times are `bpf_ktime_get_ns` (CLOCK_MONOTONIC); 0 means not seen.
@@ -221,6 +223,13 @@ impl Connection {
     #[inline(always)]
     pub const fn wire_is(&self, watch: WirePhase) -> bool {
         self.wire == watch as u8
+    }
+
+    /// Whether the wire view still follows this connection.
+    #[must_use]
+    #[inline(always)]
+    pub const fn wire_is_unsettled(&self) -> bool {
+        self.wire_is(WirePhase::Handshaking) || self.wire_is(WirePhase::Settling)
     }
 }
 

@@ -5,7 +5,7 @@ mod handshakes;
 use handshake::tls::wire::{Verdict, group};
 use handshake_common::{
     Role, TlsClass, TlsOutcome, TlsVersion,
-    tls::wire::{Ending, proxy_header},
+    tls::wire::{Direction, Ending, Segment, is_refused, may_be_refused, proxy_header},
 };
 use handshakes::{Packet, Watched, load, merged, watch};
 
@@ -237,6 +237,28 @@ fn encrypted_alert_is_a_failure_without_a_name() {
             assert_eq!((verdict.alert, verdict.class), (None, Some(TlsClass::Full)));
         });
     }
+}
+
+/// The server refuses the client's Finished: its alert is the first record that acknowledges it.
+#[test]
+fn answer_of_the_length_of_an_alert_may_refuse_the_finished() {
+    let all = flights("tls13_full");
+    let published = |length| watch(&all[..length], Role::Client, 0, 0).filter(|watched| watched.published);
+    let watched = (1..=all.len()).find_map(published).unwrap();
+    assert!(may_be_refused(&watched.wire));
+    let answer = |seq: u32, ack: u32, payload: &[u8], direction| {
+        let segment = Segment { direction, seq, ack, now_ns: 0 };
+        is_refused(&watched.wire, &segment, &payload)
+    };
+    let (seq, has_all) = (watched.wire.server.next, watched.wire.client.next);
+    let received = Direction::Received;
+    for (length, refused) in [(19, true), (11, true), (35, true), (20, false), (250, false)] {
+        assert_eq!(answer(seq, has_all, &record(23, length), received), Some(refused), "{length}");
+    }
+    assert_eq!(answer(seq, has_all - 1, &record(23, 19), received), Some(false), "it left before");
+    assert_eq!(answer(seq + 1, has_all, &record(23, 19), received), Some(false), "something is missing");
+    assert_eq!(answer(seq - 24, has_all, &record(23, 19), received), None, "sent again");
+    assert_eq!(answer(has_all, seq, &record(23, 19), Direction::Sent), None, "the client's own data");
 }
 
 #[test]

@@ -109,7 +109,7 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
         // The program gives up on a handshake in progress.
         call::socket_closed(connection, sk, now);
     }
-    if new == states::CLOSE && connection.wire_is(WirePhase::Handshaking) {
+    if new == states::CLOSE && connection.wire_is_unsettled() {
         wire::socket_closed(connection, &sock);
     }
     let due = state::transition(connection, &sock, old, new, now);

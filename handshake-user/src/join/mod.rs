@@ -20,6 +20,7 @@ pub mod view;
 
 use handshake_common::{
     Connection, ConnectionFlags, Stage, TlsSource, WirePhase,
+    tcp::open,
     tls::{
         library::session::{self, LibraryHandshake},
         wire::WireHandshake,
@@ -203,6 +204,9 @@ impl Joiner {
 
     /// The wire reported a handshake.
     fn wire(&mut self, raw: &WireHandshake, now_ns: u64, report: Report<'_>) {
+        if raw.wire.doubted != 0 {
+            return self.doubt(key(&raw.connection));
+        }
         let tls = self.hello_fragments.settle(raw, |verdict| TlsView::of_wire(verdict, raw));
         let connection = raw.connection;
         let own = key(&connection);
@@ -229,10 +233,22 @@ impl Joiner {
                 self.settle(own, PartialHandshake { wire, ..half }, report);
             }
             other => {
-                let wait = if library_comes { VIEW_TIMEOUT_NS } else { OPTIONAL_VIEW_TIMEOUT_NS };
+                let wait = if library_comes { VIEW_TIMEOUT_NS } else { wait_for_answer(&connection) };
                 let half = PartialHandshake { wire, ..other.unwrap_or_default() };
                 self.pending.put(own, half, now_ns.saturating_add(wait));
             }
+        }
+    }
+
+    /// The server answered the client's Finished with what may be an alert: what only the wire saw of the end is no
+    /// longer certain. It is too late for a record that is out, but not for the one of the close.
+    fn doubt(&mut self, own: Key) {
+        if let Some(half) = self.pending.get_mut(own) {
+            if let Some(view) = half.wire.as_mut() {
+                view.tls.doubt();
+            }
+        } else if let Some(tls) = self.reported.get_mut(&own).filter(|tls| tls.source == TlsSource::Wire) {
+            tls.doubt();
         }
     }
 
@@ -313,6 +329,12 @@ impl Joiner {
         let setup = if knows { setup::setup(connection, tls.as_ref()) } else { None };
         report(Joined { tls: tls.as_ref(), setup, ..Joined::connection(connection) });
     }
+}
+
+/// How long the wire's view waits for a library that may report, and for the server's answer to the last flight.
+fn wait_for_answer(connection: &Connection) -> u64 {
+    let round_trip = open::rtt_us(connection).unwrap_or(0).saturating_mul(1000);
+    OPTIONAL_VIEW_TIMEOUT_NS.saturating_add(round_trip).min(VIEW_TIMEOUT_NS)
 }
 
 const fn key(connection: &Connection) -> Key {

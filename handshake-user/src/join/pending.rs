@@ -74,6 +74,10 @@ impl Pending {
         self.halves.get(&key)
     }
 
+    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut PartialHandshake> {
+        self.halves.get_mut(&key)
+    }
+
     pub(super) fn take(&mut self, key: Key) -> Option<PartialHandshake> {
         let half = self.halves.remove(&key)?;
         self.due.remove(&(half.until, key));

@@ -14,6 +14,8 @@ use super::*;
 use crate::event::testing::us;
 
 const RANDOM: [u8; 32] = [7; 32];
+/// How long a view of the wire waits: `client()` has a round trip of 50.646 ms.
+const WIRE_TIMEOUT_NS: u64 = OPTIONAL_VIEW_TIMEOUT_NS + 50_646_000;
 const UNDER_WAY: Key = Key { tgid: 9, ..Key::NONE };
 
 fn handshake(connection: Connection) -> LibraryHandshake {
@@ -176,7 +178,7 @@ fn a_library_without_a_socket_is_not_that_of_another_process_that_dials() {
         for raws in order {
             events.extend(events_of(&mut joiner, raws, 0));
         }
-        events.extend(events_of(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS));
+        events.extend(events_of(&mut joiner, &[], WIRE_TIMEOUT_NS));
         let mut sources = sources(&events);
         sources.sort();
         assert_eq!(sources, [(Stage::Tls, Some(TlsSource::Library)), (Stage::Tls, Some(TlsSource::Wire))]);
@@ -186,9 +188,37 @@ fn a_library_without_a_socket_is_not_that_of_another_process_that_dials() {
     // Told by the wire already: another process is no late report of it.
     let mut joiner = Joiner::new(WireCoverage::All);
     assert_eq!(events_of(&mut joiner, &from_wire, 0), []);
-    assert_eq!(events_of(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS).len(), 1);
-    events_of(&mut joiner, &library, OPTIONAL_VIEW_TIMEOUT_NS);
+    assert_eq!(events_of(&mut joiner, &[], WIRE_TIMEOUT_NS).len(), 1);
+    events_of(&mut joiner, &library, WIRE_TIMEOUT_NS);
     assert_eq!(events_of(&mut joiner, &[], u64::MAX).len(), 1);
+}
+
+/// The server answers the client's Finished with a record of the length of an alert.
+#[test]
+fn a_handshake_that_the_server_may_have_refused_has_no_certain_outcome() {
+    let finished = |doubted| {
+        let RawRecord::WireHandshake(mut raw) = wire(client()) else { unreachable!() };
+        raw.wire.doubted = doubted;
+        raw.wire.ending = handshake_common::tls::wire::Ending::Closed as u8;
+        RawRecord::WireHandshake(raw)
+    };
+    let outcome = |event: &ConnectionEvent| event.tls.as_ref().unwrap().outcome;
+    let seen = Some(TlsOutcome::Abandoned);
+    // The answer comes within a round trip, for which the record waits.
+    let mut joiner = Joiner::new(WireCoverage::All);
+    assert_eq!(events_of(&mut joiner, &[finished(0)], 0), []);
+    let in_time = OPTIONAL_VIEW_TIMEOUT_NS + open::rtt_us(&client()).unwrap() * 1000 - 1;
+    assert_eq!(events_of(&mut joiner, &[finished(1)], in_time), []);
+    let told = events_of(&mut joiner, &[], in_time + 1);
+    assert_eq!((told.len(), outcome(&told[0])), (1, None));
+    // Or late, and then the close record knows better.
+    let mut joiner = Joiner::new(WireCoverage::All);
+    events_of(&mut joiner, &[finished(0)], 0);
+    let told = events_of(&mut joiner, &[], VIEW_TIMEOUT_NS);
+    assert_eq!((told.len(), outcome(&told[0])), (1, seen));
+    assert_eq!(events_of(&mut joiner, &[finished(1)], VIEW_TIMEOUT_NS), []);
+    let closed = events_of(&mut joiner, &[RawRecord::Connection(closed_with_unseen_fin())], VIEW_TIMEOUT_NS);
+    assert_eq!((closed.len(), outcome(&closed[0])), (1, None));
 }
 
 #[test]
@@ -199,7 +229,7 @@ fn the_two_ends_of_one_handshake_on_one_host_stay_apart() {
     let hello = client_hello();
     let raws = [RawRecord::LibraryHandshake(server), fragment(&hello), wire(client())];
     assert_eq!(events_of(&mut joiner, &raws, 0), []);
-    let events = events_of(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS);
+    let events = events_of(&mut joiner, &[], WIRE_TIMEOUT_NS);
     let mut sources = sources(&events);
     sources.sort_by_key(|(_, source)| *source);
     assert_eq!(sources, [(Stage::Tls, Some(TlsSource::Library)), (Stage::Tls, Some(TlsSource::Wire))]);
@@ -210,13 +240,10 @@ fn a_library_without_a_socket_that_is_late_tells_nothing_new() {
     let hello = client_hello();
     let mut joiner = Joiner::new(WireCoverage::All);
     assert_eq!(events_of(&mut joiner, &[fragment(&hello), wire(client())], 0), []);
-    let events = events_of(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS);
+    let events = events_of(&mut joiner, &[], WIRE_TIMEOUT_NS);
     assert_eq!(sources(&events), [(Stage::Tls, Some(TlsSource::Wire))]);
     let mut late = handshake(Connection::default());
-    assert_eq!(
-        events_of(&mut joiner, &[RawRecord::LibraryHandshake(late)], OPTIONAL_VIEW_TIMEOUT_NS + 1),
-        []
-    );
+    assert_eq!(events_of(&mut joiner, &[RawRecord::LibraryHandshake(late)], WIRE_TIMEOUT_NS + 1), []);
     assert_eq!(events_of(&mut joiner, &[], u64::MAX), []);
     // The other end of it may be on this host too.
     late.session.role = Role::Server.code();
@@ -254,13 +281,10 @@ fn two_connections_with_one_client_hello_are_two() {
 fn a_view_that_stays_alone_is_told_when_its_time_is_over() {
     let mut joiner = Joiner::new(WireCoverage::All);
     assert_eq!(events_of(&mut joiner, &[wire(client())], 0), []);
-    assert_eq!(events_of(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS - 1), []);
+    assert_eq!(events_of(&mut joiner, &[], WIRE_TIMEOUT_NS - 1), []);
+    assert_eq!(sources(&events_of(&mut joiner, &[], WIRE_TIMEOUT_NS)), [(Stage::Tls, Some(TlsSource::Wire))]);
     assert_eq!(
-        sources(&events_of(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS)),
-        [(Stage::Tls, Some(TlsSource::Wire))]
-    );
-    assert_eq!(
-        events_of(&mut joiner, &[library(client())], OPTIONAL_VIEW_TIMEOUT_NS + 1),
+        events_of(&mut joiner, &[library(client())], WIRE_TIMEOUT_NS + 1),
         [],
         "too late: it was told"
     );

@@ -132,6 +132,12 @@ impl TlsView {
         }
     }
 
+    /// How it ended is not certain after all.
+    pub(super) fn doubt(&mut self) {
+        (self.outcome, self.class) = (None, None);
+        (self.ended_ns, self.may_send_ns) = (None, None);
+    }
+
     /// ClientHello → complete, failed or abandoned; whole microseconds.
     #[must_use]
     pub fn duration(&self) -> Option<Duration> {

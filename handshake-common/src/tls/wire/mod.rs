@@ -16,4 +16,4 @@ pub use packet::{Direction, Next, PacketAction, Payload, Segment};
 pub use raw::{HelloFragment, WireHandshake};
 pub use record::{Record, RecordFlags};
 pub use state::{Ending, Wire};
-pub use tracker::{closed, track};
+pub use tracker::{closed, is_refused, may_be_refused, track};

@@ -471,6 +471,7 @@ const FINISHED_CCM8: u16 = 4 + 32 + PROTECTION_CCM8;
 const FINISHED_PADDED: u16 = FINISHED_SHA384 + 16;
 const ALERT: u16 = 2 + PROTECTION;
 const ALERT_CCM8: u16 = 2 + PROTECTION_CCM8;
+const ALERT_PADDED: u16 = ALERT + 16;
 
 /// Whether a protected record of TLS 1.3 has the length of a Finished message: its header, a hash of 32 or 48
 /// bytes, the inner content type, and a tag of 16 bytes or (AES-CCM-8) of 8 (RFC 8446 §4.4.4, §5.2). Java
@@ -486,6 +487,41 @@ pub const fn is_finished(length: u16) -> bool {
 #[inline(always)]
 pub const fn is_alert(length: u16) -> bool {
     matches!(length, ALERT | ALERT_CCM8)
+}
+
+/// Whether the server may still refuse the handshake that was published: the client's Finished of TLS 1.3 was seen,
+/// and all of the server's side before it.
+#[must_use]
+#[inline(always)]
+pub const fn may_be_refused(wire: &Wire) -> bool {
+    wire.is(Ending::Over)
+        && wire.flight > 0
+        && wire.server.seen.contains(StreamFlags::SYNCED)
+        && !wire.server.is_stalled()
+        && wire.server.have == 0
+}
+
+/// The server's answer to the client's Finished: `None` if this packet is not it, or true if it is a record of the
+/// length of an alert. A fatal alert has it and a `close_notify`, too, or two bytes of data; tickets have not.
+#[inline(always)]
+pub fn is_refused(wire: &Wire, segment: &Segment, payload: &impl Payload) -> Option<bool> {
+    let local_server = wire.role == Role::Server.code();
+    let sent = matches!(segment.direction, Direction::Sent);
+    let offset = wire.server.next.wrapping_sub(segment.seq);
+    if sent != local_server
+        || (offset != 0 && is_before(segment.seq, wire.server.next) && offset >= payload.len())
+    {
+        return None;
+    }
+    let mut header = [0; HEADER as usize];
+    // What was on its way before the Finished came answers nothing.
+    let answers = !is_before(segment.ack, wire.client.next);
+    if !answers || offset >= payload.len() || !payload.load(offset, &mut header) {
+        return Some(false);
+    }
+    let [kind, _, _, high, low] = header;
+    let length = u16::from_be_bytes([high, low]);
+    Some(kind == content::APPLICATION_DATA && (is_alert(length) || length == ALERT_PADDED))
 }
 
 /// The server's protected records: the rest of its flight (TLS 1.3), or application data behind its Finished.

@@ -123,9 +123,39 @@ fn follow(skb: *mut __sk_buff, sk: *const c_void, direction: Direction, headers:
     }
     if watched.reported == 0 {
         step(skb, sock, direction, packet, watched, &ends);
+    } else {
+        settle(skb, sock, direction, packet, watched, &ends);
     }
     wires::leave(watched);
     Some(())
+}
+
+/// A packet behind the end of a handshake, which the server may have refused.
+#[inline(always)]
+fn settle(
+    skb: *mut __sk_buff,
+    sock: &KernelSock<Filtered>,
+    direction: Direction,
+    packet: Packet,
+    watched: &mut FlowState,
+    ends: &Endpoints,
+) {
+    let packet = watched.packet(packet);
+    if packet.length == 0 {
+        return;
+    }
+    let segment = Segment { direction, seq: packet.seq, ack: packet.ack, now_ns: 0 };
+    let Some(is_refused) = wire::is_refused(&watched.wire, &segment, &packet.payload(skb)) else { return };
+    if let Some(connection) = maps::find(sock.pointer())
+        && connection.wire_is(WirePhase::Settling)
+    {
+        connection.wire = WirePhase::Reported as u8;
+        if is_refused {
+            watched.wire.doubted = 1;
+            report(connection, watched);
+        }
+    }
+    wires::end(ends, watched);
 }
 
 #[inline(always)]
@@ -201,7 +231,12 @@ fn step(
         && !connection.is(Phase::Opening)
     {
         report(connection, watched);
-        wires::end(ends, watched);
+        if wire::may_be_refused(&watched.wire) {
+            connection.wire = WirePhase::Settling as u8;
+            wires::want(ends, watched, false, now_ns);
+        } else {
+            wires::end(ends, watched);
+        }
     } else {
         wires::want(ends, watched, !due.is(Next::Follow), now_ns);
     }
@@ -236,14 +271,15 @@ pub(crate) fn established(connection: &mut Connection) {
     }
 }
 
-/// The socket of a handshake in progress is closed.
+/// The socket of a handshake in progress, or of one that the server may yet refuse, is closed.
 #[inline(always)]
 pub(crate) fn socket_closed<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
     if connection.family == 0 {
         sock.identify(connection);
     }
     let ends = Endpoints::of(connection);
-    connection.wire = WirePhase::Unsure as u8;
+    let is_settling = connection.wire_is(WirePhase::Settling);
+    connection.wire = if is_settling { WirePhase::Reported as u8 } else { WirePhase::Unsure as u8 };
     let Some(watched) = wires::find(&ends) else { return };
     // Another program may be inside: its packet comes too late. The entry is removed anyway, or the next
     // connection between these ends would find it.

@@ -114,9 +114,9 @@ fn cell(record: &ConnectionEvent, column: Column) -> String {
 
 fn result(record: &ConnectionEvent) -> &'static str {
     match record.stage {
-        Stage::Open => record.open.as_ref().and_then(|open| open.outcome).map(|outcome| outcome.as_str()),
+        Stage::Open => record.open.as_ref().and_then(|open| open.outcome).map(Outcome::as_str),
         Stage::Tls => record.tls.as_ref().and_then(tls_result),
-        Stage::Close => record.close.as_ref().and_then(|close| close.style).map(|style| style.as_str()),
+        Stage::Close => record.close.as_ref().and_then(|close| close.style).map(CloseStyle::as_str),
     }
     .unwrap_or("?")
 }

@@ -2,7 +2,7 @@
 
 use handshake::{
     event::ConnectionEvent,
-    output::{ladder, table},
+    output::{ladder, table::Table, text::columns},
     untrusted::json,
 };
 
@@ -20,8 +20,11 @@ pub fn check(record: &ConnectionEvent) {
     // JSON has whole microseconds.
     let again = serde_json::to_string(&read).expect("a record can be written");
     assert_eq!(handshake::untrusted::json(again), json, "what is written is what is read");
-    let line = table::line(record);
-    assert!(!line.contains('\n'), "a record is one line");
-    assert_harmless(&line);
+    for width in [None, Some(80)] {
+        let line = Table::new(&[], width, false).line(record);
+        assert!(!line.contains('\n'), "a record is one line");
+        assert!(width.is_none_or(|width| columns(&line) <= width), "it is wider than the terminal");
+        assert_harmless(&line);
+    }
     assert_harmless(&ladder::draw(record));
 }

@@ -56,6 +56,13 @@ bitflags! {
         const PEER_FIN_UNSEEN = 1 << 17;
         /// The table has been full: what is `PREEXISTING` may have begun while the table had no free entry.
         const MAYBE_UNFOLLOWED = 1 << 18;
+        /// SYN_SENT → SYN_RECV: two ends dialled each other at the same moment (RFC 9293 §3.5).
+        const SIMULTANEOUS_OPEN = 1 << 19;
+        /// Fast Open: the segment that completed the handshake acknowledged data of the server's, so that the
+        /// kernel's sample began at that data.
+        const ANSWERED_EARLY = 1 << 20;
+        /// A timer of the kernel's gave the connection up (`tcp_write_err`).
+        const TIMED_OUT = 1 << 21;
     }
 }
 
@@ -85,6 +92,10 @@ pub enum WirePhase {
     Handshaking = 1,
     /// That record has been sent.
     Reported = 2,
+    /// What began like a ClientHello could not be followed: whether it was one is not known.
+    Unsure = 3,
+    /// That record is out, but the server may yet refuse the client's Finished (TLS 1.3).
+    Settling = 4,
 }
 
 /// One connection. Times are `bpf_ktime_get_ns` (CLOCK_MONOTONIC); 0 means not seen.
@@ -107,8 +118,8 @@ pub struct Connection {
     pub generation: u16,
     /// The socket's cookie (shown by `ss -e` as `sk:`), or a number of our own if the kernel provides none.
     pub id: u64,
-    /// Client: SYN_SENT, or the SYN itself if that is deferred. Server: the first SYN-ACK, known only if
-    /// a retransmission of it was seen.
+    /// Client: SYN_SENT, or the SYN itself where it is deferred. Server: the first SYN-ACK, known only
+    /// where a retransmission of it was seen, or where Fast Open made the socket at the SYN.
     pub syn_ns: u64,
     /// ESTABLISHED, or the failure of the opening.
     pub open_ns: u64,
@@ -210,6 +221,13 @@ impl Connection {
     #[inline(always)]
     pub const fn wire_is(&self, watch: WirePhase) -> bool {
         self.wire == watch as u8
+    }
+
+    /// Whether the wire view still follows this connection.
+    #[must_use]
+    #[inline(always)]
+    pub const fn wire_is_unsettled(&self) -> bool {
+        self.wire_is(WirePhase::Handshaking) || self.wire_is(WirePhase::Settling)
     }
 }
 

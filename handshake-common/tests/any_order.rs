@@ -62,6 +62,8 @@ prop_compose! {
             segment_clock_ns: clocks[2] % 3,
             newest_acked_sent_us: clocks[3],
             syn_facts,
+            soft_err: err,
+            child_made_ns: clocks[1],
         }
     }
 }

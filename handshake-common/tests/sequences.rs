@@ -92,6 +92,20 @@ fn client_opens() {
 }
 
 #[test]
+fn two_ends_that_dial_each_other_take_no_sample_for_a_round_trip() {
+    let mut story = ConnectionEvent::client(100);
+    let sock = Socket { srtt_us: 25_270 << 3, ..Socket::default() };
+    story.goes(SYN_SENT, SYN_RECV, 125, &sock);
+    story.goes(SYN_RECV, ESTABLISHED, 150, &sock);
+    assert_eq!(story.opens, 1);
+    assert!(open::is_simultaneous(&story.connection));
+    assert_eq!(open::duration_us(&story.connection), Some(50_000));
+    assert_eq!(open::rtt_us(&story.connection), None, "it began at the SYN-ACK");
+    assert_eq!(open::final_ack(&story.connection), None);
+    assert!(!open::is_simultaneous(&passive(true, false).connection), "a server's SYN_RECV");
+}
+
+#[test]
 fn deferred_opening_is_timed_from_the_syn() {
     let fastopen_connect = handshake_common::ConnectionFlags::DEFERRED_SYN.bits();
     let mut story = ConnectionEvent::client(100);
@@ -250,6 +264,39 @@ fn timeout_by_a_timer() {
     story.resets().goes(ESTABLISHED, CLOSE, 9000, &Socket { err: 110, ..Socket::default() }).ends();
     assert_eq!(story.style(), (Some(Initiator::Local), Some(CloseStyle::TimedOut)));
     assert_eq!(story.waits(), (None, None, None));
+}
+
+#[test]
+fn a_soft_error_that_the_timer_leaves_is_a_timeout_and_another_error_is_not() {
+    let unreachable = Socket { err: 113, soft_err: 113, ..Socket::default() };
+    let mut story = established_client();
+    story.goes(ESTABLISHED, CLOSE, 9000, &unreachable).ends();
+    assert_eq!(story.style(), (Some(Initiator::Local), Some(CloseStyle::TimedOut)));
+
+    let mut told_by_recverr = established_client();
+    told_by_recverr.goes(ESTABLISHED, CLOSE, 9000, &Socket { soft_err: 0, ..unreachable }).resets().ends();
+    assert_eq!(told_by_recverr.style(), (Some(Initiator::Local), Some(CloseStyle::ResetSent)));
+}
+
+#[test]
+fn a_fast_open_child_counts_from_its_syn_ack_not_from_its_data() {
+    let mut story = ConnectionEvent::adopted(SYN_RECV);
+    let answered = Socket {
+        syn_data_acked: true,
+        data_segs_in: 1,
+        bytes_acked: 5,
+        child_made_ns: 100 * MS,
+        srtt_us: 50_124 << 3,
+        ..Socket::default()
+    };
+    story.goes(SYN_RECV, ESTABLISHED, 155, &answered);
+    assert_eq!(open::duration_us(&story.connection), Some(55_000));
+    assert_eq!(open::rtt_us(&story.connection), None, "the sample is that of the data");
+    assert_eq!(
+        open::syn_cookie(&story.connection),
+        Some(false),
+        "a cookie makes its socket at the final ACK"
+    );
 }
 
 #[test]

@@ -333,6 +333,11 @@ impl<A: Access> Sock for KernelSock<A> {
     }
 
     #[inline(always)]
+    fn soft_err(&self) -> u32 {
+        self.sk(layout!(sk_err_soft))
+    }
+
+    #[inline(always)]
     fn done(&self) -> bool {
         self.sk::<u64>(layout!(sk_flags)) & SOCK_DONE != 0
     }
@@ -417,6 +422,17 @@ impl<A: Access> Sock for KernelSock<A> {
     #[inline(always)]
     fn syn_data_acked(&self) -> bool {
         self.bit(layout!(syn_data_acked.offset), layout!(syn_data_acked.mask))
+    }
+
+    #[inline(always)]
+    fn child_made_ns(&self) -> u64 {
+        // Set when the child was made (tcp_init_buffer_space). Moved on only when the program reads after the
+        // receiver has estimated a round trip (tcp_rcv_space_adjust).
+        if self.tp::<u32>(layout!(rcv_rtt_us)) == 0 {
+            self.tp::<u64>(layout!(rcvq_time_us)) * 1000
+        } else {
+            0
+        }
     }
 
     #[inline(always)]

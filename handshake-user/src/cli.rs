@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use crate::{
     filter::{self, Filter, NetNs},
+    output::table::Column,
     settings::{ExporterOptions, ProbeOptions, Switch, TlsWire},
 };
 
@@ -72,6 +73,7 @@ const PID_MAX: i64 = 4_194_304;
   handshake trace --stage close --slower-than 1s      slow closes
   handshake trace --comm nginx --duration 30s         half a minute of one program, then the summary
   handshake trace --count 100 --output json > out.jsonl
+  handshake trace --columns remote,result,duration,details
   handshake trace --port 443 --output ladder          each connection as a ladder, when it closes
 
 A filter does not match what is unknown: a server's process, for example, is known only when it closes.")]
@@ -103,6 +105,10 @@ pub struct TraceArgs {
     /// Default: table on a terminal, json (one object a line) otherwise.
     #[arg(long, value_enum)]
     pub output: Option<Output>,
+    /// Columns of the table, in this order. Default: as many as the terminal has room for, the important ones
+    /// first.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "COLUMNS")]
+    pub columns: Vec<Column>,
     /// End after this time, such as 30s.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub duration: Option<Duration>,
@@ -144,6 +150,9 @@ impl TraceArgs {
 
     /// Why no record could ever pass these filters. Returns `None` if one could.
     fn never(&self) -> Option<&'static str> {
+        if !self.columns.is_empty() && self.output.is_some_and(|output| output != Output::Table) {
+            return Some("--columns is for --output table");
+        }
         let probes = self.probes.clone().settle();
         let blind = probes.tls_wire == TlsWire::Off && probes.tls_libraries == Switch::Off;
         (blind && self.stage() == Some(Stage::Tls))
@@ -267,6 +276,8 @@ mod tests {
             vec!["--netns", "no-such-namespace"],
             vec!["--pid", "0"],
             vec!["--pid", "4194305"],
+            vec!["--columns", "remote,size"],
+            vec!["--columns", "remote", "--output", "json"],
             vec!["--stage", "tls", "--tls-wire", "off", "--tls-libraries", "off"],
         ] {
             let line = ["handshake", "trace"].into_iter().chain(bad.iter().copied());

@@ -3,7 +3,10 @@
 mod handshakes;
 
 use handshake::tls::wire::{Verdict, group};
-use handshake_common::{Role, TlsClass, TlsOutcome, TlsVersion, tls::wire::Ending};
+use handshake_common::{
+    Role, TlsClass, TlsOutcome, TlsVersion,
+    tls::wire::{Direction, Ending, Segment, is_refused, may_be_refused, proxy_header},
+};
 use handshakes::{Packet, Watched, load, merged, watch};
 
 /// Only the packets with payload.
@@ -100,6 +103,75 @@ fn hello_larger_than_the_syn_is_complete_a_round_trip_later() {
     });
 }
 
+/// The messages of the first packet of a side, in records of these lengths and one of the rest.
+fn in_records(packets: &[Packet], from: Role, lengths: &[usize]) -> Vec<Packet> {
+    let mut all = Vec::new();
+    let mut added = 0;
+    let mut is_done = false;
+    for packet in packets {
+        let mut packet = packet.clone();
+        if packet.from == from {
+            packet.seq += added;
+        } else {
+            packet.ack += if is_done { added } else { 0 };
+        }
+        if packet.from == from && !is_done {
+            let records = records(&packet);
+            let (header, mut message) = records[0].split_at(5);
+            let mut bytes = Vec::new();
+            for &length in lengths.iter().chain(&[usize::MAX]) {
+                let (part, rest) = message.split_at(length.min(message.len()));
+                bytes.extend(&header[..3]);
+                bytes.extend(u16::try_from(part.len()).unwrap().to_be_bytes());
+                bytes.extend(part);
+                message = rest;
+            }
+            added = u32::try_from(bytes.len() - records[0].len()).unwrap();
+            bytes.extend(records[1..].concat());
+            packet.payload = bytes;
+            is_done = true;
+        }
+        all.push(packet);
+    }
+    all
+}
+
+#[test]
+fn hellos_in_records_of_any_length_are_put_together() {
+    for from in [Role::Client, Role::Server] {
+        for lengths in
+            [&[1][..], &[1, 1], &[1, 1, 1, 1, 1], &[2], &[2, 1, 6], &[3], &[1, 3], &[4], &[5], &[9, 1]]
+        {
+            for name in ["tls13_full", "tls12_full", "post_quantum"] {
+                let plain = seen(&flights(name), Role::Client).summary();
+                let packets = in_records(&flights(name), from, lengths);
+                for packets in [handshakes::bytewise(&packets), packets] {
+                    let cut = seen(&packets, Role::Client);
+                    assert_eq!(cut.summary(), plain, "{name}, the {from}'s hello in records of {lengths:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn proxy_header_is_measured_only_where_something_follows() {
+    let line = b"PROXY TCP6 2001:db8::1 2001:db8::2 56324 443\r\n";
+    let binary = b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x02ab";
+    let longest = [b"PROXY ".to_vec(), vec![b'x'; 99], b"\r\n".to_vec()].concat();
+    for header in [&line[..], b"PROXY UNKNOWN\r\n", binary, &longest] {
+        let behind = [header, b"\x16"].concat();
+        assert_eq!(usize::try_from(proxy_header(&behind.as_slice())).unwrap(), header.len());
+        assert_eq!(proxy_header(&header), 0, "nothing follows");
+        assert_eq!(proxy_header(&&header[..header.len() - 1]), 0, "cut short");
+    }
+    let endless = [b"PROXY ".to_vec(), vec![b'x'; 200], b"\r\n\x16".to_vec()].concat();
+    let other_version = b"\r\n\r\n\0\r\nQUIT\n\x30\x00\x00\x00abc";
+    for other in [&b"PROXYING is no header\n\x16"[..], b"POST / HTTP/1.1\r\n", b"", &endless, other_version] {
+        assert_eq!(proxy_header(&other), 0, "{other:?}");
+    }
+}
+
 /// Early data may have the lengths of EndOfEarlyData and Finished. It is told apart by its acknowledgment
 /// number: the client had not received the ServerHello when it sent it.
 #[test]
@@ -165,6 +237,28 @@ fn encrypted_alert_is_a_failure_without_a_name() {
             assert_eq!((verdict.alert, verdict.class), (None, Some(TlsClass::Full)));
         });
     }
+}
+
+/// The server refuses the client's Finished: its alert is the first record that acknowledges it.
+#[test]
+fn answer_of_the_length_of_an_alert_may_refuse_the_finished() {
+    let all = flights("tls13_full");
+    let published = |length| watch(&all[..length], Role::Client, 0, 0).filter(|watched| watched.published);
+    let watched = (1..=all.len()).find_map(published).unwrap();
+    assert!(may_be_refused(&watched.wire));
+    let answer = |seq: u32, ack: u32, payload: &[u8], direction| {
+        let segment = Segment { direction, seq, ack, now_ns: 0 };
+        is_refused(&watched.wire, &segment, &payload)
+    };
+    let (seq, has_all) = (watched.wire.server.next, watched.wire.client.next);
+    let received = Direction::Received;
+    for (length, refused) in [(19, true), (11, true), (35, true), (20, false), (250, false)] {
+        assert_eq!(answer(seq, has_all, &record(23, length), received), Some(refused), "{length}");
+    }
+    assert_eq!(answer(seq, has_all - 1, &record(23, 19), received), Some(false), "it left before");
+    assert_eq!(answer(seq + 1, has_all, &record(23, 19), received), Some(false), "something is missing");
+    assert_eq!(answer(seq - 24, has_all, &record(23, 19), received), None, "sent again");
+    assert_eq!(answer(has_all, seq, &record(23, 19), Direction::Sent), None, "the client's own data");
 }
 
 #[test]

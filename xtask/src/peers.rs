@@ -31,16 +31,17 @@ const RELEASES: [Release; 3] = [
 /// openssl and its libraries down to the C library, which may be newer than the system's.
 const NEWER: &[&str] = &["openssl", "libssl3t64", "zlib1g", "libzstd1", "libc6"];
 
-/// Flags of Go's linker: with symbols, and without.
-const GO: [(&str, &str); 2] = [("go-plain", ""), ("go-stripped", "-s -w")];
+/// Flags of Go's linker, and the build mode: with symbols, without, and position-independent.
+const GO: [(&str, &str, &str); 3] =
+    [("go-plain", "", "exe"), ("go-stripped", "-s -w", "exe"), ("go-pie", "", "pie")];
 
 pub(crate) fn ensure(workspace: &Workspace) -> Result<()> {
     let folder = workspace.tools().join("peers");
     fs::create_dir_all(&folder).with_context(|| {
         format!("cannot create {}: is it root's? `sudo chown -R $USER target`", folder.display())
     })?;
-    for (name, flags) in GO {
-        build_go(workspace, &folder.join(name), flags)?;
+    for (name, flags, mode) in GO {
+        build_go(workspace, &folder.join(name), flags, mode)?;
     }
     build_c(workspace, &folder.join("coroutines"))?;
     for release in &RELEASES {
@@ -54,13 +55,13 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<()> {
 
 /// Go itself knows when there is nothing to do. The program needs only the standard library: nothing is
 /// downloaded.
-fn build_go(workspace: &Workspace, program: &Path, flags: &str) -> Result<()> {
+fn build_go(workspace: &Workspace, program: &Path, flags: &str, mode: &str) -> Result<()> {
     if !program.exists() {
         step(format!("building {} (half a minute the first time)", program.display()));
     }
     process::run(
         Command::new("go")
-            .args(["build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o"])
+            .args(["build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-buildmode", mode, "-o"])
             .arg(program)
             .arg(".")
             .current_dir(workspace.root.join("handshake-user/tests/programs/go"))

@@ -1,7 +1,7 @@
 //! What the facts of a closing mean. Pure: the kernel side counts by these functions, user space publishes by
 //! them.
 
-use super::{errno, open};
+use super::open;
 use crate::{
     connection::{Connection, ConnectionFlags, micros_between},
     vocabulary::{CloseStyle, Role},
@@ -12,7 +12,7 @@ use crate::{
 #[inline(always)]
 pub const fn style(connection: &Connection) -> Option<CloseStyle> {
     let flags = connection.flags;
-    if connection.error == errno::ETIMEDOUT {
+    if flags.contains(ConnectionFlags::TIMED_OUT) {
         Some(CloseStyle::TimedOut)
     } else if flags.contains(ConnectionFlags::RESET_RECEIVED) {
         Some(CloseStyle::ResetReceived)
@@ -43,7 +43,7 @@ pub const fn style(connection: &Connection) -> Option<CloseStyle> {
 const fn is_orderly(connection: &Connection) -> bool {
     !connection.flags.contains(ConnectionFlags::RESET_RECEIVED)
         && !connection.flags.contains(ConnectionFlags::RESET_SENT)
-        && connection.error != errno::ETIMEDOUT
+        && !connection.flags.contains(ConnectionFlags::TIMED_OUT)
 }
 
 /// Whether our program closed after the peer's FIN had come.

@@ -25,6 +25,8 @@ pub mod states {
 pub trait Sock {
     /// `sk_err`: errno of the failure.
     fn err(&self) -> u32;
+    /// `sk_err_soft`: what ICMP reported of a connection that goes on; 0 after the next ACK.
+    fn soft_err(&self) -> u32;
     /// SOCK_DONE: the peer's FIN was handled by the full socket (`tcp_fin`).
     fn done(&self) -> bool;
     /// RCV_SHUTDOWN: our program reads no more, so data that comes is answered with a RST.
@@ -56,6 +58,9 @@ pub trait Sock {
     fn syn_facts(&self) -> crate::ConnectionFlags;
     /// `syn_data_acked`.
     fn syn_data_acked(&self) -> bool;
+    /// When a Fast Open child was made, just before its SYN-ACK left: nanoseconds of CLOCK_MONOTONIC; 0 =
+    /// unknown.
+    fn child_made_ns(&self) -> u64;
     /// `tcp_usec_ts`.
     fn usec_timestamps(&self) -> bool;
 }

@@ -37,6 +37,7 @@ pub const fn outcome(connection: &Connection) -> Option<Outcome> {
 const fn is_synack_sample(connection: &Connection) -> bool {
     connection.srtt_us != 0
         && connection.syn_retransmits == 0
+        && !connection.flags.contains(ConnectionFlags::ANSWERED_EARLY)
         && !connection.srtt_us.is_multiple_of(1000)
         && !connection.flags.contains(ConnectionFlags::USEC_TIMESTAMPS)
 }
@@ -48,7 +49,10 @@ pub const fn rtt_us(connection: &Connection) -> Option<u64> {
         return None;
     }
     let valid = match connection.role() {
-        Some(Role::Client) => connection.srtt_us != 0 && connection.syn_retransmits == 0,
+        // The sample of a simultaneous open begins at the SYN-ACK that answers the crossing SYN.
+        Some(Role::Client) => {
+            connection.srtt_us != 0 && connection.syn_retransmits == 0 && !is_simultaneous(connection)
+        }
         Some(Role::Server) => {
             is_synack_sample(connection) && !connection.flags.contains(ConnectionFlags::FINAL_ACK_DATA)
         }
@@ -57,8 +61,9 @@ pub const fn rtt_us(connection: &Connection) -> Option<u64> {
     if valid { Some(connection.srtt_us as u64) } else { None }
 }
 
-/// Client: SYN_SENT (or the deferred SYN) → ESTABLISHED or failure. Server: first SYN-ACK → ESTABLISHED,
-/// which is the kernel's sample itself while the SYN-ACK went out once, even where that is no round trip.
+/// Client: SYN_SENT (or the deferred SYN) → ESTABLISHED or failure. Server: first SYN-ACK → ESTABLISHED;
+/// where its time is unknown that is the kernel's sample itself while the SYN-ACK went out once, even where
+/// that is no round trip.
 #[must_use]
 pub const fn duration_us(connection: &Connection) -> Option<u64> {
     if connection.flags.contains(ConnectionFlags::PREEXISTING) {
@@ -67,21 +72,26 @@ pub const fn duration_us(connection: &Connection) -> Option<u64> {
     match connection.role() {
         Some(Role::Client) => micros_between(connection.syn_ns, connection.open_ns),
         Some(Role::Server) if !connection.flags.contains(ConnectionFlags::ESTABLISHED) => None,
-        Some(Role::Server) if connection.syn_retransmits > 0 => {
-            micros_between(connection.syn_ns, connection.open_ns)
-        }
+        Some(Role::Server) if connection.syn_ns != 0 => micros_between(connection.syn_ns, connection.open_ns),
         Some(Role::Server) if is_synack_sample(connection) => Some(connection.srtt_us as u64),
         _ => None,
     }
 }
 
-/// What the final ACK carried.
+/// Two ends dialled each other at the same moment (RFC 9293 §3.5). Both are clients.
+#[must_use]
+pub const fn is_simultaneous(connection: &Connection) -> bool {
+    connection.flags.contains(ConnectionFlags::SIMULTANEOUS_OPEN)
+}
+
+/// What the final ACK carried. Unknown in a simultaneous open, which has none of its own.
 #[must_use]
 pub const fn final_ack(connection: &Connection) -> Option<FinalAck> {
     let flags = connection.flags;
     if !flags.contains(ConnectionFlags::ESTABLISHED)
         || flags.contains(ConnectionFlags::PREEXISTING)
         || flags.contains(ConnectionFlags::OPEN_UNTIMED)
+        || is_simultaneous(connection)
     {
         return None;
     }
@@ -95,15 +105,21 @@ pub const fn final_ack(connection: &Connection) -> Option<FinalAck> {
     })
 }
 
-/// What became of Fast Open. On a server, `none` says that this side accepted no data in the SYN; what else
-/// the client's SYN asked for does not reach the socket.
+/// What became of Fast Open. A SYN may carry data without a cookie, and then without the option
+/// (`net.ipv4.tcp_fastopen` 0x4, `TCP_FASTOPEN_NO_COOKIE`). On a server, `none` says that this side accepted
+/// no data in the SYN; what else the client's SYN asked for does not reach the socket.
 #[must_use]
 #[inline(always)]
 pub const fn fast_open(connection: &Connection) -> Option<FastOpen> {
     let flags = connection.flags;
     match connection.role() {
-        Some(Role::Client) if !flags.contains(ConnectionFlags::SYN_FASTOPEN) => Some(FastOpen::None),
-        Some(Role::Client) if !flags.contains(ConnectionFlags::SYN_DATA) => Some(FastOpen::CookieRequested),
+        Some(Role::Client) if !flags.contains(ConnectionFlags::SYN_DATA) => {
+            Some(if flags.contains(ConnectionFlags::SYN_FASTOPEN) {
+                FastOpen::CookieRequested
+            } else {
+                FastOpen::None
+            })
+        }
         Some(Role::Client) if !flags.contains(ConnectionFlags::ESTABLISHED) => None,
         Some(Role::Client | Role::Server) if flags.contains(ConnectionFlags::SYN_DATA_ACKED) => {
             Some(FastOpen::DataAccepted)
@@ -133,7 +149,9 @@ pub const fn syn_cookie(connection: &Connection) -> Option<bool> {
     match connection.role() {
         Some(Role::Server)
             if connection.flags.contains(ConnectionFlags::ESTABLISHED)
-                && (connection.syn_retransmits > 0 || is_synack_sample(connection)) =>
+                && (connection.syn_ns != 0
+                    || connection.syn_retransmits > 0
+                    || is_synack_sample(connection)) =>
         {
             Some(false)
         }
@@ -195,6 +213,15 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_of_an_early_answer_is_neither_duration_nor_round_trip() {
+        let mut connection = server(50_124);
+        connection.flags.insert(ConnectionFlags::SYN_DATA_ACKED | ConnectionFlags::ANSWERED_EARLY);
+        assert_eq!((duration_us(&connection), rtt_us(&connection)), (None, None));
+        connection.syn_ns = connection.open_ns - 55_200_000;
+        assert_eq!((duration_us(&connection), rtt_us(&connection)), (Some(55_200), None));
+    }
+
+    #[test]
     fn fast_open_on_a_client() {
         let client = |flags: ConnectionFlags| Connection {
             role: Role::Client.code(),
@@ -206,6 +233,8 @@ mod tests {
         assert_eq!(fast_open(&client(ConnectionFlags::empty())), Some(FastOpen::None));
         assert_eq!(fast_open(&client(option)), Some(FastOpen::CookieRequested));
         assert_eq!(fast_open(&client(option | data | acked)), Some(FastOpen::DataAccepted));
+        assert_eq!(fast_open(&client(data | acked)), Some(FastOpen::DataAccepted), "without a cookie");
+        assert_eq!(fast_open(&client(data)), Some(FastOpen::DataRejected), "without a cookie");
         let rejected = client(option | data);
         assert_eq!(fast_open(&rejected), Some(FastOpen::DataRejected));
         assert_eq!(fast_open_reason(&rejected), Some(FastOpenReason::DataNotAcked));

@@ -101,6 +101,9 @@ pub fn transition(connection: &mut Connection, sock: &impl Sock, old: u32, new: 
     if connection.is(Phase::Done) {
         return DueRecords::empty();
     }
+    if old == states::SYN_RECV && connection.role == Role::Client.code() {
+        connection.flags.insert(ConnectionFlags::SIMULTANEOUS_OPEN);
+    }
     match new {
         states::ESTABLISHED if connection.is(Phase::Opening) => {
             established(connection, sock, now);
@@ -217,6 +220,14 @@ fn established(connection: &mut Connection, sock: &impl Sock, now: u64) {
         }
         if sock.usec_timestamps() {
             flags.insert(ConnectionFlags::USEC_TIMESTAMPS);
+        }
+        // A socket that was made by the final ACK cannot have sent anything that this acknowledges.
+        let answered = sock.bytes_acked() > 0;
+        if answered {
+            flags.insert(ConnectionFlags::ANSWERED_EARLY);
+        }
+        if syn_data || answered {
+            connection.syn_ns = sock.child_made_ns();
         }
     } else {
         let syn_facts = sock.syn_facts();
@@ -343,7 +354,13 @@ fn closed(connection: &mut Connection, sock: &impl Sock, old: u32, now: u64) -> 
         return failed(connection, sock, now);
     }
     connection.closed_ns = now;
-    let timed_out = connection.error == errno::ETIMEDOUT;
+    // The retransmission timer leaves the last soft error if there was one, such as EHOSTUNREACH. What
+    // IP_RECVERR puts into `sk_err` is no soft error.
+    let timed_out = connection.error == errno::ETIMEDOUT
+        || (error != 0 && low_16(u64::from(sock.soft_err())) == connection.error);
+    if timed_out {
+        connection.flags.insert(ConnectionFlags::TIMED_OUT);
+    }
     let reset = connection.flags.contains(ConnectionFlags::RESET_RECEIVED)
         || connection.flags.contains(ConnectionFlags::RESET_SENT);
     if !timed_out && !reset {

@@ -6,6 +6,7 @@ use handshake_common::{ConnectionFlags, tcp::Sock};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Socket {
     pub err: u32,
+    pub soft_err: u32,
     pub done: bool,
     pub receive_shutdown: bool,
     pub holds_final_ack: bool,
@@ -22,11 +23,15 @@ pub(crate) struct Socket {
     pub syn_facts: u32,
     pub syn_data_acked: bool,
     pub usec_timestamps: bool,
+    pub child_made_ns: u64,
 }
 
 impl Sock for Socket {
     fn err(&self) -> u32 {
         self.err
+    }
+    fn soft_err(&self) -> u32 {
+        self.soft_err
     }
     fn done(&self) -> bool {
         self.done
@@ -73,6 +78,9 @@ impl Sock for Socket {
     }
     fn syn_data_acked(&self) -> bool {
         self.syn_data_acked
+    }
+    fn child_made_ns(&self) -> u64 {
+        self.child_made_ns
     }
     fn usec_timestamps(&self) -> bool {
         self.usec_timestamps

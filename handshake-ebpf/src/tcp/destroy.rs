@@ -7,7 +7,7 @@ use aya_ebpf::{
     macros::{btf_tracepoint, tracepoint},
     programs::{BtfTracePointContext, TracePointContext},
 };
-use handshake_common::{WirePhase, tcp::state};
+use handshake_common::tcp::state;
 
 use super::perf_field;
 use crate::{
@@ -41,7 +41,7 @@ fn destroyed<A: Access>(sk: *const c_void) {
         call::socket_closed(connection, sk, unsafe { bpf_ktime_get_ns() });
     }
     let sock = KernelSock::<A>::new(sk);
-    if connection.wire_is(WirePhase::Handshaking)
+    if connection.wire_is_unsettled()
         && let Some(sock) = &sock
     {
         wire::socket_closed(connection, sock);

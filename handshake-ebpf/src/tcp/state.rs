@@ -109,15 +109,13 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
         // The program gives up on a handshake in progress.
         call::socket_closed(connection, sk, now);
     }
-    if new == states::CLOSE && connection.wire_is(WirePhase::Handshaking) {
+    if new == states::CLOSE && connection.wire_is_unsettled() {
         wire::socket_closed(connection, &sock);
     }
     let due = state::transition(connection, &sock, old, new, now);
     match new {
         states::FIN_WAIT1 | states::LAST_ACK if connection.pid == 0 => note_owner::<A>(connection, false),
-        states::ESTABLISHED if connection.syn_retransmits > 0 && connection.role == Role::Server.code() => {
-            connection.syn_ns = first_synack(&sock);
-        }
+        states::ESTABLISHED if connection.role == Role::Server.code() => find_synack(connection, &sock),
         _ => {}
     }
     emit::publish(connection, &sock, due);
@@ -159,9 +157,7 @@ fn accepted<A: Access>(sock: &KernelSock<A>, now: u64) {
     let connection = fresh(&mut space, sock);
     state::adopt(connection, states::SYN_RECV);
     let due = state::transition(connection, sock, states::SYN_RECV, states::ESTABLISHED, now);
-    if connection.syn_retransmits > 0 {
-        connection.syn_ns = first_synack(sock);
-    }
+    find_synack(connection, sock);
     emit::publish(connection, sock, due);
     find_wire(connection);
     if !keep(sock, connection) {
@@ -238,12 +234,15 @@ fn renew<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
     }
 }
 
-/// Returns `None` if no SYN-ACK of this connection was retransmitted; else the time when the first one left.
+/// If the SYN-ACK of a server's connection was retransmitted, looks up when the first one left.
 #[inline(always)]
-fn first_synack<A: Access>(sock: &KernelSock<A>) -> u64 {
+fn find_synack<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
+    if connection.syn_retransmits == 0 || connection.syn_ns != 0 {
+        return;
+    }
     let mut ends = Endpoints::default();
     read_endpoints::<A::Memory>(sock.pointer(), &mut ends);
     // SAFETY: the value is copied at once; a concurrent eviction could only make it another connection's
     // time.
-    unsafe { SYNACKS.get(ends) }.copied().unwrap_or(0)
+    connection.syn_ns = unsafe { SYNACKS.get(ends) }.copied().unwrap_or(0);
 }

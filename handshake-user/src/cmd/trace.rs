@@ -22,7 +22,12 @@ use crate::{
     host::{self, Host},
     join::{Joiner, journal::ConnectionJournal},
     kernel::{probe::Kernel, ring},
-    output::{ladder, savings::Savings, summary::Summary, table},
+    output::{
+        ladder,
+        savings::Savings,
+        summary::Summary,
+        table::{Column, Table},
+    },
     tracer::Tracer,
     untrusted::{self, say},
 };
@@ -76,7 +81,7 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         if !more {
             host.refresh_clock();
         }
-        let mut outcome = Ok(());
+        let mut outcome = session.fit();
         tracer.probes.pass_on_log();
         tracer.worker_turn();
         let now = host::monotonic_ns();
@@ -131,10 +136,21 @@ fn say_libraries(tracer: &Tracer) {
     }
 }
 
+/// The table for standard output as it is now. Colours only on a terminal, and unless the user has opted out.
+fn table(columns: &[Column]) -> Table {
+    let width = rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col));
+    let is_terminal = io::stdout().is_terminal();
+    let colours = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
+    // Some terminals do not know their width.
+    Table::new(columns, width.filter(|&width| is_terminal && width > 0), colours)
+}
+
 /// One session's output.
 struct Session {
     filter: Filter,
     output: Output,
+    columns: Vec<Column>,
+    table: Table,
     left: Option<u64>,
     summary: Summary,
     journal: ConnectionJournal,
@@ -148,6 +164,8 @@ impl Session {
         Self {
             filter: args.filter(),
             output: args.output.unwrap_or(default),
+            columns: args.columns.clone(),
+            table: table(&args.columns),
             left: args.count,
             summary: Summary::default(),
             journal: ConnectionJournal::default(),
@@ -158,11 +176,23 @@ impl Session {
 
     fn begin(&mut self) -> io::Result<()> {
         match self.output {
-            Output::Table => writeln!(self.out, "{}", table::heading())?,
+            Output::Table => writeln!(self.out, "{}", self.table.heading())?,
             Output::Ladder => write!(self.out, "{}", ladder::legend())?,
             Output::Json => {}
         }
         self.out.flush()
+    }
+
+    /// The terminal may have another width by now.
+    fn fit(&mut self) -> io::Result<()> {
+        if self.output == Output::Table {
+            let table = table(&self.columns);
+            if table != self.table {
+                self.table = table;
+                writeln!(self.out, "{}", self.table.heading())?;
+            }
+        }
+        Ok(())
     }
 
     fn is_full(&self) -> bool {
@@ -182,7 +212,7 @@ impl Session {
 
     fn write(&mut self, event: ConnectionEvent) -> io::Result<()> {
         match self.output {
-            Output::Table => writeln!(self.out, "{}", table::line(&event))?,
+            Output::Table => writeln!(self.out, "{}", self.table.line(&event))?,
             Output::Ladder => {}
             Output::Json => {
                 // `handshake explain` shows them as ladders.

@@ -137,6 +137,9 @@ pub struct Open {
     /// Why the data in the SYN was rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fast_open_reason: Option<FastOpenReason>,
+    /// Two ends dialled each other at the same moment (RFC 9293 §3.5): both are clients.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub simultaneous: bool,
     /// Server: whether the connection was made from a SYN cookie.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub syn_cookie: Option<bool>,
@@ -155,7 +158,8 @@ pub struct Tls {
     #[serde(rename = "start_us", with = "optional_micros", default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<u64>")]
     pub start: Option<Duration>,
-    /// ClientHello handed to TCP (client) or arrived (server) → complete, failed or abandoned.
+    /// ClientHello handed to TCP (client) or arrived (server) → failed, abandoned, or complete: the library
+    /// is done, and the last flight of this end has left the host.
     #[serde(
         rename = "duration_us",
         with = "optional_micros",
@@ -164,6 +168,10 @@ pub struct Tls {
     )]
     #[schemars(with = "Option<u64>")]
     pub duration: Option<Duration>,
+    /// How long TCP held this end's last flight after the library was done; it is in the duration.
+    #[serde(rename = "held_us", with = "optional_micros", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u64>")]
+    pub held: Option<Duration>,
     /// Inside the library's calls, less what they slept.
     #[serde(
         rename = "compute_us",

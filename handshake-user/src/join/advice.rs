@@ -152,7 +152,7 @@ pub fn advise(record: &ConnectionEvent) -> Vec<Advice> {
     if succeeded {
         let one = |setting| Advice { setting, round_trips: 1, time: rtt };
         if let Some(tls) = &record.tls {
-            all.extend(of_tls(record.role, tls).into_iter().map(one));
+            all.extend(of_tls(tls.role.or(record.role), tls).into_iter().map(one));
         }
         all.extend(open.and_then(|open| of_fast_open(record, open)).map(one));
     }
@@ -216,12 +216,27 @@ fn of_waits(record: &ConnectionEvent) -> impl Iterator<Item = (Setting, Duration
         .map(Duration::from_micros);
     let (tls, open) = (record.tls.as_ref(), record.open.as_ref());
     let opened = open.and_then(|open| open.duration);
-    let hello = tls.and_then(|tls| tls.start).zip(opened).and_then(|(hello, open)| hello.checked_sub(open));
+    // To a dialler that is the TLS server the ClientHello comes a round trip later.
+    let due = opened.and_then(|open| {
+        if has_two_roles(record) && record.role == Some(Role::Client) {
+            open.checked_add(record.rtt()?)
+        } else {
+            Some(open)
+        }
+    });
+    let hello = tls.and_then(|tls| tls.start).zip(due).and_then(|(hello, due)| hello.checked_sub(due));
     let late = hello.filter(|_| record.setup.is_some()).filter(long);
     let compute = tls.and_then(|tls| tls.compute).unwrap_or_default();
     let rest =
         excess.and_then(|time| time.checked_sub(compute)?.checked_sub(late.unwrap_or_default())).filter(long);
     late.map(|us| (Setting::LateHello, us)).into_iter().chain(rest.map(|us| (Setting::SetupWait, us)))
+}
+
+/// Whether this end has one role in TCP and the other one in TLS.
+#[must_use]
+pub fn has_two_roles(record: &ConnectionEvent) -> bool {
+    let tls = record.tls.as_ref().and_then(|tls| tls.role);
+    record.role.zip(tls).is_some_and(|(tcp, tls)| tcp != tls)
 }
 
 /// Whether a HelloRetryRequest cost a round trip.
@@ -232,7 +247,8 @@ pub fn was_retried(tls: &Tls) -> bool {
 
 /// The Fast Open setting that would save the round trip of the TCP handshake.
 fn of_fast_open(record: &ConnectionEvent, open: &Open) -> Option<Setting> {
-    if open.outcome != Some(Outcome::Established) {
+    // A simultaneous open has no listener to take data.
+    if open.outcome != Some(Outcome::Established) || open.simultaneous {
         return None;
     }
     match (open.fast_open?, record.role?) {

@@ -96,6 +96,7 @@ fn open_of(raw: &Connection) -> Open {
         final_ack: open::final_ack(raw),
         fast_open: open::fast_open(raw),
         fast_open_reason: open::fast_open_reason(raw),
+        simultaneous: open::is_simultaneous(raw),
         syn_cookie: open::syn_cookie(raw),
     }
 }
@@ -108,6 +109,7 @@ fn tls_of(tls: &TlsView, connection: Option<&Connection>) -> Tls {
         outcome: tls.outcome,
         start: connection.and_then(|connection| setup::hello(connection, tls)),
         duration: tls.duration(),
+        held: tls.held,
         compute: tls.compute,
         version: tls.version,
         class: tls.class,

@@ -1,8 +1,10 @@
 //! Merges two views of one TLS handshake: each fact comes from the view that saw it happen.
 
-use handshake_common::{TlsClass, TlsOutcome, TlsSource};
+use std::time::Duration;
 
-use super::view::TlsView;
+use handshake_common::{Role, TlsClass, TlsOutcome, TlsSource, TlsVersion};
+
+use super::view::{TlsView, whole_micros};
 
 /// A fact that both views report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +50,7 @@ pub fn merge(library: TlsView, wire: TlsView) -> (TlsView, Vec<Fact>) {
     // The library calls it complete as soon as the program may send.
     let is_false_start = wire.class == Some(TlsClass::FalseStart);
     let hello_retry = wire.hello_retry.or(library.hello_retry);
+    let held = held(&library, &wire);
     let tls = TlsView {
         role: library.role.or(wire.role),
         outcome: outcome(&library, &wire),
@@ -55,7 +58,8 @@ pub fn merge(library: TlsView, wire: TlsView) -> (TlsView, Vec<Fact>) {
         class: class(&library, &wire),
         hello_retry,
         start_ns: wire.start_ns.or(library.start_ns),
-        ended_ns: if is_false_start { wire.ended_ns } else { library.ended_ns.or(wire.ended_ns) },
+        ended_ns: if is_false_start { wire.ended_ns } else { ended_ns(&library, &wire) },
+        held,
         may_send_ns: wire.may_send_ns.or(if is_false_start { library.ended_ns } else { library.may_send_ns }),
         compute: library.compute,
         cipher: library.cipher.or(wire.cipher),
@@ -73,6 +77,32 @@ pub fn merge(library: TlsView, wire: TlsView) -> (TlsView, Vec<Fact>) {
         random: wire.random.or(library.random),
     };
     (tls, disagreements)
+}
+
+/// The end: the library is done, and the last flight of this end has left the host.
+fn ended_ns(library: &TlsView, wire: &TlsView) -> Option<u64> {
+    match (library.ended_ns, wire.ended_ns) {
+        (Some(done), Some(left)) if are_complete(library, wire) => Some(done.max(left)),
+        (done, left) => done.or(left),
+    }
+}
+
+/// How long TCP held this end's last flight after the library was done: Nagle's algorithm, a full window.
+fn held(library: &TlsView, wire: &TlsView) -> Option<Duration> {
+    let last = match (wire.version?, wire.class?) {
+        (TlsVersion::Tls13, _) | (_, TlsClass::Resumed) => Role::Client,
+        // The data behind a client's Finished has left with it, or before the server's came.
+        (_, TlsClass::FalseStart) => return None,
+        _ => Role::Server,
+    };
+    if wire.role? != last || !are_complete(library, wire) {
+        return None;
+    }
+    Some(whole_micros(wire.ended_ns?.saturating_sub(library.ended_ns?)))
+}
+
+fn are_complete(library: &TlsView, wire: &TlsView) -> bool {
+    [library, wire].iter().all(|view| view.outcome == Some(TlsOutcome::Completed))
 }
 
 /// The library's outcome, except that a session which it saw abandoned failed if the wire saw an alert end
@@ -116,8 +146,6 @@ fn disagreements(library: &TlsView, wire: &TlsView) -> Vec<Fact> {
 
 #[cfg(test)]
 mod tests {
-    use handshake_common::{Role, TlsOutcome, TlsVersion};
-
     use super::*;
     use crate::join::view::tests::completed;
 
@@ -146,6 +174,18 @@ mod tests {
         assert_eq!((tls.start_ns, tls.ended_ns), (wire.start_ns, library.ended_ns));
         assert_eq!((tls.sni.as_deref(), tls.cipher), (Some("example.org"), Some(0x1301)));
         assert_eq!(tls.may_send_ns, wire.may_send_ns);
+    }
+
+    #[test]
+    fn the_end_is_that_of_the_last_flight_which_tcp_may_have_held() {
+        let (library, mut wire) = views(TlsVersion::Tls13, TlsClass::Full, TlsClass::Full);
+        let done = library.ended_ns.unwrap();
+        assert_eq!(merge(library.clone(), wire.clone()).0.held, Some(Duration::ZERO));
+        wire.ended_ns = Some(done + 42_000_000);
+        let (tls, _) = merge(library.clone(), wire.clone());
+        assert_eq!((tls.ended_ns, tls.held), (wire.ended_ns, Some(Duration::from_millis(42))));
+        wire.role = Some(Role::Server);
+        assert_eq!(merge(library, wire).0.held, None, "the last flight is the client's");
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod view;
 
 use handshake_common::{
     Connection, ConnectionFlags, Stage, TlsSource, WirePhase,
+    tcp::open,
     tls::{
         library::session::{self, LibraryHandshake},
         wire::WireHandshake,
@@ -30,7 +31,7 @@ use self::{
     build::Joined,
     hello_fragments::HelloFragments,
     merge::{Fact, merge},
-    pending::{HandshakeView, Key, NO_SOCKET, PartialHandshake, Pending, Random, random},
+    pending::{HandshakeView, Key, NO_SOCKET, PartialHandshake, Pending, Random, dialler, may_be_of, random},
     view::TlsView,
 };
 use crate::{
@@ -67,7 +68,8 @@ pub struct Joiner {
     /// Handshakes that were reported, for the close of their connection.
     reported: BoundedMap<Key, TlsView>,
     /// Those that only the wire reported, in case a library without a socket reports them late.
-    wire_only: BoundedMap<Random, ()>,
+    /// Their values are the processes that dialled, where those are certain.
+    wire_only: BoundedMap<Random, Option<u32>>,
     evicted: u64,
     disagreements: [u64; Fact::ALL.len()],
 }
@@ -154,7 +156,7 @@ impl Joiner {
         }
         let own = key(&connection);
         // Without a socket, the ClientHello identifies the wire's handshake.
-        let at = if has_socket { own } else { self.pending.wire_of(&tls).unwrap_or(own) };
+        let at = if has_socket { own } else { self.pending.wire_of(&tls, connection.pid).unwrap_or(own) };
         let library = Some(HandshakeView { connection, tls });
         match self.pending.take(at) {
             Some(half) if half.library.is_none() => {
@@ -167,7 +169,8 @@ impl Joiner {
                 let half = PartialHandshake { library, ..PartialHandshake::default() };
                 // Already reported, for example when a garbage collector frees the session late.
                 let hello = half.library.as_ref().and_then(|view| random(&view.tls));
-                if !has_socket && hello.is_some_and(|hello| self.wire_only.contains(&hello)) {
+                let told = hello.and_then(|hello| self.wire_only.get(&hello));
+                if !has_socket && told.is_some_and(|dialler| may_be_of(*dialler, connection.pid)) {
                     return;
                 }
                 let wait = match &half.library {
@@ -201,6 +204,9 @@ impl Joiner {
 
     /// The wire reported a handshake.
     fn wire(&mut self, raw: &WireHandshake, now_ns: u64, report: Report<'_>) {
+        if raw.wire.doubted != 0 {
+            return self.doubt(key(&raw.connection));
+        }
         let tls = self.hello_fragments.settle(raw, |verdict| TlsView::of_wire(verdict, raw));
         let connection = raw.connection;
         let own = key(&connection);
@@ -208,8 +214,18 @@ impl Joiner {
             // Already reported without the wire, which was too slow.
             return;
         }
-        let at =
-            if self.pending.get(own).is_some() { own } else { self.pending.library_of(&tls).unwrap_or(own) };
+        let is_relayed = tls.random.is_none_or(|random| self.hello_fragments.has_one_with(&random));
+        if !is_relayed
+            && let Some(key) = self.pending.stranger_of(&tls, &connection)
+            && let Some(half) = self.pending.take(key)
+        {
+            // No other connection carries its ClientHello: it has none (a pipe, a Unix socket).
+            self.settle(key, half, report);
+        }
+        let at = match self.pending.get(own) {
+            Some(_) => own,
+            None => self.pending.library_of(&tls, &connection).unwrap_or(own),
+        };
         let library_comes = !connection.tls_session.is_none();
         let wire = Some(HandshakeView { connection, tls });
         match self.pending.take(at) {
@@ -217,10 +233,22 @@ impl Joiner {
                 self.settle(own, PartialHandshake { wire, ..half }, report);
             }
             other => {
-                let wait = if library_comes { VIEW_TIMEOUT_NS } else { OPTIONAL_VIEW_TIMEOUT_NS };
+                let wait = if library_comes { VIEW_TIMEOUT_NS } else { wait_for_answer(&connection) };
                 let half = PartialHandshake { wire, ..other.unwrap_or_default() };
                 self.pending.put(own, half, now_ns.saturating_add(wait));
             }
+        }
+    }
+
+    /// The server answered the client's Finished with what may be an alert: what only the wire saw of the end is no
+    /// longer certain. It is too late for a record that is out, but not for the one of the close.
+    fn doubt(&mut self, own: Key) {
+        if let Some(half) = self.pending.get_mut(own) {
+            if let Some(view) = half.wire.as_mut() {
+                view.tls.doubt();
+            }
+        } else if let Some(tls) = self.reported.get_mut(&own).filter(|tls| tls.source == TlsSource::Wire) {
+            tls.doubt();
         }
     }
 
@@ -264,7 +292,7 @@ impl Joiner {
             }
             (None, Some(view)) => {
                 if let Some(random) = random(&view.tls) {
-                    self.wire_only.insert(random, ());
+                    self.wire_only.insert(random, dialler(&view.connection));
                 }
                 Some((view.connection, view.tls))
             }
@@ -301,6 +329,12 @@ impl Joiner {
         let setup = if knows { setup::setup(connection, tls.as_ref()) } else { None };
         report(Joined { tls: tls.as_ref(), setup, ..Joined::connection(connection) });
     }
+}
+
+/// How long the wire's view waits for a library that may report, and for the server's answer to the last flight.
+fn wait_for_answer(connection: &Connection) -> u64 {
+    let round_trip = open::rtt_us(connection).unwrap_or(0).saturating_mul(1000);
+    OPTIONAL_VIEW_TIMEOUT_NS.saturating_add(round_trip).min(VIEW_TIMEOUT_NS)
 }
 
 const fn key(connection: &Connection) -> Key {

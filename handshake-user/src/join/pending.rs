@@ -52,16 +52,30 @@ pub(super) fn random(tls: &TlsView) -> Option<Random> {
     Some((tls.random?, tls.role))
 }
 
-fn only(by_random: &ByRandom, tls: &TlsView) -> Option<Key> {
-    match by_random.get(&random(tls)?)?[..] {
-        [key] => Some(key),
-        _ => None,
-    }
+/// The process that makes a connection, as far as that is certain: a server's is not before it accepts.
+pub(super) fn dialler(connection: &Connection) -> Option<u32> {
+    let is_certain = connection.role() == Some(Role::Client) && connection.pid != 0;
+    is_certain.then_some(connection.pid)
+}
+
+/// Whether a library without a socket may have made the handshake of this connection. A relay (socat)
+/// forwards the ClientHello of another process, which it gets through a pipe or a Unix socket.
+pub(super) fn may_be_of(dialler: Option<u32>, pid: u32) -> bool {
+    pid == 0 || dialler.is_none_or(|dialler| dialler == pid)
+}
+
+fn only<'a>(mut keys: impl Iterator<Item = &'a Key>) -> Option<Key> {
+    let key = keys.next()?;
+    keys.next().is_none().then_some(*key)
 }
 
 impl Pending {
     pub(super) fn get(&self, key: Key) -> Option<&PartialHandshake> {
         self.halves.get(&key)
+    }
+
+    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut PartialHandshake> {
+        self.halves.get_mut(&key)
     }
 
     pub(super) fn take(&mut self, key: Key) -> Option<PartialHandshake> {
@@ -79,15 +93,35 @@ impl Pending {
     }
 
     /// Returns the handshake with this ClientHello that the wire saw and no library has reported, if there is
-    /// exactly one.
-    pub(super) fn wire_of(&self, library: &TlsView) -> Option<Key> {
-        only(&self.wire_handshakes, library)
+    /// exactly one that may be of this process.
+    pub(super) fn wire_of(&self, library: &TlsView, pid: u32) -> Option<Key> {
+        let keys = self.wire_handshakes.get(&random(library)?)?;
+        let view = |key: &&Key| self.halves.get(*key)?.wire.as_ref();
+        only(
+            keys.iter().filter(|key| view(key).is_some_and(|wire| may_be_of(dialler(&wire.connection), pid))),
+        )
     }
 
     /// Returns the handshake with this ClientHello that a library without a socket reported, if there is
-    /// exactly one.
-    pub(super) fn library_of(&self, wire: &TlsView) -> Option<Key> {
-        only(&self.socketless, wire)
+    /// exactly one whose process may have made this connection.
+    pub(super) fn library_of(&self, wire: &TlsView, connection: &Connection) -> Option<Key> {
+        let dialler = dialler(connection);
+        only(self.socketless(wire).filter(|(_, pid)| may_be_of(dialler, *pid)).map(|(key, _)| key))
+    }
+
+    /// Returns a handshake with this ClientHello of a library without a socket, in another process than the
+    /// one that dials.
+    pub(super) fn stranger_of(&self, wire: &TlsView, connection: &Connection) -> Option<Key> {
+        let dialler = dialler(connection);
+        self.socketless(wire).find(|(_, pid)| !may_be_of(dialler, *pid)).map(|(key, _)| *key)
+    }
+
+    /// The handshakes with this ClientHello that libraries without a socket reported, with their processes.
+    fn socketless(&self, wire: &TlsView) -> impl Iterator<Item = (&Key, u32)> {
+        let keys = random(wire).and_then(|random| self.socketless.get(&random));
+        keys.into_iter()
+            .flatten()
+            .filter_map(|key| Some((key, self.halves.get(key)?.library.as_ref()?.connection.pid)))
     }
 
     /// Where a handshake is found by its ClientHello: only if its other view may look for it there.

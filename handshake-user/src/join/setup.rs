@@ -25,9 +25,11 @@ pub(super) fn setup(connection: &Connection, tls: Option<&TlsView>) -> Option<Se
 fn round_trips(connection: &Connection, tls: Option<&TlsView>) -> Option<u8> {
     let plain = match tls {
         None => 1,
-        Some(tls) => tls.path()?.setup_round_trips(),
+        Some(tls) => tls.path()?.setup_round_trips() + u8::from(waits_for_hello(connection, tls)?),
     };
     match open::fast_open(connection)? {
+        // When the end that took the data spoke, before or after the final ACK, is not known.
+        FastOpen::DataAccepted if tls.is_some_and(|tls| tls.role != connection.role()) => None,
         // Only a ClientHello that was entirely in the SYN saves the round trip.
         FastOpen::DataAccepted => match tls.map(|tls| tls.hello_in_syn) {
             None | Some(Some(true)) => Some(plain - 1),
@@ -36,6 +38,12 @@ fn round_trips(connection: &Connection, tls: Option<&TlsView>) -> Option<u8> {
         },
         FastOpen::None | FastOpen::CookieRequested | FastOpen::DataRejected => Some(plain),
     }
+}
+
+/// Whether this end dials and is the TLS server (FTP over TLS in active mode, for one): the ClientHello comes
+/// to it a round trip after its SYN's answer, instead of leaving with the final ACK.
+fn waits_for_hello(connection: &Connection, tls: &TlsView) -> Option<bool> {
+    Some(connection.role()? == Role::Client && tls.role? == Role::Server)
 }
 
 fn duration(connection: &Connection, tls: Option<&TlsView>) -> Option<Duration> {
@@ -114,6 +122,23 @@ mod tests {
             assert_eq!((setup.round_trips, setup.duration), (Some(2), us(101_700)), "{role}");
             assert_eq!(setup.excess_us, Some(101_700 - 2 * 50_646), "{role}");
         }
+    }
+
+    #[test]
+    fn the_end_that_dials_and_is_the_tls_server_waits_one_more() {
+        for (connection, role, round_trips) in
+            [(client(), Role::Server, 3), (server(), Role::Client, 2), (client(), Role::Client, 2)]
+        {
+            let tls = completed(role, TlsVersion::Tls13, TlsClass::Full);
+            let setup = setup(&connection, Some(&tls)).unwrap();
+            assert_eq!(setup.round_trips, Some(round_trips), "TLS {role}");
+        }
+        let mut fast = client();
+        fast.flags.insert(
+            ConnectionFlags::SYN_FASTOPEN | ConnectionFlags::SYN_DATA | ConnectionFlags::SYN_DATA_ACKED,
+        );
+        let tls = completed(Role::Server, TlsVersion::Tls13, TlsClass::Full);
+        assert_eq!(setup(&fast, Some(&tls)).unwrap().round_trips, None);
     }
 
     #[test]

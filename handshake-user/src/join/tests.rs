@@ -14,10 +14,13 @@ use super::*;
 use crate::event::testing::us;
 
 const RANDOM: [u8; 32] = [7; 32];
+/// How long a view of the wire waits: `client()` has a round trip of 50.646 ms.
+const WIRE_TIMEOUT_NS: u64 = OPTIONAL_VIEW_TIMEOUT_NS + 50_646_000;
 const UNDER_WAY: Key = Key { tgid: 9, ..Key::NONE };
 
 fn handshake(connection: Connection) -> LibraryHandshake {
-    let mut session = Session { pid: 7, object: 0x5000, role: Role::Client.code(), ..Session::default() };
+    let mut session =
+        Session { pid: client().pid, object: 0x5000, role: Role::Client.code(), ..Session::default() };
     (session.begun_ns, session.library, session.random) = (1_051_000_000, 1, RANDOM);
     session.end(TlsOutcome::Completed, 1_102_000_000);
     LibraryHandshake { connection, session }
@@ -156,6 +159,68 @@ fn a_library_without_a_socket_is_found_by_its_client_hello() {
     }
 }
 
+/// socat relays what another process sends through a Unix socket.
+#[test]
+fn a_library_without_a_socket_is_not_that_of_another_process_that_dials() {
+    let hello = client_hello();
+    let from_wire = [fragment(&hello), wire(client())];
+    let mut other = handshake(Connection::default());
+    other.session.pid = client().pid + 1;
+    let library = [RawRecord::LibraryHandshake(other)];
+    let orders: [[&[RawRecord<'_>]; 3]; 3] = [
+        [&library, &from_wire, &[]],
+        [&from_wire, &library, &[]],
+        [&from_wire[..1], &library, &from_wire[1..]],
+    ];
+    for order in orders {
+        let mut joiner = Joiner::new(WireCoverage::All);
+        let mut events = Vec::new();
+        for raws in order {
+            events.extend(events_of(&mut joiner, raws, 0));
+        }
+        events.extend(events_of(&mut joiner, &[], WIRE_TIMEOUT_NS));
+        let mut sources = sources(&events);
+        sources.sort();
+        assert_eq!(sources, [(Stage::Tls, Some(TlsSource::Library)), (Stage::Tls, Some(TlsSource::Wire))]);
+        let relayed = events.iter().find(|event| event.local.is_some()).unwrap();
+        assert_eq!(relayed.tls.as_ref().unwrap().library, None);
+    }
+    // Told by the wire already: another process is no late report of it.
+    let mut joiner = Joiner::new(WireCoverage::All);
+    assert_eq!(events_of(&mut joiner, &from_wire, 0), []);
+    assert_eq!(events_of(&mut joiner, &[], WIRE_TIMEOUT_NS).len(), 1);
+    events_of(&mut joiner, &library, WIRE_TIMEOUT_NS);
+    assert_eq!(events_of(&mut joiner, &[], u64::MAX).len(), 1);
+}
+
+/// The server answers the client's Finished with a record of the length of an alert.
+#[test]
+fn a_handshake_that_the_server_may_have_refused_has_no_certain_outcome() {
+    let finished = |doubted| {
+        let RawRecord::WireHandshake(mut raw) = wire(client()) else { unreachable!() };
+        raw.wire.doubted = doubted;
+        raw.wire.ending = handshake_common::tls::wire::Ending::Closed as u8;
+        RawRecord::WireHandshake(raw)
+    };
+    let outcome = |event: &ConnectionEvent| event.tls.as_ref().unwrap().outcome;
+    let seen = Some(TlsOutcome::Abandoned);
+    // The answer comes within a round trip, for which the record waits.
+    let mut joiner = Joiner::new(WireCoverage::All);
+    assert_eq!(events_of(&mut joiner, &[finished(0)], 0), []);
+    let in_time = OPTIONAL_VIEW_TIMEOUT_NS + open::rtt_us(&client()).unwrap() * 1000 - 1;
+    assert_eq!(events_of(&mut joiner, &[finished(1)], in_time), []);
+    let told = events_of(&mut joiner, &[], in_time + 1);
+    assert_eq!((told.len(), outcome(&told[0])), (1, None));
+    // Or late, and then the close record knows better.
+    let mut joiner = Joiner::new(WireCoverage::All);
+    events_of(&mut joiner, &[finished(0)], 0);
+    let told = events_of(&mut joiner, &[], VIEW_TIMEOUT_NS);
+    assert_eq!((told.len(), outcome(&told[0])), (1, seen));
+    assert_eq!(events_of(&mut joiner, &[finished(1)], VIEW_TIMEOUT_NS), []);
+    let closed = events_of(&mut joiner, &[RawRecord::Connection(closed_with_unseen_fin())], VIEW_TIMEOUT_NS);
+    assert_eq!((closed.len(), outcome(&closed[0])), (1, None));
+}
+
 #[test]
 fn the_two_ends_of_one_handshake_on_one_host_stay_apart() {
     let mut joiner = Joiner::new(WireCoverage::All);
@@ -164,7 +229,7 @@ fn the_two_ends_of_one_handshake_on_one_host_stay_apart() {
     let hello = client_hello();
     let raws = [RawRecord::LibraryHandshake(server), fragment(&hello), wire(client())];
     assert_eq!(events_of(&mut joiner, &raws, 0), []);
-    let events = events_of(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS);
+    let events = events_of(&mut joiner, &[], WIRE_TIMEOUT_NS);
     let mut sources = sources(&events);
     sources.sort_by_key(|(_, source)| *source);
     assert_eq!(sources, [(Stage::Tls, Some(TlsSource::Library)), (Stage::Tls, Some(TlsSource::Wire))]);
@@ -175,13 +240,10 @@ fn a_library_without_a_socket_that_is_late_tells_nothing_new() {
     let hello = client_hello();
     let mut joiner = Joiner::new(WireCoverage::All);
     assert_eq!(events_of(&mut joiner, &[fragment(&hello), wire(client())], 0), []);
-    let events = events_of(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS);
+    let events = events_of(&mut joiner, &[], WIRE_TIMEOUT_NS);
     assert_eq!(sources(&events), [(Stage::Tls, Some(TlsSource::Wire))]);
     let mut late = handshake(Connection::default());
-    assert_eq!(
-        events_of(&mut joiner, &[RawRecord::LibraryHandshake(late)], OPTIONAL_VIEW_TIMEOUT_NS + 1),
-        []
-    );
+    assert_eq!(events_of(&mut joiner, &[RawRecord::LibraryHandshake(late)], WIRE_TIMEOUT_NS + 1), []);
     assert_eq!(events_of(&mut joiner, &[], u64::MAX), []);
     // The other end of it may be on this host too.
     late.session.role = Role::Server.code();
@@ -219,13 +281,10 @@ fn two_connections_with_one_client_hello_are_two() {
 fn a_view_that_stays_alone_is_told_when_its_time_is_over() {
     let mut joiner = Joiner::new(WireCoverage::All);
     assert_eq!(events_of(&mut joiner, &[wire(client())], 0), []);
-    assert_eq!(events_of(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS - 1), []);
+    assert_eq!(events_of(&mut joiner, &[], WIRE_TIMEOUT_NS - 1), []);
+    assert_eq!(sources(&events_of(&mut joiner, &[], WIRE_TIMEOUT_NS)), [(Stage::Tls, Some(TlsSource::Wire))]);
     assert_eq!(
-        sources(&events_of(&mut joiner, &[], OPTIONAL_VIEW_TIMEOUT_NS)),
-        [(Stage::Tls, Some(TlsSource::Wire))]
-    );
-    assert_eq!(
-        events_of(&mut joiner, &[library(client())], OPTIONAL_VIEW_TIMEOUT_NS + 1),
+        events_of(&mut joiner, &[library(client())], WIRE_TIMEOUT_NS + 1),
         [],
         "too late: it was told"
     );
@@ -265,7 +324,7 @@ fn a_handshake_without_a_socket_stands_alone() {
     let mut joiner = Joiner::new(WireCoverage::None);
     let [event] = &events_of(&mut joiner, &[library(Connection::default())], 0)[..] else { panic!() };
     assert!(event.local.is_none() && event.setup.is_none());
-    assert_eq!(event.process.as_ref().unwrap().pid, 7);
+    assert_eq!(event.process.as_ref().unwrap().pid, client().pid);
     assert!(event.id.to_string().starts_with("tls-") && event.id != "tls-0".into());
     assert!(joiner.reported.is_empty());
 }
@@ -273,9 +332,11 @@ fn a_handshake_without_a_socket_stands_alone() {
 #[test]
 fn only_who_sees_all_can_say_that_there_was_no_tls() {
     let lost = Connection { wire: WirePhase::Reported as u8, ..closed_with_unseen_fin() };
+    let unsure = Connection { wire: WirePhase::Unsure as u8, ..closed_with_unseen_fin() };
     for (sight, closed, expected) in [
         (WireCoverage::All, closed_with_unseen_fin(), Some(1)),
         (WireCoverage::All, lost, None),
+        (WireCoverage::All, unsure, None),
         (WireCoverage::Some, closed_with_unseen_fin(), None),
         (WireCoverage::None, closed_with_unseen_fin(), None),
     ] {

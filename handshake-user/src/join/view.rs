@@ -33,6 +33,8 @@ pub struct TlsView {
     pub start_ns: Option<u64>,
     /// It was complete, failed or abandoned.
     pub ended_ns: Option<u64>,
+    /// How long TCP held the last flight of this end after the library was done; both views are needed.
+    pub held: Option<Duration>,
     /// From when on the client might send application data, if that was seen separately from the end.
     pub may_send_ns: Option<u64>,
     /// Inside the library's calls, less what they slept.
@@ -80,6 +82,7 @@ impl TlsView {
             hello_retry: session::hello_retry(raw),
             start_ns: known(session::start_ns(raw)),
             ended_ns: known(raw.ended_ns),
+            held: None,
             may_send_ns: None,
             compute: session::compute_us(raw).map(Duration::from_micros),
             cipher: (agreed && raw.cipher != 0).then_some(raw.cipher),
@@ -112,6 +115,7 @@ impl TlsView {
             hello_retry: verdict.hello_retry,
             start_ns: Some(verdict.hello_ns),
             ended_ns: verdict.ended_ns.or(last.filter(|_| failed)),
+            held: None,
             may_send_ns: verdict.may_send_ns,
             compute: None,
             cipher: verdict.cipher,
@@ -126,6 +130,12 @@ impl TlsView {
             hello_in_syn: Some(wire_handshake.hello_in_syn != 0),
             random: verdict.random,
         }
+    }
+
+    /// How it ended is not certain after all.
+    pub(super) fn doubt(&mut self) {
+        (self.outcome, self.class) = (None, None);
+        (self.ended_ns, self.may_send_ns) = (None, None);
     }
 
     /// ClientHello → complete, failed or abandoned; whole microseconds.

@@ -108,9 +108,10 @@ pub(crate) fn counts<'a>(records: impl IntoIterator<Item = &'a Record>) -> [usiz
 #[track_caller]
 pub(crate) fn check(record: &Record, side: Side) {
     record.assert_well_formed();
+    // Both ends of a simultaneous open dial.
     let role = match side {
-        Side::Client => "client",
-        Side::Server => "server",
+        Side::Server if record.get("open.simultaneous").is_none() => "server",
+        Side::Server | Side::Client => "client",
     };
     record.assert_one_of_or_unknown("role", &[role]);
     let local = record.end("local").unwrap();

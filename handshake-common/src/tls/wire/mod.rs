@@ -11,9 +11,9 @@ pub mod record;
 pub mod state;
 pub mod tracker;
 
-pub use opening::begins_hello;
+pub use opening::{begins_hello, may_be_proxy_header, proxy_header};
 pub use packet::{Direction, Next, PacketAction, Payload, Segment};
 pub use raw::{HelloFragment, WireHandshake};
 pub use record::{Record, RecordFlags};
 pub use state::{Ending, Wire};
-pub use tracker::{closed, track};
+pub use tracker::{closed, is_refused, may_be_refused, track};

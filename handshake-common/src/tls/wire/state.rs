@@ -116,8 +116,10 @@ pub struct Wire {
     pub flight: u8,
     /// The number of entries in `log`.
     pub logged: u8,
+    /// 1: the server answered the client's Finished (TLS 1.3) with a record of the length of an alert.
+    pub doubted: u8,
     /// Keeps the size a multiple of 8.
-    pub reserved: [u8; 2],
+    pub reserved: u8,
     /// The noteworthy records in the order in which they passed by: the first and the last of each run of
     /// equal ones.
     pub log: [Record; MAX_RECORDS],

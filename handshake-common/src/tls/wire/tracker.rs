@@ -300,6 +300,35 @@ const fn hello_is_due(wire: &Wire, side: Role) -> bool {
     }
 }
 
+/// In [`Stream::hello_left`]: only some bytes of the message's header have come, in records of one to three
+/// bytes. How many is in the two bits at [`KNOWN`], and what they are in the lower 24.
+const PARTIAL: u32 = 1 << 31;
+const KNOWN: u32 = 24;
+
+/// A record that begins a hello, or goes on with its header; false if that cannot be.
+#[inline(always)]
+const fn hello_header(stream: &mut Stream, head: Head, begin: u32) -> bool {
+    let length = head.length as u32;
+    let known = (stream.hello_left >> KNOWN) & 3;
+    let missing = MESSAGE_HEADER - known;
+    let here = if length < missing { length } else { missing };
+    // The first four bytes of the record, as far as they are the header's.
+    let bytes = (((head.first as u32) << 24) | head.message) >> ((8 * (MESSAGE_HEADER - here)) & 31);
+    let before = stream.hello_left & ((1 << KNOWN) - 1);
+    let header = if here == MESSAGE_HEADER { bytes } else { (before << ((8 * here) & 31)) | bytes };
+    if here < missing {
+        stream.hello_left = PARTIAL | ((known + here) << KNOWN) | header;
+        stream.hello_to = begin.wrapping_add(HEADER + length);
+        return true;
+    }
+    let message = header & 0x00ff_ffff;
+    let there = length - here;
+    let part = if there < message { there } else { message };
+    stream.hello_left = message - part;
+    stream.hello_to = begin.wrapping_add(HEADER + here + part);
+    message >= LEAST_HELLO && message < MAX_HELLO
+}
+
 /// A record of handshake messages; false if it cannot be.
 #[inline(always)]
 fn handshake_record(wire: &mut Wire, side: Role, from: RecordFlags, head: Head, begin: u32, at: u32) -> bool {
@@ -308,6 +337,9 @@ fn handshake_record(wire: &mut Wire, side: Role, from: RecordFlags, head: Head, 
     let stalled = wire.server.is_stalled();
     let length = u32::from(head.length);
     let stream = wire.stream(side);
+    if stream.hello_left & PARTIAL != 0 {
+        return hello_header(stream, head, begin);
+    }
     if stream.hello_left > 0 {
         let part = if length < stream.hello_left { length } else { stream.hello_left };
         stream.hello_to = begin.wrapping_add(HEADER + part);
@@ -319,16 +351,14 @@ fn handshake_record(wire: &mut Wire, side: Role, from: RecordFlags, head: Head, 
     if due && head.first == kind {
         // After ChangeCipherSpec, and with part of the server's side unseen, this may also be a Finished.
         let ambiguous = !server && changed && stalled;
-        let believable = head.message >= LEAST_HELLO && head.message < MAX_HELLO;
-        if ambiguous || !believable || length < MESSAGE_HEADER {
+        if ambiguous {
             return false;
         }
-        let whole = MESSAGE_HEADER + head.message;
-        let part = if length < whole { length } else { whole };
         stream.hello_from = begin;
-        stream.hello_to = begin.wrapping_add(HEADER + part);
-        stream.hello_left = whole - part;
         stream.hellos[usize::from(stream.hello_count & 1)] = begin;
+        if !hello_header(stream, head, begin) {
+            return false;
+        }
         stream.hello_count += 1;
         wire.note(at, head.length, content::HANDSHAKE, from, head.first);
         return true;
@@ -441,6 +471,7 @@ const FINISHED_CCM8: u16 = 4 + 32 + PROTECTION_CCM8;
 const FINISHED_PADDED: u16 = FINISHED_SHA384 + 16;
 const ALERT: u16 = 2 + PROTECTION;
 const ALERT_CCM8: u16 = 2 + PROTECTION_CCM8;
+const ALERT_PADDED: u16 = ALERT + 16;
 
 /// Whether a protected record of TLS 1.3 has the length of a Finished message: its header, a hash of 32 or 48
 /// bytes, the inner content type, and a tag of 16 bytes or (AES-CCM-8) of 8 (RFC 8446 §4.4.4, §5.2). Java
@@ -456,6 +487,41 @@ pub const fn is_finished(length: u16) -> bool {
 #[inline(always)]
 pub const fn is_alert(length: u16) -> bool {
     matches!(length, ALERT | ALERT_CCM8)
+}
+
+/// Whether the server may still refuse the handshake that was published: the client's Finished of TLS 1.3 was seen,
+/// and all of the server's side before it.
+#[must_use]
+#[inline(always)]
+pub const fn may_be_refused(wire: &Wire) -> bool {
+    wire.is(Ending::Over)
+        && wire.flight > 0
+        && wire.server.seen.contains(StreamFlags::SYNCED)
+        && !wire.server.is_stalled()
+        && wire.server.have == 0
+}
+
+/// The server's answer to the client's Finished: `None` if this packet is not it, or true if it is a record of the
+/// length of an alert. A fatal alert has it and a `close_notify`, too, or two bytes of data; tickets have not.
+#[inline(always)]
+pub fn is_refused(wire: &Wire, segment: &Segment, payload: &impl Payload) -> Option<bool> {
+    let local_server = wire.role == Role::Server.code();
+    let sent = matches!(segment.direction, Direction::Sent);
+    let offset = wire.server.next.wrapping_sub(segment.seq);
+    if sent != local_server
+        || (offset != 0 && is_before(segment.seq, wire.server.next) && offset >= payload.len())
+    {
+        return None;
+    }
+    let mut header = [0; HEADER as usize];
+    // What was on its way before the Finished came answers nothing.
+    let answers = !is_before(segment.ack, wire.client.next);
+    if !answers || offset >= payload.len() || !payload.load(offset, &mut header) {
+        return Some(false);
+    }
+    let [kind, _, _, high, low] = header;
+    let length = u16::from_be_bytes([high, low]);
+    Some(kind == content::APPLICATION_DATA && (is_alert(length) || length == ALERT_PADDED))
 }
 
 /// The server's protected records: the rest of its flight (TLS 1.3), or application data behind its Finished.

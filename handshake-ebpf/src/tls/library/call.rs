@@ -349,6 +349,14 @@ pub(crate) fn socket_closed(connection: &mut Connection, sk: *const c_void, now:
     emit::handshake(session, Some(connection));
 }
 
+/// Returns the session of the call that the caller is in.
+#[inline(always)]
+pub(crate) fn of_caller<'a>(hit: &Hit) -> Option<(&'a mut Session, &'static Target)> {
+    // SAFETY: the map's own value; only this caller uses it.
+    let key = CALLS.get_ptr_mut(hit.caller).map(|call| unsafe { (*call).session })?;
+    Some((session(&key)?, hit.target()?))
+}
+
 /// Returns the call that this thread is in, and its session.
 #[inline(always)]
 pub(crate) fn current<'a, A: Access>() -> Option<(&'static Call, &'a mut Session)> {

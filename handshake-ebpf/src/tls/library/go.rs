@@ -8,7 +8,7 @@ use handshake_common::{
     integer::low_16,
     tls::library::{
         session::{Session, SessionFlags},
-        target::Target,
+        target::{COOKIE_SERVER, Path, Target},
     },
 };
 
@@ -17,6 +17,17 @@ use super::{
     object::{self, UNKNOWN},
     stack,
 };
+
+/// The second argument: Go's register ABI passes the address of a slice there.
+#[inline(always)]
+fn second_argument(ctx: &ProbeContext) -> u64 {
+    // SAFETY: the context is the probe's own.
+    let regs = unsafe { &*ctx.regs };
+    #[cfg(bpf_target_arch = "x86_64")]
+    return regs.rbx;
+    #[cfg(bpf_target_arch = "aarch64")]
+    return regs.regs[1];
+}
 
 /// The receiver, which Go's register ABI passes first, and the goroutine.
 #[inline(always)]
@@ -68,6 +79,30 @@ pub(crate) fn go_leave(ctx: ProbeContext) -> u32 {
     // Later calls find the handshake complete, or repeat the error.
     if outcome == TlsOutcome::Completed {
         call::forget(&key);
+    }
+    0
+}
+
+/// Where the random is in the message that a server reads: behind its type, its length and the version.
+const RECEIVED: Path = Path::direct(6, 32);
+
+// func (m *clientHelloMsg) marshal() ([]byte, error)
+// func (m *clientHelloMsg) unmarshal(data []byte) bool
+#[uprobe]
+pub(crate) fn go_hello(ctx: ProbeContext) -> u32 {
+    stack::of_the_task(&ctx);
+    let (message, goroutine) = registers(&ctx);
+    let hit = Hit::of_goroutine(&ctx, 0, goroutine);
+    let Some((session, target)) = call::of_caller(&hit) else { return 0 };
+    // With Encrypted Client Hello a second one is made, which nobody sees. After a HelloRetryRequest it is
+    // the same.
+    if session.random != [0; 32] {
+        return 0;
+    }
+    if hit.cookie & COOKIE_SERVER != 0 {
+        object::bytes(second_argument(&ctx), &RECEIVED, &mut session.random);
+    } else {
+        object::bytes(message, &target.random, &mut session.random);
     }
     0
 }

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use handshake_common::{
     Connection, Kind, Phase, WirePhase,
     tcp::states,
-    tls::wire::{self, Direction, Next, Segment, WireHandshake, begins_hello},
+    tls::wire::{self, Direction, Next, Segment, WireHandshake, begins_hello, proxy_header},
     totals::{self, DropReason},
 };
 
@@ -97,7 +97,7 @@ fn may_begin(skb: *mut __sk_buff, sk: *mut bpf_sock, headers: &Headers, directio
 
 #[inline(always)]
 fn follow(skb: *mut __sk_buff, sk: *const c_void, direction: Direction, headers: &Headers) -> Option<()> {
-    let packet = Packet::read(headers)?;
+    let mut packet = Packet::read(headers)?;
     let sock = &KernelSock::<Filtered>::of_packet(sk)?;
     let mut ends = sock.ends();
     let state = sock.state();
@@ -106,7 +106,11 @@ fn follow(skb: *mut __sk_buff, sk: *const c_void, direction: Direction, headers:
     }
     let watched = match wires::find(&ends) {
         Some(found) => found,
-        None if packet.length != 0 && begins_hello(&packet.payload(skb)) && is_wanted(&ends) => {
+        None if packet.length != 0 && is_wanted(&ends) && {
+            packet = packet.behind(proxy_header(&packet.payload(skb)));
+            begins_hello(&packet.payload(skb))
+        } =>
+        {
             begin(skb, sock, state, &ends)?
         }
         None => {
@@ -119,9 +123,39 @@ fn follow(skb: *mut __sk_buff, sk: *const c_void, direction: Direction, headers:
     }
     if watched.reported == 0 {
         step(skb, sock, direction, packet, watched, &ends);
+    } else {
+        settle(skb, sock, direction, packet, watched, &ends);
     }
     wires::leave(watched);
     Some(())
+}
+
+/// A packet behind the end of a handshake, which the server may have refused.
+#[inline(always)]
+fn settle(
+    skb: *mut __sk_buff,
+    sock: &KernelSock<Filtered>,
+    direction: Direction,
+    packet: Packet,
+    watched: &mut FlowState,
+    ends: &Endpoints,
+) {
+    let packet = watched.packet(packet);
+    if packet.length == 0 {
+        return;
+    }
+    let segment = Segment { direction, seq: packet.seq, ack: packet.ack, now_ns: 0 };
+    let Some(is_refused) = wire::is_refused(&watched.wire, &segment, &packet.payload(skb)) else { return };
+    if let Some(connection) = maps::find(sock.pointer())
+        && connection.wire_is(WirePhase::Settling)
+    {
+        connection.wire = WirePhase::Reported as u8;
+        if is_refused {
+            watched.wire.doubted = 1;
+            report(connection, watched);
+        }
+    }
+    wires::end(ends, watched);
 }
 
 #[inline(always)]
@@ -141,7 +175,7 @@ fn begin<'a>(
 ) -> Option<&'a mut FlowState> {
     if state != states::LISTEN {
         let connection = connection(skb, sock)?;
-        if !connection.wire_is(WirePhase::Idle) {
+        if !connection.wire_is(WirePhase::Idle) && !connection.wire_is(WirePhase::Unsure) {
             // Its handshake has been reported: this ClientHello is a duplicate.
             return None;
         }
@@ -185,7 +219,7 @@ fn step(
     if due.is(Next::Watch) {
         watched.reported = 1;
         if let Some(connection) = maps::find(sock.pointer()) {
-            connection.wire = WirePhase::Idle as u8;
+            connection.wire = WirePhase::Unsure as u8;
         }
         wires::end(ends, watched);
         return;
@@ -197,7 +231,12 @@ fn step(
         && !connection.is(Phase::Opening)
     {
         report(connection, watched);
-        wires::end(ends, watched);
+        if wire::may_be_refused(&watched.wire) {
+            connection.wire = WirePhase::Settling as u8;
+            wires::want(ends, watched, false, now_ns);
+        } else {
+            wires::end(ends, watched);
+        }
     } else {
         wires::want(ends, watched, !due.is(Next::Follow), now_ns);
     }
@@ -232,14 +271,15 @@ pub(crate) fn established(connection: &mut Connection) {
     }
 }
 
-/// The socket of a handshake in progress is closed.
+/// The socket of a handshake in progress, or of one that the server may yet refuse, is closed.
 #[inline(always)]
 pub(crate) fn socket_closed<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
     if connection.family == 0 {
         sock.identify(connection);
     }
     let ends = Endpoints::of(connection);
-    connection.wire = WirePhase::Idle as u8;
+    let is_settling = connection.wire_is(WirePhase::Settling);
+    connection.wire = if is_settling { WirePhase::Reported as u8 } else { WirePhase::Unsure as u8 };
     let Some(watched) = wires::find(&ends) else { return };
     // Another program may be inside: its packet comes too late. The entry is removed anyway, or the next
     // connection between these ends would find it.

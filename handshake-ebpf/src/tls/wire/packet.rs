@@ -3,7 +3,7 @@
 use core::hint::black_box;
 
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
-use handshake_common::tls::wire::{Payload, record::content};
+use handshake_common::tls::wire::{Payload, may_be_proxy_header, record::content};
 
 use crate::maps::Endpoints;
 
@@ -76,18 +76,25 @@ impl Headers {
         Some(Self { linear, is_ipv6, tcp, payload, length: total.checked_sub(payload)? })
     }
 
-    /// Whether the payload begins like a handshake record. Returns `None` if its first byte is not in the
-    /// linear part, so that [`Self::loads_handshake`] must decide.
+    /// Whether the payload begins like a handshake record, or like a PROXY header that one may follow.
+    /// Returns `None` if its first bytes are not in the linear part, so that [`Self::loads_handshake`] must
+    /// decide.
     #[inline(always)]
     pub(crate) fn begins_handshake(&self) -> Option<bool> {
-        self.linear.byte(self.payload as usize).map(|first| first == content::HANDSHAKE)
+        match self.linear.byte(self.payload as usize)? {
+            content::HANDSHAKE => Some(true),
+            b'P' | b'\r' => self.linear.bytes(self.payload as usize).map(|start| may_be_proxy_header(&start)),
+            _ => Some(false),
+        }
     }
 
-    /// The same, wherever the byte is.
+    /// The same, wherever the bytes are.
     #[inline(always)]
     pub(crate) fn loads_handshake(&self, skb: *mut __sk_buff) -> bool {
-        let mut first = [0];
-        load(skb, self.payload, &mut first) && first[0] == content::HANDSHAKE
+        let (mut first, mut start) = ([0], [0; 6]);
+        load(skb, self.payload, &mut first)
+            && (first[0] == content::HANDSHAKE
+                || (load(skb, self.payload, &mut start) && may_be_proxy_header(&start)))
     }
 }
 
@@ -125,6 +132,17 @@ impl Packet {
             source_port: u32::from(u16::from_be_bytes([tcp[0], tcp[1]])),
             destination_port: u32::from(u16::from_be_bytes([tcp[2], tcp[3]])),
         })
+    }
+
+    /// What is left of it behind so many bytes of its payload.
+    #[inline(always)]
+    pub(crate) fn behind(self, bytes: u32) -> Self {
+        Self {
+            offset: self.offset + bytes,
+            length: self.length.saturating_sub(bytes),
+            seq: self.seq.wrapping_add(bytes),
+            ..self
+        }
     }
 
     /// Fills in the ends of an incoming packet, like [`crate::kernel::read_endpoints`].

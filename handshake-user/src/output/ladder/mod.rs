@@ -82,7 +82,9 @@ fn header(record: &ConnectionEvent) -> String {
         _ => "socket unknown".to_owned(),
     };
     let role = record.role.map_or("role unknown", |role| role.as_str());
-    let who = format!("{process} {ends} {role}");
+    let tls_role = record.tls.as_ref().and_then(|tls| tls.role).filter(|_| advice::has_two_roles(record));
+    let tls_role = tls_role.map_or_else(String::new, |role| format!(", TLS {role}"));
+    let who = format!("{process} {ends} {role}{tls_role}");
     let how = how(record);
     let gap = WIDTH.saturating_sub(columns(&who) + columns(&how));
     let mut text = if gap >= 2 {
@@ -138,6 +140,9 @@ fn tls_facts(tls: &Tls) -> String {
     }
     if tls.compute.is_some() {
         facts.push(format!("computed {}", duration(tls.compute)));
+    }
+    if let Some(held) = tls.held.filter(|held| !held.is_zero()) {
+        facts.push(format!("last flight held {}", duration(Some(held))));
     }
     facts.extend(tls.cipher.as_ref().map(name));
     facts.extend(tls.sni.as_ref().map(|sni| format!("sni {}", name(sni))));

@@ -28,6 +28,10 @@ fn client(record: &ConnectionEvent, open: &Open, tls: &mut Vec<Step>) -> Vec<Ste
     let ended = Moment::measured(open.duration);
     let mut steps = vec![Step::new(Moment::Measured(Duration::ZERO), Sent, syn(record, open, tls))];
     steps.extend(again(open, Sent, "SYN again"));
+    if open.simultaneous {
+        steps.push(Step::new(Moment::Unknown, Received, "SYN").remark("the two crossed"));
+        steps.push(Step::new(Moment::Unknown, Sent, "SYN+ACK"));
+    }
     let failed = match open.outcome {
         Some(Outcome::Established) => {
             let answer = Step::new(ended, Received, "SYN+ACK");
@@ -36,7 +40,9 @@ fn client(record: &ConnectionEvent, open: &Open, tls: &mut Vec<Step>) -> Vec<Ste
                 Some(FastOpen::DataRejected) => answer.remark("does not take the data"),
                 _ => answer,
             });
-            steps.push(final_ack(open, Sent, ended.about(), tls));
+            if !open.simultaneous {
+                steps.push(final_ack(open, Sent, ended.about(), tls));
+            }
             return steps;
         }
         Some(Outcome::Refused) => Step::new(ended, Received, "RST").remark("refused, by RST or ICMP"),

@@ -16,7 +16,7 @@ use crate::{
     },
     event::{Close, ConnectionEvent, Endpoint, Open, Process, Setup, Tls, Unseen},
     join::advice,
-    output::table,
+    output::{table::Table, text::columns},
     untrusted::{Untrusted, is_harmless},
 };
 
@@ -387,24 +387,24 @@ prop_compose! {
     fn any_open()(
         outcome in word(Outcome::ALL), duration in micros(), rtt in micros(),
         syn_retransmits in prop_oneof![Just(0), any::<u16>()], final_ack in word(FinalAck::ALL),
-        fast_open in word(FastOpen::ALL), fast_open_reason in word(FastOpenReason::ALL), syn_cookie: Option<bool>,
+        fast_open in word(FastOpen::ALL), fast_open_reason in word(FastOpenReason::ALL), simultaneous: bool, syn_cookie: Option<bool>,
     ) -> Open {
         Open {
-            outcome, duration, rtt, syn_retransmits, final_ack, fast_open, fast_open_reason, syn_cookie,
+            outcome, duration, rtt, syn_retransmits, final_ack, fast_open, fast_open_reason, simultaneous, syn_cookie,
         }
     }
 }
 
 prop_compose! {
     fn any_tls()(
-        outcome in word(TlsOutcome::ALL), times in (micros(), micros(), micros()),
+        outcome in word(TlsOutcome::ALL), times in (micros(), micros(), micros(), micros()),
         version in word(TlsVersion::ALL), class in word(TlsClass::ALL),
         text in prop::option::of(any::<String>().prop_map(Untrusted::from).boxed()), library in word(Library::ALL),
         round_trips: Option<u8>, hello_retry: bool, includes_hello_wait: bool, hello_in_syn: Option<bool>,
         roles in (word(Role::ALL), word(Role::ALL)),
     ) -> Tls {
         Tls {
-            outcome, start: times.0, duration: times.1, compute: times.2, version, class,
+            outcome, start: times.0, duration: times.1, compute: times.2, held: times.3, version, class,
             cipher: text.clone(), sni: text.clone(), alpn: text.clone(), alert: text.clone(), error: text,
             role: roles.0, alert_from: roles.1, hello_in_syn,
             library, source: TlsSource::Wire, round_trips, hello_retry, includes_hello_wait,
@@ -447,7 +447,8 @@ proptest! {
     fn no_record_is_too_strange_to_be_drawn(record in any_record()) {
         let ladder = draw(&record);
         prop_assert!(ladder.ends_with('\n') && ladder.chars().all(|c| c == '\n' || is_harmless(c)));
-        let line = table::line(&record);
+        let line = Table::new(&[], Some(100), false).line(&record);
+        prop_assert!(columns(&line) <= 100, "{}", line);
         prop_assert!(line.chars().all(is_harmless), "{}", line);
         prop_assert!(ladder.lines().all(|line| line.chars().count() < 160 + MAX_NAME), "{}", ladder);
         let saved: u16 = advice::advise(&record).iter().map(|advice| u16::from(advice.round_trips)).sum();

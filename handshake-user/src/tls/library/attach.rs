@@ -253,6 +253,7 @@ const fn program(library: Library, hook: ProbeKind) -> &'static str {
         (Library::GnuTls, ProbeKind::Leave) => "gnutls_leave",
         (_, ProbeKind::GoEnter) => "go_enter",
         (_, ProbeKind::GoLeave) => "go_leave",
+        (_, ProbeKind::GoHello) => "go_hello",
         (_, ProbeKind::Enter) => "tls_enter",
         (_, ProbeKind::Leave) => "tls_leave",
         (_, ProbeKind::Free) => "tls_free",

@@ -13,27 +13,39 @@ use crate::{
     testbed::{
         Family,
         capture::{Capture, Connection},
-        faults,
+        faults::{self, Verdict},
         packet::{Packet, Side},
     },
     truth,
 };
 
-for_each_family_and_side!(user_timeout, keepalive);
+for_each_family_and_side!(user_timeout, user_timeout_of_an_unreachable_peer, keepalive);
 for_each_family!(fin_never_acknowledged, fin_lost_once, last_ack_lost_once);
 
 /// The link breaks, and one end detects it.
 fn detect(family: Family, detecting: Side, prepare: impl FnOnce(&Socket), provoke: impl FnOnce(&mut Socket)) {
+    detect_by(faults::blackhole(), libc::ETIMEDOUT, family, detecting, prepare, provoke);
+}
+
+/// The same for a fault that leaves this error.
+fn detect_by(
+    fault: impl FnMut(&Packet) -> Verdict + Send + 'static,
+    errno: i32,
+    family: Family,
+    detecting: Side,
+    prepare: impl FnOnce(&Socket),
+    provoke: impl FnOnce(&mut Socket),
+) {
     let case = Case::new();
     let pair = case.establish(family);
     let connection = pair.connection;
     let (mut active, passive) = pair.split(detecting);
     prepare(&active);
-    case.bed.fault(faults::blackhole());
+    case.bed.fault(fault);
     provoke(&mut active);
     await_input(&active);
     let error = active.take_error().unwrap().expect("an error, not data");
-    assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT));
+    assert_eq!(error.raw_os_error(), Some(errno));
     drop(active);
     case.bed.mend();
     // The other end does not know yet: its FIN reaches a host that no longer has the connection.
@@ -54,6 +66,18 @@ fn detect(family: Family, detecting: Side, prepare: impl FnOnce(&Socket), provok
 
 fn user_timeout(family: Family, detecting: Side) {
     detect(
+        family,
+        detecting,
+        |socket| socket.set_tcp_user_timeout(Some(Duration::from_millis(500))).unwrap(),
+        |socket| socket.write_all(b"into the void").unwrap(),
+    );
+}
+
+/// The retransmission timer gives up with the last error that ICMP reported, instead of ETIMEDOUT.
+fn user_timeout_of_an_unreachable_peer(family: Family, detecting: Side) {
+    detect_by(
+        faults::vanished(detecting),
+        libc::EHOSTUNREACH,
         family,
         detecting,
         |socket| socket.set_tcp_user_timeout(Some(Duration::from_millis(500))).unwrap(),

@@ -15,7 +15,7 @@ use crate::{
     socket::{await_connect, begin_connect, drain, kernel_rtt},
     testbed::{
         Family,
-        capture::Capture,
+        capture::{Capture, Connection},
         packet::{Packet, Side},
     },
     truth,
@@ -27,7 +27,8 @@ for_each_family!(
     repeated_connect_calls,
     from_a_chosen_port,
     within_one_namespace,
-    slow_to_be_accepted
+    slow_to_be_accepted,
+    simultaneous,
 );
 
 /// The `open` records of both ends when nothing went wrong.
@@ -121,6 +122,44 @@ fn slow_to_be_accepted(family: Family) {
     let flow = case.flow(connection);
 
     check_plain(&case.ends(connection, Expect::BOTH), &flow);
+}
+
+/// Two ends dial each other at the same moment (RFC 9293 §3.5), and neither listens. The kernel's sample of
+/// the round trip begins at the SYN-ACK that answers the crossing SYN: half of the truth.
+fn simultaneous(family: Family) {
+    let case = Case::new();
+    let here = |side: Side| SocketAddr::new(case.bed.address(side, family), 40_124);
+    let dial = |side: Side| {
+        let socket = case.bed.socket(side, family);
+        socket.bind(&here(side).into()).unwrap();
+        begin_connect(&socket, here(side.other()));
+        socket
+    };
+    let [client, server] = [Side::Client, Side::Server].map(dial);
+    for socket in [&client, &server] {
+        await_connect(socket);
+        socket.set_nonblocking(false).unwrap();
+    }
+    let connection = Connection { client: here(Side::Client), server: here(Side::Server) };
+    Pair { client, server, connection }.finish();
+    let flow = case.flow(connection);
+    for side in [Side::Client, Side::Server] {
+        let answer = flow.sent(side, Packet::is_syn_ack);
+        assert!(answer < flow.got(side, Packet::is_syn_ack), "the SYNs did not cross");
+    }
+
+    let ends = case.ends(connection, Expect::BOTH);
+    for side in [Side::Client, Side::Server] {
+        let open = ends.open(side);
+        open.assert_is("role", "client");
+        open.assert_is("open.outcome", "established");
+        let took = flow.got(side, Packet::is_syn_ack) - flow.sent(side, Packet::is_syn);
+        open.assert_near("open.duration_us", took);
+        assert_eq!(open.get("open.simultaneous"), Some(&true.into()), "{open}");
+        open.assert_unknown("open.rtt_us");
+        open.assert_unknown("open.final_ack");
+        open.assert_count("open.syn_retransmits", 0);
+    }
 }
 
 /// Both ends are in one namespace, without the link between them.

@@ -27,12 +27,25 @@ for_each_family!(
     data_rejected_by_a_server_without_fast_open,
     data_lost_with_the_syn,
     data_accepted_with_a_late_first_write,
+    data_accepted_without_a_cookie,
+    data_accepted_without_a_cookie_by_socket_options,
+    data_accepted_by_any_listener,
+    data_accepted_with_the_experimental_option,
+    answered_before_the_final_ack,
     closed_by_the_server_at_once,
     closed_by_the_server_and_acknowledged_late,
     reset_before_establishment,
 );
 
 const EARLY: &[u8] = b"data in the SYN";
+/// `net.ipv4.tcp_fastopen`: the client sends data in the SYN without having a cookie.
+const CLIENT_WITHOUT_COOKIE: &str = "5";
+/// The server takes it.
+const SERVER_WITHOUT_COOKIE: &str = "515";
+/// Every listener has Fast Open, without `TCP_FASTOPEN`.
+const SERVER_WITHOUT_OPTION: &str = "1027";
+/// Of `linux/tcp.h`.
+const TCP_FASTOPEN_NO_COOKIE: libc::c_int = 34;
 
 /// A server with Fast Open, and a client that has a cookie once it has connected.
 struct FastOpen {
@@ -44,14 +57,18 @@ struct FastOpen {
 
 impl FastOpen {
     fn new(family: Family) -> Self {
+        Self::with(family, ["3", "3"], |listener| set_tcp_option(listener, libc::TCP_FASTOPEN, 16))
+    }
+
+    /// With these values of `tcp_fastopen` on the client and on the server.
+    fn with(family: Family, settings: [&str; 2], prepare: impl FnOnce(&Socket)) -> Self {
         let case = Case::new();
-        for side in [Side::Client, Side::Server] {
-            case.bed.sysctl(side, "ipv4/tcp_fastopen", "3");
+        for (side, setting) in [Side::Client, Side::Server].into_iter().zip(settings) {
+            case.bed.sysctl(side, "ipv4/tcp_fastopen", setting);
             // After losses the kernel suspects a firewall that drops Fast Open, and disables it for an hour.
             case.bed.sysctl(side, "ipv4/tcp_fastopen_blackhole_timeout_sec", "0");
         }
-        let enable = |listener: &Socket| set_tcp_option(listener, libc::TCP_FASTOPEN, 16);
-        let (listener, address) = case.bed.listen_on(Side::Server, family, enable);
+        let (listener, address) = case.bed.listen_on(Side::Server, family, prepare);
         Self { case, listener, address, family }
     }
 
@@ -185,6 +202,97 @@ fn data_accepted_with_a_late_first_write(family: Family) {
     assert_time!(taken < RTT + ms(10), "establishment took {taken:?} on the link");
 
     check_accepted(&scene.case.ends(connection, Expect::BOTH), &flow);
+}
+
+fn data_accepted_without_a_cookie(family: Family) {
+    let enable = |listener: &Socket| set_tcp_option(listener, libc::TCP_FASTOPEN, 16);
+    let scene = FastOpen::with(family, [CLIENT_WITHOUT_COOKIE, SERVER_WITHOUT_COOKIE], enable);
+    check_accepted_at_once(&scene, |_| ());
+}
+
+fn data_accepted_without_a_cookie_by_socket_options(family: Family) {
+    let scene = FastOpen::with(family, ["3", "3"], |listener| {
+        set_tcp_option(listener, libc::TCP_FASTOPEN, 16);
+        set_tcp_option(listener, TCP_FASTOPEN_NO_COOKIE, 1);
+    });
+    check_accepted_at_once(&scene, |client| set_tcp_option(client, TCP_FASTOPEN_NO_COOKIE, 1));
+}
+
+/// The client's first connection, so that it has no cookie.
+#[track_caller]
+fn check_accepted_at_once(scene: &FastOpen, prepare: impl FnOnce(&Socket)) {
+    let client = scene.client();
+    prepare(&client);
+    scene.send_with_the_syn(&client);
+    scene.accept(client).finish_after(300);
+    let (connection, flow) = scene.flow();
+
+    check_accepted(&scene.case.ends(connection, Expect::BOTH), &flow);
+}
+
+fn data_accepted_by_any_listener(family: Family) {
+    let scene = FastOpen::with(family, ["3", SERVER_WITHOUT_OPTION], |_| ());
+    scene.connect().finish();
+    scene.case.bed.wait_until_quiet();
+    scene.connect().finish_after(300);
+    let (connection, flow) = scene.flow();
+
+    check_accepted(&scene.case.ends(connection, Expect::BOTH), &flow);
+}
+
+/// A server without Fast Open makes the client try the option's experimental number (RFC 7413 §4.1.1).
+fn data_accepted_with_the_experimental_option(family: Family) {
+    const EXPERIMENTAL: [u8; 2] = [0xf9, 0x89];
+    let scene = FastOpen::new(family);
+    scene.case.bed.sysctl(Side::Server, "ipv4/tcp_fastopen", "0");
+    scene.connect().finish();
+    scene.case.bed.sysctl(Side::Server, "ipv4/tcp_fastopen", "3");
+    for fast_open in ["cookie_requested", "data_accepted"] {
+        scene.case.bed.wait_until_quiet();
+        scene.connect().finish_after(300);
+        let (connection, flow) = scene.flow();
+        let syn = &flow.from(Side::Client, Packet::is_syn)[0].packet;
+        let header = &syn.bytes[..syn.bytes.len() - syn.payload];
+        assert!(header.windows(2).any(|bytes| bytes == EXPERIMENTAL), "another option");
+        let ends = scene.case.ends(connection, Expect::BOTH);
+        check(&ends, &flow, fast_open, &["none", "cookie_requested", "data_accepted"]);
+    }
+}
+
+/// The client's kernel holds its final ACK back for data, so that one segment acknowledges the SYN-ACK and
+/// the server's answer, which left later: the sample of the server's kernel is that of the answer.
+fn answered_before_the_final_ack(family: Family) {
+    let scene = FastOpen::with_cookie(family);
+    let client = scene.client();
+    client.set_tcp_quickack(false).unwrap();
+    let server = thread::scope(|scope| {
+        scope.spawn(|| scene.send_with_the_syn(&client));
+        await_input(&scene.listener);
+        let (mut server, _) = scene.listener.accept().unwrap();
+        server.recv(&mut [MaybeUninit::uninit(); 64]).unwrap();
+        pause(20);
+        server.write_all(b"an early answer").unwrap();
+        server
+    });
+    await_input(&client);
+    pause(100);
+    drop(server);
+    drain(&client);
+    drop(client);
+    let (connection, flow) = scene.flow();
+    assert_eq!(fate_of_syn(&flow), Syn::DataAcknowledged);
+    let answer = flow.from(Side::Server, Packet::has_data)[0].packet.end();
+    let last = flow.from(Side::Client, |packet| !packet.is_syn())[0];
+    assert!(last.packet.acknowledges(answer), "the final ACK came alone");
+    let truth = truth::server_open(&flow);
+    assert_time!(truth > RTT + ms(15), "establishment took {truth:?} on the link");
+
+    let ends = scene.case.ends(connection, Expect::BOTH);
+    let server = ends.open(Side::Server);
+    server.assert_is("open.fast_open", "data_accepted");
+    server.assert_near("open.duration_us", truth);
+    server.assert_unknown("open.rtt_us");
+    ends.open(Side::Client).assert_near("open.duration_us", truth::client_open(&flow));
 }
 
 fn data_rejected_after_a_key_change(family: Family) {

@@ -50,6 +50,13 @@ pub(crate) fn host_unreachable() -> impl FnMut(&Packet) -> Verdict + Send + 'sta
     |packet| if packet.is_syn() { Verdict::Answer(forge::host_unreachable(packet)) } else { Verdict::Pass }
 }
 
+/// The far host is gone: the last router answers what this side sends with ICMP "host unreachable".
+pub(crate) fn vanished(from: Side) -> impl FnMut(&Packet) -> Verdict + Send + 'static {
+    move |packet| {
+        if packet.from == from { Verdict::Answer(forge::host_unreachable(packet)) } else { Verdict::Drop }
+    }
+}
+
 /// The far end answers matching packets with a RST, as a host does that does not have the connection.
 pub(crate) fn reset(
     from: Side,

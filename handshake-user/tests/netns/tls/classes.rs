@@ -4,14 +4,14 @@ use super::{programs::Peers, row::Row, scenario::meet, settings::Settings};
 
 // PostgreSQL does not resume sessions.
 for_each_program!(tls12: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6, curl, nginx, haproxy, gnutls,
-    python, asyncio, node, go, go_stripped, rustls, java);
+    python, asyncio, node, go, go_stripped, go_pie, go_wrapped, rustls, java);
 for_each_program!(tls13: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6, curl, nginx, haproxy, gnutls,
-    python, asyncio, node, go, go_stripped, rustls, java);
+    python, asyncio, node, go, go_stripped, go_pie, go_wrapped, rustls, java);
 // Go's server has no session cache.
 for_each_program!(tls12_by_session_id: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6, curl, nginx,
     haproxy, gnutls, python, asyncio, node, rustls, java);
 for_each_program!(tls13_hello_retry: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6, curl, nginx, haproxy,
-    gnutls, python, asyncio, node, go, go_stripped, rustls, java, postgres);
+    gnutls, python, asyncio, node, go, go_stripped, go_pie, go_wrapped, rustls, java, postgres);
 for_each_program!(tls12_false_start: false_start);
 for_each_program!(tls12_full: postgres);
 for_each_program!(tls13_full: postgres);

@@ -1,13 +1,15 @@
 //! Handshakes that fail or are abandoned.
 
-use std::io::Write;
+use std::{io::Write, time::Duration};
 
 use socket2::Socket;
 
 use super::{
-    programs::{Peers, Running, server_address},
+    certificate::{Certificate, NAME},
+    programs::{Peers, Running, run_for, server_address},
     scenario::{await_data_of, check_consistent},
     settings::Settings,
+    wire::{self, Kind},
 };
 use crate::{
     case::Case,
@@ -16,6 +18,7 @@ use crate::{
         Family, Testbed, faults,
         packet::{Packet, Side},
     },
+    tracer::Tracer,
 };
 
 for_each_program!(wrong_version: openssl, openssl_1_1_1, openssl_3_5, openssl_3_6, curl, gnutls, python,
@@ -90,6 +93,45 @@ fn certificate_rejected_after_the_handshake(peers: &Peers) {
         ends.tls(Side::Client).assert_is("tls.outcome", "completed");
         ends.tls(Side::Server).assert_one_of_or_unknown("tls.outcome", &["completed", "abandoned", "failed"]);
     }
+}
+
+/// The server wants a certificate, and answers a Finished without one by an alert, which is encrypted. Without the
+/// libraries neither end can say more than that it may have been one.
+#[test]
+fn finished_that_the_server_refuses_leaves_the_outcome_unknown() {
+    let mut case = Case::new();
+    let address = server_address(&case.bed);
+    let tracer = Tracer::start(&["--tls-libraries", "off"]).unwrap_or_else(|reason| panic!("{reason}"));
+    case.listen_to(tracer.log());
+    let certificate = Certificate::shared();
+    let mut command = case.bed.command(Side::Server, "openssl");
+    command.args(["s_server", "-quiet", "-tls1_3", "-Verify", "1", "-accept", &address.to_string()]);
+    command.arg("-key").arg(&certificate.key).arg("-cert").arg(&certificate.chain);
+    let _server = Running::start(&case.bed, address, command);
+    let mut command = case.bed.command(Side::Client, "openssl");
+    command.args(["s_client", "-quiet", "-connect", &address.to_string(), "-servername", NAME]);
+    let (_, out) = run_for(command, b"", Duration::from_millis(600));
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(said.contains("certificate required"), "the server did not refuse: {said}");
+    case.bed.wait_until_quiet();
+    let connection = case.connection();
+    let flow = case.flow(connection);
+    let [client, server] = [Side::Client, Side::Server].map(|side| wire::records(&flow, side));
+    let finished = client.iter().rfind(|record| record.kind == Kind::Data).expect("no Finished");
+    let answer = server.iter().find(|record| record.sent > finished.got).expect("no answer to the Finished");
+    assert_eq!((answer.kind, answer.body.len()), (Kind::Data, 19), "an encrypted alert");
+
+    let ends = case.ends(connection, Expect::BOTH);
+    for side in [Side::Client, Side::Server] {
+        for record in [ends.tls(side), ends.close(side)] {
+            record.assert_is("tls.source", "wire");
+            record.assert_is("tls.version", "1.3");
+            record.assert_unknown("tls.outcome");
+            record.assert_unknown("setup");
+        }
+    }
+    drop(ends);
+    tracer.stop();
 }
 
 /// One attempt, which must fail according to the client.

@@ -12,5 +12,7 @@ mod witness;
 mod classes;
 mod early_data;
 mod failed;
+mod relays;
+mod roles;
 mod table;
 mod traps;

@@ -6,7 +6,7 @@ use super::{
     programs::{Account, Library, Peers, server_address},
     row::Row,
     settings::Settings,
-    witness::Witness,
+    witness::{Handshake, Witness},
 };
 use crate::{
     case::{Case, RTT, ms},
@@ -120,24 +120,22 @@ fn witness(case: &Case, connection: Connection, made: &Made) -> Witness {
     witness
 }
 
-/// Expects the time on the link. But with GnuTLS, TCP may hold the client's Finished back until the server
-/// has acknowledged the data before it (Nagle's algorithm), while the client's handshake is already complete.
+/// Checks `tls.held_us`, which the end of the last flight has: TCP may hold the client's Finished back until
+/// the server has acknowledged what lies before it (Nagle's algorithm), while the library is already done.
 #[track_caller]
-fn assert_time(
-    tls: &Record,
-    path: &str,
-    truth: Duration,
-    round_trips: u32,
-    side: Side,
-    library: Option<Library>,
-) {
-    if side == Side::Client && library == Some(Library::GnuTls) {
-        let reported = tls.micros(path).unwrap_or_else(|| panic!("{path} is missing in {tls}"));
-        let range = RTT * round_trips..=truth + TOLERANCE;
-        assert_time!(range.contains(&reported), "{path} is {reported:?}, not within {range:?}, in {tls}");
-    } else {
-        tls.assert_within(path, truth, TOLERANCE);
+fn check_held(tls: &Record, side: Side, row: Row, handshake: Handshake) {
+    let last = match row {
+        Row::Tls12FalseStart => None,
+        Row::Tls12Full => Some(Side::Server),
+        _ => Some(Side::Client),
+    };
+    if last != Some(side) {
+        tls.assert_unknown("tls.held_us");
+        return;
     }
+    let held = tls.micros("tls.held_us").unwrap_or_else(|| panic!("tls.held_us is missing in {tls}"));
+    let most = handshake.duration.saturating_sub(RTT * handshake.round_trips) + TOLERANCE;
+    assert_time!(held <= most, "tls.held_us is {held:?}, more than {most:?}, in {tls}");
 }
 
 /// Checks the `tls` record of a completed handshake.
@@ -150,13 +148,15 @@ fn check_end(ends: &Ends, side: Side, library: Option<Library>, truth: &Witness)
     tls.assert_is("tls.version", row.version());
     tls.assert_is("tls.class", row.class());
     tls.assert_count("tls.round_trips", usize::try_from(handshake.round_trips).unwrap());
-    assert_time(tls, "tls.duration_us", handshake.duration, handshake.round_trips, side, library);
+    tls.assert_within("tls.duration_us", handshake.duration, TOLERANCE);
     tls.assert_unknown("tls.alert");
     if let Some(library) = library {
         tls.assert_is("tls.library", library.name());
+        check_held(tls, side, row, handshake);
         check_computing(tls, library, side == Side::Client && row.offers_early_data());
     } else {
         tls.assert_unknown("tls.library");
+        tls.assert_unknown("tls.held_us");
         tls.assert_unknown("tls.compute_us");
     }
     tls.assert_count(
@@ -165,10 +165,7 @@ fn check_end(ends: &Ends, side: Side, library: Option<Library>, truth: &Witness)
     );
     let (setup, rtt) = (tls.number("setup.duration_us"), tls.number("open.rtt_us"));
     match side {
-        Side::Client => {
-            let round_trips = row.setup_round_trips(truth.hello_in_syn);
-            assert_time(tls, "setup.duration_us", truth.setup, round_trips, side, library);
-        }
+        Side::Client => tls.assert_within("setup.duration_us", truth.setup, TOLERANCE),
         // The server cannot always know when its Finished arrived.
         Side::Server => tls.assert_within_or_unknown("setup.duration_us", truth.setup, TOLERANCE),
     }

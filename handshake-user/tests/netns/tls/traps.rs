@@ -21,7 +21,7 @@ use crate::{
     tracer::Tracer,
 };
 
-for_each_program!(running_before_the_tracer: python, asyncio, node, go, go_stripped);
+for_each_program!(running_before_the_tracer: python, asyncio, node, go, go_stripped, go_pie, go_wrapped);
 
 /// Both programs have loaded their libraries before the tracer starts.
 fn running_before_the_tracer(peers: &Peers) {

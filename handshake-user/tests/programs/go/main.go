@@ -48,7 +48,7 @@ func serve(address string, config *tls.Config, settings map[string]string) {
 		connection, err := listener.Accept()
 		check(err)
 		go func() {
-			server := tls.Server(connection, config)
+			server := tls.Server(wrapped(connection, settings), config)
 			defer server.Close()
 			// The handshake is made by the first Read.
 			if _, err := server.Read(make([]byte, 4096)); err != nil {
@@ -69,19 +69,27 @@ func connect(address string, config *tls.Config, settings map[string]string) {
 		config.RootCAs.AppendCertsFromPEM(pem)
 	}
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
-		if err := once(address, config); err != nil {
+		if err := once(address, config, settings); err != nil {
 			fmt.Println(err)
 		}
 	}
 }
 
-func once(address string, config *tls.Config) error {
+// Limiters, multiplexers and readers of the PROXY header give TLS a connection of a type of their own.
+func wrapped(connection net.Conn, settings map[string]string) net.Conn {
+	if settings["wrapped"] == "yes" {
+		return struct{ net.Conn }{connection}
+	}
+	return connection
+}
+
+func once(address string, config *tls.Config, settings map[string]string) error {
 	connection, err := net.Dial("tcp", address)
 	if err != nil {
 		return err
 	}
 	start := time.Now()
-	client := tls.Client(connection, config)
+	client := tls.Client(wrapped(connection, settings), config)
 	defer client.Close()
 	if err := client.Handshake(); err != nil {
 		return err

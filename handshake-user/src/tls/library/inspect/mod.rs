@@ -49,6 +49,9 @@ pub enum ProbeKind {
     ErrorPut,
     /// Go: inside the handshake function, after its test for completion; the `Conn` is in AX.
     GoEnter,
+    /// Go: entry of the function that writes a ClientHello (client; the message is in AX) or reads it
+    /// (server; the bytes are in BX).
+    GoHello,
     /// Go: a RET instruction of that function; the `error` is in AX and BX.
     GoLeave,
 }

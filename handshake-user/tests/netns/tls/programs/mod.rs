@@ -35,7 +35,7 @@ pub(crate) mod postgres;
 pub(crate) mod python;
 pub(crate) mod rustls;
 
-pub(crate) use go::stripped as go_stripped;
+pub(crate) use go::{pie as go_pie, stripped as go_stripped, wrapped as go_wrapped};
 pub(crate) use openssl::{v1_1_1 as openssl_1_1_1, v3_5 as openssl_3_5, v3_6 as openssl_3_6};
 
 pub(crate) const REQUEST: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
@@ -136,15 +136,38 @@ impl Running {
 
 /// One of the tests' own programs as a server.
 #[track_caller]
-pub(crate) fn serve(mut command: Command, bed: &Testbed, address: SocketAddr, settings: Settings) -> Running {
-    command.args(arguments("server", address, settings));
+pub(crate) fn serve(command: Command, bed: &Testbed, address: SocketAddr, settings: Settings) -> Running {
+    serve_with(command, bed, address, settings, &[])
+}
+
+/// The same with more arguments.
+#[track_caller]
+fn serve_with(
+    mut command: Command,
+    bed: &Testbed,
+    address: SocketAddr,
+    settings: Settings,
+    more: &[&str],
+) -> Running {
+    command.args(arguments("server", address, settings)).args(more);
     Running::start(bed, address, command)
 }
 
 /// One of the tests' own programs as a client.
 #[track_caller]
-pub(crate) fn drive(mut command: Command, address: SocketAddr, settings: Settings) -> Box<dyn Client> {
-    command.args(arguments("client", address, settings));
+pub(crate) fn drive(command: Command, address: SocketAddr, settings: Settings) -> Box<dyn Client> {
+    drive_with(command, address, settings, &[])
+}
+
+/// The same with more arguments.
+#[track_caller]
+fn drive_with(
+    mut command: Command,
+    address: SocketAddr,
+    settings: Settings,
+    more: &[&str],
+) -> Box<dyn Client> {
+    command.args(arguments("client", address, settings)).args(more);
     Box::new(Driven::start(command))
 }
 

@@ -16,7 +16,7 @@ fn command(bed: &Testbed, side: Side) -> Command {
 }
 
 /// A script under the system's own Python, because others may bring a library of their own.
-pub(super) fn script(bed: &Testbed, side: Side, name: &str) -> Command {
+pub(crate) fn script(bed: &Testbed, side: Side, name: &str) -> Command {
     let mut command = bed.command(side, "/usr/bin/python3");
     command.arg("-B").arg(source("python").join(name));
     command

@@ -4,7 +4,10 @@ mod handshake;
 mod pclntab;
 mod types;
 
-use handshake_common::{tls::library::target::Path, vocabulary::Library};
+use handshake_common::{
+    tls::library::target::Path,
+    vocabulary::{Library, Role},
+};
 
 use self::{pclntab::Functions, types::Structure};
 use super::{
@@ -13,6 +16,9 @@ use super::{
 };
 
 const HANDSHAKE: &str = "crypto/tls.(*Conn).handshakeContext";
+/// What a client does once with its ClientHello, and a server with the one that it receives.
+const MARSHAL: &str = "crypto/tls.(*clientHelloMsg).marshal";
+const UNMARSHAL: &str = "crypto/tls.(*clientHelloMsg).unmarshal";
 /// The methods of `*net.TCPConn` as a `net.Conn`, in the order of the interface table.
 const TCP_METHODS: [&str; 8] = [
     "net.(*TCPConn).Close",
@@ -81,13 +87,30 @@ pub(super) fn inspect(elf: &Elf<'_>) -> Option<Inspection> {
     } else {
         inspection.gap(format!("a place to probe in {HANDSHAKE}"), "handshakes of this program");
     }
-    if socket(&mut inspection, elf, &functions).is_none() {
+    let socket = socket(&mut inspection, elf, &functions);
+    let random = random(&mut inspection, elf, &functions);
+    if socket.is_none() && random.is_none() {
+        inspection.gap("the socket of a crypto/tls.Conn, and its ClientHello", "the connection");
+    } else if socket.is_none() {
         inspection.gap(
             "the socket of a crypto/tls.Conn",
             "the connection, unless the handshake is seen on the wire",
         );
     }
     Some(inspection)
+}
+
+/// ClientHello.random is what ties a connection that is wrapped in another type, or is in a
+/// position-independent program, to what the wire shows.
+fn random(inspection: &mut Inspection, elf: &Elf<'_>, functions: &Functions<'_>) -> Option<()> {
+    // `random` is a slice: its address comes first.
+    let message = Structure::with(elf, "crypto/tls", "pskModes")?;
+    inspection.target.random = Path { steps: [message.offset("random")?, 0, 0], hops: 1, width: 32 };
+    let [marshal, unmarshal] = functions.named([MARSHAL, UNMARSHAL]);
+    for (function, role) in [(marshal?, Role::Client), (unmarshal?, Role::Server)] {
+        inspection.point(elf, ProbeKind::GoHello, function.entry, Some(role)).then_some(())?;
+    }
+    Some(())
 }
 
 /// `Conn.conn` is a `*net.TCPConn` if its interface table is that type's, and then leads to the descriptor:

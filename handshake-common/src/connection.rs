@@ -126,7 +126,7 @@ pub struct Connection {
     pub closed_ns: u64,
     /// `tcp_clock_cache` while the ACK of our FIN was handled: tells whether a FIN came in the same segment.
     pub fin_acked_clock_ns: u64,
-    /// The session object of the TLS handshake under way on this socket, if any.
+    /// The session object of the TLS handshake under way on this socket; [`Key::ENDED`] after it.
     pub tls_session: Key,
     /// cgroup v2 id of the process; 0 = unknown.
     pub cgroup: u64,
@@ -205,6 +205,13 @@ impl Connection {
     #[inline(always)]
     pub const fn is(&self, phase: Phase) -> bool {
         self.phase == phase as u8
+    }
+
+    /// Whether neither view has seen a TLS handshake on it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn shows_no_tls(&self) -> bool {
+        self.tls_session.is_unused() && self.wire_is(WirePhase::Idle)
     }
 
     /// Whether the wire view has come so far.

@@ -43,6 +43,7 @@ const fn is_synack_sample(connection: &Connection) -> bool {
 
 /// The round trip in microseconds, from the kernel's sample where that is a round trip.
 #[must_use]
+#[inline(always)]
 pub const fn rtt_us(connection: &Connection) -> Option<u64> {
     if !connection.flags.contains(ConnectionFlags::ESTABLISHED) {
         return None;
@@ -60,6 +61,7 @@ pub const fn rtt_us(connection: &Connection) -> Option<u64> {
 /// Client: SYN_SENT (or the deferred SYN) → ESTABLISHED or failure. Server: first SYN-ACK → ESTABLISHED,
 /// which is the kernel's sample itself while the SYN-ACK went out once, even where that is no round trip.
 #[must_use]
+#[inline(always)]
 pub const fn duration_us(connection: &Connection) -> Option<u64> {
     if connection.flags.contains(ConnectionFlags::PREEXISTING) {
         return None;
@@ -77,6 +79,7 @@ pub const fn duration_us(connection: &Connection) -> Option<u64> {
 
 /// What the final ACK carried.
 #[must_use]
+#[inline(always)]
 pub const fn final_ack(connection: &Connection) -> Option<FinalAck> {
     let flags = connection.flags;
     if !flags.contains(ConnectionFlags::ESTABLISHED)

@@ -1,5 +1,7 @@
 //! The TLS libraries in use, and whether their handshakes are seen: probed, and detached at once.
 
+use handshake_common::histograms::Bounds;
+
 use super::report::TlsLibrary;
 use crate::{
     kernel::probe::Kernel,
@@ -15,7 +17,8 @@ use crate::{
 /// Why they are unknown.
 pub(super) fn look(kernel: &Kernel, mode: AttachMode) -> Result<(Vec<TlsLibrary>, Vec<String>), String> {
     let settings = super::probes::settings(mode, TlsWire::Off, Switch::On);
-    let (tracer, _ring) = Tracer::attach(kernel, &settings).map_err(|error| error.to_string())?;
+    let (tracer, _ring) =
+        Tracer::attach(kernel, &settings, &Bounds::NONE).map_err(|error| error.to_string())?;
     let libraries = tracer.libraries().ok_or("they were not asked for")??;
     let files = libraries.files().into_iter().map(|(file, processes)| row(file, processes)).collect();
     Ok((files, libraries.shortfalls().to_vec()))

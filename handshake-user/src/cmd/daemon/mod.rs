@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use handshake_common::histograms::Bounds;
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -48,7 +49,7 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
 
     // Pages answer while the kernel verifies the programs.
     let attached = tokio::select! {
-        attached = attach(config.probes) => Some(attached?),
+        attached = attach(config.probes, config.metrics.bounds()) => Some(attached?),
         () = &mut stop => None,
     };
     if let Some(live) = attached {
@@ -87,12 +88,12 @@ fn stop_signal() -> Result<impl Future<Output = ()>> {
 }
 
 /// Attaches the probes in a thread of its own, which may be left behind when the program ends.
-async fn attach(settings: ProbeSettings) -> Result<Live> {
+async fn attach(settings: ProbeSettings, bounds: Bounds) -> Result<Live> {
     let (send, receive) = oneshot::channel();
     std::thread::Builder::new()
         .name("attach".to_owned())
         .spawn(move || {
-            let live = Kernel::read().and_then(|kernel| Tracer::attach(&kernel, &settings));
+            let live = Kernel::read().and_then(|kernel| Tracer::attach(&kernel, &settings, &bounds));
             // Nobody listens any more when a signal came first.
             drop(send.send(live.map(|(tracer, ring)| Live::new(tracer, ring))));
         })

@@ -73,12 +73,27 @@ fn fills_histograms() -> bool {
     constant(&BOUNDS.number) != 0
 }
 
+/// The same number, of which the verifier knows nothing any more: it would otherwise follow the rest of the
+/// program once for each class that a connection can be of.
+#[expect(clippy::cast_possible_truncation, reason = "64 bits on this target")]
+#[inline(always)]
+fn obscure(connection: &Connection, number: usize) -> usize {
+    let id = connection.id as usize;
+    black_box(number.wrapping_add(id)).wrapping_sub(id)
+}
+
+/// Counts a class of this connection.
+#[inline(always)]
+fn count_class(connection: &Connection, slot: usize) {
+    count(obscure(connection, slot));
+}
+
 /// Adds a value to a histogram of this CPU, unless it is unknown.
 #[expect(clippy::cast_possible_truncation, reason = "the index of a series")]
 #[inline(always)]
-fn observe(series: usize, us: Option<u64>) {
+fn observe(connection: &Connection, series: usize, us: Option<u64>) {
     let Some(us) = us else { return };
-    let Some(histogram) = HISTOGRAMS.get_ptr_mut(series as u32) else { return };
+    let Some(histogram) = HISTOGRAMS.get_ptr_mut(obscure(connection, series) as u32) else { return };
     // SAFETY: the search stays inside the bounds. Volatile: the compiler must not fold those built in.
     let bound = |at| unsafe { (&raw const BOUNDS.at_most_us).cast::<u64>().add(at).read_volatile() };
     // See `count`.
@@ -95,8 +110,8 @@ fn observe(series: usize, us: Option<u64>) {
 #[inline(always)]
 fn set_up(connection: &Connection) {
     if let Some(round_trips) = setup::round_trips(connection) {
-        count(totals::setups(connection.role(), round_trips));
-        histograms::set_up(connection, observe);
+        count_class(connection, totals::setups(connection.role(), round_trips));
+        histograms::set_up(connection, |series, us| observe(connection, series, us));
     }
 }
 
@@ -107,36 +122,36 @@ pub(crate) fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<
         return;
     }
     if due.contains(DueRecords::CLOSING) {
-        count(totals::closing(connection.role()));
+        count_class(connection, totals::closing(connection.role()));
     }
     if (due.contains(DueRecords::OPEN) || due.contains(DueRecords::CLOSE)) && connection.family == 0 {
         sock.identify(connection);
     }
     if due.contains(DueRecords::OPEN) {
-        count(totals::open_slot(connection));
+        count_class(connection, totals::open_slot(connection));
         if connection.flags.contains(ConnectionFlags::PREEXISTING) {
             count(totals::LATE);
         }
         let fast_open = open::fast_open(connection);
         if fast_open != Some(FastOpen::None) {
-            count(totals::fast_opens(connection.role(), fast_open));
+            count_class(connection, totals::fast_opens(connection.role(), fast_open));
         }
         if fills_histograms() {
-            histograms::opened(connection, observe);
+            histograms::opened(connection, |series, us| observe(connection, series, us));
         } else {
             record(connection, Stage::Open);
         }
     }
     if due.contains(DueRecords::CLOSE) {
-        count(totals::close_slot(connection));
+        count_class(connection, totals::close_slot(connection));
         if !connection.flags.contains(ConnectionFlags::ESTABLISHED)
             && !connection.flags.contains(ConnectionFlags::PREEXISTING)
         {
-            count(totals::unopened(connection.role()));
+            count_class(connection, totals::unopened(connection.role()));
         }
         let is_plain = connection.shows_no_tls();
         if fills_histograms() {
-            histograms::closed(connection, observe);
+            histograms::closed(connection, |series, us| observe(connection, series, us));
             if is_plain && !connection.flags.contains(ConnectionFlags::PREEXISTING) {
                 set_up(connection);
             }

@@ -163,7 +163,7 @@ pub(crate) fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<
         let is_plain = connection.shows_no_tls();
         if fills_histograms() {
             histograms::closed(connection, observe_known);
-            if is_plain && !connection.flags.contains(ConnectionFlags::PREEXISTING) {
+            if is_plain {
                 set_up(connection);
             }
         }

@@ -1,6 +1,8 @@
 //! Reads the histograms that the kernel side fills.
 
 use aya::maps::{MapData, MapError, PerCpuArray};
+#[cfg(test)]
+use handshake_common::histograms::{Bounds, bucket};
 use handshake_common::histograms::{Histogram, SERIES, SUM};
 
 /// Every series, summed over all CPUs.
@@ -27,6 +29,18 @@ impl Histograms {
     pub fn at(&self, series: usize) -> &Histogram {
         static EMPTY: Histogram = [0; SUM + 1];
         self.0.get(series).unwrap_or(&EMPTY)
+    }
+}
+
+#[cfg(test)]
+impl Histograms {
+    /// Adds a value, as the kernel side does.
+    pub(crate) fn observe(&mut self, bounds: &Bounds, series: usize, us: Option<u64>) {
+        if let Some(us) = us {
+            let histogram = &mut self.0[series];
+            histogram[bucket(us, |at| bounds.at_most_us[at])] += 1;
+            histogram[SUM] += us;
+        }
     }
 }
 

@@ -79,8 +79,13 @@ macro_rules! assert_time {
 mod case;
 #[path = "netns/closes/mod.rs"]
 mod closes;
+#[path = "daemon/program.rs"]
+#[allow(dead_code, reason = "the daemon's own tests use all of it")]
+mod daemon;
 #[path = "netns/ends.rs"]
 mod ends;
+#[path = "netns/histograms.rs"]
+mod histograms;
 #[path = "netns/lifecycle.rs"]
 mod lifecycle;
 #[path = "netns/log.rs"]

@@ -80,6 +80,12 @@ impl Daemon {
         self.child.id()
     }
 
+    /// Its process, for signals.
+    #[allow(dead_code, reason = "for the tests that stop it")]
+    pub(crate) fn process(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap())
+    }
+
     /// Its resident memory, KiB.
     pub(crate) fn resident_kib(&self) -> u64 {
         self.status("VmRSS:")

@@ -1,7 +1,12 @@
 //! The daemon's histograms, which the kernel side fills, against the records of the same connections and the
 //! delay of the link.
 
-use std::{env, os::unix::process::CommandExt, time::Duration};
+use std::{
+    env,
+    os::unix::process::CommandExt,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use crate::{
     case::{Case, ms, pause},
@@ -22,6 +27,9 @@ const BUCKETS: &str = "0.1,0.42,0.48,0.63,0.69,1.05,1.15,100";
 const OF_RTT: [&str; 2] = ["0.42", "0.48"];
 const OF_WAIT: [&str; 2] = ["0.63", "0.69"];
 const OF_BOTH: [&str; 2] = ["1.05", "1.15"];
+
+/// Closings are not told apart by their family: the daemon would see those of the other test as well.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// A family of histograms, its label beside the role, where the records have its value, and the bucket that
 /// the link's delay puts it in.
@@ -48,6 +56,7 @@ fn rows(family: Family, side: Side) -> [Row; 6] {
 
 fn connections_are_observed_in_the_buckets_of_their_records(family: Family) {
     const N: usize = 3;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let case = Case::over(RTT);
     let daemon = start();
     let before = daemon.scrape();

@@ -14,6 +14,10 @@ use crate::{
     ends::{Ends, Expect},
     socket::drain,
     testbed::{Family, packet::Side},
+    tls::{
+        programs::{openssl::PEERS, server_address},
+        settings::Settings,
+    },
     tracer::mount_tracefs,
 };
 
@@ -23,8 +27,9 @@ for_each_family!(connections_are_observed_in_the_buckets_of_their_records);
 const RTT: Duration = ms(430);
 const SERVER_WAITS: Duration = ms(640);
 /// Each delay, and both together, has a bucket around it.
-const BUCKETS: &str = "0.1,0.42,0.48,0.63,0.69,1.05,1.15,100";
+const BUCKETS: &str = "0.1,0.42,0.48,0.63,0.69,0.84,0.95,1.05,1.15,100";
 const OF_RTT: [&str; 2] = ["0.42", "0.48"];
+const OF_TWO_RTTS: [&str; 2] = ["0.84", "0.95"];
 const OF_WAIT: [&str; 2] = ["0.63", "0.69"];
 const OF_BOTH: [&str; 2] = ["1.05", "1.15"];
 
@@ -58,7 +63,7 @@ fn connections_are_observed_in_the_buckets_of_their_records(family: Family) {
     const N: usize = 3;
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let case = Case::over(RTT);
-    let daemon = start();
+    let daemon = start(&["--tls-libraries", "off"]);
     let before = daemon.scrape();
     let ended: Vec<_> = (0..N).map(|_| converse(&case, family)).collect();
 
@@ -78,6 +83,37 @@ fn connections_are_observed_in_the_buckets_of_their_records(family: Family) {
         }
     }
     assert_eq!(after.sum("handshake_events_total", &["stage=\"open\""]), 0.0, "no records are needed");
+}
+
+/// Whichever view sees the handshake: it is a setup with TLS, once, and none without.
+#[test]
+fn setup_with_tls_is_no_setup_without() {
+    const N: usize = 2;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let case = Case::over(RTT);
+    let views: [&[&str]; 3] = [&[], &["--tls-libraries", "off"], &["--tls-wire", "off"]];
+    let daemons = views.map(|views| (views, start(views)));
+    let before = daemons.each_ref().map(|(_, daemon)| daemon.scrape());
+    let address = server_address(&case.bed);
+    let server = (PEERS.server)(&case.bed, address, Settings::TLS13);
+    (PEERS.client)(&case.bed, address, Settings::TLS13).connect(N);
+    case.bed.wait_until_quiet();
+    drop(server);
+
+    let setups = "handshake_setup_duration_seconds";
+    for ((views, daemon), before) in daemons.iter().zip(&before) {
+        for role in ["role=\"client\"", "role=\"server\""] {
+            let rise =
+                |after: &Scrape, version, bounds| rise(setups, &[role, version], bounds, [before, after]);
+            let tls = |after: &Scrape| rise(after, "version=\"1.3\"", OF_TWO_RTTS);
+            // A view may wait for the other.
+            let after = daemon.scrape_until(|after| tls(after) >= N as f64);
+            assert_time!(tls(&after) == N as f64, "{role} {views:?}: {} setups with TLS", tls(&after));
+            assert_eq!(rise(&after, "version=\"none\"", OF_RTT), 0.0, "{role} {views:?}: setups without TLS");
+            let ended = after.sum("handshake_tls_handshakes_total", &[role, "completed", "version=\"1.3\""]);
+            assert!(ended >= N as f64, "{role} {views:?}: {ended} handshakes");
+        }
+    }
 }
 
 /// How many values came into the bucket between two scrapes.
@@ -106,8 +142,8 @@ fn converse(case: &Case, family: Family) -> Ends {
 }
 
 /// A daemon without labels on demand, attached as the tracer of the other tests is.
-fn start() -> Daemon {
-    let mut command = command(&["--listen", "127.0.0.1:0", "--buckets", BUCKETS, "--tls-libraries", "off"]);
+fn start(views: &[&str]) -> Daemon {
+    let mut command = command(&[&["--listen", "127.0.0.1:0", "--buckets", BUCKETS], views].concat());
     if let Some(attach) = env::var_os("HANDSHAKE_TEST_ATTACH") {
         command.arg("--attach").arg(attach);
         // SAFETY: between fork and exec only system calls are made.

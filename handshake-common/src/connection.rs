@@ -135,7 +135,7 @@ pub struct Connection {
     pub closed_ns: u64,
     /// `tcp_clock_cache` while the ACK of our FIN was handled: shows whether the same segment carried a FIN.
     pub fin_acked_clock_ns: u64,
-    /// The session object of the TLS handshake in progress on this socket, if any.
+    /// The session object of the TLS handshake in progress on this socket; [`Key::ENDED`] after it.
     pub tls_session: Key,
     /// cgroup v2 id of the process; 0 = unknown.
     pub cgroup: u64,
@@ -214,6 +214,13 @@ impl Connection {
     #[inline(always)]
     pub const fn is(&self, phase: Phase) -> bool {
         self.phase == phase as u8
+    }
+
+    /// Whether neither view has seen a TLS handshake on it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn shows_no_tls(&self) -> bool {
+        self.tls_session.is_unused() && self.wire_is(WirePhase::Idle)
     }
 
     /// Whether the wire view is in this phase.

@@ -3,7 +3,8 @@
 //! The way of a connection through this crate: a tracepoint fires, [`tcp::state`] advances the
 //! [`Connection`] with what [`tcp::Sock`] reads from the kernel's socket, and when a stage ends the
 //! same bytes go through the ring buffer to user space, where [`tcp::open`] and [`tcp::close`] say what
-//! they mean. The kernel side calls the same functions for its [`totals`], so both can never disagree.
+//! they mean. The kernel side calls the same functions for its [`totals`] and [`histograms`], so both can
+//! never disagree.
 #![warn(clippy::unwrap_used)]
 #![expect(
     clippy::inline_always,
@@ -12,6 +13,7 @@
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
 pub mod connection;
+pub mod histograms;
 pub mod integer;
 pub mod layout;
 pub mod tcp;

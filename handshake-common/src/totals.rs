@@ -49,11 +49,15 @@ pub const UNKEPT: usize = UNOPENED + Role::SLOTS;
 /// Slot of the openings of clients that ended and whose beginning was not followed: there was no room, it was
 /// before the program began, or it was missed.
 pub const LATE: usize = UNKEPT + 1;
+const SETUPS: usize = LATE + 1;
+/// The most round trips of a setup without TLS.
+pub const MAX_SETUP_ROUND_TRIPS: u8 = 1;
+const END: usize = SETUPS + Role::SLOTS * (MAX_SETUP_ROUND_TRIPS as usize + 1);
 
 /// How many counters there is room for: a power of two, so that a mask keeps every index inside.
 pub const SLOTS: usize = 256;
 
-const _: () = assert!(SLOTS.is_power_of_two() && LATE < SLOTS);
+const _: () = assert!(SLOTS.is_power_of_two() && END <= SLOTS);
 
 /// Slot of `opens` by role, family and outcome.
 #[must_use]
@@ -127,6 +131,15 @@ pub const fn unfollowed(role: Option<Role>) -> usize {
 #[inline(always)]
 pub const fn unopened(role: Option<Role>) -> usize {
     UNOPENED + Role::code_of(role) as usize
+}
+
+/// Slot of the setups without TLS, by their round trips. Counted only while the kernel side fills
+/// [`crate::histograms`].
+#[must_use]
+#[inline(always)]
+pub const fn setups(role: Option<Role>, round_trips: u8) -> usize {
+    let round_trips = if round_trips < MAX_SETUP_ROUND_TRIPS { round_trips } else { MAX_SETUP_ROUND_TRIPS };
+    SETUPS + Role::code_of(role) as usize * (MAX_SETUP_ROUND_TRIPS as usize + 1) + round_trips as usize
 }
 
 /// The slot of `opens` that this connection's opening belongs to.

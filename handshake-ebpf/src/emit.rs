@@ -1,4 +1,4 @@
-//! What leaves the programs: counters first, then the record.
+//! What leaves the programs: counters and histograms first, then the record.
 
 use core::{
     hint::black_box,
@@ -8,14 +8,15 @@ use core::{
 use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ringbuf_output};
 use handshake_common::{
     Connection, ConnectionFlags, FastOpen, Stage, connection,
-    tcp::{open, state::DueRecords},
+    histograms::{self, Bounds, MAX_BOUNDS, SUM},
+    tcp::{open, setup, state::DueRecords},
     tls::library::session::{LibraryHandshake, Session},
     totals::{self, DropReason},
 };
 
 use crate::{
-    kernel::{Access, KernelSock},
-    maps::{RECORDS, TOTALS},
+    kernel::{Access, KernelSock, constant},
+    maps::{HISTOGRAMS, RECORDS, TOTALS},
     word_copy,
 };
 
@@ -61,6 +62,70 @@ pub(crate) fn handshake(session: &Session, connection: Option<&Connection>) {
     record.submit(u64::from(BPF_RB_NO_WAKEUP));
 }
 
+/// The bounds of the histograms, if user space asks for any. Filled in before the load.
+#[unsafe(no_mangle)]
+static BOUNDS: Bounds = Bounds::NONE;
+
+/// Whether histograms take the place of the records of connections without TLS. The verifier takes it as a
+/// constant, so what is not asked for costs nothing.
+#[inline(always)]
+fn fills_histograms() -> bool {
+    constant(&BOUNDS.number) != 0
+}
+
+/// The same number, of which the verifier knows nothing any more: it would otherwise follow the rest of the
+/// program once for each class that a connection can be of.
+#[expect(clippy::cast_possible_truncation, reason = "64 bits on this target")]
+#[inline(always)]
+fn obscure(connection: &Connection, number: usize) -> usize {
+    let id = connection.id as usize;
+    black_box(number.wrapping_add(id)).wrapping_sub(id)
+}
+
+/// Counts a class of this connection.
+#[inline(always)]
+fn count_class(connection: &Connection, slot: usize) {
+    count(obscure(connection, slot));
+}
+
+/// Adds a value to a histogram of this CPU. A function of its own, with numbers alone for arguments: the
+/// verifier looks at it once, and the processor has one copy of it in its caches.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn observe(series: u32, us: u64) -> u32 {
+    let Some(histogram) = HISTOGRAMS.get_ptr_mut(series) else { return 0 };
+    // SAFETY: the search stays inside the bounds. Volatile: the compiler must not fold those built in.
+    let bound = |at| unsafe { (&raw const BOUNDS.at_most_us).cast::<u64>().add(at).read_volatile() };
+    // See `count`.
+    let bucket = black_box(histograms::bucket(us, bound)) & MAX_BOUNDS;
+    // SAFETY: the mask keeps the bucket inside the value.
+    unsafe {
+        add(histogram.cast::<u64>().add(bucket), 1);
+        add(histogram.cast::<u64>().add(SUM), us);
+    }
+    // Kernels before 6.8 take no function of its own without a result.
+    0
+}
+
+/// Observes a value unless it is unknown.
+#[expect(clippy::cast_possible_truncation, reason = "the index of a series")]
+#[inline(always)]
+fn observe_known(series: usize, us: Option<u64>) {
+    if let Some(us) = us {
+        observe(series as u32, us);
+    }
+}
+
+/// A connection closed of which no view has seen a TLS handshake. Whether one could have escaped both is for
+/// user space to say.
+#[inline(always)]
+fn set_up(connection: &Connection) {
+    if let Some(round_trips) = setup::round_trips(connection) {
+        count_class(connection, totals::setups(connection.role(), round_trips));
+        histograms::set_up(connection, observe_known);
+    }
+}
+
 /// Counts and publishes the records that are due.
 #[inline(always)]
 pub(crate) fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<A>, due: DueRecords) {
@@ -68,30 +133,44 @@ pub(crate) fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<
         return;
     }
     if due.contains(DueRecords::CLOSING) {
-        count(totals::closing(connection.role()));
+        count_class(connection, totals::closing(connection.role()));
     }
     if (due.contains(DueRecords::OPEN) || due.contains(DueRecords::CLOSE)) && connection.family == 0 {
         sock.identify(connection);
     }
     if due.contains(DueRecords::OPEN) {
-        count(totals::open_slot(connection));
+        count_class(connection, totals::open_slot(connection));
         if connection.flags.contains(ConnectionFlags::PREEXISTING) {
             count(totals::LATE);
         }
         let fast_open = open::fast_open(connection);
         if fast_open != Some(FastOpen::None) {
-            count(totals::fast_opens(connection.role(), fast_open));
+            count_class(connection, totals::fast_opens(connection.role(), fast_open));
         }
-        record(connection, Stage::Open);
+        if fills_histograms() {
+            histograms::opened(connection, observe_known);
+        } else {
+            record(connection, Stage::Open);
+        }
     }
     if due.contains(DueRecords::CLOSE) {
-        count(totals::close_slot(connection));
+        count_class(connection, totals::close_slot(connection));
         if !connection.flags.contains(ConnectionFlags::ESTABLISHED)
             && !connection.flags.contains(ConnectionFlags::PREEXISTING)
         {
-            count(totals::unopened(connection.role()));
+            count_class(connection, totals::unopened(connection.role()));
         }
-        record(connection, Stage::Close);
+        let is_plain = connection.shows_no_tls();
+        if fills_histograms() {
+            histograms::closed(connection, observe_known);
+            if is_plain {
+                set_up(connection);
+            }
+        }
+        // User space joins a TLS handshake with the end of its connection.
+        if !fills_histograms() || !is_plain {
+            record(connection, Stage::Close);
+        }
     }
 }
 

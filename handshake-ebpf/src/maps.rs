@@ -8,7 +8,11 @@ use aya_ebpf::{
     helpers::generated::bpf_map_update_elem,
     macros::btf_map,
 };
-use handshake_common::{Connection, totals};
+use handshake_common::{
+    Connection,
+    histograms::{self, Histogram},
+    totals,
+};
 
 /// Records on their way to user space. The loader sets the size.
 #[btf_map]
@@ -23,6 +27,11 @@ static CONNECTIONS: HashMap<u64, Connection, 1> = HashMap::new();
 /// Counters, in the slots of `handshake_common::totals`.
 #[btf_map]
 pub(crate) static TOTALS: PerCpuArray<[u64; totals::SLOTS], 1> = PerCpuArray::new();
+
+/// Histograms by the series of `handshake_common::histograms`. The loader makes it small where none are asked
+/// for.
+#[btf_map]
+pub(crate) static HISTOGRAMS: PerCpuArray<Histogram, { histograms::SERIES }> = PerCpuArray::new();
 
 /// Whether `inet_sock_set_state` is running on this CPU.
 #[btf_map]

@@ -4,6 +4,7 @@
 use std::{fmt, net::SocketAddr, path::Path};
 
 use anyhow::{Context as _, Result, anyhow};
+use handshake_common::histograms::Bounds;
 use serde::{
     Deserialize, Deserializer,
     de::{Error as _, MapAccess, Visitor},
@@ -41,6 +42,15 @@ pub struct Metrics {
     pub max_series: usize,
     /// Prefix lengths of [`Label::RemoteNet`], IPv4 and IPv6.
     pub remote_net: (u8, u8),
+}
+
+impl Metrics {
+    /// The bounds of the histograms that the kernel side fills; [`Bounds::NONE`] where records have to: it
+    /// has no labels on demand, and no room for more bounds than `MAX_BOUNDS`.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        if self.labels.is_empty() { Bounds::new(&self.buckets).unwrap_or(Bounds::NONE) } else { Bounds::NONE }
+    }
 }
 
 impl Config {

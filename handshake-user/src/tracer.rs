@@ -10,6 +10,7 @@ use aya::{
     Ebpf,
     maps::{MapData, RingBuf},
 };
+use handshake_common::histograms::Bounds;
 
 use crate::{
     kernel::probe::{self, Attachment, Kernel, LoadError, Probes},
@@ -54,12 +55,17 @@ impl std::fmt::Debug for TlsLibraries {
 }
 
 impl Tracer {
-    /// Loads and attaches everything; returns the ring that the records come from as well.
+    /// Loads and attaches everything; returns the ring that the records come from as well. With bounds,
+    /// [`Probes::histograms`] takes the place of the records of connections without TLS.
     ///
     /// # Errors
     /// When a required hook cannot be attached in any mode that the settings allow.
-    pub fn attach(kernel: &Kernel, settings: &ProbeSettings) -> Result<(Self, RingBuf<MapData>), LoadError> {
-        let attachment = probe::attach(kernel, settings, |ebpf, programs| {
+    pub fn attach(
+        kernel: &Kernel,
+        settings: &ProbeSettings,
+        bounds: &Bounds,
+    ) -> Result<(Self, RingBuf<MapData>), LoadError> {
+        let attachment = probe::attach(kernel, settings, bounds, |ebpf, programs| {
             (settings.tls_libraries == Switch::On).then(|| {
                 let mut libraries = Libraries::new(ebpf, kernel.loader_btf(), Arc::clone(programs))?;
                 libraries.settle(ebpf, Instant::now() + SETTLE);

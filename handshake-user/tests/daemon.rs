@@ -165,6 +165,55 @@ fn series_over_the_limit_become_other_and_are_counted() {
     assert!(scrape.sum("handshake_tcp_open_rtt_seconds_count", &["local_port=\"other\""]) > 0.0);
 }
 
+/// Without labels on demand, the kernel side fills the histograms itself: they have every connection that the
+/// counters have, even if user space reads nothing meanwhile and there is hardly any room for records.
+#[test]
+fn histograms_are_complete_while_the_daemon_is_stopped() {
+    const N: usize = 2000;
+    let flood = |daemon: &Daemon, address| {
+        let (listener, at, _) = listen(address);
+        program::send(daemon.pid(), Signal::SIGSTOP);
+        for _ in 0..N {
+            let (client, server) = connect(&listener, at);
+            drop(client);
+            drop(server);
+        }
+        program::send(daemon.pid(), Signal::SIGCONT);
+    };
+    let lost = |scrape: &Scrape| scrape.sum("handshake_events_lost_total", &["ring_full"]);
+
+    let daemon = Daemon::start(&["--ring-kib", "4"]);
+    let before = daemon.scrape();
+    flood(&daemon, "127.77.5.1");
+    let pairs = |scrape: &Scrape| {
+        ["client", "server"].map(|role| {
+            let role = format!("role=\"{role}\"");
+            let counted = scrape.sum(OPENS, &[&role, "established"]);
+            (counted, scrape.sum("handshake_tcp_open_duration_seconds_count", &[&role]))
+        })
+    };
+    // Connections of others may end between the counters and the histograms of one scrape. A server's duration
+    // is unknown where the kernel's sample is in whole milliseconds, which loopback has none of.
+    let after = daemon.scrape_until(|scrape| pairs(scrape).iter().all(|(counted, timed)| counted == timed));
+    for ((counted, timed), (before, _)) in pairs(&after).into_iter().zip(pairs(&before)) {
+        assert!(counted - before >= N as f64, "{counted} openings, {before} before");
+        assert_eq!(counted, timed, "an opening is missing in the histogram");
+    }
+    let setups =
+        |scrape: &Scrape| scrape.sum("handshake_setup_duration_seconds_count", &["version=\"none\""]);
+    assert!(setups(&after) - setups(&before) >= 2.0 * N as f64, "{}", setups(&after));
+    assert_eq!(lost(&after), 0.0, "no records are needed");
+    assert_eq!(after.sum("handshake_events_total", &["stage=\"open\""]), 0.0);
+
+    // With a label the histograms need records, and lack those that did not fit.
+    let daemon = Daemon::start(&["--ring-kib", "4", "--label", "remote_net"]);
+    flood(&daemon, "127.77.6.1");
+    let after = daemon.scrape_until(|scrape| lost(scrape) > 0.0);
+    assert!(lost(&after) > 0.0);
+    let [(counted, timed), _] = pairs(&after);
+    assert!(timed < counted, "{timed} of {counted}");
+}
+
 #[test]
 fn pages_have_their_status_and_headers() {
     let daemon = Daemon::start(&[]);

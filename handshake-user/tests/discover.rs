@@ -21,6 +21,7 @@ use handshake::{
     tls::discover::{self, Discovery, DiscoveryEvent, FileId, Found, IteratorError, VmaIterator},
     tracer::Tracer,
 };
+use handshake_common::histograms::Bounds;
 use perf_event::{Builder, events::Software};
 use tempfile::TempDir;
 
@@ -42,7 +43,7 @@ fn iterator() -> Result<VmaIterator, IteratorError> {
         ..ProbeSettings::default()
     };
     let kernel = Kernel::read().unwrap();
-    let (mut tracer, _) = Tracer::attach(&kernel, &settings).unwrap();
+    let (mut tracer, _) = Tracer::attach(&kernel, &settings, &Bounds::NONE).unwrap();
     // The program stays loaded without the rest of the object.
     tracer.mappings(&kernel)
 }

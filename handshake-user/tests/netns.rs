@@ -81,6 +81,8 @@ mod case;
 mod closes;
 #[path = "netns/ends.rs"]
 mod ends;
+#[path = "netns/histograms.rs"]
+mod histograms;
 #[path = "netns/lifecycle.rs"]
 mod lifecycle;
 #[path = "netns/log.rs"]

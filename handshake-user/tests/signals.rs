@@ -9,6 +9,7 @@ use std::{
 };
 
 use handshake::{kernel::probe::Kernel, settings::ProbeSettings, tracer::Tracer};
+use handshake_common::histograms::Bounds;
 use nix::sys::{
     pthread::{pthread_kill, pthread_self},
     signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
@@ -40,7 +41,7 @@ fn programs_load_while_signals_arrive() {
                 thread::sleep(PACE);
             }
         });
-        let attached = Tracer::attach(&kernel, &settings).map(drop);
+        let attached = Tracer::attach(&kernel, &settings, &Bounds::NONE).map(drop);
         done.store(true, Ordering::Relaxed);
         attached.unwrap();
     });

@@ -40,6 +40,7 @@ pub const fn style(connection: &Connection) -> Option<CloseStyle> {
 }
 
 /// Whether the FINs went their way, so that there are phases to time.
+#[inline(always)]
 const fn is_orderly(connection: &Connection) -> bool {
     !connection.flags.contains(ConnectionFlags::RESET_RECEIVED)
         && !connection.flags.contains(ConnectionFlags::RESET_SENT)
@@ -47,6 +48,7 @@ const fn is_orderly(connection: &Connection) -> bool {
 }
 
 /// Whether our program closed after the peer's FIN had come.
+#[inline(always)]
 const fn is_passive(connection: &Connection) -> bool {
     connection.flags.contains(ConnectionFlags::ACKED_BEFORE_CLOSE)
         || connection.flags.contains(ConnectionFlags::ACK_OWED_AT_CLOSE)
@@ -55,6 +57,7 @@ const fn is_passive(connection: &Connection) -> bool {
 /// Active side: our FIN sent → the peer's FIN received. Passive side: the peer's FIN received → our FIN
 /// acknowledged.
 #[must_use]
+#[inline(always)]
 pub const fn duration_us(connection: &Connection) -> Option<u64> {
     if !is_orderly(connection) {
         None
@@ -67,6 +70,7 @@ pub const fn duration_us(connection: &Connection) -> Option<u64> {
 
 /// Our FIN → its ACK.
 #[must_use]
+#[inline(always)]
 pub const fn ack_wait_us(connection: &Connection) -> Option<u64> {
     micros_between(connection.our_fin_ns, connection.fin_acked_ns)
 }
@@ -74,6 +78,7 @@ pub const fn ack_wait_us(connection: &Connection) -> Option<u64> {
 /// Active side: the ACK of our FIN → the peer's FIN, the peer's program. Passive side: the peer's FIN → our
 /// `close()`, our own program.
 #[must_use]
+#[inline(always)]
 pub const fn app_wait_us(connection: &Connection) -> Option<u64> {
     if is_passive(connection) {
         micros_between(connection.peer_fin_ns, connection.our_close_ns)

@@ -3,6 +3,7 @@
 pub mod close;
 pub mod errno;
 pub mod open;
+pub mod setup;
 pub mod state;
 
 /// `enum` of `include/net/tcp_states.h`, as far as connections go through it.

@@ -44,6 +44,7 @@ const fn is_synack_sample(connection: &Connection) -> bool {
 
 /// The round trip in microseconds, from the kernel's sample where that is a round trip.
 #[must_use]
+#[inline(always)]
 pub const fn rtt_us(connection: &Connection) -> Option<u64> {
     if !connection.flags.contains(ConnectionFlags::ESTABLISHED) {
         return None;
@@ -65,6 +66,7 @@ pub const fn rtt_us(connection: &Connection) -> Option<u64> {
 /// where its time is unknown that is the kernel's sample itself while the SYN-ACK went out once, even where
 /// that is no round trip.
 #[must_use]
+#[inline(always)]
 pub const fn duration_us(connection: &Connection) -> Option<u64> {
     if connection.flags.contains(ConnectionFlags::PREEXISTING) {
         return None;
@@ -86,6 +88,7 @@ pub const fn is_simultaneous(connection: &Connection) -> bool {
 
 /// What the final ACK carried. Unknown in a simultaneous open, which has none of its own.
 #[must_use]
+#[inline(always)]
 pub const fn final_ack(connection: &Connection) -> Option<FinalAck> {
     let flags = connection.flags;
     if !flags.contains(ConnectionFlags::ESTABLISHED)

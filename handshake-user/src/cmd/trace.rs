@@ -9,7 +9,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use handshake_common::totals::{self, DropReason};
+use handshake_common::{
+    histograms::Bounds,
+    totals::{self, DropReason},
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
@@ -44,7 +47,7 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
     let mut session = Session::new(&args);
     args.notes().iter().for_each(say);
     let kernel = Kernel::read()?;
-    let (tracer, mut ring) = Tracer::attach(&kernel, &args.probes.settle())?;
+    let (tracer, mut ring) = Tracer::attach(&kernel, &args.probes.settle(), &Bounds::NONE)?;
     drop(kernel);
     // Not earlier: until the probes are attached, signals end the program at once.
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;

@@ -323,8 +323,7 @@ impl Joiner {
         let tls = self.reported.remove(&key(connection));
         let none = self.wire == WireCoverage::All
             && !connection.flags.contains(ConnectionFlags::PREEXISTING)
-            && connection.tls_session.is_none()
-            && connection.wire_is(WirePhase::Idle);
+            && connection.shows_no_tls();
         let knows = tls.is_some() || none;
         let setup = if knows { setup::setup(connection, tls.as_ref()) } else { None };
         report(Joined { tls: tls.as_ref(), setup, ..Joined::connection(connection) });

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use handshake_common::{Connection, FastOpen, Outcome, Role, TlsClass, TlsOutcome, TlsVersion, tcp::open};
+use handshake_common::{
+    Connection, FastOpen, Outcome, Role, TlsClass, TlsOutcome, TlsVersion,
+    tcp::{self, open},
+};
 
 use super::view::{TlsView, whole_micros};
 use crate::event::{Setup, micros};
@@ -10,10 +13,11 @@ use crate::event::{Setup, micros};
 /// The setup of a connection with this TLS handshake, or without TLS if `tls` is `None`. Returns `None` if
 /// the TCP handshake was not seen or either of the two failed.
 pub(super) fn setup(connection: &Connection, tls: Option<&TlsView>) -> Option<Setup> {
+    let Some(tls) = tls else { return plain(connection) };
     if open::outcome(connection) != Some(Outcome::Established) || open::duration_us(connection).is_none() {
         return None;
     }
-    if tls.is_some_and(|tls| tls.outcome != Some(TlsOutcome::Completed)) {
+    if tls.outcome != Some(TlsOutcome::Completed) {
         return None;
     }
     let round_trips = round_trips(connection, tls);
@@ -22,21 +26,23 @@ pub(super) fn setup(connection: &Connection, tls: Option<&TlsView>) -> Option<Se
     (round_trips.is_some() || duration.is_some()).then_some(Setup { round_trips, duration, excess_us })
 }
 
-fn round_trips(connection: &Connection, tls: Option<&TlsView>) -> Option<u8> {
-    let plain = match tls {
-        None => 1,
-        Some(tls) => tls.path()?.setup_round_trips() + u8::from(waits_for_hello(connection, tls)?),
-    };
+/// Without TLS.
+fn plain(connection: &Connection) -> Option<Setup> {
+    Some(Setup {
+        round_trips: Some(tcp::setup::round_trips(connection)?),
+        duration: tcp::setup::duration_us(connection).map(Duration::from_micros),
+        excess_us: tcp::setup::excess_us(connection),
+    })
+}
+
+fn round_trips(connection: &Connection, tls: &TlsView) -> Option<u8> {
+    let slow = tls.path()?.setup_round_trips() + u8::from(waits_for_hello(connection, tls)?);
     match open::fast_open(connection)? {
         // When the end that took the data spoke, before or after the final ACK, is not known.
-        FastOpen::DataAccepted if tls.is_some_and(|tls| tls.role != connection.role()) => None,
+        FastOpen::DataAccepted if tls.role != connection.role() => None,
         // Only a ClientHello that was entirely in the SYN saves the round trip.
-        FastOpen::DataAccepted => match tls.map(|tls| tls.hello_in_syn) {
-            None | Some(Some(true)) => Some(plain - 1),
-            Some(Some(false)) => Some(plain),
-            Some(None) => None,
-        },
-        FastOpen::None | FastOpen::CookieRequested | FastOpen::DataRejected => Some(plain),
+        FastOpen::DataAccepted => Some(if tls.hello_in_syn? { slow - 1 } else { slow }),
+        FastOpen::None | FastOpen::CookieRequested | FastOpen::DataRejected => Some(slow),
     }
 }
 
@@ -46,8 +52,8 @@ fn waits_for_hello(connection: &Connection, tls: &TlsView) -> Option<bool> {
     Some(connection.role()? == Role::Client && tls.role? == Role::Server)
 }
 
-fn duration(connection: &Connection, tls: Option<&TlsView>) -> Option<Duration> {
-    Some(whole_micros(may_send_ns(connection, tls)?.checked_sub(start_ns(connection)?)?))
+fn duration(connection: &Connection, tls: &TlsView) -> Option<Duration> {
+    Some(whole_micros(may_send_ns(tls)?.checked_sub(start_ns(connection)?)?))
 }
 
 /// From the start of the TCP handshake to the ClientHello; 0 if that was handed over for the SYN.
@@ -68,14 +74,7 @@ fn start_ns(connection: &Connection) -> Option<u64> {
 }
 
 /// From when on the client may send application data, as this end sees it.
-fn may_send_ns(connection: &Connection, tls: Option<&TlsView>) -> Option<u64> {
-    let Some(tls) = tls else {
-        return if open::fast_open(connection)? == FastOpen::DataAccepted {
-            start_ns(connection)
-        } else {
-            Some(connection.open_ns)
-        };
-    };
+fn may_send_ns(tls: &TlsView) -> Option<u64> {
     if tls.may_send_ns.is_some() {
         return tls.may_send_ns;
     }

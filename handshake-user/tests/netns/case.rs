@@ -21,7 +21,7 @@ pub(crate) const RTT: Duration = Duration::from_millis(50);
 /// How long a record may take to arrive.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(crate) fn ms(count: u64) -> Duration {
+pub(crate) const fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
 }
 
@@ -36,7 +36,12 @@ pub(crate) struct Case {
 
 impl Case {
     pub(crate) fn new() -> Self {
-        Self { log: Tracer::shared(), bed: Testbed::new(RTT) }
+        Self::over(RTT)
+    }
+
+    /// Over a link with another delay.
+    pub(crate) fn over(rtt: Duration) -> Self {
+        Self { log: Tracer::shared(), bed: Testbed::new(rtt) }
     }
 
     /// Takes the records from another tracer.

@@ -29,7 +29,7 @@ pub(crate) struct Tracer {
 
 /// Perf tracepoints need tracefs, which not every host has mounted: the program gets a mount of its own, in a
 /// mount namespace that ends with it.
-fn mount_tracefs() -> std::io::Result<()> {
+pub(crate) fn mount_tracefs() -> std::io::Result<()> {
     const NONE: Option<&str> = None;
     sched::unshare(CloneFlags::CLONE_NEWNS)?;
     mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;

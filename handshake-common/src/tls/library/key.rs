@@ -12,7 +12,8 @@ pub struct Key {
     pub address: u64,
     /// When its process (for a thread id: that thread) began: `task_struct.start_time`.
     pub born_ns: u64,
-    /// Process id (tgid) in the initial pid namespace; 0 only in [`Key::NONE`].
+    /// Process id (tgid) in the initial pid namespace; 0 only in [`Key::NONE`] and
+    /// [`Key::ENDED`].
     pub tgid: u32,
     /// The lower half of `task_struct.self_exec_id`.
     pub execs: u32,
@@ -21,11 +22,20 @@ pub struct Key {
 impl Key {
     /// Nothing.
     pub const NONE: Self = Self { address: 0, born_ns: 0, tgid: 0, execs: 0 };
+    /// Nothing any more.
+    pub const ENDED: Self = Self { address: 1, ..Self::NONE };
 
     /// Whether it stands for nothing.
     #[must_use]
     #[inline(always)]
     pub const fn is_none(&self) -> bool {
         self.tgid == 0
+    }
+
+    /// Whether it has never stood for anything.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_unused(&self) -> bool {
+        self.tgid == 0 && self.address == 0
     }
 }

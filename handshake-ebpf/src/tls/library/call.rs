@@ -326,7 +326,7 @@ pub(crate) fn end(key: &Key, session: &mut Session, outcome: TlsOutcome, now: u6
     let connection = if session.sk == 0 { None } else { maps::find(session.sk as *const _) };
     match connection {
         Some(connection) if connection.tls_session == *key => {
-            connection.tls_session = Key::NONE;
+            connection.tls_session = Key::ENDED;
             emit::handshake(session, Some(connection));
         }
         // The socket is gone, and its address may have been reused.
@@ -337,7 +337,7 @@ pub(crate) fn end(key: &Key, session: &mut Session, outcome: TlsOutcome, now: u6
 /// The socket of a handshake in progress is closed by its program, or destroyed.
 #[inline(always)]
 pub(crate) fn socket_closed(connection: &mut Connection, sk: *const c_void, now: u64) {
-    let key = core::mem::replace(&mut connection.tls_session, Key::NONE);
+    let key = core::mem::replace(&mut connection.tls_session, Key::ENDED);
     let Some(session) = session(&key) else { return };
     // If this one was evicted, the object may be in another handshake by now.
     if session.is_over() || session.sk != sk as u64 {

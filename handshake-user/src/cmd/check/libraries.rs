@@ -1,6 +1,7 @@
 //! The TLS libraries in use, and whether their handshakes are seen: probed, and detached at once.
 
 use anyhow::{Context as _, Result, anyhow};
+use handshake_common::histograms::Bounds;
 
 use super::report::TlsLibrary;
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
 /// Why they are unknown.
 pub(super) fn look(kernel: &Kernel, mode: AttachMode) -> Result<(Vec<TlsLibrary>, Vec<String>)> {
     let settings = super::probes::settings(mode, TlsWire::Off, Switch::On);
-    let (tracer, _ring) = Tracer::attach(kernel, &settings)?;
+    let (tracer, _ring) = Tracer::attach(kernel, &settings, &Bounds::NONE)?;
     let libraries =
         tracer.libraries().context("they were not asked for")?.map_err(|error| anyhow!("{error}"))?;
     let files = libraries.files().into_iter().map(|(file, processes)| row(file, processes)).collect();

@@ -183,7 +183,12 @@ impl State {
 
     fn advance(&mut self) -> Result<()> {
         if let Some(live) = &self.live {
-            self.metrics.advance(&live.tracer.probes.totals()?, live.tracer.probes.missed_runs());
+            let probes = &live.tracer.probes;
+            let totals = probes.totals()?;
+            self.metrics.advance(&totals, probes.missed_runs());
+            if let Some(histograms) = probes.histograms()? {
+                self.metrics.fill(&histograms, &totals, probes.wire_coverage);
+            }
             self.metrics.disagreed(live.joiner.disagreements());
         }
         Ok(())

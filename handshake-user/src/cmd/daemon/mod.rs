@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use handshake_common::histograms::Bounds;
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -49,7 +50,7 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
 
     // Pages are served while the kernel verifies the programs.
     let attached = tokio::select! {
-        attached = attach(config.probes) => Some(attached?),
+        attached = attach(config.probes, config.metrics.bounds()) => Some(attached?),
         () = &mut stop => None,
     };
     if let Some(live) = attached {
@@ -89,12 +90,12 @@ fn stop_signal() -> Result<impl Future<Output = ()>> {
 }
 
 /// Attaches the probes in a thread of its own, which may still be running when the program exits.
-async fn attach(settings: ProbeSettings) -> Result<Live> {
+async fn attach(settings: ProbeSettings, bounds: Bounds) -> Result<Live> {
     let (send, receive) = oneshot::channel();
     std::thread::Builder::new()
         .name("attach".to_owned())
         .spawn(move || {
-            let live = Kernel::read().and_then(|kernel| Tracer::attach(&kernel, &settings));
+            let live = Kernel::read().and_then(|kernel| Tracer::attach(&kernel, &settings, &bounds));
             // The receiver is gone if a signal came first.
             drop(send.send(live.map(|(tracer, ring)| Live::new(tracer, ring))));
         })

@@ -1,7 +1,9 @@
-//! Prometheus metrics: totals from the kernel side's counters, durations from events (docs/metrics.md).
+//! Prometheus metrics: totals from the kernel side's counters, durations of TCP from its histograms or, with
+//! labels on demand, from events; durations of TLS from events (docs/metrics.md).
 
 mod class;
 mod counting;
+mod family;
 mod gauge;
 mod labels;
 mod possible;
@@ -12,6 +14,7 @@ use std::time::SystemTime;
 
 use handshake_common::{
     CloseStyle, Family, FastOpen, FinalAck, Initiator, Library, Outcome, Role, Stage,
+    histograms::{self, Bounds},
     totals::{self, DropReason, Totals},
 };
 use prometheus::{
@@ -30,8 +33,9 @@ use self::{
 };
 use crate::{
     config::{self, Label},
-    event::ConnectionEvent,
+    event::{ConnectionEvent, Open},
     join::merge::Fact,
+    kernel::probe::{Histograms, WireCoverage},
     tls::library::skipped::Reason,
 };
 
@@ -47,8 +51,10 @@ pub struct Metrics {
     probes: IntGaugeVec,
 }
 
-/// Durations, from the records.
+/// Durations of TCP.
 struct Timings {
+    /// Whether the kernel side observes them; otherwise they are in the records.
+    in_kernel: bool,
     open_duration: Timing<4>,
     open_rtt: Timing<2>,
     close_duration: Timing<3>,
@@ -165,6 +171,15 @@ impl Metrics {
         self.connections.found(sockets, totals);
     }
 
+    /// Takes what the kernel side has observed, if [`config::Metrics::bounds`] told it to. What it counts as
+    /// a setup without TLS is one only where the wire view sees every handshake.
+    pub fn fill(&mut self, histograms: &Histograms, totals: &Totals, wire: WireCoverage) {
+        self.timings.fill(histograms);
+        if wire == WireCoverage::All {
+            self.handshakes.fill(histograms, totals);
+        }
+    }
+
     /// Advances the counters to what the kernel side has counted; `missed` are the runs that the kernel left
     /// out.
     pub fn advance(&mut self, totals: &Totals, missed: u64) {
@@ -196,6 +211,7 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 impl Timings {
     fn new(registry: &Registry, settings: &config::Metrics, labels: &Labels) -> prometheus::Result<Self> {
         Ok(Self {
+            in_kernel: settings.bounds() != Bounds::NONE,
             open_duration: Timing::new(
                 registry,
                 settings,
@@ -251,8 +267,30 @@ impl Timings {
         })
     }
 
+    fn fill(&mut self, from: &Histograms) {
+        self.open_duration.fill(from, |[role, family, fast_open, final_ack]| {
+            let (role, family) = (Role::from_code(role), Family::from_code(family));
+            let (fast_open, final_ack) = (FastOpen::from_code(fast_open), FinalAck::from_code(final_ack));
+            Some(histograms::open_duration(role, family, fast_open, final_ack))
+        });
+        self.open_rtt.fill(from, |[role, family]| {
+            Some(histograms::open_rtt(Role::from_code(role), Family::from_code(family)))
+        });
+        self.close_duration.fill(from, |[role, initiator, style]| {
+            let (initiator, style) = (Initiator::from_code(initiator), CloseStyle::from_code(style));
+            Some(histograms::close_duration(Role::from_code(role), initiator, style))
+        });
+        self.close_ack_wait.fill(from, |[role, initiator]| {
+            Some(histograms::close_ack_wait(Role::from_code(role), Initiator::from_code(initiator)))
+        });
+        self.close_app_wait.fill(from, |[role, initiator]| {
+            Some(histograms::close_app_wait(Role::from_code(role), Initiator::from_code(initiator)))
+        });
+    }
+
     fn opened(&mut self, event: &ConnectionEvent, labels: &Labels, key: Option<&Key>) {
-        let Some(open) = event.open.as_ref().filter(|open| open.outcome == Some(Outcome::Established)) else {
+        let is_established = |open: &&Open| open.outcome == Some(Outcome::Established);
+        let Some(open) = event.open.as_ref().filter(is_established).filter(|_| !self.in_kernel) else {
             return;
         };
         let (role, family) = (Role::code_of(event.role), Family::code_of(event.family));
@@ -262,7 +300,7 @@ impl Timings {
     }
 
     fn closed(&mut self, event: &ConnectionEvent, labels: &Labels, key: Option<&Key>) {
-        let Some(close) = &event.close else { return };
+        let Some(close) = event.close.as_ref().filter(|_| !self.in_kernel) else { return };
         let (role, initiator) = (Role::code_of(event.counted_role()), Initiator::code_of(close.initiator));
         let class = [role, initiator, CloseStyle::code_of(close.style)];
         self.close_duration.observe(class, close.duration, labels, key);

@@ -1,18 +1,29 @@
 //! From raw records and totals to the text that is scraped.
 
-use handshake_common::{Connection, ConnectionFlags};
+use std::collections::BTreeMap;
+
+use handshake_common::{Connection, ConnectionFlags, tcp::setup, tls::library::key::Key};
+use proptest::prelude::*;
 
 use super::{gauge::tests::totals, *};
 use crate::{
     config::{Config, Label},
     join::{
-        build::tests::{client, event, tls_event},
+        Joiner,
+        build::tests::{Epoch, client, event, tls_event},
         view::tests::completed,
     },
+    kernel::raw_record::RawRecord,
 };
 
 fn settings() -> config::Metrics {
     config::Metrics { buckets: vec![0.001, 1.0], ..Config::default().metrics }
+}
+
+/// More bounds than the kernel side takes: the durations are those of the records.
+fn from_records() -> config::Metrics {
+    let many = (0..40).map(|number| 1e6 + f64::from(number));
+    config::Metrics { buckets: settings().buckets.into_iter().chain(many).collect(), ..settings() }
 }
 
 fn metrics(settings: &config::Metrics) -> Metrics {
@@ -22,8 +33,9 @@ fn metrics(settings: &config::Metrics) -> Metrics {
 /// The lines that say something: no comment, no zero, no version.
 fn said(metrics: &Metrics) -> String {
     let text = metrics.render().unwrap();
-    let lines =
-        text.lines().filter(|line| !line.starts_with('#') && !line.starts_with("handshake_build_info"));
+    let lines = text.lines().filter(|line| {
+        !line.starts_with('#') && !line.starts_with("handshake_build_info") && !line.contains("le=\"10000")
+    });
     lines.filter(|line| !line.ends_with(" 0")).flat_map(|line| [line, "\n"]).collect()
 }
 
@@ -55,7 +67,7 @@ fn every_series_is_there_from_the_start() {
 
 #[test]
 fn records_become_durations() {
-    let mut metrics = metrics(&settings());
+    let mut metrics = metrics(&from_records());
     metrics.observe(&event(&client()));
     metrics.observe(&event(&server()));
     metrics.observe(&event(&closed()));
@@ -141,4 +153,127 @@ fn handshakes_and_setups_are_told_once() {
         .flat_map(|line| [line, "\n"])
         .collect();
     insta::assert_snapshot!(told);
+}
+
+/// What the kernel side would have observed and counted.
+#[derive(Default)]
+struct InKernel {
+    histograms: Histograms,
+    setups: Vec<(usize, u64)>,
+}
+
+impl InKernel {
+    /// A connection that opened and closed; returns whether user space gets its close record.
+    fn take(&mut self, connection: &Connection, bounds: &Bounds) -> bool {
+        let Self { histograms, setups } = self;
+        let mut observe = |series, us| histograms.observe(bounds, series, us);
+        histograms::opened(connection, &mut observe);
+        histograms::closed(connection, &mut observe);
+        if connection.shows_no_tls()
+            && let Some(round_trips) = setup::round_trips(connection)
+        {
+            histograms::set_up(connection, &mut observe);
+            setups.push((totals::setups(connection.role(), round_trips), 1));
+        }
+        !connection.shows_no_tls()
+    }
+}
+
+/// The samples but those of the bounds that only [`from_records`] has, and those that count records.
+fn samples(metrics: &Metrics) -> BTreeMap<String, f64> {
+    let text = metrics.render().unwrap();
+    let lines = text.lines().filter(|line| {
+        !line.starts_with('#') && !line.contains("le=\"10000") && !line.starts_with("handshake_events_total")
+    });
+    let sample = |line: &str| {
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        (series.to_owned(), value.parse::<f64>().unwrap())
+    };
+    lines.map(sample).filter(|(_, value)| *value != 0.0).collect()
+}
+
+prop_compose! {
+    fn connections()(
+        [role, family, initiator, wire] in [0..=3_u8, 0..=3_u8, 0..=4_u8, 0..=2_u8],
+        flags in prop_oneof![Just(1 << 1), any::<u32>()],
+        times in any::<[u32; 8]>(),
+        which in any::<u8>(),
+        srtt_us in prop_oneof![Just(0), Just(2000), 1..5_000_000_u32],
+        syn_retransmits in 0..=1_u16,
+        error in prop_oneof![Just(0), Just(110), Just(111)],
+        tls_session in prop_oneof![4 => Just(Key::NONE), 1 => Just(Key::ENDED), 1 => Just(Key { tgid: 9, ..Key::NONE })],
+    ) -> Connection {
+        // Seconds apart at most, in any order, some not seen.
+        let mut flags = ConnectionFlags::from_bits_retain(flags);
+        // A server's socket is adopted before it is established.
+        flags.set(ConnectionFlags::PREEXISTING, flags.contains(ConnectionFlags::PREEXISTING) && role != 2);
+        let seen = |at: usize| {
+            if which >> at & 1 == 0 { 5_000_000_000_000 + u64::from(times[at]) } else { 0 }
+        };
+        Connection {
+            role, family, initiator, wire, srtt_us, syn_retransmits, error, tls_session,
+            flags,
+            syn_ns: seen(0), open_ns: seen(1), our_close_ns: seen(2), our_fin_ns: seen(3),
+            fin_acked_ns: seen(4), peer_fin_ns: seen(5), closed_ns: seen(6), id: 7,
+            ..Connection::default()
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #[test]
+    fn kernel_and_records_give_the_same_histograms(made in prop::collection::vec(connections(), 1..8)) {
+        let bounds = settings().bounds();
+        prop_assert_ne!(bounds, Bounds::NONE);
+        let (mut by_kernel, mut by_records) = (metrics(&settings()), metrics(&from_records()));
+        let mut kernel = InKernel::default();
+        let [mut few, mut all] = [(); 2].map(|()| Joiner::new(WireCoverage::All));
+        for (id, made) in (1..).zip(made) {
+            let open = Connection { id, stage: Stage::Open.code(), ..made };
+            let close = Connection { stage: Stage::Close.code(), ..open };
+            for record in [open, close] {
+                all.take(&RawRecord::Connection(record), 0, &mut Epoch, |event| by_records.observe(&event));
+            }
+            if kernel.take(&close, &bounds) {
+                few.take(&RawRecord::Connection(close), 0, &mut Epoch, |event| by_kernel.observe(&event));
+            }
+        }
+        all.finish(&mut Epoch, |event| by_records.observe(&event));
+        few.finish(&mut Epoch, |event| by_kernel.observe(&event));
+        by_kernel.fill(&kernel.histograms, &totals(&kernel.setups), WireCoverage::All);
+        let (by_kernel, by_records) = (samples(&by_kernel), samples(&by_records));
+        prop_assert_eq!(by_kernel.keys().collect::<Vec<_>>(), by_records.keys().collect::<Vec<_>>());
+        for ((name, kernel), records) in by_kernel.iter().zip(by_records.values()) {
+            // Sums are of floats, in different orders.
+            let tolerance = if name.contains("_sum") { 1e-9 } else { 0.0 };
+            prop_assert!((kernel - records).abs() <= tolerance, "{}: {} is not {}", name, kernel, records);
+        }
+    }
+}
+
+#[test]
+fn setups_without_tls_are_known_only_where_all_tls_is_seen() {
+    for (wire, setups) in
+        [(WireCoverage::All, true), (WireCoverage::Some, false), (WireCoverage::None, false)]
+    {
+        let mut metrics = metrics(&settings());
+        let mut kernel = InKernel::default();
+        kernel.take(&closed(), &settings().bounds());
+        for _ in 0..2 {
+            metrics.fill(&kernel.histograms, &totals(&kernel.setups), wire);
+        }
+        let said = said(&metrics);
+        let trips = "handshake_setup_round_trips_total{role=\"client\",round_trips=\"1\"} 1\n";
+        assert_eq!(said.contains(trips), setups, "{said}");
+        assert_eq!(said.contains("handshake_setup_duration_seconds_count"), setups, "{said}");
+        assert!(said.contains("handshake_tcp_close_ack_wait_seconds_count"), "{said}");
+    }
+}
+
+#[test]
+fn kernel_fills_histograms_only_where_it_can() {
+    let labelled = config::Metrics { labels: vec![Label::Process], ..settings() };
+    assert_ne!(settings().bounds(), Bounds::NONE);
+    assert_eq!([labelled.bounds(), from_records().bounds()], [Bounds::NONE; 2]);
 }

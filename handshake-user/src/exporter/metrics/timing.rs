@@ -1,5 +1,5 @@
 //! Histograms, found by the codes of a class: nothing is hashed for an event unless there are labels on
-//! demand.
+//! demand. What the kernel side has observed is added when they are scraped.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -7,14 +7,15 @@ use prometheus::{Histogram, HistogramOpts, HistogramVec, Registry};
 
 use super::{
     class::{self, Axis, Codes},
+    family::HistogramFamily,
     labels::{Key, Labels, OTHER},
 };
-use crate::{config, event::micros};
+use crate::{config, event::micros, kernel::probe::Histograms};
 
 /// One family of histograms.
 pub(super) struct Timing<const N: usize> {
     axes: [Axis; N],
-    family: HistogramVec,
+    family: HistogramFamily,
     /// By class; with labels on demand, these are the classes' `other`.
     classes: Vec<Option<Histogram>>,
     /// With labels on demand: by class and their values.
@@ -35,7 +36,7 @@ impl<const N: usize> Timing<N> {
     ) -> prometheus::Result<Self> {
         let names: Vec<_> = axes.iter().map(|axis| axis.name).chain(labels.names()).collect();
         let options = HistogramOpts::new(name, help).buckets(settings.buckets.clone());
-        let family = HistogramVec::new(options, &names)?;
+        let family = HistogramFamily::new(HistogramVec::new(options, &names)?);
         registry.register(Box::new(family.clone()))?;
         let mut timing = Self {
             axes,
@@ -68,12 +69,24 @@ impl<const N: usize> Timing<N> {
         }
     }
 
+    /// Takes what the kernel side has observed since it began; `series` is where it counts a class.
+    pub(super) fn fill(&mut self, histograms: &Histograms, series: impl Fn(Codes<N>) -> Option<usize>) {
+        let (axes, names) = (self.axes, self.axes.map(|axis| axis.name));
+        for codes in class::all(&axes) {
+            let Some(counted) = series(codes).map(|series| histograms.at(series)) else { continue };
+            if counted.iter().any(|&count| count != 0) {
+                self.class(codes);
+                self.family.set_counted(names, class::words(&axes, codes), counted);
+            }
+        }
+    }
+
     fn class(&mut self, codes: Codes<N>) -> &Histogram {
         let Self { axes, family, classes, labels, .. } = self;
         classes[class::index(axes, codes)].get_or_insert_with(|| {
             let mut values = class::words(axes, codes).to_vec();
             values.resize(N + *labels, OTHER);
-            family.with_label_values(&values)
+            family.records().with_label_values(&values)
         })
     }
 
@@ -88,7 +101,7 @@ impl<const N: usize> Timing<N> {
         labelled.entry(place).or_insert_with(|| {
             let mut values: Vec<_> = class::words(axes, codes).map(str::to_owned).into();
             values.extend(labels.values(key));
-            family.with_label_values(&values)
+            family.records().with_label_values(&values)
         })
     }
 }

@@ -3,10 +3,10 @@
 use std::time::{Duration, SystemTime};
 
 use handshake_common::{
-    Library, Role, Stage, TlsClass, TlsOutcome, TlsVersion,
-    totals::{self, Totals},
+    Library, Role, Stage, TlsClass, TlsOutcome, TlsVersion, histograms,
+    totals::{self, MAX_SETUP_ROUND_TRIPS, Totals},
 };
-use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::{
     class::{Codes, LIBRARY, ROLE, ROUND_TRIPS, SETUP_VERSION, TLS_CLASS, TLS_VERSION},
@@ -18,6 +18,7 @@ use crate::{
     config,
     event::{ConnectionEvent, Tls},
     join::merge::Fact,
+    kernel::probe::Histograms,
     tls::library::skipped::Reason,
 };
 
@@ -39,6 +40,8 @@ pub(super) struct Handshakes {
     turn: IntGauge,
     disagreements: IntCounterVec,
     lost: [u64; TlsOutcome::SLOTS],
+    /// What the kernel side has counted of setups without TLS, by their slots.
+    plain: Vec<(usize, IntCounter, u64)>,
 }
 
 /// Whether a version has this class.
@@ -89,7 +92,7 @@ impl Handshakes {
             &["library", "covered"],
         )?;
         registry.register(Box::new(libraries.clone()))?;
-        let made = Self {
+        let mut made = Self {
             duration: Timing::new(
                 registry,
                 settings,
@@ -157,10 +160,14 @@ impl Handshakes {
                 &["fact"],
             )?,
             lost: [0; TlsOutcome::SLOTS],
+            plain: Vec::new(),
         };
         for role in Role::ALL {
-            for round_trips in ROUND_TRIPS {
-                made.setup_round_trips.with_label_values(&[role.as_str(), round_trips]);
+            for (number, word) in (0..).zip(ROUND_TRIPS) {
+                let counter = made.setup_round_trips.with_label_values(&[role.as_str(), word]);
+                if number <= MAX_SETUP_ROUND_TRIPS {
+                    made.plain.push((totals::setups(Some(*role), number), counter, 0));
+                }
             }
             made.prepare(*role, Library::OpenSsl);
         }
@@ -273,6 +280,22 @@ impl Handshakes {
             let role = event.role.map_or(UNKNOWN, Role::as_str);
             let word = ROUND_TRIPS.get(usize::from(round_trips)).copied().unwrap_or("more");
             self.setup_round_trips.with_label_values(&[role, word]).inc();
+        }
+    }
+
+    /// Takes the setups without TLS that the kernel side has counted.
+    pub(super) fn fill(&mut self, from: &Histograms, totals: &Totals) {
+        let is_plain = |version| version == NO_TLS;
+        self.setup_duration.fill(from, |[role, version]| {
+            is_plain(version).then(|| histograms::setup_duration(Role::from_code(role)))
+        });
+        self.setup_excess.fill(from, |[role, version]| {
+            is_plain(version).then(|| histograms::setup_excess(Role::from_code(role)))
+        });
+        for (slot, counter, seen) in &mut self.plain {
+            let now = totals.at(*slot);
+            counter.inc_by(now.saturating_sub(*seen));
+            *seen = now.max(*seen);
         }
     }
 

@@ -12,13 +12,16 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use handshake_common::{
-    Layout, layout,
+    Layout,
+    histograms::{self, Bounds, Histogram, SERIES},
+    layout,
     tls::wire::raw,
     totals::{self, Totals},
 };
 
 use super::{
     error::{HookError, LoadError},
+    histograms::Histograms,
     hook::{Hook, TLS_WIRE},
     kernel::Kernel,
     plan::Offset,
@@ -72,6 +75,7 @@ pub struct Probes {
     pub wire_shortfall: Option<String>,
     programs: LoadedPrograms,
     totals: PerCpuArray<MapData, [u64; totals::SLOTS]>,
+    histograms: Option<PerCpuArray<MapData, Histogram>>,
     kernel_log: Option<KernelLog>,
 }
 
@@ -92,6 +96,14 @@ impl Probes {
             sum.add(cpu);
         }
         Ok(sum)
+    }
+
+    /// The histograms that the kernel side fills, if it was asked to.
+    ///
+    /// # Errors
+    /// When the map cannot be read, which no kernel is known to do.
+    pub fn histograms(&self) -> Result<Option<Histograms>, MapError> {
+        self.histograms.as_ref().map(Histograms::read).transpose()
     }
 
     /// Passes on what the programs logged (`-vv`).
@@ -146,14 +158,16 @@ impl Attempt {
     }
 }
 
-/// Loads and attaches everything. `prepare` is called once all programs are loaded and none is attached: what
-/// takes long then leaves no records waiting in the ring.
+/// Loads and attaches everything. With bounds, the kernel side fills histograms and sends no records of
+/// connections without TLS. `prepare` is called once all programs are loaded and none is attached: what takes
+/// long then leaves no records waiting in the ring.
 ///
 /// # Errors
 /// When a required hook cannot be attached in any mode that the settings allow.
 pub fn attach<T>(
     kernel: &Kernel,
     settings: &ProbeSettings,
+    bounds: &Bounds,
     mut prepare: impl FnMut(&mut Ebpf, &LoadedPrograms) -> T,
 ) -> Result<Attachment<T>, LoadError> {
     // Only the last error of a mode counts: the first may be about helpers that the next attempt does
@@ -161,7 +175,7 @@ pub fn attach<T>(
     let mut errors: Vec<(AttachMode, LoadError)> = Vec::new();
     for &attempt in Attempt::all(settings.attach) {
         let mode = attempt.mode;
-        match attempt.attach(kernel, settings, &mut prepare) {
+        match attempt.attach(kernel, settings, bounds, &mut prepare) {
             Err(LoadError::NotPermitted) => return Err(LoadError::NotPermitted),
             Err(error) => {
                 tracing::debug!(?attempt, %error, "cannot attach");
@@ -182,12 +196,13 @@ impl Attempt {
         self,
         kernel: &Kernel,
         settings: &ProbeSettings,
+        bounds: &Bounds,
         prepare: &mut impl FnMut(&mut Ebpf, &LoadedPrograms) -> T,
     ) -> Result<Attachment<T>, LoadError> {
         let plan = kernel.plan(self.mode);
         let offsets: Vec<Offset> =
             plan.iter().filter_map(|planned| planned.offsets.as_ref().ok()).flatten().copied().collect();
-        let (mut ebpf, kernel_log) = self.load_object(kernel, settings, &offsets)?;
+        let (mut ebpf, kernel_log) = self.load_object(kernel, settings, bounds, &offsets)?;
 
         // Everything is loaded before anything is attached: the kernel takes a second to verify it all, and
         // what happens meanwhile would have to wait in the ring.
@@ -223,6 +238,9 @@ impl Attempt {
         }
         let ring = ebpf.take_map("RECORDS").and_then(|map| RingBuf::try_from(map).ok());
         let totals = ebpf.take_map("TOTALS").and_then(|map| PerCpuArray::try_from(map).ok());
+        let histograms = (bounds.number > 0)
+            .then(|| ebpf.take_map("HISTOGRAMS").and_then(|map| PerCpuArray::try_from(map).ok()))
+            .flatten();
         let (Some(ring), Some(totals)) = (ring, totals) else { return Err(LoadError::NoMaps) };
         remember_programs(&ebpf, &programs);
         let probes = Probes {
@@ -232,6 +250,7 @@ impl Attempt {
             wire_shortfall: view.shortfall,
             programs,
             totals,
+            histograms,
             kernel_log,
         };
         Ok(Attachment { ebpf, probes, ring, prepared })
@@ -242,6 +261,7 @@ impl Attempt {
         self,
         kernel: &Kernel,
         settings: &ProbeSettings,
+        bounds: &Bounds,
         offsets: &[Offset],
     ) -> Result<(Ebpf, Option<KernelLog>), LoadError> {
         let layout = Layout { has_tracing_helpers: u32::from(self.has_tracing_helpers), ..kernel.layout()? };
@@ -249,6 +269,7 @@ impl Attempt {
         let log_level =
             if tracing::enabled!(tracing::Level::DEBUG) { aya_log::Level::Debug as u8 } else { 0 };
         let wire_ports = settings.tls_wire.ports();
+        let series = if bounds.number > 0 { u32::try_from(SERIES).unwrap_or(u32::MAX) } else { 1 };
         let mut loader = EbpfLoader::new();
         loader
             .btf(Some(kernel.loader_btf()))
@@ -256,8 +277,10 @@ impl Attempt {
             // The verifier drops the messages of levels that are off: they cost nothing.
             .override_global(aya_log::LEVEL, &log_level, true)
             .override_global(raw::PORTS_SYMBOL, &wire_ports, true)
+            .override_global(histograms::SYMBOL, bounds, true)
             .map_max_entries("RECORDS", ring_bytes)
-            .map_max_entries("CONNECTIONS", settings.max_connections.max(1));
+            .map_max_entries("CONNECTIONS", settings.max_connections.max(1))
+            .map_max_entries("HISTOGRAMS", series);
         for Offset { global, bytes } in offsets {
             loader.override_global(global, bytes, true);
         }

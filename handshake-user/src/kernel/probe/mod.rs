@@ -3,6 +3,7 @@
 
 mod attach;
 mod error;
+mod histograms;
 pub mod hook;
 mod kernel;
 mod load;
@@ -13,6 +14,7 @@ mod wire;
 pub use attach::{Attached, Attachment, LoadedPrograms, Probes, attach};
 pub use error::{HookError, LoadError};
 pub(crate) use error::{chain, is_permission_denied, shorten};
+pub use histograms::Histograms;
 pub use kernel::Kernel;
 pub(crate) use load::load;
 pub use wire::WireCoverage;

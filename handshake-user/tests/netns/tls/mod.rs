@@ -2,10 +2,10 @@
 
 pub(crate) mod certificate;
 mod hello;
-mod programs;
+pub(crate) mod programs;
 mod row;
 mod scenario;
-mod settings;
+pub(crate) mod settings;
 mod wire;
 mod witness;
 

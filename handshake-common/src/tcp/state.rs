@@ -101,12 +101,9 @@ pub fn transition(connection: &mut Connection, sock: &impl Sock, old: u32, new: 
     if connection.is(Phase::Done) {
         return DueRecords::empty();
     }
-    if old == states::SYN_RECV && connection.role == Role::Client.code() {
-        connection.flags.insert(ConnectionFlags::SIMULTANEOUS_OPEN);
-    }
     match new {
         states::ESTABLISHED if connection.is(Phase::Opening) => {
-            established(connection, sock, now);
+            established(connection, sock, old, now);
             DueRecords::OPEN
         }
         states::FIN_WAIT1 => {
@@ -204,7 +201,7 @@ pub fn destroyed(connection: &mut Connection) -> DueRecords {
 }
 
 #[inline(always)]
-fn established(connection: &mut Connection, sock: &impl Sock, now: u64) {
+fn established(connection: &mut Connection, sock: &impl Sock, old: u32, now: u64) {
     read_sample(connection, sock);
     connection.open_ns = now;
     connection.phase = Phase::Open as u8;
@@ -231,7 +228,7 @@ fn established(connection: &mut Connection, sock: &impl Sock, now: u64) {
         }
     } else {
         let syn_facts = sock.syn_facts();
-        flags.insert(syn_facts);
+        flags.insert(syn_facts.union(dialled_both(old)));
         if syn_facts.contains(ConnectionFlags::SYN_DATA) && sock.bytes_acked() > 1 {
             flags.insert(ConnectionFlags::SYN_DATA_ACKED);
         }
@@ -240,6 +237,12 @@ fn established(connection: &mut Connection, sock: &impl Sock, now: u64) {
         }
         undefer_syn(connection, sock);
     }
+}
+
+/// A client that leaves SYN_RECV was dialled by the end that it dials.
+#[inline(always)]
+const fn dialled_both(old: u32) -> ConnectionFlags {
+    if old == states::SYN_RECV { ConnectionFlags::SIMULTANEOUS_OPEN } else { ConnectionFlags::empty() }
 }
 
 /// Takes the kernel's round-trip sample and what it says of retransmissions.
@@ -351,13 +354,14 @@ fn closed(connection: &mut Connection, sock: &impl Sock, old: u32, now: u64) -> 
     let error = sock.err();
     connection.error = low_16(u64::from(error));
     if connection.is(Phase::Opening) {
-        return failed(connection, sock, now);
+        return failed(connection, sock, old, now);
     }
     connection.closed_ns = now;
     // The retransmission timer leaves the last soft error if there was one, such as EHOSTUNREACH. What
     // IP_RECVERR puts into `sk_err` is no soft error.
-    let timed_out = connection.error == errno::ETIMEDOUT
-        || (error != 0 && low_16(u64::from(sock.soft_err())) == connection.error);
+    // Without branches: each doubles what the verifier follows.
+    let soft_error = sock.soft_err();
+    let timed_out = (connection.error == errno::ETIMEDOUT) | ((error != 0) & (error == soft_error));
     if timed_out {
         connection.flags.insert(ConnectionFlags::TIMED_OUT);
     }
@@ -422,13 +426,13 @@ fn finish(connection: &mut Connection) -> DueRecords {
 }
 
 #[inline(always)]
-fn failed(connection: &mut Connection, sock: &impl Sock, now: u64) -> DueRecords {
+fn failed(connection: &mut Connection, sock: &impl Sock, old: u32, now: u64) -> DueRecords {
     read_sample(connection, sock);
     connection.srtt_us = 0;
     connection.open_ns = now;
     connection.closed_ns = now;
     if connection.role == Role::Client.code() {
-        connection.flags.insert(sock.syn_facts());
+        connection.flags.insert(sock.syn_facts().union(dialled_both(old)));
         undefer_syn(connection, sock);
     }
     connection.phase = Phase::Done as u8;

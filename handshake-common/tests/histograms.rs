@@ -27,8 +27,8 @@ fn some_bounds() -> impl Strategy<Value = Vec<f64>> {
     let beside = |us: u64, ulps: i64| f64::from_bits(seconds(us).to_bits().saturating_add_signed(ulps));
     let bound = prop_oneof![
         4 => (1_u64..100_000_000, -2_i64..=2).prop_map(move |(us, ulps)| beside(us, ulps)),
-        2 => (1e-9..1e3_f64),
-        1 => (1e3..1e12_f64),
+        2 => 1e-9..1e3_f64,
+        1 => 1e3..1e12_f64,
     ];
     prop::collection::vec(bound, 1..=MAX_BOUNDS).prop_map(|mut bounds| {
         bounds.sort_by(f64::total_cmp);

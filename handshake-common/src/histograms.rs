@@ -8,10 +8,10 @@ use crate::{
     vocabulary::{CloseStyle, Family, FastOpen, FinalAck, Initiator, Outcome, Role},
 };
 
-/// How many bounds there may be. One less than a power of two, so that the search takes the same few steps
-/// for any number of them.
-pub const MAX_BOUNDS: usize = (1 << SEARCH_STEPS) - 1;
-const SEARCH_STEPS: u32 = 5;
+/// How many bounds there may be. One less than a power of two, so that it masks a bucket.
+pub const MAX_BOUNDS: usize = 31;
+
+const _: () = assert!((MAX_BOUNDS + 1).is_power_of_two());
 
 /// Name of the global in the eBPF object that holds the [`Bounds`].
 pub const SYMBOL: &str = "BOUNDS";
@@ -39,22 +39,24 @@ pub type Histogram = [u64; SUM + 1];
 /// See [`Histogram`].
 pub const SUM: usize = MAX_BOUNDS + 1;
 
-/// The bucket of a value: the first whose bound is not below it. `bound` returns a member of
+/// The bucket of a value, the first whose bound is not below it: as many are. `bound` returns a member of
 /// [`Bounds::at_most_us`].
 ///
-/// A binary search without branches, of which the verifier would have to follow all.
+/// No branches, of which the verifier would have to follow each, and no binary search: it would have to prove
+/// for each step that the place is inside, which it cannot before 6.8, and the loads would wait for each
+/// other.
 #[must_use]
 #[inline(always)]
 pub fn bucket(us: u64, bound: impl Fn(usize) -> u64) -> usize {
+    let mut below = 0;
     let mut at = 0;
-    let mut bit = SEARCH_STEPS;
-    while bit > 0 {
-        bit -= 1;
-        // Both are below 2^63, so the highest bit of the difference says which is larger.
-        let is_below = bound(at + (1 << bit) - 1).wrapping_sub(us) >> 63;
-        at += (is_below as usize) << bit;
+    while at < MAX_BOUNDS {
+        // Both are less than 2^63, so the highest bit of the difference says which is less.
+        below += bound(at).wrapping_sub(us) >> 63;
+        at += 1;
     }
-    at
+    #[expect(clippy::cast_possible_truncation, reason = "at most MAX_BOUNDS")]
+    return below as usize;
 }
 
 const OPEN_DURATION: usize = 0;

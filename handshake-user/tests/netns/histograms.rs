@@ -60,7 +60,7 @@ fn rows(family: Family, side: Side) -> [Row; 6] {
 }
 
 fn connections_are_observed_in_the_buckets_of_their_records(family: Family) {
-    const N: usize = 3;
+    const N: u32 = 3;
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let case = Case::over(RTT);
     let daemon = start(&["--tls-libraries", "off"]);
@@ -79,7 +79,7 @@ fn connections_are_observed_in_the_buckets_of_their_records(family: Family) {
                 assert_time!(value > above && value <= at_most, "{path} of the {side:?}: {value} s");
             }
             let rise = rise(name, &[role, &label], bounds, [&before, &after]);
-            assert_eq!(rise, N as f64, "{name} of the {side:?}, from {above} to {at_most} s");
+            assert_eq!(rise, f64::from(N), "{name} of the {side:?}, from {above} to {at_most} s");
         }
     }
     assert_eq!(after.sum("handshake_events_total", &["stage=\"open\""]), 0.0, "no records are needed");
@@ -88,7 +88,7 @@ fn connections_are_observed_in_the_buckets_of_their_records(family: Family) {
 /// Whichever view sees the handshake: it is a setup with TLS, once, and none without.
 #[test]
 fn setup_with_tls_is_no_setup_without() {
-    const N: usize = 2;
+    const N: u32 = 2;
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let case = Case::over(RTT);
     let views: [&[&str]; 3] = [&[], &["--tls-libraries", "off"], &["--tls-wire", "off"]];
@@ -96,7 +96,7 @@ fn setup_with_tls_is_no_setup_without() {
     let before = daemons.each_ref().map(|(_, daemon)| daemon.scrape());
     let address = server_address(&case.bed);
     let server = (PEERS.server)(&case.bed, address, Settings::TLS13);
-    (PEERS.client)(&case.bed, address, Settings::TLS13).connect(N);
+    (PEERS.client)(&case.bed, address, Settings::TLS13).connect(N as usize);
     case.bed.wait_until_quiet();
     drop(server);
 
@@ -107,11 +107,11 @@ fn setup_with_tls_is_no_setup_without() {
                 |after: &Scrape, version, bounds| rise(setups, &[role, version], bounds, [before, after]);
             let tls = |after: &Scrape| rise(after, "version=\"1.3\"", OF_TWO_RTTS);
             // A view may wait for the other.
-            let after = daemon.scrape_until(|after| tls(after) >= N as f64);
-            assert_time!(tls(&after) == N as f64, "{role} {views:?}: {} setups with TLS", tls(&after));
+            let after = daemon.scrape_until(|after| tls(after) >= f64::from(N));
+            assert_time!(tls(&after) == f64::from(N), "{role} {views:?}: {} setups with TLS", tls(&after));
             assert_eq!(rise(&after, "version=\"none\"", OF_RTT), 0.0, "{role} {views:?}: setups without TLS");
             let ended = after.sum("handshake_tls_handshakes_total", &[role, "completed", "version=\"1.3\""]);
-            assert!(ended >= N as f64, "{role} {views:?}: {ended} handshakes");
+            assert!(ended >= f64::from(N), "{role} {views:?}: {ended} handshakes");
         }
     }
 }

@@ -59,7 +59,7 @@ impl Collector for HistogramFamily {
     fn collect(&self) -> Vec<proto::MetricFamily> {
         let mut families = self.records.collect();
         let counted = self.counted();
-        for metric in families.iter_mut().flat_map(|family| family.mut_metric()) {
+        for metric in families.iter_mut().flat_map(proto::MetricFamily::mut_metric) {
             // The library sorts labels by their names.
             let values: Vec<_> = metric.get_label().iter().map(proto::LabelPair::value).collect();
             if let Some(counted) = counted.get(&values) {

@@ -13,7 +13,7 @@ use std::{
 use handshake_common::{Role, Stage};
 use ipnet::IpNet;
 
-use crate::{event::ConnectionEvent, untrusted::Untrusted};
+use crate::{event::ConnectionEvent, host::NSFS_MAGIC, untrusted::Untrusted};
 
 /// A network namespace by its inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +47,6 @@ fn network_namespace(path: &Path) -> std::io::Result<Option<u32>> {
     Ok(u32::try_from(inode).ok().filter(|_| is_network))
 }
 
-/// `include/uapi/linux/magic.h`.
-const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
 /// `include/uapi/linux/nsfs.h`: `_IO(0xb7, 0x3)`.
 const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 

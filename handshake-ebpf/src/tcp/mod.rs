@@ -3,6 +3,7 @@
 
 pub(crate) mod adopt;
 mod destroy;
+mod minisocket;
 mod owner;
 mod reset;
 mod retransmit;

@@ -5,7 +5,7 @@ use handshake_common::{Outcome, Stage};
 
 use crate::{
     bounded_map::BoundedMap,
-    event::{ConnectionEvent, Endpoint},
+    event::{Close, ConnectionEvent, Endpoint},
     untrusted::Untrusted,
 };
 
@@ -21,17 +21,26 @@ type Key = (Untrusted, Option<Endpoint>, Option<Endpoint>);
 #[derive(Debug)]
 pub struct ConnectionJournal {
     open: BoundedMap<Key, ConnectionEvent>,
+    /// Whether a connection ends with TIME_WAIT, where it enters it, rather than with its socket.
+    awaits_time_wait: bool,
     bytes: usize,
     evicted: u64,
 }
 
 impl Default for ConnectionJournal {
     fn default() -> Self {
-        Self { open: BoundedMap::new(MAX_CONNECTIONS), bytes: 0, evicted: 0 }
+        Self { open: BoundedMap::new(MAX_CONNECTIONS), awaits_time_wait: false, bytes: 0, evicted: 0 }
     }
 }
 
 impl ConnectionJournal {
+    /// Keeps connections until TIME_WAIT is over, so that each is whole. Without this, what is learnt after the
+    /// socket makes a whole of its own, of stage `time_wait`.
+    #[must_use]
+    pub fn awaiting_time_wait() -> Self {
+        Self { awaits_time_wait: true, ..Self::default() }
+    }
+
     /// Takes a record. Returns the complete one if it is the last of its connection.
     pub fn take(&mut self, record: ConnectionEvent) -> Option<ConnectionEvent> {
         let key = key(&record);
@@ -40,13 +49,13 @@ impl ConnectionJournal {
             // The entry stays where it is, so that the order is that of the beginnings.
             *earlier = filled(record, earlier);
             self.bytes += size(earlier);
-            if is_last(earlier) {
+            if is_last(earlier, self.awaits_time_wait) {
                 return self.remove(&key);
             }
             self.limit(None);
             return None;
         }
-        if is_last(&record) {
+        if is_last(&record, self.awaits_time_wait) {
             return Some(record);
         }
         self.bytes += size(&record);
@@ -94,19 +103,21 @@ fn key(record: &ConnectionEvent) -> Key {
 
 /// Bytes that a kept record takes; its id is stored twice.
 fn size(record: &ConnectionEvent) -> usize {
-    let ConnectionEvent { id, process, tls, .. } = record;
+    let ConnectionEvent { id, process, tls, close, .. } = record;
     let process = process.iter().flat_map(|process| [Some(&process.comm), process.cgroup.as_ref()]);
     let tls = tls
         .iter()
         .flat_map(|tls| [&tls.cipher, &tls.sni, &tls.alpn, &tls.alert, &tls.error].map(Option::as_ref));
-    let texts = [id, id].into_iter().chain(process.chain(tls).flatten());
+    let reused_by = close.iter().map(|close| close.reused_by.as_ref());
+    let texts = [id, id].into_iter().chain(process.chain(tls).chain(reused_by).flatten());
     size_of::<ConnectionEvent>() + texts.map(|text| text.raw().len()).sum::<usize>()
 }
 
 /// Whether this is the last record of its connection, or of its handshake.
-fn is_last(record: &ConnectionEvent) -> bool {
+fn is_last(record: &ConnectionEvent, awaits_time_wait: bool) -> bool {
     match record.stage {
-        Stage::Close => true,
+        Stage::Close => !(awaits_time_wait && record.close.as_ref().is_some_and(Close::enters_time_wait)),
+        Stage::TimeWait => record.close.as_ref().is_none_or(|close| close.time_wait_end.is_some()),
         Stage::Open => record.open.as_ref().is_none_or(|open| open.outcome != Some(Outcome::Established)),
         Stage::Tls => record.local.is_none(),
     }

@@ -31,6 +31,11 @@ pub fn line(record: &ConnectionEvent) -> String {
             open.as_ref().and_then(|open| open.rtt),
             close_details(record, close),
         ),
+        (Stage::TimeWait, open, Some(close)) => (
+            close.time_wait_end.map_or("late_fin", |end| end.as_str()),
+            open.as_ref().and_then(|open| open.rtt),
+            time_wait_details(close),
+        ),
         (Stage::Tls, open, _) => (
             record.tls.as_ref().map_or("?", tls_result),
             open.as_ref().and_then(|open| open.rtt),
@@ -136,6 +141,23 @@ fn close_details(record: &ConnectionEvent, close: &Close) -> String {
     }
     if record.preexisting {
         details.push("from before the trace".to_owned());
+    }
+    details.join(", ")
+}
+
+fn time_wait_details(close: &Close) -> String {
+    let mut details = Vec::new();
+    if close.late_fin && close.app_wait.is_some() {
+        details.push(format!("app {}", duration(close.app_wait)));
+    }
+    if close.late_fin && close.duration.is_some() {
+        details.push(format!("close {}", duration(close.duration)));
+    }
+    if let Some(id) = &close.reused_by {
+        details.push(format!("by {id}"));
+    }
+    if close.grain.is_some() {
+        details.push(format!("± {}", duration(close.grain)));
     }
     details.join(", ")
 }

@@ -3,8 +3,8 @@
 use std::{fmt::Write as _, time::Duration};
 
 use handshake_common::{
-    CloseStyle, FastOpen, FastOpenReason, FinalAck, Initiator, Library, Outcome, Role, Stage, TlsClass,
-    TlsOutcome, TlsSource, TlsVersion,
+    CloseStyle, FastOpen, FastOpenReason, FinalAck, Initiator, Library, Outcome, Role, Stage, TimeWaitEnd,
+    TlsClass, TlsOutcome, TlsSource, TlsVersion,
 };
 use proptest::prelude::*;
 
@@ -415,11 +415,23 @@ prop_compose! {
 prop_compose! {
     fn any_close()(
         initiator in word(Initiator::ALL), style in word(CloseStyle::ALL), times in (micros(), micros(), micros()),
-        unseen: bool,
+        waits in (micros(), micros()), time_wait_end in word(TimeWaitEnd::ALL), unseen: bool, late_fin: bool,
     ) -> Close {
         let (duration, ack_wait, app_wait) = times;
         let unseen = unseen.then_some(Unseen::PeerFin);
-        Close { initiator, style, duration, ack_wait, app_wait, time_wait: None, unseen }
+        Close {
+            initiator,
+            style,
+            duration,
+            ack_wait,
+            app_wait,
+            time_wait: waits.0,
+            time_wait_end,
+            reused_by: Some("7".into()),
+            grain: waits.1,
+            late_fin,
+            unseen,
+        }
     }
 }
 

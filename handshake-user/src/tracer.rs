@@ -119,6 +119,7 @@ impl Tracer {
     }
 
     /// The minisockets that were asked for, once they were looked at.
+    #[must_use]
     pub fn take_look(&self) -> Option<Look> {
         let mut look = self.minisockets.as_ref().ok()?.take()?;
         // Unreadable totals count as a loss.

@@ -29,8 +29,8 @@ pub struct Minisocket {
     pub remote: [u8; 16],
     /// `tw_timer.flags`: in which slot of the timer wheel it waits.
     pub timer_flags: u32,
-    /// `tw_entry_stamp` (6.14): the lower 32 bits of CLOCK_MONOTONIC in milliseconds when it was made, or when
-    /// a FIN with a time stamp came to it; 0 where the kernel has no such field.
+    /// `tw_entry_stamp` (6.14): the lower 32 bits of CLOCK_MONOTONIC in milliseconds when it was made, or
+    /// when a FIN with a time stamp came to it; 0 where the kernel has no such field.
     pub entry_stamp_ms: u32,
     /// Host order.
     pub local_port: u16,

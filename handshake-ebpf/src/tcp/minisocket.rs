@@ -37,8 +37,8 @@ pub(crate) struct Tcp {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/tcp")]
 pub(crate) unsafe extern "C" fn minisockets(ctx: *const Tcp) -> i32 {
-    // SAFETY: the context is the kernel's, the pointers out of it are BTF-typed, and the null pointer that ends
-    // an iteration is not read through. When the buffer is full the kernel asks again for this socket.
+    // SAFETY: the context is the kernel's, the pointers out of it are BTF-typed, and the null pointer that
+    // ends an iteration is not read through. When the buffer is full the kernel asks again for this socket.
     unsafe {
         let common = (*ctx).sk_common;
         let mut record = Minisocket {

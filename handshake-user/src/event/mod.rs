@@ -283,7 +283,8 @@ pub struct Close {
     /// The `id` of the connection that took over the ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reused_by: Option<Untrusted>,
-    /// How far `duration_us`, `app_wait_us` and `time_wait_us` may be off, where a time-wait minisocket told them.
+    /// How far `duration_us`, `app_wait_us` and `time_wait_us` may be off, where a time-wait minisocket told
+    /// them.
     #[serde(rename = "grain_us", with = "optional_micros", default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<u64>")]
     pub grain: Option<Duration>,

@@ -34,8 +34,8 @@ impl Default for ConnectionJournal {
 }
 
 impl ConnectionJournal {
-    /// Keeps connections until TIME_WAIT is over, so that each is whole. Without this, what is learnt after the
-    /// socket makes a whole of its own, of stage `time_wait`.
+    /// Keeps connections until TIME_WAIT is over, so that each is whole. Without this, what is learnt after
+    /// the socket makes a whole of its own, of stage `time_wait`.
     #[must_use]
     pub fn awaiting_time_wait() -> Self {
         Self { awaits_time_wait: true, ..Self::default() }
@@ -138,10 +138,13 @@ fn filled(later: ConnectionEvent, earlier: &mut ConnectionEvent) -> ConnectionEv
 
 #[cfg(test)]
 mod tests {
-    use handshake_common::{Role, TlsClass, TlsVersion};
+    use handshake_common::{Initiator, Role, TlsClass, TlsVersion};
 
     use super::*;
-    use crate::event::testing::{closed, opened, with_tls};
+    use crate::event::{
+        Unseen,
+        testing::{closed, opened, waited, with_tls},
+    };
 
     #[test]
     fn connection_is_reported_once_at_its_end() {
@@ -168,6 +171,29 @@ mod tests {
         }
         let ids: Vec<_> = whole.finish().map(|record| record.id).collect();
         assert_eq!(ids, ["b".into(), "a".into()]);
+    }
+
+    #[test]
+    fn connection_is_awaited_to_the_end_of_time_wait() {
+        let mut end = closed(Role::Client);
+        let close = end.close.as_mut().unwrap();
+        (close.duration, close.app_wait, close.unseen) = (None, None, Some(Unseen::PeerFin));
+        let mut fin = waited(Role::Client);
+        (fin.tls, fin.close.as_mut().unwrap().time_wait_end) = (None, None);
+        let mut whole = ConnectionJournal::awaiting_time_wait();
+        let tls = with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Full);
+        for record in [opened(Role::Client), tls.clone(), end.clone(), fin] {
+            assert_eq!(whole.take(record), None);
+        }
+        let told = whole.take(waited(Role::Client)).unwrap();
+        assert_eq!((told.stage, told.tls), (Stage::TimeWait, tls.tls));
+        // Without the end, it is what is known.
+        assert_eq!(whole.take(end.clone()), None);
+        assert_eq!(whole.finish().count(), 1);
+        let mut passive = end.clone();
+        passive.close.as_mut().unwrap().initiator = Some(Initiator::Remote);
+        assert!(whole.take(passive).is_some(), "it does not enter TIME_WAIT");
+        assert!(ConnectionJournal::default().take(end).is_some());
     }
 
     #[test]

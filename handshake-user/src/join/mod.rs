@@ -93,8 +93,8 @@ impl Joiner {
         }
     }
 
-    /// From now on connections are followed to the end of TIME_WAIT, by the looks that [`Joiner::wants_look`] asks
-    /// for. `ids_are_cookies`: connections are named by the kernel's cookies.
+    /// From now on connections are followed to the end of TIME_WAIT, by the looks that [`Joiner::wants_look`]
+    /// asks for. `ids_are_cookies`: connections are named by the kernel's cookies.
     pub fn follow_time_wait(&mut self, tick_ns: u64, ids_are_cookies: bool) {
         self.time_waits = Some(TimeWaits::new(tick_ns, ids_are_cookies));
     }
@@ -119,8 +119,8 @@ impl Joiner {
         }
     }
 
-    /// Connections of which it is not known how TIME_WAIT ended, and those that were not followed because too many
-    /// are.
+    /// Connections of which it is not known how TIME_WAIT ended, and those that were not followed because too
+    /// many are.
     #[must_use]
     pub fn time_wait_losses(&self) -> (u64, u64) {
         self.time_waits.as_ref().map_or((0, 0), |waits| (waits.unknown(), waits.refused()))

@@ -10,7 +10,8 @@ use crate::{
     kernel::iterator::{self, CHUNK},
 };
 
-/// The most minisockets that one look takes, 80 bytes each. `tcp_max_tw_buckets` is 262 144 at most by default.
+/// The most minisockets that one look takes, 80 bytes each. `tcp_max_tw_buckets` is 262 144 at most by
+/// default.
 const MAX_MINISOCKETS: usize = 262_144;
 
 /// Everything that there is to see.

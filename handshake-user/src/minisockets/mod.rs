@@ -5,7 +5,7 @@ mod namespaces;
 
 use std::{
     os::fd::{AsFd as _, OwnedFd},
-    sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread,
     time::Duration,
 };
@@ -66,14 +66,11 @@ impl Watcher {
     /// The look that was asked for, once it is there.
     #[must_use]
     pub fn take(&self) -> Option<Look> {
-        match self.looks.try_recv() {
-            Ok(look) => Some(look),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.looks.try_recv().ok()
     }
 }
 
-/// CLOCK_MONOTONIC_COARSE advances with the tick.
+/// `CLOCK_MONOTONIC_COARSE` advances with the tick.
 fn tick_ns() -> u64 {
     let resolution = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
     u64::try_from(resolution.tv_nsec).unwrap_or(0)

@@ -52,8 +52,8 @@ impl Finder {
         }
     }
 
-    /// Looks for a path to each: where it was, at the process that closed a connection in it, at every process,
-    /// where namespaces are mounted, and at last among what that process holds.
+    /// Looks for a path to each: where it was, at the process that closed a connection in it, at every
+    /// process, where namespaces are mounted, and at last among what that process holds.
     fn find(&mut self, wanted: &[Wanted]) {
         self.paths.retain(|&netns, path| {
             wanted.iter().any(|wanted| wanted.netns == netns) && at(path, netns).is_some()

@@ -169,9 +169,12 @@ mod tests {
     use handshake_common::{Connection, ConnectionFlags, Role, TlsClass, TlsVersion};
 
     use super::*;
-    use crate::join::{
-        build::tests::{client, closed_with_unseen_fin, event, tls_event},
-        view::{TlsView, tests::completed},
+    use crate::{
+        event::testing::waited,
+        join::{
+            build::tests::{client, closed_with_unseen_fin, event, tls_event},
+            view::{TlsView, tests::completed},
+        },
     };
 
     fn shown(raw: &Connection) -> String {
@@ -190,6 +193,15 @@ mod tests {
     fn a_closing_whose_end_nobody_saw() {
         let raw = closed_with_unseen_fin();
         insta::assert_snapshot!(shown(&raw));
+    }
+
+    #[test]
+    fn late_fin_and_the_end_of_time_wait() {
+        let end = waited(Role::Client);
+        let mut fin = end.clone();
+        let close = fin.close.as_mut().unwrap();
+        (close.time_wait, close.time_wait_end, close.grain) = (None, None, Some(Duration::from_millis(1)));
+        insta::assert_snapshot!(format!("{}\n{}", line(&fin), line(&end)));
     }
 
     #[test]

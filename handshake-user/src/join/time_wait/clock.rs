@@ -16,7 +16,7 @@ pub struct JiffiesClock {
 }
 
 impl JiffiesClock {
-    /// A tick is as long as CLOCK_MONOTONIC_COARSE is fine.
+    /// A tick is as long as `CLOCK_MONOTONIC_COARSE` is fine.
     #[must_use]
     pub fn new(tick_ns: u64) -> Self {
         Self { tick_ns: tick_ns.max(1), zero_ns: None }
@@ -55,8 +55,8 @@ impl JiffiesClock {
     }
 }
 
-/// The jiffy in which the kernel runs a timer: at the turn of its slot, not at `expires`. Returns `None` if the
-/// two do not belong together.
+/// The jiffy in which the kernel runs a timer: at the turn of its slot, not at `expires`. Returns `None` if
+/// the two do not belong together.
 #[must_use]
 pub fn fires_at(expires: u64, timer_flags: u32) -> Option<u64> {
     let slot = u64::from(timer_flags >> SLOT_IN_FLAGS);

@@ -7,8 +7,8 @@ use super::clock::JiffiesClock;
 /// `TCP_TIMEWAIT_LEN`, nanoseconds: how long TIME_WAIT lasts, counted from the last segment that the
 /// minisocket answered.
 pub(super) const TIME_WAIT_NS: u64 = 60_000_000_000;
-/// No TCP sends its FIN again sooner: RFC 6298 asks for a second, Linux takes 200 ms, FreeBSD 30, Windows in data
-/// centres 20.
+/// No TCP sends its FIN again sooner: RFC 6298 asks for a second, Linux takes 200 ms, FreeBSD 30, Windows in
+/// data centres 20.
 const MIN_RETRANSMISSION_NS: u64 = 20_000_000;
 const MS: u64 = 1_000_000;
 
@@ -20,8 +20,8 @@ pub(super) struct Moment {
     pub(super) grain_ns: u64,
 }
 
-/// When the FIN came to a minisocket that is in TIME_WAIT, made at `made_ns` in FIN_WAIT2, where it had not come
-/// by `not_before_ns`. Returns `None` if the minisocket contradicts that.
+/// When the FIN came to a minisocket that is in TIME_WAIT, made at `made_ns` in FIN_WAIT2, where it had not
+/// come by `not_before_ns`. Returns `None` if the minisocket contradicts that.
 pub(super) fn moment(
     tw: &Minisocket,
     clock: &JiffiesClock,
@@ -31,8 +31,8 @@ pub(super) fn moment(
     stamped(tw, made_ns, not_before_ns).or_else(|| timed(tw, clock, not_before_ns))
 }
 
-/// By the stamp, which tells the FIN's time only if the FIN came in a later millisecond than the birth and had
-/// a time stamp: without one the birth's stays.
+/// By the stamp, which tells the FIN's time only if the FIN came in a later millisecond than the birth and
+/// had a time stamp: without one the birth's stays.
 fn stamped(tw: &Minisocket, made_ns: u64, not_before_ns: u64) -> Option<Moment> {
     if tw.entry_stamp_ms == 0 {
         return None;

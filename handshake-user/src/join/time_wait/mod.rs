@@ -1,5 +1,5 @@
-//! What becomes of connections that time-wait minisockets took over: the late FIN, and how TIME_WAIT ended. Pure:
-//! who looks at the minisockets, and when, is decided outside.
+//! What becomes of connections that time-wait minisockets took over: the late FIN, and how TIME_WAIT ended.
+//! Pure: who looks at the minisockets, and when, is decided outside.
 
 pub mod clock;
 mod fin;
@@ -26,7 +26,8 @@ const MAX_OWED: usize = 100_000;
 const PACE_NS: u64 = 10_000_000_000;
 /// How soon the first look follows.
 const FIRST_NS: u64 = 2_000_000_000;
-/// After this time without a look at it, a minisocket has surely ended: FIN_WAIT2 and TIME_WAIT last 60 s each.
+/// After this time without a look at it, a minisocket has surely ended: FIN_WAIT2 and TIME_WAIT last 60 s
+/// each.
 const FORGET_NS: u64 = 180_000_000_000;
 
 /// The minisockets of some network namespaces.
@@ -268,7 +269,9 @@ impl TimeWaits {
     fn rest_if_empty(&mut self) {
         if self.owed.is_empty() {
             self.due_ns = None;
-            self.owed.shrink_to_fit();
+        }
+        if self.owed.len() < self.owed.capacity() / 4 {
+            self.owed.shrink_to(2 * self.owed.len());
         }
     }
 
@@ -276,7 +279,8 @@ impl TimeWaits {
         let Some(owed) = Ends::of_minisocket(netns, tw).and_then(|ends| self.owed.get_mut(&ends)) else {
             return;
         };
-        // Without a cookie it was made before anybody asked for one; with another one, it is a later connection's.
+        // Without a cookie it was made before anybody asked for one; with another one, it is a later
+        // connection's.
         if self.ids_are_cookies && tw.cookie != 0 && tw.cookie != owed.connection.id {
             return;
         }
@@ -359,7 +363,8 @@ impl Owed {
     /// Why it has ended by `by_ns`. `cut_off`: whether the kernel refused to make minisockets since the last
     /// look, and whether it refused at least as many as were never seen.
     fn fate(&self, by_ns: u64, lost: bool, cut_off: Option<(bool, bool)>) -> Option<TimeWaitEnd> {
-        // A SYN to a server's listener ends TIME_WAIT as well, and nothing shows it if no connection comes of it.
+        // A SYN to a server's listener ends TIME_WAIT as well, and nothing shows it if no connection comes of
+        // it.
         let reset = (self.connection.role() == Some(Role::Client) && !lost).then_some(TimeWaitEnd::Reset);
         match self.seen {
             Some(Seen { at_ns, in_time_wait, fires_ns }) => match fires_ns? {

@@ -21,16 +21,33 @@ use crate::{
     truth,
 };
 
-for_each_family_and_side!(late_fin, late_fin_without_time_stamps, late_fin_that_is_sent_again);
+for_each_family_and_side!(late_fin);
 for_each_family!(
+    late_fin_without_time_stamps,
+    late_fin_that_is_sent_again,
     late_fin_without_time_stamps_that_is_sent_again,
     ends_taken_by_a_client,
     ends_taken_at_a_server,
-    time_that_runs_out,
-    fin_that_never_comes,
-    reset_in_fin_wait2,
-    more_than_the_kernel_allows,
 );
+
+/// Generates the tests of scenarios that take long: both families at the same time.
+macro_rules! for_both_families {
+    ($($scenario:ident),+ $(,)?) => {$(
+        mod $scenario {
+            use crate::testbed::Family;
+
+            #[test]
+            fn ipv4_and_ipv6() {
+                std::thread::scope(|scope| {
+                    scope.spawn(|| super::$scenario(Family::V4));
+                    scope.spawn(|| super::$scenario(Family::V6));
+                });
+            }
+        }
+    )+};
+}
+
+for_both_families!(time_that_runs_out, fin_that_never_comes, reset_in_fin_wait2, more_than_the_kernel_allows,);
 
 /// The relay and the kernel see a packet at different moments.
 const LINK: Duration = Duration::from_millis(4);
@@ -73,8 +90,8 @@ fn late_fin(family: Family, first: Side) {
 }
 
 /// Nothing says that the FIN was not sent again, so the grain is coarse; it was not, so the value is fine.
-fn late_fin_without_time_stamps(family: Family, first: Side) {
-    let case = Case::new();
+fn late_fin_without_time_stamps(family: Family) {
+    let (case, first) = (Case::new(), Side::Client);
     without_time_stamps(&case);
     let (connection, flow) = closed_late(&case, family, first, 406);
 
@@ -97,8 +114,8 @@ fn sent_again(case: &Case, family: Family, first: Side) -> (Connection, Capture)
     (connection, case.flow(connection))
 }
 
-fn late_fin_that_is_sent_again(family: Family, first: Side) {
-    let case = Case::new();
+fn late_fin_that_is_sent_again(family: Family) {
+    let (case, first) = (Case::new(), Side::Server);
     let (connection, flow) = sent_again(&case, family, first);
 
     let record = case.time_wait(connection, first, "late_fin");
@@ -146,14 +163,12 @@ fn ends_taken(family: Family, first: Side) {
     let case = Case::new();
     case.bed.sysctl(Side::Client, "ipv4/tcp_tw_reuse", "1");
     let (listener, address) = case.bed.listen(family);
+    case.bed.sysctl(Side::Client, "ipv4/ip_local_port_range", "50000 50000");
     let client = case.bed.socket(Side::Client, family);
     client.connect(&address.into()).unwrap();
-    let from = client.local_addr().unwrap();
     let connection = half_closed(crate::pair::Pair::accepted(client, &listener), first);
     pause(1500);
     let again = case.bed.socket(Side::Client, family);
-    again.set_reuse_address(true).unwrap();
-    again.bind(&from).unwrap();
     again.connect(&address.into()).unwrap();
     let pair = crate::pair::Pair::accepted(again, &listener);
     assert_eq!(pair.connection, connection, "the scenario did not happen");

@@ -15,11 +15,13 @@ pub enum DropReason {
     RingFull = 0,
     /// No state could be kept for a connection that began: the table is full. Counted once for each.
     StateFull = 1,
+    /// Too many closings went on in a time-wait minisocket within a second: this one is not followed.
+    TimeWaitFull = 2,
 }
 
 impl DropReason {
     /// Every reason, in the order of its slot.
-    pub const ALL: &[Self] = &[Self::RingFull, Self::StateFull];
+    pub const ALL: &[Self] = &[Self::RingFull, Self::StateFull, Self::TimeWaitFull];
 
     /// The label value.
     #[must_use]
@@ -27,6 +29,7 @@ impl DropReason {
         match self {
             Self::RingFull => "ring_full",
             Self::StateFull => "state_full",
+            Self::TimeWaitFull => "time_wait_full",
         }
     }
 }

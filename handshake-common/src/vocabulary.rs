@@ -136,7 +136,7 @@ words!(
 
 words!(
     /// What just ended.
-    Stage { Open = "open", Close = "close", Tls = "tls" }
+    Stage { Open = "open", Close = "close", Tls = "tls", TimeWait = "time_wait" }
 );
 
 words!(
@@ -207,6 +207,22 @@ words!(
         ResetSent = "reset_sent",
         ResetReceived = "reset_received",
         TimedOut = "timed_out",
+    }
+);
+
+words!(
+    /// How TIME_WAIT ended, or the wait for the peer's FIN before it.
+    TimeWaitEnd {
+        /// Its time was over (twice the maximum segment lifetime; Linux: 60 s).
+        RanOut = "ran_out",
+        /// A new connection took its ends.
+        Reused = "reused",
+        /// A RST came, or somebody destroyed it (`ss -K`).
+        Reset = "reset",
+        /// There was none: `tcp_max_tw_buckets` was reached.
+        CutOff = "cut_off",
+        /// The peer's FIN never came (`tcp_fin_timeout`).
+        NoFin = "no_fin",
     }
 );
 

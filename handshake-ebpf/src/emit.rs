@@ -17,6 +17,7 @@ use handshake_common::{
 use crate::{
     kernel::{Access, KernelSock, constant},
     maps::{HISTOGRAMS, RECORDS, TOTALS},
+    tcp::time_wait,
     word_copy,
 };
 
@@ -149,7 +150,8 @@ pub(crate) fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<
         }
         if fills_histograms() {
             histograms::opened(connection, observe_known);
-        } else {
+        }
+        if !fills_histograms() || time_wait::may_reuse(connection) {
             record(connection, Stage::Open);
         }
     }
@@ -167,11 +169,22 @@ pub(crate) fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<
                 set_up(connection);
             }
         }
-        // User space joins a TLS handshake with the end of its connection.
-        if !fills_histograms() || !is_plain {
+        if !fills_histograms() || !is_plain || is_followed(connection) {
+            if fills_histograms() {
+                time_wait::mark(connection);
+            }
             record(connection, Stage::Close);
         }
     }
+}
+
+/// Whether user space follows this connection beyond its socket.
+#[inline(always)]
+fn is_followed(connection: &Connection) -> bool {
+    time_wait::is_followed(connection).unwrap_or_else(|| {
+        count(totals::lost(DropReason::TimeWaitFull));
+        false
+    })
 }
 
 /// Sends the record without waking user space, which polls the ring at its own pace.

@@ -11,6 +11,7 @@
 #![no_main]
 
 mod emit;
+mod iterator;
 mod kernel;
 mod maps;
 mod memory;

@@ -15,7 +15,7 @@ use handshake_common::{Role, Stage};
 use ipnet::IpNet;
 use thiserror::Error;
 
-use crate::{event::ConnectionEvent, untrusted::Untrusted};
+use crate::{event::ConnectionEvent, host::NSFS_MAGIC, untrusted::Untrusted};
 
 /// Why a text names no network namespace.
 #[derive(Debug, Error)]
@@ -69,8 +69,6 @@ fn network_namespace(path: &Path) -> io::Result<Option<u32>> {
     Ok(u32::try_from(inode).ok().filter(|_| is_network))
 }
 
-/// `include/uapi/linux/magic.h`.
-const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
 /// `include/uapi/linux/nsfs.h`: `_IO(0xb7, 0x3)`.
 const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
 

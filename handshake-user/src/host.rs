@@ -174,7 +174,9 @@ impl Cgroup2 {
     }
 }
 
-/// `include/uapi/linux/magic.h`.
+/// `include/uapi/linux/magic.h`: the file system of namespaces.
+pub(crate) const NSFS_MAGIC: rustix::fs::FsWord = 0x6e73_6673;
+/// The same.
 const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;
 
 /// The mount of cgroup v2 that shows the most. Returns `None` if there is none.

@@ -19,6 +19,7 @@ pub mod host;
 pub mod join;
 pub mod kernel;
 pub mod logging;
+pub mod minisockets;
 pub mod output;
 pub mod settings;
 #[cfg(test)]

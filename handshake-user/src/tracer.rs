@@ -10,10 +10,15 @@ use aya::{
     Ebpf,
     maps::{MapData, RingBuf},
 };
-use handshake_common::histograms::Bounds;
+use handshake_common::{
+    histograms::Bounds,
+    totals::{self, DropReason},
+};
 
 use crate::{
+    join::{Joiner, time_wait::Look},
     kernel::probe::{self, Attachment, Kernel, LoadError, Probes},
+    minisockets::Watcher,
     settings::{ProbeSettings, Switch},
     tls::{
         discover::{IteratorError, VmaIterator},
@@ -24,6 +29,7 @@ use crate::{
             worker::Worker,
         },
     },
+    untrusted::say,
 };
 
 /// How long to wait for the libraries that are already in use; the others are probed while records come.
@@ -34,6 +40,8 @@ const SETTLE: Duration = Duration::from_secs(10);
 pub struct Tracer {
     /// The hooks, and their counters.
     pub probes: Probes,
+    /// Who looks at time-wait minisockets, or why nobody can.
+    pub minisockets: Result<Watcher, String>,
     libraries: TlsLibraries,
 }
 
@@ -66,14 +74,17 @@ impl Tracer {
         bounds: &Bounds,
     ) -> Result<(Self, RingBuf<MapData>), LoadError> {
         let attachment = probe::attach(kernel, settings, bounds, |ebpf, programs| {
-            (settings.tls_libraries == Switch::On).then(|| {
+            let minisockets = Watcher::start(ebpf, kernel.loader_btf())
+                .map_err(|error| probe::shorten(&format!("{error:#}")));
+            let libraries = (settings.tls_libraries == Switch::On).then(|| {
                 let mut libraries = Libraries::new(ebpf, kernel.loader_btf(), Arc::clone(programs))?;
                 libraries.settle(ebpf, Instant::now() + SETTLE);
                 Ok(Box::new(libraries))
-            })
+            });
+            (minisockets, libraries)
         })?;
-        let Attachment { ebpf, probes, ring, prepared } = attachment;
-        Ok((Self { probes, libraries: TlsLibraries::Here(ebpf, prepared) }, ring))
+        let Attachment { ebpf, probes, ring, prepared: (minisockets, libraries) } = attachment;
+        Ok((Self { probes, minisockets, libraries: TlsLibraries::Here(ebpf, libraries) }, ring))
     }
 
     /// The TLS libraries of the host, or why they are not probed. Returns `None` if they were not asked for,
@@ -93,14 +104,47 @@ impl Tracer {
     /// # Errors
     /// When the thread cannot be started.
     pub fn follow_libraries(self, pace: Duration) -> io::Result<Self> {
-        let Self { probes, libraries } = self;
+        let Self { probes, minisockets, libraries } = self;
         let libraries = match libraries {
             TlsLibraries::Here(ebpf, Some(Ok(libraries))) => {
                 TlsLibraries::Worker(Worker::start(*libraries, ebpf, pace)?)
             }
             other => other,
         };
-        Ok(Self { probes, libraries })
+        Ok(Self { probes, minisockets, libraries })
+    }
+
+    /// Joins the records of this tracer.
+    #[must_use]
+    pub fn joiner(&self) -> Joiner {
+        let mut joiner = Joiner::new(self.probes.wire_coverage);
+        match &self.minisockets {
+            Ok(watcher) => joiner.follow_time_wait(watcher.tick_ns(), self.probes.ids_are_cookies),
+            Err(reason) => say(format_args!(
+                "time-wait minisockets cannot be looked at, so late FINs and TIME_WAIT stay unknown: {reason}"
+            )),
+        }
+        joiner
+    }
+
+    /// The minisockets that were asked for, once they were looked at.
+    #[must_use]
+    pub fn take_look(&self) -> Option<Look> {
+        let mut look = self.minisockets.as_ref().ok()?.take()?;
+        // Unreadable totals count as a loss.
+        look.lost = self.probes.totals().map_or(u64::MAX, |totals| {
+            DropReason::ALL.iter().map(|&reason| totals.at(totals::lost(reason))).sum()
+        });
+        Some(look)
+    }
+
+    /// Asks for a look at the minisockets, if the joiner wants one.
+    pub fn look_if_wanted(&self, joiner: &mut Joiner, now_ns: u64) {
+        if let Ok(watcher) = &self.minisockets
+            && let Some(wanted) = joiner.wants_look(now_ns)
+        {
+            watcher.ask(wanted);
+        }
     }
 
     /// How many files of TLS libraries there are and what was skipped. Returns `None` if that is unchanged

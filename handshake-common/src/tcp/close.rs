@@ -97,6 +97,18 @@ pub const fn peer_fin_unseen(connection: &Connection) -> bool {
         && connection.peer_fin_ns == 0
 }
 
+/// Whether a time-wait minisocket took over (`tcp_time_wait`): what becomes of the connection after its
+/// socket is still to be learnt. Meant for the close record.
+#[must_use]
+#[inline(always)]
+pub const fn enters_time_wait(connection: &Connection) -> bool {
+    let flags = connection.flags;
+    let active = flags.contains(ConnectionFlags::FIN_WITH_ACK)
+        || flags.contains(ConnectionFlags::ACK_WITHOUT_FIN)
+        || flags.contains(ConnectionFlags::CLOSING) && connection.fin_acked_ns != 0;
+    active && is_orderly(connection) && connection.closed_ns != 0
+}
+
 /// From the beginning of the opening (SYN; on a server the first SYN-ACK) to CLOSE.
 #[must_use]
 pub const fn lifetime_us(connection: &Connection) -> Option<u64> {

@@ -2,6 +2,7 @@
 
 pub mod close;
 pub mod errno;
+pub mod minisocket;
 pub mod open;
 pub mod setup;
 pub mod state;

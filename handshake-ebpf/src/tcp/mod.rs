@@ -3,10 +3,12 @@
 
 pub(crate) mod adopt;
 mod destroy;
+mod minisocket;
 mod owner;
 mod reset;
 mod retransmit;
 mod state;
+pub(crate) mod time_wait;
 
 /// Offset of a member in a perf tracepoint's record, filled in by user space from the `format` file.
 macro_rules! perf_field {

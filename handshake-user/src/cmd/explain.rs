@@ -147,7 +147,12 @@ struct Drawing<W> {
 impl<W: Write> Drawing<W> {
     /// On this output.
     fn new(out: W) -> Self {
-        Self { out, journal: ConnectionJournal::default(), savings: Savings::default(), begun: false }
+        Self {
+            out,
+            journal: ConnectionJournal::awaiting_time_wait(),
+            savings: Savings::default(),
+            begun: false,
+        }
     }
 
     fn take(&mut self, record: ConnectionEvent) -> io::Result<()> {

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use handshake_common::{
+    Stage,
     histograms::Bounds,
     totals::{self, DropReason},
 };
@@ -23,7 +24,7 @@ use crate::{
     event::ConnectionEvent,
     filter::Filter,
     host::{self, Host},
-    join::{Joiner, journal::ConnectionJournal},
+    join::journal::ConnectionJournal,
     kernel::{probe::Kernel, ring},
     output::{
         ladder,
@@ -65,13 +66,14 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         tracer.probes.mode.as_str()
     ));
     session.begin()?;
-    let mut joiner = Joiner::new(tracer.probes.wire_coverage);
+    let mut joiner = tracer.joiner();
     let mut host = Host::new();
 
     let end = Instant::now() + args.duration.unwrap_or(NO_END).min(NO_END);
     let mut ticks = interval(ring::LIVE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut more = false;
+    let mut look = None;
     loop {
         let last = tokio::select! {
             biased;
@@ -88,6 +90,8 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         tracer.probes.pass_on_log();
         tracer.worker_turn();
         let now = host::monotonic_ns();
+        // Taken before the records, and told after all of them.
+        look = look.or_else(|| tracer.take_look());
         let turn = ring::drain(&mut ring, |raw| {
             joiner.take(raw, now, &mut host, |event| session.report(event, &mut outcome));
             if session.is_full() || outcome.is_err() {
@@ -99,6 +103,10 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         let until = if last { u64::MAX } else { now };
         joiner.expire(until, &mut host, |event| session.report(event, &mut outcome));
         more = turn.more;
+        if let Some(look) = look.take_if(|_| !more) {
+            joiner.looked(&look, now, &mut host, |event| session.report(event, &mut outcome));
+        }
+        tracer.look_if_wanted(&mut joiner, now);
         if turn.malformed > 0 {
             tracing::warn!(turn.malformed, "records of an unknown shape");
         }
@@ -227,8 +235,16 @@ impl Session {
 
     /// A connection that will have no further record.
     fn end(&mut self, whole: &ConnectionEvent) -> io::Result<()> {
-        self.savings.add(whole);
-        if self.output == Output::Ladder { write!(self.out, "\n{}", ladder::draw(whole)) } else { Ok(()) }
+        // What comes after the socket was drawn up to there, when it closed.
+        let is_rest = whole.stage == Stage::TimeWait;
+        if !is_rest {
+            self.savings.add(whole);
+        }
+        match self.output {
+            Output::Ladder if is_rest => write!(self.out, "\n{}", ladder::draw_rest(whole)),
+            Output::Ladder => write!(self.out, "\n{}", ladder::draw(whole)),
+            _ => Ok(()),
+        }
     }
 
     /// The summary follows the table or the ladders; with JSON it goes to standard error, so that the output

@@ -15,7 +15,7 @@ use std::{
 
 use handshake_common::{
     CloseStyle, Family, FastOpen, FastOpenReason, FinalAck, Initiator, Library, Outcome, Role, Stage,
-    TlsClass, TlsOutcome, TlsSource, TlsVersion,
+    TimeWaitEnd, TlsClass, TlsOutcome, TlsSource, TlsVersion,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -280,7 +280,7 @@ pub struct Close {
     )]
     #[schemars(with = "Option<u64>")]
     pub app_wait: Option<Duration>,
-    /// TIME_WAIT → its end. Needs a hook that this version does not have.
+    /// The entry into TIME_WAIT → its end.
     #[serde(
         rename = "time_wait_us",
         with = "optional_micros",
@@ -289,9 +289,35 @@ pub struct Close {
     )]
     #[schemars(with = "Option<u64>")]
     pub time_wait: Option<Duration>,
+    /// How TIME_WAIT ended, or the wait for the peer's FIN before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_wait_end: Option<TimeWaitEnd>,
+    /// The `id` of the connection that took over the ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reused_by: Option<ConnectionId>,
+    /// How far `duration_us`, `app_wait_us` and `time_wait_us` may be off, where a time-wait minisocket told
+    /// them.
+    #[serde(rename = "grain_us", with = "optional_micros", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<u64>")]
+    pub grain: Option<Duration>,
+    /// The peer's FIN came after the socket was gone, to its time-wait minisocket.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub late_fin: bool,
     /// What no probe saw: the peer's FIN, which went to the time-wait minisocket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unseen: Option<Unseen>,
+}
+
+impl Close {
+    /// Whether the connection went on in TIME_WAIT, or in the wait for the peer's FIN before it.
+    #[must_use]
+    pub fn enters_time_wait(&self) -> bool {
+        let orderly = matches!(
+            self.style,
+            Some(CloseStyle::FourSegments | CloseStyle::ThreeSegments | CloseStyle::Simultaneous)
+        );
+        orderly && self.initiator != Some(Initiator::Remote)
+    }
 }
 
 /// What no probe saw.
@@ -310,6 +336,7 @@ impl ConnectionEvent {
             Stage::Open => self.open.as_ref()?.duration,
             Stage::Close => self.close.as_ref()?.duration,
             Stage::Tls => self.tls.as_ref()?.duration,
+            Stage::TimeWait => self.close.as_ref().and_then(|close| close.time_wait.or(close.duration)),
         }
     }
 

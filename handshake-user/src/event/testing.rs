@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use handshake_common::{
-    CloseStyle, Family, FastOpen, FinalAck, Initiator, Library, Outcome, Role, Stage, TlsClass, TlsOutcome,
-    TlsSource, TlsVersion,
+    CloseStyle, Family, FastOpen, FinalAck, Initiator, Library, Outcome, Role, Stage, TimeWaitEnd, TlsClass,
+    TlsOutcome, TlsSource, TlsVersion,
 };
 
 use super::{Close, ConnectionEvent, Endpoint, Open, Process, SchemaVersion, Setup, Tls};
@@ -110,6 +110,18 @@ pub(crate) fn with_tls(role: Role, version: TlsVersion, class: TlsClass) -> Conn
     }
 }
 
+/// The same, but that the program had closed its socket before the peer's FIN: what is known of it in the
+/// end.
+pub(crate) fn waited(role: Role) -> ConnectionEvent {
+    let mut record = closed(role);
+    record.stage = Stage::TimeWait;
+    record.lifetime = us(1_150_400);
+    let close = record.close.as_mut().expect("it is closed");
+    (close.late_fin, close.grain) = (true, us(5_000));
+    (close.time_wait, close.time_wait_end) = (us(61_400_000), Some(TimeWaitEnd::RanOut));
+    record
+}
+
 /// A closing: four segments, by us, the peer's program taking 12 ms.
 pub(crate) fn closed(role: Role) -> ConnectionEvent {
     ConnectionEvent {
@@ -122,6 +134,10 @@ pub(crate) fn closed(role: Role) -> ConnectionEvent {
             ack_wait: us(50_300),
             app_wait: us(12_000),
             time_wait: None,
+            time_wait_end: None,
+            reused_by: None,
+            grain: None,
+            late_fin: false,
             unseen: None,
         }),
         lifetime: us(1_162_400),

@@ -11,7 +11,11 @@ use handshake_common::{
     tcp::{close, open},
 };
 
-use super::{setup, view::TlsView};
+use super::{
+    setup,
+    time_wait::TimeWait,
+    view::{TlsView, whole_micros},
+};
 use crate::{
     event::{
         Close, ConnectionEvent, ConnectionId, Endpoint, Open, Process, SchemaVersion, Setup, Tls, Unseen,
@@ -33,18 +37,20 @@ pub(super) struct Joined<'a> {
     pub(super) tls: Option<&'a TlsView>,
     /// For a connection without TLS only at its end, when it is certain that none came.
     pub(super) setup: Option<Setup>,
+    /// What became known after the socket.
+    pub(super) time_wait: Option<TimeWait>,
 }
 
 impl<'a> Joined<'a> {
     /// A connection by itself.
     pub(super) fn connection(connection: &'a Connection) -> Self {
         let stage = connection.stage().unwrap_or(Stage::Close);
-        Self { stage, connection, has_socket: true, tls: None, setup: None }
+        Self { stage, connection, has_socket: true, tls: None, setup: None, time_wait: None }
     }
 
     /// The event, with the clock and the cgroups of the host.
     pub(super) fn event(self, context: &mut impl Context) -> ConnectionEvent {
-        let Self { stage, connection: raw, has_socket, tls, setup } = self;
+        let Self { stage, connection: raw, has_socket, tls, setup, time_wait } = self;
         let is_unfollowed = raw.flags.contains(ConnectionFlags::PREEXISTING);
         // Of a connection that was not followed from its beginning, `open` is known only if it ended while we
         // watched.
@@ -53,7 +59,9 @@ impl<'a> Joined<'a> {
             Stage::Open => raw.open_ns,
             Stage::Close => raw.closed_ns,
             Stage::Tls => tls.and_then(|tls| tls.ended_ns).unwrap_or(0),
+            Stage::TimeWait => time_wait.map_or(0, |time_wait| time_wait.at_ns),
         };
+        let closed = matches!(stage, Stage::Close | Stage::TimeWait);
         ConnectionEvent {
             schema: SchemaVersion,
             stage,
@@ -69,8 +77,8 @@ impl<'a> Joined<'a> {
             open: (has_socket && opened).then(|| open_of(raw)),
             tls: tls.map(|tls| tls_of(tls, has_socket.then_some(raw))),
             setup,
-            close: (stage == Stage::Close).then(|| close_of(raw)),
-            lifetime: if stage == Stage::Close { micros(close::lifetime_us(raw)) } else { None },
+            close: closed.then(|| close_of(raw, time_wait)),
+            lifetime: if closed { micros(close::lifetime_us(raw)) } else { None },
         }
     }
 }
@@ -128,14 +136,19 @@ fn tls_of(tls: &TlsView, connection: Option<&Connection>) -> Tls {
     }
 }
 
-fn close_of(raw: &Connection) -> Close {
+fn close_of(raw: &Connection, time_wait: Option<TimeWait>) -> Close {
+    let TimeWait { duration_ns, grain_ns, end, reused_by, .. } = time_wait.unwrap_or_default();
     Close {
         initiator: raw.initiator(),
         style: close::style(raw),
         duration: micros(close::duration_us(raw)),
         ack_wait: micros(close::ack_wait_us(raw)),
         app_wait: micros(close::app_wait_us(raw)),
-        time_wait: None,
+        time_wait: duration_ns.map(whole_micros),
+        time_wait_end: end,
+        reused_by: reused_by.map(|(cookie, generation)| ConnectionId::of_socket(cookie, generation)),
+        grain: (grain_ns > 0).then(|| whole_micros(grain_ns)),
+        late_fin: raw.flags.contains(ConnectionFlags::PEER_FIN_UNSEEN) && raw.peer_fin_ns != 0,
         unseen: close::peer_fin_unseen(raw).then_some(Unseen::PeerFin),
     }
 }

@@ -5,7 +5,7 @@ use handshake_common::{Outcome, Stage};
 
 use crate::{
     bounded_map::BoundedMap,
-    event::{ConnectionEvent, ConnectionId, Endpoint},
+    event::{Close, ConnectionEvent, ConnectionId, Endpoint},
 };
 
 /// Connections kept until they close, a record of some hundred bytes each. The oldest are evicted.
@@ -20,17 +20,26 @@ type Key = (ConnectionId, Option<Endpoint>, Option<Endpoint>);
 #[derive(Debug)]
 pub struct ConnectionJournal {
     open: BoundedMap<Key, ConnectionEvent>,
+    /// Whether a connection ends with TIME_WAIT, where it enters it, rather than with its socket.
+    awaits_time_wait: bool,
     bytes: usize,
     evicted: u64,
 }
 
 impl Default for ConnectionJournal {
     fn default() -> Self {
-        Self { open: BoundedMap::new(MAX_CONNECTIONS), bytes: 0, evicted: 0 }
+        Self { open: BoundedMap::new(MAX_CONNECTIONS), awaits_time_wait: false, bytes: 0, evicted: 0 }
     }
 }
 
 impl ConnectionJournal {
+    /// Keeps connections until TIME_WAIT is over, so that each is whole. Without this, what is learnt after
+    /// the socket makes a whole of its own, of stage `time_wait`.
+    #[must_use]
+    pub fn awaiting_time_wait() -> Self {
+        Self { awaits_time_wait: true, ..Self::default() }
+    }
+
     /// Takes a record. Returns the complete one if it is the last of its connection.
     pub fn take(&mut self, record: ConnectionEvent) -> Option<ConnectionEvent> {
         let key = key(&record);
@@ -39,13 +48,13 @@ impl ConnectionJournal {
             // The entry stays where it is, so that the order is that of the beginnings.
             *earlier = filled(record, earlier);
             self.bytes += size(earlier);
-            if is_last(earlier) {
+            if is_last(earlier, self.awaits_time_wait) {
                 return self.remove(&key);
             }
             self.limit(None);
             return None;
         }
-        if is_last(&record) {
+        if is_last(&record, self.awaits_time_wait) {
             return Some(record);
         }
         self.bytes += size(&record);
@@ -93,19 +102,26 @@ fn key(record: &ConnectionEvent) -> Key {
 
 /// Bytes that a kept record takes; its id is stored twice.
 fn size(record: &ConnectionEvent) -> usize {
-    let ConnectionEvent { id, process, tls, .. } = record;
+    let ConnectionEvent { id, process, tls, close, .. } = record;
     let process = process.iter().flat_map(|process| [Some(&process.comm), process.cgroup.as_ref()]);
     let tls = tls
         .iter()
         .flat_map(|tls| [&tls.cipher, &tls.sni, &tls.alpn, &tls.alert, &tls.error].map(Option::as_ref));
     let texts = process.chain(tls).flatten().map(|text| text.raw().len());
-    size_of::<ConnectionEvent>() + 2 * id.heap_size() + texts.sum::<usize>()
+    let ids = 2 * id.heap_size()
+        + close
+            .iter()
+            .filter_map(|close| close.reused_by.as_ref())
+            .map(ConnectionId::heap_size)
+            .sum::<usize>();
+    size_of::<ConnectionEvent>() + ids + texts.sum::<usize>()
 }
 
 /// Whether this is the last record of its connection, or of its handshake.
-fn is_last(record: &ConnectionEvent) -> bool {
+fn is_last(record: &ConnectionEvent, awaits_time_wait: bool) -> bool {
     match record.stage {
-        Stage::Close => true,
+        Stage::Close => !(awaits_time_wait && record.close.as_ref().is_some_and(Close::enters_time_wait)),
+        Stage::TimeWait => record.close.as_ref().is_none_or(|close| close.time_wait_end.is_some()),
         Stage::Open => record.open.as_ref().is_none_or(|open| open.outcome != Some(Outcome::Established)),
         Stage::Tls => record.local.is_none(),
     }
@@ -126,10 +142,13 @@ fn filled(later: ConnectionEvent, earlier: &mut ConnectionEvent) -> ConnectionEv
 
 #[cfg(test)]
 mod tests {
-    use handshake_common::{Role, TlsClass, TlsVersion};
+    use handshake_common::{Initiator, Role, TlsClass, TlsVersion};
 
     use super::*;
-    use crate::event::testing::{closed, opened, with_tls};
+    use crate::event::{
+        Unseen,
+        testing::{closed, opened, waited, with_tls},
+    };
 
     #[test]
     fn connection_is_reported_once_at_its_end() {
@@ -156,6 +175,29 @@ mod tests {
         }
         let ids: Vec<_> = whole.finish().map(|record| record.id).collect();
         assert_eq!(ids, ["b".into(), "a".into()]);
+    }
+
+    #[test]
+    fn connection_is_awaited_to_the_end_of_time_wait() {
+        let mut end = closed(Role::Client);
+        let close = end.close.as_mut().unwrap();
+        (close.duration, close.app_wait, close.unseen) = (None, None, Some(Unseen::PeerFin));
+        let mut fin = waited(Role::Client);
+        (fin.tls, fin.close.as_mut().unwrap().time_wait_end) = (None, None);
+        let mut whole = ConnectionJournal::awaiting_time_wait();
+        let tls = with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Full);
+        for record in [opened(Role::Client), tls.clone(), end.clone(), fin] {
+            assert_eq!(whole.take(record), None);
+        }
+        let told = whole.take(waited(Role::Client)).unwrap();
+        assert_eq!((told.stage, told.tls), (Stage::TimeWait, tls.tls));
+        // Without the end, it is what is known.
+        assert_eq!(whole.take(end.clone()), None);
+        assert_eq!(whole.finish().count(), 1);
+        let mut passive = end.clone();
+        passive.close.as_mut().unwrap().initiator = Some(Initiator::Remote);
+        assert!(whole.take(passive).is_some(), "it does not enter TIME_WAIT");
+        assert!(ConnectionJournal::default().take(end).is_some());
     }
 
     #[test]

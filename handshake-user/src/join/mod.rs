@@ -16,6 +16,7 @@ pub mod journal;
 pub mod merge;
 mod pending;
 mod setup;
+pub mod time_wait;
 pub mod view;
 
 use handshake_common::{
@@ -32,11 +33,12 @@ use self::{
     hello_fragments::HelloFragments,
     merge::{Fact, merge},
     pending::{HandshakeView, Key, NO_SOCKET, PartialHandshake, Pending, Random, dialler, may_be_of, random},
+    time_wait::{Look, News, TimeWaits, Wanted},
     view::TlsView,
 };
 use crate::{
     bounded_map::BoundedMap,
-    event::ConnectionEvent,
+    event::{ConnectionEvent, Setup},
     host::Context,
     kernel::{probe::WireCoverage, raw_record::RawRecord},
 };
@@ -70,6 +72,8 @@ pub struct Joiner {
     /// Those that only the wire reported, in case a library without a socket reports them late.
     /// Their values are the processes that dialled, where those are certain.
     wire_only: BoundedMap<Random, Option<u32>>,
+    /// Connections that go on after their socket, if somebody looks at the minisockets.
+    time_waits: Option<TimeWaits>,
     evicted: u64,
     disagreements: [u64; Fact::ALL.len()],
 }
@@ -85,9 +89,43 @@ impl Joiner {
             pending: Pending::default(),
             reported: BoundedMap::new(MAX_REPORTED),
             wire_only: BoundedMap::new(MAX_WIRE_ONLY),
+            time_waits: None,
             evicted: 0,
             disagreements: [0; Fact::ALL.len()],
         }
+    }
+
+    /// From now on connections are followed to the end of TIME_WAIT, by the looks that [`Joiner::wants_look`]
+    /// asks for. `ids_are_cookies`: connections are named by the kernel's cookies.
+    pub fn follow_time_wait(&mut self, tick_ns: u64, ids_are_cookies: bool) {
+        self.time_waits = Some(TimeWaits::new(tick_ns, ids_are_cookies));
+    }
+
+    /// The network namespaces whose minisockets are to be looked at now, if it is time. The answer goes to
+    /// [`Joiner::looked`], however long that takes.
+    pub fn wants_look(&mut self, now_ns: u64) -> Option<Vec<Wanted>> {
+        self.time_waits.as_mut()?.wanted(now_ns)
+    }
+
+    /// Takes the minisockets that were seen, after every record that was written by then.
+    pub fn looked(
+        &mut self,
+        look: &Look,
+        now_ns: u64,
+        context: &mut impl Context,
+        mut report: impl FnMut(ConnectionEvent),
+    ) {
+        let coverage = self.wire;
+        if let Some(time_waits) = &mut self.time_waits {
+            time_waits.looked(look, now_ns, &mut |news| report(told(&news, coverage).event(context)));
+        }
+    }
+
+    /// Connections of which it is not known how TIME_WAIT ended, and those that were not followed because too
+    /// many are.
+    #[must_use]
+    pub fn time_wait_losses(&self) -> (u64, u64) {
+        self.time_waits.as_ref().map_or((0, 0), |waits| (waits.unknown(), waits.refused()))
     }
 
     /// Takes a raw record and reports the events that it completes.
@@ -101,9 +139,18 @@ impl Joiner {
         let report: Report<'_> = &mut |joined| report(joined.event(context));
         match raw {
             RawRecord::Connection(connection) if connection.stage() == Some(Stage::Close) => {
+                if let Some(time_waits) = &mut self.time_waits {
+                    time_waits.closed(connection, now_ns);
+                }
                 self.closed(connection, now_ns, report);
             }
-            RawRecord::Connection(connection) => report(Joined::connection(connection)),
+            RawRecord::Connection(connection) => {
+                let coverage = self.wire;
+                if let Some(time_waits) = &mut self.time_waits {
+                    time_waits.opened(connection, &mut |news| report(told(&news, coverage)));
+                }
+                report(Joined::connection(connection));
+            }
             RawRecord::LibraryHandshake(handshake) => self.library(handshake, now_ns, report),
             RawRecord::WireHandshake(handshake) => self.wire(handshake, now_ns, report),
             RawRecord::HelloFragment(fragment, bytes) => self.hello_fragments.add(fragment, bytes),
@@ -312,6 +359,7 @@ impl Joiner {
                 has_socket,
                 tls: Some(&tls),
                 setup: if has_socket { setup::setup(&connection, Some(&tls)) } else { None },
+                time_wait: None,
             });
         }
         if let Some(closed) = closed {
@@ -321,12 +369,32 @@ impl Joiner {
 
     fn close(&mut self, connection: &Connection, report: Report<'_>) {
         let tls = self.reported.remove(&key(connection));
-        let none = self.wire == WireCoverage::All
-            && !connection.flags.contains(ConnectionFlags::PREEXISTING)
-            && connection.shows_no_tls();
-        let knows = tls.is_some() || none;
-        let setup = if knows { setup::setup(connection, tls.as_ref()) } else { None };
+        let setup = setup_at_close(connection, tls.as_ref(), self.wire);
         report(Joined { tls: tls.as_ref(), setup, ..Joined::connection(connection) });
+        if let (Some(time_waits), Some(tls)) = (&mut self.time_waits, tls) {
+            time_waits.had_tls(connection, tls);
+        }
+    }
+}
+
+/// The setup, once nothing more can come to it.
+fn setup_at_close(connection: &Connection, tls: Option<&TlsView>, wire: WireCoverage) -> Option<Setup> {
+    let none = wire == WireCoverage::All
+        && !connection.flags.contains(ConnectionFlags::PREEXISTING)
+        && connection.shows_no_tls();
+    if tls.is_some() || none { setup::setup(connection, tls) } else { None }
+}
+
+/// What became known after the socket, with everything that was known before.
+fn told<'a>(news: &News<'a>, wire: WireCoverage) -> Joined<'a> {
+    let News { connection, tls, time_wait } = *news;
+    let setup = setup_at_close(connection, tls, wire);
+    Joined {
+        stage: Stage::TimeWait,
+        tls,
+        setup,
+        time_wait: Some(time_wait),
+        ..Joined::connection(connection)
     }
 }
 

@@ -92,6 +92,9 @@ fn class(record: &ConnectionEvent) -> String {
                 None => style.to_owned(),
             }
         }
+        (Stage::TimeWait, _, Some(close)) => {
+            close.time_wait_end.map_or("late_fin", |end| end.as_str()).to_owned()
+        }
         (Stage::Tls, ..) => {
             let Some(tls) = &record.tls else { return "unknown".to_owned() };
             let version = tls.version.map_or_else(|| "TLS".to_owned(), |version| format!("TLS {version}"));

@@ -18,6 +18,8 @@ use crate::{
 };
 
 pub(crate) const RTT: Duration = Duration::from_millis(50);
+/// How long TIME_WAIT may take to end, and to be seen to.
+const TIME_WAIT: Duration = Duration::from_secs(90);
 /// How long a record may take to arrive.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -129,6 +131,37 @@ impl Case {
         }
         assert!(self.log.garbage().is_empty(), "lines that are not JSON: {:?}", self.log.garbage());
         ends
+    }
+
+    /// Waits for what becomes known after the socket of this connection: `late_fin`, or how TIME_WAIT ended.
+    #[track_caller]
+    pub(crate) fn time_wait(&self, connection: Connection, side: Side, what: &str) -> Record {
+        let about = self.about(connection);
+        let is_it = |record: &Record| {
+            record.is_event("time_wait")
+                && about.matches(record, side)
+                && record.text("close.time_wait_end").unwrap_or("late_fin") == what
+        };
+        match self.log.wait_for(TIME_WAIT, is_it, |found| !found.is_empty()) {
+            Ok(found) => {
+                assert_eq!(found.len(), 1, "{what} is told more than once: {found:?}");
+                ends::check(&found[0], side);
+                found[0].clone()
+            }
+            Err(TimedOut(_)) => {
+                panic!("no time_wait record of the {side:?} tells {what} within {TIME_WAIT:?}")
+            }
+        }
+    }
+
+    /// The open record with this id, of a connection with these ends.
+    #[track_caller]
+    pub(crate) fn open_of(&self, connection: Connection, side: Side, id: &str) -> Record {
+        let about = self.about(connection);
+        let is_it =
+            |record: &Record| record.is_event("open") && record.id() == id && about.matches(record, side);
+        let found = self.log.wait_for(TIMEOUT, is_it, |found| !found.is_empty());
+        found.unwrap_or_else(|TimedOut(_)| panic!("no connection {id} of the {side:?}")).remove(0)
     }
 
     fn about(&self, connection: Connection) -> About {

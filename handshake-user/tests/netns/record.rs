@@ -136,6 +136,7 @@ impl Record {
             "close.ack_wait_us",
             "close.app_wait_us",
             "close.time_wait_us",
+            "close.grain_us",
         ] {
             // Panics if it is negative or not a number.
             let _ = self.number(path);

@@ -19,7 +19,7 @@ use crate::{
     },
     host::Context,
     host::{self, Host},
-    join::Joiner,
+    join::{Joiner, time_wait::Look},
     kernel::{probe::hook::HOOKS, ring},
     tracer::Tracer,
     untrusted::Untrusted,
@@ -52,13 +52,15 @@ pub(super) struct Live {
     pub(super) tracer: Tracer,
     ring: RingBuf<MapData>,
     joiner: Joiner,
+    /// What was seen of time-wait minisockets, until all records from before have been read.
+    look: Option<Look>,
     host: Host,
 }
 
 impl Live {
     pub(super) fn new(tracer: Tracer, ring: RingBuf<MapData>) -> Self {
-        let joiner = Joiner::new(tracer.probes.wire_coverage);
-        Self { tracer, ring, joiner, host: Host::new() }
+        let joiner = tracer.joiner();
+        Self { tracer, ring, joiner, look: None, host: Host::new() }
     }
 }
 
@@ -157,7 +159,7 @@ fn give_memory_back() {
 impl State {
     fn drain(&mut self) -> bool {
         let Self { metrics, live, .. } = self;
-        let Some(Live { tracer, ring, joiner, host }) = live else { return false };
+        let Some(Live { tracer, ring, joiner, look, host }) = live else { return false };
         let now = host::monotonic_ns();
         tracer.probes.pass_on_log();
         if let Some(turn) = tracer.worker_turn() {
@@ -171,12 +173,19 @@ impl State {
                 metrics.library_skipped(reason, files);
             }
         }
+        if look.is_none() {
+            *look = tracer.take_look();
+        }
         let mut context = MetricsContext { cgroups: metrics.needs_cgroups(), host };
         let turn = ring::drain(ring, |raw| {
             joiner.take(raw, now, &mut context, |event| metrics.observe(&event));
             ControlFlow::Continue(())
         });
         joiner.expire(now, &mut context, |event| metrics.observe(&event));
+        if let Some(look) = look.take_if(|_| !turn.more) {
+            joiner.looked(&look, now, &mut context, |event| metrics.observe(&event));
+        }
+        tracer.look_if_wanted(joiner, now);
         metrics.malformed(turn.malformed);
         turn.more
     }
@@ -185,6 +194,7 @@ impl State {
         if let Some(live) = &self.live {
             let probes = &live.tracer.probes;
             let totals = probes.totals()?;
+            self.metrics.time_wait_losses(live.joiner.time_wait_losses());
             self.metrics.advance(&totals, probes.missed_runs());
             if let Some(histograms) = probes.histograms()? {
                 self.metrics.fill(&histograms, &totals, probes.wire_coverage);

@@ -7,10 +7,11 @@ mod family;
 mod gauge;
 mod labels;
 mod possible;
+mod time_wait;
 mod timing;
 mod tls;
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use handshake_common::{
     CloseStyle, Family, FastOpen, FinalAck, Initiator, Library, Outcome, Role, Stage,
@@ -18,8 +19,7 @@ use handshake_common::{
     totals::{self, DropReason, Totals},
 };
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
-    process_collector::ProcessCollector,
+    IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder, process_collector::ProcessCollector,
 };
 
 pub use self::gauge::Census;
@@ -28,6 +28,7 @@ use self::{
     counting::{Counting, catch_up},
     gauge::Connections,
     labels::{Key, Labels},
+    time_wait::TimeWait,
     timing::Timing,
     tls::Handshakes,
 };
@@ -48,6 +49,7 @@ pub struct Metrics {
     counts: [Counting; 4],
     connections: Connections,
     events: Events,
+    time_wait: TimeWait,
     probes: IntGaugeVec,
 }
 
@@ -67,8 +69,11 @@ struct Events {
     opens: IntCounter,
     handshakes: IntCounter,
     closes: IntCounter,
+    time_waits: IntCounter,
     malformed: IntCounter,
     lost: Vec<(DropReason, IntCounter)>,
+    /// Connections that user space did not follow beyond their socket.
+    time_wait_refused: u64,
     missed: IntCounter,
 }
 
@@ -86,13 +91,13 @@ impl Metrics {
         )?;
         registry.register(Box::new(probes.clone()))?;
         build_info(&registry)?;
-        time_wait(&registry, settings)?;
         Ok(Self {
             timings: Timings::new(&registry, settings, &labels)?,
             handshakes: Handshakes::new(&registry, settings, &labels)?,
             counts: counts(&registry)?,
             connections: Connections::new(&registry)?,
             events: Events::new(&registry)?,
+            time_wait: TimeWait::new(&registry, settings)?,
             registry,
             labels,
             probes,
@@ -117,7 +122,7 @@ impl Metrics {
     /// Observes an event. Its cgroup is needed only for the label of that name: see
     /// [`Metrics::needs_cgroups`].
     pub fn observe(&mut self, event: &ConnectionEvent) {
-        let Self { labels, timings, handshakes, events, .. } = self;
+        let Self { labels, timings, handshakes, events, time_wait, .. } = self;
         let key = labels.key(event);
         match event.stage {
             Stage::Open => {
@@ -128,6 +133,15 @@ impl Metrics {
             Stage::Close => {
                 events.closes.inc();
                 timings.closed(event, labels, key.as_ref());
+            }
+            Stage::TimeWait => {
+                events.time_waits.inc();
+                match event.close.as_ref().map(|close| (close, close.time_wait_end)) {
+                    // The late FIN.
+                    Some((_, None)) => timings.closed_late(event, labels, key.as_ref()),
+                    Some((close, Some(end))) => time_wait.ended(close, end),
+                    None => {}
+                }
             }
         }
         handshakes.observe(event, labels, key.as_ref());
@@ -161,6 +175,12 @@ impl Metrics {
         }
     }
 
+    /// Connections of which it is not known how TIME_WAIT ended, and those that were not followed.
+    pub fn time_wait_losses(&mut self, (unknown, refused): (u64, u64)) {
+        catch_up(&self.time_wait.unknown, unknown);
+        self.events.time_wait_refused = refused;
+    }
+
     /// Counts records whose shape this program does not know.
     pub fn malformed(&self, records: u64) {
         self.events.malformed.inc_by(records);
@@ -189,7 +209,8 @@ impl Metrics {
         self.connections.set(totals);
         self.handshakes.advance(totals);
         for (loss, counter) in &self.events.lost {
-            catch_up(counter, totals.at(totals::lost(*loss)));
+            let refused = if *loss == DropReason::TimeWaitFull { self.events.time_wait_refused } else { 0 };
+            catch_up(counter, totals.at(totals::lost(*loss)) + refused);
         }
         catch_up(&self.events.missed, missed);
     }
@@ -307,6 +328,16 @@ impl Timings {
         self.close_ack_wait.observe([role, initiator], close.ack_wait, labels, key);
         self.close_app_wait.observe([role, initiator], close.app_wait, labels, key);
     }
+
+    /// What the close record lacked, because the peer's FIN came to a time-wait minisocket.
+    fn closed_late(&mut self, event: &ConnectionEvent, labels: &Labels, key: Option<&Key>) {
+        let Some(close) = &event.close else { return };
+        let (role, initiator) = (Role::code_of(event.counted_role()), Initiator::code_of(close.initiator));
+        let class = [role, initiator, CloseStyle::code_of(close.style)];
+        let told = |timing: Option<Duration>| timing.map(|it| (it, close.grain.unwrap_or_default()));
+        self.close_duration.observe_within(class, told(close.duration), labels, key);
+        self.close_app_wait.observe_within([role, initiator], told(close.app_wait), labels, key);
+    }
 }
 
 /// The families that the kernel side counts.
@@ -374,6 +405,8 @@ impl Events {
             opens: arrived.with_label_values(&[Stage::Open.as_str()]),
             handshakes: arrived.with_label_values(&[Stage::Tls.as_str()]),
             closes: arrived.with_label_values(&[Stage::Close.as_str()]),
+            time_waits: arrived.with_label_values(&[Stage::TimeWait.as_str()]),
+            time_wait_refused: 0,
             malformed: lost.with_label_values(&["malformed"]),
             lost: DropReason::ALL
                 .iter()
@@ -391,14 +424,6 @@ fn build_info(registry: &Registry) -> prometheus::Result<()> {
     )?;
     family.with_label_values(&[env!("CARGO_PKG_VERSION"), std::env::consts::ARCH]).set(1);
     registry.register(Box::new(family))
-}
-
-/// TIME_WAIT is out of the tracepoints' sight: the family is there, and stays at zero.
-fn time_wait(registry: &Registry, settings: &config::Metrics) -> prometheus::Result<()> {
-    let options =
-        HistogramOpts::new("handshake_tcp_time_wait_seconds", "TIME_WAIT to its end; no probe sees it yet.")
-            .buckets(settings.buckets.clone());
-    registry.register(Box::new(Histogram::with_opts(options)?))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::{gauge::tests::totals, *};
 use crate::{
     config::{Config, Label},
+    event::testing::waited,
     join::{
         Joiner,
         build::tests::{Epoch, client, event, tls_event},
@@ -63,6 +64,32 @@ fn every_series_is_there_from_the_start() {
     let version = env!("CARGO_PKG_VERSION");
     let listed: String = series.flat_map(|line| [line, "\n"]).collect();
     insta::assert_snapshot!(listed.replace(version, "VERSION").replace(std::env::consts::ARCH, "ARCH"));
+}
+
+#[test]
+fn late_fin_counts_where_its_bucket_is_certain() {
+    let mut metrics = metrics(&config::Metrics { buckets: vec![0.1, 1.0], ..settings() });
+    let end = waited(Role::Client);
+    let fin = |app_wait_ms: u64, grain_ms: u64| {
+        let mut fin = end.clone();
+        let close = fin.close.as_mut().unwrap();
+        (close.time_wait, close.time_wait_end) = (None, None);
+        (close.app_wait, close.grain) =
+            (Some(Duration::from_millis(app_wait_ms)), Some(Duration::from_millis(grain_ms)));
+        close.duration = Some(Duration::from_millis(app_wait_ms + 50));
+        fin
+    };
+    let mut count = |event: &ConnectionEvent, line: &str| {
+        metrics.observe(event);
+        let text = metrics.render().unwrap();
+        text.lines().find_map(|found| found.strip_prefix(line)?.trim().parse::<u64>().ok()).unwrap()
+    };
+    let app_wait = "handshake_tcp_close_app_wait_seconds_count{initiator=\"local\",role=\"client\"}";
+    assert_eq!(count(&fin(123, 1), app_wait), 1);
+    assert_eq!(count(&fin(123, 100), app_wait), 1, "it may be in two buckets");
+    assert_eq!(count(&end, app_wait), 1, "it was counted already");
+    assert_eq!(count(&end, "handshake_tcp_time_wait_seconds_count"), 2);
+    assert_eq!(count(&end, "handshake_tcp_time_wait_ends_total{end=\"ran_out\"}"), 3);
 }
 
 #[test]

@@ -20,6 +20,7 @@ pub(super) struct Timing<const N: usize> {
     classes: Vec<Option<Histogram>>,
     /// With labels on demand: by class and their values.
     labelled: HashMap<(usize, Key), Histogram>,
+    buckets: Vec<f64>,
     max_series: usize,
     labels: usize,
 }
@@ -43,6 +44,7 @@ impl<const N: usize> Timing<N> {
             family,
             classes: vec![None; class::size(&axes)],
             labelled: HashMap::new(),
+            buckets: settings.buckets.clone(),
             max_series: settings.max_series,
             labels: labels.names().count(),
         };
@@ -61,8 +63,7 @@ impl<const N: usize> Timing<N> {
         key: Option<&Key>,
     ) {
         let Some(duration) = duration else { return };
-        #[expect(clippy::cast_precision_loss, reason = "2^53 µs are 285 years")]
-        let seconds = micros(duration) as f64 / 1e6;
+        let seconds = seconds(duration);
         match key {
             None => self.class(codes).observe(seconds),
             Some(key) => self.labelled(codes, labels, key).observe(seconds),
@@ -79,6 +80,18 @@ impl<const N: usize> Timing<N> {
                 self.family.set_counted(names, class::words(&axes, codes), counted);
             }
         }
+    }
+
+    /// The same for a duration that may be off by so much, if that leaves no doubt of its bucket.
+    pub(super) fn observe_within(
+        &mut self,
+        codes: Codes<N>,
+        duration: Option<(Duration, Duration)>,
+        labels: &Labels,
+        key: Option<&Key>,
+    ) {
+        let known = duration.filter(|&(duration, grain)| tells(&self.buckets, duration, grain));
+        self.observe(codes, known.map(|(duration, _)| duration), labels, key);
     }
 
     fn class(&mut self, codes: Codes<N>) -> &Histogram {
@@ -103,5 +116,34 @@ impl<const N: usize> Timing<N> {
             values.extend(labels.values(key));
             family.records().with_label_values(&values)
         })
+    }
+}
+
+/// The unit of Prometheus.
+#[expect(clippy::cast_precision_loss, reason = "2^53 µs are 285 years")]
+pub(super) fn seconds(duration: Duration) -> f64 {
+    micros(duration) as f64 / 1e6
+}
+
+/// Whether a duration that may be off by `grain` is in the same bucket whatever the truth is.
+pub(super) fn tells(buckets: &[f64], duration: Duration, grain: Duration) -> bool {
+    let bucket = |duration| buckets.partition_point(|&bound| bound < seconds(duration));
+    bucket(duration.saturating_sub(grain)) == bucket(duration.saturating_add(grain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn coarse_duration_counts_only_where_its_bucket_is_certain() {
+        let buckets = [0.1, 0.25, 0.5];
+        let ms = Duration::from_millis;
+        assert!(tells(&buckets, ms(200), ms(4)));
+        assert!(tells(&buckets, ms(100), ms(0)), "a bound belongs to its bucket");
+        assert!(!tells(&buckets, ms(98), ms(4)));
+        assert!(!tells(&buckets, ms(100), ms(1)));
+        assert!(tells(&buckets, ms(60_000), ms(10_000)));
+        assert!(tells(&buckets, ms(1), ms(4)));
     }
 }

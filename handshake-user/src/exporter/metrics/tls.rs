@@ -3,7 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use handshake_common::{
-    Library, Role, Stage, TlsClass, TlsOutcome, TlsVersion, histograms,
+    Library, Role, Stage, TlsClass, TlsOutcome, TlsVersion,
+    histograms::{self, Bounds},
     totals::{self, MAX_SETUP_ROUND_TRIPS, Totals},
 };
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
@@ -40,6 +41,8 @@ pub(super) struct Handshakes {
     turn: IntGauge,
     disagreements: IntCounterVec,
     lost: [u64; TlsOutcome::SLOTS],
+    /// Whether the kernel side counts the setups without TLS.
+    in_kernel: bool,
     /// What the kernel side has counted of setups without TLS, by their slots.
     plain: Vec<(usize, IntCounter, u64)>,
 }
@@ -160,6 +163,7 @@ impl Handshakes {
                 &["fact"],
             )?,
             lost: [0; TlsOutcome::SLOTS],
+            in_kernel: settings.bounds() != Bounds::NONE,
             plain: Vec::new(),
         };
         for role in Role::ALL {
@@ -240,7 +244,7 @@ impl Handshakes {
                 self.handshake(tls, labels, key);
                 self.set_up(event, labels, key);
             }
-            (Stage::Close, None) => self.set_up(event, labels, key),
+            (Stage::Close, None) if !self.in_kernel => self.set_up(event, labels, key),
             _ => {}
         }
     }

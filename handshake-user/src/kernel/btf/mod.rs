@@ -5,7 +5,7 @@ mod types;
 
 use std::{cell::RefCell, convert::Infallible};
 
-use handshake_common::layout::{Bit, Layout};
+use handshake_common::layout::{ABSENT, Bit, Layout};
 
 pub use self::{error::BtfError, types::Btf};
 
@@ -13,7 +13,7 @@ pub use self::{error::BtfError, types::Btf};
 pub const PATH: &str = "/sys/kernel/btf/vmlinux";
 
 /// Members that not every kernel has; a bit that is absent reads as clear.
-const OPTIONAL: &[&str] = &["tcp_usec_ts"];
+const OPTIONAL: &[&str] = &["tcp_usec_ts", "tw_entry_stamp"];
 
 /// Finds every member that the eBPF programs read.
 ///
@@ -21,9 +21,10 @@ const OPTIONAL: &[&str] = &["tcp_usec_ts"];
 /// When the BTF is damaged or the kernel lacks a member.
 pub fn layout(btf: &Btf) -> Result<Layout, BtfError> {
     Layout::resolve_with(
-        |_, structure, path| {
-            let bits = member_bits(btf, structure, path)?;
-            Ok(bits / 8)
+        |name, structure, path| match member_bits(btf, structure, path) {
+            Ok(bits) => Ok(bits / 8),
+            Err(BtfError::Missing { .. }) if OPTIONAL.contains(&name) => Ok(ABSENT),
+            Err(error) => Err(error),
         },
         |name, structure, path| match member_bits(btf, structure, path) {
             Ok(bits) => Ok(Bit { offset: bits / 8, mask: 1 << (bits % 8) }),

@@ -67,6 +67,8 @@ pub struct Attachment<T> {
 pub struct Probes {
     /// How the tracepoints are attached.
     pub mode: AttachMode,
+    /// Whether connections are named by the kernel's socket cookies, or by numbers of our own.
+    pub ids_are_cookies: bool,
     /// Every hook, attached or not.
     pub hooks: Vec<Attached>,
     /// Which TLS handshakes are seen on the wire.
@@ -245,6 +247,7 @@ impl Attempt {
         remember_programs(&ebpf, &programs);
         let probes = Probes {
             mode: self.mode,
+            ids_are_cookies: self.mode == AttachMode::TpBtf && self.has_tracing_helpers,
             hooks,
             wire_coverage: view.coverage,
             wire_shortfall: view.shortfall,

@@ -2,19 +2,28 @@
 
 use std::time::Duration;
 
-use handshake_common::{CloseStyle, Initiator};
+use handshake_common::{CloseStyle, Initiator, TimeWaitEnd};
 
-use super::step::{
-    Direction::{self, Here, Received, Sent},
-    Moment, Step,
+use super::{
+    MAX_NAME,
+    step::{
+        Direction::{self, Here, Received, Sent},
+        Moment, Step,
+    },
 };
 use crate::{
     event::{Close, ConnectionEvent, Unseen},
     output::text::duration,
 };
 
-/// The close.
+/// The close, and what came after it.
 pub(super) fn steps(record: &ConnectionEvent, close: &Close) -> Vec<Step> {
+    let mut steps = segments(record, close);
+    steps.extend(time_wait(record, close));
+    steps
+}
+
+fn segments(record: &ConnectionEvent, close: &Close) -> Vec<Step> {
     let closed = Moment::measured(record.lifetime);
     let passive = close.initiator == Some(Initiator::Remote);
     match (close.style, close.initiator) {
@@ -51,7 +60,63 @@ fn before(moment: Moment, time: Option<Duration>) -> Moment {
     }
 }
 
+/// How TIME_WAIT ended (RFC 9293 §3.6.1), as far as that is known.
+fn time_wait(record: &ConnectionEvent, close: &Close) -> Option<Step> {
+    let entered = if close.late_fin {
+        late_fin(close, Moment::measured(record.lifetime))
+    } else {
+        Moment::measured(record.lifetime)
+    };
+    let over = match (entered, close.time_wait) {
+        (Moment::Measured(at), Some(lasted)) => Moment::Measured(at.saturating_add(lasted)),
+        _ => Moment::Unknown,
+    };
+    let lasted =
+        close.time_wait.map_or_else(String::new, |lasted| format!(" after {}", duration(Some(lasted))));
+    Some(match close.time_wait_end? {
+        TimeWaitEnd::RanOut => Step::new(over, Here, "TIME_WAIT is over").remark(format!("ran out{lasted}")),
+        TimeWaitEnd::Reused => {
+            let by = close
+                .reused_by
+                .as_ref()
+                .map_or_else(String::new, |id| format!(" by connection {id:.MAX_NAME$}"));
+            Step::new(over, Here, "TIME_WAIT is over").remark(format!("its ends were taken{lasted}{by}"))
+        }
+        TimeWaitEnd::Reset => Step::new(over, Here, "TIME_WAIT is over").remark("before its time: reset"),
+        TimeWaitEnd::CutOff => {
+            Step::new(Moment::Unknown, Here, "no TIME_WAIT").remark("tcp_max_tw_buckets was reached")
+        }
+        TimeWaitEnd::NoFin => {
+            Step::new(Moment::Unknown, Here, "no longer waited for").remark("tcp_fin_timeout was over")
+        }
+    })
+}
+
+/// When the peer's FIN came to the minisocket; the socket was closed with the ACK of ours.
+fn late_fin(close: &Close, closed: Moment) -> Moment {
+    match (closed, close.app_wait) {
+        (Moment::Measured(at), Some(wait)) => Moment::Measured(at.saturating_add(wait)),
+        _ => Moment::Unknown,
+    }
+}
+
 fn active_four(close: &Close, closed: Moment) -> Vec<Step> {
+    if close.late_fin {
+        let fin = late_fin(close, closed);
+        return vec![
+            our_fin(closed, close.ack_wait, "FIN"),
+            Step::new(closed, Received, "ACK"),
+            Step::new(fin, Received, "FIN").remark(waited("its program took", close)),
+            Step::new(fin.about(), Sent, "ACK"),
+        ];
+    }
+    if close.time_wait_end == Some(TimeWaitEnd::NoFin) {
+        return vec![
+            our_fin(closed, close.ack_wait, "FIN"),
+            Step::new(closed, Received, "ACK"),
+            Step::new(Moment::Unknown, Here, "the peer never sent its FIN"),
+        ];
+    }
     if close.unseen == Some(Unseen::PeerFin) {
         // The socket was destroyed at the ACK of its FIN: the measured end is that ACK.
         return vec![
@@ -122,5 +187,7 @@ fn reset(close: &Close, closed: Moment, direction: Direction) -> Vec<Step> {
 }
 
 fn waited(who: &str, close: &Close) -> String {
-    close.app_wait.map_or_else(String::new, |us| format!("{who} {}", duration(Some(us))))
+    let give_or_take = close.grain.filter(|_| close.late_fin);
+    let give_or_take = give_or_take.map_or_else(String::new, |grain| format!(" ± {}", duration(Some(grain))));
+    close.app_wait.map_or_else(String::new, |us| format!("{who} {}{give_or_take}", duration(Some(us))))
 }

@@ -49,6 +49,18 @@ pub fn draw(record: &ConnectionEvent) -> String {
     text
 }
 
+/// What became known after the socket of a connection, whose ladder up to there was drawn when it closed.
+#[must_use]
+pub fn draw_rest(record: &ConnectionEvent) -> String {
+    let mut text = header(record);
+    let scale = draw::Scale::of(scale(record));
+    for step in segments::closing(record) {
+        text.push_str(&draw::line(&step, scale));
+        text.push('\n');
+    }
+    text
+}
+
 /// How much: round trips, time, or both.
 fn saving(round_trips: u8, time: Option<Duration>) -> String {
     let trips = match round_trips {

@@ -17,9 +17,8 @@ pub(super) fn steps(record: &ConnectionEvent) -> Vec<Step> {
     let mut opening = open::steps(record, &mut tls);
     in_order(&mut opening);
     let mut steps = merged(opening, tls);
-    if let Some(close) = &record.close {
-        let mut closing = close::steps(record, close);
-        in_order(&mut closing);
+    if record.close.is_some() {
+        let closing = closing(record);
         let set_up = record.tls.as_ref().is_none_or(|tls| tls.outcome == Some(TlsOutcome::Completed));
         if !set_up {
             // The program may notice the failure only after the RST that it caused.
@@ -31,6 +30,13 @@ pub(super) fn steps(record: &ConnectionEvent) -> Vec<Step> {
         steps.extend(closing);
     }
     steps
+}
+
+/// Those that closed it.
+pub(super) fn closing(record: &ConnectionEvent) -> Vec<Step> {
+    let mut closing = record.close.as_ref().map_or_else(Vec::new, |close| close::steps(record, close));
+    in_order(&mut closing);
+    closing
 }
 
 /// Moves derived times between the measured ones around them.

@@ -3,16 +3,16 @@
 use std::{fmt::Write as _, time::Duration};
 
 use handshake_common::{
-    CloseStyle, FastOpen, FastOpenReason, FinalAck, Initiator, Library, Outcome, Role, Stage, TlsClass,
-    TlsOutcome, TlsSource, TlsVersion,
+    CloseStyle, FastOpen, FastOpenReason, FinalAck, Initiator, Library, Outcome, Role, Stage, TimeWaitEnd,
+    TlsClass, TlsOutcome, TlsSource, TlsVersion,
 };
 use proptest::prelude::*;
 
-use super::{MAX_NAME, draw};
+use super::{MAX_NAME, draw, draw_rest};
 use crate::{
     event::{
         self,
-        testing::{RTT_US, closed, opened, us, with_tls},
+        testing::{RTT_US, closed, opened, us, waited, with_tls},
     },
     event::{Close, ConnectionEvent, Endpoint, Open, Process, Setup, Tls, Unseen},
     join::advice,
@@ -91,6 +91,39 @@ fn a_hello_retry_request_on_both_ends() {
     let [client, server] = [Role::Client, Role::Server]
         .map(|role| draw(&with_tls(role, TlsVersion::Tls13, TlsClass::HelloRetry)));
     insta::assert_snapshot!(format!("{client}\n{server}"));
+}
+
+#[test]
+fn late_fin_and_time_wait() {
+    let whole = draw(&waited(Role::Client));
+    let rest = draw_rest(&waited(Role::Client));
+    let fin = edited(waited(Role::Client), |record| {
+        let close = record.close.as_mut().unwrap();
+        (close.time_wait, close.time_wait_end, close.grain) = (None, None, us(1_000));
+    });
+    insta::assert_snapshot!(format!("{whole}\n{rest}\n{fin}"));
+}
+
+#[test]
+fn ends_of_time_wait() {
+    let drawn = TimeWaitEnd::ALL.iter().map(|&end| {
+        let mut record = waited(Role::Client);
+        let close = record.close.as_mut().unwrap();
+        close.time_wait_end = Some(end);
+        match end {
+            TimeWaitEnd::RanOut => {}
+            TimeWaitEnd::Reused => {
+                (close.time_wait, close.reused_by, close.grain) = (us(1_500_000), Some("1008".into()), None);
+            }
+            TimeWaitEnd::Reset | TimeWaitEnd::CutOff => close.time_wait = None,
+            TimeWaitEnd::NoFin => {
+                (close.time_wait, close.late_fin, close.unseen) = (None, false, Some(Unseen::PeerFin));
+                (close.duration, close.app_wait, close.grain) = (None, None, None);
+            }
+        }
+        draw_rest(&record)
+    });
+    insta::assert_snapshot!(drawn.collect::<String>());
 }
 
 #[test]
@@ -415,11 +448,23 @@ prop_compose! {
 prop_compose! {
     fn any_close()(
         initiator in word(Initiator::ALL), style in word(CloseStyle::ALL), times in (micros(), micros(), micros()),
-        unseen: bool,
+        waits in (micros(), micros()), time_wait_end in word(TimeWaitEnd::ALL), unseen: bool, late_fin: bool,
     ) -> Close {
         let (duration, ack_wait, app_wait) = times;
         let unseen = unseen.then_some(Unseen::PeerFin);
-        Close { initiator, style, duration, ack_wait, app_wait, time_wait: None, unseen }
+        Close {
+            initiator,
+            style,
+            duration,
+            ack_wait,
+            app_wait,
+            time_wait: waits.0,
+            time_wait_end,
+            reused_by: Some("7".into()),
+            grain: waits.1,
+            late_fin,
+            unseen,
+        }
     }
 }
 

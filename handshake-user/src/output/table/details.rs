@@ -16,6 +16,7 @@ pub(super) fn details(record: &ConnectionEvent) -> String {
         (Stage::Open, Some(open), ..) => open_details(open),
         (Stage::Tls, _, Some(tls), _) => tls_details(record, tls),
         (Stage::Close, _, _, Some(close)) => close_details(record, close),
+        (Stage::TimeWait, _, _, Some(close)) => time_wait_details(close),
         _ => String::new(),
     }
 }
@@ -108,6 +109,23 @@ fn close_details(record: &ConnectionEvent, close: &Close) -> String {
     }
     if record.preexisting {
         details.push("from before the trace".to_owned());
+    }
+    details.join(", ")
+}
+
+fn time_wait_details(close: &Close) -> String {
+    let mut details = Vec::new();
+    if close.late_fin && close.app_wait.is_some() {
+        details.push(format!("app {}", duration(close.app_wait)));
+    }
+    if close.late_fin && close.duration.is_some() {
+        details.push(format!("close {}", duration(close.duration)));
+    }
+    if let Some(id) = &close.reused_by {
+        details.push(format!("by {id}"));
+    }
+    if close.grain.is_some() {
+        details.push(format!("± {}", duration(close.grain)));
     }
     details.join(", ")
 }

@@ -117,6 +117,13 @@ fn result(record: &ConnectionEvent) -> &'static str {
         Stage::Open => record.open.as_ref().and_then(|open| open.outcome).map(Outcome::as_str),
         Stage::Tls => record.tls.as_ref().and_then(tls_result),
         Stage::Close => record.close.as_ref().and_then(|close| close.style).map(CloseStyle::as_str),
+        Stage::TimeWait => Some(
+            record
+                .close
+                .as_ref()
+                .and_then(|close| close.time_wait_end)
+                .map_or("late_fin", |end| end.as_str()),
+        ),
     }
     .unwrap_or("?")
 }
@@ -154,6 +161,7 @@ fn has_failed(record: &ConnectionEvent) -> bool {
             record.close.as_ref().and_then(|close| close.style),
             Some(CloseStyle::ResetSent | CloseStyle::ResetReceived | CloseStyle::TimedOut)
         ),
+        Stage::TimeWait => false,
     }
 }
 
@@ -163,7 +171,7 @@ fn has_lost_a_round_trip(record: &ConnectionEvent) -> bool {
     match record.stage {
         Stage::Open => record.open.as_ref().is_some_and(in_open),
         Stage::Tls => record.tls.as_ref().is_some_and(in_tls),
-        Stage::Close => false,
+        Stage::Close | Stage::TimeWait => false,
     }
 }
 
@@ -188,7 +196,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        event::testing::{closed, opened, with_tls},
+        event::testing::{closed, opened, waited, with_tls},
         join::{
             build::tests::{client, closed_with_unseen_fin, event, tls_event},
             view::{TlsView, tests::completed},
@@ -212,6 +220,16 @@ mod tests {
     fn a_closing_whose_end_nobody_saw() {
         let raw = closed_with_unseen_fin();
         insta::assert_snapshot!(shown(&raw));
+    }
+
+    #[test]
+    fn late_fin_and_the_end_of_time_wait() {
+        let end = waited(Role::Client);
+        let mut fin = end.clone();
+        let close = fin.close.as_mut().unwrap();
+        (close.time_wait, close.time_wait_end, close.grain) = (None, None, Some(Duration::from_millis(1)));
+        let table = Table::new(&[], None, false);
+        insta::assert_snapshot!(format!("{}\n{}", table.line(&fin), table.line(&end)));
     }
 
     fn handshake() -> ConnectionEvent {

@@ -3,8 +3,8 @@
 
 use std::{
     fs::File,
-    io::{self, Read as _},
-    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
+    io,
+    os::fd::{AsFd as _, OwnedFd},
 };
 
 use aya::{
@@ -15,15 +15,7 @@ use handshake_common::tls::discover::{self, Mapping};
 use thiserror::Error;
 
 use super::file::{FileId, Mapped};
-use crate::kernel::probe;
-
-/// `enum bpf_cmd`, `enum bpf_attach_type` of `include/uapi/linux/bpf.h`.
-const BPF_LINK_CREATE: libc::c_long = 28;
-const BPF_ITER_CREATE: libc::c_long = 33;
-const BPF_TRACE_ITER: u32 = 28;
-
-/// The most bytes that the kernel returns from one read.
-const CHUNK: usize = 32 << 10;
+use crate::kernel::{iterator, probe};
 
 /// Why the iterator cannot be used. `/proc/PID/maps` is read instead, which shows the inode below an overlay.
 #[derive(Debug, Error)]
@@ -92,40 +84,7 @@ impl VmaIterator {
 
     /// An iteration over the process `pid`, 0 for all.
     fn open(&self, pid: u32) -> io::Result<File> {
-        /// `union bpf_iter_link_info`, of which `task.tid`: one thread stands for all of its process.
-        #[repr(C)]
-        struct Info {
-            tid: u32,
-            rest: [u32; 3],
-        }
-        const INFO: u32 = 16;
-        const _: () = assert!(size_of::<Info>() == INFO as usize);
-        /// The part of `union bpf_attr` that `BPF_LINK_CREATE` reads.
-        #[repr(C)]
-        struct LinkCreate {
-            program: u32,
-            target: u32,
-            attach_type: u32,
-            flags: u32,
-            info: u64,
-            info_length: u32,
-            padding: u32,
-        }
-        let info = Info { tid: pid, rest: [0; 3] };
-        let link = bpf(
-            BPF_LINK_CREATE,
-            &LinkCreate {
-                program: self.program.as_raw_fd().cast_unsigned(),
-                target: 0,
-                attach_type: BPF_TRACE_ITER,
-                flags: 0,
-                info: (&raw const info) as u64,
-                info_length: INFO,
-                padding: 0,
-            },
-        )?;
-        // The link may be closed once the iteration is open.
-        bpf(BPF_ITER_CREATE, &[link.as_raw_fd().cast_unsigned(), 0]).map(File::from)
+        iterator::open(self.program.as_fd(), pid)
     }
 }
 
@@ -134,16 +93,10 @@ impl VmaIterator {
 /// # Errors
 /// If the kernel ends it early.
 pub(super) fn next(file: &mut File) -> io::Result<Option<Vec<Mapped>>> {
-    let mut chunk = vec![0; CHUNK];
-    let length = loop {
-        match file.read(&mut chunk) {
-            // After a million mappings without a record, the kernel wants to be asked again.
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            length => break length?,
-        }
-    };
-    let records = chunk[..length].chunks(discover::SIZE as usize).filter_map(Mapping::from_bytes);
-    Ok((length > 0).then(|| records.map(|record| Mapped::from(&record)).collect()))
+    let mut chunk = vec![0; iterator::CHUNK];
+    let bytes = iterator::read(file, &mut chunk)?;
+    let records = bytes.chunks(discover::SIZE as usize).filter_map(Mapping::from_bytes);
+    Ok((!bytes.is_empty()).then(|| records.map(|record| Mapped::from(&record)).collect()))
 }
 
 impl From<&Mapping> for Mapped {
@@ -159,18 +112,6 @@ impl From<&Mapping> for Mapped {
             },
             main: record.main != 0,
         }
-    }
-}
-
-/// A command of `bpf(2)` that returns a file descriptor.
-fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the kernel reads no more bytes of `attr` than the size it is given; the pointer in it is to
-    // memory that outlives the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
-    match i32::try_from(fd) {
-        // SAFETY: the kernel has just returned it, and nothing else owns it.
-        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -3,6 +3,7 @@
 mod dead;
 mod orderly;
 mod reset;
+mod time_wait;
 mod traps;
 
 use crate::{

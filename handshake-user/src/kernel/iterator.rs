@@ -1,0 +1,83 @@
+//! The kernel's iterators: eBPF programs that run once for each object of a kind when user space reads, and
+//! write binary records (Linux 5.8).
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+};
+
+/// `enum bpf_cmd`, `enum bpf_attach_type` of `include/uapi/linux/bpf.h`.
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_ITER_CREATE: libc::c_long = 33;
+const BPF_TRACE_ITER: u32 = 28;
+
+/// The most bytes that the kernel returns from one read.
+pub const CHUNK: usize = 32 << 10;
+
+/// Begins an iteration. Those over tasks keep to the process `pid` (0: all); those over sockets keep to the
+/// network namespace of the calling thread. The link may be closed once the iteration is open.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn open(program: BorrowedFd<'_>, pid: u32) -> io::Result<File> {
+    /// `union bpf_iter_link_info`, of which `task.tid`: one thread stands for all of its process.
+    #[repr(C)]
+    struct Info {
+        tid: u32,
+        rest: [u32; 3],
+    }
+    const INFO: u32 = 16;
+    const _: () = assert!(size_of::<Info>() == INFO as usize);
+    /// The part of `union bpf_attr` that `BPF_LINK_CREATE` reads.
+    #[repr(C)]
+    struct LinkCreate {
+        program: u32,
+        target: u32,
+        attach_type: u32,
+        flags: u32,
+        info: u64,
+        info_length: u32,
+        padding: u32,
+    }
+    let info = Info { tid: pid, rest: [0; 3] };
+    let link = bpf(
+        BPF_LINK_CREATE,
+        &LinkCreate {
+            program: program.as_raw_fd().cast_unsigned(),
+            target: 0,
+            attach_type: BPF_TRACE_ITER,
+            flags: 0,
+            info: (&raw const info) as u64,
+            info_length: INFO,
+            padding: 0,
+        },
+    )?;
+    bpf(BPF_ITER_CREATE, &[link.as_raw_fd().cast_unsigned(), 0]).map(File::from)
+}
+
+/// The next records of an iteration, at most [`CHUNK`] bytes; none at its end.
+///
+/// # Errors
+/// If the kernel ends it early.
+pub fn read<'c>(file: &mut File, chunk: &'c mut [u8]) -> io::Result<&'c [u8]> {
+    loop {
+        match file.read(chunk) {
+            // After a million objects without a record, the kernel wants to be asked again.
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            length => return Ok(&chunk[..length?]),
+        }
+    }
+}
+
+/// A command of `bpf(2)` that returns a file descriptor.
+fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<OwnedFd> {
+    // SAFETY: the kernel reads no more bytes of `attr` than the size it is given; the pointer in it is to
+    // memory that outlives the call.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
+    match i32::try_from(fd) {
+        // SAFETY: the kernel has just returned it, and nothing else owns it.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -1,0 +1,266 @@
+//! What becomes of a connection after its socket: the late FIN, and TIME_WAIT.
+
+use std::{
+    io::Write,
+    net::Shutdown,
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    case::{Case, ms, pause},
+    ends::Expect,
+    record::Record,
+    socket::drain,
+    testbed::{
+        Family,
+        capture::{Capture, Connection},
+        faults,
+        packet::{Packet, Side},
+    },
+    truth,
+};
+
+for_each_family_and_side!(late_fin);
+for_each_family!(
+    late_fin_without_time_stamps,
+    late_fin_that_is_sent_again,
+    late_fin_without_time_stamps_that_is_sent_again,
+    ends_taken_by_a_client,
+    ends_taken_at_a_server,
+);
+
+/// Generates the tests of scenarios that take long: both families at the same time.
+macro_rules! for_both_families {
+    ($($scenario:ident),+ $(,)?) => {$(
+        mod $scenario {
+            use crate::testbed::Family;
+
+            #[test]
+            fn ipv4_and_ipv6() {
+                std::thread::scope(|scope| {
+                    scope.spawn(|| super::$scenario(Family::V4));
+                    scope.spawn(|| super::$scenario(Family::V6));
+                });
+            }
+        }
+    )+};
+}
+
+for_both_families!(time_that_runs_out, fin_that_never_comes, reset_in_fin_wait2, more_than_the_kernel_allows,);
+
+/// The relay and the kernel see a packet at different moments.
+const LINK: Duration = Duration::from_millis(4);
+/// The grain of a minisocket's own stamp.
+const STAMP: Duration = Duration::from_millis(1);
+
+/// One end closes; the program at the other takes a while to do the same.
+fn closed_late(case: &Case, family: Family, first: Side, wait: u64) -> (Connection, Capture) {
+    let pair = case.establish(family);
+    let connection = pair.connection;
+    let (active, passive) = pair.split(first);
+    drop(active);
+    drain(&passive);
+    pause(wait);
+    drop(passive);
+    (connection, case.flow(connection))
+}
+
+/// The record tells the truth, to what it says and what the link allows.
+#[track_caller]
+fn check(record: &Record, flow: &Capture, side: Side) -> Duration {
+    let grain = record.micros("close.grain_us").expect("a minisocket told it");
+    assert_eq!(record.get("close.late_fin"), Some(&true.into()), "{record}");
+    record.assert_unknown("close.unseen");
+    record.assert_is("close.style", "four_segments");
+    record.assert_within("close.duration_us", truth::active_close(flow, side), grain + LINK);
+    record.assert_within("close.app_wait_us", truth::active_app_wait(flow, side), grain + LINK);
+    grain
+}
+
+fn late_fin(family: Family, first: Side) {
+    let case = Case::new();
+    let (connection, flow) = closed_late(&case, family, first, 123);
+
+    let close = case.ends(connection, Expect::BOTH);
+    close.close(first).assert_is("close.unseen", "peer_fin");
+    let record = case.time_wait(connection, first, "late_fin");
+    assert!(check(&record, &flow, first) <= STAMP, "{record}");
+    assert_eq!(record.id(), close.close(first).id());
+}
+
+/// Nothing says that the FIN was not sent again, so the grain is coarse; it was not, so the value is fine.
+fn late_fin_without_time_stamps(family: Family) {
+    let (case, first) = (Case::new(), Side::Client);
+    without_time_stamps(&case);
+    let (connection, flow) = closed_late(&case, family, first, 406);
+
+    let record = case.time_wait(connection, first, "late_fin");
+    check(&record, &flow, first);
+    record.assert_within("close.app_wait_us", truth::active_app_wait(&flow, first), ms(10) + LINK);
+}
+
+/// The ACK of the late FIN is lost: the FIN comes twice.
+fn sent_again(case: &Case, family: Family, first: Side) -> (Connection, Capture) {
+    let pair = case.establish(family);
+    let connection = pair.connection;
+    let (active, passive) = pair.split(first);
+    drop(active);
+    drain(&passive);
+    pause(123);
+    case.bed.fault(faults::drop_first(1, first, Packet::is_bare_ack));
+    drop(passive);
+    case.bed.wait_until("the FIN comes again", |link| link.count(first.other(), Packet::is_fin) > 1);
+    (connection, case.flow(connection))
+}
+
+fn late_fin_that_is_sent_again(family: Family) {
+    let (case, first) = (Case::new(), Side::Server);
+    let (connection, flow) = sent_again(&case, family, first);
+
+    let record = case.time_wait(connection, first, "late_fin");
+    assert!(check(&record, &flow, first) <= STAMP, "{record}");
+}
+
+/// The timer tells the second one; that it may not be the first is in the grain.
+fn late_fin_without_time_stamps_that_is_sent_again(family: Family) {
+    let case = Case::new();
+    without_time_stamps(&case);
+    let (connection, flow) = sent_again(&case, family, Side::Client);
+
+    let record = case.time_wait(connection, Side::Client, "late_fin");
+    assert!(check(&record, &flow, Side::Client) > ms(100), "{record}");
+}
+
+fn without_time_stamps(case: &Case) {
+    for side in [Side::Client, Side::Server] {
+        case.bed.sysctl(side, "ipv4/tcp_timestamps", "0");
+    }
+}
+
+/// Both ends close, the first one with its socket still there for the peer's FIN.
+fn half_closed(pair: crate::pair::Pair, first: Side) -> Connection {
+    let connection = pair.connection;
+    let (active, passive) = pair.split(first);
+    active.shutdown(Shutdown::Write).unwrap();
+    drain(&passive);
+    drop(passive);
+    drain(&active);
+    drop(active);
+    connection
+}
+
+fn ends_taken_by_a_client(family: Family) {
+    ends_taken(family, Side::Client);
+}
+
+fn ends_taken_at_a_server(family: Family) {
+    ends_taken(family, Side::Server);
+}
+
+/// A client connects again from the same port, after the second that `tcp_tw_reuse` asks for.
+fn ends_taken(family: Family, first: Side) {
+    let case = Case::new();
+    case.bed.sysctl(Side::Client, "ipv4/tcp_tw_reuse", "1");
+    let (listener, address) = case.bed.listen(family);
+    case.bed.sysctl(Side::Client, "ipv4/ip_local_port_range", "50000 50000");
+    let client = case.bed.socket(Side::Client, family);
+    client.connect(&address.into()).unwrap();
+    let connection = half_closed(crate::pair::Pair::accepted(client, &listener), first);
+    pause(1500);
+    let again = case.bed.socket(Side::Client, family);
+    again.connect(&address.into()).unwrap();
+    let pair = crate::pair::Pair::accepted(again, &listener);
+    assert_eq!(pair.connection, connection, "the scenario did not happen");
+    let flow = case.flow(connection);
+
+    let record = case.time_wait(connection, first, "reused");
+    let syn = |packet: &Packet| packet.is_syn();
+    let began = match first {
+        Side::Client => flow.from(first, syn).last().unwrap().arrived,
+        // The first SYN-ACK leaves when the SYN comes.
+        Side::Server => flow.from(first, Packet::is_syn_ack).last().unwrap().arrived,
+    };
+    record.assert_within("close.time_wait_us", began - flow.got(first, Packet::is_fin), LINK);
+    record.assert_unknown("close.grain_us");
+    let by = record.text("close.reused_by").unwrap();
+    assert_ne!(by, record.id());
+    let next = case.open_of(connection, first, by);
+    next.assert_is("open.outcome", "established");
+    pair.finish();
+}
+
+/// The kernel's own list shows when the minisocket is gone.
+fn time_that_runs_out(family: Family) {
+    let case = Case::new();
+    let connection = half_closed(case.establish(family), Side::Client);
+    let flow = case.flow(connection);
+    let entered = flow.got(Side::Client, Packet::is_fin);
+    let gone = case.bed.namespace(Side::Client).inside(|| gone(connection));
+
+    let record = case.time_wait(connection, Side::Client, "ran_out");
+    let grain = record.micros("close.grain_us").unwrap();
+    assert!(grain <= ms(10), "a tick: {record}");
+    record.assert_within("close.time_wait_us", gone - entered, grain + ms(30));
+}
+
+/// Waits until no socket has this local port. Returns when.
+fn gone(connection: Connection) -> Instant {
+    let port = format!(":{:04X} ", connection.client.port());
+    let lists = |port: &str| {
+        ["tcp", "tcp6"].iter().any(|table| {
+            std::fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap().contains(port)
+        })
+    };
+    assert!(lists(&port), "the scenario did not happen: there is no TIME_WAIT");
+    thread::sleep(Duration::from_secs(58));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while lists(&port) {
+        assert!(Instant::now() < deadline, "TIME_WAIT does not end");
+        thread::sleep(ms(5));
+    }
+    Instant::now()
+}
+
+/// The peer's program holds its socket open. 15 s: long enough for a look.
+fn fin_that_never_comes(family: Family) {
+    let case = Case::new();
+    case.bed.sysctl(Side::Client, "ipv4/tcp_fin_timeout", "15");
+    let pair = case.establish(family);
+    let connection = pair.connection;
+    drop(pair.client);
+    let record = case.time_wait(connection, Side::Client, "no_fin");
+    for path in ["close.duration_us", "close.app_wait_us", "close.time_wait_us", "close.late_fin"] {
+        record.assert_unknown(path);
+    }
+    drop(pair.server);
+}
+
+/// The peer still sends data, which the minisocket answers with a RST.
+fn reset_in_fin_wait2(family: Family) {
+    let case = Case::new();
+    let pair = case.establish(family);
+    let connection = pair.connection;
+    drop(pair.client);
+    let mut server = pair.server;
+    drain(&server);
+    // Until it has been looked at.
+    pause(13_000);
+    server.write_all(b"still here").unwrap();
+    let record = case.time_wait(connection, Side::Client, "reset");
+    for path in ["close.duration_us", "close.app_wait_us", "close.time_wait_us"] {
+        record.assert_unknown(path);
+    }
+}
+
+/// The second of two closings finds no room. The first is there so that the namespace has been looked into.
+fn more_than_the_kernel_allows(family: Family) {
+    let case = Case::new();
+    let (connection, _) = closed_late(&case, family, Side::Client, 50);
+    case.time_wait(connection, Side::Client, "late_fin");
+    case.bed.sysctl(Side::Client, "ipv4/tcp_max_tw_buckets", "1");
+    let connection = half_closed(case.establish(family), Side::Client);
+    let record = case.time_wait(connection, Side::Client, "cut_off");
+    record.assert_unknown("close.time_wait_us");
+    record.assert_near("close.duration_us", truth::active_close(&case.flow(connection), Side::Client));
+}

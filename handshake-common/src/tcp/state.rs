@@ -349,6 +349,7 @@ fn our_fin_acked(connection: &mut Connection, sock: &impl Sock, now: u64) {
     };
 }
 
+#[expect(clippy::needless_bitwise_bool, reason = "a branch doubles what the verifier follows")]
 #[inline(always)]
 fn closed(connection: &mut Connection, sock: &impl Sock, old: u32, now: u64) -> DueRecords {
     let error = sock.err();
@@ -359,7 +360,6 @@ fn closed(connection: &mut Connection, sock: &impl Sock, old: u32, now: u64) -> 
     connection.closed_ns = now;
     // The retransmission timer leaves the last soft error if there was one, such as EHOSTUNREACH. What
     // IP_RECVERR puts into `sk_err` is no soft error.
-    // Without branches: each doubles what the verifier follows.
     let soft_error = sock.soft_err();
     let timed_out = (connection.error == errno::ETIMEDOUT) | ((error != 0) & (error == soft_error));
     if timed_out {

@@ -287,8 +287,8 @@ impl Joiner {
         }
     }
 
-    /// The server answered the client's Finished with what may be an alert: what only the wire saw of the end is no
-    /// longer certain. It is too late for a record that is out, but not for the one of the close.
+    /// The server answered the client's Finished with what may be an alert: what only the wire saw of the end
+    /// is no longer certain. It is too late for a record that is out, but not for the one of the close.
     fn doubt(&mut self, own: Key) {
         if let Some(half) = self.pending.get_mut(own) {
             if let Some(view) = half.wire.as_mut() {
@@ -398,7 +398,8 @@ fn told<'a>(news: &News<'a>, wire: WireCoverage) -> Joined<'a> {
     }
 }
 
-/// How long the wire's view waits for a library that may report, and for the server's answer to the last flight.
+/// How long the wire's view waits for a library that may report, and for the server's answer to the last
+/// flight.
 fn wait_for_answer(connection: &Connection) -> u64 {
     let round_trip = open::rtt_us(connection).unwrap_or(0).saturating_mul(1000);
     OPTIONAL_VIEW_TIMEOUT_NS.saturating_add(round_trip).min(VIEW_TIMEOUT_NS)

@@ -489,8 +489,8 @@ pub const fn is_alert(length: u16) -> bool {
     matches!(length, ALERT | ALERT_CCM8)
 }
 
-/// Whether the server may still refuse the handshake that was published: the client's Finished of TLS 1.3 was seen,
-/// and all of the server's side before it.
+/// Whether the server may still refuse the handshake that was published: the client's Finished of TLS 1.3 was
+/// seen, and all of the server's side before it.
 #[must_use]
 #[inline(always)]
 pub const fn may_be_refused(wire: &Wire) -> bool {
@@ -501,8 +501,9 @@ pub const fn may_be_refused(wire: &Wire) -> bool {
         && wire.server.have == 0
 }
 
-/// The server's answer to the client's Finished: `None` if this packet is not it, or true if it is a record of the
-/// length of an alert. A fatal alert has it and a `close_notify`, too, or two bytes of data; tickets have not.
+/// The server's answer to the client's Finished: `None` if this packet is not it, or true if it is a record
+/// of the length of an alert. A fatal alert has it and a `close_notify`, too, or two bytes of data; tickets
+/// have not.
 #[inline(always)]
 pub fn is_refused(wire: &Wire, segment: &Segment, payload: &impl Payload) -> Option<bool> {
     let local_server = wire.role == Role::Server.code();

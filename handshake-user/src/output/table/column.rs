@@ -43,7 +43,8 @@ const BY_IMPORTANCE: [Column; 10] = [
     Column::Local,
 ];
 
-/// Which columns grow, and to which width, while there is room: first come the names, then the rest of the details.
+/// Which columns grow, and to which width, while there is room: first come the names, then the rest of the
+/// details.
 const GROWTH: [(Column, usize); 7] = [
     (Column::Details, 40),
     (Column::Result, 19),

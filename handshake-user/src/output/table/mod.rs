@@ -43,8 +43,8 @@ impl Tone {
 }
 
 impl Table {
-    /// With these columns; none are those for which there is room. Without a `width`, lines are as long as they
-    /// are.
+    /// With these columns; none are those for which there is room. Without a `width`, lines are as long as
+    /// they are.
     #[must_use]
     pub fn new(chosen: &[Column], width: Option<usize>, colours: bool) -> Self {
         Self { columns: layout(chosen, width), width: width.unwrap_or(usize::MAX), colours }

@@ -95,8 +95,8 @@ fn certificate_rejected_after_the_handshake(peers: &Peers) {
     }
 }
 
-/// The server wants a certificate, and answers a Finished without one by an alert, which is encrypted. Without the
-/// libraries neither end can say more than that it may have been one.
+/// The server wants a certificate, and answers a Finished without one by an alert, which is encrypted.
+/// Without the libraries neither end can say more than that it may have been one.
 #[test]
 fn finished_that_the_server_refuses_leaves_the_outcome_unknown() {
     let mut case = Case::new();

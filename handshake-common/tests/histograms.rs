@@ -19,7 +19,8 @@ fn by_definition(bounds: &[f64], us: u64) -> usize {
 }
 
 fn by_search(bounds: &Bounds, us: u64) -> usize {
-    bucket(us, |at| bounds.at_most_us[at])
+    let bound = |at| bounds.at_most_us[usize::try_from(at).unwrap()];
+    bucket(us, bounds.start, bound).try_into().unwrap()
 }
 
 /// Ascending bounds from below a microsecond to centuries, some of them right beside a whole microsecond.

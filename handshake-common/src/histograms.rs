@@ -21,11 +21,11 @@ pub const SYMBOL: &str = "BOUNDS";
 #[repr(C)]
 pub struct Bounds {
     /// How many there are; 0: the kernel side fills no histograms, and sends the records of all connections.
-    pub number: u64,
+    pub number: u32,
     /// Where the search for a bucket begins: 0, which the verifier knows and the compiler must not. It would
     /// make a bitwise OR of the search's additions, and verifiers before 6.8 take the result of that for any
     /// number.
-    pub start: u64,
+    pub start: u32,
     /// Microseconds, inclusive, in ascending order; the rest is [`Bounds::NO_BOUND`].
     pub at_most_us: [u64; MAX_BOUNDS],
 }
@@ -49,8 +49,8 @@ pub const SUM: usize = MAX_BOUNDS + 1;
 /// A binary search without branches, of which the verifier would have to follow each.
 #[must_use]
 #[inline(always)]
-pub fn bucket(us: u64, start: u64, bound: impl Fn(u64) -> u64) -> u64 {
-    let mut at = start;
+pub fn bucket(us: u64, start: u32, bound: impl Fn(u64) -> u64) -> u64 {
+    let mut at = u64::from(start);
     let mut bit = SEARCH_STEPS;
     while bit > 0 {
         bit -= 1;
@@ -180,7 +180,7 @@ impl Bounds {
         if seconds.is_empty() || seconds.len() > MAX_BOUNDS {
             return None;
         }
-        let mut bounds = Self { number: seconds.len() as u64, ..Self::NONE };
+        let mut bounds = Self { number: u32::try_from(seconds.len()).ok()?, ..Self::NONE };
         for (at_most, seconds) in bounds.at_most_us.iter_mut().zip(seconds) {
             *at_most = whole_micros_up_to(*seconds);
         }
@@ -209,7 +209,7 @@ fn whole_micros_up_to(seconds: f64) -> u64 {
     us
 }
 
-// SAFETY: integers only, repr(C), and no padding (all u64).
+// SAFETY: integers only, repr(C), and no padding (two u32 before u64).
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Bounds {}
 

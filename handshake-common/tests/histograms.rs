@@ -76,5 +76,5 @@ fn every_number_of_bounds_is_searched_to_its_end() {
 fn no_bounds_and_too_many_are_refused() {
     assert_eq!(Bounds::new(&[]), None);
     assert_eq!(Bounds::new(&[1.0; MAX_BOUNDS + 1]), None);
-    assert_eq!(Bounds::new(&[1.0; MAX_BOUNDS]).unwrap().number, MAX_BOUNDS as u64);
+    assert_eq!(Bounds::new(&[1.0; MAX_BOUNDS]).unwrap().number as usize, MAX_BOUNDS);
 }

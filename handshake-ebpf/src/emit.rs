@@ -90,6 +90,7 @@ fn count_class(connection: &Connection, slot: usize) {
 
 /// Adds a value to a histogram of this CPU. A function of its own, with numbers alone for arguments: the
 /// verifier looks at it once, and the processor has one copy of it in its caches.
+#[expect(clippy::cast_possible_truncation, reason = "64 bits on this target")]
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn observe(series: u32, us: u64) -> u32 {

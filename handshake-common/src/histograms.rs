@@ -8,10 +8,10 @@ use crate::{
     vocabulary::{CloseStyle, Family, FastOpen, FinalAck, Initiator, Outcome, Role},
 };
 
-/// How many bounds there may be. One less than a power of two, so that it masks a bucket.
-pub const MAX_BOUNDS: usize = 31;
-
-const _: () = assert!((MAX_BOUNDS + 1).is_power_of_two());
+/// How many bounds there may be. One less than a power of two, so that the search takes the same few steps
+/// for any number of them.
+pub const MAX_BOUNDS: usize = (1 << SEARCH_STEPS) - 1;
+const SEARCH_STEPS: u32 = 5;
 
 /// Name of the global in the eBPF object that holds the [`Bounds`].
 pub const SYMBOL: &str = "BOUNDS";
@@ -21,14 +21,18 @@ pub const SYMBOL: &str = "BOUNDS";
 #[repr(C)]
 pub struct Bounds {
     /// How many there are; 0: the kernel side fills no histograms, and sends the records of all connections.
-    pub number: u64,
+    pub number: u32,
+    /// Where the search for a bucket begins: 0, which the verifier knows and the compiler must not. It would
+    /// make a bitwise OR of the search's additions, and verifiers before 6.8 take the result of that for any
+    /// number.
+    pub start: u32,
     /// Microseconds, inclusive, in ascending order; the rest is [`Bounds::NO_BOUND`].
     pub at_most_us: [u64; MAX_BOUNDS],
 }
 
 impl Bounds {
     /// No histograms.
-    pub const NONE: Self = Self { number: 0, at_most_us: [Self::NO_BOUND; MAX_BOUNDS] };
+    pub const NONE: Self = Self { number: 0, start: 0, at_most_us: [Self::NO_BOUND; MAX_BOUNDS] };
     /// No value reaches it: none of nanoseconds in 64 bits has so many microseconds.
     pub const NO_BOUND: u64 = u64::MAX >> 1;
 }
@@ -39,24 +43,21 @@ pub type Histogram = [u64; SUM + 1];
 /// See [`Histogram`].
 pub const SUM: usize = MAX_BOUNDS + 1;
 
-/// The bucket of a value, the first whose bound is not below it: as many are. `bound` returns a member of
-/// [`Bounds::at_most_us`].
+/// The bucket of a value, the first whose bound is not below it. `bound` returns a member of
+/// [`Bounds::at_most_us`], `start` is [`Bounds::start`].
 ///
-/// No branches, of which the verifier would have to follow each, and no binary search: it would have to prove
-/// for each step that the place is inside, which it cannot before 6.8, and the loads would wait for each
-/// other.
+/// A binary search without branches, of which the verifier would have to follow each.
 #[must_use]
 #[inline(always)]
-pub fn bucket(us: u64, bound: impl Fn(usize) -> u64) -> usize {
-    let mut below = 0;
-    let mut at = 0;
-    while at < MAX_BOUNDS {
+pub fn bucket(us: u64, start: u32, bound: impl Fn(u64) -> u64) -> u64 {
+    let mut at = u64::from(start);
+    let mut bit = SEARCH_STEPS;
+    while bit > 0 {
+        bit -= 1;
         // Both are less than 2^63, so the highest bit of the difference says which is less.
-        below += bound(at).wrapping_sub(us) >> 63;
-        at += 1;
+        at += (bound(at + (1 << bit) - 1).wrapping_sub(us) >> 63) << bit;
     }
-    #[expect(clippy::cast_possible_truncation, reason = "at most MAX_BOUNDS")]
-    return below as usize;
+    at
 }
 
 const OPEN_DURATION: usize = 0;
@@ -179,7 +180,7 @@ impl Bounds {
         if seconds.is_empty() || seconds.len() > MAX_BOUNDS {
             return None;
         }
-        let mut bounds = Self { number: seconds.len() as u64, ..Self::NONE };
+        let mut bounds = Self { number: u32::try_from(seconds.len()).ok()?, ..Self::NONE };
         for (at_most, seconds) in bounds.at_most_us.iter_mut().zip(seconds) {
             *at_most = whole_micros_up_to(*seconds);
         }
@@ -208,7 +209,7 @@ fn whole_micros_up_to(seconds: f64) -> u64 {
     us
 }
 
-// SAFETY: integers only, repr(C), and no padding (all u64).
+// SAFETY: integers only, repr(C), and no padding (two u32 before u64).
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Bounds {}
 

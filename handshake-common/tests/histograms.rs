@@ -19,7 +19,8 @@ fn by_definition(bounds: &[f64], us: u64) -> usize {
 }
 
 fn by_search(bounds: &Bounds, us: u64) -> usize {
-    bucket(us, |at| bounds.at_most_us[at])
+    let bound = |at| bounds.at_most_us[usize::try_from(at).unwrap()];
+    bucket(us, bounds.start, bound).try_into().unwrap()
 }
 
 /// Ascending bounds from below a microsecond to centuries, some of them right beside a whole microsecond.
@@ -75,5 +76,5 @@ fn every_number_of_bounds_is_searched_to_its_end() {
 fn no_bounds_and_too_many_are_refused() {
     assert_eq!(Bounds::new(&[]), None);
     assert_eq!(Bounds::new(&[1.0; MAX_BOUNDS + 1]), None);
-    assert_eq!(Bounds::new(&[1.0; MAX_BOUNDS]).unwrap().number, MAX_BOUNDS as u64);
+    assert_eq!(Bounds::new(&[1.0; MAX_BOUNDS]).unwrap().number as usize, MAX_BOUNDS);
 }

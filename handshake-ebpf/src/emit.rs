@@ -91,14 +91,15 @@ fn count_class(connection: &Connection, slot: usize) {
 
 /// Adds a value to a histogram of this CPU. A function of its own, with numbers alone for arguments: the
 /// verifier looks at it once, and the processor has one copy of it in its caches.
+#[expect(clippy::cast_possible_truncation, reason = "64 bits on this target")]
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn observe(series: u32, us: u64) -> u32 {
     let Some(histogram) = HISTOGRAMS.get_ptr_mut(series) else { return 0 };
-    // SAFETY: it is asked for places inside. Volatile: the compiler must not fold those built in.
-    let bound = |at| unsafe { (&raw const BOUNDS.at_most_us).cast::<u64>().add(at).read_volatile() };
+    // SAFETY: the search stays inside the bounds. Volatile: the compiler must not fold those built in.
+    let bound = |at| unsafe { (&raw const BOUNDS.at_most_us).cast::<u64>().add(at as usize).read_volatile() };
     // See `count`.
-    let bucket = black_box(histograms::bucket(us, bound)) & MAX_BOUNDS;
+    let bucket = black_box(histograms::bucket(us, constant(&BOUNDS.start), bound)) as usize & MAX_BOUNDS;
     // SAFETY: the mask keeps the bucket inside the value.
     unsafe {
         add(histogram.cast::<u64>().add(bucket), 1);

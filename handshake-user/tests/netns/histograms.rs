@@ -1,5 +1,6 @@
 //! The daemon's histograms, which the kernel side fills, against the records of the same connections and the
 //! delay of the link.
+#![expect(clippy::float_cmp, reason = "counts are whole numbers")]
 
 use std::{
     env,

@@ -38,7 +38,8 @@ impl Histograms {
     pub(crate) fn observe(&mut self, bounds: &Bounds, series: usize, us: Option<u64>) {
         if let Some(us) = us {
             let histogram = &mut self.0[series];
-            histogram[bucket(us, |at| bounds.at_most_us[at])] += 1;
+            let bound = |at| bounds.at_most_us[usize::try_from(at).unwrap()];
+            histogram[usize::try_from(bucket(us, bounds.start, bound)).unwrap()] += 1;
             histogram[SUM] += us;
         }
     }

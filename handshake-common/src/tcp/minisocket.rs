@@ -3,7 +3,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::{connection::Connection, vocabulary::Family};
+use crate::vocabulary::Family;
 
 /// Name of the iterator program in the eBPF object.
 pub const PROGRAM: &str = "minisockets";
@@ -54,14 +54,6 @@ impl Minisocket {
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Self::read_from_bytes(bytes).ok()
-    }
-
-    /// Whether both ends are those of this connection, in the same network namespace.
-    #[must_use]
-    pub fn has_ends_of(&self, connection: &Connection) -> bool {
-        (self.family, self.local_port, self.remote_port)
-            == (connection.family, connection.local_port, connection.remote_port)
-            && (self.local, self.remote) == (connection.local, connection.remote)
     }
 
     /// The address family on the wire.

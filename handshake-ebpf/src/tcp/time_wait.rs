@@ -8,7 +8,11 @@ use aya_ebpf::{
     btf_maps::{Array, PerCpuArray},
     macros::btf_map,
 };
-use handshake_common::{Connection, tcp::close};
+use handshake_common::{
+    Connection,
+    integer::{low_16, low_32},
+    tcp::close,
+};
 
 /// Closings without TLS of one CPU in a second that are followed: bounds the records and what user space
 /// keeps of them, however many connections the host makes.
@@ -42,7 +46,7 @@ pub(crate) fn is_followed(connection: &Connection) -> Option<bool> {
     if !close::enters_time_wait(connection) {
         return Some(false);
     }
-    let second = (connection.closed_ns >> SECOND_BITS) as u32;
+    let second = low_32(connection.closed_ns >> SECOND_BITS);
     let followed = FOLLOWED.get_ptr_mut(0)?.cast::<u32>();
     // SAFETY: this CPU's own value, of two numbers. A program that interrupts this one may follow one more.
     unsafe {
@@ -80,7 +84,7 @@ pub(crate) fn may_reuse(connection: &Connection) -> bool {
 
 #[inline(always)]
 const fn epoch(ns: u64) -> u16 {
-    (ns >> EPOCH_BITS) as u16 & !MARKED
+    low_16(ns >> EPOCH_BITS) & !MARKED
 }
 
 #[inline(always)]

@@ -41,8 +41,8 @@ pub(super) fn sockets(deadline: Instant) -> Option<Census> {
     Some(census)
 }
 
-/// Whether a namespace has any TCP socket of this family. Asked first, because the kernel walks the sockets of
-/// all namespaces for the table of one.
+/// Whether a namespace has any TCP socket of this family. Asked first, because the kernel walks the sockets
+/// of all namespaces for the table of one.
 fn is_in_use(sockstat: &Path) -> bool {
     let Ok(text) = bounded::read_to_string(sockstat, bounded::SMALL) else { return true };
     text.lines().find_map(in_use).is_none_or(|sockets| sockets > 0)

@@ -181,14 +181,18 @@ impl TraceArgs {
 #[command(after_help = "Examples:
   handshake daemon                                    http://127.0.0.1:9966/metrics
   handshake daemon --config /etc/handshake/handshake.toml
+  handshake daemon --config handshake.toml --check-config
   handshake daemon --label process --label local_port --max-series 500
   HANDSHAKE_LISTEN=[::]:9966 handshake daemon         every address; there is no authentication
 
 A flag takes precedence over its environment variable, that over the file, the file over the default.")]
 pub struct DaemonArgs {
-    /// Settings in TOML; config/handshake.toml documents its keys.
+    /// Settings in TOML, by convention /etc/handshake/handshake.toml; config/handshake.toml documents its keys.
     #[arg(long, value_name = "FILE", env = "HANDSHAKE_CONFIG")]
     pub config: Option<PathBuf>,
+    /// Only say whether the settings of file, environment and flags are valid: exit status 0 if so.
+    #[arg(long)]
+    pub check_config: bool,
     /// The server and the metrics.
     #[command(flatten)]
     pub exporter: ExporterOptions,

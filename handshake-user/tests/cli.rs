@@ -276,6 +276,38 @@ fn untrusted_arguments_do_not_control_the_terminal() {
 }
 
 #[test]
+fn checked_configuration_is_ok_or_an_error_with_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("handshake.toml");
+    let check = |content: &str, variable: (&str, &str), more: &[&str]| {
+        std::fs::write(&file, content).unwrap();
+        let mut command = handshake(&["daemon", "--check-config", "--config", file.to_str().unwrap()]);
+        let output = command.args(more).env(variable.0, variable.1).output().unwrap();
+        (output.status.code().unwrap(), text(&output.stdout).to_owned(), text(&output.stderr).to_owned())
+    };
+    let none = ("HANDSHAKE_RING_KIB", "64");
+    // An address that cannot be bound: checking does not try.
+    let (status, out, err) = check("listen = \"192.0.2.1:9\"\nmax_series = 7\n", none, &[]);
+    assert_eq!((status, &out[..], &err[..]), (0, "OK\n", ""));
+    let shipped = include_str!("../../config/handshake.toml");
+    assert_eq!(check(shipped, none, &["--label", "sni"]).0, 0);
+
+    let (status, out, err) = check("# a\nmax_series = -1\n", none, &[]);
+    assert_eq!((status, &out[..]), (1, ""));
+    assert!(err.contains("handshake.toml, line 2: max_series: ") && err.lines().count() == 1, "{err}");
+    // What a flag overrides must be valid all the same.
+    assert_eq!(check("max_series = -1\n", none, &["--max-series", "7"]).0, 1);
+    // A wrong environment is a wrong command line.
+    let (status, out, err) = check("", ("HANDSHAKE_RING_KIB", "3"), &[]);
+    assert_eq!((status, &out[..]), (2, ""));
+    assert!(err.contains("not between 4 and"), "{err}");
+    std::fs::remove_file(&file).unwrap();
+    let missing =
+        handshake(&["daemon", "--check-config", "--config", file.to_str().unwrap()]).output().unwrap();
+    assert_eq!(missing.status.code(), Some(1));
+}
+
+#[test]
 fn arguments_that_are_not_utf8_are_usage_errors() {
     use std::os::unix::ffi::OsStrExt as _;
     let output =

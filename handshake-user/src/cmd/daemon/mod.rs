@@ -6,6 +6,7 @@ pub(crate) mod preexisting;
 
 use std::{
     future::{Future, pending},
+    io::{self, Write as _},
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -32,12 +33,18 @@ use crate::{
     untrusted::say,
 };
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT, or only checks the settings.
 ///
 /// # Errors
 /// When the settings are not valid, the address is not available or the probes cannot be attached.
 pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
     let config = Config::new(args.config.as_deref(), args.exporter, args.probes)?;
+    if args.check_config {
+        // The metrics too, which the settings describe. Nothing is bound or attached.
+        Exporter::new(&config.metrics)?;
+        writeln!(io::stdout(), "OK").context("cannot write to standard output")?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let listener = http::listen(config.listen)?;
     let address = listener.local_addr().unwrap_or(config.listen);
     let mut stop = std::pin::pin!(stop_signal()?);

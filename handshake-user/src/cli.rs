@@ -187,7 +187,7 @@ impl TraceArgs {
 
 A flag takes precedence over its environment variable, that over the file, the file over the default.")]
 pub struct DaemonArgs {
-    /// Settings in TOML, by convention /etc/handshake/handshake.toml; config/handshake.toml documents its keys.
+    /// Settings in TOML, such as /etc/handshake/handshake.toml; config/handshake.toml documents its keys.
     #[arg(long, value_name = "FILE", env = "HANDSHAKE_CONFIG")]
     pub config: Option<PathBuf>,
     /// Only say whether the settings of file, environment and flags are valid: exit status 0 if so.

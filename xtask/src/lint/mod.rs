@@ -99,6 +99,7 @@ pub(crate) fn all(workspace: &Workspace, ready: &Ready) -> Result<Vec<&'static s
         process::run(
             process::cargo(workspace)
                 .args(["clippy", "--workspace", "--exclude", "handshake-ebpf", "--all-targets"])
+                .args(["--features", "handshake-user/generate"])
                 .args(["--", "--deny", "warnings"])
                 .env("HANDSHAKE_EBPF_OBJECT", object),
             "clippy for user space",

@@ -9,6 +9,8 @@ mod hostile_clients;
 mod program;
 #[path = "daemon/shutdown.rs"]
 mod shutdown;
+#[path = "daemon/time_wait.rs"]
+mod time_wait;
 
 use std::{
     fs,

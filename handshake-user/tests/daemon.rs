@@ -203,8 +203,8 @@ fn histograms_are_complete_while_the_daemon_is_stopped() {
     let setups =
         |scrape: &Scrape| scrape.sum("handshake_setup_duration_seconds_count", &["version=\"none\""]);
     assert!(setups(&after) - setups(&before) >= 2.0 * f64::from(N), "{}", setups(&after));
-    assert_eq!(lost(&after), 0.0, "no records are needed");
-    assert_eq!(after.sum("handshake_events_total", &["stage=\"open\""]), 0.0);
+    // Those of closings that are followed into TIME_WAIT did not fit, and the histograms do not need them.
+    assert!(lost(&after) > 0.0);
 
     // With a label the histograms need records, and lack those that did not fit.
     let daemon = Daemon::start(&["--ring-kib", "4", "--label", "remote_net"]);

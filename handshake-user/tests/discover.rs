@@ -243,7 +243,7 @@ fn later_program_is_found_and_reported_unused_after_its_last_process() {
 #[test]
 fn later_program_is_found_without_the_iterator() {
     let discovery = Discovery::new(Err(IteratorError::NoProgram), SWEEP);
-    assert!(discovery.shortfalls().iter().any(|text| text.contains("the test wants none")));
+    assert!(discovery.shortfalls().iter().any(|text| text.contains("lacks the program")));
     check_later_program(discovery);
 }
 

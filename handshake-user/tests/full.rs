@@ -49,14 +49,17 @@ fn full_ring_is_counted() {
     attack(&["--ring-kib", "64"], None);
 }
 
+/// With a label on demand, the kernel side sends the records of all connections.
+const EVERY_RECORD: &str = "--label=remote_net";
+
 #[test]
 fn events_during_a_daemon_stop_are_counted() {
-    attack(&["--ring-kib", "64"], Some(still()));
+    attack(&["--ring-kib", "64", EVERY_RECORD], Some(still()));
 }
 
 #[test]
 fn full_table_and_ring_during_a_daemon_stop_are_counted() {
-    attack(&["--ring-kib", "64", "--max-connections", "2000"], Some(still()));
+    attack(&["--ring-kib", "64", "--max-connections", "2000", EVERY_RECORD], Some(still()));
 }
 
 /// The minimum time for which the daemon is stopped; `HANDSHAKE_TEST_STILL` (seconds) extends it.

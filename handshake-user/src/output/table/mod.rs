@@ -98,7 +98,9 @@ fn cell(record: &ConnectionEvent, column: Column) -> String {
             time.split('T').nth(1).map_or_else(String::new, |time| time.trim_end_matches('Z').to_owned())
         }
         // The word of the records is wider than the others.
-        Column::Stage => if record.stage == Stage::TimeWait { "wait" } else { record.stage.as_str() }.to_owned(),
+        Column::Stage => {
+            if record.stage == Stage::TimeWait { "wait" } else { record.stage.as_str() }.to_owned()
+        }
         Column::Role => record.role.map_or("?", |role| role.as_str()).to_owned(),
         Column::Process => record
             .process

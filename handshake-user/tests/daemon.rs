@@ -186,7 +186,7 @@ fn histograms_are_complete_while_the_daemon_is_stopped() {
 
     let daemon = Daemon::start(&["--ring-kib", "4"]);
     let before = daemon.scrape();
-    flood(&daemon, "127.77.5.1");
+    flood(&daemon, "127.77.21.1");
     let pairs = |scrape: &Scrape| {
         ["client", "server"].map(|role| {
             let role = format!("role=\"{role}\"");
@@ -208,7 +208,7 @@ fn histograms_are_complete_while_the_daemon_is_stopped() {
 
     // With a label the histograms need records, and lack those that did not fit.
     let daemon = Daemon::start(&["--ring-kib", "4", "--label", "remote_net"]);
-    flood(&daemon, "127.77.6.1");
+    flood(&daemon, "127.77.22.1");
     let after = daemon.scrape_until(|scrape| lost(scrape) > 0.0);
     assert!(lost(&after) > 0.0);
     let [(counted, timed), _] = pairs(&after);

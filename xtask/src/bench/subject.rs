@@ -23,7 +23,7 @@ pub(crate) struct Subject {
     child: Child,
     errors: thread::JoinHandle<Vec<String>>,
     /// The line on standard error with which it reported that it was ready.
-    pub(crate) greeting: String,
+    greeting: String,
 }
 
 /// Run time of one eBPF program.
@@ -78,6 +78,12 @@ impl Subject {
             bail!("`handshake {}` did not get ready: {}", arguments.join(" "), lines.join("; "));
         };
         Ok(Self { greeting, ..subject })
+    }
+
+    /// Where a daemon listens, as its greeting reports it.
+    pub(crate) fn address(&self) -> Result<String> {
+        let address = self.greeting.split_once("http://").and_then(|(_, rest)| rest.split('/').next());
+        Ok(address.context("the daemon does not report where it listens")?.to_owned())
     }
 
     pub(crate) fn id(&self) -> u32 {

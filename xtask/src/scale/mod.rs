@@ -7,15 +7,12 @@ mod processes;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::{
     bench::subject::Subject,
@@ -92,10 +89,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         _ => {}
     }
     ensure!(process::is_root(), "this needs root: sudo -E env PATH=\"$PATH\" cargo xtask scale");
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-        signal_hook::flag::register(signal, interrupted.clone()).context("cannot catch signals")?;
-    }
+    let interrupted = process::interruption()?;
     let workspace = Workspace::locate()?;
     let ready = setup::ensure(&workspace)?;
     let binary = build::both(&workspace, &ready, Profile::Release)?;
@@ -125,8 +119,7 @@ impl Daemon {
         arguments.extend(more);
         let subject = Subject::start(binary, &arguments, "listening on")?;
         let ready = begin.elapsed();
-        let address = subject.greeting.split_once("http://").and_then(|(_, rest)| rest.split('/').next());
-        let address = address.context("the daemon does not report where it listens")?.to_owned();
+        let address = subject.address()?;
         Ok(Self { subject, address, ready })
     }
 

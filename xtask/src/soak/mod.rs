@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use fastrand::Rng;
 use rustix::process::Signal;
 
@@ -71,10 +71,7 @@ pub(crate) struct Args {
 
 pub(crate) fn main(args: &Args) -> Result<()> {
     ensure!(process::is_root(), "the soak needs root: sudo -E env PATH=\"$PATH\" cargo xtask soak");
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-        signal_hook::flag::register(signal, interrupted.clone()).context("cannot catch signals")?;
-    }
+    let interrupted = process::interruption()?;
     let workspace = Workspace::locate()?;
     let ready = setup::ensure(&workspace)?;
     let binary = build::both(&workspace, &ready, Profile::Release)?;
@@ -124,8 +121,7 @@ struct Soak {
 
 impl Soak {
     fn new(daemon: Subject, supplies: Arc<Supplies>, interrupted: Arc<AtomicBool>, rng: Rng) -> Result<Self> {
-        let address = daemon.greeting.split_once("http://").and_then(|(_, rest)| rest.split('/').next());
-        let address = address.context("the daemon does not report where it listens")?.to_owned();
+        let address = daemon.address()?;
         let begin = Instant::now();
         Ok(Self {
             daemon,

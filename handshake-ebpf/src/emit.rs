@@ -9,7 +9,7 @@ use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ringbuf_outpu
 use handshake_common::{
     Connection, ConnectionFlags, FastOpen, Stage, connection,
     histograms::{self, Bounds, MAX_BOUNDS, SUM},
-    tcp::{open, setup, state::DueRecords},
+    tcp::{close, open, setup, state::DueRecords},
     tls::library::session::{LibraryHandshake, Session},
     totals::{self, DropReason},
 };
@@ -163,29 +163,32 @@ pub(crate) fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<
         {
             count_class(connection, totals::unopened(connection.role()));
         }
-        let is_plain = connection.shows_no_tls();
         if fills_histograms() {
             histograms::closed(connection, observe_known);
+            let is_plain = connection.shows_no_tls();
             if is_plain {
                 set_up(connection);
             }
-        }
-        if !fills_histograms() || !is_plain || is_followed(connection) {
-            if fills_histograms() {
+            let enters_time_wait = close::enters_time_wait(connection);
+            if is_plain && !(enters_time_wait && has_room(connection)) {
+                return;
+            }
+            if enters_time_wait {
                 time_wait::mark(connection);
             }
-            record(connection, Stage::Close);
         }
+        record(connection, Stage::Close);
     }
 }
 
-/// Whether user space follows this connection beyond its socket.
+/// Whether user space follows one more connection without TLS into TIME_WAIT.
 #[inline(always)]
-fn is_followed(connection: &Connection) -> bool {
-    time_wait::is_followed(connection).unwrap_or_else(|| {
+fn has_room(connection: &Connection) -> bool {
+    let has_room = time_wait::has_room(connection.closed_ns);
+    if !has_room {
         count(totals::lost(DropReason::TimeWaitFull));
-        false
-    })
+    }
+    has_room
 }
 
 /// Sends the record without waking user space, which polls the ring at its own pace.

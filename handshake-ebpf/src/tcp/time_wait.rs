@@ -11,7 +11,6 @@ use aya_ebpf::{
 use handshake_common::{
     Connection,
     integer::{low_16, low_32},
-    tcp::close,
 };
 
 /// Closings without TLS of one CPU in a second that are followed: bounds the records and what user space
@@ -39,36 +38,26 @@ const MARKED: u16 = 1 << 15;
 #[btf_map]
 static ENDS: Array<[u16; MARKS], 1> = Array::new();
 
-/// A connection without TLS closed. Returns whether its close record is wanted, or `None` if it would be but
-/// for too many others.
+/// Whether one more closing of this CPU is followed in this second.
 #[inline(always)]
-pub(crate) fn is_followed(connection: &Connection) -> Option<bool> {
-    if !close::enters_time_wait(connection) {
-        return Some(false);
+pub(crate) fn has_room(closed_ns: u64) -> bool {
+    let Some(followed) = FOLLOWED.get_ptr_mut(0) else { return false };
+    let second = low_32(closed_ns >> SECOND_BITS);
+    // SAFETY: this CPU's own value. A program that interrupts this one may follow one more.
+    let [since, number] = unsafe { followed.read() };
+    let number = if since == second { number } else { 0 };
+    if number >= PER_SECOND {
+        return false;
     }
-    let second = low_32(connection.closed_ns >> SECOND_BITS);
-    let followed = FOLLOWED.get_ptr_mut(0)?.cast::<u32>();
-    // SAFETY: this CPU's own value, of two numbers. A program that interrupts this one may follow one more.
-    unsafe {
-        if followed.read() != second {
-            followed.write(second);
-            followed.add(1).write(0);
-        }
-        let number = followed.add(1).read();
-        if number >= PER_SECOND {
-            return None;
-        }
-        followed.add(1).write(number + 1);
-    }
-    Some(true)
+    // SAFETY: as above.
+    unsafe { followed.write([second, number + 1]) };
+    true
 }
 
 /// The close record of this connection is sent: what opens on its ends next will be reported, too.
 #[inline(always)]
 pub(crate) fn mark(connection: &Connection) {
-    if close::enters_time_wait(connection)
-        && let Some(at) = place(connection)
-    {
+    if let Some(at) = place(connection) {
         // SAFETY: inside the map's value.
         unsafe { at.write_volatile(epoch(connection.closed_ns) | MARKED) };
     }

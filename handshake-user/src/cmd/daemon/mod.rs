@@ -96,36 +96,38 @@ fn stop_signal() -> Result<impl Future<Output = ()>> {
     })
 }
 
-/// Attaches the probes in a thread of its own, which may still be running when the program exits.
+/// Attaches the probes.
 async fn attach(settings: ProbeSettings, bounds: Bounds) -> Result<Live> {
-    let (send, receive) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("attach".to_owned())
-        .spawn(move || {
-            let live = Kernel::read().and_then(|kernel| Tracer::attach(&kernel, &settings, &bounds));
-            // The receiver is gone if a signal came first.
-            drop(send.send(live.map(|(tracer, ring)| Live::new(tracer, ring))));
-        })
-        .context("cannot start a thread to attach the probes")?;
-    Ok(receive.await.context("the thread that attaches the probes failed")??)
+    let attached = in_thread("attach", move || {
+        let live = Kernel::read().and_then(|kernel| Tracer::attach(&kernel, &settings, &bounds));
+        live.map(|(tracer, ring)| Live::new(tracer, ring))
+    });
+    let attached = attached.context("cannot start a thread to attach the probes")?;
+    Ok(attached.await.context("the thread that attaches the probes failed")??)
 }
 
 /// Starts to count the connections from before, and waits a little for the result: on most hosts the first
-/// scrape is then complete. The thread may be left behind when the program ends.
+/// scrape is then complete.
 async fn count_preexisting(exporter: &Arc<Exporter>) -> Result<()> {
     const PATIENCE: Duration = Duration::from_millis(200);
-    let (done, counted) = oneshot::channel();
     let exporter = Arc::clone(exporter);
-    std::thread::Builder::new()
-        .name("preexisting".to_owned())
-        .spawn(move || {
-            exporter.count_preexisting();
-            // Nobody listens any more when it took longer.
-            let _ = done.send(());
-        })
-        .context("cannot start a thread to count the connections from before")?;
+    let counted = in_thread("preexisting", move || exporter.count_preexisting());
+    let counted = counted.context("cannot start a thread to count the connections from before")?;
     let _ = timeout(PATIENCE, counted).await;
     Ok(())
+}
+
+/// Does some work in a thread of its own, which may still be running when the program exits.
+fn in_thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<oneshot::Receiver<T>> {
+    let (send, receive) = oneshot::channel();
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        // The receiver may be gone.
+        let _ = send.send(work());
+    })?;
+    Ok(receive)
 }
 
 /// Drains the ring for ever: a batch at a time, so that scrapes come in between; sooner again while it fills

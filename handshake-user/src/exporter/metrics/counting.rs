@@ -43,13 +43,19 @@ impl Counting {
     pub(super) fn advance(&mut self, at: impl Fn(usize) -> u64) {
         let Self { family, mirrors } = self;
         for Mirror { slot, values, counter, seen } in mirrors {
-            let now = at(*slot);
-            if now > *seen {
-                counter.get_or_insert_with(|| family.with_label_values(values)).inc_by(now - *seen);
-                *seen = now;
+            let more = rise(seen, at(*slot));
+            if more > 0 {
+                counter.get_or_insert_with(|| family.with_label_values(values)).inc_by(more);
             }
         }
     }
+}
+
+/// How much a value kept elsewhere has risen since this was last asked.
+pub(super) fn rise(seen: &mut u64, now: u64) -> u64 {
+    let more = now.saturating_sub(*seen);
+    *seen += more;
+    more
 }
 
 /// Advances a counter to a value kept elsewhere; it never decreases.

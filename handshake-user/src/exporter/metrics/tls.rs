@@ -11,7 +11,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registr
 
 use super::{
     class::{Codes, LIBRARY, ROLE, ROUND_TRIPS, SETUP_VERSION, TLS_CLASS, TLS_VERSION},
-    counting::catch_up,
+    counting::{catch_up, rise},
     labels::{Key, Labels},
     timing::Timing,
 };
@@ -297,9 +297,7 @@ impl Handshakes {
             is_plain(version).then(|| histograms::setup_excess(Role::from_code(role)))
         });
         for (slot, counter, seen) in &mut self.plain {
-            let now = totals.at(*slot);
-            counter.inc_by(now.saturating_sub(*seen));
-            *seen = now.max(*seen);
+            counter.inc_by(rise(seen, totals.at(*slot)));
         }
     }
 
@@ -307,13 +305,10 @@ impl Handshakes {
     pub(super) fn advance(&mut self, totals: &Totals) {
         let codes = (0..).zip(&mut self.lost);
         for (code, seen) in codes {
-            let now = totals.at(totals::tls_lost(code));
-            if now > *seen {
+            let more = rise(seen, totals.at(totals::tls_lost(code)));
+            if more > 0 {
                 let outcome = TlsOutcome::from_code(code).map_or(UNKNOWN, TlsOutcome::as_str);
-                self.ended
-                    .with_label_values(&[UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, outcome])
-                    .inc_by(now - *seen);
-                *seen = now;
+                self.ended.with_label_values(&[UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, outcome]).inc_by(more);
             }
         }
     }

@@ -17,6 +17,12 @@ pub struct BoundedMap<K, V> {
     capacity: usize,
 }
 
+impl<K: Eq + Hash + Clone, V: Clone> Clone for BoundedMap<K, V> {
+    fn clone(&self) -> Self {
+        Self { entries: self.entries.clone(), capacity: self.capacity }
+    }
+}
+
 impl<K: Eq + Hash, V> BoundedMap<K, V> {
     /// An empty map. It allocates as it grows.
     #[must_use]

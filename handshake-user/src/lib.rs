@@ -5,6 +5,7 @@
 //! ([`output`], [`exporter`]). [`tracer`] holds everything that is attached.
 #![warn(clippy::unwrap_used)]
 
+pub mod aggregate;
 pub mod bounded;
 pub mod bounded_map;
 pub mod cli;

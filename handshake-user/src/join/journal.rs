@@ -14,12 +14,12 @@ const MAX_CONNECTIONS: usize = 65_536;
 const MAX_BYTES: usize = 256 << 20;
 
 /// Identifies a connection; the endpoints distinguish records of different hosts.
-type Key = (ConnectionId, Option<Endpoint>, Option<Endpoint>);
+pub(crate) type Identity = (ConnectionId, Option<Endpoint>, Option<Endpoint>);
 
 /// Connections that have not ended yet, in the order in which they began.
 #[derive(Debug)]
 pub struct ConnectionJournal {
-    open: BoundedMap<Key, ConnectionEvent>,
+    open: BoundedMap<Identity, ConnectionEvent>,
     /// Whether a connection ends with TIME_WAIT, where it enters it, rather than with its socket.
     awaits_time_wait: bool,
     bytes: usize,
@@ -42,7 +42,7 @@ impl ConnectionJournal {
 
     /// Takes a record. Returns the complete one if it is the last of its connection.
     pub fn take(&mut self, record: ConnectionEvent) -> Option<ConnectionEvent> {
-        let key = key(&record);
+        let key = identity(&record);
         if let Some(earlier) = self.open.get_mut(&key) {
             self.bytes -= size(earlier);
             // The entry stays where it is, so that the order is that of the beginnings.
@@ -64,7 +64,7 @@ impl ConnectionJournal {
     }
 
     /// Accounts for an evicted record, and evicts more until the rest is within [`MAX_BYTES`].
-    fn limit(&mut self, mut evicted: Option<(Key, ConnectionEvent)>) {
+    fn limit(&mut self, mut evicted: Option<(Identity, ConnectionEvent)>) {
         loop {
             if let Some((_, oldest)) = evicted {
                 self.bytes -= size(&oldest);
@@ -77,7 +77,7 @@ impl ConnectionJournal {
         }
     }
 
-    fn remove(&mut self, key: &Key) -> Option<ConnectionEvent> {
+    fn remove(&mut self, key: &Identity) -> Option<ConnectionEvent> {
         let last = self.open.remove(key)?;
         self.bytes -= size(&last);
         Some(last)
@@ -96,12 +96,12 @@ impl ConnectionJournal {
     }
 }
 
-fn key(record: &ConnectionEvent) -> Key {
+pub(crate) fn identity(record: &ConnectionEvent) -> Identity {
     (record.id.clone(), record.local, record.remote)
 }
 
 /// Bytes that a kept record takes; its id is stored twice.
-fn size(record: &ConnectionEvent) -> usize {
+pub(crate) fn size(record: &ConnectionEvent) -> usize {
     let ConnectionEvent { id, process, tls, close, .. } = record;
     let process = process.iter().flat_map(|process| [Some(&process.comm), process.cgroup.as_ref()]);
     let tls = tls
@@ -129,7 +129,7 @@ fn is_last(record: &ConnectionEvent, awaits_time_wait: bool) -> bool {
 
 /// A record holds everything known when it was written, so the later one wins; what it lacks comes from the
 /// earlier.
-fn filled(later: ConnectionEvent, earlier: &mut ConnectionEvent) -> ConnectionEvent {
+pub(crate) fn filled(later: ConnectionEvent, earlier: &mut ConnectionEvent) -> ConnectionEvent {
     ConnectionEvent {
         role: later.role.or(earlier.role),
         process: later.process.or_else(|| earlier.process.take()),

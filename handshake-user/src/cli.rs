@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use handshake_common::{Role, Stage};
@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use thiserror::Error;
 
 use crate::{
+    aggregate::Grouping,
     filter::{self, Filter, NetNs},
     output::table::Column,
     settings::{ExporterOptions, ProbeOptions, Switch, TlsWire},
@@ -21,6 +22,7 @@ use crate::{
   handshake trace                       every TCP open, TLS handshake and TCP close, live
   handshake trace --port 443 --stage open --slower-than 100ms
   handshake trace --output json | jq .open.rtt_us
+  handshake top                         full screen: by process, service or network of the peer
   handshake explain records.jsonl       each connection as a ladder, and what would save round trips
   handshake daemon --listen 127.0.0.1:9966
   handshake check                       what works on this kernel")]
@@ -39,12 +41,14 @@ impl Cli {
     /// # Errors
     /// A usage error that says why.
     pub fn possible(self) -> Result<Self, clap::Error> {
-        match &self.command {
-            Command::Trace(args) => match args.never() {
-                Some(why) => Err(Self::command().error(ErrorKind::ArgumentConflict, why)),
-                None => Ok(self),
-            },
-            _ => Ok(self),
+        let never = match &self.command {
+            Command::Trace(args) => args.never(),
+            Command::Top(args) => args.filters.never(&args.probes),
+            _ => None,
+        };
+        match never {
+            Some(why) => Err(Self::command().error(ErrorKind::ArgumentConflict, why)),
+            None => Ok(self),
         }
     }
 }
@@ -54,6 +58,8 @@ impl Cli {
 pub enum Command {
     /// Show connections live, one line per stage, and a summary at the end.
     Trace(TraceArgs),
+    /// Show who opens connections, how fast and how well, full screen: by process, service or network.
+    Top(TopArgs),
     /// Export metrics to Prometheus until SIGTERM or SIGINT.
     Daemon(DaemonArgs),
     /// Report what this kernel and host offer; the exit status says whether tracing would work.
@@ -78,6 +84,40 @@ const PID_MAX: i64 = 4_194_304;
 
 A filter does not match what is unknown: a server's process, for example, is known only when it closes.")]
 pub struct TraceArgs {
+    /// Which records to show.
+    #[command(flatten)]
+    pub filters: FilterOptions,
+    /// Default: table on a terminal, json (one object a line) otherwise.
+    #[arg(long, value_enum)]
+    pub output: Option<Output>,
+    /// Columns of the table, in this order. Default: as many as the terminal has room for, the important ones
+    /// first.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "COLUMNS")]
+    pub columns: Vec<Column>,
+    /// End after this time, such as 30s.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub duration: Option<Duration>,
+    /// End after this many records.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// How to load the kernel side.
+    #[command(flatten)]
+    pub probes: ProbeOptions,
+}
+
+impl TraceArgs {
+    /// Why no record could ever pass these filters. Returns `None` if one could.
+    fn never(&self) -> Option<&'static str> {
+        if !self.columns.is_empty() && self.output.is_some_and(|output| output != Output::Table) {
+            return Some("--columns is for --output table");
+        }
+        self.filters.never(&self.probes)
+    }
+}
+
+/// Conditions on records, all of which must hold. A filter does not match what is unknown.
+#[derive(Clone, Debug, Default, Args)]
+pub struct FilterOptions {
     /// Local or remote port; repeatable.
     #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Vec<u16>,
@@ -102,25 +142,23 @@ pub struct TraceArgs {
     /// Network namespace: a name of `ip netns`, a path such as /proc/PID/ns/net, or an inode.
     #[arg(long, value_name = "NETNS", value_parser = NetNs::parse)]
     pub netns: Option<NetNs>,
-    /// Default: table on a terminal, json (one object a line) otherwise.
-    #[arg(long, value_enum)]
-    pub output: Option<Output>,
-    /// Columns of the table, in this order. Default: as many as the terminal has room for, the important ones
-    /// first.
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "COLUMNS")]
-    pub columns: Vec<Column>,
-    /// End after this time, such as 30s.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    pub duration: Option<Duration>,
-    /// End after this many records.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub count: Option<u64>,
-    /// How to load the kernel side.
-    #[command(flatten)]
-    pub probes: ProbeOptions,
 }
 
-impl TraceArgs {
+impl FilterOptions {
+    /// Reads what a user types in a running program: the same flags.
+    ///
+    /// # Errors
+    /// Why not, in a line.
+    pub fn parse(line: &str) -> Result<Self, String> {
+        let words = shlex::split(line).ok_or("a quotation mark is missing")?;
+        let parsed = FilterLine::try_parse_from(words).map_err(|error| {
+            let said = error.to_string();
+            let line = said.lines().next().unwrap_or_default();
+            line.strip_prefix("error: ").unwrap_or(line).to_owned()
+        })?;
+        Ok(parsed.filters)
+    }
+
     /// The role asked for.
     #[must_use]
     pub fn role(&self) -> Option<Role> {
@@ -148,12 +186,9 @@ impl TraceArgs {
         }
     }
 
-    /// Why no record could ever pass these filters. Returns `None` if one could.
-    fn never(&self) -> Option<&'static str> {
-        if !self.columns.is_empty() && self.output.is_some_and(|output| output != Output::Table) {
-            return Some("--columns is for --output table");
-        }
-        let probes = self.probes.clone().settle();
+    /// Why no record could ever pass. Returns `None` if one could.
+    fn never(&self, probes: &ProbeOptions) -> Option<&'static str> {
+        let probes = probes.clone().settle();
         let blind = probes.tls_wire == TlsWire::Off && probes.tls_libraries == Switch::Off;
         (blind && self.stage() == Some(Stage::Tls))
             .then_some("--stage tls needs one of the two views: --tls-wire on, --tls-libraries on")
@@ -173,6 +208,73 @@ impl TraceArgs {
             );
         }
         notes
+    }
+}
+
+/// The flags as [`FilterOptions::parse`] takes them; nothing for no filter.
+impl fmt::Display for FilterOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { port, remote, pid, comm, role, stage, slower_than, netns } = self;
+        let comm = comm.as_deref().map(|comm| {
+            // A zero byte cannot be on a command line.
+            let quoted = shlex::try_quote(comm).unwrap_or_default();
+            format!("--comm {quoted}")
+        });
+        let flags = port
+            .iter()
+            .map(|port| format!("--port {port}"))
+            .chain(remote.iter().map(|net| format!("--remote {net}")))
+            .chain(pid.map(|pid| format!("--pid {pid}")))
+            .chain(comm)
+            .chain(role.as_ref().map(|role| format!("--role {role}")))
+            .chain(stage.as_ref().map(|stage| format!("--stage {stage}")))
+            .chain(slower_than.map(|least| {
+                format!("--slower-than {}", humantime::format_duration(least).to_string().replace(' ', ""))
+            }))
+            .chain(netns.map(|netns| format!("--netns {}", netns.0)));
+        f.write_str(&flags.collect::<Vec<_>>().join(" "))
+    }
+}
+
+/// The flags alone.
+#[derive(Debug, Parser)]
+#[command(no_binary_name = true, disable_help_flag = true, arg_required_else_help = false)]
+struct FilterLine {
+    #[command(flatten)]
+    filters: FilterOptions,
+}
+
+/// `handshake top`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  handshake top                         by process; p, s, n: by process, service, network of the peer
+  handshake top --by service --role client
+  handshake top --port 443 --window 5m
+  handshake top --tls-libraries off     the wire alone: starts faster
+
+Keys: ? lists them. docs/top.md says what the columns are.")]
+pub struct TopArgs {
+    /// What a row is.
+    #[arg(long, value_enum, default_value = "process")]
+    pub by: Grouping,
+    /// The time that rates and percentiles look back, such as 30s.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_window)]
+    pub window: Duration,
+    /// Which records to count.
+    #[command(flatten)]
+    pub filters: FilterOptions,
+    /// How to load the kernel side.
+    #[command(flatten)]
+    pub probes: ProbeOptions,
+}
+
+/// From 5 s to a day.
+fn parse_window(text: &str) -> Result<Duration, String> {
+    let window = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (Duration::from_secs(5)..=Duration::from_hours(24)).contains(&window) {
+        Ok(window)
+    } else {
+        Err("between 5s and 24h".to_owned())
     }
 }
 
@@ -288,6 +390,38 @@ mod tests {
             let error = Cli::try_parse_from(line).and_then(Cli::possible).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{bad:?}");
         }
+        for bad in [
+            vec!["--window", "1s"],
+            vec!["--by", "port"],
+            vec!["--stage", "tls", "--tls-wire", "off", "--tls-libraries", "off"],
+        ] {
+            let line = ["handshake", "top"].into_iter().chain(bad.iter().copied());
+            let error = Cli::try_parse_from(line).and_then(Cli::possible).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn typed_filters_are_the_flags() {
+        let line = "--port 443 --port 8443 --remote 10.0.0.0/8 --pid 12 --comm 'Web Content' --role client \
+                    --stage tls --slower-than 1m1s500ms --netns 4026531840";
+        let options = FilterOptions::parse(line).unwrap();
+        assert_eq!(options.to_string(), line);
+        let filter = options.filter();
+        assert_eq!(
+            (filter.ports, filter.slower_than),
+            (vec![443, 8443], Some(Duration::from_millis(61_500)))
+        );
+        assert_eq!(FilterOptions::parse(" ").unwrap().to_string(), "");
+        for (bad, why) in [
+            ("--port https", "invalid value 'https' for '--port"),
+            ("--comm 'a", "quotation mark"),
+            ("--output json", "unexpected argument '--output'"),
+            ("443", "unexpected argument '443'"),
+        ] {
+            let said = FilterOptions::parse(bad).unwrap_err();
+            assert!(said.contains(why) && !said.contains('\n'), "{bad}: {said}");
+        }
     }
 
     #[test]
@@ -301,7 +435,7 @@ mod tests {
         let notes = |arguments: &[&str]| {
             let line = ["handshake", "trace"].iter().chain(arguments);
             let Command::Trace(args) = Cli::parse_from(line).command else { panic!() };
-            args.notes()
+            args.filters.notes()
         };
         assert!(notes(&["--comm", "NetworkManager-dispatcher"])[0].contains("\"NetworkManager-\""));
         assert!(notes(&["--stage", "open", "--role", "server", "--pid", "1"])[0].contains("--stage close"));

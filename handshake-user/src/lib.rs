@@ -25,6 +25,7 @@ pub mod output;
 pub mod settings;
 #[cfg(test)]
 mod skip_test;
+pub mod stderr;
 pub mod tls;
 pub mod tracer;
 pub mod untrusted;
@@ -35,7 +36,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     cli::{Cli, Command},
-    cmd::{check, daemon, explain, trace},
+    cmd::{check, daemon, explain, top, trace},
 };
 
 /// Runs one command to its end.
@@ -51,6 +52,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         .context("cannot start the event loop")?;
     match cli.command {
         Command::Trace(args) => runtime.block_on(trace::run(args)),
+        Command::Top(args) => runtime.block_on(top::run(args)),
         Command::Daemon(args) => runtime.block_on(daemon::run(args)),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),

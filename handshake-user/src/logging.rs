@@ -12,7 +12,7 @@ use tracing_subscriber::{
     fmt::{FormatFields, format::Writer},
 };
 
-use crate::untrusted::escape;
+use crate::{stderr::Stderr, untrusted::escape};
 
 /// Longest value that is logged uncut, characters.
 const MAX_LEN: usize = 1024;
@@ -27,7 +27,7 @@ pub fn to_stderr(verbose: u8) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     // Colours only on a terminal, and unless the user has opted out.
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
-    let log = tracing_subscriber::fmt().fmt_fields(Fields).with_env_filter(filter).with_writer(io::stderr);
+    let log = tracing_subscriber::fmt().fmt_fields(Fields).with_env_filter(filter).with_writer(|| Stderr);
     log.with_target(false).with_ansi(colours).init();
 }
 

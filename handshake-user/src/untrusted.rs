@@ -4,7 +4,7 @@
 
 use std::{
     fmt::{self, Write as _},
-    io::{self, Write as _},
+    io::Write as _,
     os::unix::ffi::OsStrExt as _,
     path::Path,
 };
@@ -12,6 +12,8 @@ use std::{
 use compact_str::CompactString;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::stderr::Stderr;
 
 /// Longest text that is shown uncut, characters.
 pub const MAX_LEN: usize = 256;
@@ -143,7 +145,8 @@ pub fn json(serialised: String) -> String {
 
 /// Writes one line to standard error; what it quotes cannot turn it into two. A failure to write is ignored.
 pub fn say(line: impl fmt::Display) {
-    let _ = writeln!(io::stderr(), "{}", escape(&line.to_string(), MAX_LINE));
+    // In one piece.
+    let _ = Stderr.write_all(format!("{}\n", escape(&line.to_string(), MAX_LINE)).as_bytes());
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use clap::ValueEnum;
 use handshake_common::{Family, Role};
 use ipnet::IpNet;
 
@@ -11,7 +12,7 @@ use crate::{event::ConnectionEvent, untrusted::Untrusted};
 const MAX_NAME: usize = 255;
 
 /// Which property makes connections belong together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Grouping {
     /// The name of the process: processes with the same name are one group.
     Process,

@@ -3,4 +3,6 @@
 pub mod check;
 pub mod daemon;
 pub mod explain;
+mod live;
+pub mod top;
 pub mod trace;

@@ -9,11 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use handshake_common::{
-    Stage,
-    histograms::Bounds,
-    totals::{self, DropReason},
-};
+use handshake_common::Stage;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
@@ -21,18 +17,17 @@ use tokio::{
 
 use crate::{
     cli::{Output, TraceArgs},
+    cmd::live::{Attached, Losses},
     event::ConnectionEvent,
     filter::Filter,
-    host::{self, Host},
     join::journal::ConnectionJournal,
-    kernel::{probe::Kernel, ring},
+    kernel::ring,
     output::{
         ladder,
         savings::Savings,
         summary::Summary,
         table::{Column, Table},
     },
-    tracer::Tracer,
     untrusted::{self, say},
 };
 
@@ -46,70 +41,28 @@ const NO_END: Duration = Duration::from_hours(100 * 365 * 24);
 /// When the probes cannot be attached or the output cannot be written.
 pub async fn run(args: TraceArgs) -> Result<ExitCode> {
     let mut session = Session::new(&args);
-    args.notes().iter().for_each(say);
-    let kernel = Kernel::read()?;
-    let (tracer, mut ring) = Tracer::attach(&kernel, &args.probes.settle(), &Bounds::NONE)?;
-    drop(kernel);
+    args.filters.notes().iter().for_each(say);
+    let attached = Attached::new(&args.probes)?;
     // Not earlier: until the probes are attached, signals end the program at once.
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-
-    for hook in tracer.probes.hooks.iter().filter(|hook| hook.missing.is_some()) {
-        say(format_args!("not attached: {} ({})", hook.hook.name, hook.hook.lost_without));
-    }
-    tracer.probes.wire_shortfall.iter().for_each(say);
-    say_libraries(&tracer);
-    let mut tracer =
-        tracer.follow_libraries(ring::LIVE).context("cannot start a thread to follow the TLS libraries")?;
-    say(format_args!(
-        "tracing the connections of this host ({}); Ctrl-C ends it",
-        tracer.probes.mode.as_str()
-    ));
+    let mut live = attached.follow()?;
     session.begin()?;
-    let mut joiner = tracer.joiner();
-    let mut host = Host::new();
 
     let end = Instant::now() + args.duration.unwrap_or(NO_END).min(NO_END);
     let mut ticks = interval(ring::LIVE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut more = false;
-    let mut look = None;
     loop {
         let last = tokio::select! {
             biased;
             _ = interrupt.recv() => true,
             _ = terminate.recv() => true,
             () = sleep_until(end) => true,
-            () = std::future::ready(()), if more => false,
+            () = std::future::ready(()), if live.has_more() => false,
             _ = ticks.tick() => false,
         };
-        if !more {
-            host.refresh_clock();
-        }
         let mut outcome = session.fit();
-        tracer.probes.pass_on_log();
-        tracer.worker_turn();
-        let now = host::monotonic_ns();
-        // Taken before the records, and told after all of them.
-        look = look.or_else(|| tracer.take_look());
-        let turn = ring::drain(&mut ring, |raw| {
-            joiner.take(raw, now, &mut host, |event| session.report(event, &mut outcome));
-            if session.is_full() || outcome.is_err() {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        });
-        let until = if last { u64::MAX } else { now };
-        joiner.expire(until, &mut host, |event| session.report(event, &mut outcome));
-        more = turn.more;
-        if let Some(look) = look.take_if(|_| !more) {
-            joiner.looked(&look, now, &mut host, |event| session.report(event, &mut outcome));
-        }
-        tracer.look_if_wanted(&mut joiner, now);
-        if turn.malformed > 0 {
-            tracing::warn!(turn.malformed, "records of an unknown shape");
-        }
+        live.turn(last, |event| session.report(event, &mut outcome));
         let flushed = outcome.and_then(|()| session.out.flush());
         match flushed {
             // The reader, such as `head`, has had enough.
@@ -122,29 +75,10 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         // With more records at hand the select above never waits, and signals would starve.
         tokio::task::yield_now().await;
     }
-    let (totals, missed) = (tracer.probes.totals()?, tracer.probes.missed_runs());
-    let at = |loss| totals.at(totals::lost(loss));
-    session.finish(at(DropReason::RingFull), at(DropReason::StateFull), missed)?;
+    session.finish(live.losses()?)?;
     // Last, because the kernel takes up to 0.1 s to detach each uprobe.
-    drop(tracer);
+    drop(live);
     Ok(ExitCode::SUCCESS)
-}
-
-/// One line: how many TLS libraries are probed.
-fn say_libraries(tracer: &Tracer) {
-    match tracer.libraries() {
-        None => {}
-        Some(Err(reason)) => say(format_args!("TLS libraries are not probed: {reason}")),
-        Some(Ok(libraries)) => {
-            let files = libraries.files();
-            let covered = files.iter().filter(|(file, _)| file.is_covered()).count();
-            let rest = if covered == files.len() { "" } else { "; `handshake check` says why not all" };
-            say(format_args!("TLS libraries probed: {covered} of {}{rest}", files.len()));
-            for shortfall in libraries.shortfalls() {
-                say(shortfall);
-            }
-        }
-    }
 }
 
 /// The table for standard output as it is now. Colours only on a terminal, and unless the user has opted out.
@@ -173,7 +107,7 @@ impl Session {
     fn new(args: &TraceArgs) -> Self {
         let default = if io::stdout().is_terminal() { Output::Table } else { Output::Json };
         Self {
-            filter: args.filter(),
+            filter: args.filters.filter(),
             output: args.output.unwrap_or(default),
             columns: args.columns.clone(),
             table: table(&args.columns),
@@ -210,15 +144,16 @@ impl Session {
         self.left == Some(0)
     }
 
-    fn report(&mut self, event: ConnectionEvent, outcome: &mut io::Result<()>) {
-        if self.is_full() || outcome.is_err() || !self.filter.passes(&event) {
-            return;
+    /// Breaks if no further event is wanted.
+    fn report(&mut self, event: ConnectionEvent, outcome: &mut io::Result<()>) -> ControlFlow<()> {
+        if !self.is_full() && outcome.is_ok() && self.filter.passes(&event) {
+            self.summary.add(&event);
+            if let Some(left) = &mut self.left {
+                *left -= 1;
+            }
+            *outcome = self.write(event);
         }
-        self.summary.add(&event);
-        if let Some(left) = &mut self.left {
-            *left -= 1;
-        }
-        *outcome = self.write(event);
+        if self.is_full() || outcome.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     fn write(&mut self, event: ConnectionEvent) -> io::Result<()> {
@@ -249,7 +184,7 @@ impl Session {
 
     /// The summary follows the table or the ladders; with JSON it goes to standard error, so that the output
     /// stays JSON.
-    fn finish(mut self, lost: u64, unfollowed: u64, missed: u64) -> io::Result<()> {
+    fn finish(mut self, losses: Losses) -> io::Result<()> {
         for whole in self.journal.finish() {
             self.end(&whole)?;
         }
@@ -263,10 +198,10 @@ impl Session {
                 let _ = writeln!(text, "lost: {count} {what}");
             }
         };
-        note(lost, "records, the ring was full (a larger --ring-kib helps)");
-        note(unfollowed, "connections, no room to follow them (a larger --max-connections helps)");
+        note(losses.records, "records, the ring was full (a larger --ring-kib helps)");
+        note(losses.connections, "connections, no room to follow them (a larger --max-connections helps)");
         note(self.journal.evicted(), "connections that stayed open: more than can be remembered");
-        note(missed, "runs of a hook, the kernel was inside the same program already");
+        note(losses.runs, "runs of a hook, the kernel was inside the same program already");
         match self.output {
             Output::Table | Output::Ladder => {
                 self.out.write_all(text.as_bytes())?;

@@ -134,7 +134,7 @@ pub(super) fn layout(chosen: &[Column], width: Option<usize>) -> Vec<(Column, us
 }
 
 /// Cuts a text to so many columns, with `…` for what is left out.
-pub(super) fn cut(text: &str, width: usize, keep_end: bool) -> String {
+pub(crate) fn cut(text: &str, width: usize, keep_end: bool) -> String {
     if columns(text) <= width {
         return text.to_owned();
     }

@@ -6,7 +6,8 @@ mod details;
 use handshake_common::{CloseStyle, FastOpen, Outcome, Stage, TlsClass, TlsOutcome};
 
 pub use self::column::Column;
-use self::column::{cut, layout};
+pub(crate) use self::column::cut;
+use self::column::layout;
 use super::text::{columns, duration, endpoint, pad};
 use crate::{
     event::{ConnectionEvent, Open, Tls},
@@ -23,7 +24,8 @@ pub struct Table {
 
 /// What a colour says at a glance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tone {
+pub enum Tone {
+    /// It failed.
     Failed,
     /// A round trip was lost: a retransmission, a HelloRetryRequest, early data in vain.
     Lost,
@@ -62,14 +64,31 @@ impl Table {
         self.row(|column| (cell(record, column), if self.colours { tone(record, column) } else { None }))
     }
 
+    /// The same in pieces, each with what its colour says; the lines of the two have the same text.
+    #[must_use]
+    pub fn pieces(&self, record: &ConnectionEvent) -> Vec<(String, Option<Tone>)> {
+        self.cells(|column| (cell(record, column), tone(record, column)))
+    }
+
     fn row(&self, cell: impl Fn(Column) -> (String, Option<Tone>)) -> String {
         let mut line = String::new();
+        for (text, tone) in self.cells(cell) {
+            match tone {
+                Some(tone) => line.extend(["\x1b[", tone.code(), "m", &text, "\x1b[0m"]),
+                None => line.push_str(&text),
+            }
+        }
+        line.trim_end().to_owned()
+    }
+
+    fn cells(&self, cell: impl Fn(Column) -> (String, Option<Tone>)) -> Vec<(String, Option<Tone>)> {
+        let mut cells = Vec::new();
         let mut room = self.width;
         for (index, &(column, width)) in self.columns.iter().enumerate() {
             if index > 0 {
                 let Some(left) = room.checked_sub(1) else { break };
                 room = left;
-                line.push(' ');
+                cells.push((" ".to_owned(), None));
             }
             let (text, tone) = cell(column);
             let width = width.min(room);
@@ -82,12 +101,9 @@ impl Table {
                 (false, true) => text,
             };
             room -= columns(&text).min(room);
-            match tone {
-                Some(tone) => line.extend(["\x1b[", tone.code(), "m", &text, "\x1b[0m"]),
-                None => line.push_str(&text),
-            }
+            cells.push((text, tone));
         }
-        line.trim_end().to_owned()
+        cells
     }
 }
 

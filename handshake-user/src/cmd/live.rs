@@ -1,0 +1,144 @@
+//! What the live commands have in common: attached probes, and their events turn by turn.
+
+use std::ops::ControlFlow;
+
+use anyhow::{Context as _, Result};
+use aya::maps::{MapData, RingBuf};
+use handshake_common::{
+    histograms::Bounds,
+    totals::{self, DropReason},
+};
+
+use crate::{
+    event::ConnectionEvent,
+    host::{self, Host},
+    join::{Joiner, time_wait::Look},
+    kernel::{probe::Kernel, ring},
+    settings::ProbeOptions,
+    tracer::Tracer,
+    untrusted::say,
+};
+
+/// The attached probes, before [`Attached::follow`].
+pub(super) struct Attached {
+    tracer: Tracer,
+    ring: RingBuf<MapData>,
+}
+
+impl Attached {
+    /// Loads and attaches everything, for records of every connection.
+    pub(super) fn new(options: &ProbeOptions) -> Result<Self> {
+        let kernel = Kernel::read()?;
+        let (tracer, ring) = Tracer::attach(&kernel, &options.clone().settle(), &Bounds::NONE)?;
+        Ok(Self { tracer, ring })
+    }
+
+    /// Says what is attached and what is not, and begins to follow which libraries come into use.
+    pub(super) fn follow(self) -> Result<Live> {
+        let Self { tracer, ring } = self;
+        for hook in tracer.probes.hooks.iter().filter(|hook| hook.missing.is_some()) {
+            say(format_args!("not attached: {} ({})", hook.hook.name, hook.hook.lost_without));
+        }
+        tracer.probes.wire_shortfall.iter().for_each(say);
+        say_libraries(&tracer);
+        let tracer = tracer
+            .follow_libraries(ring::LIVE)
+            .context("cannot start a thread to follow the TLS libraries")?;
+        say(format_args!(
+            "tracing the connections of this host ({}); Ctrl-C ends it",
+            tracer.probes.mode.as_str()
+        ));
+        let joiner = tracer.joiner();
+        Ok(Live { tracer, ring, joiner, host: Host::new(), look: None, more: false })
+    }
+}
+
+/// Attached probes. Dropping it detaches them, for which the kernel takes up to 0.1 s each.
+pub(super) struct Live {
+    tracer: Tracer,
+    ring: RingBuf<MapData>,
+    joiner: Joiner,
+    host: Host,
+    look: Option<Look>,
+    more: bool,
+}
+
+impl Live {
+    /// Whether there are more records at hand: the next turn need not wait for [`ring::LIVE`].
+    pub(super) const fn has_more(&self) -> bool {
+        self.more
+    }
+
+    /// Reports the events of the records at hand, until `report` breaks; in the last turn also those that
+    /// wait for another view.
+    pub(super) fn turn(&mut self, is_last: bool, mut report: impl FnMut(ConnectionEvent) -> ControlFlow<()>) {
+        let Self { tracer, ring, joiner, host, look, more } = self;
+        if !*more {
+            host.refresh_clock();
+        }
+        tracer.probes.pass_on_log();
+        tracer.worker_turn();
+        let now = host::monotonic_ns();
+        // Taken before the records, and told after all of them.
+        *look = look.take().or_else(|| tracer.take_look());
+        let mut flow = ControlFlow::Continue(());
+        let mut report = |event, flow: &mut ControlFlow<()>| {
+            if flow.is_continue() {
+                *flow = report(event);
+            }
+        };
+        let turn = ring::drain(ring, |raw| {
+            joiner.take(raw, now, host, |event| report(event, &mut flow));
+            flow
+        });
+        let until = if is_last { u64::MAX } else { now };
+        joiner.expire(until, host, |event| report(event, &mut flow));
+        *more = turn.more;
+        if let Some(look) = look.take_if(|_| !*more) {
+            joiner.looked(&look, now, host, |event| report(event, &mut flow));
+        }
+        tracer.look_if_wanted(joiner, now);
+        if turn.malformed > 0 {
+            tracing::warn!(turn.malformed, "records of an unknown shape");
+        }
+    }
+
+    /// What was lost so far.
+    pub(super) fn losses(&self) -> Result<Losses> {
+        let totals = self.tracer.probes.totals()?;
+        let at = |loss| totals.at(totals::lost(loss));
+        Ok(Losses {
+            records: at(DropReason::RingFull),
+            connections: at(DropReason::StateFull),
+            runs: self.tracer.probes.missed_runs(),
+        })
+    }
+}
+
+/// What no event tells of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Losses {
+    /// Records for which the ring had no room.
+    pub(super) records: u64,
+    /// Connections that there was no room to follow.
+    pub(super) connections: u64,
+    /// Runs of a hook: the kernel was inside the same program already.
+    pub(super) runs: u64,
+}
+
+/// One line: how many TLS libraries are probed.
+fn say_libraries(tracer: &Tracer) {
+    match tracer.libraries() {
+        None => {}
+        Some(Err(reason)) => say(format_args!("TLS libraries are not probed: {reason}")),
+        Some(Ok(libraries)) => {
+            let files = libraries.files();
+            let covered = files.iter().filter(|(file, _)| file.is_covered()).count();
+            let rest = if covered == files.len() { "" } else { "; `handshake check` says why not all" };
+            say(format_args!("TLS libraries probed: {covered} of {}{rest}", files.len()));
+            for shortfall in libraries.shortfalls() {
+                say(shortfall);
+            }
+        }
+    }
+}

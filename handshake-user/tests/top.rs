@@ -158,10 +158,13 @@ fn hostile_names_do_not_reach_the_terminal() {
     let mut hostile = HostileProcess::start();
     let server = Server::start();
     let mut terminal = started(&mut top(&["--port", &server.port().to_string()]));
-    hostile.connect(server.port(), &client_hello("a\x1b[2J\n\u{9b}.example".as_bytes()));
-    terminal.until_shows(&SHOWN_COMM[..12]);
+    hostile.connect(server.port(), &client_hello(&[b'x'; 250]));
+    terminal.until_shows(&SHOWN_COMM[..7]);
+    terminal.type_keys(b"f");
+    terminal.until_shows(&SHOWN_COMM[..13]);
+    // The name of a server is shown to its end in no row, and to a limit in the ladder.
     terminal.type_keys(b"s");
-    terminal.until_shows(r"a\x1b[2");
+    terminal.until_shows(&format!("…{}", &format!("xxxxxx:{}", server.port())[6..]));
     terminal.type_keys(b"n");
     terminal.until_shows("127.0.0.0/24");
     terminal.type_keys(b"\r\r");

@@ -101,7 +101,7 @@ fn heading(view: &View, data: &Data<'_>, width: usize) -> String {
     };
     let mut facts = vec![format!("by {}, {since} {}", view.grouping.as_str(), seconds(length))];
     facts.extend(rate(tally.openings(), length).map(|rate| format!("{} openings/s", per_second(rate))));
-    facts.push(format!("{} failed", tally.failed()));
+    facts.push(format!("{} failed", Column::Failed.count(&tally)));
     if let (Some(p50), Some(p99)) = (tally.setup(0.5), tally.setup(0.99)) {
         facts.push(format!("setup p50 {}, p99 {}", duration(Some(p50)), duration(Some(p99))));
     }

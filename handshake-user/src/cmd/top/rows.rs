@@ -176,7 +176,7 @@ impl Column {
             Self::Name => "who or what opens or takes the connections",
             Self::Role => "of this host",
             Self::Openings => "TCP openings that ended, a second",
-            Self::Failed => "of those, the ones that failed",
+            Self::Failed => "connections whose TCP or TLS handshake failed",
             Self::Retransmits => "SYNs (client) or SYN-ACKs (server) that were sent again",
             Self::Tls => "TLS handshakes that were completed",
             Self::TlsFailed => "TLS handshakes that failed or were abandoned",
@@ -250,7 +250,7 @@ impl Column {
         let version = |version| tally.version(Some(version));
         match self {
             Self::Openings => tally.openings(),
-            Self::Failed => tally.failed(),
+            Self::Failed => tally.failed() + tally.shaken(Some(TlsOutcome::Failed)),
             Self::Retransmits => tally.syn_retransmits(),
             Self::Tls => tally.shaken(Some(TlsOutcome::Completed)),
             Self::TlsFailed => {

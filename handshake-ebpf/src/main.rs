@@ -15,6 +15,7 @@ mod kernel;
 mod maps;
 mod memory;
 mod process;
+mod stack;
 mod tcp;
 mod tls;
 mod word_copy;

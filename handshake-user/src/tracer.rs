@@ -58,9 +58,9 @@ impl Tracer {
     /// # Errors
     /// When a required hook cannot be attached in any mode that the settings allow.
     pub fn attach(kernel: &Kernel, settings: &ProbeSettings) -> Result<(Self, RingBuf<MapData>), LoadError> {
-        let attachment = probe::attach(kernel, settings, |ebpf, programs| {
+        let attachment = probe::attach(kernel, settings, |ebpf, links, programs| {
             (settings.tls_libraries == Switch::On).then(|| {
-                let mut libraries = Libraries::new(ebpf, kernel.loader_btf(), Arc::clone(programs))?;
+                let mut libraries = Libraries::new(ebpf, kernel.loader_btf(), links, Arc::clone(programs))?;
                 libraries.settle(ebpf, Instant::now() + SETTLE);
                 Ok(Box::new(libraries))
             })

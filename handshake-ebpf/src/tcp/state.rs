@@ -3,8 +3,9 @@
 use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{
+    btf_maps::ProgramArray,
     helpers::generated::bpf_ktime_get_ns,
-    macros::{btf_tracepoint, tracepoint},
+    macros::{btf_map, btf_tracepoint, tracepoint},
     programs::{BtfTracePointContext, TracePointContext},
 };
 use aya_log_ebpf::debug;
@@ -21,35 +22,47 @@ use super::{
 };
 use crate::{
     emit,
-    kernel::{Access, KernelSock, Typed, Untyped, read_endpoints},
+    kernel::{Access, KernelSock, Typed, Untyped},
     maps::{self, BUSY, Endpoints, FULL, SYNACKS},
+    stack,
     tls::{library::call, wire},
     word_copy,
 };
 
+/// Holds [`inet_sock_set_state`], which user space puts there.
+#[btf_map]
+static SET_STATE: ProgramArray<1> = ProgramArray::new();
+
 // void inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
+    stack::of_the_task_with(&ctx, &SET_STATE);
     let Some(busy) = BUSY.get_ptr_mut(0) else { return 0 };
     // SAFETY: the map's own value of this CPU. Volatile: it is an interrupt that reads in between.
+    let before = unsafe { busy.read_volatile() };
+    // SAFETY: see above.
     unsafe { busy.write_volatile(1) };
     set_state::<Typed>(ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    // The reentrant run leaves 1, unless the first one, of another task, has ended meanwhile. Without a branch,
+    // for each would have the verifier walk through all of the code once more.
     // SAFETY: see above.
-    unsafe { busy.write_volatile(0) };
+    unsafe { busy.write_volatile(before & busy.read_volatile()) };
     0
 }
 
 /// The reentrant program. The kernel skips a program that already runs on this CPU: when a soft interrupt
 /// arrives while a `connect()` or `close()` is being handled, the state changes of all its packets would be
-/// lost. This second program runs then. On a preemptible kernel the first program may belong to another task,
-/// and the reentrant program may see a change twice: a repeated change has no effect.
+/// lost. This second program enters the first one's code then; it has none of its own, because the verifier
+/// would check that once more. On a preemptible kernel the first program may belong to another task, and the
+/// reentrant program may see a change twice: a repeated change has no effect.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn inet_sock_set_state_nested(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: the map's own value of this CPU.
     let nested = BUSY.get_ptr_mut(0).is_some_and(|busy| unsafe { busy.read_volatile() } != 0);
     if nested {
         emit::count(totals::NESTED);
-        set_state::<Typed>(ctx.arg(0), ctx.arg(1), ctx.arg(2));
+        // SAFETY: both programs get the same context, and nothing here waits to be dropped.
+        unsafe { SET_STATE.tail_call(&ctx, 0) };
     }
     0
 }
@@ -242,7 +255,7 @@ fn renew<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
 #[inline(always)]
 fn first_synack<A: Access>(sock: &KernelSock<A>) -> u64 {
     let mut ends = Endpoints::default();
-    read_endpoints::<A::Memory>(sock.pointer(), &mut ends);
+    sock.endpoints(&mut ends);
     // SAFETY: the value is copied at once; a concurrent eviction could only make it another connection's
     // time.
     unsafe { SYNACKS.get(ends) }.copied().unwrap_or(0)

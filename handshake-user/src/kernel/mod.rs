@@ -5,3 +5,4 @@ pub mod btf;
 pub mod probe;
 pub mod raw_record;
 pub mod ring;
+pub(crate) mod syscall;

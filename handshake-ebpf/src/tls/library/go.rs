@@ -14,8 +14,8 @@ use handshake_common::{
 use super::{
     call::{self, Hit},
     object::{self, UNKNOWN, low_half},
-    stack,
 };
+use crate::stack;
 
 /// The receiver, which Go's register ABI passes first, and the goroutine.
 #[inline(always)]

@@ -8,6 +8,7 @@ mod kernel;
 mod load;
 pub mod plan;
 mod program;
+mod uprobe_multi;
 mod wire;
 
 pub use attach::{Attached, Attachment, LoadedPrograms, Probes, attach};
@@ -15,4 +16,6 @@ pub use error::{HookError, LoadError};
 pub(crate) use error::{chain, is_permission_denied, shorten};
 pub use kernel::Kernel;
 pub(crate) use load::load;
+pub(crate) use uprobe_multi::Place;
+pub use uprobe_multi::UprobeLinks;
 pub use wire::WireCoverage;

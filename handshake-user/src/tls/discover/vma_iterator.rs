@@ -4,18 +4,19 @@
 use std::{
     fs::File,
     io::{self, Read as _},
-    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
 
 use aya::{Btf, programs::Iter};
 use handshake_common::tls::discover::{self, Mapping};
 
 use super::file::{FileId, Mapped};
-use crate::kernel::probe;
+use crate::kernel::{
+    probe,
+    syscall::{BPF_ITER_CREATE, BPF_LINK_CREATE, bpf},
+};
 
-/// `enum bpf_cmd`, `enum bpf_attach_type` of `include/uapi/linux/bpf.h`.
-const BPF_LINK_CREATE: libc::c_long = 28;
-const BPF_ITER_CREATE: libc::c_long = 33;
+/// `enum bpf_attach_type` of `include/uapi/linux/bpf.h`.
 const BPF_TRACE_ITER: u32 = 28;
 
 /// The most bytes that the kernel returns from one read.
@@ -94,20 +95,20 @@ impl VmaIterator {
             padding: u32,
         }
         let info = Info { tid: pid, rest: [0; 3] };
-        let link = bpf(
-            BPF_LINK_CREATE,
-            &LinkCreate {
-                program: self.program.as_raw_fd().cast_unsigned(),
-                target: 0,
-                attach_type: BPF_TRACE_ITER,
-                flags: 0,
-                info: (&raw const info) as u64,
-                info_length: INFO,
-                padding: 0,
-            },
-        )?;
+        let create = LinkCreate {
+            program: self.program.as_raw_fd().cast_unsigned(),
+            target: 0,
+            attach_type: BPF_TRACE_ITER,
+            flags: 0,
+            info: (&raw const info) as u64,
+            info_length: INFO,
+            padding: 0,
+        };
+        // SAFETY: `info` outlives the call and has the length given.
+        let link = unsafe { bpf(BPF_LINK_CREATE, &create) }?;
         // The link may be closed once the iteration is open.
-        bpf(BPF_ITER_CREATE, &[link.as_raw_fd().cast_unsigned(), 0]).map(File::from)
+        // SAFETY: a link and no flags; no pointers.
+        unsafe { bpf(BPF_ITER_CREATE, &[link.as_raw_fd().cast_unsigned(), 0]) }.map(File::from)
     }
 }
 
@@ -141,18 +142,6 @@ impl From<&Mapping> for Mapped {
             },
             main: record.main != 0,
         }
-    }
-}
-
-/// A command of `bpf(2)` that returns a file descriptor.
-fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the kernel reads no more bytes of `attr` than the size it is given; the pointer in it is to
-    // memory that outlives the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
-    match i32::try_from(fd) {
-        // SAFETY: the kernel has just returned it, and nothing else owns it.
-        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -85,6 +85,8 @@ mod ends;
 mod lifecycle;
 #[path = "netns/log.rs"]
 mod log;
+#[path = "netns/machine.rs"]
+mod machine;
 #[path = "netns/nginx.rs"]
 mod nginx;
 #[path = "netns/opens/mod.rs"]

@@ -16,9 +16,11 @@ mod run;
 mod setup;
 mod soak;
 mod table;
+mod target;
 mod test;
 mod toolchain;
 mod tools;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -54,6 +56,7 @@ enum Command {
     Table(table::Args),
     Bench(bench::Args),
     Soak(soak::Args),
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Table(args) => table::main(&args),
         Command::Bench(args) => bench::main(&args),
         Command::Soak(args) => soak::main(&args),
+        Command::Vm(args) => vm::main(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

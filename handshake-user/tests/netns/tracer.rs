@@ -27,7 +27,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{log::Log, testbed};
+use crate::{log::Log, machine::patience, testbed};
 
 /// How long the start may take: the kernel verifies the programs, which is slow on a small machine.
 const START: Duration = Duration::from_mins(1);
@@ -120,7 +120,7 @@ impl Tracer {
             }),
         ];
         let tracer = Self { child, log, readers };
-        match ready.recv_timeout(START) {
+        match ready.recv_timeout(patience(START)) {
             Ok(()) => Ok(tracer),
             Err(RecvTimeoutError::Disconnected) => {
                 Err(format!("the tracer has ended:\n{}", tracer.log.stderr()))
@@ -148,7 +148,7 @@ impl Tracer {
     fn end(mut self) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap());
         signal::kill(pid, Signal::SIGINT).unwrap();
-        let status = self.wait(END);
+        let status = self.wait(patience(END));
         assert!(
             status.is_some_and(|status| status.success()),
             "the tracer ended with {status:?} after SIGINT:\n{}",

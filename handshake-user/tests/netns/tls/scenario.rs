@@ -11,6 +11,7 @@ use super::{
 use crate::{
     case::{Case, RTT, ms},
     ends::{Ends, Expect},
+    machine::tolerance,
     record::Record,
     testbed::{
         capture::Connection,
@@ -115,7 +116,10 @@ fn witness(case: &Case, connection: Connection, made: &Made) -> Witness {
     }
     if let Some(taken) = made.account.taken.filter(|_| made.row != Row::Tls12FalseStart) {
         let truth = witness.client.duration;
-        assert_time!(taken + TOLERANCE >= truth, "{taken:?} by the client's own clock, not {truth:?}");
+        assert_time!(
+            taken + tolerance(TOLERANCE) >= truth,
+            "{taken:?} by the client's own clock, not {truth:?}"
+        );
     }
     witness
 }
@@ -133,10 +137,10 @@ fn assert_time(
 ) {
     if side == Side::Client && library == Some(Library::GnuTls) {
         let reported = tls.micros(path).unwrap_or_else(|| panic!("{path} is missing in {tls}"));
-        let range = RTT * round_trips..=truth + TOLERANCE;
+        let range = RTT * round_trips..=truth + tolerance(TOLERANCE);
         assert_time!(range.contains(&reported), "{path} is {reported:?}, not within {range:?}, in {tls}");
     } else {
-        tls.assert_within(path, truth, TOLERANCE);
+        tls.assert_within(path, truth, tolerance(TOLERANCE));
     }
 }
 
@@ -170,7 +174,9 @@ fn check_end(ends: &Ends, side: Side, library: Option<Library>, truth: &Witness)
             assert_time(tls, "setup.duration_us", truth.setup, round_trips, side, library);
         }
         // The server cannot always know when its Finished arrived.
-        Side::Server => tls.assert_within_or_unknown("setup.duration_us", truth.setup, TOLERANCE),
+        Side::Server => {
+            tls.assert_within_or_unknown("setup.duration_us", truth.setup, tolerance(TOLERANCE));
+        }
     }
     if let (Some(setup), Some(rtt), Some(excess)) = (setup, rtt, tls.get("setup.excess_us")) {
         let expected = i64::try_from(rtt).unwrap() * i64::from(row.setup_round_trips(truth.hello_in_syn));

@@ -12,6 +12,7 @@
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
 pub mod connection;
+pub mod function;
 pub mod layout;
 pub mod tcp;
 pub mod tls;

@@ -11,6 +11,7 @@
 #![no_main]
 
 mod emit;
+mod function;
 mod kernel;
 mod maps;
 mod memory;

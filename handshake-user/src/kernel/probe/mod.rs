@@ -3,6 +3,7 @@
 
 mod attach;
 mod error;
+pub mod function;
 pub mod hook;
 mod kernel;
 mod load;

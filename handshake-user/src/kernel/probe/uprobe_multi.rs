@@ -20,6 +20,7 @@ use aya::{
     maps::{Map, MapData},
 };
 use aya_obj::{Object, generated::bpf_insn};
+use handshake_common::tls::library::target;
 
 use super::load::load as load_program;
 use crate::{
@@ -30,6 +31,9 @@ use crate::{
 /// `include/uapi/linux/bpf.h`.
 const BPF_PROG_TYPE_KPROBE: u32 = 2;
 const BPF_TRACE_UPROBE_MULTI: u32 = 48;
+
+/// The maps that are taken out of the object: records, counts, libraries, messages.
+const TAKEN: [&str; 4] = ["RECORDS", "TOTALS", target::MAP, "AYA_LOGS"];
 
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +46,8 @@ pub(crate) struct Place {
 
 /// Loads uprobe programs, each when it is first needed, and attaches them.
 pub struct UprobeLinks {
-    /// The maps of the object by name; a program refers to them by their descriptors.
-    maps: HashMap<String, OwnedFd>,
+    /// The maps that the object does not have any more when a program is needed.
+    taken: HashMap<&'static str, OwnedFd>,
     /// `None` before the first program is needed.
     object: Option<Object>,
     programs: HashMap<&'static str, OwnedFd>,
@@ -54,11 +58,12 @@ impl UprobeLinks {
     /// For the object of which aya has created the maps, all of which must still be there. Where tracepoints are
     /// attached as perf events (`AttachMode::Tracepoint`), uprobes are as well.
     pub(super) fn new(ebpf: &Ebpf, mode: AttachMode) -> Self {
-        let maps = ebpf.maps().filter_map(|(name, map)| {
-            Some((name.to_owned(), data(map)?.fd().as_fd().try_clone_to_owned().ok()?))
+        let taken = TAKEN.into_iter().filter_map(|name| {
+            let fd = data(ebpf.map(name)?)?.fd().as_fd();
+            Some((name, fd.try_clone_to_owned().ok()?))
         });
-        let (maps, programs) = (maps.collect(), HashMap::new());
-        Self { maps, object: None, programs, is_refused: mode == AttachMode::Tracepoint }
+        let (taken, programs) = (taken.collect(), HashMap::new());
+        Self { taken, object: None, programs, is_refused: mode == AttachMode::Tracepoint }
     }
 
     /// Whether this kernel is known not to have such links.
@@ -73,12 +78,13 @@ impl UprobeLinks {
     /// Why a place cannot be probed; nothing is attached then.
     pub(crate) fn attach(
         &mut self,
+        ebpf: &Ebpf,
         name: &'static str,
         path: &Path,
         places: &[Place],
     ) -> io::Result<Option<(OwnedFd, Option<BorrowedFd<'_>>)>> {
         let is_loaded = self.programs.contains_key(name);
-        let program = match self.program(name) {
+        let program = match self.program(ebpf, name) {
             Some(program) => program,
             None => return Ok(None),
         };
@@ -87,12 +93,12 @@ impl UprobeLinks {
     }
 
     /// Returns `None` if there are no such links here, or no such program.
-    fn program(&mut self, name: &'static str) -> Option<BorrowedFd<'_>> {
+    fn program(&mut self, ebpf: &Ebpf, name: &'static str) -> Option<BorrowedFd<'_>> {
         if self.is_refused {
             return None;
         }
         if !self.programs.contains_key(name) {
-            match self.load(name) {
+            match self.load(ebpf, name) {
                 Ok(program) => drop(self.programs.insert(name, program)),
                 Err(reason) => {
                     tracing::debug!(program = name, reason, "no uprobe links");
@@ -104,10 +110,10 @@ impl UprobeLinks {
         self.programs.get(name).map(|program| program.as_fd())
     }
 
-    fn load(&mut self, name: &str) -> Result<OwnedFd, String> {
+    fn load(&mut self, ebpf: &Ebpf, name: &str) -> Result<OwnedFd, String> {
         let object = match &mut self.object {
             Some(object) => object,
-            none => none.insert(relocate(&self.maps)?),
+            none => none.insert(relocate(ebpf, &self.taken)?),
         };
         let program = object.programs.get(name).ok_or("the eBPF object lacks the program")?;
         let function = object.functions.get(&program.function_key()).ok_or("the program has no code")?;
@@ -137,14 +143,15 @@ const fn data(map: &Map) -> Option<&MapData> {
     }
 }
 
-/// The object with the descriptors of these maps in its instructions.
-fn relocate(maps: &HashMap<String, OwnedFd>) -> Result<Object, String> {
+/// The object with the descriptors of its maps in its instructions.
+fn relocate(ebpf: &Ebpf, taken: &HashMap<&str, OwnedFd>) -> Result<Object, String> {
     let mut object = Object::parse(super::attach::OBJECT).map_err(|error| error.to_string())?;
     let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
     let defined: Vec<_> = object.maps.drain().collect();
     let with_fds = defined.iter().filter_map(|(name, map)| {
-        let fd = maps.get(name)?.as_raw_fd();
-        Some((name.as_str(), fd, map))
+        let own = || Some(data(ebpf.map(name)?)?.fd().as_fd());
+        let fd = taken.get(name.as_str()).map(OwnedFd::as_fd).or_else(own)?;
+        Some((name.as_str(), fd.as_raw_fd(), map))
     });
     object.relocate_maps(with_fds, &text).map_err(|error| error.to_string())?;
     object.relocate_calls(&text).map_err(|error| error.to_string())?;

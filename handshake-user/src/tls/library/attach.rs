@@ -226,7 +226,7 @@ impl Attacher {
         places: &[Place],
         links: &mut Vec<Link>,
     ) -> Result<(), String> {
-        match self.links.attach(name, path, places) {
+        match self.links.attach(ebpf, name, path, places) {
             Ok(Some((link, loaded))) => {
                 loaded.inspect(|program| remember(&self.programs, name, *program));
                 links.push(Link::Multi(link));

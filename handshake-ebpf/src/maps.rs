@@ -24,9 +24,10 @@ static CONNECTIONS: HashMap<u64, Connection, 1> = HashMap::new();
 #[btf_map]
 pub(crate) static TOTALS: PerCpuArray<[u64; totals::SLOTS], 1> = PerCpuArray::new();
 
-/// Whether `inet_sock_set_state` is running on this CPU.
+/// The last change of state that `inet_sock_set_state` has handled on this CPU: the socket, and from which state to
+/// which.
 #[btf_map]
-pub(crate) static BUSY: PerCpuArray<u64, 1> = PerCpuArray::new();
+pub(crate) static HANDLED: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
 
 /// Whether the table has ever been too full for a connection.
 #[btf_map]

@@ -1,6 +1,6 @@
 //! `sock:inet_sock_set_state`: the backbone. Runs about six times in the life of a connection.
 
-use core::{ffi::c_void, mem::MaybeUninit};
+use core::{ffi::c_void, hint::black_box, mem::MaybeUninit};
 
 use aya_ebpf::{
     btf_maps::ProgramArray,
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     emit,
     kernel::{Access, KernelSock, Typed, Untyped},
-    maps::{self, BUSY, Endpoints, FULL, SYNACKS},
+    maps::{self, Endpoints, FULL, HANDLED, SYNACKS},
     stack,
     tls::{library::call, wire},
     word_copy,
@@ -37,29 +37,34 @@ static SET_STATE: ProgramArray<1> = ProgramArray::new();
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     stack::of_the_task_with(&ctx, &SET_STATE);
-    let Some(busy) = BUSY.get_ptr_mut(0) else { return 0 };
-    // SAFETY: the map's own value of this CPU. Volatile: it is an interrupt that reads in between.
-    let before = unsafe { busy.read_volatile() };
-    // SAFETY: see above.
-    unsafe { busy.write_volatile(1) };
     set_state::<Typed>(ctx.arg(0), ctx.arg(1), ctx.arg(2));
-    // The reentrant run leaves 1, unless the first one, of another task, has ended meanwhile. Without a branch,
-    // for each would have the verifier walk through all of the code once more.
-    // SAFETY: see above.
-    unsafe { busy.write_volatile(before & busy.read_volatile()) };
+    // Last: what interrupts until here leaves its own.
+    if let Some(handled) = HANDLED.get_ptr_mut(0) {
+        // SAFETY: the map's own value of this CPU. Volatile: it is for the reentrant program.
+        unsafe { handled.write_volatile(change(&ctx)) };
+    }
     0
+}
+
+/// A change of state, for [`HANDLED`].
+#[inline(always)]
+fn change(ctx: &BtfTracePointContext) -> [u64; 2] {
+    let (sk, old, new): (u64, u32, u32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    [sk, u64::from(old) << 8 | u64::from(new)]
 }
 
 /// The reentrant program. The kernel skips a program that already runs on this CPU: when a soft interrupt
 /// arrives while a `connect()` or `close()` is being handled, the state changes of all its packets would be
-/// lost. This second program enters the first one's code then; it has none of its own, because the verifier
-/// would check that once more. On a preemptible kernel the first program may belong to another task, and the
-/// reentrant program may see a change twice: a repeated change has no effect.
+/// lost. This program runs after the first one, and when that has not handled the change, it enters its code; it has
+/// none of its own, because the verifier would check that once more. A change that is handled twice (an interrupt came
+/// between the two programs) has no effect the second time: the socket's lock is held all the while.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn inet_sock_set_state_nested(ctx: BtfTracePointContext) -> i32 {
-    // SAFETY: the map's own value of this CPU.
-    let nested = BUSY.get_ptr_mut(0).is_some_and(|busy| unsafe { busy.read_volatile() } != 0);
-    if nested {
+    let Some(handled) = HANDLED.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the map's own value of this CPU. Volatile: it is the first program that writes it.
+    let ([sk, states], [now_sk, now_states]) = (unsafe { handled.read_volatile() }, change(&ctx));
+    // One after the other: the verifier refuses the arithmetic with pointers that would compare them at once.
+    if black_box(sk != now_sk) || states != now_states {
         emit::count(totals::NESTED);
         // SAFETY: both programs get the same context, and nothing here waits to be dropped.
         unsafe { SET_STATE.tail_call(&ctx, 0) };

@@ -212,14 +212,15 @@ impl Attempt {
         let programs = LoadedPrograms::default();
         let prepared = prepare(&mut ebpf, links, &programs);
 
+        for attached in hooks.iter_mut().filter(|attached| attached.missing.is_none()) {
+            attached.missing = program::attach(&mut ebpf, attached.hook, self.mode).err();
+        }
+        // After the first one: it looks what that has done.
         let nested = nested.map(|loaded| loaded.and_then(|()| program::attach_nested(&mut ebpf)));
         // Without it, only the events that it would have seen are lost, and those are counted.
         if let Some(Err(reason)) = nested {
             let name = program::SET_STATE_NESTED;
             tracing::warn!(%reason, "cannot attach {name}: some changes of state will be missed");
-        }
-        for attached in hooks.iter_mut().filter(|attached| attached.missing.is_none()) {
-            attached.missing = program::attach(&mut ebpf, attached.hook, self.mode).err();
         }
         check_required(&mut hooks)?;
         let mut view = WireView::default();

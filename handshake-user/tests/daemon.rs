@@ -6,6 +6,8 @@
 
 #[path = "daemon/hostile_clients.rs"]
 mod hostile_clients;
+#[path = "daemon/interrupted.rs"]
+mod interrupted;
 #[path = "daemon/program.rs"]
 mod program;
 #[path = "daemon/shutdown.rs"]

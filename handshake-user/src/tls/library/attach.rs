@@ -162,8 +162,8 @@ impl Attacher {
     /// Detaches files and all that waits to be detached, in many threads: the kernel makes each wait for grace
     /// periods of RCU, which all of them share.
     pub fn detach_all(&mut self, files: impl Iterator<Item = Probed>) {
-        /// Hardly more of them share one grace period.
-        const THREADS: usize = 32;
+        /// `TasksMax` of the systemd unit allows for them.
+        const THREADS: usize = 64;
         let links = self.detaching.drain(..).chain(files).flat_map(|probed| probed.links);
         let links: Vec<_> = links.collect();
         let helpers = links.len().saturating_sub(1).min(THREADS);
@@ -173,7 +173,7 @@ impl Attacher {
         thread::scope(|scope| {
             for _ in 0..helpers {
                 // Without it the others take longer.
-                thread::Builder::new().spawn_scoped(scope, work).ok();
+                thread::Builder::new().stack_size(64 << 10).spawn_scoped(scope, work).ok();
             }
             work();
         });

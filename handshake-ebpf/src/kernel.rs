@@ -266,9 +266,9 @@ impl<A: Access> KernelSock<A> {
         self.tp(layout!(retrans_stamp))
     }
 
-    /// Reads the ends. From `tcp_sock`, which begins with the other two: the verifiers of 6.2 to 6.18 search the
-    /// kernel's types three times by name (0.3 ms each, in every path) for a pointer read through a trusted one,
-    /// as the tracepoint's own is.
+    /// Reads the ends. From `tcp_sock`, which begins with the other two: the verifiers of 6.2 to 6.18 search
+    /// the kernel's types three times by name (0.3 ms each, in every path) for a pointer read through a
+    /// trusted one, as the tracepoint's own is.
     #[inline(always)]
     pub(crate) fn endpoints(&self, ends: &mut Endpoints) -> Option<Family> {
         read_endpoints::<A::Memory>(self.tp, ends)

@@ -24,8 +24,8 @@ static CONNECTIONS: HashMap<u64, Connection, 1> = HashMap::new();
 #[btf_map]
 pub(crate) static TOTALS: PerCpuArray<[u64; totals::SLOTS], 1> = PerCpuArray::new();
 
-/// The last change of state that `inet_sock_set_state` has handled on this CPU: the socket, and from which state to
-/// which.
+/// The last change of state that `inet_sock_set_state` has handled on this CPU: the socket, and from which
+/// state to which.
 #[btf_map]
 pub(crate) static HANDLED: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
 

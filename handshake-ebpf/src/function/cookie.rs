@@ -1,4 +1,5 @@
-//! The return of `tcp_get_cookie_sock`: a connection whose SYN-ACK carried a SYN cookie is made by the final ACK.
+//! The return of `tcp_get_cookie_sock`: a connection whose SYN-ACK carried a SYN cookie is made by the final
+//! ACK.
 
 use aya_ebpf::{
     macros::{fexit, kretprobe},

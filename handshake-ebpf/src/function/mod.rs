@@ -1,5 +1,5 @@
-//! Kernel functions, for what no tracepoint tells: one file a function. Each has a program for fentry or fexit, and
-//! one for kprobe or kretprobe where the kernel refuses the first. So far they count.
+//! Kernel functions, for what no tracepoint tells: one file a function. Each has a program for fentry or
+//! fexit, and one for kprobe or kretprobe where the kernel refuses the first. So far they count.
 
 mod accept;
 mod cookie;
@@ -21,8 +21,8 @@ fn count(function: Function) {
     }
 }
 
-/// Reads what the function returned, in a fexit program: it comes behind the arguments, whose number user space takes
-/// from the kernel's own prototype.
+/// Reads what the function returned, in a fexit program: it comes behind the arguments, whose number user
+/// space takes from the kernel's own prototype.
 macro_rules! returned {
     ($ctx:expr, $arity:ident, $few:literal or $many:literal) => {{
         #[unsafe(no_mangle)]

@@ -1,5 +1,5 @@
-//! `inet_twsk_kill`: a time-wait minisocket ends, because its time is over, its ends are used again, a RST came, or
-//! there are too many.
+//! `inet_twsk_kill`: a time-wait minisocket ends, because its time is over, its ends are used again, a RST
+//! came, or there are too many.
 
 use aya_ebpf::{
     macros::{fentry, kprobe},

@@ -55,9 +55,10 @@ fn change(ctx: &BtfTracePointContext) -> [u64; 2] {
 
 /// The reentrant program. The kernel skips a program that already runs on this CPU: when a soft interrupt
 /// arrives while a `connect()` or `close()` is being handled, the state changes of all its packets would be
-/// lost. This program runs after the first one, and when that has not handled the change, it enters its code; it has
-/// none of its own, because the verifier would check that once more. A change that is handled twice (an interrupt came
-/// between the two programs) has no effect the second time: the socket's lock is held all the while.
+/// lost. This program runs after the first one, and when that has not handled the change, it enters its code;
+/// it has none of its own, because the verifier would check that once more. A change that is handled twice
+/// (an interrupt came between the two programs) has no effect the second time: the socket's lock is held all
+/// the while.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn inet_sock_set_state_nested(ctx: BtfTracePointContext) -> i32 {
     let Some(handled) = HANDLED.get_ptr_mut(0) else { return 0 };

@@ -37,8 +37,8 @@ fn on_cpu(cpu: usize) {
     sched_setaffinity(Pid::from_raw(0), &set).unwrap();
 }
 
-/// How often the kernel skipped the program on changes of state because it was running on that CPU. It is the one
-/// with most of the skipped runs: the others run once per connection or less.
+/// How often the kernel skipped the program on changes of state because it was running on that CPU. It is the
+/// one with most of the skipped runs: the others run once per connection or less.
 fn skipped(pid: u32) -> u64 {
     let skipped = |text: String| {
         text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())

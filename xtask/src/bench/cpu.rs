@@ -1,5 +1,5 @@
-//! `--cpu`: which share of the CPUs goes to what, by sampling them all (`perf record -e cpu-clock`, which needs no
-//! hardware counters).
+//! `--cpu`: which share of the CPUs goes to what, by sampling them all (`perf record -e cpu-clock`, which
+//! needs no hardware counters).
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path, process::Command, time::Duration};
 
@@ -92,8 +92,8 @@ pub(super) fn sample(window: Duration, folder: &Path) -> Result<Shares> {
 }
 
 impl Shares {
-    /// Lines look like `  wrk   ffffffff81a20010 tcp_ack`: a name, an address, a symbol. Blanks may be in the name,
-    /// and in a symbol of user space.
+    /// Lines look like `  wrk   ffffffff81a20010 tcp_ack`: a name, an address, a symbol. Blanks may be in the
+    /// name, and in a symbol of user space.
     fn parse(text: &str) -> Option<Self> {
         let mut samples: Vec<(&str, Option<&str>)> = Vec::new();
         for line in text.lines() {

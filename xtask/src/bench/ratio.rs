@@ -37,9 +37,10 @@ impl fmt::Display for Ratio {
     }
 }
 
-/// The largest `k` for which the median lies between the `k`-th least and the `k`-th greatest of `n` values with a
-/// probability of 95 % or more. Whatever the distribution, each value is below its median as often as above, so
-/// the number of those below is binomial (the sign test). `None` if even the extremes are not that sure.
+/// The largest `k` for which the median lies between the `k`-th least and the `k`-th greatest of `n` values
+/// with a probability of 95 % or more. Whatever the distribution, each value is below its median as often as
+/// above, so the number of those below is binomial (the sign test). `None` if even the extremes are not that
+/// sure.
 fn rank(n: usize) -> Option<usize> {
     let count = i32::try_from(n).ok()?;
     // The probability of fewer than `k` of `n`, term by term.

@@ -1,7 +1,8 @@
 //! Kernel functions that are hooked for what no tracepoint tells: which, by what prototype, and how.
 //!
-//! A function is no interface of the kernel: its prototype is compared with the one that a program relies on before
-//! anything is attached, and what cannot be attached costs only what it alone tells. Nothing uses them yet but
+//! A function is no interface of the kernel: its prototype is compared with the one that a program relies on
+//! before anything is attached, and what cannot be attached costs only what it alone tells. Nothing uses them
+//! yet but
 //! `handshake check`, which attaches them and shows that they fire.
 
 use aya::{

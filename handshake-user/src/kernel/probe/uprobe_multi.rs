@@ -1,8 +1,9 @@
 //! Uprobes at many places of a file with one link (`BPF_TRACE_UPROBE_MULTI`, Linux 6.6).
 //!
-//! Of single uprobes the kernel detaches one after another, and waits for several grace periods of RCU for each; of
-//! a link it detaches all, and waits once. aya knows neither these links nor the attach type that their programs
-//! need: here the programs are relocated by aya's own object crate, against the maps that aya created.
+//! Of single uprobes the kernel detaches one after another, and waits for several grace periods of RCU for
+//! each; of a link it detaches all, and waits once. aya knows neither these links nor the attach type that
+//! their programs need: here the programs are relocated by aya's own object crate, against the maps that aya
+//! created.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -55,8 +56,8 @@ pub struct UprobeLinks {
 }
 
 impl UprobeLinks {
-    /// For the object of which aya has created the maps, all of which must still be there. Where tracepoints are
-    /// attached as perf events (`AttachMode::Tracepoint`), uprobes are as well.
+    /// For the object of which aya has created the maps, all of which must still be there. Where tracepoints
+    /// are attached as perf events (`AttachMode::Tracepoint`), uprobes are as well.
     pub(super) fn new(ebpf: &Ebpf, mode: AttachMode) -> Self {
         let taken = TAKEN.into_iter().filter_map(|name| {
             let fd = data(ebpf.map(name)?)?.fd().as_fd();
@@ -71,7 +72,8 @@ impl UprobeLinks {
         self.is_refused
     }
 
-    /// Attaches a program to places of a file. Returns the link, and the program if it has been loaded for that, or
+    /// Attaches a program to places of a file. Returns the link, and the program if it has been loaded for
+    /// that, or
     /// `None` if this kernel has no such links.
     ///
     /// # Errors
@@ -84,10 +86,7 @@ impl UprobeLinks {
         places: &[Place],
     ) -> io::Result<Option<(OwnedFd, Option<BorrowedFd<'_>>)>> {
         let is_loaded = self.programs.contains_key(name);
-        let program = match self.program(ebpf, name) {
-            Some(program) => program,
-            None => return Ok(None),
-        };
+        let Some(program) = self.program(ebpf, name) else { return Ok(None) };
         let link = create_link(program, path, places)?;
         Ok(Some((link, (!is_loaded).then_some(program))))
     }
@@ -194,7 +193,8 @@ fn load(name: &str, license: &CStr, code: &[bpf_insn]) -> io::Result<OwnedFd> {
         interface: 0,
         expected_attach_type: BPF_TRACE_UPROBE_MULTI,
     };
-    // SAFETY: code and license outlive the call; the license ends with a zero, and the code has the length given.
+    // SAFETY: code and license outlive the call; the license ends with a zero, and the code has the length
+    // given.
     unsafe { bpf(BPF_PROG_LOAD, &attr) }
 }
 
@@ -233,7 +233,8 @@ fn create_link(program: BorrowedFd<'_>, path: &Path, places: &[Place]) -> io::Re
         pid: 0,
         padding: 0,
     };
-    // SAFETY: path and arrays outlive the call; the path ends with a zero, and the arrays have the length given.
+    // SAFETY: path and arrays outlive the call; the path ends with a zero, and the arrays have the length
+    // given.
     unsafe { bpf(BPF_LINK_CREATE, &attr) }
 }
 

@@ -50,8 +50,8 @@ pub(super) fn job() -> Job {
     Job { name: PROGRAM.to_owned(), kind: Kind::Packets }
 }
 
-/// Attaches it to both directions of the root of cgroup v2, which every socket of the host is below; in a container that has a
-/// hierarchy of its own, to the root of that.
+/// Attaches it to both directions of the root of cgroup v2, which every socket of the host is below; in a
+/// container that has a hierarchy of its own, to the root of that.
 ///
 /// # Errors
 /// Why that is not possible.

@@ -159,8 +159,8 @@ impl Attacher {
         true
     }
 
-    /// Detaches files and all that waits to be detached, in many threads: the kernel makes each wait for grace
-    /// periods of RCU, which all of them share.
+    /// Detaches files and all that waits to be detached, in many threads: the kernel makes each wait for
+    /// grace periods of RCU, which all of them share.
     pub fn detach_all(&mut self, files: impl Iterator<Item = Probed>) {
         /// `TasksMax` of the systemd unit allows for them.
         const THREADS: usize = 64;
@@ -217,7 +217,8 @@ impl Attacher {
         self.free.pop_front().ok_or_else(most)
     }
 
-    /// Attaches a program to some places of a file; adds to the links what is attached, even if not all can be.
+    /// Attaches a program to some places of a file; adds to the links what is attached, even if not all can
+    /// be.
     fn attach_all(
         &mut self,
         ebpf: &mut Ebpf,

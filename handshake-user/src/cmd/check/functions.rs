@@ -18,6 +18,8 @@ use crate::kernel::probe::{
     function::{FUNCTIONS, FunctionHook, FunctionProbes},
 };
 
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Tries every function.
 pub(super) fn look(kernel: &Result<Kernel, LoadError>) -> Vec<FunctionReport> {
     let all = |finding: &dyn Fn() -> Finding| {
@@ -60,21 +62,20 @@ pub(super) fn look(kernel: &Result<Kernel, LoadError>) -> Vec<FunctionReport> {
     report.collect()
 }
 
-/// Two connections on loopback whose ends in FIN_WAIT2 become minisockets: one gets the late FIN, one is
-/// ended by a RST.
+/// Two connections on loopback whose ends in FIN_WAIT2 become minisockets: one gets the late FIN, one is ended by
+/// a RST.
 fn provoke() -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    for is_reset in [false, true] {
-        let client = TcpStream::connect(listener.local_addr()?)?;
-        let (server, _) = listener.accept()?;
-        drop(client);
-        if is_reset {
-            // Closed with a timeout of 0, it sends a RST.
-            set_socket_linger(&server, Some(Duration::ZERO))?;
-        }
-        drop(server);
-    }
+    let at = listener.local_addr()?;
+    let clients = [TcpStream::connect(at)?, TcpStream::connect(at)?];
+    let [(late, _), (reset, _)] = [listener.accept()?, listener.accept()?];
+    drop(clients);
+    // Until their FINs are acknowledged: with a delay of 40 ms.
+    thread::sleep(PAUSE);
+    // Closed with a timeout of 0, it sends a RST.
+    set_socket_linger(&reset, Some(Duration::ZERO))?;
+    drop((late, reset));
     // The last packets are handled in a soft interrupt, of this CPU or another one.
-    thread::sleep(Duration::from_millis(20));
+    thread::sleep(PAUSE);
     Ok(())
 }

@@ -1,13 +1,13 @@
 //! How many files and links of probes, counted together, there may be of files without a standard path.
 //!
-//! The kernel takes 85 to 100 ms to detach a single probe, one after the other, and some 50 ms for a link of many
-//! when the process is killed. A user who creates files without end must not delay the exit of this process for
-//! minutes.
+//! The kernel takes 85 to 100 ms to detach a single probe, one after the other, and some 50 ms for a link of
+//! many when the process is killed. A user who creates files without end must not delay the exit of this
+//! process for minutes.
 
 use std::collections::HashMap;
 
-/// Of one user other than root: 5 s at most. Node.js with its OpenSSL takes 27 single probes, a shared library about
-/// ten, or four links.
+/// Of one user other than root: 5 s at most. Node.js with its OpenSSL takes 27 single probes, a shared
+/// library about ten, or four links.
 const MAX_PER_USER: usize = 48;
 /// Of all users other than root, however many IDs they have (`/etc/subuid` gives 65,536 to each): 10 s.
 const MAX_NON_ROOT: usize = 96;

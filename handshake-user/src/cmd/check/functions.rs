@@ -62,8 +62,8 @@ pub(super) fn look(kernel: &Result<Kernel, LoadError>) -> Vec<FunctionReport> {
     report.collect()
 }
 
-/// Two connections on loopback whose ends in FIN_WAIT2 become minisockets: one gets the late FIN, one is ended by
-/// a RST.
+/// Two connections on loopback whose ends in FIN_WAIT2 become minisockets: one gets the late FIN, one is
+/// ended by a RST.
 fn provoke() -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let at = listener.local_addr()?;

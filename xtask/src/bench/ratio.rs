@@ -16,7 +16,7 @@ pub(super) struct Ratio {
 
 impl Ratio {
     /// What [`fmt::Display`] writes below; the columns are as wide.
-    pub(super) const HEAD: &str = "  ratio     (quartiles)        (95 %)";
+    pub(super) const HEAD: &str = "  ratio   (quartiles)        (95 %)";
 
     pub(super) fn of(ratios: impl Iterator<Item = f64>) -> Self {
         let ratios = sorted(ratios);

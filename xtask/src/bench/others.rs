@@ -68,7 +68,9 @@ impl Other {
         let until = Instant::now() + STARTUP;
         while Instant::now() < until {
             if let Some(status) = child.try_wait().context("cannot wait for it")? {
-                bail!("it does not run on this kernel ({status})");
+                bail!(
+                    "it ends at once ({status}): this kernel lacks what it hooks, or tracefs is not mounted"
+                );
             }
             thread::sleep(Duration::from_millis(50));
         }

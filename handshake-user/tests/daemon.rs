@@ -6,7 +6,8 @@
 
 #[path = "daemon/hostile_clients.rs"]
 mod hostile_clients;
-mod program;
+#[path = "daemon/interrupted.rs"]
+mod interrupted;
 #[path = "daemon/shutdown.rs"]
 mod shutdown;
 #[path = "daemon/time_wait.rs"]

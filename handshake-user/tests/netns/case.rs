@@ -7,6 +7,7 @@ use socket2::Socket;
 use crate::{
     ends::{self, Ends, Expect, count, counts},
     log::{Log, TimedOut},
+    program::machine::patience,
     pair::Pair,
     record::Record,
     testbed::{
@@ -92,7 +93,7 @@ impl Case {
             let (opens, closes) = expect.of(side);
             let enough =
                 |records: &[Record]| count(records, "open") >= opens && count(records, "close") >= closes;
-            let waited = self.log.wait_for(TIMEOUT, |record| about.matches(record, side), enough);
+            let waited = self.log.wait_for(patience(TIMEOUT), |record| about.matches(record, side), enough);
             waited.unwrap_or_else(|TimedOut(records)| {
                 let found = (count(&records, "open"), count(&records, "close"));
                 panic!(

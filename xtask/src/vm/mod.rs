@@ -1,0 +1,229 @@
+//! `cargo xtask vm`: the tests on real sockets, on other kernels than this machine's.
+
+mod cpio;
+mod kernel;
+mod output;
+mod plan;
+mod qemu;
+mod report;
+mod root;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use self::{
+    kernel::{Kernel, NEWEST},
+    output::Output,
+    plan::Plan,
+    qemu::Machine,
+    report::Row,
+    root::Own,
+};
+use crate::{
+    build, packages, peers,
+    process::{self, step},
+    setup::{self, Ready},
+    target::Target,
+    workspace::Workspace,
+};
+
+/// The kernels of docs/compatibility.md.
+const MATRIX: [(Target, &str); 7] = [
+    (Target::X86_64, "5.10"),
+    (Target::X86_64, "6.1"),
+    (Target::X86_64, "6.12"),
+    (Target::X86_64, "6.18"),
+    (Target::X86_64, NEWEST),
+    (Target::Aarch64, "6.1"),
+    (Target::Aarch64, NEWEST),
+];
+
+/// Those that CI boots: an old one, a new one, and the other processor.
+const CI: [(Target, &str); 3] = [MATRIX[0], MATRIX[4], MATRIX[6]];
+
+/// How long one machine may run, and one of CI.
+const LIMIT: Duration = Duration::from_mins(40);
+const CI_LIMIT: Duration = Duration::from_mins(5);
+
+/// Run the tests on Debian's kernels, in virtual machines
+///
+/// Boots a kernel under QEMU's software emulation, which needs no privileges and no hardware, with the static
+/// binary, the tests and the programs that they start, and runs those of TCP, TLS and discovery in every
+/// attach mode. Kernels and programs are downloaded through apt, which verifies them, and kept in target/vm
+/// with the consoles of all runs; `rm -r target/vm` makes the next run download the newest ones.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    cargo xtask vm                                # the newest kernel, this machine's processor\n  \
+    cargo xtask vm --kernel 5.10 opens::          # only tests whose name contains it\n  \
+    cargo xtask vm --kernel 6.1 --arch aarch64\n  \
+    cargo xtask vm --all                          # every kernel, and the table of docs/compatibility.md")]
+pub(crate) struct Args {
+    /// The series of the kernel, such as 6.1, or "newest"
+    #[arg(long, value_name = "VERSION", default_value = NEWEST)]
+    kernel: String,
+    /// The processor
+    #[arg(long, value_parser = ["x86_64", "aarch64"])]
+    arch: Option<String>,
+    /// Every kernel of docs/compatibility.md, whose table is then written anew
+    #[arg(long, conflicts_with_all = ["kernel", "arch", "filter"])]
+    all: bool,
+    /// Only tests whose name contains this
+    filter: Option<String>,
+}
+
+pub(crate) fn main(args: &Args) -> Result<()> {
+    let workspace = Workspace::locate()?;
+    let ready = setup::ensure(&workspace)?;
+    let machines = if args.all {
+        MATRIX.to_vec()
+    } else {
+        let arch = args.arch.as_deref().unwrap_or(ready.toolchain.bpf_target_arch());
+        let target = Target::of_arch(arch)
+            .with_context(|| format!("there is no virtual machine for {arch}: name one with --arch"))?;
+        vec![(target, args.kernel.as_str())]
+    };
+    let plan = |kernel: &str| Plan::new(kernel, args.filter.as_deref());
+    let rows = run(&workspace, &ready, &machines, &plan, LIMIT)?;
+    if args.all {
+        report::write(&workspace.root.join("docs/compatibility.md"), &rows)?;
+    }
+    judge(&rows)
+}
+
+/// A few of the tests on a few of the kernels, within minutes.
+pub(crate) fn of_ci(workspace: &Workspace, ready: &Ready) -> Result<()> {
+    judge(&run(workspace, ready, &CI, &Plan::of_ci, CI_LIMIT)?)
+}
+
+/// Shows the table, and fails if anything in it has failed.
+fn judge(rows: &[Row]) -> Result<()> {
+    println!("{}", report::table(rows));
+    let failures: Vec<_> = rows.iter().flat_map(Row::failures).collect();
+    ensure!(failures.is_empty(), "failed in virtual machines:\n  {}", failures.join("\n  "));
+    Ok(())
+}
+
+/// Boots every machine, one after the other.
+fn run(
+    workspace: &Workspace,
+    ready: &Ready,
+    machines: &[(Target, &str)],
+    plan: &dyn Fn(&str) -> Plan,
+    limit: Duration,
+) -> Result<Vec<Row>> {
+    packages::ensure_for_vm()?;
+    let folder = workspace.target.join("vm");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let mut rows = Vec::new();
+    for target in [Target::X86_64, Target::Aarch64] {
+        let kernels: Vec<_> = machines.iter().filter(|(of, _)| *of == target).collect();
+        if kernels.is_empty() {
+            continue;
+        }
+        let built = Built::make(workspace, ready, target)?;
+        let programs = root::programs(target, &folder)?;
+        for (_, version) in kernels {
+            let kernel = Kernel::fetch(version, target, &folder)?;
+            let plan = plan(&kernel.release);
+            let machine = Machine {
+                target,
+                kernel: &kernel.image,
+                initramfs: &folder.join("initramfs"),
+                log: folder.join(format!("{}-{}.log", target.arch(), kernel.release)),
+                limit,
+            };
+            assemble(workspace, &built, &plan, &machine, &[&kernel.modules, &programs])?;
+            let output = boot(&kernel.release, &machine)?;
+            rows.extend(plan.rows(&kernel.release, target, &output));
+        }
+    }
+    Ok(rows)
+}
+
+/// What this workspace builds for the machines of one processor.
+struct Built {
+    /// The program under test.
+    binary: PathBuf,
+    /// The tests, by their names.
+    netns: PathBuf,
+    discover: PathBuf,
+    /// A program that the tests start.
+    example: PathBuf,
+    /// Go's programs and the releases of OpenSSL.
+    peers: PathBuf,
+}
+
+impl Built {
+    fn make(workspace: &Workspace, ready: &Ready, target: Target) -> Result<Self> {
+        target.ensure(&ready.toolchain)?;
+        let object = build::ebpf_for(workspace, ready, target.arch())?;
+        let mut cargo = process::cargo(workspace);
+        cargo
+            .args(["test", "--no-run", "--profile", "vm", "--package", "handshake-user"])
+            .args(["--test", "netns", "--test", "discover", "--example", "rustls-peer"])
+            .args(["--target", target.triple()])
+            .envs(target.variables())
+            .envs(target.c_compiler())
+            .env("HANDSHAKE_EBPF_OBJECT", &object);
+        step(format!("vm: building the program and its tests for {target}"));
+        let built = process::executables(&mut cargo, "building the tests for virtual machines")?;
+        let named = |name: &str| {
+            let is = |path: &&PathBuf| {
+                let file = path.file_name().unwrap_or_default().to_string_lossy();
+                file == name || file.rsplit_once('-').is_some_and(|(test, _)| test == name)
+            };
+            built.iter().find(is).cloned().with_context(|| format!("cargo has not built {name}"))
+        };
+        let example = workspace.target.join(target.triple()).join("vm/examples/rustls-peer");
+        ensure!(example.exists(), "cargo has not built {}", example.display());
+        let peers = workspace.target.join(target.triple()).join("tools/peers");
+        peers::ensure_for(workspace, &peers, Some(target))?;
+        Ok(Self {
+            binary: named("handshake")?,
+            netns: named("netns")?,
+            discover: named("discover")?,
+            example,
+            peers,
+        })
+    }
+}
+
+/// Writes the root of a machine.
+fn assemble(
+    workspace: &Workspace,
+    built: &Built,
+    plan: &Plan,
+    machine: &Machine<'_>,
+    kept: &[&Path],
+) -> Result<()> {
+    let package = workspace.root.join("handshake-user");
+    let own = Own {
+        files: &[&built.binary, &built.netns, &built.discover, &built.example].map(Clone::clone),
+        trees: &[built.peers.clone(), package.join("tests/programs")],
+        folders: &[workspace.target.join(machine.target.triple()).join("tmp")],
+        plan: &plan.script(built, &package),
+    };
+    root::assemble(&own, kept, machine.initramfs)
+}
+
+/// Runs the machine to its end. One that does not end by itself is reported, and what it said counts.
+fn boot(release: &str, machine: &Machine<'_>) -> Result<Output> {
+    step(format!("vm: {release} on {}: {}", machine.target.arch(), machine.log.display()));
+    let mut output = Output::default();
+    let ended = machine.run(|line| {
+        if line.starts_with("@@") || (line.starts_with("test ") && line.contains("FAILED")) {
+            step(format!("vm: {line}"));
+        }
+        output.read(line);
+    });
+    if let Err(err) = ended {
+        step(format!("vm: {err:#}"));
+    }
+    fs::remove_file(machine.initramfs).context("removing the initramfs")?;
+    Ok(output)
+}

@@ -46,6 +46,15 @@ const MATRIX: [(Target, &str); 7] = [
 /// Those that CI boots: an old one, a new one, and the other processor.
 const CI: [(Target, &str); 3] = [MATRIX[0], MATRIX[4], MATRIX[6]];
 
+/// Emulation is slow, and so is a build with all optimizations: the program of these machines has some. What the
+/// build itself runs is shared with other builds.
+const PROFILE: [(&str, &str); 4] = [
+    ("CARGO_PROFILE_DEV_OPT_LEVEL", "1"),
+    ("CARGO_PROFILE_DEV_DEBUG", "none"),
+    ("CARGO_PROFILE_DEV_STRIP", "debuginfo"),
+    ("CARGO_INCREMENTAL", "0"),
+];
+
 /// How long one machine may run, and one of CI.
 const LIMIT: Duration = Duration::from_mins(40);
 const CI_LIMIT: Duration = Duration::from_mins(5);
@@ -54,8 +63,8 @@ const CI_LIMIT: Duration = Duration::from_mins(5);
 ///
 /// Boots a kernel under QEMU's software emulation, which needs no privileges and no hardware, with the static
 /// binary, the tests and the programs that they start, and runs those of TCP, TLS and discovery in every
-/// attach mode. Kernels and programs are downloaded through apt, which verifies them, and kept in target/vm
-/// with the consoles of all runs; `rm -r target/vm` makes the next run download the newest ones.
+/// attach mode. Kernels and programs are downloaded through apt, which verifies them, and kept in
+/// target/machines with the consoles of all runs; `rm -r target/machines` makes the next run download the newest ones.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask vm                                # the newest kernel, this machine's processor\n  \
@@ -117,7 +126,7 @@ fn run(
     limit: Duration,
 ) -> Result<Vec<Row>> {
     packages::ensure_for_vm()?;
-    let folder = workspace.target.join("vm");
+    let folder = workspace.target.join("machines");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let mut rows = Vec::new();
     for target in [Target::X86_64, Target::Aarch64] {
@@ -162,32 +171,34 @@ impl Built {
     fn make(workspace: &Workspace, ready: &Ready, target: Target) -> Result<Self> {
         target.ensure(&ready.toolchain)?;
         let object = build::ebpf_for(workspace, ready, target.arch())?;
-        let mut cargo = process::cargo(workspace);
-        cargo
-            .args(["test", "--no-run", "--profile", "vm", "--package", "handshake-user"])
-            .args(["--test", "netns", "--test", "discover", "--example", "rustls-peer"])
-            .args(["--target", target.triple()])
-            .envs(target.variables())
-            .envs(target.c_compiler())
-            .env("HANDSHAKE_EBPF_OBJECT", &object);
+        let cargo = |arguments: &[&str]| {
+            let mut cargo = process::cargo(workspace);
+            cargo
+                .args(arguments)
+                .args(["--package", "handshake-user", "--target", target.triple()])
+                .envs(target.variables())
+                .envs(target.c_compiler())
+                .envs(PROFILE)
+                .env("HANDSHAKE_EBPF_OBJECT", &object);
+            process::executables(&mut cargo, "building the tests for virtual machines")
+        };
         step(format!("vm: building the program and its tests for {target}"));
-        let built = process::executables(&mut cargo, "building the tests for virtual machines")?;
+        let tests = ["test", "--no-run", "--test", "netns", "--test", "discover"];
+        let built = [cargo(&tests)?, cargo(&["build", "--example", "rustls-peer"])?].concat();
         let named = |name: &str| {
             let is = |path: &&PathBuf| {
                 let file = path.file_name().unwrap_or_default().to_string_lossy();
-                file == name || file.rsplit_once('-').is_some_and(|(test, _)| test == name)
+                file == name || file.strip_prefix(name).is_some_and(|hash| hash.starts_with('-'))
             };
             built.iter().find(is).cloned().with_context(|| format!("cargo has not built {name}"))
         };
-        let example = workspace.target.join(target.triple()).join("vm/examples/rustls-peer");
-        ensure!(example.exists(), "cargo has not built {}", example.display());
         let peers = workspace.target.join(target.triple()).join("tools/peers");
         peers::ensure_for(workspace, &peers, Some(target))?;
         Ok(Self {
             binary: named("handshake")?,
             netns: named("netns")?,
             discover: named("discover")?,
-            example,
+            example: named("rustls-peer")?,
             peers,
         })
     }

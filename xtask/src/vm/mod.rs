@@ -142,7 +142,7 @@ fn run(
             let machine = Machine {
                 target,
                 kernel: &kernel.image,
-                initramfs: &folder.join("initramfs"),
+                initramfs: &folder.join(format!("{}-{}.initramfs", target.arch(), kernel.release)),
                 log: folder.join(format!("{}-{}.log", target.arch(), kernel.release)),
                 limit,
             };

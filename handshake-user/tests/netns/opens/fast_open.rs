@@ -8,6 +8,7 @@ use socket2::Socket;
 use crate::{
     case::{Case, RTT, ms, pause},
     ends::{Ends, Expect},
+    machine::tolerance,
     pair::Pair,
     socket::{await_input, drain, set_tcp_option, tcp_info},
     testbed::{
@@ -182,7 +183,7 @@ fn data_accepted_with_a_late_first_write(family: Family) {
     scene.accept(client).finish_after(300);
     let (connection, flow) = scene.flow();
     let taken = truth::client_open(&flow);
-    assert_time!(taken < RTT + ms(10), "establishment took {taken:?} on the link");
+    assert_time!(taken < RTT + tolerance(ms(10)), "establishment took {taken:?} on the link");
 
     check_accepted(&scene.case.ends(connection, Expect::BOTH), &flow);
 }

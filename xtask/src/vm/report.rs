@@ -96,7 +96,7 @@ pub(super) fn table(rows: &[Row]) -> String {
             row.tier("fentry").to_owned(),
             row.tier("kprobe").to_owned(),
         ];
-        table.push_str(&format!("| {} |\n", cells.join(" | ")));
+        table.extend(["| ", &cells.join(" | "), " |\n"]);
     }
     table
 }

@@ -46,8 +46,8 @@ const MATRIX: [(Target, &str); 7] = [
 /// Those that CI boots: an old one, a new one, and the other processor.
 const CI: [(Target, &str); 3] = [MATRIX[0], MATRIX[4], MATRIX[6]];
 
-/// Emulation is slow, and so is a build with all optimizations: the program of these machines has some. What the
-/// build itself runs is shared with other builds.
+/// Emulation is slow, and so is a build with all optimizations: the program of these machines has some. What
+/// the build itself runs is shared with other builds.
 const PROFILE: [(&str, &str); 4] = [
     ("CARGO_PROFILE_DEV_OPT_LEVEL", "1"),
     ("CARGO_PROFILE_DEV_DEBUG", "none"),

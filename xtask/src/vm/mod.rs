@@ -64,7 +64,8 @@ const CI_LIMIT: Duration = Duration::from_mins(5);
 /// Boots a kernel under QEMU's software emulation, which needs no privileges and no hardware, with the static
 /// binary, the tests and the programs that they start, and runs those of TCP, TLS and discovery in every
 /// attach mode. Kernels and programs are downloaded through apt, which verifies them, and kept in
-/// target/machines with the consoles of all runs; `rm -r target/machines` makes the next run download the newest ones.
+/// target/machines with the consoles of all runs; `rm -r target/machines` makes the next run download the
+/// newest ones.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask vm                                # the newest kernel, this machine's processor\n  \

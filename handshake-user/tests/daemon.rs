@@ -8,6 +8,7 @@
 mod hostile_clients;
 #[path = "daemon/interrupted.rs"]
 mod interrupted;
+mod program;
 #[path = "daemon/shutdown.rs"]
 mod shutdown;
 #[path = "daemon/time_wait.rs"]

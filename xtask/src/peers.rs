@@ -45,7 +45,7 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<()> {
 
 /// Those that can be had for any machine, in `folder`.
 pub(crate) fn ensure_for(workspace: &Workspace, folder: &Path, target: Option<Target>) -> Result<()> {
-    fs::create_dir_all(&folder).with_context(|| {
+    fs::create_dir_all(folder).with_context(|| {
         format!("cannot create {}: is it root's? `sudo chown -R $USER target`", folder.display())
     })?;
     for (name, flags, mode) in GO {

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::{
     build, fuzz, lint, packages, peers,
     process::{self, Root, step},
-    repeat, setup, vm,
+    repeat, setup,
     workspace::{Profile, Workspace},
 };
 
@@ -103,15 +103,6 @@ pub(crate) fn main(args: &Args) -> Result<()> {
             }
         }
     };
-
-    // Elsewhere it would take more time than it is worth before each commit.
-    if args.filter.is_none() && process::is_ci() {
-        step("test: on other kernels, in virtual machines");
-        if let Err(err) = vm::of_ci(&workspace, &ready) {
-            step(format!("{err:#}"));
-            failures.push("virtual machines".to_owned());
-        }
-    }
 
     let (line, passed) = summary(&failures, &repeated, &root, skipped, process::is_ci());
     if !passed {

@@ -7,8 +7,8 @@ use socket2::Socket;
 use crate::{
     ends::{self, Ends, Expect, count, counts},
     log::{Log, TimedOut},
-    program::machine::patience,
     pair::Pair,
+    program::machine::patience,
     record::Record,
     testbed::{
         Family, Testbed,

@@ -8,10 +8,10 @@ fn is_slow() -> bool {
     env::var_os("HANDSHAKE_TEST_SLOW").is_some()
 }
 
-/// How far a time may be from the truth. Emulated, it is still less than the round trip of the link, so that
-/// no round trip is missed and none counted twice.
+/// How far a time may be from the truth. An emulated machine that waits for a CPU of its host stands still
+/// for tenths of a second: there times are only roughly compared, and kinds, classes and round trips exactly.
 pub(crate) fn tolerance(usual: Duration) -> Duration {
-    if is_slow() { Duration::from_millis(40) } else { usual }
+    if is_slow() { Duration::from_secs(1) } else { usual }
 }
 
 /// How long to wait for something before it counts as missing.

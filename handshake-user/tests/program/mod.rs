@@ -27,9 +27,9 @@ use nix::{
     unistd::Pid,
 };
 
-use self::machine::patience;
 #[allow(unused_imports, reason = "not every suite needs the daemon")]
 pub(crate) use self::daemon::{Daemon, Scrape, command};
+use self::machine::patience;
 
 /// How long the start may take: the kernel verifies the programs, which is slow on a small machine.
 const START: Duration = Duration::from_mins(1);

@@ -171,7 +171,7 @@ mod tests {
         assert!(text.starts_with(folder), "{text:?}");
         let file = "07070100000002000081ed000000000000000000000001000000000000000500000000\
                     00000000000000000000000000000004000000\
-                    00a/b\0\0\0hello\0\0\0070701";
+                    00a/b\0\0\0hello\0\0\x00070701";
         assert_eq!(&text[folder.len()..folder.len() + file.len()], file);
         assert_eq!(bytes.len() % 4, 0);
     }

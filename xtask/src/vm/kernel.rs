@@ -228,7 +228,7 @@ fn in_order(modules: &Modules) -> Result<Vec<(String, Vec<u8>)>> {
     Ok(order)
 }
 
-/// The modules that this one says it depends on (MODULE_INFO).
+/// The modules that this one says it depends on (`MODULE_INFO`).
 fn depends(module: &[u8]) -> Vec<String> {
     const KEY: &[u8] = b"\0depends=";
     let Some(at) = module.windows(KEY.len()).position(|window| window == KEY) else { return Vec::new() };

@@ -1,5 +1,6 @@
 //! `cargo xtask vm`: the tests on real sockets, on other kernels than this machine's.
 
+mod built;
 mod cpio;
 mod kernel;
 mod output;
@@ -8,15 +9,12 @@ mod qemu;
 mod report;
 mod root;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
 use self::{
+    built::Built,
     kernel::{Kernel, NEWEST},
     output::Output,
     plan::Plan,
@@ -25,8 +23,8 @@ use self::{
     root::Own,
 };
 use crate::{
-    build, packages, peers,
-    process::{self, step},
+    packages,
+    process::step,
     setup::{self, Ready},
     target::Target,
     workspace::Workspace,
@@ -54,8 +52,9 @@ const CI_LIMIT: Duration = Duration::from_mins(5);
 ///
 /// Boots a kernel under QEMU's software emulation, which needs no privileges and no hardware, with the static
 /// binary, the tests and the programs that they start, and runs those of TCP, TLS and discovery in every
-/// attach mode. Kernels and programs are downloaded through apt, which verifies them, and kept in target/vm
-/// with the consoles of all runs; `rm -r target/vm` makes the next run download the newest ones.
+/// attach mode. Kernels and programs are downloaded through apt, which verifies them, and kept in
+/// target/machines with the consoles of all runs; `rm -r target/machines` makes the next run download the
+/// newest ones.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask vm                                # the newest kernel, this machine's processor\n  \
@@ -72,6 +71,9 @@ pub(crate) struct Args {
     /// Every kernel of docs/compatibility.md, whose table is then written anew
     #[arg(long, conflicts_with_all = ["kernel", "arch", "filter"])]
     all: bool,
+    /// A few of the tests on an old and a new kernel and on aarch64, at most five minutes each
+    #[arg(long, conflicts_with_all = ["kernel", "arch", "filter", "all"])]
+    ci: bool,
     /// Only tests whose name contains this
     filter: Option<String>,
 }
@@ -79,6 +81,9 @@ pub(crate) struct Args {
 pub(crate) fn main(args: &Args) -> Result<()> {
     let workspace = Workspace::locate()?;
     let ready = setup::ensure(&workspace)?;
+    if args.ci {
+        return of_ci(&workspace, &ready);
+    }
     let machines = if args.all {
         MATRIX.to_vec()
     } else {
@@ -96,7 +101,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
 }
 
 /// A few of the tests on a few of the kernels, within minutes.
-pub(crate) fn of_ci(workspace: &Workspace, ready: &Ready) -> Result<()> {
+fn of_ci(workspace: &Workspace, ready: &Ready) -> Result<()> {
     judge(&run(workspace, ready, &CI, &Plan::of_ci, CI_LIMIT)?)
 }
 
@@ -117,7 +122,7 @@ fn run(
     limit: Duration,
 ) -> Result<Vec<Row>> {
     packages::ensure_for_vm()?;
-    let folder = workspace.target.join("vm");
+    let folder = workspace.target.join("machines");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let mut rows = Vec::new();
     for target in [Target::X86_64, Target::Aarch64] {
@@ -133,7 +138,7 @@ fn run(
             let machine = Machine {
                 target,
                 kernel: &kernel.image,
-                initramfs: &folder.join("initramfs"),
+                initramfs: &folder.join(format!("{}-{}.initramfs", target.arch(), kernel.release)),
                 log: folder.join(format!("{}-{}.log", target.arch(), kernel.release)),
                 limit,
             };
@@ -143,54 +148,6 @@ fn run(
         }
     }
     Ok(rows)
-}
-
-/// What this workspace builds for the machines of one processor.
-struct Built {
-    /// The program under test.
-    binary: PathBuf,
-    /// The tests, by their names.
-    netns: PathBuf,
-    discover: PathBuf,
-    /// A program that the tests start.
-    example: PathBuf,
-    /// Go's programs and the releases of OpenSSL.
-    peers: PathBuf,
-}
-
-impl Built {
-    fn make(workspace: &Workspace, ready: &Ready, target: Target) -> Result<Self> {
-        target.ensure(&ready.toolchain)?;
-        let object = build::ebpf_for(workspace, ready, target.arch())?;
-        let mut cargo = process::cargo(workspace);
-        cargo
-            .args(["test", "--no-run", "--profile", "vm", "--package", "handshake-user"])
-            .args(["--test", "netns", "--test", "discover", "--example", "rustls-peer"])
-            .args(["--target", target.triple()])
-            .envs(target.variables())
-            .envs(target.c_compiler())
-            .env("HANDSHAKE_EBPF_OBJECT", &object);
-        step(format!("vm: building the program and its tests for {target}"));
-        let built = process::executables(&mut cargo, "building the tests for virtual machines")?;
-        let named = |name: &str| {
-            let is = |path: &&PathBuf| {
-                let file = path.file_name().unwrap_or_default().to_string_lossy();
-                file == name || file.rsplit_once('-').is_some_and(|(test, _)| test == name)
-            };
-            built.iter().find(is).cloned().with_context(|| format!("cargo has not built {name}"))
-        };
-        let example = workspace.target.join(target.triple()).join("vm/examples/rustls-peer");
-        ensure!(example.exists(), "cargo has not built {}", example.display());
-        let peers = workspace.target.join(target.triple()).join("tools/peers");
-        peers::ensure_for(workspace, &peers, Some(target))?;
-        Ok(Self {
-            binary: named("handshake")?,
-            netns: named("netns")?,
-            discover: named("discover")?,
-            example,
-            peers,
-        })
-    }
 }
 
 /// Writes the root of a machine.

@@ -48,16 +48,25 @@ pub(super) struct Test {
 impl Section {
     /// The tests of a libtest executable, in the order in which they ended.
     pub(super) fn tests(&self) -> Vec<Test> {
-        let test = |line: &String| {
-            let (name, outcome) = line.strip_prefix("test ")?.split_once(" ... ")?;
+        // The programs that a test starts may write between its name and what became of it.
+        let mut name = None;
+        let mut tests = Vec::new();
+        for line in &self.lines {
+            let begun = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... "));
+            let outcome = if let Some((test, outcome)) = begun {
+                name = Some(test);
+                outcome
+            } else {
+                line
+            };
             let passed = match outcome.trim_end() {
                 "ok" => true,
                 "FAILED" => false,
-                _ => return None,
+                _ => continue,
             };
-            Some(Test { name: name.to_owned(), passed })
-        };
-        self.lines.iter().filter_map(test).collect()
+            tests.extend(name.take().map(|name| Test { name: name.to_owned(), passed }));
+        }
+        tests
     }
 
     /// The tests that it was about to run.
@@ -74,7 +83,7 @@ mod tests {
     fn sections_lie_between_their_marks() {
         let mut output = Output::default();
         let console = "noise\n@@ begin check\n{\n@@ end other 0\n}\n\n@@ end check 0\nmore\n@@ begin a b\n\
-                       running 2 tests\ntest x::y ... ok\ntest z ... FAILED\ntest w ... ignored";
+                       running 2 tests\ntest x::y ... ok\ntest z ... noise of a program\nFAILED\ntest w ... ignored\nok it says";
         console.lines().for_each(|line| output.read(line));
         assert_eq!(output.rest, ["noise", "more"]);
         let check = output.section("check").unwrap();

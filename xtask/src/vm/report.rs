@@ -85,10 +85,18 @@ pub(super) fn table(rows: &[Row]) -> String {
     for row in rows {
         let Row { release, arch, mode, tcp, libraries, wire, discovery, .. } = row;
         let libraries = libraries.map_or_else(|| "no uprobe cookies".to_owned(), |count| count.to_string());
-        let (fentry, kprobe) = (row.tier("fentry"), row.tier("kprobe"));
-        table += &format!(
-            "| {release} | {arch} | `{mode}` | {tcp} | {libraries} | {wire} | {discovery} | {fentry} | {kprobe} |\n"
-        );
+        let cells = [
+            release.clone(),
+            (*arch).to_owned(),
+            format!("`{mode}`"),
+            tcp.to_string(),
+            libraries,
+            wire.to_string(),
+            discovery.to_string(),
+            row.tier("fentry").to_owned(),
+            row.tier("kprobe").to_owned(),
+        ];
+        table.extend(["| ", &cells.join(" | "), " |\n"]);
     }
     table
 }

@@ -66,20 +66,6 @@ pub(super) fn programs(target: Target, folder: &Path) -> Result<PathBuf> {
     let partial = archive.with_extension("partial");
     let mut cpio = Cpio::create(&partial)?;
     cpio.tree(&root, Path::new("/"), &is_useless)?;
-    // What the installation of the packages would have made.
-    let content: [(&str, &[u8]); 4] = [
-        ("/etc/passwd", b"root:x:0:0:root:/:/bin/sh\nwww-data:x:33:33::/:/bin/false\n"),
-        ("/etc/group", b"root:x:0:\nwww-data:x:33:\n"),
-        ("/etc/hosts", b"127.0.0.1 localhost\n::1 localhost\n"),
-        ("/etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files\n"),
-    ];
-    for (path, content) in content {
-        cpio.file(Path::new(path), false, content)?;
-    }
-    for folder in ["/var/log/nginx", "/var/lib/nginx", "/root", "/dev", "/proc", "/sys", "/tmp"] {
-        cpio.directory(Path::new(folder))?;
-    }
-    cpio.link(Path::new("/bin/sh"), "dash".as_ref())?;
     cpio.finish()?;
     fs::remove_dir_all(&downloads).ok();
     fs::rename(partial, &archive)?;
@@ -107,6 +93,20 @@ pub(super) fn assemble(own: &Own<'_>, kept: &[&Path], to: &Path) -> Result<()> {
     let mut cpio = Cpio::create(to)?;
     cpio.file(Path::new("/init"), true, INIT)?;
     cpio.file(Path::new("/plan"), false, own.plan.as_bytes())?;
+    // What the installation of the packages would have made.
+    let content: [(&str, &[u8]); 4] = [
+        ("/etc/passwd", b"root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"),
+        ("/etc/group", b"root:x:0:\nnogroup:x:65534:\n"),
+        ("/etc/hosts", b"127.0.0.1 localhost\n::1 localhost\n"),
+        ("/etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files\n"),
+    ];
+    for (path, content) in content {
+        cpio.file(Path::new(path), false, content)?;
+    }
+    for folder in ["/var/log/nginx", "/var/lib/nginx", "/root", "/dev", "/proc", "/sys", "/tmp"] {
+        cpio.directory(Path::new(folder))?;
+    }
+    cpio.link(Path::new("/bin/sh"), "dash".as_ref())?;
     for file in own.files {
         cpio.host_file(file, file)?;
     }

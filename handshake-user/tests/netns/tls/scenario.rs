@@ -11,7 +11,7 @@ use super::{
 use crate::{
     case::{Case, RTT, ms},
     ends::{Ends, Expect},
-    program::machine::tolerance,
+    program::machine::{patience, tolerance},
     record::Record,
     testbed::{
         capture::Connection,
@@ -110,7 +110,7 @@ fn witness(case: &Case, connection: Connection, made: &Made) -> Witness {
         assert_eq!(actual, round_trips, "round trips of the {what}");
         let least = RTT * round_trips;
         assert_time!(
-            least <= duration + ms(1) && duration <= least + COMPUTING,
+            least <= duration + ms(1) && duration <= least + patience(COMPUTING),
             "{what}: {duration:?} for {round_trips} round trips"
         );
     }

@@ -43,15 +43,25 @@ fn text(bytes: &[u8]) -> &str {
 fn help_names_the_commands_and_gives_examples() {
     let help = handshake(&["--help"]).output().unwrap();
     assert_eq!(help.status.code(), Some(0));
-    for word in ["trace", "check", "explain", "Examples:", "--verbose"] {
+    for word in ["trace", "top", "check", "explain", "Examples:", "--verbose"] {
         assert!(text(&help.stdout).contains(word), "{word}");
     }
-    for command in ["trace", "check", "explain"] {
+    for command in ["trace", "top", "check", "explain"] {
         let help = handshake(&[command, "--help"]).output().unwrap();
         assert_eq!(help.status.code(), Some(0), "{command}");
         assert!(text(&help.stdout).contains("Examples:"), "{command}");
         assert!(help.stderr.is_empty(), "{command}");
     }
+}
+
+#[test]
+fn top_without_a_terminal_names_trace() {
+    let output = handshake(&["top"]).stdout(Stdio::piped()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
+    let said = text(&output.stderr);
+    assert!(said.contains("terminal") && said.contains("`handshake trace`"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
 }
 
 #[test]
@@ -66,6 +76,7 @@ fn usage_errors_exit_with_2_and_name_the_cause() {
     for (arguments, named) in [
         (&[][..], "Usage"),
         (&["unknown"], "unknown"),
+        (&["top", "--window", "1s"], "24h"),
         (&["trace", "--port", "0"], "--port"),
         (&["trace", "--port", "99999"], "99999"),
         (&["trace", "--remote", "10.0.0.0/33"], "10.0.0.0/8"),

@@ -102,10 +102,15 @@ mod record;
 mod server;
 #[path = "netns/socket.rs"]
 mod socket;
+#[path = "top/terminal.rs"]
+#[allow(dead_code, reason = "another suite uses all of it")]
+mod terminal;
 #[path = "netns/testbed/mod.rs"]
 mod testbed;
 #[path = "netns/tls/mod.rs"]
 mod tls;
+#[path = "netns/top.rs"]
+mod top;
 #[path = "netns/tracer.rs"]
 mod tracer;
 #[path = "netns/truth.rs"]

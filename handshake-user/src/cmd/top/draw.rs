@@ -20,7 +20,7 @@ use crate::{
     output::{
         ladder,
         table::{Table, Tone, cut},
-        text::{columns, duration, pad},
+        text::{columns, duration, pad, wrap},
     },
     untrusted::escape,
 };
@@ -298,10 +298,17 @@ fn connections(frame: &mut Frame<'_>, area: Rect, view: &mut View, data: &Data<'
     text(frame, area, lines);
 }
 
+/// One connection as a ladder. Words are wrapped, rungs are not.
 fn one(frame: &mut Frame<'_>, area: Rect, view: &mut View, data: &Data<'_>) {
     let Some(event) = view.ladder(data) else { return };
     let ladder = ladder::draw(&event);
-    let lines: Vec<&str> = ladder.lines().chain([""]).chain(ladder::legend().lines()).collect();
+    let lines: Vec<String> = ladder
+        .lines()
+        .map(|line| if line.contains('─') { line.to_owned() } else { wrap(line, area.width.into(), 6) })
+        .chain([String::new()])
+        .chain(ladder::legend().lines().map(|line| wrap(line, area.width.into(), 0)))
+        .flat_map(|line| line.split('\n').map(str::to_owned).collect::<Vec<_>>())
+        .collect();
     let wide = lines.iter().map(|line| columns(line)).max().unwrap_or(0);
     view.page = area.height.into();
     if let Place::Ladder { down, right, .. } = &mut view.place {

@@ -14,7 +14,8 @@ use std::{
     io::Read as _,
     net::{TcpListener, TcpStream},
     os::unix::process::ExitStatusExt as _,
-    process::Command,
+    path::Path,
+    process::{Child, Command, Stdio},
     thread,
     time::Duration,
 };
@@ -151,6 +152,74 @@ fn real_traffic_is_grouped_listed_and_drawn() {
     terminal.assert_as_before();
     // The emulator cuts what is behind the alternate screen to the smallest size.
     assert!(terminal.text().contains("tracing the connecti"), "{}", terminal.text());
+}
+
+/// `openssl s_server`, which ends with the value.
+struct TlsServer {
+    child: Child,
+    port: u16,
+}
+
+impl TlsServer {
+    fn start(folder: &Path) -> Self {
+        let [key, certificate] = ["key", "certificate"].map(|name| folder.join(name));
+        let made = Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
+            .args(["-days", "2", "-subj", "/CN=localhost", "-keyout"])
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate)
+            .stderr(Stdio::null())
+            .status();
+        assert!(made.expect("openssl, which this test needs").success());
+        // A port that was free a moment ago.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut command = Command::new("openssl");
+        command.args(["s_server", "-quiet", "-accept", &format!("127.0.0.1:{port}"), "-key"]);
+        command.arg(&key).arg("-cert").arg(&certificate).stdout(Stdio::null()).stderr(Stdio::null());
+        Self { child: command.stdin(Stdio::piped()).spawn().unwrap(), port }
+    }
+
+    /// One handshake. Returns whether it succeeded, and what the client says of it.
+    fn greet(&self, version: &str) -> (bool, String) {
+        let mut command = Command::new("openssl");
+        command.args(["s_client", version, "-servername", "Shop.example", "-connect"]);
+        let output = command.arg(format!("127.0.0.1:{}", self.port)).stdin(Stdio::null()).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+impl Drop for TlsServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn tls_is_counted_by_version_under_the_name_that_was_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = TlsServer::start(folder.path());
+    while !server.greet("-tls1_3").0 {
+        thread::sleep(Duration::from_millis(50));
+    }
+    let port = server.port.to_string();
+    let mut terminal = started(&mut top(&["--by", "service", "--role", "client", "--port", &port]));
+    for (version, says) in [("-tls1_3", "TLSv1.3"), ("-tls1_3", "TLSv1.3"), ("-tls1_2", "TLSv1.2")] {
+        let (succeeded, said) = server.greet(version);
+        assert!(succeeded && said.contains(says), "{said}");
+    }
+    let all = "TLS handshakes 3 · 3 completed · 1 TLS 1.2, 2 TLS 1.3 · 3 full";
+    terminal.until_shows(all);
+    let text = terminal.text();
+    // The openings have moved to the name, and nothing is left at the port.
+    assert!(text.contains("openings 3: 3 established"), "{text}");
+    let rows: Vec<&str> = text.lines().filter(|line| line.contains(" client ")).collect();
+    assert!(rows.len() == 1 && rows[0].starts_with("shop.e"), "{text}");
+    // Two round trips for TLS 1.3, three for TLS 1.2, and with what the ends could do none.
+    assert!(text.contains("setups 3: p50 ") && text.contains("round trips 7, possible 0"), "{text}");
+    terminal.type_keys(b"q");
+    assert!(terminal.ends().success());
 }
 
 #[test]

@@ -143,6 +143,10 @@ impl Aggregate {
             let from = member(&mut self.members, &mut self.rest, &placed.group, placed.number);
             from.activity.subtract(placed.slot, &opening);
             whole = from.latest.remove(&identity);
+            if from.number != 0 && from.activity.total().is_empty() {
+                // It was there for this connection only.
+                self.members.remove(&placed.group);
+            }
             let to = member(&mut self.members, &mut self.rest, &group, number);
             to.activity.add(placed.slot, &opening);
             to.activity.forget_before(slot);

@@ -211,8 +211,8 @@ impl Tally {
         (self.paid.setups > 0).then_some(self.paid)
     }
 
-    /// The duration that this share of the setups did not exceed, as far as durations are known. It is at most
-    /// 1 % too long.
+    /// The duration that this share of the setups did not exceed, as far as durations are known. It is at
+    /// most 1 % too long.
     #[must_use]
     pub fn setup(&self, quantile: f64) -> Option<Duration> {
         let durations = self.durations.as_ref().filter(|durations| !durations.is_empty())?;

@@ -26,7 +26,7 @@ use crate::program::send;
 /// machine.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// `include/uapi/asm-generic/ioctls.h`: what vhangup() does, for the terminal of the descriptor.
+/// `include/uapi/asm-generic/ioctls.h`: what `vhangup()` does, for the terminal of the descriptor.
 const TIOCVHANGUP: libc::Ioctl = 0x5437;
 
 /// What an emulator made of the output so far.
@@ -76,7 +76,7 @@ impl Terminal {
         }));
         let (mut reader, written) = (master.try_clone().unwrap(), Arc::clone(&output));
         thread::spawn(move || {
-            let mut bytes = [0; 65_536];
+            let mut bytes = vec![0; 65_536];
             while let Ok(length @ 1..) = reader.read(&mut bytes) {
                 let mut output = written.lock().unwrap_or_else(PoisonError::into_inner);
                 output.emulator.process(&bytes[..length]);
@@ -164,16 +164,12 @@ impl Terminal {
         send(self.pid(), signal);
     }
 
-    /// Ends the session's terminal, as when a connection over ssh breaks: the program is told by a signal, and
-    /// can neither read nor write any more.
-    pub(crate) fn hang_up(&mut self) {
+    /// Ends the session's terminal, as when a connection over ssh breaks: the program is told by a signal,
+    /// and can neither read nor write any more.
+    pub(crate) fn hang_up(&self) {
         // SAFETY: the request takes no argument.
-        assert_eq!(
-            unsafe { libc::ioctl(self.slave.as_raw_fd(), TIOCVHANGUP) },
-            0,
-            "{}",
-            std::io::Error::last_os_error()
-        );
+        let done = unsafe { libc::ioctl(self.slave.as_raw_fd(), TIOCVHANGUP) };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
     }
 
     /// Waits for the end of the program, and of its output.

@@ -72,7 +72,8 @@ impl Screen {
         self.terminal.resize(size.into())
     }
 
-    /// Gives the terminal back, stops the process like Ctrl-Z, and takes the terminal again when it continues.
+    /// Gives the terminal back, stops the process like Ctrl-Z, and takes the terminal again when it
+    /// continues.
     ///
     /// # Errors
     /// If the terminal is gone.

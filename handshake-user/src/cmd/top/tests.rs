@@ -136,7 +136,7 @@ fn connections_and_their_ladder() {
     insta::assert_snapshot!(format!("{list}\n\n{ladder}"));
     press(&mut view, &data, &[KeyCode::Right]);
     let scrolled = shown(&mut view, &data, 60, 24);
-    assert!(scrolled.contains("\nms   SYN ──"), "{scrolled}");
+    assert!(scrolled.contains("\n0 ms   SYN ──"), "{scrolled}");
     press(&mut view, &data, &[KeyCode::End]);
     assert!(shown(&mut view, &data, 200, 10).contains("? is unknown."));
     press(&mut view, &data, &[KeyCode::Esc]);

@@ -24,6 +24,7 @@ use crate::{
   handshake trace --output json | jq .open.rtt_us
   handshake top                         full screen: by process, service or network of the peer
   handshake explain records.jsonl       each connection as a ladder, and what would save round trips
+  handshake report records.jsonl        what happened to many connections, as text or a page
   handshake daemon --listen 127.0.0.1:9966
   handshake check                       what works on this kernel")]
 pub struct Cli {
@@ -44,6 +45,7 @@ impl Cli {
         let never = match &self.command {
             Command::Trace(args) => args.never(),
             Command::Top(args) => args.filters.never(&args.probes),
+            Command::Report(args) if args.duration.is_some() => args.filters.never(&args.probes),
             _ => None,
         };
         match never {
@@ -66,6 +68,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Draw the connections in records as ladders of their segments, and list what would save round trips.
     Explain(ExplainArgs),
+    /// Tell the story of many connections: percentiles, failures, what settings would save, the slowest.
+    Report(ReportArgs),
 }
 
 /// `PID_MAX_LIMIT` of `include/linux/threads.h`.
@@ -329,6 +333,37 @@ pub struct ExplainArgs {
     /// Records as `trace --output json` writes them; - is standard input.
     #[arg(value_name = "FILE", default_value = "-")]
     pub file: PathBuf,
+}
+
+/// `handshake report`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  handshake trace --output json > records.jsonl       one record a line
+  handshake report records.jsonl
+  handshake report --html report.html monday.jsonl tuesday.jsonl
+  zcat records.jsonl.gz | handshake report --port 443 -
+  handshake report --duration 1m --json | jq .savings
+
+docs/report.md says what is in it. Exit status: 0, or 1 if a line was not a record.")]
+pub struct ReportArgs {
+    /// Records as `trace --output json` writes them; - is standard input.
+    #[arg(value_name = "FILE", required_unless_present = "duration")]
+    pub files: Vec<PathBuf>,
+    /// Trace for this time, such as 30s, instead of reading files.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, conflicts_with = "files")]
+    pub duration: Option<Duration>,
+    /// One JSON object, for programs (docs/report.md).
+    #[arg(long, conflicts_with = "html")]
+    pub json: bool,
+    /// Write one HTML page that needs no other file; - is standard output.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Which records to count.
+    #[command(flatten)]
+    pub filters: FilterOptions,
+    /// How to load the kernel side, with --duration.
+    #[command(flatten)]
+    pub probes: ProbeOptions,
 }
 
 /// Output formats of `trace`.

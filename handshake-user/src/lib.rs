@@ -22,6 +22,7 @@ pub mod kernel;
 pub mod logging;
 pub mod minisockets;
 pub mod output;
+pub mod report;
 pub mod settings;
 #[cfg(test)]
 mod skip_test;
@@ -56,5 +57,6 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Daemon(args) => runtime.block_on(daemon::run(args)),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Report(args) => runtime.block_on(cmd::report::run(args)),
     }
 }

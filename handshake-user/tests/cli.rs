@@ -43,10 +43,10 @@ fn text(bytes: &[u8]) -> &str {
 fn help_names_the_commands_and_gives_examples() {
     let help = handshake(&["--help"]).output().unwrap();
     assert_eq!(help.status.code(), Some(0));
-    for word in ["trace", "top", "check", "explain", "Examples:", "--verbose"] {
+    for word in ["trace", "top", "check", "explain", "report", "Examples:", "--verbose"] {
         assert!(text(&help.stdout).contains(word), "{word}");
     }
-    for command in ["trace", "top", "check", "explain"] {
+    for command in ["trace", "top", "check", "explain", "report"] {
         let help = handshake(&[command, "--help"]).output().unwrap();
         assert_eq!(help.status.code(), Some(0), "{command}");
         assert!(text(&help.stdout).contains("Examples:"), "{command}");
@@ -205,6 +205,48 @@ fn lines_that_are_not_records_are_reported_by_number_and_the_rest_is_drawn() {
     let numbers: Vec<_> = said.lines().map(|line| line.split([',', ':']).nth(2).unwrap().trim()).collect();
     assert_eq!(numbers, ["line 1", "line 3", "line 4", "line 5", "line 6", "line 7"], "{said}");
     assert!(said.contains("schema 9") && !said.contains('\x1b'), "{said}");
+}
+
+#[test]
+fn records_of_several_files_are_reported_in_each_form() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (one, two, page) = (path("one.jsonl"), path("two.jsonl"), path("page.html"));
+    std::fs::write(&one, CLOSED).unwrap();
+    let stranger = "<script>alert(1)</script>";
+    std::fs::write(
+        &two,
+        format!("{}\nno record\n", CLOSED.replace("1007", "1008").replace("curl", stranger)),
+    )
+    .unwrap();
+
+    let as_text = handshake(&["report", &one]).output().unwrap();
+    assert_eq!(as_text.status.code(), Some(0), "{}", text(&as_text.stderr));
+    for word in ["1 connections, 1 records", "four_segments by local", "curl/1234", "SYN+ACK"] {
+        assert!(text(&as_text.stdout).contains(word), "{word}: {}", text(&as_text.stdout));
+    }
+    let as_json = handshake(&["report", "--json", &one, &two]).output().unwrap();
+    assert_eq!(as_json.status.code(), Some(1), "a line was no record");
+    assert!(text(&as_json.stderr).contains("two.jsonl, line 2: "), "{}", text(&as_json.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&as_json.stdout).unwrap();
+    assert_eq!((&report["connections"], &report["bad_lines"]), (&2.into(), &1.into()));
+    assert_eq!(report["slowest"].as_array().unwrap().len(), 2);
+
+    let as_page = handshake(&["report", "--html", &page, &one, &two]).output().unwrap();
+    assert!(as_page.stdout.is_empty());
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("&lt;script&gt;alert(1)") && page.contains("<svg "), "{page}");
+    assert!(!page.contains("<script") && page.contains("default-src 'none'"), "{page}");
+
+    let filtered = handshake(&["report", "--port", "80", &one]).output().unwrap();
+    assert_eq!(text(&filtered.stdout), "0 connections, 0 records\n");
+    for usage in
+        [&["report"][..], &["report", &one, "--duration", "1s"], &["report", "--json", "--html", "x", &one]]
+    {
+        assert_eq!(handshake(usage).output().unwrap().status.code(), Some(2), "{usage:?}");
+    }
+    let missing = handshake(&["report", &path("missing")]).output().unwrap();
+    assert_eq!(missing.status.code(), Some(1));
 }
 
 #[test]

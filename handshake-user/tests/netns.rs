@@ -98,6 +98,8 @@ mod program;
 mod programs;
 #[path = "netns/record.rs"]
 mod record;
+#[path = "netns/report.rs"]
+mod report;
 #[path = "netns/server.rs"]
 mod server;
 #[path = "netns/socket.rs"]

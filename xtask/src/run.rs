@@ -69,6 +69,10 @@ fn resolve(mut arguments: Vec<OsString>) -> Vec<OsString> {
 
 /// Reading records and help needs no privileges.
 fn needs_root(arguments: &[OsString]) -> bool {
+    let reads = arguments.iter().all(|argument| !argument.as_encoded_bytes().starts_with(b"--duration"));
+    if arguments.first().is_some_and(|first| first == "report") && reads {
+        return false;
+    }
     let unprivileged = ["explain", "help", "-h", "--help", "-V", "--version"];
     let is_help = |argument: &OsString| argument == "-h" || argument == "--help";
     !arguments.first().is_some_and(|first| unprivileged.iter().any(|name| first == name))
@@ -116,7 +120,8 @@ mod tests {
         assert!(needs("trace --port 443"));
         assert!(needs("daemon"));
         assert!(needs("check"));
-        assert!(!needs("explain records.json"));
+        assert!(!needs("explain records.json") && !needs("report --json records.json"));
+        assert!(needs("report --duration 1m") && needs("report --duration=1m"));
         assert!(!needs("trace --help"));
         assert!(!needs("--version"));
     }

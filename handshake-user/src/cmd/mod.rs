@@ -4,5 +4,7 @@ pub mod check;
 pub mod daemon;
 pub mod explain;
 mod live;
+mod records;
+pub mod report;
 pub mod top;
 pub mod trace;

@@ -1,6 +1,7 @@
 //! Records as text, for a person to read.
 
 pub mod ladder;
+pub mod markup;
 pub mod savings;
 pub mod summary;
 pub mod table;

@@ -17,13 +17,29 @@ pub struct Savings {
     settings: BTreeMap<Setting, Total>,
 }
 
+/// What a setting would have saved.
 #[derive(Clone, Copy, Debug, Default)]
-struct Total {
-    connections: u64,
-    round_trips: u64,
-    time: Duration,
+pub struct Total {
+    /// Of how many connections.
+    pub connections: u64,
+    /// Round trips.
+    pub round_trips: u64,
+    /// Time, where it is known.
+    pub time: Duration,
     /// Connections whose lost time is unknown.
-    untimed: u64,
+    pub untimed: u64,
+}
+
+impl Total {
+    /// The time lost, in a few characters: at least what is known of it.
+    #[must_use]
+    pub fn lost(&self) -> String {
+        match (self.untimed, self.time) {
+            (0, time) => duration(Some(time)),
+            (_, Duration::ZERO) => "?".to_owned(),
+            (_, time) => format!("≥ {}", duration(Some(time))),
+        }
+    }
 }
 
 impl Savings {
@@ -38,25 +54,27 @@ impl Savings {
         }
     }
 
+    /// The settings, the one that saves most time first.
+    #[must_use]
+    pub fn totals(&self) -> Vec<(Setting, Total)> {
+        let mut totals: Vec<_> = self.settings.iter().map(|(&setting, &total)| (setting, total)).collect();
+        totals
+            .sort_by_key(|(_, total)| std::cmp::Reverse((total.time, total.round_trips, total.connections)));
+        totals
+    }
+
     /// One setting a line, the one that saves most time first; empty if nothing can be saved.
     #[must_use]
     pub fn render(&self) -> String {
         if self.settings.is_empty() {
             return String::new();
         }
-        let mut totals: Vec<_> = self.settings.iter().collect();
-        totals
-            .sort_by_key(|(_, total)| std::cmp::Reverse((total.time, total.round_trips, total.connections)));
         let mut text = format!(
             "{:>10}  {:>11}  {:>11}  SETTING THAT SAVES IT\n",
             "TIME LOST", "ROUND TRIPS", "CONNECTIONS"
         );
-        for (setting, total) in totals {
-            let time = match (total.untimed, total.time) {
-                (0, time) => duration(Some(time)),
-                (_, Duration::ZERO) => "?".to_owned(),
-                (_, time) => format!("≥ {}", duration(Some(time))),
-            };
+        for (setting, total) in self.totals() {
+            let time = total.lost();
             let line = format!(
                 "{time:>10}  {:>11}  {:>11}  {}; {}",
                 total.round_trips,

@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use handshake_common::{FastOpen, FinalAck, Stage, TlsOutcome};
 use hdrhistogram::Histogram;
+use serde::Serialize;
 
-use super::text::duration;
+use super::text::{duration, table};
 use crate::event::{ConnectionEvent, micros};
 
 /// Longest duration that the histograms distinguish, microseconds: an hour.
@@ -22,6 +23,36 @@ struct Class {
     count: u64,
     durations: Histogram<u64>,
     rtts: Histogram<u64>,
+}
+
+/// The durations of a class, microseconds, to three digits. Those that are unknown are in `count` alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// The stage that ended.
+    pub stage: Stage,
+    /// The role of this host; `?` is unknown.
+    pub role: &'static str,
+    /// What makes the records comparable.
+    pub class: String,
+    /// Records.
+    pub count: u64,
+    /// Those whose duration is known.
+    pub timed: u64,
+    /// Half of the durations are not longer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p50_us: Option<u64>,
+    /// 90 % are not longer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p90_us: Option<u64>,
+    /// 99 % are not longer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p99_us: Option<u64>,
+    /// The longest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_us: Option<u64>,
+    /// Half of the network's round trips are not longer; for openings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtt_p50_us: Option<u64>,
 }
 
 impl Summary {
@@ -42,6 +73,25 @@ impl Summary {
         }
     }
 
+    /// What the table has, class by class.
+    pub fn rows(&self) -> impl Iterator<Item = Row> {
+        let at = |histogram: &Histogram<u64>, quantile| {
+            (!histogram.is_empty()).then(|| histogram.value_at_quantile(quantile))
+        };
+        self.classes.iter().map(move |(&(stage, role, ref name), class)| Row {
+            stage,
+            role,
+            class: name.clone(),
+            count: class.count,
+            timed: class.durations.len(),
+            p50_us: at(&class.durations, 0.5),
+            p90_us: at(&class.durations, 0.9),
+            p99_us: at(&class.durations, 0.99),
+            max_us: at(&class.durations, 1.0),
+            rtt_p50_us: at(&class.rtts, 0.5),
+        })
+    }
+
     /// The final table. Unknown durations are in `COUNT` but in no percentile.
     #[must_use]
     pub fn render(&self) -> String {
@@ -52,29 +102,24 @@ impl Summary {
             ["STAGE", "ROLE", "CLASS", "COUNT", "TIMED", "P50", "P90", "P99", "MAX", "RTT P50"]
                 .map(str::to_owned),
         ];
-        for ((stage, role, name), class) in &self.classes {
-            let timed = class.durations.len();
-            let at = |histogram: &Histogram<u64>, quantile| {
-                if histogram.is_empty() {
-                    "-".to_owned()
-                } else {
-                    duration(Some(Duration::from_micros(histogram.value_at_quantile(quantile))))
-                }
-            };
+        let at = |us: Option<u64>| {
+            us.map_or_else(|| "-".to_owned(), |us| duration(Some(Duration::from_micros(us))))
+        };
+        for row in self.rows() {
             lines.push([
-                stage.to_string(),
-                (*role).to_owned(),
-                name.clone(),
-                class.count.to_string(),
-                timed.to_string(),
-                at(&class.durations, 0.5),
-                at(&class.durations, 0.9),
-                at(&class.durations, 0.99),
-                at(&class.durations, 1.0),
-                at(&class.rtts, 0.5),
+                row.stage.to_string(),
+                row.role.to_owned(),
+                row.class,
+                row.count.to_string(),
+                row.timed.to_string(),
+                at(row.p50_us),
+                at(row.p90_us),
+                at(row.p99_us),
+                at(row.max_us),
+                at(row.rtt_p50_us),
             ]);
         }
-        align(&lines)
+        table(&lines, 3)
     }
 }
 
@@ -120,25 +165,6 @@ fn class(record: &ConnectionEvent) -> String {
         }
         _ => "unknown".to_owned(),
     }
-}
-
-/// Columns as wide as their widest cell; words to the left, numbers to the right.
-fn align<const N: usize>(lines: &[[String; N]]) -> String {
-    const WORDS: usize = 3;
-    let widths: [usize; N] =
-        std::array::from_fn(|i| lines.iter().map(|line| line[i].chars().count()).max().unwrap_or(0));
-    let mut text = String::new();
-    for line in lines {
-        for (i, cell) in line.iter().enumerate() {
-            let pad = " ".repeat(widths[i] - cell.chars().count());
-            let gap = if i == 0 { "" } else { "  " };
-            let (before, after) = if i < WORDS { ("", pad.as_str()) } else { (pad.as_str(), "") };
-            text.extend([gap, before, cell, after]);
-        }
-        text.truncate(text.trim_end().len());
-        text.push('\n');
-    }
-    text
 }
 
 #[cfg(test)]

@@ -57,6 +57,26 @@ pub fn pad(text: &str, columns: usize) -> String {
     format!("{text}{}", " ".repeat(columns.saturating_sub(text.width())))
 }
 
+/// Lines of cells, the columns as wide as their widest cell: the first `words` columns to the left, numbers to
+/// the right.
+#[must_use]
+pub fn table<const N: usize>(lines: &[[String; N]], words: usize) -> String {
+    let widths: [usize; N] =
+        std::array::from_fn(|i| lines.iter().map(|line| columns(&line[i])).max().unwrap_or(0));
+    let mut text = String::new();
+    for line in lines {
+        for (i, cell) in line.iter().enumerate() {
+            let pad = " ".repeat(widths[i] - columns(cell));
+            let gap = if i == 0 { "" } else { "  " };
+            let (before, after) = if i < words { ("", pad.as_str()) } else { (pad.as_str(), "") };
+            text.extend([gap, before, cell, after]);
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -41,13 +41,15 @@ impl Scale {
 
 /// One line.
 pub(super) fn line(step: &Step, scale: Scale) -> String {
-    let time = if step.at == Moment::Unknown && step.direction == Direction::Here {
-        String::new()
-    } else {
-        scale.show(step.at)
-    };
+    let time = time(step, scale);
     let line = format!("{time:>12}   {}  {}", pad(&rung(step), RUNG), step.remark);
     line.trim_end().to_owned()
+}
+
+/// Its time; nothing for an event of which none was taken.
+pub(super) fn time(step: &Step, scale: Scale) -> String {
+    let is_timeless = step.at == Moment::Unknown && step.direction == Direction::Here;
+    if is_timeless { String::new() } else { scale.show(step.at) }
 }
 
 fn rung(step: &Step) -> String {

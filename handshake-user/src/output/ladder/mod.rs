@@ -6,6 +6,7 @@ mod handshake;
 mod open;
 mod segments;
 mod step;
+mod svg;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -13,6 +14,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use handshake_common::{Outcome, Role, TlsOutcome};
 
+pub use self::svg::svg;
 use super::text::{columns, duration, endpoint, wrap};
 use crate::{
     event::{ConnectionEvent, Tls},
@@ -38,15 +40,26 @@ Plain times were measured; ~ follows from them by the protocol, if nobody waits;
 pub fn draw(record: &ConnectionEvent) -> String {
     let mut text = header(record);
     let scale = draw::Scale::of(scale(record));
-    for step in segments::steps(record) {
-        let step = step::Step { what: escape(&step.what, MAX_NAME), ..step };
+    for step in shown_steps(record) {
         text.push_str(&draw::line(&step, scale));
         text.push('\n');
     }
-    for Advice { setting, round_trips, time } in advice::advise(record) {
-        let _ = writeln!(text, "    saves {}: {}", saving(round_trips, time), setting.text());
+    for saving in savings(record) {
+        let _ = writeln!(text, "    {saving}");
     }
     text
+}
+
+/// The segments, with names that are safe to show.
+fn shown_steps(record: &ConnectionEvent) -> impl Iterator<Item = step::Step> {
+    segments::steps(record).into_iter().map(|step| step::Step { what: escape(&step.what, MAX_NAME), ..step })
+}
+
+/// What would have made the connection faster, a line for each setting.
+pub fn savings(record: &ConnectionEvent) -> impl Iterator<Item = String> {
+    advice::advise(record).into_iter().map(|Advice { setting, round_trips, time }| {
+        format!("saves {}: {}", saving(round_trips, time), setting.text())
+    })
 }
 
 /// What became known after the socket of a connection, whose ladder up to there was drawn when it closed.
@@ -78,6 +91,25 @@ fn saving(round_trips: u8, time: Option<Duration>) -> String {
 
 /// Who speaks with whom, and how it went.
 fn header(record: &ConnectionEvent) -> String {
+    let (who, how) = (who(record), how(record));
+    let gap = WIDTH.saturating_sub(columns(&who) + columns(&how));
+    let mut text = if gap >= 2 {
+        format!("{who}{}{how}\n", " ".repeat(gap))
+    } else {
+        format!("{}\n    {how}\n", wrap(&who, WIDTH, 4))
+    };
+    if let Some(tls) = &record.tls {
+        // No line ends inside of a fact.
+        let whole: Vec<_> = tls_facts(tls).iter().map(|fact| fact.replace(' ', "\u{a0}")).collect();
+        let facts = wrap(&whole.join("\u{a0}· "), WIDTH - 4, 4).replace('\u{a0}', " ");
+        let _ = writeln!(text, "    {facts}");
+    }
+    text
+}
+
+/// Who speaks with whom.
+#[must_use]
+pub fn who(record: &ConnectionEvent) -> String {
     let process = record.process.as_ref().map_or_else(
         || "process unknown".to_owned(),
         |process| format!("{}/{}", name(&process.comm), process.pid),
@@ -96,21 +128,12 @@ fn header(record: &ConnectionEvent) -> String {
     let role = record.role.map_or("role unknown", |role| role.as_str());
     let tls_role = record.tls.as_ref().and_then(|tls| tls.role).filter(|_| advice::has_two_roles(record));
     let tls_role = tls_role.map_or_else(String::new, |role| format!(", TLS {role}"));
-    let who = format!("{process} {ends} {role}{tls_role}");
-    let how = how(record);
-    let gap = WIDTH.saturating_sub(columns(&who) + columns(&how));
-    let mut text = if gap >= 2 {
-        format!("{who}{}{how}\n", " ".repeat(gap))
-    } else {
-        format!("{}\n    {how}\n", wrap(&who, WIDTH, 4))
-    };
-    if let Some(tls) = &record.tls {
-        let _ = writeln!(text, "    {}", tls_facts(tls));
-    }
-    text
+    format!("{process} {ends} {role}{tls_role}")
 }
 
-fn how(record: &ConnectionEvent) -> String {
+/// How it went.
+#[must_use]
+pub fn how(record: &ConnectionEvent) -> String {
     let mut said = Vec::new();
     let failure = record.open.as_ref().and_then(|open| open.outcome).filter(|&it| it != Outcome::Established);
     let failed_tls = record.tls.as_ref().filter(|tls| tls.outcome != Some(TlsOutcome::Completed));
@@ -139,7 +162,9 @@ fn how(record: &ConnectionEvent) -> String {
     said.join(" · ")
 }
 
-fn tls_facts(tls: &Tls) -> String {
+/// What is known of the TLS handshake, in a few words each.
+#[must_use]
+pub fn tls_facts(tls: &Tls) -> Vec<String> {
     let mut facts = Vec::new();
     facts.push(
         tls.version.map_or_else(|| "TLS, version unknown".to_owned(), |version| format!("TLS {version}")),
@@ -160,9 +185,7 @@ fn tls_facts(tls: &Tls) -> String {
     facts.extend(tls.sni.as_ref().map(|sni| format!("sni {}", name(sni))));
     facts.extend(tls.alpn.as_ref().map(|alpn| format!("alpn {}", name(alpn))));
     facts.extend(tls.library.map(|library| library.as_str().to_owned()));
-    // No line ends inside of a fact.
-    let whole: Vec<_> = facts.iter().map(|fact| fact.replace(' ', "\u{a0}")).collect();
-    wrap(&whole.join("\u{a0}· "), WIDTH - 4, 4).replace('\u{a0}', " ")
+    facts
 }
 
 /// An untrusted name, cut if it is too long.

@@ -8,7 +8,7 @@ use handshake_common::{
 };
 use proptest::prelude::*;
 
-use super::{MAX_NAME, draw, draw_rest};
+use super::{MAX_NAME, draw, draw_rest, svg};
 use crate::{
     event::{
         self,
@@ -51,6 +51,12 @@ fn fast_opened(mut record: ConnectionEvent) -> ConnectionEvent {
 #[test]
 fn plain_tcp() {
     insta::assert_snapshot!(draw(&closed(Role::Client)));
+}
+
+#[test]
+fn picture_has_the_rungs_of_the_ladder() {
+    let record = with_tls(Role::Client, TlsVersion::Tls12, TlsClass::Full);
+    insta::assert_snapshot!(svg(&record).replace("><", ">\n<"));
 }
 
 #[test]
@@ -492,6 +498,14 @@ proptest! {
     fn no_record_is_too_strange_to_be_drawn(record in any_record()) {
         let ladder = draw(&record);
         prop_assert!(ladder.ends_with('\n') && ladder.chars().all(|c| c == '\n' || is_harmless(c)));
+        let picture = svg(&record);
+        let tags = picture.matches('<').count();
+        prop_assert_eq!(tags, picture.matches('>').count(), "{}", picture);
+        // Only our own elements, and quotes only around our own attributes.
+        let own = ["<svg ", "</svg>", "<g ", "</g>", "<text ", "</text>", "<path ", "<circle "];
+        prop_assert_eq!(own.iter().map(|tag| picture.matches(tag).count()).sum::<usize>(), tags, "{}", picture);
+        prop_assert_eq!(picture.matches('"').count(), 2 * picture.matches("=\"").count(), "{}", picture);
+        prop_assert!(picture.chars().all(|c| c == '\u{fffd}' || is_harmless(c)), "{}", picture);
         let line = Table::new(&[], Some(100), false).line(&record);
         prop_assert!(columns(&line) <= 100, "{}", line);
         prop_assert!(line.chars().all(is_harmless), "{}", line);

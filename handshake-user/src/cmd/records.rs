@@ -1,0 +1,104 @@
+//! Records out of a file or standard input, line by line and within limits.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader},
+    path::Path,
+};
+
+use anyhow::{Context as _, Result};
+use thiserror::Error;
+
+use crate::{event::ConnectionEvent, untrusted::Untrusted};
+
+/// Longest line that is read. Records take less than 2 KB, unless a cgroup path of 4096 bytes must be escaped
+/// entirely.
+const MAX_LINE: usize = 32 << 10;
+
+/// Opens a file, or standard input for `-`. Returns what to call it, too.
+///
+/// # Errors
+/// When the file cannot be opened.
+pub(super) fn open(path: &Path) -> Result<(String, Box<dyn BufRead>)> {
+    if path.as_os_str() == "-" {
+        return Ok(("standard input".to_owned(), Box::new(io::stdin().lock())));
+    }
+    let name = Untrusted::from(path).to_string();
+    let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
+    Ok((name, Box::new(BufReader::new(file))))
+}
+
+/// What to say of a line that is no record.
+pub(super) fn complaint(name: &str, line: u64, error: &BadLine) -> String {
+    format!("handshake: {name}, line {line}: {}", Untrusted::from(error.to_string()))
+}
+
+/// Why a line is no record.
+#[derive(Debug, Error)]
+pub(super) enum BadLine {
+    #[error("longer than {MAX_LINE} bytes")]
+    TooLong,
+    #[error("not a record of `trace --output json`: {0}")]
+    NotARecord(#[from] serde_json::Error),
+}
+
+/// The records of an input.
+pub(super) struct Records<'a> {
+    input: &'a mut dyn BufRead,
+    line: Vec<u8>,
+    number: u64,
+}
+
+impl<'a> Records<'a> {
+    /// Of this input.
+    pub(super) fn new(input: &'a mut dyn BufRead) -> Self {
+        Self { input, line: Vec::new(), number: 0 }
+    }
+
+    /// The next line that is not empty, with its number, counted from 1. Returns `None` at the end.
+    ///
+    /// # Errors
+    /// When the input cannot be read.
+    pub(super) fn next(&mut self) -> io::Result<Option<(u64, Result<ConnectionEvent, BadLine>)>> {
+        while let Some(fits) = next_line(self.input, &mut self.line)? {
+            self.number += 1;
+            if !self.line.trim_ascii().is_empty() {
+                return Ok(Some((self.number, parse(&self.line, fits))));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Reads a line without its newline. Returns whether it fits into [`MAX_LINE`] (the rest is discarded), or
+/// `None` at the end.
+fn next_line(input: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<Option<bool>> {
+    line.clear();
+    let (mut fits, mut any) = (true, false);
+    loop {
+        let chunk = match input.fill_buf() {
+            Ok(chunk) => chunk,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        if chunk.is_empty() {
+            return Ok(any.then_some(fits));
+        }
+        any = true;
+        let end = memchr::memchr(b'\n', chunk);
+        let part = &chunk[..end.unwrap_or(chunk.len())];
+        fits &= line.len() + part.len() <= MAX_LINE;
+        if fits {
+            line.extend_from_slice(part);
+        }
+        let used = part.len() + usize::from(end.is_some());
+        input.consume(used);
+        if end.is_some() {
+            return Ok(Some(fits));
+        }
+    }
+}
+
+fn parse(line: &[u8], fits: bool) -> Result<ConnectionEvent, BadLine> {
+    if fits { Ok(serde_json::from_slice(line)?) } else { Err(BadLine::TooLong) }
+}

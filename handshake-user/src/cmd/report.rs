@@ -1,0 +1,119 @@
+//! `handshake report`: the story of records, or of the connections of the next while.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    ops::ControlFlow,
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+
+use super::{
+    live::Attached,
+    records::{self, Records, complaint},
+};
+use crate::{
+    cli::ReportArgs,
+    kernel::ring,
+    report::{Collector, Report, html::html, text::text},
+    untrusted::{self, Untrusted, say},
+};
+
+/// Reports on files, or for a duration. A line that is no record is reported on standard error with its number,
+/// and the exit status is 1.
+///
+/// # Errors
+/// When an input cannot be read, the probes cannot be attached or the output cannot be written.
+pub async fn run(args: ReportArgs) -> Result<ExitCode> {
+    args.filters.notes().iter().for_each(say);
+    let report = match args.duration {
+        Some(duration) => trace(&args, duration).await?,
+        None => read(&args)?,
+    };
+    write(&args, &report)?;
+    Ok(if report.bad_lines == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn read(args: &ReportArgs) -> Result<Report> {
+    let filter = args.filters.filter();
+    let mut collector = Collector::default();
+    for file in &args.files {
+        let (name, mut input) = records::open(file)?;
+        let mut records = Records::new(&mut input);
+        while let Some((line, record)) = records.next().with_context(|| format!("cannot read {name}"))? {
+            match record {
+                Ok(record) if filter.passes(&record) => collector.take(record),
+                Ok(_) => {}
+                Err(error) => {
+                    collector.bad_line();
+                    say(complaint(&name, line, &error));
+                }
+            }
+        }
+    }
+    Ok(collector.finish(0))
+}
+
+async fn trace(args: &ReportArgs, duration: Duration) -> Result<Report> {
+    let filter = args.filters.filter();
+    let mut collector = Collector::default();
+    let attached = Attached::new(&args.probes)?;
+    // Not earlier: until the probes are attached, signals end the program at once.
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut live = attached.follow()?;
+    // A duration that no clock can hold ends by a signal.
+    let end = Instant::now() + duration.min(Duration::from_hours(24 * 365));
+    let mut ticks = interval(ring::LIVE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let last = tokio::select! {
+            biased;
+            _ = interrupt.recv() => true,
+            _ = terminate.recv() => true,
+            () = sleep_until(end) => true,
+            () = std::future::ready(()), if live.has_more() => false,
+            _ = ticks.tick() => false,
+        };
+        live.turn(last, |event| {
+            if filter.passes(&event) {
+                collector.take(event);
+            }
+            ControlFlow::Continue(())
+        });
+        if last {
+            break;
+        }
+        // With more records at hand the select above never waits, and signals would starve.
+        tokio::task::yield_now().await;
+    }
+    Ok(collector.finish(live.losses()?.records))
+}
+
+fn write(args: &ReportArgs, report: &Report) -> Result<()> {
+    let written = match &args.html {
+        Some(path) if path.as_os_str() != "-" => {
+            return write_file(path, &html(report));
+        }
+        Some(_) => html(report),
+        None if args.json => untrusted::json(serde_json::to_string_pretty(report)?) + "\n",
+        None => text(report),
+    };
+    let mut out = io::stdout().lock();
+    match out.write_all(written.as_bytes()).and_then(|()| out.flush()) {
+        // The reader, such as `head`, has had enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("cannot write to standard output"),
+    }
+}
+
+fn write_file(path: &Path, page: &str) -> Result<()> {
+    fs::write(path, page).with_context(|| format!("cannot write {}", Untrusted::from(path)))
+}

@@ -222,7 +222,7 @@ fn records_of_several_files_are_reported_in_each_form() {
 
     let as_text = handshake(&["report", &one]).output().unwrap();
     assert_eq!(as_text.status.code(), Some(0), "{}", text(&as_text.stderr));
-    for word in ["1 connections, 1 records", "four_segments by local", "curl/1234", "SYN+ACK"] {
+    for word in ["1 connection, 1 record", "four_segments by local", "curl/1234", "SYN+ACK"] {
         assert!(text(&as_text.stdout).contains(word), "{word}: {}", text(&as_text.stdout));
     }
     let as_json = handshake(&["report", "--json", &one, &two]).output().unwrap();

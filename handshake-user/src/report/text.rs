@@ -60,7 +60,8 @@ pub(super) struct Section {
 
 /// What the report is of, and what is missing from it.
 pub(super) fn heading(report: &Report) -> Vec<String> {
-    let mut lines = vec![format!("{} connections, {} records", report.connections, report.records)];
+    let mut lines =
+        vec![format!("{}, {}", many(report.connections, "connection"), many(report.records, "record"))];
     if let (Some(from), Some(to)) = (&report.from, &report.to) {
         lines.push(format!("from {from} to {to}"));
     }
@@ -77,9 +78,13 @@ pub(super) fn heading(report: &Report) -> Vec<String> {
 
 /// How much a setting saves, of how many connections.
 pub(super) fn saved(saving: &super::Saving) -> String {
-    let trips = if saving.round_trips == 1 { "round trip" } else { "round trips" };
-    let connections = if saving.connections == 1 { "connection" } else { "connections" };
-    format!("{}, {} {trips}, {} {connections}", saving.lost, saving.round_trips, saving.connections)
+    let (trips, connections) =
+        (many(saving.round_trips, "round trip"), many(saving.connections, "connection"));
+    format!("{}, {trips}, {connections}", saving.lost)
+}
+
+fn many(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 pub(super) fn sections(report: &Report) -> [Section; 4] {

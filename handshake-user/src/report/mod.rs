@@ -7,11 +7,12 @@ pub mod text;
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use handshake_common::{Outcome, TlsOutcome};
+use handshake_common::{Outcome, Role, TlsOutcome};
 use serde::Serialize;
 
 use crate::{
@@ -288,10 +289,10 @@ fn why(tls: &Tls) -> String {
     let mut reason = tls.outcome.map_or("?", |outcome| outcome.as_str()).to_owned();
     if let Some(alert) = &tls.alert {
         let from = tls.alert_from.map_or_else(String::new, |role| format!(" from the {role}"));
-        reason.push_str(&format!(", alert {}{from}", name(alert)));
+        let _ = write!(reason, ", alert {}{from}", name(alert));
     }
     if let Some(error) = &tls.error {
-        reason.push_str(&format!(", {}", name(error)));
+        let _ = write!(reason, ", {}", name(error));
     }
     reason
 }
@@ -322,7 +323,7 @@ fn services(aggregate: &Aggregate) -> Vec<Service> {
     };
     let mut rows: Vec<_> = aggregate
         .groups()
-        .map(|(group, member)| row(group.what.to_string(), group.role.map(|role| role.as_str()), member))
+        .map(|(group, member)| row(group.what.to_string(), group.role.map(Role::as_str), member))
         .collect();
     rows.sort_by_key(|row| std::cmp::Reverse(row.openings));
     rows.extend(aggregate.rest().map(|rest| row(OTHER.to_owned(), None, rest)));

@@ -1,6 +1,6 @@
 //! What a report has of a few connections, in each of its forms.
 
-use handshake_common::{Role, TlsClass, TlsVersion};
+use handshake_common::{TlsClass, TlsVersion};
 
 use super::{html::html, text::text, *};
 use crate::event::{

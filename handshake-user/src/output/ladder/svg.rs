@@ -43,7 +43,7 @@ pub fn svg(record: &ConnectionEvent) -> String {
             Escaped(&time)
         );
         let what = Escaped(&step.what);
-        let center = (HERE + PEER) / 2;
+        let center = HERE.midpoint(PEER);
         let (above, head) = (middle - 5, 9);
         let _ = match step.direction {
             Direction::Sent => write!(

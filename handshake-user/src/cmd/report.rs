@@ -26,8 +26,8 @@ use crate::{
     untrusted::{self, Untrusted, say},
 };
 
-/// Reports on files, or for a duration. A line that is no record is reported on standard error with its number,
-/// and the exit status is 1.
+/// Reports on files, or for a duration. A line that is no record is reported on standard error with its
+/// number, and the exit status is 1.
 ///
 /// # Errors
 /// When an input cannot be read, the probes cannot be attached or the output cannot be written.

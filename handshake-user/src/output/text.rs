@@ -57,8 +57,8 @@ pub fn pad(text: &str, columns: usize) -> String {
     format!("{text}{}", " ".repeat(columns.saturating_sub(text.width())))
 }
 
-/// Lines of cells, the columns as wide as their widest cell: the first `words` columns to the left, numbers to
-/// the right.
+/// Lines of cells, the columns as wide as their widest cell: the first `words` columns to the left, numbers
+/// to the right.
 #[must_use]
 pub fn table<const N: usize>(lines: &[[String; N]], words: usize) -> String {
     let widths: [usize; N] =

@@ -1,4 +1,5 @@
-//! The story of many connections: what was counted of them, and the slowest. Pure; [`text`] and [`html`] show it.
+//! The story of many connections: what was counted of them, and the slowest. Pure; [`text`] and [`html`]
+//! show it.
 
 pub mod html;
 #[cfg(test)]

@@ -14,7 +14,6 @@ use std::{fmt::Write as _, time::Duration};
 
 use handshake_common::{Outcome, Role, TlsOutcome};
 
-pub use self::svg::svg;
 use super::text::{columns, duration, endpoint, wrap};
 use crate::{
     event::{ConnectionEvent, Tls},
@@ -48,6 +47,14 @@ pub fn draw(record: &ConnectionEvent) -> String {
         let _ = writeln!(text, "    {saving}");
     }
     text
+}
+
+/// The ladder as an `<svg>` element. Its colours are the page's, by the classes `end`, `sent`, `received`,
+/// `here`, `at`, `about` (a time that was derived) and `remark`.
+#[must_use]
+pub fn svg(record: &ConnectionEvent) -> String {
+    let label = format!("{}: {}", who(record), how(record));
+    svg::picture(&label, shown_steps(record), draw::Scale::of(scale(record)))
 }
 
 /// The segments, with names that are safe to show.

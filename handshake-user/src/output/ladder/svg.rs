@@ -4,12 +4,9 @@ use std::fmt::Write as _;
 
 use super::{
     draw::{self, Scale},
-    how, scale, shown_steps,
-    step::Direction,
-    who,
+    step::{Direction, Step},
 };
 use crate::{
-    event::ConnectionEvent,
     output::{markup::Escaped, text::wrap},
     untrusted::escape,
 };
@@ -27,13 +24,10 @@ const LINE: u32 = 14;
 const REMARK_LINE: usize = 46;
 const MAX_REMARK: usize = 160;
 
-/// The ladder of a connection as an `<svg>` element. Its colours are the page's: the classes `end`, `sent`,
-/// `received`, `here`, `at`, `about` (a time that was derived) and `remark`.
-#[must_use]
-pub fn svg(record: &ConnectionEvent) -> String {
-    let scale = Scale::of(scale(record));
+/// These rungs as an `<svg>` element with this label.
+pub(super) fn picture(label: &str, steps: impl Iterator<Item = Step>, scale: Scale) -> String {
     let (mut rungs, mut y) = (String::new(), 8);
-    for step in shown_steps(record) {
+    for step in steps {
         let middle = y + RUNG / 2 + 4;
         let time = draw::time(&step, scale);
         let about = if time.starts_with('~') { " about" } else { "" };
@@ -71,8 +65,7 @@ pub fn svg(record: &ConnectionEvent) -> String {
         y += RUNG + LINE * u32::saturating_sub(lines, 1);
     }
     let height = y + 10;
-    let label = format!("{}: {}", who(record), how(record));
-    let label = Escaped(&label);
+    let label = Escaped(label);
     format!(
         r#"<svg class="ladder" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}"><path class="end" d="M{HERE} 4V{height}M{PEER} 4V{height}"/>{rungs}</svg>"#
     )

@@ -11,6 +11,7 @@ use crate::{
     filter::{self, Filter, NetNs},
     output::table::Column,
     settings::{ExporterOptions, ProbeOptions, Switch, TlsWire},
+    untrusted::Untrusted,
 };
 
 /// How long TCP and TLS handshakes and TCP closes take for every connection of this host, timed in the
@@ -102,6 +103,15 @@ pub struct TraceArgs {
     /// Network namespace: a name of `ip netns`, a path such as /proc/PID/ns/net, or an inode.
     #[arg(long, value_name = "NETNS", value_parser = NetNs::parse)]
     pub netns: Option<NetNs>,
+    /// Systemd unit of the process, such as nginx.service.
+    #[arg(long, value_name = "UNIT")]
+    pub unit: Option<String>,
+    /// Container of the process: its id or the beginning of it.
+    #[arg(long, value_name = "ID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub container: Option<String>,
+    /// Kubernetes pod of the process: its uid.
+    #[arg(long, value_name = "UID")]
+    pub pod: Option<String>,
     /// Default: table on a terminal, json (one object a line) otherwise.
     #[arg(long, value_enum)]
     pub output: Option<Output>,
@@ -145,6 +155,9 @@ impl TraceArgs {
             stage: self.stage(),
             slower_than: self.slower_than,
             netns: self.netns,
+            unit: self.unit.as_deref().map(Untrusted::from),
+            container: self.container.as_deref().map(Untrusted::from),
+            pod: self.pod.as_deref().map(Untrusted::from),
         }
     }
 
@@ -164,11 +177,12 @@ impl TraceArgs {
     pub fn notes(&self) -> Vec<String> {
         let mut notes: Vec<String> =
             self.comm.as_deref().and_then(filter::note_on_comm).into_iter().collect();
-        let by_process = self.pid.is_some() || self.comm.is_some();
+        let by_process = self.pid.is_some()
+            || [&self.comm, &self.unit, &self.container, &self.pod].iter().any(|wanted| wanted.is_some());
         if by_process && self.role() == Some(Role::Server) && self.stage() == Some(Stage::Open) {
             notes.push(
-                "a server's process is unknown until close(), so --pid and --comm match hardly any open of a \
-                 server; they match with --stage close"
+                "a server's process is unknown until close(), so --pid, --comm, --unit, --container and --pod \
+                 match hardly any open of a server; they match with --stage close"
                     .to_owned(),
             );
         }

@@ -7,6 +7,7 @@
 
 pub mod bounded;
 pub mod bounded_map;
+pub mod cgroup;
 pub mod cli;
 pub mod cmd;
 pub mod config;

@@ -22,8 +22,17 @@ const PACKAGE: &str = "handshake-user";
 /// The integration tests that run as root, in their order: those that compare times come first, and have the
 /// machine to themselves. `hostile_files` is last because the kernel goes on detaching its probes for a
 /// minute after its end.
-const ROOT: &[&str] =
-    &[NETNS, "daemon", "dead_callers", "discover", "full", "hostile_names", "signals", "hostile_files"];
+const ROOT: &[&str] = &[
+    NETNS,
+    "daemon",
+    "dead_callers",
+    "discover",
+    "full",
+    "hostile_names",
+    "operator",
+    "signals",
+    "hostile_files",
+];
 /// Tests on network namespaces: the only ones that compare times.
 const NETNS: &str = "netns";
 

@@ -23,6 +23,8 @@ use serde_json::{Value, json};
 use crate::program::{Daemon, Scrape, Trace};
 
 const ID: &str = "3f4e5d6c7b8a99887766554433221100ffeeddccbbaa99887766554433221100";
+/// Of the test of labels: the daemon sees the other tests too.
+const OTHER: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 const UID: &str = "8d7c6b5a-1234-4abc-9def-0123456789ab";
 
 /// A path of cgroups that this test makes, and removes again.
@@ -130,7 +132,8 @@ fn short_lived_process_has_the_names_of_its_cgroup() {
     // A second trace shows only one container.
     let container = tracing(port, &["--container", &ID[..12], "--pod", UID]);
     let unit = tracing(port, &["--unit", "handshake-test.service"]);
-    let mut pids = Vec::new();
+    // Each trace looks the cgroups up by itself.
+    let (mut pids, mut cgroups) = (Vec::new(), Vec::new());
     for (path, expected) in &cases {
         let cgroup = Cgroup::new(&v2(), path);
         let pid = cgroup.run(port);
@@ -142,6 +145,7 @@ fn short_lived_process_has_the_names_of_its_cgroup() {
         assert_eq!(record["host"], witness("/proc/sys/kernel/hostname"));
         assert_eq!(record["boot_id"], witness("/proc/sys/kernel/random/boot_id"));
         pids.push(pid);
+        cgroups.push(cgroup);
     }
     let shown = |trace: Trace| -> Vec<u64> {
         let (stdout, _) = trace.stop();
@@ -160,7 +164,7 @@ fn short_lived_process_has_the_names_of_its_cgroup() {
 fn daemon_labels_the_histograms_with_the_names() {
     let pod = format!("kubepods-pod{}.slice", UID.replace('-', "_"));
     let pod =
-        Cgroup::new(&v2(), &format!("{}/kubepods.slice/{pod}/cri-containerd-{ID}.scope", own("labels")));
+        Cgroup::new(&v2(), &format!("{}/kubepods.slice/{pod}/cri-containerd-{OTHER}.scope", own("labels")));
     let unit = Cgroup::new(&v2(), &format!("{}/handshake-label.service", own("labels_unit")));
     let daemon = Daemon::start(&["--label", "unit,container_id,pod_uid"]);
     let (listener, port) = listener();
@@ -180,7 +184,7 @@ fn daemon_labels_the_histograms_with_the_names() {
     };
     let expected = ["2", "1"].map(str::to_owned);
     let found = |scrape: &Scrape| {
-        [opened(scrape, ["", ID, UID]), opened(scrape, ["handshake-label.service", "", ""])]
+        [opened(scrape, ["", OTHER, UID]), opened(scrape, ["handshake-label.service", "", ""])]
     };
     assert_eq!(found(&daemon.scrape_until(|scrape| found(scrape) == expected)), expected);
 }

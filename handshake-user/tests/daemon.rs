@@ -6,6 +6,8 @@
 
 #[path = "daemon/hostile_clients.rs"]
 mod hostile_clients;
+#[path = "daemon/interrupted.rs"]
+mod interrupted;
 mod program;
 #[path = "daemon/shutdown.rs"]
 mod shutdown;

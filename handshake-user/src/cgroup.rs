@@ -9,9 +9,9 @@
 //! | systemd | `/system.slice/nginx.service`, `/user.slice/user-1000.slice/session-3.scope` |
 //! | Docker | `/docker/ID`, `/system.slice/docker-ID.scope` |
 //! | podman | `/machine.slice/libpod-ID.scope/container`, `/system.slice/web.service/libpod-payload-ID` |
-//! | kubelet, driver systemd | `/kubepods.slice/…/kubepods-burstable-podUID.slice/cri-containerd-ID.scope`, `crio-ID.scope` |
-//! | kubelet, driver cgroupfs | `/kubepods/burstable/podUID/ID`, `…/crio-ID` |
-//! | containerd with the other driver than the kubelet | `…/kubepods-burstable-podUID.slice:cri-containerd:ID` |
+//! | kubelet, systemd | `/kubepods.slice/…/kubepods-burstable-podUID.slice/cri-containerd-ID.scope` |
+//! | kubelet, cgroupfs | `/kubepods/burstable/podUID/ID`, `/kubepods/burstable/podUID/crio-ID` |
+//! | containerd, cgroupfs below the kubelet's systemd | `/…/kubepods-podUID.slice:cri-containerd:ID` |
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

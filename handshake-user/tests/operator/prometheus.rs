@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    fmt::Write as _,
     fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
@@ -90,7 +91,10 @@ impl Prometheus {
 
     /// The samples that a query yields now.
     pub(crate) fn query(&self, query: &str) -> Vec<Value> {
-        let escaped: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let mut escaped = String::new();
+        for byte in query.bytes() {
+            write!(escaped, "%{byte:02X}").unwrap();
+        }
         let mut data = self.data(&format!("/api/v1/query?query={escaped}"));
         serde_json::from_value(data["result"].take()).unwrap()
     }
@@ -125,6 +129,6 @@ fn quickened(rules: &str) -> String {
     let window = format!("{}s", WINDOW.as_secs());
     let text = text.replace("[5m]", &format!("[{window}]")).replace("[1h]", &format!("[{window}]"));
     let text = text.replace("offset 1h", &format!("offset {window}"));
-    let lines = text.lines().filter(|line| !line.trim_start().starts_with("for: "));
-    lines.map(|line| format!("{line}\n")).collect()
+    let lines: Vec<_> = text.lines().filter(|line| !line.trim_start().starts_with("for: ")).collect();
+    lines.join("\n")
 }

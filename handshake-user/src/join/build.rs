@@ -173,7 +173,9 @@ fn endpoint(family: Option<Family>, bytes: [u8; 16], port: u16) -> Endpoint {
 fn process(raw: &Connection, context: &mut impl Context) -> Option<Process> {
     (raw.pid != 0).then(|| {
         let cgroup = context.cgroup(raw.cgroup);
-        let names = context.names(cgroup.as_ref(), raw.pid, raw.syn_ns);
+        // The earliest moment that is known: a process that had begun by then has been the same since.
+        let began_ns = if raw.syn_ns == 0 { raw.open_ns } else { raw.syn_ns };
+        let names = context.names(cgroup.as_ref(), raw.pid, began_ns);
         Process { pid: raw.pid, comm: comm(&raw.comm), cgroup, names }
     })
 }

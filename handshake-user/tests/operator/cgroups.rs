@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    net::TcpListener,
+    io::{BufRead as _, BufReader},
+    net::{TcpListener, TcpStream},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -96,13 +97,30 @@ fn tracing(port: u16, filters: &[&str]) -> Trace {
     Trace::start(&[&["--port", &port, "--role", "client", "--output", "json"], filters].concat(), None)
 }
 
+/// Prints its port, takes one connection, closes after its client, and waits for the end of its input.
+const SERVER: &str = "
+import socket, sys
+listener = socket.create_server((\"127.0.0.1\", 0))
+print(listener.getsockname()[1], flush=True)
+peer, _ = listener.accept()
+peer.recv(1)
+peer.close()
+sys.stdin.read()
+";
+
 /// The record of the opening by this process, once it is there.
 #[track_caller]
 fn open_of(trace: &Trace, pid: u32) -> Value {
+    record_of(trace, "open", pid)
+}
+
+/// The record of this event by this process, once it is there.
+#[track_caller]
+fn record_of(trace: &Trace, event: &str, pid: u32) -> Value {
     let records =
         |said: &str| -> Vec<Value> { said.lines().map(|line| serde_json::from_str(line).unwrap()).collect() };
-    let is_it = |record: &Value| record["event"] == "open" && record["process"]["pid"] == pid;
-    trace.wait_for("the open record", |said| said.ends_with('\n') && records(said).iter().any(is_it));
+    let is_it = |record: &Value| record["event"] == event && record["process"]["pid"] == pid;
+    trace.wait_for("the record", |said| said.ends_with('\n') && records(said).iter().any(is_it));
     records(&trace.said()).into_iter().find(is_it).unwrap()
 }
 
@@ -209,6 +227,23 @@ fn names_in_cgroup_v1_are_those_of_a_process_that_lives() {
     assert_eq!(names(&record), [&Value::Null, &json!(ID), &json!(UID)], "{record}");
     drop(client.stdin.take());
     client.wait().unwrap();
+
+    // A server's process is known from its close on, and has begun before the connection.
+    let mut server = Command::new("bash");
+    let script =
+        format!("echo $$ >'{}/cgroup.procs' && exec /usr/bin/python3 -c '{SERVER}'", cgroup.folder.display());
+    server.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    // SAFETY: between fork and exec only one system call is made.
+    unsafe { server.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+    let mut server = server.spawn().unwrap();
+    let mut port = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut port).unwrap();
+    let trace = Trace::start(&["--port", port.trim(), "--role", "server", "--output", "json"], None);
+    drop(TcpStream::connect(("127.0.0.1", port.trim().parse().unwrap())).unwrap());
+    let record = record_of(&trace, "close", server.id());
+    assert_eq!(names(&record), [&Value::Null, &json!(ID), &json!(UID)], "{record}");
+    drop(server.stdin.take());
+    server.wait().unwrap();
 
     // Of one that is gone, nothing is known: the records are read only after its end.
     let (listener, port) = self::listener();

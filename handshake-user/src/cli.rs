@@ -12,6 +12,7 @@ use crate::{
     filter::{self, Filter, NetNs},
     output::table::Column,
     settings::{ExporterOptions, ProbeOptions, Switch, TlsWire},
+    untrusted::Untrusted,
 };
 
 /// How long TCP and TLS handshakes and TCP closes take for every connection of this host, timed in the
@@ -146,6 +147,15 @@ pub struct FilterOptions {
     /// Network namespace: a name of `ip netns`, a path such as /proc/PID/ns/net, or an inode.
     #[arg(long, value_name = "NETNS", value_parser = NetNs::parse)]
     pub netns: Option<NetNs>,
+    /// Systemd unit of the process, such as nginx.service.
+    #[arg(long, value_name = "UNIT")]
+    pub unit: Option<String>,
+    /// Container of the process: its id or the beginning of it.
+    #[arg(long, value_name = "ID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub container: Option<String>,
+    /// Kubernetes pod of the process: its uid.
+    #[arg(long, value_name = "UID")]
+    pub pod: Option<String>,
 }
 
 impl FilterOptions {
@@ -187,6 +197,9 @@ impl FilterOptions {
             stage: self.stage(),
             slower_than: self.slower_than,
             netns: self.netns,
+            unit: self.unit.as_deref().map(Untrusted::from),
+            container: self.container.as_deref().map(Untrusted::from),
+            pod: self.pod.as_deref().map(Untrusted::from),
         }
     }
 
@@ -203,11 +216,12 @@ impl FilterOptions {
     pub fn notes(&self) -> Vec<String> {
         let mut notes: Vec<String> =
             self.comm.as_deref().and_then(filter::note_on_comm).into_iter().collect();
-        let by_process = self.pid.is_some() || self.comm.is_some();
+        let by_process = self.pid.is_some()
+            || [&self.comm, &self.unit, &self.container, &self.pod].iter().any(|wanted| wanted.is_some());
         if by_process && self.role() == Some(Role::Server) && self.stage() == Some(Stage::Open) {
             notes.push(
-                "a server's process is unknown until close(), so --pid and --comm match hardly any open of a \
-                 server; they match with --stage close"
+                "a server's process is unknown until close(), so --pid, --comm, --unit, --container and --pod \
+                 match hardly any open of a server; they match with --stage close"
                     .to_owned(),
             );
         }
@@ -218,18 +232,19 @@ impl FilterOptions {
 /// The flags as [`FilterOptions::parse`] takes them; nothing for no filter.
 impl fmt::Display for FilterOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { port, remote, pid, comm, role, stage, slower_than, netns } = self;
-        let comm = comm.as_deref().map(|comm| {
+        let Self { port, remote, pid, comm, role, stage, slower_than, netns, unit, container, pod } = self;
+        let named = [("comm", comm), ("unit", unit), ("container", container), ("pod", pod)];
+        let named = named.into_iter().filter_map(|(flag, name)| {
             // A zero byte cannot be on a command line.
-            let quoted = shlex::try_quote(comm).unwrap_or_default();
-            format!("--comm {quoted}")
+            let quoted = shlex::try_quote(name.as_deref()?).unwrap_or_default();
+            Some(format!("--{flag} {quoted}"))
         });
         let flags = port
             .iter()
             .map(|port| format!("--port {port}"))
             .chain(remote.iter().map(|net| format!("--remote {net}")))
             .chain(pid.map(|pid| format!("--pid {pid}")))
-            .chain(comm)
+            .chain(named)
             .chain(role.as_ref().map(|role| format!("--role {role}")))
             .chain(stage.as_ref().map(|stage| format!("--stage {stage}")))
             .chain(slower_than.map(|least| {

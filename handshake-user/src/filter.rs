@@ -15,7 +15,7 @@ use handshake_common::{Role, Stage};
 use ipnet::IpNet;
 use thiserror::Error;
 
-use crate::{event::ConnectionEvent, host::NSFS_MAGIC, untrusted::Untrusted};
+use crate::{cgroup::Names, event::ConnectionEvent, host::NSFS_MAGIC, untrusted::Untrusted};
 
 /// Why a text names no network namespace.
 #[derive(Debug, Error)]
@@ -102,14 +102,22 @@ pub struct Filter {
     pub(crate) stage: Option<Stage>,
     pub(crate) slower_than: Option<Duration>,
     pub(crate) netns: Option<NetNs>,
+    pub(crate) unit: Option<Untrusted>,
+    /// The beginning of the id is enough.
+    pub(crate) container: Option<Untrusted>,
+    pub(crate) pod: Option<Untrusted>,
 }
 
 impl Filter {
     /// Whether to show the record.
     #[must_use]
     pub fn passes(&self, record: &ConnectionEvent) -> bool {
-        let Self { ports, remotes, pid, comm, role, stage, slower_than, netns } = self;
+        let Self { ports, remotes, pid, comm, role, stage, slower_than, netns, unit, container, pod } = self;
         let process = record.process.as_ref();
+        let names = process.map(|process| &process.names);
+        let is = |wanted: &Option<Untrusted>, name: fn(&Names) -> &Option<Untrusted>| {
+            wanted.is_none() || names.is_some_and(|names| name(names) == wanted)
+        };
         let mut ends = [record.local, record.remote].into_iter().flatten();
         (ports.is_empty() || ends.any(|end| ports.contains(&end.port)))
             && (remotes.is_empty()
@@ -120,6 +128,12 @@ impl Filter {
             && stage.is_none_or(|stage| record.stage == stage)
             && slower_than.is_none_or(|least| record.duration().is_some_and(|took| took >= least))
             && netns.is_none_or(|netns| record.netns == Some(netns.0))
+            && is(unit, |names| &names.unit)
+            && is(pod, |names| &names.pod_uid)
+            && container.as_ref().is_none_or(|wanted| {
+                let id = names.and_then(|names| names.container_id.as_ref());
+                id.is_some_and(|id| id.raw().starts_with(wanted.raw()))
+            })
     }
 }
 
@@ -131,7 +145,11 @@ mod tests {
     use crate::join::build::tests::{client, event};
 
     fn record() -> ConnectionEvent {
-        event(&client())
+        let mut record = event(&client());
+        let (container_id, pod_uid) = (Some("1f2e".into()), Some("8d7c".into()));
+        record.process.as_mut().unwrap().names =
+            Names { unit: Some("web.service".into()), container_id, pod_uid };
+        record
     }
 
     #[test]
@@ -172,6 +190,18 @@ mod tests {
                 Filter { netns: Some(NetNs(4_026_531_840)), ..Filter::default() },
                 Filter { netns: Some(NetNs(1)), ..Filter::default() },
             ),
+            (
+                Filter { unit: Some("web.service".into()), ..Filter::default() },
+                Filter { unit: Some("web".into()), ..Filter::default() },
+            ),
+            (
+                Filter { container: Some("1f".into()), ..Filter::default() },
+                Filter { container: Some("2e".into()), ..Filter::default() },
+            ),
+            (
+                Filter { pod: Some("8d7c".into()), ..Filter::default() },
+                Filter { pod: Some("8d".into()), ..Filter::default() },
+            ),
         ];
         for (holds, fails) in both {
             assert!(holds.passes(&record()), "{holds:?}");
@@ -184,6 +214,7 @@ mod tests {
         let mut unknown = record();
         unknown.process = None;
         assert!(!Filter { pid: Some(1234), ..Filter::default() }.passes(&unknown));
+        assert!(!Filter { container: Some("".into()), ..Filter::default() }.passes(&unknown));
         unknown.open.as_mut().unwrap().duration = None;
         assert!(!Filter { slower_than: Some(Duration::ZERO), ..Filter::default() }.passes(&unknown));
     }

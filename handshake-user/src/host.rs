@@ -1,4 +1,4 @@
-//! What the host adds to raw records: the wall clock, and the names of cgroups.
+//! What the host adds to raw records: the wall clock, its own name, and the names of cgroups.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::{bounded, untrusted::Untrusted};
+use crate::{bounded, cgroup::Names, untrusted::Untrusted};
 
 /// Where cgroup v2 is usually mounted: below a hybrid hierarchy, or alone.
 const CGROUP2: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
@@ -28,6 +28,19 @@ pub trait Context {
     fn wall_time(&self, monotonic_ns: u64) -> SystemTime;
     /// The path of a cgroup v2 id.
     fn cgroup(&mut self, id: u64) -> Option<Untrusted>;
+    /// Who the process belongs to that had this cgroup v2 path and this id at this moment of
+    /// `CLOCK_MONOTONIC`, nanoseconds; 0 is an unknown moment.
+    fn names(&mut self, cgroup: Option<&Untrusted>, _pid: u32, _at_ns: u64) -> Names {
+        cgroup.map(|cgroup| Names::of(cgroup.raw())).unwrap_or_default()
+    }
+    /// The host's name.
+    fn host(&self) -> Option<Untrusted> {
+        None
+    }
+    /// The kernel's number of this boot.
+    fn boot_id(&self) -> Option<Untrusted> {
+        None
+    }
 }
 
 /// The host's clock and cgroups.
@@ -36,14 +49,23 @@ pub struct Host {
     boot: SystemTime,
     cgroup_root: Option<PathBuf>,
     cgroups: HashMap<u64, Option<Untrusted>>,
+    v1: Option<Version1>,
+    name: Option<Untrusted>,
+    boot_id: Option<Untrusted>,
 }
 
 impl Host {
     /// Reads the clocks of the running host and finds its cgroups.
     #[must_use]
     pub fn new() -> Self {
-        let mut host = Self { boot: SystemTime::UNIX_EPOCH, cgroup_root: None, cgroups: HashMap::new() };
-        host.cgroup_root = cgroup2().map(|cgroup2| cgroup2.mount);
+        let mut host = Self {
+            boot: SystemTime::UNIX_EPOCH,
+            cgroup_root: cgroup2().map(|cgroup2| cgroup2.mount),
+            cgroups: HashMap::new(),
+            v1: Version1::in_use(),
+            name: line("/proc/sys/kernel/hostname"),
+            boot_id: line("/proc/sys/kernel/random/boot_id"),
+        };
         host.refresh_clock();
         host
     }
@@ -140,7 +162,88 @@ impl Context for Host {
             None => self.find_cgroup(id),
         }
     }
+
+    fn names(&mut self, cgroup: Option<&Untrusted>, pid: u32, at_ns: u64) -> Names {
+        let names = cgroup.map(|cgroup| Names::of(cgroup.raw())).unwrap_or_default();
+        match &self.v1 {
+            Some(v1) if names.is_empty() => v1.names(pid, at_ns).unwrap_or_default(),
+            _ => names,
+        }
+    }
+
+    fn host(&self) -> Option<Untrusted> {
+        self.name.clone()
+    }
+
+    fn boot_id(&self) -> Option<Untrusted> {
+        self.boot_id.clone()
+    }
 }
+
+/// The only line of a file of the kernel.
+fn line(path: &str) -> Option<Untrusted> {
+    let text = bounded::read(path, bounded::SMALL).ok()?;
+    let line = text.trim_ascii();
+    (!line.is_empty()).then(|| Untrusted::from_bytes(line))
+}
+
+/// The hierarchies of cgroup v1, where the host still has them: then the runtimes use them alone, and every
+/// process is at the root of cgroup v2. The kernel side does not see them, so `/proc` is asked.
+#[derive(Debug)]
+struct Version1;
+
+impl Version1 {
+    /// Returns `None` where there are none, or where `/proc` has the ids of another pid namespace.
+    fn in_use() -> Option<Self> {
+        let own = bounded::read_to_string("/proc/self/cgroup", bounded::SMALL).ok()?;
+        let is_initial =
+            fs::metadata("/proc/self/ns/pid").is_ok_and(|pid| pid.ino() == INITIAL_PID_NAMESPACE);
+        (is_initial && own.lines().any(|line| !line.starts_with("0::"))).then_some(Self)
+    }
+
+    /// Returns `None` if the process has ended: another one may have its id. It is the same process if it
+    /// had begun by then.
+    #[expect(clippy::unused_self, reason = "it says that there are such hierarchies")]
+    fn names(&self, pid: u32, at_ns: u64) -> Option<Names> {
+        let began = began(&bounded::read(format!("/proc/{pid}/stat"), bounded::SMALL).ok()?)?;
+        let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let asleep = Duration::try_from(boot).ok()?.saturating_sub(Duration::from_nanos(monotonic_ns()));
+        if at_ns == 0 || began > Duration::from_nanos(at_ns) + asleep {
+            return None;
+        }
+        let cgroups = bounded::read(format!("/proc/{pid}/cgroup"), bounded::SMALL).ok()?;
+        Some(names_of(&String::from_utf8_lossy(&cgroups)))
+    }
+}
+
+/// What the lines of `/proc/PID/cgroup` say, such as `4:memory:/docker/ID`. Not every runtime makes a cgroup
+/// in every hierarchy; systemd's own has no controller.
+fn names_of(cgroups: &str) -> Names {
+    let mut names = Names::default();
+    for line in cgroups.lines() {
+        let Some(path) = line.splitn(3, ':').nth(2) else { continue };
+        let found = Names::of(path);
+        names.unit = names.unit.or(found.unit);
+        names.container_id = names.container_id.or(found.container_id);
+        names.pod_uid = names.pod_uid.or(found.pod_uid);
+    }
+    names
+}
+
+/// When a process began, since the boot, by its `/proc/PID/stat`. In ticks, rounded down: ids are handed out
+/// in turn, so no two processes have the same one within a tick.
+fn began(stat: &[u8]) -> Option<Duration> {
+    /// `USER_HZ`: the same for every program, whatever the kernel's own tick.
+    const TICKS_PER_SECOND: u64 = 100;
+    // The name before it may contain anything.
+    let name_end = stat.iter().rposition(|&byte| byte == b')')?;
+    let fields = std::str::from_utf8(&stat[name_end + 1..]).ok()?;
+    let ticks: u64 = fields.split_ascii_whitespace().nth(19)?.parse().ok()?;
+    Some(Duration::from_millis(ticks.checked_mul(1000 / TICKS_PER_SECOND)?))
+}
+
+/// Its inode: `include/uapi/linux/nsfs.h`, the same since Linux 3.8.
+pub(crate) const INITIAL_PID_NAMESPACE: u64 = 0xefff_fffc;
 
 /// A mount of cgroup v2.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -261,6 +364,53 @@ mod tests {
         walked.walk(&cgroup2.mount);
         assert_eq!(walked.cgroups.get(&id), Some(&root));
         assert_eq!(Host::new().cgroup(u64::MAX), None);
+    }
+
+    #[test]
+    fn own_names_are_known() {
+        let host = Host::new();
+        let uname = rustix::system::uname();
+        assert_eq!(host.host(), Some(Untrusted::from_bytes(uname.nodename().to_bytes())));
+        let boot_id = host.boot_id().unwrap();
+        assert!(boot_id.raw().len() == 36 && !boot_id.raw().contains(char::is_whitespace), "{boot_id}");
+        assert_eq!(line("/nonexistent"), None);
+    }
+
+    #[test]
+    fn lines_of_the_hierarchies_are_joined() {
+        let id = "1f".repeat(32);
+        let names =
+            names_of(&format!("4:memory:/docker/{id}\n1:name=systemd:/system.slice/a.service\n0::/\n"));
+        assert_eq!(names.container_id, Some(id.as_str().into()));
+        assert_eq!(names.unit, Some("a.service".into()));
+        for broken in ["", "\n\n", "4", "4:memory", "0::/", ":::", "9:x:/a:b/c"] {
+            assert!(names_of(broken).is_empty(), "{broken}");
+        }
+    }
+
+    #[test]
+    fn beginning_of_a_process_is_read_past_any_name() {
+        let stat =
+            |name: &str, rest: &str| began(format!("7 ({name}) S {}{rest}", "0 ".repeat(18)).as_bytes());
+        assert_eq!(stat("a", "250 9"), Some(Duration::from_millis(2500)));
+        assert_eq!(stat(") 1 2 (x", "250"), Some(Duration::from_millis(2500)));
+        for rest in ["", "x", "99999999999999999999", "18446744073709551615"] {
+            assert_eq!(stat("a", rest), None, "{rest}");
+        }
+        assert_eq!(began(b"7 (a"), None);
+        let own = began(&fs::read("/proc/self/stat").unwrap()).unwrap();
+        let now = Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::Boottime)).unwrap();
+        assert!(now.saturating_sub(own) < Duration::from_hours(1), "{own:?} {now:?}");
+    }
+
+    /// Of a process that began afterwards, nothing is known.
+    #[test]
+    fn process_that_began_later_is_another_one() {
+        let own = std::process::id();
+        assert!(Version1.names(own, monotonic_ns()).is_some());
+        assert_eq!(Version1.names(own, 1), None);
+        assert_eq!(Version1.names(own, 0), None);
+        assert_eq!(Version1.names(u32::MAX, monotonic_ns()), None);
     }
 
     #[test]

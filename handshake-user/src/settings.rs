@@ -436,11 +436,26 @@ pub enum Label {
     Cgroup,
     /// The server name in the client's ClientHello.
     Sni,
+    /// The systemd unit of the process.
+    Unit,
+    /// The container of the process.
+    ContainerId,
+    /// The Kubernetes pod of the process.
+    PodUid,
 }
 
 impl Label {
     /// Every label, in the order in which metrics carry them.
-    pub const ALL: &[Self] = &[Self::Process, Self::LocalPort, Self::RemoteNet, Self::Cgroup, Self::Sni];
+    pub const ALL: &[Self] = &[
+        Self::Process,
+        Self::LocalPort,
+        Self::RemoteNet,
+        Self::Cgroup,
+        Self::Sni,
+        Self::Unit,
+        Self::ContainerId,
+        Self::PodUid,
+    ];
 
     /// The label's name.
     #[must_use]
@@ -451,6 +466,9 @@ impl Label {
             Self::RemoteNet => "remote_net",
             Self::Cgroup => "cgroup",
             Self::Sni => "sni",
+            Self::Unit => "unit",
+            Self::ContainerId => "container_id",
+            Self::PodUid => "pod_uid",
         }
     }
 }

@@ -67,14 +67,9 @@ macro_rules! for_each_family_and_side {
     )+};
 }
 
-/// Asserts a comparison of times, which can fail on a busy machine. `cargo xtask test` recognizes the message
-/// and may run a test that failed with it again, alone (xtask/src/repeat.rs); no other failure is run again.
-macro_rules! assert_time {
-    ($condition:expr, $($message:tt)+) => {
-        assert!($condition, "compares times: {}", format_args!($($message)+))
-    };
-}
-
+#[macro_use]
+#[path = "netns/assert_time.rs"]
+mod assert_time;
 #[path = "netns/case.rs"]
 mod case;
 #[path = "netns/closes/mod.rs"]

@@ -20,7 +20,7 @@ impl Needed {
     }
 }
 
-const NEEDED: [Needed; 12] = [
+const NEEDED: [Needed; 13] = [
     Needed {
         program: "ip",
         package: "iproute2",
@@ -41,6 +41,11 @@ const NEEDED: [Needed; 12] = [
     Needed { program: "go", package: "golang-go", why: "Go's own TLS" },
     Needed { program: "javac", package: "default-jdk-headless", why: "Java's own TLS" },
     Needed { program: "pg_ctlcluster", package: "postgresql", why: "TLS after a request in plain text" },
+    Needed {
+        program: "prometheus",
+        package: "prometheus",
+        why: "the rules and the dashboard's queries, run",
+    },
     Needed { program: "setpriv", package: "util-linux", why: "PostgreSQL does not run as root" },
 ];
 
@@ -70,7 +75,7 @@ const VM: [Needed; 6] = [
 ];
 
 /// Services that Debian starts on installation, and that the tests do not need.
-const SERVICES: [&str; 3] = ["nginx", "haproxy", "postgresql"];
+const SERVICES: [&str; 4] = ["nginx", "haproxy", "postgresql", "prometheus"];
 
 /// Installs what the tests with root lack, given root and apt; otherwise the error has the command.
 pub(crate) fn ensure() -> Result<()> {

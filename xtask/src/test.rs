@@ -29,6 +29,7 @@ const ROOT: &[&str] = &[
     "discover",
     "full",
     "hostile_names",
+    "operator",
     "signals",
     "top",
     "hostile_files",

@@ -25,7 +25,7 @@ pub use self::{
     id::ConnectionId,
     json::{SCHEMA, SchemaVersion, micros},
 };
-use crate::untrusted::Untrusted;
+use crate::{cgroup::Names, untrusted::Untrusted};
 
 /// A stage of a connection that ended, and all that was known of the connection by then. `None` is unknown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -39,6 +39,12 @@ pub struct ConnectionEvent {
     #[serde(with = "rfc3339")]
     #[schemars(with = "String")]
     pub time: SystemTime,
+    /// Name of the host. With `boot_id`, it makes `id` unique among the records of many hosts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<Untrusted>,
+    /// Of this boot of the host: the kernel's random number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<Untrusted>,
     /// The same for all records of a connection: the socket's cookie in hexadecimal, as `ss -e` shows it
     /// (`sk:`), with `.N` for the N-th connection that one socket made after its first.
     pub id: ConnectionId,
@@ -105,6 +111,9 @@ pub struct Process {
     /// Path in the cgroup v2 hierarchy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<Untrusted>,
+    /// Who it belongs to, by its cgroup.
+    #[serde(flatten)]
+    pub names: Names,
 }
 
 /// See docs/metrics.md for what each number is.

@@ -8,6 +8,7 @@ use handshake_common::{
 };
 
 use super::{Close, ConnectionEvent, Endpoint, Open, Process, SchemaVersion, Setup, Tls};
+use crate::cgroup::Names;
 
 /// A known duration, microseconds.
 #[expect(clippy::unnecessary_wraps, reason = "what it is compared with may be unknown")]
@@ -30,13 +31,15 @@ pub(crate) fn opened(role: Role) -> ConnectionEvent {
         schema: SchemaVersion,
         stage: Stage::Open,
         time: humantime::parse_rfc3339("2026-01-31T12:00:00.123456Z").unwrap(),
+        host: None,
+        boot_id: None,
         id: "1007".into(),
         role: Some(role),
         family: Some(Family::Ipv4),
         local: Some(local),
         remote: Some(remote),
         netns: Some(4_026_531_840),
-        process: Some(Process { pid: 1234, comm: comm.into(), cgroup: None }),
+        process: Some(Process { pid: 1234, comm: comm.into(), cgroup: None, names: Names::default() }),
         preexisting: false,
         open: Some(Open {
             outcome: Some(Outcome::Established),

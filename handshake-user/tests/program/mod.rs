@@ -217,6 +217,10 @@ impl Trace {
         Self { running: running.unwrap_or_else(|reason| panic!("{reason}")), stdout, stderr }
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.running.pid()
+    }
+
     /// Waits until its standard output meets the condition.
     #[track_caller]
     pub(crate) fn wait_for(&self, what: &str, enough: impl Fn(&str) -> bool) {

@@ -3,11 +3,10 @@
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
 use super::report::Namespace;
-use crate::host::Cgroup2;
+use crate::host::{Cgroup2, INITIAL_PID_NAMESPACE};
 
 /// Inodes of the initial namespaces: `include/uapi/linux/nsfs.h`, the same numbers since Linux 3.8.
 const CGROUP: u64 = 0xefff_fffb;
-const PID: u64 = 0xefff_fffc;
 const USER: u64 = 0xefff_fffd;
 
 /// Which namespaces are the host's own; `None` where that is unknown.
@@ -24,7 +23,12 @@ pub(super) fn look(cgroup2: Option<&Cgroup2>) -> Vec<Namespace> {
     let is = |name: &str, initial: u64| {
         fs::metadata(format!("/proc/self/ns/{name}")).ok().map(|namespace| namespace.ino() == initial)
     };
-    let own = Own { cgroup: is("cgroup", CGROUP), pid: is("pid", PID), net: net(), user: is("user", USER) };
+    let own = Own {
+        cgroup: is("cgroup", CGROUP),
+        pid: is("pid", INITIAL_PID_NAMESPACE),
+        net: net(),
+        user: is("user", USER),
+    };
     describe(own, cgroup2)
 }
 

@@ -12,6 +12,7 @@ use handshake_common::totals::Totals;
 
 use super::preexisting;
 use crate::{
+    cgroup::Names,
     config,
     exporter::{
         http::Pages,
@@ -218,6 +219,10 @@ impl Context for MetricsContext<'_> {
 
     fn cgroup(&mut self, id: u64) -> Option<Untrusted> {
         if self.cgroups { self.host.cgroup(id) } else { None }
+    }
+
+    fn names(&mut self, cgroup: Option<&Untrusted>, pid: u32, at_ns: u64) -> Names {
+        if self.cgroups { self.host.names(cgroup, pid, at_ns) } else { Names::default() }
     }
 }
 

@@ -5,8 +5,9 @@ use ipnet::IpNet;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
 use crate::{
+    cgroup::Names,
     config::{self, Label},
-    event::{ConnectionEvent, Tls},
+    event::{ConnectionEvent, Process, Tls},
     untrusted::Untrusted,
 };
 
@@ -25,6 +26,42 @@ pub(super) struct Key {
     network: Option<IpNet>,
     cgroup: Option<Untrusted>,
     sni: Sni,
+    unit: Name,
+    container_id: Name,
+    pod_uid: Name,
+}
+
+/// Who a process belongs to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+enum Name {
+    #[default]
+    Unknown,
+    /// Its cgroup says that it belongs to none.
+    None,
+    Known(Untrusted),
+}
+
+impl Name {
+    fn of(process: Option<&Process>, name: impl Fn(&Names) -> &Option<Untrusted>) -> Self {
+        let Some(process) = process else { return Self::Unknown };
+        let is_told = |cgroup: &Untrusted| cgroup.raw() != "/";
+        match name(&process.names) {
+            Some(name) => Self::Known(name.clone()),
+            // At the root are those that no runtime has put anywhere, and with cgroup v1 all of them.
+            None if process.names.is_empty() && !process.cgroup.as_ref().is_some_and(is_told) => {
+                Self::Unknown
+            }
+            None => Self::None,
+        }
+    }
+
+    fn value(&self) -> Option<String> {
+        match self {
+            Self::Unknown => None,
+            Self::None => Some(String::new()),
+            Self::Known(name) => Some(shown(name)),
+        }
+    }
 }
 
 /// Which server the client named.
@@ -99,6 +136,9 @@ impl Labels {
                 Label::RemoteNet => key.network = network(event, self.remote_net),
                 Label::Cgroup => key.cgroup = process.and_then(|process| process.cgroup.clone()),
                 Label::Sni => key.sni = Sni::of(event.tls.as_ref()),
+                Label::Unit => key.unit = Name::of(process, |names| &names.unit),
+                Label::ContainerId => key.container_id = Name::of(process, |names| &names.container_id),
+                Label::PodUid => key.pod_uid = Name::of(process, |names| &names.pod_uid),
             }
         }
         Some(key)
@@ -121,6 +161,9 @@ impl Labels {
                 Sni::Unknown => None,
                 Sni::Name(name) => Some(shown(name)),
             },
+            Label::Unit => key.unit.value(),
+            Label::ContainerId => key.container_id.value(),
+            Label::PodUid => key.pod_uid.value(),
         };
         self.wanted.iter().map(|label| value(label).unwrap_or_else(|| UNKNOWN.to_owned())).collect()
     }
@@ -174,7 +217,10 @@ mod tests {
 
     #[test]
     fn client_has_no_local_port_label() {
-        assert_eq!(values(&client()), ["curl", "", "10.0.0.0/24", "/system.slice/web.service", ""]);
+        assert_eq!(
+            values(&client()),
+            ["curl", "", "10.0.0.0/24", "/system.slice/web.service", "", "web.service", "", ""]
+        );
     }
 
     #[test]
@@ -184,7 +230,10 @@ mod tests {
         raw.family = Family::Ipv6.code();
         raw.remote = "2001:db8:1:2::3".parse::<Ipv6Addr>().unwrap().octets();
         (raw.local_port, raw.pid, raw.comm, raw.cgroup) = (443, 0, [0; 16], 0);
-        assert_eq!(values(&raw), ["unknown", "443", "2001:db8:1::/48", "unknown", ""]);
+        assert_eq!(
+            values(&raw),
+            ["unknown", "443", "2001:db8:1::/48", "unknown", "", "unknown", "unknown", "unknown"]
+        );
     }
 
     #[test]
@@ -213,6 +262,22 @@ mod tests {
         for value in values {
             assert!(value.chars().all(is_harmless) && value.chars().count() <= MAX_LEN, "{value:?}");
         }
+    }
+
+    #[test]
+    fn names_are_empty_where_the_cgroup_has_none_and_unknown_without_it() {
+        let mut event = event(&client());
+        let with = |event: &ConnectionEvent| of(event)[5..].to_vec();
+        let process = event.process.as_mut().unwrap();
+        (process.cgroup, process.names) = (None, Names::default());
+        assert_eq!(with(&event), ["unknown"; 3]);
+        event.process.as_mut().unwrap().cgroup = Some("/".into());
+        assert_eq!(with(&event), ["unknown"; 3]);
+        event.process.as_mut().unwrap().cgroup = Some("/work".into());
+        assert_eq!(with(&event), ["", "", ""]);
+        let (container_id, pod_uid) = (Some("1f".into()), Some("2e".into()));
+        event.process.as_mut().unwrap().names = Names { unit: None, container_id, pod_uid };
+        assert_eq!(with(&event), ["", "1f", "2e"]);
     }
 
     #[test]

@@ -119,7 +119,7 @@ impl Metrics {
         self.probes.with_label_values(&[name, kind]).set(i64::from(attached));
     }
 
-    /// Observes an event. Its cgroup is needed only for the label of that name: see
+    /// Observes an event. Its cgroup is needed only for the labels that come from it: see
     /// [`Metrics::needs_cgroups`].
     pub fn observe(&mut self, event: &ConnectionEvent) {
         let Self { labels, timings, handshakes, events, time_wait, .. } = self;
@@ -150,7 +150,9 @@ impl Metrics {
     /// Whether events need the paths of their cgroups.
     #[must_use]
     pub fn needs_cgroups(&self) -> bool {
-        self.labels.wants(Label::Cgroup)
+        [Label::Cgroup, Label::Unit, Label::ContainerId, Label::PodUid]
+            .into_iter()
+            .any(|label| self.labels.wants(label))
     }
 
     /// Sets how many files of a TLS library are in use, by whether their handshakes are seen.

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::{MAX_NAME, draw, draw_rest, svg};
 use crate::{
+    cgroup::Names,
     event::{
         self,
         testing::{RTT_US, closed, opened, us, waited, with_tls},
@@ -486,7 +487,7 @@ prop_compose! {
             stage, role, preexisting, open, tls, close, lifetime,
             local: template.local.filter(|_| joined),
             remote: template.remote.filter(|_| joined),
-            process: Some(Process { pid: 1, comm, cgroup: None }),
+            process: Some(Process { pid: 1, comm, cgroup: None, names: Names::default() }),
             setup: setup.map(|(round_trips, duration, excess_us)| Setup { round_trips, duration, excess_us }),
             ..template
         }

@@ -1,0 +1,172 @@
+//! Healthy connections, and those with one fault each.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use nix::sys::{prctl, signal::Signal};
+use tempfile::TempDir;
+
+use crate::testbed::{
+    Family, Testbed,
+    faults::drop_first,
+    packet::{Packet, Side},
+};
+
+/// A hundred ordinary connections a second, until it is dropped.
+pub(crate) struct Background {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Background {
+    pub(crate) fn start() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stop);
+        let run = move || {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            while !seen.load(Ordering::Relaxed) {
+                let client = TcpStream::connect(address).unwrap();
+                let (mut server, _) = listener.accept().unwrap();
+                drop(client);
+                server.read_to_end(&mut Vec::new()).unwrap();
+                drop(server);
+                thread::sleep(Duration::from_millis(10));
+            }
+        };
+        Self { stop, thread: Some(thread::spawn(run)) }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // If it has panicked, the test has said so.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// Openings over a link that loses the first SYN of each.
+pub(crate) fn lose_syns() {
+    const N: usize = 30;
+    let bed = Testbed::new(Duration::from_millis(20));
+    bed.fault(drop_first(N, Side::Client, Packet::is_syn));
+    let (listener, address) = bed.listen_on(Side::Server, Family::V4, |_| ());
+    let begin = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..N {
+            scope.spawn(|| bed.socket(Side::Client, Family::V4).connect(&address.into()).unwrap());
+        }
+        for _ in 0..N {
+            listener.accept().unwrap();
+        }
+    });
+    assert!(begin.elapsed() > Duration::from_secs(1), "no SYN was lost");
+}
+
+/// Openings to a port on which nobody listens.
+pub(crate) fn be_refused() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for _ in 0..200 {
+        TcpStream::connect(closed).unwrap_err();
+    }
+}
+
+/// Connections whose server closes two seconds after its client.
+pub(crate) fn close_late() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let servers: Vec<_> = (0..200)
+        .map(|_| {
+            let client = TcpStream::connect(address).unwrap();
+            let server = listener.accept().unwrap().0;
+            drop(client);
+            server
+        })
+        .collect();
+    thread::sleep(Duration::from_secs(2));
+    drop(servers);
+}
+
+/// A TLS server, `openssl s_server`.
+pub(crate) struct Tls {
+    child: Child,
+    address: SocketAddr,
+    certificate: PathBuf,
+    settings: &'static [&'static str],
+    _folder: TempDir,
+}
+
+impl Tls {
+    /// With a certificate that is valid for this many days.
+    pub(crate) fn start(days: i32, settings: &'static [&'static str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (key, certificate) = certificate(folder.path(), days);
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut command = Command::new("openssl");
+        command.args(["s_server", "-quiet", "-www", "-accept", &address.to_string()]).args(settings);
+        command.arg("-key").arg(key).arg("-cert").arg(&certificate);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // SAFETY: between fork and exec only one system call is made.
+        unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+        let child = command.spawn().expect("openssl, which this test needs");
+        let server = Self { child, address, certificate, settings, _folder: folder };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        // Looked up, not tried: an attempt would be an opening that fails.
+        let listening = format!("0100007F:{:04X} 00000000:0000 0A", address.port());
+        while !fs::read_to_string("/proc/net/tcp").unwrap().contains(&listening) {
+            assert!(Instant::now() < deadline, "openssl does not listen");
+            thread::sleep(Duration::from_millis(20));
+        }
+        server
+    }
+
+    /// One handshake and one request.
+    pub(crate) fn connect(&self) -> Output {
+        let mut command = Command::new("openssl");
+        command.args(["s_client", "-quiet", "-no_ign_eof", "-connect", &self.address.to_string()]);
+        command.args(self.settings).arg("-verify_return_error").arg("-CAfile").arg(&self.certificate);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // A client that fails may have closed it.
+        let _ = child.stdin.take().unwrap().write_all(b"GET / HTTP/1.0\r\n\r\n");
+        child.wait_with_output().unwrap()
+    }
+}
+
+impl Drop for Tls {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A key, and a certificate of its own signature.
+fn certificate(folder: &Path, days: i32) -> (PathBuf, PathBuf) {
+    let [key, request, certificate] =
+        ["key.pem", "request.pem", "certificate.pem"].map(|name| folder.join(name));
+    let mut command = Command::new("openssl");
+    command.args(["req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=example.org", "-keyout"]);
+    run(command.arg(&key).arg("-out").arg(&request));
+    let mut command = Command::new("openssl");
+    command.args(["x509", "-req", "-days", &days.to_string(), "-in"]).arg(request).arg("-signkey").arg(&key);
+    run(command.arg("-out").arg(&certificate));
+    (key, certificate)
+}
+
+fn run(command: &mut Command) {
+    let out = command.stdin(Stdio::null()).output().expect("openssl, which this test needs");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}

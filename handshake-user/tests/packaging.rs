@@ -1,0 +1,154 @@
+//! The dashboard and the rules as files: what Grafana, Prometheus and a reader of an alert rely on. Their
+//! queries are run by a real Prometheus in `operator`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+};
+
+use serde_json::{Value, json};
+
+fn text(path: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn dashboard() -> Value {
+    serde_json::from_str(&text("packaging/grafana/handshake.json")).unwrap()
+}
+
+fn panels(dashboard: &Value) -> &Vec<Value> {
+    dashboard["panels"].as_array().unwrap()
+}
+
+/// Grafana gives an import ids of its own, and asks for the data source.
+#[test]
+fn dashboard_is_bound_to_no_grafana() {
+    let dashboard = dashboard();
+    assert_eq!((&dashboard["id"], &dashboard["uid"]), (&Value::Null, &Value::Null));
+    assert!(dashboard["schemaVersion"].as_u64().is_some() && dashboard["title"].is_string());
+    let variables = dashboard["templating"]["list"].as_array().unwrap();
+    let names: Vec<_> = variables.iter().map(|variable| variable["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["datasource", "job", "instance"]);
+    assert_eq!(variables[0]["type"], "datasource");
+
+    let own = json!({"type": "prometheus", "uid": "${datasource}"});
+    let mut found = 0;
+    let mut left = vec![&dashboard];
+    while let Some(value) = left.pop() {
+        if let Some(source) = value.get("datasource") {
+            assert_eq!(source, &own);
+            found += 1;
+        }
+        match value {
+            Value::Array(values) => left.extend(values),
+            Value::Object(values) => left.extend(values.values()),
+            _ => {}
+        }
+    }
+    assert!(found > 60, "{found} data sources");
+}
+
+#[test]
+fn panels_have_their_own_ids_and_places() {
+    let dashboard = dashboard();
+    let mut ids = BTreeSet::new();
+    let mut taken = BTreeMap::new();
+    for panel in panels(&dashboard) {
+        let title = panel["title"].as_str().unwrap();
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: its id is another panel's");
+        let [x, y, w, h] = ["x", "y", "w", "h"].map(|key| panel["gridPos"][key].as_u64().unwrap());
+        assert!(w > 0 && h > 0 && x + w <= 24, "{title} is outside of the grid");
+        for cell in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
+            assert_eq!(taken.insert(cell, title), None, "{title} is over another panel");
+        }
+        if panel["type"] == "row" {
+            continue;
+        }
+        assert!(["timeseries", "stat"].contains(&panel["type"].as_str().unwrap()), "{title}");
+        assert!(panel["description"].as_str().is_some_and(|text| text.len() > 5), "{title} explains nothing");
+        assert!(panel["fieldConfig"]["defaults"]["unit"].is_string(), "{title} has no unit");
+        let targets = panel["targets"].as_array().unwrap();
+        let letters: BTreeSet<_> = targets.iter().map(|target| target["refId"].as_str().unwrap()).collect();
+        assert!(!targets.is_empty() && letters.len() == targets.len(), "{title}");
+        for target in targets {
+            let query = target["expr"].as_str().unwrap();
+            assert!(query.contains("instance=~\"$instance\"") && query.contains("job=~\"$job\""), "{query}");
+            assert!(
+                !query.contains("_total{") || query.contains("rate("),
+                "a counter without a rate: {query}"
+            );
+        }
+    }
+}
+
+#[test]
+fn rows_go_from_the_top_down() {
+    let dashboard = dashboard();
+    let rows: Vec<_> = panels(&dashboard).iter().filter(|panel| panel["type"] == "row").collect();
+    let titles: Vec<_> = rows.iter().map(|row| row["title"].as_str().unwrap()).collect();
+    assert_eq!(
+        titles,
+        [
+            "At a glance",
+            "Are openings slow or failing?",
+            "Is it the network, the handshake or the program?",
+            "Which round trips could be saved?",
+            "Who closes badly?",
+            "What is spoken?",
+            "Is the tracer itself well?",
+        ]
+    );
+}
+
+/// What follows the key in every line that begins with it.
+fn values<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
+    text.lines().filter_map(|line| line.trim_start().strip_prefix(key)).map(str::trim).collect()
+}
+
+/// An anchor is the heading in small letters.
+#[test]
+fn every_alert_has_its_section_in_the_runbooks_and_a_test() {
+    let (rules, tests, runbooks) = (
+        text("packaging/prometheus/alerts.yml"),
+        text("packaging/prometheus/tests.yml"),
+        text("docs/runbooks.md"),
+    );
+    let alerts = values(&rules, "- alert: ");
+    assert!(alerts.len() >= 10);
+    let anchors: Vec<_> =
+        alerts.iter().map(|alert| format!("docs/runbooks.md#{}", alert.to_lowercase())).collect();
+    assert_eq!(values(&rules, "runbook_url: "), anchors);
+    assert_eq!(values(&runbooks, "## "), alerts, "a section each, in their order");
+    for (alert, section) in alerts.iter().zip(runbooks.split("\n## ").skip(1)) {
+        for part in ["**Means**", "**Look**", "**Do**"] {
+            assert!(section.contains(part), "{alert} has no {part}");
+        }
+        let fires = tests.contains(&format!("- alertname: {alert}\n"));
+        let is_silent = tests.contains(&format!("- {{alertname: {alert}, eval_time: "));
+        assert!(fires && is_silent, "{alert} is not tested");
+    }
+}
+
+/// Every metric that a query, a rule or a runbook names is one of the daemon's.
+#[test]
+fn metrics_that_are_named_exist() {
+    let metrics = text("docs/metrics.md");
+    let sources = [
+        "packaging/grafana/handshake.json",
+        "packaging/prometheus/recording.yml",
+        "packaging/prometheus/alerts.yml",
+    ];
+    let mut found = BTreeSet::new();
+    for source in sources {
+        let text = text(source);
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':');
+        found.extend(words.filter(|word| word.starts_with("handshake_")).map(str::to_owned));
+    }
+    assert!(found.len() > 20, "{found:?}");
+    for name in found {
+        let name = name.strip_suffix("_bucket").unwrap_or(&name);
+        assert!(metrics.contains(&format!("`{name}`")), "{name} is not in docs/metrics.md");
+    }
+}

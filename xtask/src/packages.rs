@@ -13,7 +13,7 @@ struct Needed {
     why: &'static str,
 }
 
-const NEEDED: [Needed; 12] = [
+const NEEDED: [Needed; 13] = [
     Needed {
         program: "ip",
         package: "iproute2",
@@ -34,6 +34,11 @@ const NEEDED: [Needed; 12] = [
     Needed { program: "go", package: "golang-go", why: "Go's own TLS" },
     Needed { program: "javac", package: "default-jdk-headless", why: "Java's own TLS" },
     Needed { program: "pg_ctlcluster", package: "postgresql", why: "TLS after a request in plain text" },
+    Needed {
+        program: "prometheus",
+        package: "prometheus",
+        why: "scrapes the daemon; promtool reads its pages",
+    },
     Needed { program: "setpriv", package: "util-linux", why: "PostgreSQL does not run as root" },
 ];
 
@@ -49,7 +54,7 @@ const BENCH: [Needed; 4] = [
 const FUZZ: [Needed; 1] = [Needed { program: "c++", package: "g++", why: "libFuzzer is written in C++" }];
 
 /// Services that Debian starts on installation, and that the tests do not need.
-const SERVICES: [&str; 3] = ["nginx", "haproxy", "postgresql"];
+const SERVICES: [&str; 4] = ["nginx", "haproxy", "postgresql", "prometheus"];
 
 /// Installs what the tests with root lack, given root and apt; otherwise the error has the command.
 pub(crate) fn ensure() -> Result<()> {

@@ -3,6 +3,7 @@
 use std::{
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use aya::{
@@ -119,11 +120,7 @@ impl Probes {
     /// reentrant variant did not see the event either.
     #[must_use]
     pub fn missed_runs(&self) -> u64 {
-        let skipped = |program: &OwnedFd| {
-            let path = format!("/proc/self/fdinfo/{}", program.as_raw_fd());
-            let info = bounded::read_to_string(path, bounded::SMALL).ok()?;
-            info.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
-        };
+        let skipped = |program: &OwnedFd| number(&info(program)?, "recursion_misses:");
         let missed = |(name, program): &(String, OwnedFd)| match name.as_str() {
             // What the reentrant variant misses, the program itself sees.
             program::SET_STATE_NESTED => None,
@@ -135,6 +132,48 @@ impl Probes {
         };
         self.programs.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(missed).sum()
     }
+
+    /// How long each program has run. Returns `None` while the kernel does not keep it.
+    #[must_use]
+    pub fn run_times(&self) -> Option<Vec<RunTime>> {
+        let kept = bounded::read_to_string("/proc/sys/kernel/bpf_stats_enabled", bounded::SMALL).ok()?;
+        if kept.trim() == "0" {
+            return None;
+        }
+        let run_time = |(program, fd): &(String, OwnedFd)| {
+            let info = info(fd)?;
+            let time = Duration::from_nanos(number(&info, "run_time_ns:")?);
+            Some(RunTime { program: program.clone(), time, runs: number(&info, "run_cnt:")? })
+        };
+        Some(
+            self.programs
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .iter()
+                .filter_map(run_time)
+                .collect(),
+        )
+    }
+}
+
+/// How long a program has run, over all its attachments, while the kernel kept it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunTime {
+    /// Its name.
+    pub program: String,
+    /// In total.
+    pub time: Duration,
+    /// How often.
+    pub runs: u64,
+}
+
+/// What the kernel says of a program (`bpf_prog_show_fdinfo`).
+fn info(program: &OwnedFd) -> Option<String> {
+    bounded::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()), bounded::SMALL).ok()
+}
+
+fn number(info: &str, name: &str) -> Option<u64> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
 
 /// One way to attach, to be tried.
@@ -268,7 +307,7 @@ impl Attempt {
         offsets: &[Offset],
     ) -> Result<(Ebpf, Option<KernelLog>), LoadError> {
         let layout = Layout { has_tracing_helpers: u32::from(self.has_tracing_helpers), ..kernel.layout()? };
-        let ring_bytes = settings.ring_kib.saturating_mul(1024).max(4096).next_power_of_two();
+        let ring_bytes = settings.ring_bytes();
         let log_level =
             if tracing::enabled!(tracing::Level::DEBUG) { aya_log::Level::Debug as u8 } else { 0 };
         let wire_ports = settings.tls_wire.ports();

@@ -11,7 +11,7 @@ pub mod plan;
 mod program;
 mod wire;
 
-pub use attach::{Attached, Attachment, LoadedPrograms, Probes, attach};
+pub use attach::{Attached, Attachment, LoadedPrograms, Probes, RunTime, attach};
 pub use error::{HookError, LoadError};
 pub(crate) use error::{chain, is_permission_denied, shorten};
 pub use histograms::Histograms;

@@ -13,6 +13,7 @@
 #![cfg_attr(not(any(test, feature = "user")), no_std)]
 
 pub mod connection;
+pub mod function;
 pub mod histograms;
 pub mod integer;
 pub mod layout;

@@ -11,11 +11,13 @@
 #![no_main]
 
 mod emit;
+mod function;
 mod iterator;
 mod kernel;
 mod maps;
 mod memory;
 mod process;
+mod stack;
 mod tcp;
 mod tls;
 mod word_copy;

@@ -33,9 +33,10 @@ pub(crate) static TOTALS: PerCpuArray<[u64; totals::SLOTS], 1> = PerCpuArray::ne
 #[btf_map]
 pub(crate) static HISTOGRAMS: PerCpuArray<Histogram, { histograms::SERIES }> = PerCpuArray::new();
 
-/// Whether `inet_sock_set_state` is running on this CPU.
+/// The last change of state that `inet_sock_set_state` has handled on this CPU: the socket, and from which
+/// state to which.
 #[btf_map]
-pub(crate) static BUSY: PerCpuArray<u64, 1> = PerCpuArray::new();
+pub(crate) static HANDLED: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
 
 /// Whether a connection has ever not fitted in the table.
 #[btf_map]

@@ -73,11 +73,11 @@ impl Tracer {
         settings: &ProbeSettings,
         bounds: &Bounds,
     ) -> Result<(Self, RingBuf<MapData>), LoadError> {
-        let attachment = probe::attach(kernel, settings, bounds, |ebpf, programs| {
+        let attachment = probe::attach(kernel, settings, bounds, |ebpf, links, programs| {
             let minisockets = Watcher::start(ebpf, kernel.loader_btf())
                 .map_err(|error| probe::shorten(&format!("{error:#}")));
             let libraries = (settings.tls_libraries == Switch::On).then(|| {
-                let mut libraries = Libraries::new(ebpf, kernel.loader_btf(), Arc::clone(programs))?;
+                let mut libraries = Libraries::new(ebpf, kernel.loader_btf(), links, Arc::clone(programs))?;
                 libraries.settle(ebpf, Instant::now() + SETTLE);
                 Ok(Box::new(libraries))
             });

@@ -125,7 +125,9 @@ fn check_without_root_reports_nothing_as_available() {
     assert!(report["probes"].get("way").is_none());
     let hooks = report["probes"]["hooks"].as_array().unwrap();
     let tiers = report["tiers"].as_array().unwrap();
-    let states = hooks.iter().flat_map(|hook| hook["ways"].as_array().unwrap()).chain(tiers);
+    let functions = report["functions"].as_array().unwrap();
+    assert_eq!(functions.len(), 4);
+    let states = hooks.iter().flat_map(|hook| hook["ways"].as_array().unwrap()).chain(tiers).chain(functions);
     for finding in states {
         assert_ne!(finding["state"], "available", "{finding}");
     }

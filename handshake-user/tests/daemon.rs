@@ -8,6 +8,8 @@
 mod exposition;
 #[path = "daemon/hostile_clients.rs"]
 mod hostile_clients;
+#[path = "daemon/interrupted.rs"]
+mod interrupted;
 #[path = "daemon/itself.rs"]
 mod itself;
 mod program;

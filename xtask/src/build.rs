@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     process::{self, step},
     setup::{self, Ready},
+    target::Target,
     tools,
     workspace::{Profile, Workspace},
 };
@@ -20,18 +21,25 @@ use crate::{
 /// Installs what is missing first. The kernel side is always optimized: otherwise the verifier rejects it.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  cargo xtask build\n  \
-        cargo xtask build --debug    # target/debug/handshake, compiles faster")]
+        cargo xtask build --debug    # target/debug/handshake, compiles faster\n  \
+        cargo xtask build --target aarch64-unknown-linux-musl")]
 pub(crate) struct Args {
     /// Build user space without optimization
     #[arg(long)]
     debug: bool,
+    /// A static binary for this target, in target/TARGET/release
+    #[arg(long)]
+    target: Option<Target>,
 }
 
 pub(crate) fn main(args: &Args) -> Result<()> {
     let workspace = Workspace::locate()?;
     let profile = if args.debug { Profile::Debug } else { Profile::Release };
     let ready = setup::ensure(&workspace)?;
-    let binary = both(&workspace, &ready, profile)?;
+    let binary = match args.target {
+        None => both(&workspace, &ready, profile)?,
+        Some(target) => both_for(&workspace, &ready, profile, target)?,
+    };
     step(format!("built {}", binary.display()));
     Ok(())
 }
@@ -39,23 +47,54 @@ pub(crate) fn main(args: &Args) -> Result<()> {
 /// Builds both sides and returns the path of the program.
 pub(crate) fn both(workspace: &Workspace, ready: &Ready, profile: Profile) -> Result<PathBuf> {
     let object = ebpf(workspace, ready)?;
-    user(workspace, &object, profile)
+    user(workspace, &object, profile, None)
 }
 
-/// Builds the eBPF object and returns its path.
+/// The same for another target: static.
+pub(crate) fn both_for(
+    workspace: &Workspace,
+    ready: &Ready,
+    profile: Profile,
+    target: Target,
+) -> Result<PathBuf> {
+    target.ensure(&ready.toolchain)?;
+    let object = ebpf_for(workspace, ready, target.arch())?;
+    user(workspace, &object, profile, Some(target))
+}
+
+/// Builds the eBPF object for this machine and returns its path.
 pub(crate) fn ebpf(workspace: &Workspace, ready: &Ready) -> Result<PathBuf> {
-    let mut cargo = ebpf_cargo(workspace, ready, "build")?;
+    ebpf_for(workspace, ready, ready.toolchain.bpf_target_arch())
+}
+
+/// The same for any processor, by aya-ebpf's name.
+pub(crate) fn ebpf_for(workspace: &Workspace, ready: &Ready, arch: &str) -> Result<PathBuf> {
+    let mut cargo = ebpf_cargo(workspace, ready, arch, "build")?;
     let built = executable(cargo.args(ebpf_arguments(ready)), "building the kernel side")?;
-    let object = workspace.ebpf_object();
+    // A name that does not depend on the machine (also in `.cargo/config.toml`).
+    let object = ebpf_target(workspace, ready, arch).join("handshake.bpf.o");
     copy_if_different(&built, &object)
         .with_context(|| format!("cannot copy {} to {}", built.display(), object.display()))?;
     Ok(object)
 }
 
-/// A cargo for the kernel side, with its own compiler flags and target folder.
-pub(crate) fn ebpf_cargo(workspace: &Workspace, ready: &Ready, subcommand: &str) -> Result<Command> {
+fn ebpf_target(workspace: &Workspace, ready: &Ready, arch: &str) -> PathBuf {
+    if arch == ready.toolchain.bpf_target_arch() {
+        workspace.ebpf_target()
+    } else {
+        workspace.ebpf_target_of(arch)
+    }
+}
+
+/// A cargo for the kernel side on this processor, with its own compiler flags and target folder.
+pub(crate) fn ebpf_cargo(
+    workspace: &Workspace,
+    ready: &Ready,
+    arch: &str,
+    subcommand: &str,
+) -> Result<Command> {
     let flags = [
-        format!("--cfg=bpf_target_arch=\"{}\"", ready.toolchain.bpf_target_arch()),
+        format!("--cfg=bpf_target_arch=\"{arch}\""),
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
         // Instruction set v3 has 32-bit registers and all jumps: shorter programs. Every kernel with a BPF
@@ -72,7 +111,7 @@ pub(crate) fn ebpf_cargo(workspace: &Workspace, ready: &Ready, subcommand: &str)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         // -Z build-std on the stable compiler; no nightly is needed.
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_TARGET_DIR", workspace.ebpf_target());
+        .env("CARGO_TARGET_DIR", ebpf_target(workspace, ready, arch));
     Ok(cargo)
 }
 
@@ -81,9 +120,12 @@ pub(crate) fn ebpf_arguments(ready: &Ready) -> [&str; 8] {
     ["--package", "handshake-ebpf", "--profile", "ebpf", "--target", target, "-Z", "build-std=core"]
 }
 
-fn user(workspace: &Workspace, object: &Path, profile: Profile) -> Result<PathBuf> {
+fn user(workspace: &Workspace, object: &Path, profile: Profile, target: Option<Target>) -> Result<PathBuf> {
     let mut cargo = process::cargo(workspace);
     cargo.args(["build", "--package", "handshake-user", "--bin", "handshake"]);
+    if let Some(target) = target {
+        cargo.args(["--target", target.triple()]).envs(target.variables());
+    }
     if profile == Profile::Release {
         cargo.arg("--release");
     }

@@ -30,62 +30,102 @@ const SUITES: [&str; 11] = [
     "unstable",
 ];
 
-/// Downloads the newest versions of these packages in one suite. Returns the folder with the unpacked files,
-/// which is below `folder`.
-pub(crate) fn fetch(packages: &[&str], suite: &str, folder: &Path) -> Result<PathBuf> {
-    let targets = process::read(
-        Command::new("apt-get").args(["indextargets", "--format", FORMAT, "Created-By: Packages"]),
-        "asking apt for its sources",
-        "only Debian has the packages that the tests need",
-    )?;
-    let source = targets
-        .lines()
-        .find_map(|target| source(target, suite))
-        .context("the system's apt configuration has no entry of the Debian archive")?;
-    let folder = folder.join(suite);
-    for subfolder in ["lists/partial", "cache/archives/partial"] {
-        fs::create_dir_all(folder.join(subfolder))
-            .with_context(|| format!("cannot create {}: is the disk full?", folder.display()))?;
+/// One suite of the archive, for one architecture, with package lists and a cache of its own.
+pub(crate) struct Suite {
+    name: String,
+    folder: PathBuf,
+    options: Vec<String>,
+}
+
+impl Suite {
+    /// Downloads the package lists into a subfolder of `folder`; without an architecture, those of the
+    /// system's.
+    pub(crate) fn open(name: &str, architecture: Option<&str>, folder: &Path) -> Result<Self> {
+        let targets = process::read(
+            Command::new("apt-get").args(["indextargets", "--format", FORMAT, "Created-By: Packages"]),
+            "asking apt for its sources",
+            "only Debian has the packages that the tests need",
+        )?;
+        let source = targets
+            .lines()
+            .find_map(|target| source(target, name))
+            .context("the system's apt configuration has no entry of the Debian archive")?;
+        let folder = folder.join(name);
+        for subfolder in ["lists/partial", "cache/archives/partial"] {
+            fs::create_dir_all(folder.join(subfolder))
+                .with_context(|| format!("cannot create {}: is the disk full?", folder.display()))?;
+        }
+        let list = folder.join("debian.list");
+        fs::write(&list, source)
+            .with_context(|| format!("cannot write {}: is the disk full?", list.display()))?;
+        let mut options = vec![
+            format!("Dir::Etc::sourcelist={}", list.display()),
+            "Dir::Etc::sourceparts=-".to_owned(),
+            format!("Dir::State={}", folder.display()),
+            format!("Dir::State::Lists={}", folder.join("lists").display()),
+            // Otherwise a newer version that is installed would be the one to download.
+            "Dir::State::status=/dev/null".to_owned(),
+            format!("Dir::Cache={}", folder.join("cache").display()),
+            "Acquire::Languages=none".to_owned(),
+            // Otherwise a failed download of the lists is only a warning.
+            "APT::Update::Error-Mode=any".to_owned(),
+            "APT::Sandbox::User=root".to_owned(),
+        ];
+        if let Some(architecture) = architecture {
+            options.push(format!("APT::Architecture={architecture}"));
+            options.push(format!("APT::Architectures={architecture}"));
+        }
+        let suite = Self { name: name.to_owned(), folder, options };
+        suite.apt("apt-get", &["update"])?;
+        Ok(suite)
     }
-    let list = folder.join("debian.list");
-    fs::write(&list, source)
-        .with_context(|| format!("cannot write {}: is the disk full?", list.display()))?;
-    let options = [
-        format!("Dir::Etc::sourcelist={}", list.display()),
-        "Dir::Etc::sourceparts=-".to_owned(),
-        format!("Dir::State::Lists={}", folder.join("lists").display()),
-        // Otherwise a newer version that is installed would be the one to download.
-        "Dir::State::status=/dev/null".to_owned(),
-        format!("Dir::Cache={}", folder.join("cache").display()),
-        "Acquire::Languages=none".to_owned(),
-        // Otherwise a failed download of the lists is only a warning.
-        "APT::Update::Error-Mode=any".to_owned(),
-        "APT::Sandbox::User=root".to_owned(),
-    ];
-    let apt = |arguments: &[&str]| {
+
+    /// The names of all packages that begin with this.
+    pub(crate) fn names(&self, beginning: &str) -> Result<Vec<String>> {
+        let names = self.apt("apt-cache", &["pkgnames", beginning])?;
+        Ok(names.lines().map(str::to_owned).collect())
+    }
+
+    /// Unpacks the newest versions of these packages. Returns the folder with their files.
+    pub(crate) fn unpack(&self, packages: &[impl AsRef<str>]) -> Result<PathBuf> {
+        let names = packages.iter().map(AsRef::as_ref);
+        self.apt("apt-get", &["download"].into_iter().chain(names).collect::<Vec<_>>())?;
+        unpack_all(&self.folder, &self.folder.join("unpacked"))
+    }
+
+    /// The same with everything that these packages depend on. A name with a minus behind it is left out.
+    pub(crate) fn unpack_with_dependencies(&self, packages: &[&str]) -> Result<PathBuf> {
+        // Nothing is installed, so that no lock of the system's is needed.
+        let install =
+            ["-o", "Debug::NoLocking=1", "--yes", "--no-install-recommends", "--download-only", "install"];
+        self.apt("apt-get", &[&install, packages].concat())?;
+        unpack_all(&self.folder.join("cache/archives"), &self.folder.join("unpacked"))
+    }
+
+    fn apt(&self, program: &str, arguments: &[&str]) -> Result<String> {
         process::read(
-            Command::new("apt-get")
-                .current_dir(&folder)
-                .args(options.iter().flat_map(|option| ["-o", option]))
+            Command::new(program)
+                .current_dir(&self.folder)
+                .args(self.options.iter().flat_map(|option| ["-o", option]))
                 .args(arguments),
-            &format!("`apt-get {}` of Debian's {suite}", arguments.join(" ")),
+            &format!("`{program} {}` of Debian's {}", arguments.join(" "), self.name),
             "is the mirror of the system's apt configuration reachable?",
         )
-    };
-    apt(&["update"])?;
-    apt(&[&["download"], packages].concat())?;
-    let unpacked = folder.join("unpacked");
-    for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
+    }
+}
+
+fn unpack_all(folder: &Path, to: &Path) -> Result<PathBuf> {
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
         let file = entry.with_context(|| format!("cannot read {}", folder.display()))?.path();
         if file.extension().is_some_and(|extension| extension == "deb") {
             process::read(
-                Command::new("dpkg-deb").arg("-x").arg(&file).arg(&unpacked),
+                Command::new("dpkg-deb").arg("-x").arg(&file).arg(to),
                 &format!("unpacking {}", file.display()),
                 "is the disk full?",
             )?;
         }
     }
-    Ok(unpacked)
+    Ok(to.to_owned())
 }
 
 /// The line of a sources.list for another suite of the archive of this index target. Returns `None` if it is

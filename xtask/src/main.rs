@@ -18,9 +18,11 @@ mod setup;
 mod soak;
 mod stats;
 mod table;
+mod target;
 mod test;
 mod toolchain;
 mod tools;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -57,6 +59,7 @@ enum Command {
     Bench(bench::Args),
     Soak(soak::Args),
     Scale(scale::Args),
+    Vm(vm::Args),
 }
 
 fn main() -> ExitCode {
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::main(&args),
         Command::Soak(args) => soak::main(&args),
         Command::Scale(args) => scale::main(&args),
+        Command::Vm(args) => vm::main(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

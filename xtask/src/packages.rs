@@ -13,6 +13,13 @@ struct Needed {
     why: &'static str,
 }
 
+impl Needed {
+    fn is_missing(&self) -> bool {
+        // A file that is not a program is named by its whole path.
+        process::find_program(self.program).is_none() && !Path::new(self.program).is_file()
+    }
+}
+
 const NEEDED: [Needed; 13] = [
     Needed {
         program: "ip",
@@ -53,6 +60,20 @@ const BENCH: [Needed; 4] = [
 /// What building the fuzz targets needs besides Rust.
 const FUZZ: [Needed; 1] = [Needed { program: "c++", package: "g++", why: "libFuzzer is written in C++" }];
 
+/// What virtual machines need.
+const VM: [Needed; 6] = [
+    Needed { program: "qemu-system-x86_64", package: "qemu-system-x86", why: "the emulator" },
+    Needed { program: "qemu-system-aarch64", package: "qemu-system-arm", why: "the same for arm64" },
+    Needed { program: "aarch64-linux-gnu-gcc", package: "gcc-aarch64-linux-gnu", why: "tests for arm64" },
+    Needed {
+        program: "/usr/aarch64-linux-gnu/include/stdio.h",
+        package: "libc6-dev-arm64-cross",
+        why: "what that compiler includes",
+    },
+    Needed { program: "go", package: "golang-go", why: "Go's own TLS" },
+    Needed { program: "xz", package: "xz-utils", why: "modules of the kernel" },
+];
+
 /// Services that Debian starts on installation, and that the tests do not need.
 const SERVICES: [&str; 4] = ["nginx", "haproxy", "postgresql", "prometheus"];
 
@@ -71,9 +92,13 @@ pub(crate) fn ensure_for_fuzz() -> Result<()> {
     ensure_for("the fuzz targets", &FUZZ)
 }
 
+/// The same for virtual machines.
+pub(crate) fn ensure_for_vm() -> Result<()> {
+    ensure_for("virtual machines", &VM)
+}
+
 fn ensure_for(whom: &str, needed: &[Needed]) -> Result<()> {
-    let missing: Vec<_> =
-        needed.iter().filter(|needed| process::find_program(needed.program).is_none()).collect();
+    let missing: Vec<_> = needed.iter().filter(|needed| needed.is_missing()).collect();
     if missing.is_empty() {
         return Ok(());
     }

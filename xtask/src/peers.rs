@@ -10,8 +10,9 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    debian,
+    debian::Suite,
     process::{self, step},
+    target::Target,
     workspace::Workspace,
 };
 
@@ -35,19 +36,25 @@ const NEWER: &[&str] = &["openssl", "libssl3t64", "zlib1g", "libzstd1", "libc6"]
 const GO: [(&str, &str, &str); 3] =
     [("go-plain", "", "exe"), ("go-stripped", "-s -w", "exe"), ("go-pie", "", "pie")];
 
+/// Those for this machine.
 pub(crate) fn ensure(workspace: &Workspace) -> Result<()> {
     let folder = workspace.tools().join("peers");
-    fs::create_dir_all(&folder).with_context(|| {
+    ensure_for(workspace, &folder, None)?;
+    build_c(workspace, &folder.join("coroutines"))
+}
+
+/// Those that can be had for any machine, in `folder`.
+pub(crate) fn ensure_for(workspace: &Workspace, folder: &Path, target: Option<Target>) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| {
         format!("cannot create {}: is it root's? `sudo chown -R $USER target`", folder.display())
     })?;
     for (name, flags, mode) in GO {
-        build_go(workspace, &folder.join(name), flags, mode)?;
+        build_go(workspace, &folder.join(name), flags, mode, target)?;
     }
-    build_c(workspace, &folder.join("coroutines"))?;
     for release in &RELEASES {
         let home = folder.join(release.name);
         if !home.join("openssl").exists() {
-            unpack(release, &home, &folder.join("apt"))?;
+            unpack(release, &home, &folder.join("apt"), target.map(Target::debian))?;
         }
     }
     Ok(())
@@ -55,13 +62,22 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<()> {
 
 /// Go itself knows when there is nothing to do. The program needs only the standard library: nothing is
 /// downloaded.
-fn build_go(workspace: &Workspace, program: &Path, flags: &str, mode: &str) -> Result<()> {
+fn build_go(
+    workspace: &Workspace,
+    program: &Path,
+    flags: &str,
+    mode: &str,
+    target: Option<Target>,
+) -> Result<()> {
     if !program.exists() {
         step(format!("building {} (half a minute the first time)", program.display()));
     }
+    let mut go = Command::new("go");
+    if let Some(target) = target {
+        go.env("GOOS", "linux").env("GOARCH", target.debian());
+    }
     process::run(
-        Command::new("go")
-            .args(["build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-buildmode", mode, "-o"])
+        go.args(["build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-buildmode", mode, "-o"])
             .arg(program)
             .arg(".")
             .current_dir(workspace.root.join("handshake-user/tests/programs/go"))
@@ -89,9 +105,10 @@ fn build_c(workspace: &Workspace, program: &Path) -> Result<()> {
 }
 
 /// Gives the program, its libraries and their loader fixed names, wherever a release keeps them.
-fn unpack(release: &Release, home: &Path, downloads: &Path) -> Result<()> {
+fn unpack(release: &Release, home: &Path, downloads: &Path, architecture: Option<&str>) -> Result<()> {
     step(format!("unpacking {} of Debian's {} for the tests (8 MB)", release.name, release.suite));
-    let root = debian::fetch(release.packages, release.suite, downloads)
+    let root = Suite::open(release.suite, architecture, downloads)
+        .and_then(|suite| suite.unpack(release.packages))
         .with_context(|| format!("{} cannot be downloaded", release.name))?;
     let making = home.with_extension("partial");
     fs::remove_dir_all(&making).ok();

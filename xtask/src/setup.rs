@@ -57,7 +57,7 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<Ready> {
     }
     check_cc()?;
     if !has_library_sources(&toolchain) {
-        add_component("rust-src")?;
+        add("component", "rust-src")?;
         ensure!(
             has_library_sources(&toolchain),
             "rustup added rust-src to a toolchain other than the active one, {}: is RUSTUP_TOOLCHAIN set?",
@@ -106,7 +106,7 @@ pub(crate) fn ensure_component(toolchain: &Toolchain, component: &str, program: 
     {
         return Ok(());
     }
-    add_component(component)
+    add("component", component)
 }
 
 /// rustup's proxies exist even for components that do not.
@@ -114,14 +114,15 @@ fn is_rustup(program: &Path) -> bool {
     fs::canonicalize(program).is_ok_and(|file| file.file_name().is_some_and(|name| name == "rustup"))
 }
 
-fn add_component(component: &str) -> Result<()> {
-    step(format!("installing {component} into the Rust toolchain (seconds)"));
+/// Adds a component or a target (`kind`) to the active toolchain.
+pub(crate) fn add(kind: &str, name: &str) -> Result<()> {
+    step(format!("installing {name} into the Rust toolchain (seconds)"));
     let Some(rustup) = process::find_program("rustup") else {
-        bail!("{component} is missing, and there is no rustup on PATH: install Rust from https://rustup.rs");
+        bail!("{name} is missing, and there is no rustup on PATH: install Rust from https://rustup.rs");
     };
     process::read(
-        Command::new(rustup).args(["component", "add", component]),
-        &format!("`rustup component add {component}`"),
+        Command::new(rustup).args([kind, "add", name]),
+        &format!("`rustup {kind} add {name}`"),
         "is the network up, and is the Rust toolchain yours to write to?",
     )?;
     Ok(())

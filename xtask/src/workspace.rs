@@ -38,9 +38,9 @@ impl Workspace {
         self.target.join("ebpf")
     }
 
-    /// The eBPF object under a name that does not depend on the machine (also in `.cargo/config.toml`).
-    pub(crate) fn ebpf_object(&self) -> PathBuf {
-        self.ebpf_target().join("handshake.bpf.o")
+    /// The same for another processor than the host's, for which the object differs.
+    pub(crate) fn ebpf_target_of(&self, arch: &str) -> PathBuf {
+        self.target.join(format!("ebpf-{arch}"))
     }
 }
 

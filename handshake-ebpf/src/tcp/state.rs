@@ -1,10 +1,11 @@
 //! `sock:inet_sock_set_state`: the backbone. Runs about six times in the life of a connection.
 
-use core::{ffi::c_void, mem::MaybeUninit};
+use core::{ffi::c_void, hint::black_box, mem::MaybeUninit};
 
 use aya_ebpf::{
+    btf_maps::ProgramArray,
     helpers::generated::bpf_ktime_get_ns,
-    macros::{btf_tracepoint, tracepoint},
+    macros::{btf_map, btf_tracepoint, tracepoint},
     programs::{BtfTracePointContext, TracePointContext},
 };
 use aya_log_ebpf::debug;
@@ -21,35 +22,53 @@ use super::{
 };
 use crate::{
     emit,
-    kernel::{Access, KernelSock, Typed, Untyped, read_endpoints},
-    maps::{self, BUSY, Endpoints, FULL, SYNACKS},
+    kernel::{Access, KernelSock, Typed, Untyped},
+    maps::{self, Endpoints, FULL, HANDLED, SYNACKS},
+    stack,
     tls::{library::call, wire},
     word_copy,
 };
 
+/// Holds [`inet_sock_set_state`], which user space puts there.
+#[btf_map]
+static SET_STATE: ProgramArray<1> = ProgramArray::new();
+
 // void inet_sock_set_state(const struct sock *sk, const int oldstate, const int newstate)
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
-    let Some(busy) = BUSY.get_ptr_mut(0) else { return 0 };
-    // SAFETY: the map's own value of this CPU. Volatile: it is an interrupt that reads in between.
-    unsafe { busy.write_volatile(1) };
+    stack::of_the_task_with(&ctx, &SET_STATE);
     set_state::<Typed>(ctx.arg(0), ctx.arg(1), ctx.arg(2));
-    // SAFETY: see above.
-    unsafe { busy.write_volatile(0) };
+    // Last: what interrupts until here leaves its own.
+    if let Some(handled) = HANDLED.get_ptr_mut(0) {
+        // SAFETY: the map's own value of this CPU. Volatile: it is for the reentrant program.
+        unsafe { handled.write_volatile(change(&ctx)) };
+    }
     0
+}
+
+/// A change of state, for [`HANDLED`].
+#[inline(always)]
+fn change(ctx: &BtfTracePointContext) -> [u64; 2] {
+    let (sk, old, new): (u64, u32, u32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    [sk, u64::from(old) << 8 | u64::from(new)]
 }
 
 /// The reentrant program. The kernel skips a program that already runs on this CPU: when a soft interrupt
 /// arrives while a `connect()` or `close()` is being handled, the state changes of all its packets would be
-/// lost. This second program runs then. On a preemptible kernel the first program may belong to another task,
-/// and the reentrant program may see a change twice: a repeated change has no effect.
+/// lost. This program runs after the first one, and when that has not handled the change, it enters its code;
+/// it has none of its own, because the verifier would check that once more. A change that is handled twice
+/// (an interrupt came between the two programs) has no effect the second time: the socket's lock is held all
+/// the while.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn inet_sock_set_state_nested(ctx: BtfTracePointContext) -> i32 {
-    // SAFETY: the map's own value of this CPU.
-    let nested = BUSY.get_ptr_mut(0).is_some_and(|busy| unsafe { busy.read_volatile() } != 0);
-    if nested {
+    let Some(handled) = HANDLED.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the map's own value of this CPU. Volatile: it is the first program that writes it.
+    let ([sk, states], [now_sk, now_states]) = (unsafe { handled.read_volatile() }, change(&ctx));
+    // One after the other: the verifier refuses the arithmetic with pointers that would compare them at once.
+    if black_box(sk != now_sk) || states != now_states {
         emit::count(totals::NESTED);
-        set_state::<Typed>(ctx.arg(0), ctx.arg(1), ctx.arg(2));
+        // SAFETY: both programs get the same context, and nothing here waits to be dropped.
+        unsafe { SET_STATE.tail_call(&ctx, 0) };
     }
     0
 }
@@ -241,7 +260,7 @@ fn find_synack<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
         return;
     }
     let mut ends = Endpoints::default();
-    read_endpoints::<A::Memory>(sock.pointer(), &mut ends);
+    sock.endpoints(&mut ends);
     // SAFETY: the value is copied at once; a concurrent eviction could only make it another connection's
     // time.
     connection.syn_ns = unsafe { SYNACKS.get(ends) }.copied().unwrap_or(0);

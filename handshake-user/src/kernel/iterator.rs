@@ -4,12 +4,12 @@
 use std::{
     fs::File,
     io::{self, Read as _},
-    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, BorrowedFd},
 };
 
-/// `enum bpf_cmd`, `enum bpf_attach_type` of `include/uapi/linux/bpf.h`.
-const BPF_LINK_CREATE: libc::c_long = 28;
-const BPF_ITER_CREATE: libc::c_long = 33;
+use super::syscall::{BPF_ITER_CREATE, BPF_LINK_CREATE, bpf};
+
+/// `enum bpf_attach_type` of `include/uapi/linux/bpf.h`.
 const BPF_TRACE_ITER: u32 = 28;
 
 /// The most bytes that the kernel returns from one read.
@@ -41,19 +41,19 @@ pub fn open(program: BorrowedFd<'_>, pid: u32) -> io::Result<File> {
         padding: u32,
     }
     let info = Info { tid: pid, rest: [0; 3] };
-    let link = bpf(
-        BPF_LINK_CREATE,
-        &LinkCreate {
-            program: program.as_raw_fd().cast_unsigned(),
-            target: 0,
-            attach_type: BPF_TRACE_ITER,
-            flags: 0,
-            info: (&raw const info) as u64,
-            info_length: INFO,
-            padding: 0,
-        },
-    )?;
-    bpf(BPF_ITER_CREATE, &[link.as_raw_fd().cast_unsigned(), 0]).map(File::from)
+    let create = LinkCreate {
+        program: program.as_raw_fd().cast_unsigned(),
+        target: 0,
+        attach_type: BPF_TRACE_ITER,
+        flags: 0,
+        info: (&raw const info) as u64,
+        info_length: INFO,
+        padding: 0,
+    };
+    // SAFETY: `info` outlives the call and has the length given.
+    let link = unsafe { bpf(BPF_LINK_CREATE, &create) }?;
+    // SAFETY: a link and no flags; no pointers.
+    unsafe { bpf(BPF_ITER_CREATE, &[link.as_raw_fd().cast_unsigned(), 0]) }.map(File::from)
 }
 
 /// The next records of an iteration, at most [`CHUNK`] bytes; none at its end.
@@ -67,17 +67,5 @@ pub fn read<'c>(file: &mut File, chunk: &'c mut [u8]) -> io::Result<&'c [u8]> {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             length => return Ok(&chunk[..length?]),
         }
-    }
-}
-
-/// A command of `bpf(2)` that returns a file descriptor.
-fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the kernel reads no more bytes of `attr` than the size it is given; the pointer in it is to
-    // memory that outlives the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
-    match i32::try_from(fd) {
-        // SAFETY: the kernel has just returned it, and nothing else owns it.
-        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
     }
 }

@@ -6,3 +6,4 @@ pub mod iterator;
 pub mod probe;
 pub mod raw_record;
 pub mod ring;
+pub(crate) mod syscall;

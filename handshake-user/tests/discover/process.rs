@@ -4,7 +4,7 @@ use std::{
     fs,
     io::Write as _,
     os::unix::process::CommandExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -46,12 +46,21 @@ impl Process {
         process
     }
 
-    /// The loader runs after exec.
     fn wait_for(&self, library: &Path) {
+        self.mapped(library.to_str().unwrap());
+    }
+
+    /// Waits until a file whose path contains this is mapped, because the loader runs after exec. Returns the
+    /// path.
+    pub(crate) fn mapped(&self, part: &str) -> PathBuf {
         let deadline = Instant::now() + Duration::from_secs(20);
-        let library = library.to_str().unwrap();
-        while !fs::read_to_string(format!("/proc/{}/maps", self.pid())).unwrap().contains(library) {
-            assert!(Instant::now() < deadline, "{library} is not loaded");
+        loop {
+            let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid())).unwrap();
+            let mut paths = maps.lines().filter_map(|line| Some(&line[line.find('/')?..]));
+            if let Some(path) = paths.find(|path| path.contains(part)) {
+                return path.into();
+            }
+            assert!(Instant::now() < deadline, "{part} is not loaded");
             thread::sleep(Duration::from_millis(5));
         }
     }

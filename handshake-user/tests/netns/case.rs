@@ -8,6 +8,7 @@ use crate::{
     ends::{self, Ends, Expect, count, counts},
     log::{Log, TimedOut},
     pair::Pair,
+    program::machine::patience,
     record::Record,
     testbed::{
         Family, Testbed,
@@ -92,7 +93,7 @@ impl Case {
             let (opens, closes) = expect.of(side);
             let enough =
                 |records: &[Record]| count(records, "open") >= opens && count(records, "close") >= closes;
-            let waited = self.log.wait_for(TIMEOUT, |record| about.matches(record, side), enough);
+            let waited = self.log.wait_for(patience(TIMEOUT), |record| about.matches(record, side), enough);
             waited.unwrap_or_else(|TimedOut(records)| {
                 let found = (count(&records, "open"), count(&records, "close"));
                 panic!(

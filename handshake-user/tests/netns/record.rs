@@ -4,6 +4,8 @@ use std::{fmt, net::SocketAddr, time::Duration};
 
 use serde_json::Value;
 
+use crate::program::machine::tolerance;
+
 /// How far a reported duration may be from that on the link.
 const TOLERANCE: Duration = Duration::from_millis(5);
 
@@ -76,12 +78,12 @@ impl Record {
 
     #[track_caller]
     pub(crate) fn assert_near(&self, path: &str, truth: Duration) {
-        self.assert_within(path, truth, TOLERANCE);
+        self.assert_within(path, truth, tolerance(TOLERANCE));
     }
 
     #[track_caller]
     pub(crate) fn assert_near_or_unknown(&self, path: &str, truth: Duration) {
-        self.assert_within_or_unknown(path, truth, TOLERANCE);
+        self.assert_within_or_unknown(path, truth, tolerance(TOLERANCE));
     }
 
     #[track_caller]

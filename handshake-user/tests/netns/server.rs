@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     case::pause,
+    program::machine::patience,
     testbed::{Testbed, packet::Side},
 };
 
@@ -61,7 +62,7 @@ pub(crate) fn await_no_socket(bed: &Testbed, side: Side, port: u16) {
 /// Waits until the states of all sockets with this port, as `/proc/net/tcp` lists them, satisfy `enough`.
 #[track_caller]
 fn await_states(bed: &Testbed, side: Side, port: u16, otherwise: &str, enough: impl Fn(&[String]) -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + patience(Duration::from_secs(20));
     // local_address, the port in hexadecimal; rem_address; st.
     let state = |line: &str| {
         let mut words = line.split_whitespace().skip(1);

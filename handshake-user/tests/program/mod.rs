@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "no suite uses all of it")]
 
 mod daemon;
+pub(crate) mod machine;
 
 use std::{
     env,
@@ -28,6 +29,7 @@ use nix::{
 
 #[allow(unused_imports, reason = "not every suite needs the daemon")]
 pub(crate) use self::daemon::{Daemon, Scrape, command};
+use self::machine::patience;
 
 /// How long the start may take: the kernel verifies the programs, which is slow on a small machine.
 const START: Duration = Duration::from_mins(1);
@@ -104,7 +106,7 @@ impl Running {
         let readers = vec![read(child.stdout.take().unwrap(), out), read(child.stderr.take().unwrap(), err)];
         let running = Self { child, readers };
 
-        let deadline = Instant::now() + START;
+        let deadline = Instant::now() + patience(START);
         let mut log = String::new();
         while !log.contains(ready) {
             match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -131,7 +133,7 @@ impl Running {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
-            assert!(begin.elapsed() < END, "it has not ended {END:?} after {signal}");
+            assert!(begin.elapsed() < patience(END), "it has not ended {END:?} after {signal}");
             thread::sleep(Duration::from_millis(5));
         };
         let took = begin.elapsed();
@@ -218,7 +220,7 @@ impl Trace {
     /// Waits until its standard output meets the condition.
     #[track_caller]
     pub(crate) fn wait_for(&self, what: &str, enough: impl Fn(&str) -> bool) {
-        let deadline = Instant::now() + TIMEOUT;
+        let deadline = Instant::now() + patience(TIMEOUT);
         while !enough(&self.stdout.text()) {
             assert!(Instant::now() < deadline, "not in time: {what}; it said {}", self.stdout.text());
             thread::sleep(Duration::from_millis(20));

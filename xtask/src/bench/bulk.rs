@@ -19,10 +19,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::{
     load::make_namespace,
     measure::{BenchMode, Plan, SETTLE, kernel_time},
+    ratio::Ratio,
 };
 use crate::{
     process::step,
-    stats::{median, quartile, sorted},
+    stats::{median, sorted},
 };
 
 const BUFFER: usize = 1 << 20;
@@ -133,21 +134,16 @@ fn sample(transfer: &Transfer, plan: &Plan<'_>, arguments: Option<&[&str]>) -> R
 }
 
 fn table(rounds: &[[f64; MODES.len()]]) -> String {
-    let mut text = format!(
-        "\n{:<16} {:>8} {:>8} {:>8}  {:>7} {:>13}\n",
-        "bulk", "GB/s", "min", "max", "ratio", "(quartiles)"
-    );
+    let mut text = format!("\n{:<16} {:>8} {:>8} {:>8}  {}\n", "bulk", "GB/s", "min", "max", Ratio::HEAD);
     for (index, (name, _)) in MODES.into_iter().enumerate() {
         let rates = sorted(rounds.iter().map(|round| round[index] / 1e9));
-        let ratios = sorted(rounds.iter().map(|round| round[index] / round[0]));
+        let ratio = Ratio::of(rounds.iter().map(|round| round[index] / round[0]));
         let _ = writeln!(
             text,
-            "{name:<16} {:>8.2} {:>8.2} {:>8.2}  {:>7.3} {:>13}",
+            "{name:<16} {:>8.2} {:>8.2} {:>8.2}  {ratio}",
             median(&rates),
             rates.first().unwrap_or(&0.0),
             rates.last().unwrap_or(&0.0),
-            median(&ratios),
-            format!("{:.3} {:.3}", quartile(&ratios, 1), quartile(&ratios, 3)),
         );
     }
     text

@@ -4,7 +4,8 @@ use std::{fs, path::Path, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::subject::Subject;
+use super::{cpu, subject::Subject};
+use crate::process::step;
 
 /// The kernel's switch for run times of eBPF programs.
 const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
@@ -21,6 +22,8 @@ pub(super) struct Plan<'a> {
     pub(super) rounds: u32,
     /// The length of one measurement.
     pub(super) window: Duration,
+    /// Whether to sample what the CPUs do.
+    pub(super) samples_cpu: bool,
 }
 
 impl Plan<'_> {
@@ -32,6 +35,26 @@ impl Plan<'_> {
         thread::sleep(SETTLE);
         Ok(subject)
     }
+}
+
+/// What the program adds to what the CPUs do under a load, if that was asked for.
+pub(super) fn cpu_shares(
+    plan: &Plan<'_>,
+    load: &str,
+    mut under_load: impl FnMut(&mut dyn FnMut() -> Result<cpu::Shares>) -> Result<cpu::Shares>,
+) -> Result<String> {
+    if !plan.samples_cpu {
+        return Ok(String::new());
+    }
+    step("what the CPUs do, by sampling");
+    let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
+    let mut sample = || cpu::sample(plan.window, folder.path());
+    let without = under_load(&mut sample)?;
+    let (arguments, ready) = BenchMode::Daemon.command().context("the daemon has a command")?;
+    let subject = plan.start(arguments, ready)?;
+    let with = under_load(&mut sample)?;
+    subject.stop()?;
+    Ok(cpu::table(load, &without, &with))
 }
 
 /// What is compared.

@@ -1,8 +1,11 @@
 //! `cargo xtask bench`: what the program costs a host that makes connections as fast as it can.
 
 mod bulk;
+mod cpu;
 pub(crate) mod load;
 mod measure;
+mod others;
+mod ratio;
 pub(crate) mod subject;
 mod tcp;
 mod tls;
@@ -35,8 +38,10 @@ enum Kind {
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  sudo -E cargo xtask bench\n  \
         sudo -E cargo xtask bench --rounds 11 --seconds 5\n  \
-        sudo -E cargo xtask bench --load tls\n  sudo -E cargo xtask bench -- --attach tracepoint\n\n\
-        Quote the ratios, not the rates, which depend on the machine.\n\
+        sudo -E cargo xtask bench --load tls\n  sudo -E cargo xtask bench --load tcp --cpu --peers\n  \
+        sudo -E cargo xtask bench -- --attach tracepoint\n\n\
+        Quote the ratios, not the rates, which depend on the machine. Of each ratio the quartiles of the\n\
+        rounds are shown, and between which values its true median lies with a probability of 95 %.\n\
         docs/overhead.md has a measured table.")]
 pub(crate) struct Args {
     /// Only this load instead of all
@@ -48,6 +53,13 @@ pub(crate) struct Args {
     /// The length of one measurement, in seconds
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
+    /// Also sample what the CPUs do (TCP and TLS), with `perf`
+    #[arg(long)]
+    cpu: bool,
+    /// Also measure other programs that follow TCP connections, those that are installed and run here:
+    /// tcpstates, tcplife, tcpconnlat and tcprtt of libbpf-tools, bpftrace
+    #[arg(long)]
+    peers: bool,
     /// More arguments for the program under measurement, such as `--tls-wire off`
     #[arg(last = true, value_name = "ARGS")]
     more: Vec<String>,
@@ -61,14 +73,19 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     if is_wanted(Kind::Tls) {
         packages::ensure_for_bench()?;
     }
+    if args.cpu {
+        cpu::ensure_perf()?;
+    }
+    let others = if args.peers { others::that_run() } else { Vec::new() };
     let binary = build::both(&workspace, &ready, Profile::Release)?;
     let plan = Plan {
         binary: &binary,
         more: &args.more,
         rounds: args.rounds,
         window: Duration::from_secs(args.seconds),
+        samples_cpu: args.cpu,
     };
-    let tcp = if is_wanted(Kind::Tcp) { tcp::measure(&plan)? } else { String::new() };
+    let tcp = if is_wanted(Kind::Tcp) { tcp::measure(&plan, &others)? } else { String::new() };
     let tls = if is_wanted(Kind::Tls) { tls::measure(&plan)? } else { String::new() };
     let bulk = if is_wanted(Kind::Bulk) { bulk::measure(&plan)? } else { String::new() };
     print!("{}\n{tcp}{tls}{bulk}", machine());

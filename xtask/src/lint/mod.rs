@@ -83,7 +83,7 @@ pub(crate) fn all(workspace: &Workspace, ready: &Ready) -> Result<Vec<&'static s
     check(
         "clippy of the kernel side",
         process::run(
-            build::ebpf_cargo(workspace, ready, "clippy")?
+            build::ebpf_cargo(workspace, ready, ready.toolchain.bpf_target_arch(), "clippy")?
                 .args(build::ebpf_arguments(ready))
                 .args(["--", "--deny", "warnings"]),
             "clippy for the kernel side",

@@ -14,8 +14,8 @@ use handshake_common::{
 use super::{
     call::{self, Hit},
     object::{self, UNKNOWN},
-    stack,
 };
+use crate::stack;
 
 /// `GNUTLS_E_AGAIN`, `…_INTERRUPTED`, `…_WARNING_ALERT_RECEIVED`, `…_GOT_APPLICATION_DATA`: gnutls/gnutls.h;
 /// the caller continues after them.

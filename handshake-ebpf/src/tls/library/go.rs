@@ -15,8 +15,8 @@ use handshake_common::{
 use super::{
     call::{self, Hit},
     object::{self, UNKNOWN},
-    stack,
 };
+use crate::stack;
 
 /// The second argument: Go's register ABI passes the address of a slice there.
 #[inline(always)]

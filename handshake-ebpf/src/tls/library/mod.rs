@@ -13,4 +13,3 @@ mod object;
 mod openssl;
 mod returns;
 mod socket;
-mod stack;

@@ -14,9 +14,8 @@ use handshake_common::{
 use super::{
     call::{self, Hit},
     object::{self, States, UNKNOWN},
-    stack,
 };
-use crate::kernel::Typed;
+use crate::{kernel::Typed, stack};
 
 /// `TLS_ST_BEFORE`, `TLS_ST_OK`: openssl/ssl.h.
 const BEFORE: u32 = 0;

@@ -14,8 +14,8 @@ use handshake_common::{
 use super::{
     call::{self, Hit, is},
     object::{self, UNKNOWN},
-    stack,
 };
+use crate::stack;
 
 /// `MBEDTLS_ERR_SSL_WANT_READ`, `…_WANT_WRITE`, `…_ASYNC_IN_PROGRESS`, `…_CRYPTO_IN_PROGRESS`: mbedtls/ssl.h.
 const MBEDTLS_AGAIN: [i32; 4] = [-0x6900, -0x6880, -0x6500, -0x7000];

@@ -43,7 +43,7 @@ const MAX_OPENING: u32 = 24 << 10;
 /// unlike those of [`crate::kernel::LAYOUT`].
 #[expect(clippy::cast_possible_truncation, reason = "the context has the port in 32 bits")]
 #[inline(always)]
-pub(crate) fn look(ctx: &SkBuffContext, direction: Direction) {
+pub(crate) fn look(ctx: &SkBuffContext) {
     let skb = ctx.skb.skb;
     // SAFETY: the program's own context, and what it leads to. Volatile: the verifier wants the loads as they
     // are.
@@ -60,19 +60,27 @@ pub(crate) fn look(ctx: &SkBuffContext, direction: Direction) {
         return;
     }
     let Some(headers) = Headers::find(skb) else { return };
-    let is_wanted = if heat.is_none() {
-        may_begin(skb, sk, &headers, direction)
-    } else {
-        headers.length != 0 || heat.wants_all()
-    };
+    let is_wanted =
+        if heat.is_none() { may_begin(skb, sk, &headers) } else { headers.length != 0 || heat.wants_all() };
     if is_wanted {
-        follow(skb, sk as *const c_void, direction, &headers);
+        follow(skb, sk as *const c_void, direction(skb), &headers);
+    }
+}
+
+/// Which way the packet goes. The stack notes the interface that a packet came in by
+/// (`__netif_receive_skb_core`, loopback included); a packet that this host made came in by none.
+#[inline(always)]
+fn direction(skb: *mut __sk_buff) -> Direction {
+    // SAFETY: the program's own context. Volatile: the verifier wants the loads as they are.
+    match unsafe { (&raw const (*skb).ingress_ifindex).read_volatile() } {
+        0 => Direction::Sent,
+        _ => Direction::Received,
     }
 }
 
 /// Whether the payload may begin with a handshake record, on a connection that has moved few enough bytes.
 #[inline(always)]
-fn may_begin(skb: *mut __sk_buff, sk: *mut bpf_sock, headers: &Headers, direction: Direction) -> bool {
+fn may_begin(skb: *mut __sk_buff, sk: *mut bpf_sock, headers: &Headers) -> bool {
     let begins = headers.begins_handshake();
     if headers.length == 0 || begins == Some(false) {
         return false;
@@ -83,14 +91,8 @@ fn may_begin(skb: *mut __sk_buff, sk: *mut bpf_sock, headers: &Headers, directio
         if tcp.is_null() {
             return false;
         }
-        // The count of the packet's own direction is more likely to be in the cache.
-        let received = &raw const (*tcp).bytes_received;
-        let acked = &raw const (*tcp).bytes_acked;
-        let (first, second) = match direction {
-            Direction::Sent => (acked, received),
-            Direction::Received => (received, acked),
-        };
-        first.read_volatile() <= QUIET && second.read_volatile() <= QUIET
+        (&raw const (*tcp).bytes_received).read_volatile() <= QUIET
+            && (&raw const (*tcp).bytes_acked).read_volatile() <= QUIET
     };
     is_quiet && begins.unwrap_or_else(|| headers.loads_handshake(skb))
 }

@@ -1,6 +1,6 @@
 //! TLS handshakes by their packets, whatever the library: `cgroup_skb` on the cgroup v2 root.
 //!
-//! Both programs run for every packet of the host, so nearly all packets return at the first check: those of
+//! The program runs for every packet of the host, so nearly all packets return at the first check: those of
 //! other protocols and, while no handshake is in progress on their connection, those of connections that have
 //! moved more bytes than precede any handshake, and those whose payload does not begin like one. The rest is
 //! parsed ([`packet`]), and followed from its ClientHello on ([`follow`]).
@@ -12,19 +12,12 @@ mod packet;
 
 use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
 pub(crate) use follow::{established, socket_closed};
-use handshake_common::tls::wire::Direction;
-
 /// Lets the packet pass.
 const PASS: i32 = 1;
 
-#[cgroup_skb(egress)]
-pub(crate) fn wire_egress(ctx: SkBuffContext) -> i32 {
-    follow::look(&ctx, Direction::Sent);
-    PASS
-}
-
-#[cgroup_skb(ingress)]
-pub(crate) fn wire_ingress(ctx: SkBuffContext) -> i32 {
-    follow::look(&ctx, Direction::Received);
+/// Attached to both directions: one program, because the verifier takes most of the start for it.
+#[cgroup_skb]
+pub(crate) fn tls_wire(ctx: SkBuffContext) -> i32 {
+    follow::look(&ctx);
     PASS
 }

@@ -1,5 +1,6 @@
 //! `handshake check`: what this kernel and this host offer, tried out where possible.
 
+mod functions;
 mod kernel;
 mod libraries;
 mod namespaces;
@@ -64,6 +65,7 @@ fn look() -> Report {
         _ => (Vec::new(), vec!["finding them needs tracing to work".to_owned()]),
     };
     let tiers = tiers::look(&known);
+    let functions = functions::look(&known);
     Report {
         schema: report::SCHEMA,
         version: env!("CARGO_PKG_VERSION"),
@@ -76,6 +78,7 @@ fn look() -> Report {
         tls_libraries,
         tls_shortfalls,
         tiers,
+        functions,
         netns: sysctls::netns(),
         sysctls: sysctls::look(),
     }

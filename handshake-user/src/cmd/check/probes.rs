@@ -34,8 +34,8 @@ pub(super) fn look(kernel: &Kernel, tracefs_readable: bool) -> (Probes, Option<S
         }
         plan.push(Planned { hook: &TLS_WIRE, offsets: Ok(Vec::new()) });
         let settings = settings(mode, TlsWire::On, Switch::Off);
-        let attempt =
-            probe::attach(kernel, &settings, &Bounds::NONE, |_, _| ()).map(|attached| attached.probes.hooks);
+        let attempt = probe::attach(kernel, &settings, &Bounds::NONE, |_, _, _| ())
+            .map(|attached| attached.probes.hooks);
         let (whole, hooks) = judge(plan, &attempt);
         if probes.mode.is_none() && whole.state == State::Available {
             probes.mode = Some(mode);

@@ -3,7 +3,7 @@
 use handshake_common::Library;
 use serde::Serialize;
 
-use crate::{settings::AttachMode, untrusted::Untrusted};
+use crate::{kernel::probe::function::FunctionTier, settings::AttachMode, untrusted::Untrusted};
 
 /// Version of the schema; it changes when a key changes its meaning, not when one is added.
 pub(super) const SCHEMA: u32 = 1;
@@ -34,6 +34,8 @@ pub struct Report {
     pub tls_shortfalls: Vec<String>,
     /// Program types that this version does not use.
     pub tiers: Vec<Tier>,
+    /// Kernel functions that can be hooked.
+    pub functions: Vec<FunctionReport>,
     /// Inode of the network namespace that the sysctls belong to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub netns: Option<u64>,
@@ -220,6 +222,24 @@ pub struct Tier {
     #[serde(flatten)]
     pub finding: Finding,
     /// What it shows that the tracepoints do not.
+    pub adds: &'static str,
+}
+
+/// A kernel function that is hooked for what no tracepoint tells.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct FunctionReport {
+    /// Its name.
+    pub function: &'static str,
+    /// How it is hooked, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tier: Option<FunctionTier>,
+    /// Whether it is.
+    #[serde(flatten)]
+    pub finding: Finding,
+    /// How often it ran meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hits: Option<u64>,
+    /// What it tells.
     pub adds: &'static str,
 }
 

@@ -1,7 +1,8 @@
 //! The report as text for people.
 
 use super::report::{
-    Finding, HookReport, Kernel, Namespace, Privileges, Probes, Report, State, Sysctl, Tier, TlsLibrary,
+    Finding, FunctionReport, HookReport, Kernel, Namespace, Privileges, Probes, Report, State, Sysctl, Tier,
+    TlsLibrary,
 };
 use crate::{
     kernel::{btf, probe::hook::CGROUP_SKB},
@@ -48,6 +49,7 @@ pub(super) fn render(report: &Report) -> String {
         tls_libraries,
         tls_shortfalls,
         tiers,
+        functions,
         netns,
         sysctls,
     } = report;
@@ -70,7 +72,7 @@ pub(super) fn render(report: &Report) -> String {
         section("TLS libraries", &library_lines(tls_libraries, tls_shortfalls)),
         section(
             "Not used by this version (what only these can see is unknown)",
-            &tiers.iter().map(tier_line).collect::<Vec<_>>(),
+            &tiers.iter().map(tier_line).chain(functions.iter().map(function_line)).collect::<Vec<_>>(),
         ),
         section(
             &format!("Sysctls that govern handshakes{namespace}"),
@@ -247,6 +249,18 @@ fn tier_line(tier: &Tier) -> Line {
     }
 }
 
+fn function_line(function: &FunctionReport) -> Line {
+    let text = match (function.tier, function.hits) {
+        (Some(tier), Some(hits)) => format!("by {}, ran {hits} times meanwhile", tier.as_str()),
+        (Some(tier), None) => format!("by {}", tier.as_str()),
+        (None, _) => said(&function.finding),
+    };
+    Line {
+        more: vec![format!("adds: {}", function.adds)],
+        ..line(mark(&function.finding), function.function, text)
+    }
+}
+
 fn sysctl_line(sysctl: &Sysctl) -> Line {
     let text = match (&sysctl.value, &sysctl.flags) {
         (None, _) => "absent".to_owned(),
@@ -263,6 +277,7 @@ mod tests {
         cmd::check::report::{Capability, ModeReport, Tracefs},
         kernel::probe::{
             LoadError,
+            function::FunctionTier,
             hook::{HOOKS, TLS_WIRE},
         },
         untrusted::{is_harmless, tests::HOSTILE},
@@ -338,6 +353,22 @@ mod tests {
                 finding: Finding::refused("Operation not permitted"),
                 adds: "TIME_WAIT",
             }],
+            functions: vec![
+                FunctionReport {
+                    function: "inet_csk_accept",
+                    tier: Some(FunctionTier::Kprobe),
+                    finding: Finding::AVAILABLE,
+                    hits: Some(2),
+                    adds: "accept",
+                },
+                FunctionReport {
+                    function: "inet_twsk_kill",
+                    tier: None,
+                    finding: Finding::refused("this kernel has no such function"),
+                    hits: None,
+                    adds: "the end of TIME_WAIT",
+                },
+            ],
             netns: Some(4_026_531_840),
             sysctls: vec![
                 Sysctl {

@@ -1,13 +1,18 @@
 //! Finds the kernel's structure members: `/sys/kernel/btf/vmlinux` in, [`Layout`] out.
 
 mod error;
+mod function;
 mod types;
 
 use std::{cell::RefCell, convert::Infallible};
 
 use handshake_common::layout::{ABSENT, Bit, Layout};
 
-pub use self::{error::BtfError, types::Btf};
+pub use self::{
+    error::BtfError,
+    function::{Prototype, PrototypeError, arity_of},
+    types::Btf,
+};
 
 /// Where the kernel describes its types.
 pub const PATH: &str = "/sys/kernel/btf/vmlinux";

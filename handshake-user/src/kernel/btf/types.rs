@@ -54,6 +54,13 @@ pub(super) struct Member<'a> {
     pub(super) bits: u32,
 }
 
+/// A function's prototype, as ids of types.
+#[derive(Clone, Debug)]
+pub(super) struct Proto {
+    pub(super) parameters: Vec<u32>,
+    pub(super) returns: u32,
+}
+
 /// One `struct btf_type`.
 #[derive(Clone, Copy)]
 struct Type {
@@ -174,6 +181,30 @@ impl Btf {
             .iter()
             .filter_map(|&at| self.type_at(at))
             .any(|found| found.kind() == kind::TYPEDEF && self.name(found.name) == name.as_bytes())
+    }
+
+    /// The prototypes of the functions of this name; several files of the kernel may each have one.
+    pub(super) fn functions(&self, name: &str) -> Vec<Proto> {
+        self.types
+            .iter()
+            .filter_map(|&at| self.type_at(at))
+            .filter(|found| found.kind() == kind::FUNC && self.name(found.name) == name.as_bytes())
+            .filter_map(|found| self.type_of(found.refers_to))
+            .filter(|proto| proto.kind() == kind::FUNC_PROTO)
+            .map(|proto| Proto {
+                parameters: (0..proto.length())
+                    .map_while(|index| read(&self.bytes, proto.at + TYPE + index * 8 + 4))
+                    .collect(),
+                returns: proto.refers_to,
+            })
+            .collect()
+    }
+
+    /// The name of the structure that a pointer is to. Returns `None` for any other type.
+    pub(super) fn pointee(&self, id: u32) -> Option<&[u8]> {
+        let pointer = self.resolve(id).filter(|found| found.kind() == kind::PTR)?;
+        let structure = self.resolve(pointer.refers_to).filter(|found| found.kind() == kind::STRUCT)?;
+        Some(self.name(structure.name))
     }
 
     /// The members of a structure or union behind typedefs and qualifiers; none for any other type.

@@ -1,6 +1,7 @@
 //! Loads the eBPF object into the kernel and attaches its programs.
 
 use std::{
+    collections::BTreeMap,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -25,8 +26,9 @@ use super::{
     histograms::Histograms,
     hook::{Hook, TLS_WIRE},
     kernel::Kernel,
-    plan::Offset,
-    program,
+    plan::{Offset, Planned},
+    program::{self, Job},
+    uprobe_multi::UprobeLinks,
     wire::{self, WireCoverage, WireView},
 };
 use crate::{
@@ -35,7 +37,7 @@ use crate::{
 };
 
 /// The kernel side, compiled.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/handshake-ebpf"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/handshake-ebpf"));
 
 /// Programs by name: for each, the kernel counts how often it skipped it.
 pub type LoadedPrograms = Arc<Mutex<Vec<(String, OwnedFd)>>>;
@@ -140,24 +142,23 @@ impl Probes {
         if kept.trim() == "0" {
             return None;
         }
-        let run_time = |(program, fd): &(String, OwnedFd)| {
-            let info = info(fd)?;
-            let time = Duration::from_nanos(number(&info, "run_time_ns:")?);
-            Some(RunTime { program: program.clone(), time, runs: number(&info, "run_cnt:")? })
-        };
-        Some(
-            self.programs
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .iter()
-                .filter_map(run_time)
-                .collect(),
-        )
+        let mut run_times = BTreeMap::<String, RunTime>::new();
+        for (program, fd) in self.programs.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let Some(info) = info(fd) else { continue };
+            let (Some(ns), Some(runs)) = (number(&info, "run_time_ns:"), number(&info, "run_cnt:")) else {
+                continue;
+            };
+            let of_name = run_times.entry(program.clone()).or_default();
+            of_name.time += Duration::from_nanos(ns);
+            of_name.runs += runs;
+        }
+        let named = run_times.into_iter().map(|(program, run_time)| RunTime { program, ..run_time });
+        Some(named.collect())
     }
 }
 
 /// How long a program has run, over all its attachments, while the kernel kept it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RunTime {
     /// Its name.
     pub program: String,
@@ -209,7 +210,7 @@ pub fn attach<T>(
     kernel: &Kernel,
     settings: &ProbeSettings,
     bounds: &Bounds,
-    mut prepare: impl FnMut(&mut Ebpf, &LoadedPrograms) -> T,
+    mut prepare: impl FnMut(&mut Ebpf, UprobeLinks, &LoadedPrograms) -> T,
 ) -> Result<Attachment<T>, LoadError> {
     // Only the last error of a mode counts: the first may be about helpers that the next attempt does
     // without.
@@ -238,37 +239,44 @@ impl Attempt {
         kernel: &Kernel,
         settings: &ProbeSettings,
         bounds: &Bounds,
-        prepare: &mut impl FnMut(&mut Ebpf, &LoadedPrograms) -> T,
+        prepare: &mut impl FnMut(&mut Ebpf, UprobeLinks, &LoadedPrograms) -> T,
     ) -> Result<Attachment<T>, LoadError> {
         let plan = kernel.plan(self.mode);
         let offsets: Vec<Offset> =
             plan.iter().filter_map(|planned| planned.offsets.as_ref().ok()).flatten().copied().collect();
-        let (mut ebpf, kernel_log) = self.load_object(kernel, settings, bounds, &offsets)?;
+        let (mut ebpf, links, kernel_log) = self.load_object(kernel, settings, bounds, &offsets)?;
 
         // Everything is loaded before anything is attached: the kernel takes a second to verify it all, and
         // what happens meanwhile would have to wait in the ring.
-        let mut hooks = Vec::with_capacity(plan.len());
-        for planned in plan {
-            let loaded = planned
-                .offsets
-                .and_then(|_| program::load(&mut ebpf, planned.hook, self.mode, kernel.loader_btf()));
-            hooks.push(Attached { hook: planned.hook, missing: loaded.err() });
-        }
+        let wire = (settings.tls_wire != TlsWire::Off).then(wire::job);
+        let nested = (self.mode == AttachMode::TpBtf).then(Job::nested);
+        let of_hooks = plan.iter().filter(|planned| planned.offsets.is_ok());
+        // Those that take long first.
+        let jobs = wire.into_iter().chain(of_hooks.map(|planned| Job::of(planned.hook, self.mode)));
+        let mut loaded = program::load_all(&mut ebpf, jobs.chain(nested).collect(), kernel.loader_btf());
+        let mut outcome = |job: Job| loaded.remove(&job.name).unwrap_or(Err(HookError::NoProgram));
+        let mut hooks: Vec<_> = plan
+            .into_iter()
+            .map(|Planned { hook, offsets }| {
+                let loaded = offsets.and_then(|_| outcome(Job::of(hook, self.mode)));
+                Attached { hook, missing: loaded.err() }
+            })
+            .collect();
         check_required(&mut hooks)?;
-        let nested =
-            (self.mode == AttachMode::TpBtf).then(|| program::load_nested(&mut ebpf, kernel.loader_btf()));
-        let wire = (settings.tls_wire != TlsWire::Off).then(|| wire::load(&mut ebpf));
+        let nested = (self.mode == AttachMode::TpBtf).then(|| outcome(Job::nested()));
+        let wire = (settings.tls_wire != TlsWire::Off).then(|| outcome(wire::job()));
         let programs = LoadedPrograms::default();
-        let prepared = prepare(&mut ebpf, &programs);
+        let prepared = prepare(&mut ebpf, links, &programs);
 
+        for attached in hooks.iter_mut().filter(|attached| attached.missing.is_none()) {
+            attached.missing = program::attach(&mut ebpf, attached.hook, self.mode).err();
+        }
+        // After the first one: it looks what that has done.
         let nested = nested.map(|loaded| loaded.and_then(|()| program::attach_nested(&mut ebpf)));
         // Without it, only the events that it would have seen are lost, and those are counted.
         if let Some(Err(reason)) = nested {
             let name = program::SET_STATE_NESTED;
             tracing::warn!(%reason, "cannot attach {name}: some changes of state will be missed");
-        }
-        for attached in hooks.iter_mut().filter(|attached| attached.missing.is_none()) {
-            attached.missing = program::attach(&mut ebpf, attached.hook, self.mode).err();
         }
         check_required(&mut hooks)?;
         let mut view = WireView::default();
@@ -305,7 +313,7 @@ impl Attempt {
         settings: &ProbeSettings,
         bounds: &Bounds,
         offsets: &[Offset],
-    ) -> Result<(Ebpf, Option<KernelLog>), LoadError> {
+    ) -> Result<(Ebpf, UprobeLinks, Option<KernelLog>), LoadError> {
         let layout = Layout { has_tracing_helpers: u32::from(self.has_tracing_helpers), ..kernel.layout()? };
         let ring_bytes = settings.ring_bytes();
         let log_level =
@@ -327,8 +335,9 @@ impl Attempt {
             loader.override_global(global, bytes, true);
         }
         let mut ebpf = loader.load(OBJECT)?;
+        let links = UprobeLinks::new(&ebpf, self.mode);
         let kernel_log = (log_level > 0).then(|| EbpfLogger::init(&mut ebpf)).transpose();
-        Ok((ebpf, kernel_log.map_err(|error| LoadError::Log(error.to_string()))?))
+        Ok((ebpf, links, kernel_log.map_err(|error| LoadError::Log(error.to_string()))?))
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     bounded,
-    kernel::btf::{self, Audit, Btf},
+    kernel::btf::{self, Audit, Btf, Prototype, PrototypeError},
     settings::AttachMode,
 };
 
@@ -61,6 +61,14 @@ impl Kernel {
     #[must_use]
     pub const fn loader_btf(&self) -> &aya::Btf {
         &self.loader_btf
+    }
+
+    /// The number of parameters of a function, if it is the one that is expected.
+    ///
+    /// # Errors
+    /// How it differs.
+    pub fn arity_of(&self, prototype: &Prototype) -> Result<u32, PrototypeError> {
+        btf::arity_of(&self.btf, prototype)
     }
 
     /// What would be attached in this mode.

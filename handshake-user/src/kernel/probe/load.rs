@@ -14,12 +14,30 @@ const ATTEMPTS: u32 = 5;
 ///
 /// # Errors
 /// As the program's own `load`.
-pub(crate) fn load(program: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+pub(crate) fn load<T, E: LoadFailure>(program: impl FnMut() -> Result<T, E>) -> Result<T, E> {
     let _held = SignalMask::block_all();
-    again(
-        program,
-        |error| matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == io::ErrorKind::WouldBlock),
-    )
+    again(program, |error| error.refusal().is_some_and(|refusal| refusal.kind() == io::ErrorKind::WouldBlock))
+}
+
+/// Why a program is not loaded.
+pub(crate) trait LoadFailure {
+    /// The kernel's answer, if it was asked.
+    fn refusal(&self) -> Option<&io::Error>;
+}
+
+impl LoadFailure for io::Error {
+    fn refusal(&self) -> Option<&io::Error> {
+        Some(self)
+    }
+}
+
+impl LoadFailure for ProgramError {
+    fn refusal(&self) -> Option<&io::Error> {
+        match self {
+            Self::LoadError { io_error, .. } => Some(io_error),
+            _ => None,
+        }
+    }
 }
 
 /// Blocks the thread's signals until it is dropped; other threads receive those to the process meanwhile.
@@ -40,7 +58,7 @@ impl Drop for SignalMask {
     }
 }
 
-fn again<E>(mut attempt: impl FnMut() -> Result<(), E>, is_passing: impl Fn(&E) -> bool) -> Result<(), E> {
+fn again<T, E>(mut attempt: impl FnMut() -> Result<T, E>, is_passing: impl Fn(&E) -> bool) -> Result<T, E> {
     for _ in 1..ATTEMPTS {
         match attempt() {
             Err(error) if is_passing(&error) => {}
@@ -69,7 +87,7 @@ mod tests {
         let mut meanwhile = before;
         load(|| {
             meanwhile = SigSet::thread_get_mask().unwrap();
-            Ok(())
+            Ok::<_, io::Error>(())
         })
         .unwrap();
         assert!(meanwhile.contains(Signal::SIGCHLD) && meanwhile.contains(Signal::SIGHUP));

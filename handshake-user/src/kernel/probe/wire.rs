@@ -1,4 +1,4 @@
-//! The programs of the wire view, and how much of the host they see.
+//! The program of the wire view, and how much of the host it sees.
 
 use std::fs::File;
 
@@ -7,7 +7,10 @@ use aya::{
     programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType},
 };
 
-use super::{error::HookError, load::load as load_program};
+use super::{
+    error::HookError,
+    program::{Job, Kind},
+};
 use crate::{host, settings::TlsWire};
 
 /// Which TLS handshakes the wire view reports.
@@ -40,24 +43,15 @@ pub(super) struct WireView {
     pub(super) shortfall: Option<String>,
 }
 
-/// Both programs, and the direction of the packets that each sees.
-const PROGRAMS: [(&str, CgroupSkbAttachType); 2] =
-    [("wire_egress", CgroupSkbAttachType::Egress), ("wire_ingress", CgroupSkbAttachType::Ingress)];
+const PROGRAM: &str = "tls_wire";
 
-/// Loads both programs.
-///
-/// # Errors
-/// Why the kernel refuses them.
-pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), HookError> {
-    for (name, _) in PROGRAMS {
-        let program = program(ebpf, name)?;
-        load_program(|| program.load()).map_err(|error| HookError::refused(name, error))?;
-    }
-    Ok(())
+/// What is to be loaded.
+pub(super) fn job() -> Job {
+    Job { name: PROGRAM.to_owned(), kind: Kind::Packets }
 }
 
-/// Attaches them to the root of cgroup v2, which every socket of the host is below; in a container that has a
-/// hierarchy of its own, to the root of that.
+/// Attaches it to both directions of the root of cgroup v2, which every socket of the host is below; in a
+/// container that has a hierarchy of its own, to the root of that.
 ///
 /// # Errors
 /// Why that is not possible.
@@ -65,15 +59,16 @@ pub(super) fn attach(ebpf: &mut Ebpf, wire: TlsWire) -> Result<WireView, HookErr
     let cgroup2 = host::cgroup2().ok_or(HookError::NoCgroup2)?;
     let mount = &cgroup2.mount;
     let root = File::open(mount).map_err(|error| HookError::Cgroup2 { mount: mount.clone(), error })?;
-    for (name, direction) in PROGRAMS {
+    let program: &mut CgroupSkb = ebpf
+        .program_mut(PROGRAM)
+        .ok_or(HookError::NoProgram)?
+        .try_into()
+        .map_err(|_| HookError::OtherType)?;
+    for direction in [CgroupSkbAttachType::Egress, CgroupSkbAttachType::Ingress] {
         // A link stands beside other programs, whatever the mode.
-        let attached = program(ebpf, name)?.attach(&root, direction, CgroupAttachMode::Single);
-        attached.map_err(|error| HookError::refused(name, error))?;
+        let attached = program.attach(&root, direction, CgroupAttachMode::Single);
+        attached.map_err(|error| HookError::refused(PROGRAM, error))?;
     }
     let coverage = if cgroup2.is_whole { wire.into() } else { WireCoverage::Some };
     Ok(WireView { coverage, shortfall: cgroup2.shortfall() })
-}
-
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSkb, HookError> {
-    ebpf.program_mut(name).ok_or(HookError::NoProgram)?.try_into().map_err(|_| HookError::OtherType)
 }

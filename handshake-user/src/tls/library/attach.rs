@@ -2,9 +2,11 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    os::fd::AsFd as _,
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
-    sync::PoisonError,
+    sync::{Mutex, PoisonError},
+    thread,
 };
 
 use aya::{
@@ -23,9 +25,9 @@ use thiserror::Error;
 
 use super::{
     budget::Budget,
-    inspect::{Inspection, ProbeKind},
+    inspect::{Inspection, Point, ProbeKind},
 };
-use crate::kernel::probe::{LoadedPrograms, chain, is_permission_denied, load, shorten};
+use crate::kernel::probe::{LoadedPrograms, Place, UprobeLinks, chain, is_permission_denied, load, shorten};
 
 /// Why the files of TLS libraries, or one of them, cannot be probed.
 #[derive(Debug, Error)]
@@ -61,6 +63,9 @@ pub enum AttachError {
         if is_permission_denied(.0) { ": uprobes require CAP_SYS_ADMIN" } else { "" }
     )]
     Uprobe(ProgramError),
+    /// The kernel refused a link of many uprobes.
+    #[error("cannot probe it: {0}")]
+    UprobeLink(io::Error),
 }
 
 /// The probes of one file.
@@ -69,18 +74,27 @@ pub struct Probed {
     index: u32,
     /// The user whose budget they count against. `None` if the file has a standard path.
     owner: Option<u32>,
-    /// Dropping a link detaches it.
-    links: Vec<UProbeLink>,
+    links: Vec<Link>,
+}
+
+/// What keeps probes attached. Dropping it detaches them, which takes the kernel up to a tenth of a second.
+#[derive(Debug)]
+#[expect(dead_code, reason = "held until dropped")]
+enum Link {
+    /// One probe.
+    Single(UProbeLink),
+    /// All probes of a file with the same program.
+    Multi(OwnedFd),
 }
 
 impl Probed {
-    /// The number of probes.
+    /// The number of links.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.links.len()
     }
 
-    /// Whether there are no probes.
+    /// Whether there are no links.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.links.is_empty()
@@ -92,9 +106,11 @@ pub struct Attacher {
     targets: Array<MapData, Target>,
     next: u32,
     free: VecDeque<u32>,
-    /// Files that are being detached, probe by probe.
+    /// Files that are being detached, link by link.
     detaching: VecDeque<Probed>,
     budget: Budget,
+    links: UprobeLinks,
+    /// Programs for single probes.
     loaded: HashSet<&'static str>,
     programs: LoadedPrograms,
 }
@@ -104,11 +120,11 @@ impl Attacher {
     ///
     /// # Errors
     /// If the object lacks it.
-    pub fn new(ebpf: &mut Ebpf, programs: LoadedPrograms) -> Result<Self, AttachError> {
+    pub fn new(ebpf: &mut Ebpf, links: UprobeLinks, programs: LoadedPrograms) -> Result<Self, AttachError> {
         let targets = Array::try_from(ebpf.take_map(MAP).ok_or(AttachError::NoTable)?)?;
         let (free, detaching) = (VecDeque::new(), VecDeque::new());
         let (budget, loaded) = (Budget::default(), HashSet::new());
-        Ok(Self { targets, next: 0, free, detaching, budget, loaded, programs })
+        Ok(Self { targets, next: 0, free, detaching, budget, links, loaded, programs })
     }
 
     /// Attaches a probe to every point of a file. Returns `None` if it has no points. `owner` is `None` if
@@ -129,21 +145,31 @@ impl Attacher {
         let index = self.index()?;
         self.targets.set(index, inspection.target, 0)?;
         let mut probed = Probed { index, owner, links: Vec::new() };
-        for point in &inspection.points {
-            let name = program(inspection.library, point.hook);
-            let cookie = u64::from(index) | point.cookie_flags();
-            match self.attach_one(ebpf, name, path, point.offset, cookie) {
-                Ok(link) => {
-                    probed.links.push(link);
-                    owner.inspect(|owner| self.budget.add(*owner));
-                }
-                Err(error) => {
-                    self.detach(probed);
-                    return Err(error);
-                }
+        let places = |points: &[&Point]| {
+            let place = |point: &&Point| Place {
+                offset: point.offset,
+                cookie: u64::from(index) | point.cookie_flags(),
+            };
+            points.iter().map(place).collect::<Vec<_>>()
+        };
+        for (name, points) in by_program(inspection) {
+            let before = probed.links.len();
+            let attached = self.attach_all(ebpf, name, path, &places(&points), &mut probed.links);
+            for _ in before..probed.links.len() {
+                owner.inspect(|owner| self.budget.add(*owner));
+            }
+            if let Err(error) = attached {
+                self.detach(probed);
+                return Err(error);
             }
         }
         Ok(Some(probed))
+    }
+
+    /// How many links the probes of a file take.
+    #[must_use]
+    pub fn links(&self, inspection: &Inspection) -> usize {
+        if self.links.is_refused() { inspection.points.len() } else { by_program(inspection).len() }
     }
 
     /// Updates the target of a file that was completed by its companion.
@@ -154,12 +180,12 @@ impl Attacher {
         Ok(self.targets.set(probed.index, inspection.target, 0)?)
     }
 
-    /// Has the probes of a file detached, one by each call of [`Attacher::detach_one`].
+    /// Has the probes of a file detached, one link by each call of [`Attacher::detach_one`].
     pub fn detach(&mut self, probed: Probed) {
         self.detaching.push_back(probed);
     }
 
-    /// Detaches one probe, which takes the kernel up to a tenth of a second. Returns whether there was one.
+    /// Detaches one link. Returns whether there was one.
     pub fn detach_one(&mut self) -> bool {
         let Some(probed) = self.detaching.front_mut() else { return false };
         if let Some(link) = probed.links.pop() {
@@ -173,7 +199,27 @@ impl Attacher {
         true
     }
 
-    /// Whether probes wait to be detached.
+    /// Detaches files and all that waits to be detached, in many threads: the kernel makes each wait for
+    /// grace periods of RCU, which all of them share.
+    pub fn detach_all(&mut self, files: impl Iterator<Item = Probed>) {
+        /// `TasksMax` of the systemd unit allows for them.
+        const THREADS: usize = 64;
+        let links = self.detaching.drain(..).chain(files).flat_map(|probed| probed.links);
+        let links: Vec<_> = links.collect();
+        let helpers = links.len().saturating_sub(1).min(THREADS);
+        let links = Mutex::new(links);
+        let next = || links.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let work = || while next().is_some() {};
+        thread::scope(|scope| {
+            for _ in 0..helpers {
+                // Without it the others take longer.
+                thread::Builder::new().stack_size(64 << 10).spawn_scoped(scope, work).ok();
+            }
+            work();
+        });
+    }
+
+    /// Whether links wait to be detached.
     #[must_use]
     pub fn is_detaching(&self) -> bool {
         !self.detaching.is_empty()
@@ -190,7 +236,7 @@ impl Attacher {
         &mut self.budget
     }
 
-    /// The number of probes that wait to be detached.
+    /// The number of links that wait to be detached.
     #[must_use]
     pub fn detaching(&self) -> usize {
         self.detaching.iter().map(Probed::len).sum()
@@ -210,13 +256,35 @@ impl Attacher {
         self.free.pop_front().ok_or(AttachError::TableFull)
     }
 
+    /// Attaches a program to some places of a file; adds to the links what is attached, even if not all can
+    /// be.
+    fn attach_all(
+        &mut self,
+        ebpf: &mut Ebpf,
+        name: &'static str,
+        path: &Path,
+        places: &[Place],
+        links: &mut Vec<Link>,
+    ) -> Result<(), AttachError> {
+        if let Some((link, loaded)) =
+            self.links.attach(ebpf, name, path, places).map_err(AttachError::UprobeLink)?
+        {
+            loaded.inspect(|program| remember(&self.programs, name, *program));
+            links.push(Link::Multi(link));
+            return Ok(());
+        }
+        for place in places {
+            links.push(Link::Single(self.attach_one(ebpf, name, path, *place)?));
+        }
+        Ok(())
+    }
+
     fn attach_one(
         &mut self,
         ebpf: &mut Ebpf,
         name: &'static str,
         path: &Path,
-        offset: u64,
-        cookie: u64,
+        Place { offset, cookie }: Place,
     ) -> Result<UProbeLink, AttachError> {
         let program = ebpf.program_mut(name).ok_or(AttachError::NoProgram(name))?;
         let program: &mut UProbe =
@@ -233,13 +301,33 @@ impl Attacher {
                 AttachError::NoCookie
             });
         }
-        if newly && let Some(fd) = program.fd().ok().and_then(|fd| fd.as_fd().try_clone_to_owned().ok()) {
-            self.programs.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), fd));
+        if newly && let Ok(fd) = program.fd() {
+            remember(&self.programs, name, fd.as_fd());
         }
         let location = UProbeAttachLocation::AbsoluteOffset(offset);
         let point = UProbeAttachPoint { location, cookie: Some(cookie) };
         let attached = program.attach(point, path, UProbeScope::AllProcesses);
         attached.and_then(|link| program.take_link(link)).map_err(AttachError::Uprobe)
+    }
+}
+
+/// The points of a file by the program for each.
+fn by_program(inspection: &Inspection) -> Vec<(&'static str, Vec<&Point>)> {
+    let mut programs: Vec<(&'static str, Vec<&Point>)> = Vec::new();
+    for point in &inspection.points {
+        let name = program(inspection.library, point.hook);
+        match programs.iter_mut().find(|(other, _)| *other == name) {
+            Some((_, points)) => points.push(point),
+            None => programs.push((name, vec![point])),
+        }
+    }
+    programs
+}
+
+/// Keeps a descriptor of a program, by which its missed runs are counted.
+fn remember(programs: &LoadedPrograms, name: &str, program: BorrowedFd<'_>) {
+    if let Ok(program) = program.try_clone_to_owned() {
+        programs.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), program));
     }
 }
 

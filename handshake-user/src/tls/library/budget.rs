@@ -1,11 +1,13 @@
-//! How many files and probes, counted together, there may be of files without a standard path.
+//! How many files and links of probes, counted together, there may be of files without a standard path.
 //!
-//! The kernel takes 85 to 100 ms to detach a probe, one after the other, even when the process is killed. A
-//! user who creates files without end must not delay the exit of this process for minutes.
+//! The kernel takes 85 to 100 ms to detach a single probe, one after the other, and some 50 ms for a link of
+//! many when the process is killed. A user who creates files without end must not delay the exit of this
+//! process for minutes.
 
 use std::collections::HashMap;
 
-/// Of one user other than root: 5 s. Node.js with its OpenSSL takes 27, a shared library about ten.
+/// Of one user other than root: 5 s at most. Node.js with its OpenSSL takes 27 single probes, a shared
+/// library about ten, or four links.
 const MAX_PER_USER: usize = 48;
 /// Of all users other than root, however many IDs they have (`/etc/subuid` gives 65,536 to each): 10 s.
 const MAX_NON_ROOT: usize = 96;
@@ -13,7 +15,7 @@ const MAX_NON_ROOT: usize = 96;
 /// together with all others, about the 90 s that systemd waits for a service to stop.
 const MAX_ROOT: usize = 768;
 
-/// Files and attached probes by owner, including those that are being detached.
+/// Files and links of probes by owner, including those that are being detached.
 #[derive(Debug, Default)]
 pub struct Budget {
     of: HashMap<u32, usize>,
@@ -33,12 +35,12 @@ impl Budget {
         other == owner || (owner != 0 && other != 0 && self.of(owner) + more <= MAX_PER_USER)
     }
 
-    /// Adds one file or probe.
+    /// Adds one file or link.
     pub fn add(&mut self, owner: u32) {
         *self.of.entry(owner).or_default() += 1;
     }
 
-    /// Removes one file or probe.
+    /// Removes one file or link.
     pub fn remove(&mut self, owner: u32) {
         if let Some(probes) = self.of.get_mut(&owner) {
             *probes -= 1;

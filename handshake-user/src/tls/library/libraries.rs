@@ -19,7 +19,7 @@ use super::{
 use crate::{
     bounded_map::BoundedMap,
     descriptors,
-    kernel::probe::LoadedPrograms,
+    kernel::probe::{LoadedPrograms, UprobeLinks},
     tls::discover::{self, Discovery, DiscoveryEvent, FileId, Found, SWEEP, VmaIterator},
 };
 
@@ -121,10 +121,15 @@ impl Libraries {
     ///
     /// # Errors
     /// If the eBPF object lacks a map.
-    pub fn new(ebpf: &mut Ebpf, btf: &Btf, programs: LoadedPrograms) -> Result<Self, AttachError> {
+    pub fn new(
+        ebpf: &mut Ebpf,
+        btf: &Btf,
+        links: UprobeLinks,
+        programs: LoadedPrograms,
+    ) -> Result<Self, AttachError> {
         let iterator = VmaIterator::load(ebpf, btf);
         Ok(Self {
-            attacher: Attacher::new(ebpf, programs)?,
+            attacher: Attacher::new(ebpf, links, programs)?,
             discovery: Discovery::new(iterator, SWEEP),
             queue: Queue::default(),
             files: HashMap::new(),
@@ -405,7 +410,7 @@ impl Libraries {
             }
         };
         let owner = Some(owner).filter(|_| !self.discovery.is_standing(id));
-        if let Err(reason) = self.make_room(id, owner, inspection.points.len(), now) {
+        if let Err(reason) = self.make_room(id, owner, self.attacher.links(&inspection), now) {
             return self.skip(id, &shown, reason, now);
         }
         let probed = self.attacher.attach(ebpf, &discover::path_of(handle.file()), owner, &inspection);
@@ -431,26 +436,26 @@ impl Libraries {
         self.changed = true;
     }
 
-    /// Makes room for one more file with this number of probes. Unused files are detached for it; if it is in
+    /// Makes room for one more file with this number of links. Unused files are detached for it; if it is in
     /// use, so are files that merely have a standard path.
     fn make_room(
         &mut self,
         id: FileId,
         owner: Option<u32>,
-        points: usize,
+        links: usize,
         now: Instant,
     ) -> Result<(), Reason> {
-        if let Some(owner) = owner.filter(|owner| !self.attacher.budget().fits(*owner, 1 + points)) {
+        if let Some(owner) = owner.filter(|owner| !self.attacher.budget().fits(*owner, 1 + links)) {
             // Detaching takes time, for which other files do not wait; what is being detached already may
             // suffice.
             if !self.attacher.is_detaching() {
-                self.detach_unused_for(owner, 1 + points);
+                self.detach_unused_for(owner, 1 + links);
             }
             return Err(Reason::ProbeLimit);
         }
         let is_used = self.discovery.users(id).next().is_some();
         // One more for the handle of the file.
-        let needed = 1 + points + PROGRAMS;
+        let needed = 1 + links + PROGRAMS;
         if descriptors::spare() + self.reclaimable(is_used) < needed {
             return Err(Reason::Descriptors);
         }
@@ -470,5 +475,12 @@ impl Libraries {
                 return Err(reason);
             }
         }
+    }
+}
+
+impl Drop for Libraries {
+    fn drop(&mut self) {
+        let files = self.files.drain().filter_map(|(_, file)| file.probed.ok().flatten());
+        self.attacher.detach_all(files);
     }
 }

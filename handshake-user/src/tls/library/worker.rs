@@ -6,6 +6,7 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc::{self, Receiver},
     },
     thread::{self, Thread},
     time::{Duration, Instant, SystemTime},
@@ -22,12 +23,17 @@ use super::{
 /// minute.
 const LONG: Duration = Duration::from_mins(2);
 
-/// The thread. Dropping it makes the thread end, without waiting for it: the kernel detaches the remaining
-/// probes when the process exits.
+/// How long to wait for the thread to end: for a file system that does not answer, no longer. What it has not
+/// detached by then the kernel detaches when the process exits, which takes longer.
+const END: Duration = Duration::from_millis(1500);
+
+/// The thread. Dropping it makes the thread end.
 #[derive(Debug)]
 pub struct Worker {
     shared: Arc<Shared>,
     thread: Thread,
+    /// Nothing comes by it: it is closed when the thread ends.
+    over: Mutex<Receiver<()>>,
     is_stuck: bool,
 }
 
@@ -53,7 +59,9 @@ impl Worker {
         let (is_over, queued) = (AtomicBool::new(false), AtomicUsize::new(libraries.queued()));
         let shared = Arc::new(Shared { is_over, turn, counts: Mutex::new(None), queued });
         let its = Arc::clone(&shared);
+        let (ends_with_it, over) = mpsc::channel::<()>();
         let work = move || {
+            let _ends_with_it = ends_with_it;
             while !its.is_over.load(Ordering::Acquire) {
                 let more = libraries.turn(&mut ebpf);
                 its.queued.store(libraries.queued(), Ordering::Relaxed);
@@ -68,9 +76,10 @@ impl Worker {
             }
             // The tracepoints first: they run for every connection.
             drop(ebpf);
+            drop(libraries);
         };
         let handle = thread::Builder::new().name("libraries".to_owned()).spawn(work)?;
-        Ok(Self { shared, thread: handle.thread().clone(), is_stuck: false })
+        Ok(Self { shared, thread: handle.thread().clone(), over: Mutex::new(over), is_stuck: false })
     }
 
     /// When the last turn ended. Logs when that is too long ago, and when turns resume.
@@ -109,5 +118,7 @@ impl Drop for Worker {
     fn drop(&mut self) {
         self.shared.is_over.store(true, Ordering::Release);
         self.thread.unpark();
+        // Either it ends or the time does.
+        let _ = self.over.get_mut().unwrap_or_else(PoisonError::into_inner).recv_timeout(END);
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     case::{Case, RTT, ms, pause},
     ends::{Ends, Expect},
     pair::Pair,
+    program::machine::tolerance,
     socket::{await_input, drain, set_tcp_option, tcp_info},
     testbed::{
         Family,
@@ -199,7 +200,7 @@ fn data_accepted_with_a_late_first_write(family: Family) {
     scene.accept(client).finish_after(300);
     let (connection, flow) = scene.flow();
     let taken = truth::client_open(&flow);
-    assert_time!(taken < RTT + ms(10), "establishment took {taken:?} on the link");
+    assert_time!(taken < RTT + tolerance(ms(10)), "establishment took {taken:?} on the link");
 
     check_accepted(&scene.case.ends(connection, Expect::BOTH), &flow);
 }

@@ -110,7 +110,9 @@ fn ipv4(octets: [u8; 4]) -> sockaddr {
     unsafe { mem::transmute(address) }
 }
 
-fn ioctl<T>(file: &impl AsRawFd, request: libc::Ioctl, argument: &mut T) -> io::Result<()> {
+/// The type of requests, and that of their constants, depends on the C library.
+fn ioctl<T>(file: &impl AsRawFd, request: impl TryInto<libc::Ioctl>, argument: &mut T) -> io::Result<()> {
+    let request = request.try_into().unwrap_or_else(|_| panic!("not a request of this C library"));
     // SAFETY: every request above takes a pointer to the structure it is called with, which outlives the
     // call.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), request, std::ptr::from_mut(argument)) };

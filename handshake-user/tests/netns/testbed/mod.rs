@@ -18,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::program::machine::patience;
 use capture::Capture;
 use faults::Verdict;
 use namespace::Namespace;
@@ -143,7 +144,7 @@ impl Testbed {
     /// Waits until what the link has carried satisfies `is_so`.
     #[track_caller]
     pub(crate) fn wait_until(&self, what: &str, is_so: impl Fn(&Capture) -> bool) {
-        let deadline = Instant::now() + TIMEOUT;
+        let deadline = Instant::now() + patience(TIMEOUT);
         while !is_so(&self.capture()) {
             assert!(Instant::now() < deadline, "not within {TIMEOUT:?}: {what}");
             thread::sleep(Duration::from_millis(5));

@@ -23,22 +23,22 @@ pub(super) fn raise_relay() {
 /// Runs `work` with the priority of the relay: a thread that holds a lock the relay waits for must not wait
 /// for a CPU either.
 pub(super) fn as_relay<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: both only ask; the structure outlives the call, and all zeros is a valid value of it.
-    let (policy, before) = unsafe {
-        let mut before: libc::sched_param = std::mem::zeroed();
-        libc::sched_getparam(0, &raw mut before);
-        (libc::sched_getscheduler(0), before)
+    let mut priority: c_int = 0;
+    // SAFETY: both only ask; the kernel's `struct sched_param` is one int, which outlives the call.
+    let policy = unsafe {
+        libc::syscall(libc::SYS_sched_getparam, 0, &raw mut priority);
+        libc::syscall(libc::SYS_sched_getscheduler, 0)
     };
     raise_relay();
     let result = work();
-    schedule(policy, before.sched_priority);
+    schedule(c_int::try_from(policy).unwrap_or(libc::SCHED_OTHER), priority);
     result
 }
 
-fn schedule(policy: c_int, sched_priority: c_int) {
-    let parameters = libc::sched_param { sched_priority };
-    // SAFETY: the structure outlives the call.
-    let _ = unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) };
+/// Asks the kernel itself: musl's functions of these names only fail.
+fn schedule(policy: c_int, priority: c_int) {
+    // SAFETY: the kernel's `struct sched_param` is one int, which outlives the call.
+    unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const priority) };
 }
 
 /// For a program that a test starts: scheduled as an ordinary program, but with the lowest nice value. The

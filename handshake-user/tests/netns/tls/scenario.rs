@@ -11,6 +11,7 @@ use super::{
 use crate::{
     case::{Case, RTT, ms},
     ends::{Ends, Expect},
+    program::machine::{patience, tolerance},
     record::Record,
     testbed::{
         capture::Connection,
@@ -109,13 +110,16 @@ fn witness(case: &Case, connection: Connection, made: &Made) -> Witness {
         assert_eq!(actual, round_trips, "round trips of the {what}");
         let least = RTT * round_trips;
         assert_time!(
-            least <= duration + ms(1) && duration <= least + COMPUTING,
+            least <= duration + ms(1) && duration <= least + patience(COMPUTING),
             "{what}: {duration:?} for {round_trips} round trips"
         );
     }
     if let Some(taken) = made.account.taken.filter(|_| made.row != Row::Tls12FalseStart) {
         let truth = witness.client.duration;
-        assert_time!(taken + TOLERANCE >= truth, "{taken:?} by the client's own clock, not {truth:?}");
+        assert_time!(
+            taken + tolerance(TOLERANCE) >= truth,
+            "{taken:?} by the client's own clock, not {truth:?}"
+        );
     }
     witness
 }
@@ -134,7 +138,7 @@ fn check_held(tls: &Record, side: Side, row: Row, handshake: Handshake) {
         return;
     }
     let held = tls.micros("tls.held_us").unwrap_or_else(|| panic!("tls.held_us is missing in {tls}"));
-    let most = handshake.duration.saturating_sub(RTT * handshake.round_trips) + TOLERANCE;
+    let most = handshake.duration.saturating_sub(RTT * handshake.round_trips) + tolerance(TOLERANCE);
     assert_time!(held <= most, "tls.held_us is {held:?}, more than {most:?}, in {tls}");
 }
 
@@ -148,7 +152,7 @@ fn check_end(ends: &Ends, side: Side, library: Option<Library>, truth: &Witness)
     tls.assert_is("tls.version", row.version());
     tls.assert_is("tls.class", row.class());
     tls.assert_count("tls.round_trips", usize::try_from(handshake.round_trips).unwrap());
-    tls.assert_within("tls.duration_us", handshake.duration, TOLERANCE);
+    tls.assert_within("tls.duration_us", handshake.duration, tolerance(TOLERANCE));
     tls.assert_unknown("tls.alert");
     if let Some(library) = library {
         tls.assert_is("tls.library", library.name());
@@ -165,9 +169,11 @@ fn check_end(ends: &Ends, side: Side, library: Option<Library>, truth: &Witness)
     );
     let (setup, rtt) = (tls.number("setup.duration_us"), tls.number("open.rtt_us"));
     match side {
-        Side::Client => tls.assert_within("setup.duration_us", truth.setup, TOLERANCE),
+        Side::Client => tls.assert_within("setup.duration_us", truth.setup, tolerance(TOLERANCE)),
         // The server cannot always know when its Finished arrived.
-        Side::Server => tls.assert_within_or_unknown("setup.duration_us", truth.setup, TOLERANCE),
+        Side::Server => {
+            tls.assert_within_or_unknown("setup.duration_us", truth.setup, tolerance(TOLERANCE));
+        }
     }
     if let (Some(setup), Some(rtt), Some(excess)) = (setup, rtt, tls.get("setup.excess_us")) {
         let expected = i64::try_from(rtt).unwrap() * i64::from(row.setup_round_trips(truth.hello_in_syn));

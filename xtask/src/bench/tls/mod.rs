@@ -13,12 +13,14 @@ use self::{
     server::Server,
 };
 use super::{
+    cpu::Shares,
     load,
-    measure::{BenchMode, Plan, SETTLE, kernel_time},
+    measure::{BenchMode, Plan, SETTLE, cpu_shares, kernel_time},
+    ratio::Ratio,
 };
 use crate::{
     process::step,
-    stats::{median, quartile, sorted},
+    stats::{median, sorted},
 };
 
 /// One measurement.
@@ -75,9 +77,21 @@ fn one_kind(server: &Server, kind: Kind, plan: &Plan<'_>) -> Result<String> {
             [BenchMode::Without, BenchMode::Daemon].map(|mode| sample(server, kind, plan, mode));
         pairs.push([without?, daemon?]);
     }
+    let shares = cpu_shares(plan, &format!("TLS {}", kind.name()), |sample| under(kind, plan, sample))?;
     step("kernel time, with the kernel's own statistics on");
     let kernel = kernel_time(plan, "handshake", || Ok(kind.run(plan.window)?.handshakes))?;
-    Ok(format!("{}{kernel}", table(kind, &pairs)))
+    Ok(format!("{}{shares}{kernel}", table(kind, &pairs)))
+}
+
+/// Samples while the clients run.
+fn under(kind: Kind, plan: &Plan<'_>, sample: &mut dyn FnMut() -> Result<Shares>) -> Result<Shares> {
+    thread::scope(|scope| {
+        // It outlives the sampling, which takes a while to begin.
+        let load = scope.spawn(|| kind.run(plan.window + Duration::from_secs(1)));
+        let shares = sample();
+        load.join().unwrap_or_else(|_| bail!("the thread of the TLS load panicked"))?;
+        shares
+    })
 }
 
 fn sample(server: &Server, kind: Kind, plan: &Plan<'_>, mode: BenchMode) -> Result<Sample> {
@@ -101,15 +115,14 @@ fn sample(server: &Server, kind: Kind, plan: &Plan<'_>, mode: BenchMode) -> Resu
 
 fn table(kind: Kind, pairs: &[Pair]) -> String {
     let mut text = format!(
-        "\n{:<14} {:>11} {:>7} {:>7}  {:>7} {:>13}  {:>15} {:>7}  {:>18}  {:>16}  {}\n",
+        "\n{:<14} {:>11} {:>7} {:>7}  {}  {:>15} {}  {:>18}  {:>16}  {}\n",
         format!("TLS {}", kind.name()),
         "handshake/s",
         "min",
         "max",
-        "ratio",
-        "(quartiles)",
+        Ratio::HEAD,
         "CPU µs/handsh.",
-        "ratio",
+        Ratio::HEAD,
         "daemon's user µs",
         "p50, p99 ms",
         "lost"
@@ -117,9 +130,9 @@ fn table(kind: Kind, pairs: &[Pair]) -> String {
     for (index, mode) in [BenchMode::Without, BenchMode::Daemon].into_iter().enumerate() {
         let of = |value: fn(&Sample) -> f64| sorted(pairs.iter().map(|pair| value(&pair[index])));
         let ratio = |value: fn(&Sample) -> f64| {
-            sorted(pairs.iter().map(|pair| value(&pair[index]) / value(&pair[0])))
+            Ratio::of(pairs.iter().map(|pair| value(&pair[index]) / value(&pair[0])))
         };
-        let (rates, ratios) = (of(Sample::rate), ratio(Sample::rate));
+        let rates = of(Sample::rate);
         let latency =
             pairs.iter().map(|pair| pair[index].done.latency).collect::<Option<Vec<_>>>().map_or_else(
                 || "-".to_owned(),
@@ -131,15 +144,14 @@ fn table(kind: Kind, pairs: &[Pair]) -> String {
         let lost: Vec<_> = pairs.iter().flat_map(|pair| &pair[index].lost).map(String::as_str).collect();
         let _ = writeln!(
             text,
-            "{:<14} {:>11.0} {:>7.0} {:>7.0}  {:>7.3} {:>13}  {:>15.1} {:>7.3}  {:>18.2}  {latency:>16}  {}",
+            "{:<14} {:>11.0} {:>7.0} {:>7.0}  {}  {:>15.1} {}  {:>18.2}  {latency:>16}  {}",
             mode.name(),
             median(&rates),
             rates.first().unwrap_or(&0.0),
             rates.last().unwrap_or(&0.0),
-            median(&ratios),
-            format!("{:.3} {:.3}", quartile(&ratios, 1), quartile(&ratios, 3)),
+            ratio(Sample::rate),
             median(&of(Sample::cpu_per_handshake)) * 1e6,
-            median(&ratio(Sample::cpu_per_handshake)),
+            ratio(Sample::cpu_per_handshake),
             median(&of(|sample| sample.per_handshake(sample.user_seconds))) * 1e6,
             if lost.is_empty() { "none".to_owned() } else { lost.join("; ") },
         );

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use super::settings::Settings;
 use crate::{
     case::pause,
+    program::machine::{patience, probes_libraries},
     server::{Server, await_listener},
     testbed::{Testbed, packet::Side},
     tracer::Tracer,
@@ -78,10 +79,11 @@ const fn both(library: Option<Library>) -> [Option<Library>; 2] {
 
 impl Peers {
     pub(crate) fn library(&self, side: Side) -> Option<Library> {
-        match side {
+        let library = match side {
             Side::Client => self.libraries[0],
             Side::Server => self.libraries[1],
-        }
+        };
+        library.filter(|_| probes_libraries())
     }
 }
 
@@ -213,7 +215,7 @@ impl Client for Driven {
         let pid = self.child.id();
         let once = |_| {
             self.stdin.write_all(b"\n").unwrap();
-            let line = self.lines.recv_timeout(TIMEOUT).expect("no line from the client in time");
+            let line = self.lines.recv_timeout(patience(TIMEOUT)).expect("no line from the client in time");
             let taken = line.parse().ok().map(Duration::from_micros);
             let failure = taken.is_none().then_some(line);
             Account { pid, taken, failure }
@@ -256,7 +258,7 @@ fn run_until(mut command: Command, input: &[u8], end: Option<Instant>) -> (u32, 
     let mut stdin = child.stdin.take();
     // A program that fails may have closed it.
     let _ = stdin.as_mut().unwrap().write_all(input);
-    let deadline = Instant::now() + TIMEOUT;
+    let deadline = Instant::now() + patience(TIMEOUT);
     while child.try_wait().unwrap().is_none() {
         if end.is_some_and(|end| Instant::now() > end) {
             drop(stdin.take());
@@ -308,8 +310,11 @@ impl Client for Proxy<'_> {
 /// handshakes of its first tens of milliseconds are seen on the wire alone (docs/limitations.md).
 #[track_caller]
 pub(crate) fn await_probes(program: &Path) {
+    if !probes_libraries() {
+        return;
+    }
     let path = format!(" path={} ", program.display());
-    let found = Tracer::shared().wait_for_log(TIMEOUT, |lines| {
+    let found = Tracer::shared().wait_for_log(patience(TIMEOUT), |lines| {
         let last = lines.iter().rev().find(|line| line.contains(&path));
         last.is_some_and(|line| line.contains(" TLS library "))
     });

@@ -1,10 +1,11 @@
-//! A stack of its own for every run of a uprobe's program.
+//! A stack of its own for every run of a program that may be entered twice on a CPU.
 //!
 //! Since 6.13 the kernel gives programs that need 64 bytes of stack or more one stack per CPU
 //! (`bpf_enable_priv_stack` in kernel/bpf/verifier.c) and relies on a program not being entered twice on a
 //! CPU. Nothing ensures that for uprobes: on a preemptible kernel a task may be interrupted inside the
-//! program, another may run through it, and the first continues with the other's values. Programs with a
-//! tail call are left on the stack of their task.
+//! program, another may run through it, and the first continues with the other's values. The program on
+//! changes of state is entered a second time on purpose. Programs with a tail call are left on the stack of
+//! their task.
 
 use aya_ebpf::{EbpfContext, btf_maps::ProgramArray, macros::btf_map};
 
@@ -22,8 +23,14 @@ static NEVER: u32 = 0;
 /// To be called first in every uprobe program. Costs nothing at run time.
 #[inline(always)]
 pub(crate) fn of_the_task(ctx: &impl EbpfContext) {
+    of_the_task_with(ctx, &NOWHERE);
+}
+
+/// The same for a program of another type: the kernel lets an array hold programs of one type only.
+#[inline(always)]
+pub(crate) fn of_the_task_with(ctx: &impl EbpfContext, programs: &ProgramArray<1>) {
     if constant(&NEVER) != 0 {
-        // SAFETY: never reached, and the array holds no program.
-        unsafe { NOWHERE.tail_call(ctx, 0) };
+        // SAFETY: never reached.
+        unsafe { programs.tail_call(ctx, 0) };
     }
 }

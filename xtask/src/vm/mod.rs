@@ -1,0 +1,186 @@
+//! `cargo xtask vm`: the tests on real sockets, on other kernels than this machine's.
+
+mod built;
+mod cpio;
+mod kernel;
+mod output;
+mod plan;
+mod qemu;
+mod report;
+mod root;
+
+use std::{fs, path::Path, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+
+use self::{
+    built::Built,
+    kernel::{Kernel, NEWEST},
+    output::Output,
+    plan::Plan,
+    qemu::Machine,
+    report::Row,
+    root::Own,
+};
+use crate::{
+    packages,
+    process::step,
+    setup::{self, Ready},
+    target::Target,
+    workspace::Workspace,
+};
+
+/// The kernels of docs/compatibility.md.
+const MATRIX: [(Target, &str); 7] = [
+    (Target::X86_64, "5.10"),
+    (Target::X86_64, "6.1"),
+    (Target::X86_64, "6.12"),
+    (Target::X86_64, "6.18"),
+    (Target::X86_64, NEWEST),
+    (Target::Aarch64, "6.1"),
+    (Target::Aarch64, NEWEST),
+];
+
+/// Those that CI boots: an old one, a new one, and the other processor.
+const CI: [(Target, &str); 3] = [MATRIX[0], MATRIX[4], MATRIX[6]];
+
+/// How long one machine may run, and one of CI.
+const LIMIT: Duration = Duration::from_mins(40);
+const CI_LIMIT: Duration = Duration::from_mins(5);
+
+/// Run the tests on Debian's kernels, in virtual machines
+///
+/// Boots a kernel under QEMU's software emulation, which needs no privileges and no hardware, with the static
+/// binary, the tests and the programs that they start, and runs those of TCP, TLS and discovery in every
+/// attach mode. Kernels and programs are downloaded through apt, which verifies them, and kept in
+/// target/machines with the consoles of all runs; `rm -r target/machines` makes the next run download the
+/// newest ones.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    cargo xtask vm                                # the newest kernel, this machine's processor\n  \
+    cargo xtask vm --kernel 5.10 opens::          # only tests whose name contains it\n  \
+    cargo xtask vm --kernel 6.1 --arch aarch64\n  \
+    cargo xtask vm --all                          # every kernel, and the table of docs/compatibility.md")]
+pub(crate) struct Args {
+    /// The series of the kernel, such as 6.1, or "newest"
+    #[arg(long, value_name = "VERSION", default_value = NEWEST)]
+    kernel: String,
+    /// The processor
+    #[arg(long, value_parser = ["x86_64", "aarch64"])]
+    arch: Option<String>,
+    /// Every kernel of docs/compatibility.md, whose table is then written anew
+    #[arg(long, conflicts_with_all = ["kernel", "arch", "filter"])]
+    all: bool,
+    /// A few of the tests on an old and a new kernel and on aarch64, at most five minutes each
+    #[arg(long, conflicts_with_all = ["kernel", "arch", "filter", "all"])]
+    ci: bool,
+    /// Only tests whose name contains this
+    filter: Option<String>,
+}
+
+pub(crate) fn main(args: &Args) -> Result<()> {
+    let workspace = Workspace::locate()?;
+    let ready = setup::ensure(&workspace)?;
+    if args.ci {
+        return of_ci(&workspace, &ready);
+    }
+    let machines = if args.all {
+        MATRIX.to_vec()
+    } else {
+        let arch = args.arch.as_deref().unwrap_or(ready.toolchain.bpf_target_arch());
+        let target = Target::of_arch(arch)
+            .with_context(|| format!("there is no virtual machine for {arch}: name one with --arch"))?;
+        vec![(target, args.kernel.as_str())]
+    };
+    let plan = |kernel: &str| Plan::new(kernel, args.filter.as_deref());
+    let rows = run(&workspace, &ready, &machines, &plan, LIMIT)?;
+    if args.all {
+        report::write(&workspace.root.join("docs/compatibility.md"), &rows)?;
+    }
+    judge(&rows)
+}
+
+/// A few of the tests on a few of the kernels, within minutes.
+fn of_ci(workspace: &Workspace, ready: &Ready) -> Result<()> {
+    judge(&run(workspace, ready, &CI, &Plan::of_ci, CI_LIMIT)?)
+}
+
+/// Shows the table, and fails if anything in it has failed.
+fn judge(rows: &[Row]) -> Result<()> {
+    println!("{}", report::table(rows));
+    let failures: Vec<_> = rows.iter().flat_map(Row::failures).collect();
+    ensure!(failures.is_empty(), "failed in virtual machines:\n  {}", failures.join("\n  "));
+    Ok(())
+}
+
+/// Boots every machine, one after the other.
+fn run(
+    workspace: &Workspace,
+    ready: &Ready,
+    machines: &[(Target, &str)],
+    plan: &dyn Fn(&str) -> Plan,
+    limit: Duration,
+) -> Result<Vec<Row>> {
+    packages::ensure_for_vm()?;
+    let folder = workspace.target.join("machines");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let mut rows = Vec::new();
+    for target in [Target::X86_64, Target::Aarch64] {
+        let kernels: Vec<_> = machines.iter().filter(|(of, _)| *of == target).collect();
+        if kernels.is_empty() {
+            continue;
+        }
+        let built = Built::make(workspace, ready, target)?;
+        let programs = root::programs(target, &folder)?;
+        for (_, version) in kernels {
+            let kernel = Kernel::fetch(version, target, &folder)?;
+            let plan = plan(&kernel.release);
+            let machine = Machine {
+                target,
+                kernel: &kernel.image,
+                initramfs: &folder.join(format!("{}-{}.initramfs", target.arch(), kernel.release)),
+                log: folder.join(format!("{}-{}.log", target.arch(), kernel.release)),
+                limit,
+            };
+            assemble(workspace, &built, &plan, &machine, &[&kernel.modules, &programs])?;
+            let output = boot(&kernel.release, &machine)?;
+            rows.extend(plan.rows(&kernel.release, target, &output));
+        }
+    }
+    Ok(rows)
+}
+
+/// Writes the root of a machine.
+fn assemble(
+    workspace: &Workspace,
+    built: &Built,
+    plan: &Plan,
+    machine: &Machine<'_>,
+    kept: &[&Path],
+) -> Result<()> {
+    let package = workspace.root.join("handshake-user");
+    let own = Own {
+        files: &[&built.binary, &built.netns, &built.discover, &built.example].map(Clone::clone),
+        trees: &[built.peers.clone(), package.join("tests/programs")],
+        folders: &[workspace.target.join(machine.target.triple()).join("tmp")],
+        plan: &plan.script(built, &package),
+    };
+    root::assemble(&own, kept, machine.initramfs)
+}
+
+/// Runs the machine to its end. One that does not end by itself is reported, and what it said counts.
+fn boot(release: &str, machine: &Machine<'_>) -> Result<Output> {
+    step(format!("vm: {release} on {}: {}", machine.target.arch(), machine.log.display()));
+    let mut output = Output::default();
+    let ended = machine.run(|line| {
+        if line.starts_with("@@") || (line.starts_with("test ") && line.contains("FAILED")) {
+            step(format!("vm: {line}"));
+        }
+        output.read(line);
+    });
+    if let Err(err) = ended {
+        step(format!("vm: {err:#}"));
+    }
+    fs::remove_file(machine.initramfs).context("removing the initramfs")?;
+    Ok(output)
+}

@@ -152,8 +152,8 @@ settings! {
         #[arg(long, value_name = "BITS", env = "HANDSHAKE_REMOTE_NET_IPV6")]
         remote_net_ipv6: u32 = 48_u32, parsed as Bounded<0, 128>;
 
-        /// TLS and passwords of the HTTP server: the web configuration file of Prometheus' exporters, read anew when
-        /// it changes.
+        /// TLS and passwords of the HTTP server: the web configuration file of Prometheus' exporters,
+        /// read anew when it changes.
         #[arg(long, value_name = "FILE", env = "HANDSHAKE_WEB_CONFIG")]
         web_config: WebConfig = WebConfig::default(), parsed as WebConfig;
 
@@ -488,8 +488,8 @@ pub enum Purpose {
     Handshake,
     /// Waiting for programs: twice a decade is enough, up to minutes.
     Wait,
-    /// `TIME_WAIT`: 60 s (`TCP_TIMEWAIT_LEN`), or less where its ends are used again. No bound is near that: a
-    /// time that is known to some milliseconds would not be certain to be on one side of it.
+    /// `TIME_WAIT`: 60 s (`TCP_TIMEWAIT_LEN`), or less where its ends are used again. No bound is near that:
+    /// a time that is known to some milliseconds would not be certain to be on one side of it.
     TimeWait,
 }
 

@@ -107,7 +107,7 @@ fn promtool_has_nothing_to_say_of_the_page() {
     assert!(output.status.success() && said.is_empty(), "{said}");
 }
 
-/// Prometheus asks for OpenMetrics and gzip. It drops the whole scrape where it does not understand a line.
+/// Prometheus asks for `OpenMetrics` and gzip. It drops the whole scrape where it does not understand a line.
 #[test]
 fn prometheus_reads_openmetrics() {
     let daemon = Daemon::start(&[]);

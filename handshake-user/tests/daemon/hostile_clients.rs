@@ -236,7 +236,7 @@ fn scrape(address: &str) -> (Duration, Result<usize, String>) {
     scrape_with(address, None)
 }
 
-/// The same over TLS, with the certificates to trust: what the program that does it takes itself is in the time.
+/// The same over TLS, with the certificates to trust. The time includes that of the program which does it.
 fn scrape_with(address: &str, authority: Option<&Path>) -> (Duration, Result<usize, String>) {
     let begin = Instant::now();
     if let Some(authority) = authority {

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::maps::{MapData, RingBuf};
 use handshake_common::totals::Totals;
 
-use super::{preexisting, reload::set_log_level};
+use super::preexisting;
 use crate::{
     config::Config,
     exporter::{
@@ -24,6 +24,7 @@ use crate::{
         probe::hook::HOOKS,
         ring::{self, Fill},
     },
+    logging,
     settings::ProbeSettings,
     tracer::Tracer,
     untrusted::Untrusted,
@@ -95,7 +96,7 @@ impl Exporter {
         let State { config, metrics, .. } = &mut *state;
         let waiting = config.change_to(new);
         metrics.reconfigure(&config.metrics);
-        set_log_level(config)?;
+        logging::set_level(config.log_level)?;
         Ok(waiting)
     }
 

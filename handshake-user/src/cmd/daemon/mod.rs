@@ -4,6 +4,7 @@
 mod exporter;
 pub(crate) mod preexisting;
 mod reload;
+mod service;
 
 use std::{
     future::{Future, pending},
@@ -25,12 +26,14 @@ use tokio::{
 
 use self::{
     exporter::{Exporter, Live},
-    reload::{Sources, reload, set_log_level},
+    reload::{Sources, reload},
+    service::notify,
 };
 use crate::{
     cli::DaemonArgs,
     exporter::http::{self, Web},
     kernel::{probe::Kernel, ring},
+    logging,
     settings::ProbeSettings,
     tracer::Tracer,
     untrusted::say,
@@ -50,7 +53,7 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
         writeln!(io::stdout(), "OK").context("cannot write to standard output")?;
         return Ok(ExitCode::SUCCESS);
     }
-    set_log_level(&config)?;
+    logging::set_level(config.log_level)?;
     // Until now, SIGHUP ends the program.
     let hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     let listener = match http::inherited()? {
@@ -169,12 +172,5 @@ async fn due(watchdog: &mut Option<Interval>) {
     match watchdog {
         Some(ticks) => drop(ticks.tick().await),
         None => pending().await,
-    }
-}
-
-/// Notifies the service manager, if there is one.
-fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "cannot notify the service manager");
     }
 }

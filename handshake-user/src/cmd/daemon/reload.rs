@@ -3,14 +3,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use sd_notify::NotifyState;
 
-use super::{exporter::Exporter, notify};
+use super::{exporter::Exporter, service::notify};
 use crate::{
     config::Config,
     exporter::http::Web,
-    logging,
     settings::{ExporterOptions, ProbeOptions},
     untrusted::say,
 };
@@ -48,9 +47,4 @@ pub(super) fn reload(sources: &Sources, exporter: &Exporter, web: &Web) {
     };
     say(format_args!("handshake: {said}"));
     notify(&[NotifyState::Ready, NotifyState::Status(&said)]);
-}
-
-/// Sets the log to the level of the configuration, unless the command line or `RUST_LOG` says another.
-pub(super) fn set_log_level(config: &Config) -> Result<()> {
-    logging::set_level(config.log_level).context("cannot set the level of the log")
 }

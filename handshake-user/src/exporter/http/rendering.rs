@@ -14,7 +14,8 @@ use tokio::{
 
 use super::negotiation::Variant;
 
-/// Shortest time between two renderings, of whatever form, which bounds the cost of scrapes, however many there are.
+/// Shortest time between two renderings, of whatever form: it bounds the cost of scrapes, however many there
+/// are.
 const PACE: Duration = Duration::from_millis(25);
 /// How long a text is kept for the clients that it is being sent to.
 const KEPT: Duration = Duration::from_secs(10);

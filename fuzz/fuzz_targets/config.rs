@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|text: &str| {
     match config(text, Path::new("handshake.toml")) {
         Ok(config) => {
-            let buckets = &config.metrics.buckets;
+            let buckets = config.metrics.buckets.kernel_bounds();
             assert!(
                 !buckets.is_empty() && buckets.is_sorted() && buckets.iter().all(|bound| bound.is_finite())
             );

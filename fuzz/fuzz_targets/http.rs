@@ -4,7 +4,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use handshake::{exporter::http::Pages, fuzzing::http};
+use handshake::{
+    exporter::{http::Pages, metrics::Format},
+    fuzzing::http,
+};
 use libfuzzer_sys::fuzz_target;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, duplex},
@@ -18,8 +21,12 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 struct Still;
 
 impl Pages for Still {
-    fn metrics(&self) -> anyhow::Result<String> {
+    fn metrics(&self, _: Format) -> anyhow::Result<String> {
         Ok("up 1\n".to_owned())
+    }
+
+    fn config(&self) -> String {
+        String::new()
     }
 
     fn healthy(&self) -> anyhow::Result<()> {

@@ -12,7 +12,7 @@ use std::{
 use handshake::{
     config::{Config, Label},
     event::ConnectionEvent,
-    exporter::metrics::Metrics,
+    exporter::metrics::{Format, Metrics},
     host::Context,
     join::{Joiner, journal::ConnectionJournal},
     kernel::{probe::WireCoverage, raw_record::RawRecord},
@@ -80,7 +80,7 @@ fuzz_target!(|data: &[u8]| {
         Some(flags @ 0xf0..) => {
             let mut metrics = metrics();
             follow(flags, input, &mut metrics);
-            assert_harmless(&metrics.render().expect("metrics can be written"));
+            assert_harmless(&metrics.render(Format::Text).expect("metrics can be written"));
         }
         Some(flags) => METRICS.with_borrow_mut(|metrics| follow(flags, input, metrics)),
         None => {}

@@ -304,7 +304,7 @@ fn parse_window(text: &str) -> Result<Duration, String> {
   handshake daemon --config /etc/handshake/handshake.toml
   handshake daemon --config handshake.toml --check-config
   handshake daemon --label process --label local_port --max-series 500
-  HANDSHAKE_LISTEN=[::]:9966 handshake daemon         every address; there is no authentication
+  HANDSHAKE_LISTEN=[::]:9966 handshake daemon         every address; see --web-config
 
 A flag takes precedence over its environment variable, that over the file, the file over the default.")]
 pub struct DaemonArgs {

@@ -1,7 +1,11 @@
 //! The daemon's configuration: flags take precedence over the environment, the environment over the file, the
 //! file over the defaults.
 
-use std::{fmt, net::SocketAddr, path::Path};
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, anyhow};
 use handshake_common::histograms::Bounds;
@@ -12,10 +16,10 @@ use serde::{
 
 use crate::{
     bounded,
-    settings::{ExporterOptions, ExporterSettings, ProbeOptions, ProbeSettings},
+    settings::{ExporterOptions, ExporterSettings, LogLevel, ProbeOptions, ProbeSettings},
 };
 
-pub use crate::settings::Label;
+pub use crate::settings::{Buckets, Label, Purpose};
 
 /// Largest configuration file, bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -29,13 +33,22 @@ pub struct Config {
     pub metrics: Metrics,
     /// How to load the kernel side.
     pub probes: ProbeSettings,
+    /// The file with TLS settings and passwords of the server.
+    pub web_config: Option<PathBuf>,
+    /// What is logged.
+    pub log_level: LogLevel,
+    /// All of it by its keys, as in the file.
+    in_force: toml::Table,
 }
+
+/// The keys that a running daemon can change without losing a count.
+const CHANGEABLE: [&str; 5] = ["log_level", "max_series", "remote_net_ipv4", "remote_net_ipv6", "web_config"];
 
 /// What the histograms look like.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metrics {
-    /// Upper bounds, seconds.
-    pub buckets: Vec<f64>,
+    /// Upper bounds.
+    pub buckets: Buckets,
     /// The labels on demand, each once, in the order of [`Label::ALL`].
     pub labels: Vec<Label>,
     /// Sets of their values per metric.
@@ -49,7 +62,10 @@ impl Metrics {
     /// has no labels on demand, and no room for more bounds than `MAX_BOUNDS`.
     #[must_use]
     pub fn bounds(&self) -> Bounds {
-        if self.labels.is_empty() { Bounds::new(&self.buckets).unwrap_or(Bounds::NONE) } else { Bounds::NONE }
+        if !self.labels.is_empty() {
+            return Bounds::NONE;
+        }
+        Bounds::new(&self.buckets.kernel_bounds()).unwrap_or(Bounds::NONE)
     }
 }
 
@@ -68,6 +84,32 @@ impl Config {
             None => Options::default(),
         };
         Ok(Options { exporter, probes }.or(file).settle())
+    }
+}
+
+impl Config {
+    /// Takes over what can be changed while the daemon runs. Returns the keys of what else is different.
+    pub fn change_to(&mut self, new: &Self) -> Vec<String> {
+        self.log_level = new.log_level;
+        self.web_config.clone_from(&new.web_config);
+        self.metrics.max_series = new.metrics.max_series;
+        self.metrics.remote_net = new.metrics.remote_net;
+        let mut waiting = Vec::new();
+        for (key, value) in &new.in_force {
+            if CHANGEABLE.contains(&key.as_str()) {
+                self.in_force.insert(key.clone(), value.clone());
+            } else if self.in_force.get(key) != Some(value) {
+                waiting.push(key.clone());
+            }
+        }
+        waiting
+    }
+
+    /// It as a file: each key with the value in force.
+    #[must_use]
+    pub fn to_toml(&self) -> String {
+        // A table of plain values can always be written.
+        toml::to_string(&self.in_force).unwrap_or_default()
     }
 }
 
@@ -110,19 +152,34 @@ impl Options {
     }
 
     fn settle(self) -> Config {
-        let ExporterSettings { listen, buckets, labels, max_series, remote_net_ipv4, remote_net_ipv6 } =
-            self.exporter.settle();
+        let (exporter, probes) = (self.exporter.settle(), self.probes.settle());
+        // Plain values by their keys: each can be written.
+        let mut in_force = toml::Table::try_from(&exporter).unwrap_or_default();
+        in_force.extend(toml::Table::try_from(&probes).unwrap_or_default());
+        let ExporterSettings {
+            listen,
+            buckets,
+            labels,
+            max_series,
+            remote_net_ipv4,
+            remote_net_ipv6,
+            web_config,
+            log_level,
+        } = exporter;
         // Both are bounded by the length of an address.
         let prefix = |bits: u32| u8::try_from(bits).unwrap_or(u8::MAX);
         Config {
             listen,
             metrics: Metrics {
-                buckets: buckets.into_bounds(),
+                buckets,
                 labels: labels.into_vec(),
                 max_series: max_series as usize,
                 remote_net: (prefix(remote_net_ipv4), prefix(remote_net_ipv6)),
             },
-            probes: self.probes.settle(),
+            probes,
+            web_config: web_config.into_path(),
+            log_level,
+            in_force,
         }
     }
 }
@@ -187,6 +244,35 @@ mod tests {
     }
 
     #[test]
+    fn configuration_in_force_is_a_valid_file_with_every_key() {
+        let own = "buckets = [0.00001, 0.5]\nlabels = [\"sni\"]\ntls_wire = \"443,8443\"\nattach = \"tp_btf\"\nlog_level = \"info\"";
+        for config in [Config::default(), file(own).unwrap().settle()] {
+            let text = config.to_toml();
+            assert_eq!(file(&text).unwrap().settle(), config, "{text}");
+            for key in [ExporterOptions::KEYS, ProbeOptions::KEYS].concat() {
+                assert!(config.in_force.contains_key(key), "{key}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn running_daemon_takes_over_what_costs_no_count() {
+        let mut running = file("max_series = 7\nlabels = [\"sni\"]").unwrap().settle();
+        let new = file(
+            "max_series = 8\nremote_net_ipv4 = 16\nlog_level = \"debug\"\nring_kib = 64\nbuckets = [1.0]",
+        )
+        .unwrap();
+        let new = new.settle();
+        assert_eq!(running.change_to(&new), ["buckets", "labels", "ring_kib"]);
+        assert_eq!((running.metrics.max_series, running.metrics.remote_net), (8, (16, 48)));
+        assert_eq!(running.log_level, LogLevel::Debug);
+        assert_eq!(running.metrics.labels, [Label::Sni]);
+        // What is shown is what is in force.
+        let shown = file(&running.to_toml()).unwrap().settle();
+        assert_eq!(shown, running);
+    }
+
+    #[test]
     fn errors_name_the_file_the_line_and_the_key() {
         for (text, place, what) in [
             ("listen = \"127.0.0.1:1\"\nlisen = 1\n", "line 2: ", "`lisen`"),
@@ -197,6 +283,7 @@ mod tests {
             ("labels = [\"pid\"]", "line 1: ", "`pid`"),
             ("\nbuckets = [1.0, 0.5]", "line 2: ", "ascending"),
             ("buckets = []", "line 1: ", "ascending"),
+            ("buckets = \"some\"", "line 1: ", "buckets are \"default\""),
             ("\nattach = \"magic\"", "line 2: ", "`magic`"),
             ("listen =", "line 1: ", ""),
         ] {

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     io::{self, IsTerminal as _},
+    sync::OnceLock,
 };
 
 use tracing::field::{Field, Visit};
@@ -10,12 +11,17 @@ use tracing_subscriber::{
     EnvFilter,
     field::RecordFields,
     fmt::{FormatFields, format::Writer},
+    reload,
 };
 
-use crate::{stderr::Stderr, untrusted::escape};
+use crate::{settings::LogLevel, stderr::Stderr, untrusted::escape};
 
 /// Longest value that is logged uncut, characters.
 const MAX_LEN: usize = 1024;
+
+/// Exchanges the filter of the log; absent where the command line or `RUST_LOG` has chosen one.
+static RELOAD: OnceLock<Reload> = OnceLock::new();
+type Reload = Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
 
 /// Logs go to standard error: standard output belongs to the records.
 pub fn to_stderr(verbose: u8) {
@@ -24,11 +30,27 @@ pub fn to_stderr(verbose: u8) {
         1 => "info",
         _ => "debug",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let chosen = EnvFilter::try_from_default_env();
+    let is_chosen = verbose > 0 || chosen.is_ok();
+    let filter = chosen.unwrap_or_else(|_| EnvFilter::new(default));
     // Colours only on a terminal, and unless the user has opted out.
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
     let log = tracing_subscriber::fmt().fmt_fields(Fields).with_env_filter(filter).with_writer(|| Stderr);
-    log.with_target(false).with_ansi(colours).init();
+    let log = log.with_target(false).with_ansi(colours).with_filter_reloading();
+    let handle = log.reload_handle();
+    log.init();
+    if !is_chosen {
+        // It is set once.
+        let _ = RELOAD.set(Box::new(move |filter| handle.reload(filter)));
+    }
+}
+
+/// Logs from this level on, unless `-v` or `RUST_LOG` says otherwise.
+///
+/// # Errors
+/// When the log has gone.
+pub fn set_level(level: LogLevel) -> Result<(), reload::Error> {
+    RELOAD.get().map_or(Ok(()), |reload| reload(EnvFilter::new(level.to_string())))
 }
 
 /// Writes the message and the values of an event with everything harmful escaped, including line ends.

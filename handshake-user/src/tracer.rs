@@ -166,6 +166,15 @@ impl Tracer {
         }
     }
 
+    /// How many files await their inspection by the thread that follows the libraries.
+    #[must_use]
+    pub fn inspection_queue(&self) -> usize {
+        match &self.libraries {
+            TlsLibraries::Worker(worker) => worker.queued(),
+            TlsLibraries::Here(..) => 0,
+        }
+    }
+
     /// Loads the iterator over the mappings of this host.
     ///
     /// # Errors

@@ -4,15 +4,25 @@
 //! Needs root. `cargo xtask test` builds the program and names it in `HANDSHAKE_BIN`.
 #![expect(clippy::float_cmp, reason = "counts are whole numbers")]
 
+#[path = "daemon/exposition.rs"]
+mod exposition;
 #[path = "daemon/hostile_clients.rs"]
 mod hostile_clients;
 #[path = "daemon/interrupted.rs"]
 mod interrupted;
+#[path = "daemon/itself.rs"]
+mod itself;
 mod program;
+#[path = "daemon/reload.rs"]
+mod reload;
 #[path = "daemon/shutdown.rs"]
 mod shutdown;
+#[path = "daemon/socket.rs"]
+mod socket;
 #[path = "daemon/time_wait.rs"]
 mod time_wait;
+#[path = "daemon/web.rs"]
+mod web;
 
 use std::{
     fs,
@@ -335,8 +345,10 @@ fn flags_override_the_environment_and_that_the_file() {
     let daemon = Daemon::spawn(
         both.env("HANDSHAKE_LISTEN", "127.0.0.1:0").env("HANDSHAKE_LABELS", "cgroup,local_port"),
     );
-    let (_, _, text) = daemon.request("GET", "/metrics");
-    let bucket = text.lines().find(|line| line.starts_with("handshake_tcp_open_rtt_seconds_bucket")).unwrap();
+    // The scrapes' own connections.
+    let bucket = "handshake_tcp_open_rtt_seconds_bucket";
+    let text = daemon.metrics_until(|text| text.contains(bucket));
+    let bucket = text.lines().find(|line| line.starts_with(bucket)).unwrap();
     assert!(bucket.contains("process=") && !bucket.contains("cgroup="), "{bucket}");
     assert!(bucket.contains("le=\"0.5\""), "{bucket}");
 

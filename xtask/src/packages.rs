@@ -44,7 +44,7 @@ const NEEDED: [Needed; 13] = [
     Needed {
         program: "prometheus",
         package: "prometheus",
-        why: "the rules and the dashboard's queries, run",
+        why: "scrapes the daemon, and runs the rules and the dashboard's queries",
     },
     Needed { program: "setpriv", package: "util-linux", why: "PostgreSQL does not run as root" },
 ];

@@ -1,8 +1,14 @@
 //! Reads records from the ring buffer at user space's own pace: the kernel side never wakes it.
 
-use std::{ops::ControlFlow, time::Duration};
+use std::{
+    io,
+    ops::ControlFlow,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use aya::maps::{MapData, RingBuf};
+use memmap2::{MmapOptions, MmapRaw};
 
 use super::raw_record::RawRecord;
 
@@ -42,4 +48,38 @@ pub fn drain(
         }
     }
     Drained { more: true, malformed }
+}
+
+/// How much of a ring is in use, by the positions that the kernel shares with its reader.
+#[derive(Debug)]
+pub struct Fill {
+    consumer: MmapRaw,
+    producer: MmapRaw,
+}
+
+impl Fill {
+    /// Of this ring.
+    ///
+    /// # Errors
+    /// When the positions cannot be mapped.
+    pub fn of(ring: &RingBuf<MapData>) -> io::Result<Self> {
+        // The first page has the reader's position, the second the kernel's, for reading only.
+        let page = rustix::param::page_size();
+        let map = |offset: usize| MmapOptions::new().offset(offset as u64).len(page).map_raw_read_only(ring);
+        Ok(Self { consumer: map(0)?, producer: map(page)? })
+    }
+
+    /// Bytes that wait to be read, with the headers of their records.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        // The reader's first: it is never ahead of the kernel's, which only grows.
+        let consumer = position(&self.consumer);
+        position(&self.producer).wrapping_sub(consumer) as u64
+    }
+}
+
+fn position(page: &MmapRaw) -> usize {
+    // SAFETY: a mapped page begins at its start, is aligned, and stays mapped as long as `page` lives. The
+    // kernel and the reader write an `unsigned long` there, atomically.
+    unsafe { AtomicUsize::from_ptr(page.as_mut_ptr().cast()) }.load(Ordering::Acquire)
 }

@@ -5,6 +5,8 @@ use std::{
     env,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    path::Path,
+    process::Command,
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -30,7 +32,7 @@ const MAX_KIB: u64 = 64 * 1024;
 const REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n";
 
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+pub(crate) enum Kind {
     /// Sends half a request line, and then a byte now and then.
     Slow,
     /// Sends nothing.
@@ -51,6 +53,14 @@ enum Kind {
     Endless,
     /// Sends a request and closes.
     Gone,
+    /// Completes a TLS handshake and closes.
+    TlsGone,
+    /// Completes a TLS handshake and sends nothing.
+    TlsIdle,
+    /// Sends the beginning of a ClientHello, and then a byte now and then.
+    TlsSlow,
+    /// Completes a TLS handshake, sends requests and does not read.
+    TlsNotReading,
 }
 
 const KINDS: [Kind; 10] = [
@@ -66,11 +76,23 @@ const KINDS: [Kind; 10] = [
     Kind::Gone,
 ];
 
+/// What can be done to a server that speaks TLS.
+pub(crate) const TLS_KINDS: [Kind; 8] = [
+    Kind::TlsGone,
+    Kind::TlsIdle,
+    Kind::TlsSlow,
+    Kind::TlsNotReading,
+    Kind::Idle,
+    Kind::HalfClosed,
+    Kind::Garbage,
+    Kind::KeptAlive,
+];
+
 impl Kind {
     /// Makes one connection, until the server closes it.
     async fn connect(self, at: SocketAddr) -> std::io::Result<()> {
         let socket = TcpSocket::new_v4()?;
-        if matches!(self, Self::NotReading | Self::HalfClosedNotReading) {
+        if matches!(self, Self::NotReading | Self::HalfClosedNotReading | Self::TlsNotReading) {
             socket.set_recv_buffer_size(4096)?;
         }
         // Without TIME_WAIT, because ports would run out.
@@ -131,9 +153,39 @@ impl Kind {
                 }
             }
             Self::Gone => stream.write_all(REQUEST).await?,
+            Self::TlsGone => drop(handshake(stream).await?),
+            Self::TlsIdle => {
+                let mut stream = handshake(stream).await?;
+                while stream.read(&mut sink).await? > 0 {}
+            }
+            Self::TlsSlow => {
+                stream.write_all(b"\x16\x03\x01\x20\0\x01\0\x1f\xfc\x03\x03").await?;
+                loop {
+                    sleep(Duration::from_millis(200)).await;
+                    stream.write_all(b"i").await?;
+                }
+            }
+            Self::TlsNotReading => {
+                let mut stream = handshake(stream).await?;
+                stream.write_all(&REQUEST.repeat(8)).await?;
+                stream.flush().await?;
+                loop {
+                    sleep(Duration::from_millis(50)).await;
+                    stream.write_all(b"x").await?;
+                    stream.flush().await?;
+                }
+            }
         }
         Ok(())
     }
+}
+
+/// A client's side of a TLS handshake, whoever the server is.
+async fn handshake(
+    tcp: tokio::net::TcpStream,
+) -> std::io::Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>> {
+    let connector = tokio_rustls::TlsConnector::from(crate::web::trusting());
+    connector.connect("127.0.0.1".try_into().unwrap(), tcp).await
 }
 
 /// Clients in a thread of their own, until dropped.
@@ -181,7 +233,20 @@ impl Clients {
 
 /// Scrapes as Prometheus does. Returns how long it took, and the size of the page.
 fn scrape(address: &str) -> (Duration, Result<usize, String>) {
+    scrape_with(address, None)
+}
+
+/// The same over TLS, with the certificates to trust. The time includes that of the program which does it.
+fn scrape_with(address: &str, authority: Option<&Path>) -> (Duration, Result<usize, String>) {
     let begin = Instant::now();
+    if let Some(authority) = authority {
+        let curl = ["-sSf", "--max-time", "3", "--cacert"];
+        let url = format!("https://{address}/metrics");
+        let output = Command::new("curl").args(curl).arg(authority).arg(url).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let is_whole = output.status.success() && output.stdout.ends_with(b"\n");
+        return (begin.elapsed(), if is_whole { Ok(output.stdout.len()) } else { Err(said) });
+    }
     let answer = || -> std::io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect_timeout(&address.parse().unwrap(), TIMEOUT * 3)?;
         stream.set_read_timeout(Some(TIMEOUT * 3))?;
@@ -202,7 +267,19 @@ fn scrape(address: &str) -> (Duration, Result<usize, String>) {
 
 /// Scrapes while the clients are there, and checks the times, the memory and the sockets.
 fn scrape_under(daemon: &Daemon, kinds: &'static [Kind], clients: usize, duration: Duration) {
-    let _ = daemon.scrape();
+    scrape_under_with(daemon, None, kinds, clients, duration);
+}
+
+/// The same over TLS, with the certificates to trust.
+pub(crate) fn scrape_under_with(
+    daemon: &Daemon,
+    authority: Option<&Path>,
+    kinds: &'static [Kind],
+    clients: usize,
+    duration: Duration,
+) {
+    let scrape = |address: &str| scrape_with(address, authority);
+    let _ = scrape(&daemon.address);
     let (files, memory) = (daemon.sockets(), daemon.resident_kib());
     let load = Clients::start(&daemon.address, kinds, clients);
     let (mut took, mut most_memory, mut most_files) = (Vec::new(), memory, 0);

@@ -17,7 +17,7 @@ use super::{Running, Said, program};
 /// How long an answer may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// What precedes the address in the line that says that it listens.
-const LISTENING: &str = "listening on http://";
+const LISTENING: &str = "listening on http";
 
 /// A daemon that has attached its probes.
 pub(crate) struct Daemon {
@@ -45,12 +45,18 @@ impl Daemon {
         let running = running.unwrap_or_else(|reason| panic!("{reason}"));
         let log = stderr.text();
         let (_, listening) = log.split_once(LISTENING).unwrap();
-        let address = listening.lines().next().unwrap().trim_end_matches("/metrics").to_owned();
+        let (_, address) = listening.split_once("://").unwrap();
+        let address = address.lines().next().unwrap().trim_end_matches("/metrics").to_owned();
         Self { running, stderr, address }
     }
 
     pub(crate) fn pid(&self) -> u32 {
         self.running.pid()
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn said(&self) -> String {
+        self.stderr.text()
     }
 
     /// Its resident memory, KiB.
@@ -81,13 +87,21 @@ impl Daemon {
 
     /// One request on a connection of its own: status, head, body.
     pub(crate) fn request(&self, method: &str, path: &str) -> (u16, String, String) {
+        let (status, head, body) = self.request_with(method, path, "");
+        (status, head, String::from_utf8(body).unwrap())
+    }
+
+    /// The same with further headers, each with its line end.
+    pub(crate) fn request_with(&self, method: &str, path: &str, headers: &str) -> (u16, String, Vec<u8>) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(TIMEOUT)).unwrap();
-        write!(stream, "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), head.to_owned(), body.to_owned())
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{headers}\r\n")
+            .unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let end = answer.windows(4).position(|end| end == b"\r\n\r\n").unwrap();
+        let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), head, answer.split_off(end + 4))
     }
 
     /// The samples of `/metrics`.
@@ -152,7 +166,7 @@ impl Daemon {
 pub(crate) struct Scrape(BTreeMap<String, f64>);
 
 impl Scrape {
-    fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let samples = text.lines().filter(|line| !line.starts_with('#'));
         let sample = |line: &str| {
             let (series, value) = line.rsplit_once(' ').expect("a sample has a value");

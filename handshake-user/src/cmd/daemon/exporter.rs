@@ -13,15 +13,20 @@ use handshake_common::totals::Totals;
 use super::preexisting;
 use crate::{
     cgroup::Names,
-    config,
+    config::Config,
     exporter::{
         http::Pages,
-        metrics::{Metrics, PENDING},
+        metrics::{Format, Metrics, PENDING},
     },
     host::Context,
     host::{self, Host},
     join::{Joiner, time_wait::Look},
-    kernel::{probe::hook::HOOKS, ring},
+    kernel::{
+        probe::hook::HOOKS,
+        ring::{self, Fill},
+    },
+    logging,
+    settings::ProbeSettings,
     tracer::Tracer,
     untrusted::Untrusted,
 };
@@ -42,6 +47,8 @@ pub(super) struct Exporter {
 }
 
 struct State {
+    /// The one in force.
+    config: Config,
     metrics: Metrics,
     live: Option<Live>,
     /// When the event loop last had a turn.
@@ -52,6 +59,9 @@ struct State {
 pub(super) struct Live {
     pub(super) tracer: Tracer,
     ring: RingBuf<MapData>,
+    ring_bytes: u64,
+    /// How full the ring is, where its positions can be mapped.
+    fill: Option<Fill>,
     joiner: Joiner,
     /// What was seen of time-wait minisockets, until all records from before have been read.
     look: Option<Look>,
@@ -59,21 +69,41 @@ pub(super) struct Live {
 }
 
 impl Live {
-    pub(super) fn new(tracer: Tracer, ring: RingBuf<MapData>) -> Self {
+    pub(super) fn new(tracer: Tracer, ring: RingBuf<MapData>, settings: &ProbeSettings) -> Self {
         let joiner = tracer.joiner();
-        Self { tracer, ring, joiner, look: None, host: Host::new() }
+        let fill = Fill::of(&ring)
+            .inspect_err(|error| tracing::warn!(%error, "how full the ring buffer is stays unknown"))
+            .ok();
+        let ring_bytes = u64::from(settings.ring_bytes());
+        Self { tracer, ring, ring_bytes, fill, joiner, look: None, host: Host::new() }
     }
 }
 
 impl Exporter {
     /// Every metric, before anything is attached.
-    pub(super) fn new(settings: &config::Metrics) -> Result<Self> {
-        let metrics = Metrics::new(settings)?;
+    pub(super) fn new(config: Config) -> Result<Self> {
+        let metrics = Metrics::new(&config.metrics)?;
         metrics.watch_process()?;
+        metrics.configured();
         for hook in HOOKS {
             metrics.probe(hook.name, PENDING, false);
         }
-        Ok(Self { state: Mutex::new(State { metrics, live: None, turn: Instant::now() }) })
+        Ok(Self { state: Mutex::new(State { config, metrics, live: None, turn: Instant::now() }) })
+    }
+
+    /// Takes over what can be changed while it runs. Returns the keys of what else is different.
+    pub(super) fn reconfigure(&self, new: &Config) -> Result<Vec<String>> {
+        let mut state = self.lock();
+        let State { config, metrics, .. } = &mut *state;
+        let waiting = config.change_to(new);
+        metrics.reconfigure(&config.metrics);
+        logging::set_level(config.log_level)?;
+        Ok(waiting)
+    }
+
+    /// Counts an attempt to read the configuration anew.
+    pub(super) fn reloaded(&self, is_success: bool) {
+        self.lock().metrics.reloaded(is_success);
     }
 
     /// The probes are attached: from now on, records are read.
@@ -160,7 +190,10 @@ fn give_memory_back() {
 impl State {
     fn drain(&mut self) -> bool {
         let Self { metrics, live, .. } = self;
-        let Some(Live { tracer, ring, joiner, look, host }) = live else { return false };
+        let Some(Live { tracer, ring, ring_bytes, fill, joiner, look, host }) = live else { return false };
+        if let Some(fill) = fill {
+            metrics.ring(fill.waiting(), *ring_bytes);
+        }
         let now = host::monotonic_ns();
         tracer.probes.pass_on_log();
         if let Some(turn) = tracer.worker_turn() {
@@ -201,6 +234,8 @@ impl State {
                 self.metrics.fill(&histograms, &totals, probes.wire_coverage);
             }
             self.metrics.disagreed(live.joiner.disagreements());
+            self.metrics.run_times(probes.run_times().as_deref());
+            self.metrics.library_queue(live.tracer.inspection_queue());
         }
         Ok(())
     }
@@ -227,7 +262,7 @@ impl Context for MetricsContext<'_> {
 }
 
 impl Pages for Exporter {
-    fn metrics(&self) -> Result<String> {
+    fn metrics(&self, format: Format) -> Result<String> {
         let mut state = self.lock();
         for _ in 0..SCRAPE_TURNS {
             if !state.drain() {
@@ -235,7 +270,11 @@ impl Pages for Exporter {
             }
         }
         state.advance()?;
-        Ok(state.metrics.render()?)
+        Ok(state.metrics.render(format)?)
+    }
+
+    fn config(&self) -> String {
+        self.lock().config.to_toml()
     }
 
     fn healthy(&self) -> Result<()> {

@@ -3,6 +3,8 @@
 
 mod exporter;
 pub(crate) mod preexisting;
+mod reload;
+mod service;
 
 use std::{
     future::{Future, pending},
@@ -16,18 +18,22 @@ use anyhow::{Context as _, Result};
 use handshake_common::histograms::Bounds;
 use sd_notify::NotifyState;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
     task::{spawn_blocking, yield_now},
     time::{Instant, Interval, interval, sleep_until, timeout},
 };
 
-use self::exporter::{Exporter, Live};
+use self::{
+    exporter::{Exporter, Live},
+    reload::{Sources, reload},
+    service::notify,
+};
 use crate::{
     cli::DaemonArgs,
-    config::Config,
-    exporter::http,
+    exporter::http::{self, Web},
     kernel::{probe::Kernel, ring},
+    logging,
     settings::ProbeSettings,
     tracer::Tracer,
     untrusted::say,
@@ -38,26 +44,35 @@ use crate::{
 /// # Errors
 /// When the settings are not valid, the address is not available or the probes cannot be attached.
 pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
-    let config = Config::new(args.config.as_deref(), args.exporter, args.probes)?;
+    let sources = Sources { file: args.config, exporter: args.exporter, probes: args.probes };
+    let config = sources.read()?;
+    let web = Arc::new(Web::new(config.web_config.as_deref())?);
     if args.check_config {
         // The metrics too, which the settings describe. Nothing is bound or attached.
-        Exporter::new(&config.metrics)?;
+        Exporter::new(config)?;
         writeln!(io::stdout(), "OK").context("cannot write to standard output")?;
         return Ok(ExitCode::SUCCESS);
     }
-    let listener = http::listen(config.listen)?;
+    logging::set_level(config.log_level)?;
+    // Until now, SIGHUP ends the program.
+    let hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+    let listener = match http::inherited()? {
+        Some(listener) => listener,
+        None => http::listen(config.listen)?,
+    };
     let address = listener.local_addr().unwrap_or(config.listen);
     let mut stop = std::pin::pin!(stop_signal()?);
 
-    let exporter = Arc::new(Exporter::new(&config.metrics)?);
+    let (probes, bounds) = (config.probes.clone(), config.metrics.bounds());
+    let exporter = Arc::new(Exporter::new(config)?);
     let (stop_server, server_stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(http::serve(listener, Arc::clone(&exporter), async {
+    let server = tokio::spawn(http::serve(listener, Arc::clone(&exporter), Arc::clone(&web), async {
         drop(server_stopped.await);
     }));
 
     // Pages are served while the kernel verifies the programs.
     let attached = tokio::select! {
-        attached = attach(config.probes, config.metrics.bounds()) => Some(attached?),
+        attached = attach(probes, bounds) => Some(attached?),
         () = &mut stop => None,
     };
     if let Some(live) = attached {
@@ -68,10 +83,11 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
         let began = Arc::clone(&exporter);
         spawn_blocking(move || began.begin(live)).await.context("the exporter did not start")??;
         count_preexisting(&exporter).await?;
-        eprintln!("handshake: listening on http://{address}/metrics");
+        let scheme = if web.is_tls() { "https" } else { "http" };
+        eprintln!("handshake: listening on {scheme}://{address}/metrics");
         notify(&[NotifyState::Ready]);
         tokio::select! {
-            () = work(&exporter) => {}
+            () = work(&exporter, &web, &sources, hangup) => {}
             () = stop => {}
         }
     }
@@ -100,7 +116,7 @@ fn stop_signal() -> Result<impl Future<Output = ()>> {
 async fn attach(settings: ProbeSettings, bounds: Bounds) -> Result<Live> {
     let attached = in_thread("attach", move || {
         let live = Kernel::read().and_then(|kernel| Tracer::attach(&kernel, &settings, &bounds));
-        live.map(|(tracer, ring)| Live::new(tracer, ring))
+        live.map(|(tracer, ring)| Live::new(tracer, ring, &settings))
     });
     let attached = attached.context("cannot start a thread to attach the probes")?;
     Ok(attached.await.context("the thread that attaches the probes failed")??)
@@ -131,8 +147,8 @@ fn in_thread<T: Send + 'static>(
 }
 
 /// Drains the ring for ever: a batch at a time, so that scrapes come in between; sooner again while it fills
-/// fast.
-async fn work(exporter: &Exporter) {
+/// fast. Reads the configuration anew at each SIGHUP.
+async fn work(exporter: &Exporter, web: &Web, sources: &Sources, mut hangup: Signal) {
     let mut next = Instant::now();
     let mut watchdog = sd_notify::watchdog_enabled().map(|limit| interval(limit / 2));
     loop {
@@ -145,6 +161,7 @@ async fn work(exporter: &Exporter) {
                 }
                 next = Instant::now() + pace;
             }
+            Some(()) = hangup.recv() => reload(sources, exporter, web),
             () = due(&mut watchdog) => notify(&[NotifyState::Watchdog]),
         }
     }
@@ -155,12 +172,5 @@ async fn due(watchdog: &mut Option<Interval>) {
     match watchdog {
         Some(ticks) => drop(ticks.tick().await),
         None => pending().await,
-    }
-}
-
-/// Notifies the service manager, if there is one.
-fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "cannot notify the service manager");
     }
 }

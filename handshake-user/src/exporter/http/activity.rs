@@ -9,6 +9,8 @@ use tokio::time::{Duration, Instant};
 const REQUEST: Duration = Duration::from_secs(5);
 /// From the request until the kernel has accepted the whole response. Prometheus, too, waits ten seconds.
 const RESPONSE: Duration = Duration::from_secs(10);
+/// From accept to the end of the TLS handshake, if there is one.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Between a response and the next request: longer than the usual scrape interval.
 const IDLE: Duration = Duration::from_secs(90);
 /// From our FIN to the peer's.
@@ -17,6 +19,8 @@ const CLOSE: Duration = Duration::from_secs(1);
 /// When others want the place: how long a client may keep the server waiting for a request. It follows on the
 /// heels of the handshake's last ACK.
 const REQUEST_WHEN_CROWDED: Duration = Duration::from_millis(25);
+/// The same from accept to the end of a TLS handshake: two round trips with TLS 1.2.
+const HANDSHAKE_WHEN_CROWDED: Duration = Duration::from_millis(250);
 /// The same for the ACK of what was sent, for the next request, and for the client's FIN.
 const ACK_WHEN_CROWDED: Duration = Duration::from_millis(100);
 
@@ -34,6 +38,8 @@ struct State {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// A TLS handshake is in progress.
+    Handshaking,
     /// Between two requests.
     Idle,
     /// A request is awaited or incomplete.
@@ -55,6 +61,17 @@ impl Activity {
         Self(Mutex::new(State { phase: Phase::Reading, progress: now, deadline: now + REQUEST }))
     }
 
+    /// The same where a TLS handshake comes first.
+    pub(super) fn handshaking() -> Self {
+        let now = Instant::now();
+        Self(Mutex::new(State { phase: Phase::Handshaking, progress: now, deadline: now + HANDSHAKE }))
+    }
+
+    /// The TLS handshake is complete, and with TLS 1.2 the client may not know it yet.
+    pub(super) fn handshaken(&self) {
+        self.lock().enter(Phase::Idle, REQUEST);
+    }
+
     /// When to give the connection up.
     pub(super) fn deadline(&self) -> Instant {
         self.lock().deadline
@@ -66,6 +83,7 @@ impl Activity {
         let state = self.lock();
         match state.phase {
             Phase::Responding => None,
+            Phase::Handshaking => Some(state.progress + HANDSHAKE_WHEN_CROWDED),
             Phase::Reading => Some(state.progress + REQUEST_WHEN_CROWDED),
             // The end of the response may still be in flight.
             Phase::Idle | Phase::Sending | Phase::Flushing | Phase::Closing => {
@@ -100,6 +118,8 @@ impl Activity {
     pub(super) fn sent(&self) {
         let mut state = self.lock();
         match state.phase {
+            // However much is exchanged, it must end in time.
+            Phase::Handshaking => return,
             // The HTTP layer itself responds to what is not a request.
             Phase::Idle | Phase::Reading => state.enter(Phase::Flushing, RESPONSE),
             Phase::Responding => state.phase = Phase::Sending,
@@ -175,6 +195,23 @@ mod tests {
         activity.buffered();
         activity.flushed();
         assert_eq!(activity.deadline(), begin + STEP + IDLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn handshake_has_five_seconds_whatever_is_exchanged_and_so_has_the_request() {
+        let begin = Instant::now();
+        let activity = Activity::handshaking();
+        advance(STEP).await;
+        activity.received();
+        activity.sent();
+        activity.flushed();
+        assert_eq!(activity.deadline(), begin + HANDSHAKE);
+        assert_eq!(activity.waited_for_until(), Some(begin + HANDSHAKE_WHEN_CROWDED));
+        activity.handshaken();
+        assert_eq!(activity.deadline(), begin + STEP + REQUEST);
+        advance(STEP).await;
+        activity.received();
+        assert_eq!(activity.deadline(), begin + STEP * 2 + REQUEST);
     }
 
     #[tokio::test(start_paused = true)]

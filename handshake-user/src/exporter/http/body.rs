@@ -27,7 +27,7 @@ pub(super) struct Body {
 
 enum Content {
     Page(Bytes),
-    Shared { text: Weak<str>, sent: usize, length: usize },
+    Shared { text: Weak<[u8]>, sent: usize, length: usize },
 }
 
 impl Body {
@@ -35,7 +35,7 @@ impl Body {
         Self { content: Content::Page(text.into()), activity: Arc::clone(activity) }
     }
 
-    pub(super) fn shared(text: Weak<str>, activity: &Arc<Activity>) -> Self {
+    pub(super) fn shared(text: Weak<[u8]>, activity: &Arc<Activity>) -> Self {
         let length = text.upgrade().map_or(0, |text| text.len());
         let content = Content::Shared { text, sent: 0, length };
         Self { content, activity: Arc::clone(activity) }
@@ -64,7 +64,7 @@ impl hyper::body::Body for Body {
             Content::Page(text) => std::mem::take(text),
             Content::Shared { text, sent, length } => {
                 let Some(text) = text.upgrade() else { return Poll::Ready(Some(Err(Stale))) };
-                let piece = Bytes::copy_from_slice(&text.as_bytes()[*sent..(*sent + PIECE).min(*length)]);
+                let piece = Bytes::copy_from_slice(&text[*sent..(*sent + PIECE).min(*length)]);
                 *sent += piece.len();
                 piece
             }
@@ -96,9 +96,9 @@ mod tests {
     #[tokio::test]
     async fn shared_text_comes_in_pieces_and_fails_once_it_is_dropped() {
         let activity = Arc::new(Activity::new());
-        let text: Arc<str> = "0123456789".repeat(PIECE / 4).into();
+        let text: Arc<[u8]> = b"0123456789".repeat(PIECE / 4).into();
         let whole = Body::shared(Arc::downgrade(&text), &activity).collect().await.unwrap().to_bytes();
-        assert_eq!(whole, text.as_bytes());
+        assert_eq!(whole, &text[..]);
 
         let mut body = Body::shared(Arc::downgrade(&text), &activity);
         let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();

@@ -16,6 +16,8 @@ use prometheus::{
 #[derive(Clone)]
 pub(super) struct HistogramFamily {
     records: HistogramVec,
+    /// For each bucket, how many of the kernel side's are not above its bound.
+    below: Arc<[usize]>,
     counted: Arc<Mutex<Counted>>,
 }
 
@@ -23,8 +25,10 @@ pub(super) struct HistogramFamily {
 type Counted = HashMap<Vec<&'static str>, histograms::Histogram>;
 
 impl HistogramFamily {
-    pub(super) fn new(records: HistogramVec) -> Self {
-        Self { records, counted: Arc::default() }
+    /// The bounds are ascending, and those of the records are among the kernel side's, if it counts at all.
+    pub(super) fn new(records: HistogramVec, bounds: &[f64], kernel_bounds: &[f64]) -> Self {
+        let below = |bound: &f64| kernel_bounds.partition_point(|kernel| kernel <= bound).min(SUM);
+        Self { records, below: bounds.iter().map(below).collect(), counted: Arc::default() }
     }
 
     /// What records are observed in.
@@ -63,22 +67,20 @@ impl Collector for HistogramFamily {
             // The library sorts labels by their names.
             let values: Vec<_> = metric.get_label().iter().map(proto::LabelPair::value).collect();
             if let Some(counted) = counted.get(&values) {
-                metric.set_histogram(sum(metric.get_histogram(), counted));
+                metric.set_histogram(sum(metric.get_histogram(), counted, &self.below));
             }
         }
         families
     }
 }
 
-/// Adds the kernel side's buckets, which are not cumulated, to those of the records.
-fn sum(records: &proto::Histogram, counted: &histograms::Histogram) -> proto::Histogram {
+/// Adds the kernel side's buckets, which are finer and not cumulated, to those of the records.
+fn sum(records: &proto::Histogram, counted: &histograms::Histogram, below: &[usize]) -> proto::Histogram {
     let (counts, sum_us) = (&counted[..SUM], counted[SUM]);
-    let mut below = 0;
-    let buckets = records.get_bucket().iter().zip(counts).map(|(bucket, count)| {
-        below += count;
+    let buckets = records.get_bucket().iter().zip(below).map(|(bucket, &below)| {
         let mut both = proto::Bucket::default();
         both.set_upper_bound(bucket.upper_bound());
-        both.set_cumulative_count(bucket.cumulative_count() + below);
+        both.set_cumulative_count(bucket.cumulative_count() + counts[..below].iter().sum::<u64>());
         both
     });
     let mut both = proto::Histogram::default();
@@ -87,4 +89,53 @@ fn sum(records: &proto::Histogram, counted: &histograms::Histogram) -> proto::Hi
     #[expect(clippy::cast_precision_loss, reason = "2^53 µs are 285 years")]
     both.set_sample_sum(records.get_sample_sum() + sum_us as f64 / 1e6);
     both
+}
+
+#[cfg(test)]
+mod tests {
+    use handshake_common::histograms::Bounds;
+    use prometheus::HistogramOpts;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        config::{Buckets, Purpose},
+        exporter::metrics::timing::seconds,
+        kernel::probe::Histograms,
+    };
+
+    proptest! {
+        #[test]
+        fn finer_buckets_of_the_kernel_side_add_up_to_those_of_the_family(
+            values in prop::collection::vec(
+                prop_oneof![0..200_u64, 0..3_000_000_u64, 0..2_000_000_000_u64, (0..9_u32).prop_map(|ten| 10_u64.pow(ten))],
+                1..50,
+            ),
+        ) {
+            let kernel_bounds = Buckets::default().kernel_bounds();
+            let kernel = Bounds::new(&kernel_bounds).unwrap();
+            for purpose in [Purpose::RoundTrip, Purpose::Opening, Purpose::Wait] {
+                let bounds = Buckets::default().bounds(purpose);
+                let options = HistogramOpts::new("a", "a").buckets(bounds.clone());
+                let [by_kernel, by_records] = [(); 2].map(|()| {
+                    let records = HistogramVec::new(options.clone(), &["role"]).unwrap();
+                    records.with_label_values(&["client"]);
+                    HistogramFamily::new(records, &bounds, &kernel_bounds)
+                });
+                let mut counted = Histograms::default();
+                for us in &values {
+                    counted.observe(&kernel, 0, Some(*us));
+                    by_records.records().with_label_values(&["client"]).observe(seconds(std::time::Duration::from_micros(*us)));
+                }
+                by_kernel.set_counted(["role"], ["client"], counted.at(0));
+                let [by_kernel, by_records] = [by_kernel, by_records].map(|family| {
+                    let histogram = family.collect()[0].get_metric()[0].get_histogram().clone();
+                    let counts: Vec<_> = histogram.get_bucket().iter().map(proto::Bucket::cumulative_count).collect();
+                    (counts, histogram.get_sample_count())
+                });
+                prop_assert_eq!(&by_kernel, &by_records);
+                prop_assert_eq!(by_kernel.1, values.len() as u64);
+            }
+        }
+    }
 }

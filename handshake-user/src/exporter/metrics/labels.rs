@@ -108,6 +108,11 @@ impl Labels {
         Ok(Self { wanted, remote_net: settings.remote_net, overflow })
     }
 
+    /// Sets the prefix lengths of the networks of connections from now on.
+    pub(super) const fn set_remote_net(&mut self, lengths: (u8, u8)) {
+        self.remote_net = lengths;
+    }
+
     /// Their names, in their order.
     pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
         self.wanted.iter().map(|label| label.as_str())

@@ -3,8 +3,10 @@
 
 mod class;
 mod counting;
+mod exposition;
 mod family;
 mod gauge;
+mod itself;
 mod labels;
 mod possible;
 mod time_wait;
@@ -19,24 +21,25 @@ use handshake_common::{
     totals::{self, DropReason, Totals},
 };
 use prometheus::{
-    IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder, process_collector::ProcessCollector,
+    IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, process_collector::ProcessCollector,
 };
 
-pub use self::gauge::Census;
 use self::{
     class::{FAMILY, FAST_OPEN, FAST_OPEN_RESULT, FINAL_ACK, INITIATOR, OUTCOME, ROLE, STYLE},
     counting::{Counting, catch_up},
     gauge::Connections,
+    itself::Itself,
     labels::{Key, Labels},
     time_wait::TimeWait,
     timing::Timing,
     tls::Handshakes,
 };
+pub use self::{exposition::Format, gauge::Census};
 use crate::{
-    config::{self, Label},
+    config::{self, Label, Purpose},
     event::{ConnectionEvent, Open},
     join::merge::Fact,
-    kernel::probe::{Histograms, WireCoverage},
+    kernel::probe::{Histograms, RunTime, WireCoverage},
     tls::library::skipped::Reason,
 };
 
@@ -51,6 +54,7 @@ pub struct Metrics {
     events: Events,
     time_wait: TimeWait,
     probes: IntGaugeVec,
+    itself: Itself,
 }
 
 /// Durations of TCP.
@@ -78,7 +82,7 @@ struct Events {
 }
 
 impl Metrics {
-    /// Registers every family, with zeros for every class that can occur.
+    /// Registers every family, the counters with zeros for every class that can occur.
     ///
     /// # Errors
     /// When the library refuses a name or a bucket, which the settings' types rule out.
@@ -90,7 +94,6 @@ impl Metrics {
             &["probe", "kind"],
         )?;
         registry.register(Box::new(probes.clone()))?;
-        build_info(&registry)?;
         Ok(Self {
             timings: Timings::new(&registry, settings, &labels)?,
             handshakes: Handshakes::new(&registry, settings, &labels)?,
@@ -98,6 +101,7 @@ impl Metrics {
             connections: Connections::new(&registry)?,
             events: Events::new(&registry)?,
             time_wait: TimeWait::new(&registry, settings)?,
+            itself: Itself::new(&registry)?,
             registry,
             labels,
             probes,
@@ -110,6 +114,13 @@ impl Metrics {
     /// When it is added twice.
     pub fn watch_process(&self) -> prometheus::Result<()> {
         self.registry.register(Box::new(ProcessCollector::for_self()))
+    }
+
+    /// Takes over those of the settings that need no new families.
+    pub const fn reconfigure(&mut self, settings: &config::Metrics) {
+        self.labels.set_remote_net(settings.remote_net);
+        self.timings.set_max_series(settings.max_series);
+        self.handshakes.set_max_series(settings.max_series);
     }
 
     /// Sets how a probe is attached, or that it is not.
@@ -170,6 +181,31 @@ impl Metrics {
         self.handshakes.library_turn(at);
     }
 
+    /// Sets how many files await their inspection.
+    pub fn library_queue(&self, files: usize) {
+        self.itself.inspections(files);
+    }
+
+    /// Takes how much of the ring was in use when it was read, and its size, bytes.
+    pub fn ring(&mut self, waiting: u64, size: u64) {
+        self.itself.ring(waiting, size);
+    }
+
+    /// Takes how long each program has run in the kernel, or that the kernel does not keep it.
+    pub fn run_times(&self, run_times: Option<&[RunTime]>) {
+        self.itself.run_times(run_times);
+    }
+
+    /// The configuration has just been read, for the first time.
+    pub fn configured(&self) {
+        self.itself.in_force();
+    }
+
+    /// Counts an attempt to read the configuration anew.
+    pub fn reloaded(&self, is_success: bool) {
+        self.itself.reloaded(is_success);
+    }
+
     /// How often the two views of a handshake disagreed on each fact.
     pub fn disagreed(&self, facts: impl Iterator<Item = (Fact, u64)>) {
         for (fact, count) in facts {
@@ -221,15 +257,13 @@ impl Metrics {
     ///
     /// # Errors
     /// When the library cannot write it down.
-    pub fn render(&self) -> prometheus::Result<String> {
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+    pub fn render(&self, format: Format) -> prometheus::Result<String> {
+        exposition::render(&self.registry.gather(), format)
     }
 }
 
 /// The kind of a probe that has not been attached yet.
 pub const PENDING: &str = "pending";
-/// What [`Metrics::render`] writes.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 impl Timings {
     fn new(registry: &Registry, settings: &config::Metrics, labels: &Labels) -> prometheus::Result<Self> {
@@ -243,8 +277,8 @@ impl Timings {
                     "handshake_tcp_open_duration_seconds",
                     "Established openings. Client: SYN to ESTABLISHED; server: first SYN-ACK to ESTABLISHED.",
                 ),
+                Purpose::Opening,
                 [ROLE, FAMILY, FAST_OPEN, FINAL_ACK],
-                possible::open_duration,
             )?,
             open_rtt: Timing::new(
                 registry,
@@ -254,8 +288,8 @@ impl Timings {
                     "handshake_tcp_open_rtt_seconds",
                     "Round trip of the network during the opening, free of timers and programs.",
                 ),
+                Purpose::RoundTrip,
                 [ROLE, FAMILY],
-                possible::open_rtt,
             )?,
             close_duration: Timing::new(
                 registry,
@@ -265,16 +299,16 @@ impl Timings {
                     "handshake_tcp_close_duration_seconds",
                     "Orderly closings. Active side: our FIN to the peer's; passive: the peer's FIN to the ACK of ours.",
                 ),
+                Purpose::Wait,
                 [ROLE, INITIATOR, STYLE],
-                possible::close_duration,
             )?,
             close_ack_wait: Timing::new(
                 registry,
                 settings,
                 labels,
                 ("handshake_tcp_close_ack_wait_seconds", "Our FIN to its ACK."),
+                Purpose::RoundTrip,
                 [ROLE, INITIATOR],
-                possible::close_ack_wait,
             )?,
             close_app_wait: Timing::new(
                 registry,
@@ -284,10 +318,18 @@ impl Timings {
                     "handshake_tcp_close_app_wait_seconds",
                     "Active side: the ACK of our FIN to the peer's FIN; passive: the peer's FIN to our close.",
                 ),
+                Purpose::Wait,
                 [ROLE, INITIATOR],
-                possible::close_app_wait,
             )?,
         })
+    }
+
+    const fn set_max_series(&mut self, most: usize) {
+        self.open_duration.set_max_series(most);
+        self.open_rtt.set_max_series(most);
+        self.close_duration.set_max_series(most);
+        self.close_ack_wait.set_max_series(most);
+        self.close_app_wait.set_max_series(most);
     }
 
     fn fill(&mut self, from: &Histograms) {
@@ -417,15 +459,6 @@ impl Events {
             missed: lost.with_label_values(&["recursion"]),
         })
     }
-}
-
-fn build_info(registry: &Registry) -> prometheus::Result<()> {
-    let family = IntGaugeVec::new(
-        Opts::new("handshake_build_info", "Always 1; the labels say what is running."),
-        &["version", "arch"],
-    )?;
-    family.with_label_values(&[env!("CARGO_PKG_VERSION"), std::env::consts::ARCH]).set(1);
-    registry.register(Box::new(family))
 }
 
 #[cfg(test)]

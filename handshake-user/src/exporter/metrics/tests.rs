@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::{gauge::tests::totals, *};
 use crate::{
-    config::{Config, Label},
+    config::{Buckets, Config, Label},
     event::testing::waited,
     join::{
         Joiner,
@@ -18,13 +18,13 @@ use crate::{
 };
 
 fn settings() -> config::Metrics {
-    config::Metrics { buckets: vec![0.001, 1.0], ..Config::default().metrics }
+    config::Metrics { buckets: Buckets::All(vec![0.001, 1.0]), ..Config::default().metrics }
 }
 
 /// More bounds than the kernel side takes: the durations are those of the records.
 fn from_records() -> config::Metrics {
     let many = (0..40).map(|number| 1e6 + f64::from(number));
-    config::Metrics { buckets: settings().buckets.into_iter().chain(many).collect(), ..settings() }
+    config::Metrics { buckets: Buckets::All([0.001, 1.0].into_iter().chain(many).collect()), ..settings() }
 }
 
 fn metrics(settings: &config::Metrics) -> Metrics {
@@ -33,7 +33,7 @@ fn metrics(settings: &config::Metrics) -> Metrics {
 
 /// The lines that say something: no comment, no zero, no version.
 fn said(metrics: &Metrics) -> String {
-    let text = metrics.render().unwrap();
+    let text = metrics.render(Format::Text).unwrap();
     let lines = text.lines().filter(|line| {
         !line.starts_with('#') && !line.starts_with("handshake_build_info") && !line.contains("le=\"10000")
     });
@@ -56,19 +56,46 @@ fn closed() -> Connection {
 }
 
 #[test]
-fn every_series_is_there_from_the_start() {
+fn every_counter_is_there_from_the_start_and_no_empty_histogram() {
     let metrics = metrics(&settings());
     metrics.probe("inet_sock_set_state", PENDING, false);
-    let text = metrics.render().unwrap();
+    let text = metrics.render(Format::Text).unwrap();
     let series = text.lines().filter(|line| !line.contains("_bucket{") && !line.contains("_sum"));
     let version = env!("CARGO_PKG_VERSION");
     let listed: String = series.flat_map(|line| [line, "\n"]).collect();
     insta::assert_snapshot!(listed.replace(version, "VERSION").replace(std::env::consts::ARCH, "ARCH"));
 }
 
+/// What an operator pays for before anything happens, and on a host whose only connections are those of the
+/// scrape: docs/metrics.md has both figures.
+#[test]
+fn page_of_an_idle_host_is_small() {
+    let defaults = Config::default().metrics;
+    let mut metrics = metrics(&defaults);
+    for number in 0..9 {
+        metrics.probe(&format!("tracepoint_{number}"), "tp_btf", true);
+    }
+    let size = |metrics: &Metrics| {
+        let text = metrics.render(Format::Text).unwrap();
+        (text.lines().count(), text.len())
+    };
+    let before = size(&metrics);
+    let mut kernel = InKernel::default();
+    for made in
+        [closed(), Connection { role: Role::Server.code(), initiator: Initiator::Local.code(), ..closed() }]
+    {
+        kernel.take(&made, &defaults.bounds());
+    }
+    metrics.fill(&kernel.histograms, &totals(&kernel.setups), WireCoverage::All);
+    let after = size(&metrics);
+    println!("{before:?} lines and bytes, {after:?} with the connections of scrapes");
+    assert!(before.0 < 330 && before.1 < 24_000, "{before:?}");
+    assert!(after.0 < 700 && after.1 < 60_000, "{after:?}");
+}
+
 #[test]
 fn late_fin_counts_where_its_bucket_is_certain() {
-    let mut metrics = metrics(&config::Metrics { buckets: vec![0.1, 1.0], ..settings() });
+    let mut metrics = metrics(&config::Metrics { buckets: Buckets::All(vec![0.1, 1.0]), ..settings() });
     let end = waited(Role::Client);
     let fin = |app_wait_ms: u64, grain_ms: u64| {
         let mut fin = end.clone();
@@ -81,8 +108,8 @@ fn late_fin_counts_where_its_bucket_is_certain() {
     };
     let mut count = |event: &ConnectionEvent, line: &str| {
         metrics.observe(event);
-        let text = metrics.render().unwrap();
-        text.lines().find_map(|found| found.strip_prefix(line)?.trim().parse::<u64>().ok()).unwrap()
+        let text = metrics.render(Format::Text).unwrap();
+        text.lines().find_map(|found| found.strip_prefix(line)?.trim().parse::<u64>().ok()).unwrap_or(0)
     };
     let app_wait = "handshake_tcp_close_app_wait_seconds_count{initiator=\"local\",role=\"client\"}";
     assert_eq!(count(&fin(123, 1), app_wait), 1);
@@ -159,7 +186,7 @@ fn a_probe_is_pending_until_it_is_attached() {
     metrics.probe("tcp_destroy_sock", PENDING, false);
     metrics.probe("tcp_destroy_sock", "tp_btf", true);
     assert_eq!(said(&metrics), "handshake_probe_attached{kind=\"tp_btf\",probe=\"tcp_destroy_sock\"} 1\n");
-    assert!(!metrics.render().unwrap().contains(PENDING));
+    assert!(!metrics.render(Format::Text).unwrap().contains(PENDING));
 }
 
 #[test]
@@ -208,7 +235,7 @@ impl InKernel {
 
 /// The samples but those of the bounds that only [`from_records`] has, and those that count records.
 fn samples(metrics: &Metrics) -> BTreeMap<String, f64> {
-    let text = metrics.render().unwrap();
+    let text = metrics.render(Format::Text).unwrap();
     let lines = text.lines().filter(|line| {
         !line.starts_with('#') && !line.contains("le=\"10000") && !line.starts_with("handshake_events_total")
     });

@@ -4,7 +4,10 @@ use handshake_common::TimeWaitEnd;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry};
 
 use super::timing::{seconds, tells};
-use crate::{config, event::Close};
+use crate::{
+    config::{self, Purpose},
+    event::Close,
+};
 
 /// The families of TIME_WAIT.
 pub(super) struct TimeWait {
@@ -17,7 +20,7 @@ pub(super) struct TimeWait {
 
 impl TimeWait {
     pub(super) fn new(registry: &Registry, settings: &config::Metrics) -> prometheus::Result<Self> {
-        let buckets = settings.buckets.clone();
+        let buckets = settings.buckets.bounds(Purpose::TimeWait);
         let options = HistogramOpts::new(
             "handshake_tcp_time_wait_seconds",
             "The entry into TIME_WAIT to its end: its time ran out, or a new connection took its ends.",

@@ -10,7 +10,11 @@ use super::{
     family::HistogramFamily,
     labels::{Key, Labels, OTHER},
 };
-use crate::{config, event::micros, kernel::probe::Histograms};
+use crate::{
+    config::{self, Purpose},
+    event::micros,
+    kernel::probe::Histograms,
+};
 
 /// One family of histograms.
 pub(super) struct Timing<const N: usize> {
@@ -26,32 +30,36 @@ pub(super) struct Timing<const N: usize> {
 }
 
 impl<const N: usize> Timing<N> {
-    /// Registers the family and makes the classes that are possible.
+    /// Registers the family. A class has a series from its first value on: each takes as many lines of the
+    /// page as there are buckets, and hardly any host sees most of them.
     pub(super) fn new(
         registry: &Registry,
         settings: &config::Metrics,
         labels: &Labels,
         (name, help): (&str, &str),
+        purpose: Purpose,
         axes: [Axis; N],
-        possible: impl Fn(Codes<N>) -> bool,
     ) -> prometheus::Result<Self> {
         let names: Vec<_> = axes.iter().map(|axis| axis.name).chain(labels.names()).collect();
-        let options = HistogramOpts::new(name, help).buckets(settings.buckets.clone());
-        let family = HistogramFamily::new(HistogramVec::new(options, &names)?);
+        let buckets = settings.buckets.bounds(purpose);
+        let options = HistogramOpts::new(name, help).buckets(buckets.clone());
+        let records = HistogramVec::new(options, &names)?;
+        let family = HistogramFamily::new(records, &buckets, &settings.buckets.kernel_bounds());
         registry.register(Box::new(family.clone()))?;
-        let mut timing = Self {
+        Ok(Self {
             axes,
             family,
             classes: vec![None; class::size(&axes)],
             labelled: HashMap::new(),
-            buckets: settings.buckets.clone(),
+            buckets,
             max_series: settings.max_series,
             labels: labels.names().count(),
-        };
-        for codes in class::all(&axes).filter(|&codes| possible(codes)) {
-            timing.class(codes);
-        }
-        Ok(timing)
+        })
+    }
+
+    /// Sets how many sets of label values there may be. Those that are there stay.
+    pub(super) const fn set_max_series(&mut self, most: usize) {
+        self.max_series = most;
     }
 
     /// Observes a duration, unless it is unknown.

@@ -10,13 +10,13 @@ use handshake_common::{
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::{
-    class::{Codes, LIBRARY, ROLE, ROUND_TRIPS, SETUP_VERSION, TLS_CLASS, TLS_VERSION},
+    class::{LIBRARY, ROLE, ROUND_TRIPS, SETUP_VERSION, TLS_CLASS, TLS_VERSION},
     counting::{catch_up, rise},
     labels::{Key, Labels},
     timing::Timing,
 };
 use crate::{
-    config,
+    config::{self, Purpose},
     event::{ConnectionEvent, Tls},
     join::merge::Fact,
     kernel::probe::Histograms,
@@ -54,16 +54,6 @@ fn occurs([version, class]: [u8; 2]) -> bool {
         (Some(TlsVersion::Tls13), Some(class)) => class != TlsClass::FalseStart,
         _ => false,
     }
-}
-
-/// Only the most common library has series from the start; others get them when they are found.
-fn timed([role, version, class, library]: Codes<4>) -> bool {
-    role != 0 && occurs([version, class]) && library == Library::OpenSsl.code()
-}
-
-fn setup([role, version]: Codes<2>) -> bool {
-    let usual = [TlsVersion::Tls12.code(), TlsVersion::Tls13.code(), NO_TLS];
-    role != 0 && usual.contains(&version)
 }
 
 fn turn(registry: &Registry) -> prometheus::Result<IntGauge> {
@@ -104,8 +94,8 @@ impl Handshakes {
                     "handshake_tls_duration_seconds",
                     "Completed TLS handshakes: ClientHello sent (client) or arrived (server) to complete.",
                 ),
+                Purpose::Handshake,
                 axes,
-                timed,
             )?,
             compute: Timing::new(
                 registry,
@@ -115,8 +105,8 @@ impl Handshakes {
                     "handshake_tls_compute_seconds",
                     "Time that completed TLS handshakes spent computing inside the library's calls.",
                 ),
+                Purpose::Handshake,
                 axes,
-                timed,
             )?,
             setup_duration: Timing::new(
                 registry,
@@ -126,8 +116,8 @@ impl Handshakes {
                     "handshake_setup_duration_seconds",
                     "From the start of the opening to the moment from which the client may send application data.",
                 ),
+                Purpose::Opening,
                 [ROLE, SETUP_VERSION],
-                setup,
             )?,
             setup_excess: Timing::new(
                 registry,
@@ -137,8 +127,8 @@ impl Handshakes {
                     "handshake_setup_excess_seconds",
                     "What the network does not explain of a setup: its duration less its round trips.",
                 ),
+                Purpose::Opening,
                 [ROLE, SETUP_VERSION],
-                setup,
             )?,
             setup_round_trips: counter(
                 "handshake_setup_round_trips_total",
@@ -247,6 +237,14 @@ impl Handshakes {
             (Stage::Close, None) if !self.in_kernel => self.set_up(event, labels, key),
             _ => {}
         }
+    }
+
+    /// Sets how many sets of label values each histogram may have.
+    pub(super) const fn set_max_series(&mut self, most: usize) {
+        self.duration.set_max_series(most);
+        self.compute.set_max_series(most);
+        self.setup_duration.set_max_series(most);
+        self.setup_excess.set_max_series(most);
     }
 
     fn handshake(&mut self, tls: &Tls, labels: &Labels, key: Option<&Key>) {

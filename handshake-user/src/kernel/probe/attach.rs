@@ -1,8 +1,10 @@
 //! Loads the eBPF object into the kernel and attaches its programs.
 
 use std::{
+    collections::BTreeMap,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use aya::{
@@ -120,11 +122,7 @@ impl Probes {
     /// reentrant variant did not see the event either.
     #[must_use]
     pub fn missed_runs(&self) -> u64 {
-        let skipped = |program: &OwnedFd| {
-            let path = format!("/proc/self/fdinfo/{}", program.as_raw_fd());
-            let info = bounded::read_to_string(path, bounded::SMALL).ok()?;
-            info.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
-        };
+        let skipped = |program: &OwnedFd| number(&info(program)?, "recursion_misses:");
         let missed = |(name, program): &(String, OwnedFd)| match name.as_str() {
             // What the reentrant variant misses, the program itself sees.
             program::SET_STATE_NESTED => None,
@@ -136,6 +134,47 @@ impl Probes {
         };
         self.programs.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(missed).sum()
     }
+
+    /// How long each program has run. Returns `None` while the kernel does not keep it.
+    #[must_use]
+    pub fn run_times(&self) -> Option<Vec<RunTime>> {
+        let kept = bounded::read_to_string("/proc/sys/kernel/bpf_stats_enabled", bounded::SMALL).ok()?;
+        if kept.trim() == "0" {
+            return None;
+        }
+        let mut run_times = BTreeMap::<String, RunTime>::new();
+        for (program, fd) in self.programs.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let Some(info) = info(fd) else { continue };
+            let (Some(ns), Some(runs)) = (number(&info, "run_time_ns:"), number(&info, "run_cnt:")) else {
+                continue;
+            };
+            let of_name = run_times.entry(program.clone()).or_default();
+            of_name.time += Duration::from_nanos(ns);
+            of_name.runs += runs;
+        }
+        let named = run_times.into_iter().map(|(program, run_time)| RunTime { program, ..run_time });
+        Some(named.collect())
+    }
+}
+
+/// How long a program has run, over all its attachments, while the kernel kept it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunTime {
+    /// Its name.
+    pub program: String,
+    /// In total.
+    pub time: Duration,
+    /// How often.
+    pub runs: u64,
+}
+
+/// What the kernel says of a program (`bpf_prog_show_fdinfo`).
+fn info(program: &OwnedFd) -> Option<String> {
+    bounded::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()), bounded::SMALL).ok()
+}
+
+fn number(info: &str, name: &str) -> Option<u64> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
 
 /// One way to attach, to be tried.
@@ -276,7 +315,7 @@ impl Attempt {
         offsets: &[Offset],
     ) -> Result<(Ebpf, UprobeLinks, Option<KernelLog>), LoadError> {
         let layout = Layout { has_tracing_helpers: u32::from(self.has_tracing_helpers), ..kernel.layout()? };
-        let ring_bytes = settings.ring_kib.saturating_mul(1024).max(4096).next_power_of_two();
+        let ring_bytes = settings.ring_bytes();
         let log_level =
             if tracing::enabled!(tracing::Level::DEBUG) { aya_log::Level::Debug as u8 } else { 0 };
         let wire_ports = settings.tls_wire.ports();

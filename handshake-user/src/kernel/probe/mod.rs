@@ -13,7 +13,7 @@ mod program;
 mod uprobe_multi;
 mod wire;
 
-pub use attach::{Attached, Attachment, LoadedPrograms, Probes, attach};
+pub use attach::{Attached, Attachment, LoadedPrograms, Probes, RunTime, attach};
 pub use error::{HookError, LoadError};
 pub(crate) use error::{chain, is_permission_denied, shorten};
 pub use histograms::Histograms;

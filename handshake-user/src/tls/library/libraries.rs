@@ -166,6 +166,12 @@ impl Libraries {
         !self.queue.is_empty() || self.attacher.is_detaching()
     }
 
+    /// How many files await their inspection.
+    #[must_use]
+    pub const fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
     fn take_in(&mut self, news: DiscoveryEvent, now: Instant) {
         match news {
             DiscoveryEvent::Found(found) => {

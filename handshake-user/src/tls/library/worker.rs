@@ -5,7 +5,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{self, Receiver},
     },
     thread::{self, Thread},
@@ -44,6 +44,8 @@ struct Shared {
     turn: Mutex<(Instant, SystemTime)>,
     /// Changes that were not taken yet.
     counts: Mutex<Option<(LibraryCounts, Skipped)>>,
+    /// Files that await their inspection.
+    queued: AtomicUsize,
 }
 
 impl Worker {
@@ -54,13 +56,15 @@ impl Worker {
     /// If no thread can be started.
     pub fn start(mut libraries: Libraries, mut ebpf: Ebpf, pace: Duration) -> io::Result<Self> {
         let turn = Mutex::new((Instant::now(), SystemTime::now()));
-        let shared = Arc::new(Shared { is_over: AtomicBool::new(false), turn, counts: Mutex::new(None) });
+        let (is_over, queued) = (AtomicBool::new(false), AtomicUsize::new(libraries.queued()));
+        let shared = Arc::new(Shared { is_over, turn, counts: Mutex::new(None), queued });
         let its = Arc::clone(&shared);
         let (ends_with_it, over) = mpsc::channel::<()>();
         let work = move || {
             let _ends_with_it = ends_with_it;
             while !its.is_over.load(Ordering::Acquire) {
                 let more = libraries.turn(&mut ebpf);
+                its.queued.store(libraries.queued(), Ordering::Relaxed);
                 *its.turn.lock().unwrap_or_else(PoisonError::into_inner) =
                     (Instant::now(), SystemTime::now());
                 if let Some(census) = libraries.take_counts() {
@@ -94,6 +98,12 @@ impl Worker {
         }
         self.is_stuck = is_stuck;
         at
+    }
+
+    /// How many files await their inspection.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.shared.queued.load(Ordering::Relaxed)
     }
 
     /// How many files there are and what was skipped. Returns `None` if nothing has changed since the last

@@ -21,6 +21,7 @@ pub mod kernel;
 pub mod logging;
 pub mod minisockets;
 pub mod output;
+pub mod privileges;
 pub mod settings;
 #[cfg(test)]
 mod skip_test;

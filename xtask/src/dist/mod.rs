@@ -19,6 +19,7 @@ use crate::{
     setup::{self, Ready},
     target::Target,
     tools::Tool,
+    vm,
     workspace::{Profile, Workspace},
 };
 
@@ -48,10 +49,13 @@ pub(crate) struct Args {
     /// Only for this target; repeatable
     #[arg(long)]
     target: Vec<Target>,
-    /// Build everything a second time and compare the bytes; install, upgrade, remove and purge this
+    /// Build the programs a second time and compare the bytes; install, upgrade, remove and purge this
     /// machine's packages in throw-away roots; needs root
     #[arg(long)]
     verify: bool,
+    /// Boot Debian in a virtual machine, with the .deb of this machine under its systemd
+    #[arg(long)]
+    verify_systemd: bool,
 }
 
 pub(crate) fn main(args: &Args) -> Result<()> {
@@ -62,6 +66,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     let tools = Tools {
         deb: CARGO_DEB.ensure(&workspace)?,
         rpm: CARGO_GENERATE_RPM.ensure(&workspace)?,
+        generated: generate(&workspace, &ready)?,
         date: date(&workspace)?,
     };
     let folder = make(&workspace, &ready, &tools, targets)?;
@@ -70,13 +75,23 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         verify::all(&folder)?;
         same_again(&workspace, &ready, &tools, targets)?;
     }
+    if args.verify_systemd {
+        let target = Target::of_arch(ready.toolchain.bpf_target_arch())
+            .context("there is no package for this machine's processor")?;
+        let deb = verify::deb(&folder, target.debian())?;
+        vm::systemd::verify(&deb, target, &workspace.target.join("machines"))?;
+    }
     Ok(())
 }
 
-/// What writes packages, and the time in them, seconds since 1970.
+/// What all packages need.
 struct Tools {
+    /// What writes them.
     deb: PathBuf,
     rpm: PathBuf,
+    /// Man pages and completions.
+    generated: PathBuf,
+    /// The time in them, seconds since 1970.
     date: String,
 }
 
@@ -85,15 +100,14 @@ fn make(workspace: &Workspace, ready: &Ready, tools: &Tools, targets: &[Target])
     let folder = workspace.target.join("dist");
     fs::remove_dir_all(&folder).ok();
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let generated = generate(workspace, ready)?;
     for target in targets {
-        Package::new(workspace, tools, *target, &folder)?.make(ready, &generated)?;
+        Package::new(workspace, tools, *target, &folder)?.make(ready)?;
     }
     checksums(&folder)?;
     Ok(folder)
 }
 
-/// Builds everything a second time, from nothing and in another folder, and compares.
+/// Builds the programs a second time, from nothing and in another folder, packs them, and compares.
 fn same_again(workspace: &Workspace, ready: &Ready, tools: &Tools, targets: &[Target]) -> Result<()> {
     let again = Workspace { target: workspace.target.join("dist-again"), ..workspace.clone() };
     fs::remove_dir_all(&again.target).ok();
@@ -130,12 +144,12 @@ impl<'a> Package<'a> {
         Ok(Self { workspace, tools, target, folder, version })
     }
 
-    fn make(&self, ready: &Ready, generated: &Path) -> Result<()> {
+    fn make(&self, ready: &Ready) -> Result<()> {
         let binary = build::both_for(self.workspace, ready, Profile::Release, self.target)?;
         step(format!("dist: packages for {}", self.target));
         // handshake-user/Cargo.toml names the files in this folder to those who write .deb and .rpm.
         let tree = self.workspace.root.join("target/dist-tree");
-        tree::lay_out(self.workspace, &binary, generated, &tree)?;
+        tree::lay_out(self.workspace, &binary, &self.tools.generated, &tree)?;
         self.tarball(&tree)?;
         self.rpm()?;
         tree::debianize(&tree)?;

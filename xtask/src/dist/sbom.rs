@@ -1,4 +1,4 @@
-//! The software bill of materials: what the program is made of, as CycloneDX 1.5.
+//! The software bill of materials: what the program is made of, as `CycloneDX` 1.5.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

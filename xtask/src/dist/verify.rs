@@ -1,7 +1,7 @@
-//! `cargo xtask dist --verify`: the life of the .deb in a throw-away root, and the unit as systemd reads it.
+//! `cargo xtask dist --verify`: the life of the packages in throw-away roots, and the unit as systemd reads it.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -32,9 +32,7 @@ const EXPECTED: [&str; 8] = [
 pub(super) fn all(folder: &Path) -> Result<()> {
     let mut print = Command::new("dpkg");
     let arch = process::read(print.arg("--print-architecture"), "asking dpkg", "only Debian has dpkg")?;
-    let ending = format!("_{}.deb", arch.trim());
-    let deb = files(folder)?.into_iter().find(|file| file.to_string_lossy().ends_with(&ending));
-    let deb = deb.with_context(|| format!("there is no .deb for this machine's {}", arch.trim()))?;
+    let deb = deb(folder, arch.trim())?;
     ensure!(process::is_root(), "dpkg needs root to install, also in a throw-away root");
 
     let root = Root::new()?;
@@ -61,7 +59,60 @@ pub(super) fn all(folder: &Path) -> Result<()> {
     let left = root.left()?;
     ensure!(left.is_empty(), "left behind by purge: {left:?}");
     step("verify: removed and purged; nothing is left");
+    rpm(folder, &root)
+}
+
+/// The .rpm of this machine, where rpm is installed: what it lists, and its life in a root of its own.
+fn rpm(folder: &Path, root: &Root) -> Result<()> {
+    if process::find_program("rpm").is_none() {
+        step("verify: no rpm: the .rpm is not looked at");
+        return Ok(());
+    }
+    let ending = format!(".{}.rpm", env::consts::ARCH);
+    let package = files(folder)?.into_iter().find(|file| file.to_string_lossy().ends_with(&ending));
+    let package = package.context("there is no .rpm for this machine")?;
+    let rpm = |arguments: &[&str]| {
+        let mut rpm = Command::new("rpm");
+        process::read(
+            rpm.args(arguments).arg(&package),
+            &format!("`rpm {}`", arguments.join(" ")),
+            "see its message",
+        )
+    };
+    let lists = rpm(&["--query", "--list", "--package"])?;
+    for file in EXPECTED {
+        let file = format!("/{}", file.replace("zsh/vendor-completions", "zsh/site-functions"));
+        ensure!(lists.lines().any(|line| line == file), "the .rpm does not have {file}");
+    }
+    let configuration = rpm(&["--query", "--configfiles", "--package"])?;
+    ensure!(
+        configuration.trim() == format!("/{CONFIGURATION}"),
+        "configuration of the .rpm: {configuration}"
+    );
+
+    let at = root.folder.path().join("rpm");
+    fs::create_dir_all(&at).context("cannot create a root for rpm")?;
+    let at = at.display().to_string();
+    // No shell is there for its scripts.
+    rpm(&["--root", &at, "--nodeps", "--noscripts", "--install"])?;
+    let edited = Path::new(&at).join(CONFIGURATION);
+    fs::write(&edited, "max_series = 7\n").context("the .rpm installs no configuration")?;
+    rpm(&["--root", &at, "--nodeps", "--noscripts", "--replacepkgs", "--upgrade"])?;
+    let kept = fs::read_to_string(&edited).context("the upgrade has removed the configuration")?;
+    ensure!(kept == "max_series = 7\n", "the upgrade has overwritten an edited configuration");
+    let mut erase = Command::new("rpm");
+    erase.args(["--root", &at, "--nodeps", "--noscripts", "--erase", "handshake"]);
+    process::read(&mut erase, "`rpm --erase`", "see its message")?;
+    ensure!(!Path::new(&at).join("usr/bin/handshake").exists(), "rpm has left the program behind");
+    step(format!("verify: the .rpm has {} files; installed, upgraded and erased", lists.lines().count()));
     Ok(())
+}
+
+/// The .deb for this processor, by Debian's name.
+pub(super) fn deb(folder: &Path, arch: &str) -> Result<PathBuf> {
+    let ending = format!("_{arch}.deb");
+    let deb = files(folder)?.into_iter().find(|file| file.to_string_lossy().ends_with(&ending));
+    deb.with_context(|| format!("there is no .deb for this machine's {arch}"))
 }
 
 /// The same package with a higher version and another configuration file.

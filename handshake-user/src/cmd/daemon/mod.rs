@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use handshake_common::histograms::Bounds;
+use rustix::thread::CapabilitySet;
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -28,7 +29,8 @@ use crate::{
     config::Config,
     exporter::http,
     kernel::{probe::Kernel, ring},
-    settings::ProbeSettings,
+    privileges,
+    settings::{ProbeSettings, Switch},
     tracer::Tracer,
     untrusted::say,
 };
@@ -45,6 +47,7 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
         writeln!(io::stdout(), "OK").context("cannot write to standard output")?;
         return Ok(ExitCode::SUCCESS);
     }
+    let needed = needed(&config);
     let listener = http::listen(config.listen)?;
     let address = listener.local_addr().unwrap_or(config.listen);
     let mut stop = std::pin::pin!(stop_signal()?);
@@ -61,6 +64,7 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
         () = &mut stop => None,
     };
     if let Some(live) = attached {
+        privileges::keep(needed);
         for hook in live.tracer.probes.hooks.iter().filter(|hook| hook.missing.is_some()) {
             say(format_args!("handshake: not attached: {} ({})", hook.hook.name, hook.hook.lost_without));
         }
@@ -94,6 +98,16 @@ fn stop_signal() -> Result<impl Future<Output = ()>> {
             _ = terminate.recv() => {}
         }
     })
+}
+
+/// The capabilities that are needed once everything is attached, by this thread and all that it starts then.
+fn needed(config: &Config) -> CapabilitySet {
+    let libraries = match config.probes.tls_libraries {
+        Switch::On => privileges::LIBRARIES,
+        Switch::Off => privileges::MINISOCKETS,
+    };
+    let cgroups = if config.metrics.labels.is_empty() { CapabilitySet::empty() } else { privileges::CGROUPS };
+    libraries | cgroups
 }
 
 /// Attaches the probes.

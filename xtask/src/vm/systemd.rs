@@ -120,6 +120,8 @@ fn assemble(deb: &Path, programs: &Path, to: &Path) -> Result<()> {
     cpio.file(&units.join("verify.service"), false, UNIT)?;
     cpio.link(&units.join("multi-user.target.wants/verify.service"), "../verify.service".as_ref())?;
     cpio.link(&units.join("default.target"), "/usr/lib/systemd/system/multi-user.target".as_ref())?;
+    // Without it this would be the first boot, which asks questions.
+    cpio.file(Path::new("/etc/machine-id"), false, b"0123456789abcdef0123456789abcdef\n")?;
     // The console is the script's.
     for unit in ["serial-getty@.service", "getty@.service"] {
         cpio.link(&units.join(unit), "/dev/null".as_ref())?;

@@ -22,18 +22,24 @@ use crate::{debian::Suite, packages, process::step, target::Target};
 const SUITE: &str = "trixie";
 const KERNEL: &str = "6.12";
 
-const PACKAGES: [&str; 12] = [
+const PACKAGES: [&str; 18] = [
     "base-files",
     "busybox-static",
     "coreutils",
     "dash",
+    "diffutils",
     "dpkg",
+    "findutils",
     "grep",
+    "gzip",
     "init-system-helpers",
     "libc-bin",
     "openssl",
+    "perl-base",
+    "sed",
     "systemd",
     "systemd-sysv",
+    "tar",
     "util-linux",
 ];
 

@@ -62,8 +62,8 @@ gone() { ! systemctl cat handshake; }
 check install dpkg --install /handshake.deb
 check "not started by the installation" is ActiveState inactive
 check settings handshake daemon --check-config --config /etc/handshake/handshake.toml
+# It returns once the program has notified systemd.
 check start systemctl start handshake
-check notified is StatusErrno 0
 check running is SubState running
 check type is Type notify
 check user user

@@ -163,7 +163,9 @@ fn start() -> std::io::Result<Thread> {
     let (send, receive) = mpsc::sync_channel::<Work>(1);
     let body = move || {
         privileges::keep(privileges::LIBRARIES);
-        receive.into_iter().for_each(|work| work());
+        for work in receive {
+            work();
+        }
     };
     let handle = thread::Builder::new().name("read".to_owned()).spawn(body)?;
     Ok(Thread { work: send, handle })

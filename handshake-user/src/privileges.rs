@@ -1,10 +1,10 @@
-//! Gives up the privileges that only the start needs. Each thread has its own: it keeps what its work needs, and
-//! the threads that it starts have no more.
+//! Gives up the privileges that only the start needs. Each thread has its own: it keeps what its work needs,
+//! and the threads that it starts have no more.
 
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
-/// Entering other network namespaces to look at their time-wait minisockets takes `CAP_SYS_ADMIN`, and finding
-/// them `CAP_SYS_PTRACE`. Kernels before 5.19 read maps only for `CAP_BPF`.
+/// Entering other network namespaces to look at their time-wait minisockets takes `CAP_SYS_ADMIN`, and
+/// finding them `CAP_SYS_PTRACE`. Kernels before 5.19 read maps only for `CAP_BPF`.
 pub const MINISOCKETS: CapabilitySet =
     CapabilitySet::BPF.union(CapabilitySet::SYS_ADMIN).union(CapabilitySet::SYS_PTRACE);
 
@@ -17,12 +17,12 @@ pub const LIBRARIES: CapabilitySet = MINISOCKETS
 /// Opening cgroups by their ids (`open_by_handle_at`), to name them.
 pub const CGROUPS: CapabilitySet = CapabilitySet::DAC_READ_SEARCH;
 
-/// Keeps only these of this thread's capabilities, for good. If the kernel refuses, which is logged, it keeps all of
-/// them.
+/// Keeps only these of this thread's capabilities, for good. If the kernel refuses, which is logged, it keeps
+/// all of them.
 pub fn keep(needed: CapabilitySet) {
     let kept = capabilities(None).and_then(|has| {
         let permitted = has.permitted & needed;
-        // Without inheritable ones there are no ambient ones either: a program that it executed would have none.
+        // Without inheritable ones there are no ambient ones either: what it executed would have none.
         let inheritable = CapabilitySet::empty();
         set_capabilities(
             None,

@@ -1,5 +1,5 @@
-//! The daemon runs as in the systemd unit: as a user with these capabilities and no others. Once everything is
-//! attached, it keeps only those that it still needs.
+//! The daemon runs as in the systemd unit: as a user with these capabilities and no others. Once everything
+//! is attached, it keeps only those that it still needs.
 
 use std::{
     fs,
@@ -27,8 +27,8 @@ const CAPABILITIES: [(&str, u64); 7] = [
     ("CAP_CHECKPOINT_RESTORE", 1 << 40),
 ];
 
-/// Starts the daemon as a user with the capabilities of the unit. The folder has a copy of the program, because
-/// the binary may be where only root has access.
+/// Starts the daemon as a user with the capabilities of the unit. The folder has a copy of the program,
+/// because the binary may be where only root has access.
 fn as_in_the_unit(arguments: &[&str]) -> (Daemon, TempDir) {
     let granted = UNIT.lines().find_map(|line| line.strip_prefix("AmbientCapabilities=")).unwrap();
     let bounding = UNIT.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).unwrap();

@@ -1,4 +1,5 @@
-//! `cargo xtask dist --verify`: the life of the packages in throw-away roots, and the unit as systemd reads it.
+//! `cargo xtask dist --verify`: the life of the packages in throw-away roots, and the unit as systemd reads
+//! it.
 
 use std::{
     env, fs,

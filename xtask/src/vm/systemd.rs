@@ -1,5 +1,5 @@
-//! The unit under a real systemd: Debian in a virtual machine, which installs the package, starts the service,
-//! lets the watchdog find it stopped, and removes it.
+//! The unit under a real systemd: Debian in a virtual machine, which installs the package, starts the
+//! service, lets the watchdog find it stopped, and removes it.
 
 use std::{
     fs::{self, File},

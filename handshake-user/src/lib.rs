@@ -23,6 +23,7 @@ pub mod kernel;
 pub mod logging;
 pub mod minisockets;
 pub mod output;
+pub mod privileges;
 pub mod report;
 pub mod settings;
 #[cfg(test)]

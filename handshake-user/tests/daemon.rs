@@ -12,6 +12,8 @@ mod hostile_clients;
 mod interrupted;
 #[path = "daemon/itself.rs"]
 mod itself;
+#[path = "daemon/privileges.rs"]
+mod privileges;
 mod program;
 #[path = "daemon/reload.rs"]
 mod reload;
@@ -29,7 +31,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::unix::net::UnixDatagram,
-    process::{Command, Output, Stdio},
+    process::Output,
     thread,
     time::{Duration, Instant},
 };
@@ -248,40 +250,6 @@ fn pages_have_their_status_and_headers() {
     assert_eq!(scrape.sum("handshake_probe_attached", &[]), 9.0, "every probe attaches on this kernel");
     assert_eq!(scrape.sum("handshake_build_info", &[]), 1.0);
     assert!(scrape.sum("process_resident_memory_bytes", &[]) > 0.0);
-}
-
-/// The daemon runs as in the systemd unit: as a user with these capabilities and no others.
-#[test]
-fn capabilities_of_the_unit_suffice() {
-    const UNIT: &str = include_str!("../../packaging/systemd/handshake.service");
-    let granted = UNIT.lines().find_map(|line| line.strip_prefix("AmbientCapabilities=")).unwrap();
-    let bounding = UNIT.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).unwrap();
-    assert_eq!(granted, bounding);
-    let granted =
-        granted.split(' ').map(|name| format!(",+{}", name.trim_start_matches("CAP_").to_lowercase()));
-    let granted = format!("-all{}", granted.collect::<String>());
-
-    // A copy, because the binary may be where only root has access.
-    let folder = tempfile::Builder::new().prefix("handshake-unit").tempdir().unwrap();
-    let everybody = || std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    fs::set_permissions(folder.path(), everybody()).unwrap();
-    let program = folder.path().join("handshake");
-    let root = command(&["--listen", "127.0.0.1:0"]);
-    fs::copy(root.get_program(), &program).unwrap();
-    fs::set_permissions(&program, everybody()).unwrap();
-
-    let mut setpriv = Command::new("setpriv");
-    setpriv.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", "--pdeathsig=KILL"]);
-    for set in ["inh-caps", "ambient-caps", "bounding-set"] {
-        setpriv.arg(format!("--{set}={granted}"));
-    }
-    setpriv.arg(&program).args(root.get_args()).current_dir("/");
-    setpriv.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let daemon = Daemon::spawn(&mut setpriv);
-    let scrape = daemon.scrape();
-    assert_eq!(scrape.sum("handshake_probe_attached", &[]), 9.0);
-    let covered = |covered| scrape.sum("handshake_tls_libraries", &["library=\"openssl\"", covered]);
-    assert!(covered("covered=\"true\"") >= 1.0);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `cargo xtask build`: the eBPF object, then the program that embeds it.
 
 use std::{
-    fs, io,
+    env, fs, io,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -47,7 +47,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
 /// Builds both sides and returns the path of the program.
 pub(crate) fn both(workspace: &Workspace, ready: &Ready, profile: Profile) -> Result<PathBuf> {
     let object = ebpf(workspace, ready)?;
-    user(workspace, &object, profile, None)
+    user(workspace, ready, &object, profile, None)
 }
 
 /// The same for another target: static.
@@ -59,7 +59,7 @@ pub(crate) fn both_for(
 ) -> Result<PathBuf> {
     target.ensure(&ready.toolchain)?;
     let object = ebpf_for(workspace, ready, target.arch())?;
-    user(workspace, &object, profile, Some(target))
+    user(workspace, ready, &object, profile, Some(target))
 }
 
 /// Builds the eBPF object for this machine and returns its path.
@@ -93,7 +93,7 @@ pub(crate) fn ebpf_cargo(
     arch: &str,
     subcommand: &str,
 ) -> Result<Command> {
-    let flags = [
+    let mut flags = vec![
         format!("--cfg=bpf_target_arch=\"{arch}\""),
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
@@ -102,6 +102,7 @@ pub(crate) fn ebpf_cargo(
         "-Ctarget-cpu=v3".to_owned(),
         format!("-Clinker={}", ready.linker.display()),
     ];
+    flags.extend(remapped(workspace, ready)?);
     let mut cargo = process::cargo(workspace);
     cargo
         .arg(subcommand)
@@ -120,16 +121,38 @@ pub(crate) fn ebpf_arguments(ready: &Ready) -> [&str; 8] {
     ["--package", "handshake-ebpf", "--profile", "ebpf", "--target", target, "-Z", "build-std=core"]
 }
 
-fn user(workspace: &Workspace, object: &Path, profile: Profile, target: Option<Target>) -> Result<PathBuf> {
+fn user(
+    workspace: &Workspace,
+    ready: &Ready,
+    object: &Path,
+    profile: Profile,
+    target: Option<Target>,
+) -> Result<PathBuf> {
     let mut cargo = process::cargo(workspace);
     cargo.args(["build", "--package", "handshake-user", "--bin", "handshake"]);
     if let Some(target) = target {
         cargo.args(["--target", target.triple()]).envs(target.variables());
+        // What is given away says nothing of the folders that it was built in, and does not depend on them.
+        cargo.env("CARGO_ENCODED_RUSTFLAGS", remapped(workspace, ready)?.join("\x1f"));
     }
     if profile == Profile::Release {
         cargo.arg("--release");
     }
     executable(cargo.env("HANDSHAKE_EBPF_OBJECT", object), "building user space")
+}
+
+/// The flags with which rustc names sources by folders that are the same everywhere. The last one that fits
+/// counts.
+fn remapped(workspace: &Workspace, ready: &Ready) -> Result<Vec<String>> {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cargo")));
+    let home = home.context("cargo's folder is unknown: set HOME or CARGO_HOME")?;
+    let folders = [
+        (&home, "/cargo"),
+        (&ready.toolchain.sysroot, "/rust"),
+        (&workspace.root, "/handshake"),
+        (&workspace.target, "/handshake/target"),
+    ];
+    Ok(folders.map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())).to_vec())
 }
 
 /// The one program that this cargo builds.

@@ -4,6 +4,7 @@
 mod bench;
 mod build;
 mod debian;
+mod dist;
 mod fuzz;
 mod linker;
 mod lint;
@@ -51,6 +52,7 @@ struct Cli {
 enum Command {
     Setup(setup::Args),
     Build(build::Args),
+    Dist(dist::Args),
     Run(run::Args),
     Lint(lint::Args),
     Test(test::Args),
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup(args) => setup::main(&args),
         Command::Build(args) => build::main(&args),
+        Command::Dist(args) => dist::main(&args),
         Command::Run(args) => run::main(args),
         Command::Lint(args) => lint::main(&args),
         Command::Test(args) => test::main(&args),

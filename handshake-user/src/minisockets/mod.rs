@@ -17,6 +17,7 @@ use self::namespaces::Finder;
 use crate::{
     join::time_wait::{Look, Wanted},
     kernel::probe,
+    privileges,
 };
 
 /// Iterations at the start, so that the clock of the jiffies is known to a fraction of a tick.
@@ -77,6 +78,7 @@ fn tick_ns() -> u64 {
 }
 
 fn work(program: &OwnedFd, tick_ns: u64, requests: &Receiver<Vec<Wanted>>, looks: &SyncSender<Look>) {
+    privileges::keep(privileges::MINISOCKETS);
     let mut finder = Finder::default();
     let mut is_calibrated = false;
     while let Ok(wanted) = requests.recv() {

@@ -18,6 +18,8 @@ use std::{
 
 use thiserror::Error;
 
+use crate::privileges;
+
 /// The limit for one piece of work. An inspection that makes progress ends itself before that.
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// Threads left behind at the same time; beyond that, nothing is read at all.
@@ -159,7 +161,12 @@ impl Reader {
 /// A thread that ends with the sender of its work.
 fn start() -> std::io::Result<Thread> {
     let (send, receive) = mpsc::sync_channel::<Work>(1);
-    let body = move || receive.into_iter().for_each(|work| work());
+    let body = move || {
+        privileges::keep(privileges::LIBRARIES);
+        for work in receive {
+            work();
+        }
+    };
     let handle = thread::Builder::new().name("read".to_owned()).spawn(body)?;
     Ok(Thread { work: send, handle })
 }

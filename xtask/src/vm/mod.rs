@@ -8,6 +8,7 @@ mod plan;
 mod qemu;
 mod report;
 mod root;
+pub(crate) mod systemd;
 
 use std::{fs, path::Path, time::Duration};
 

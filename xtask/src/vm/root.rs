@@ -31,7 +31,7 @@ const PACKAGES: [&str; 11] = [
 ];
 
 /// Folders that no test reads.
-const WITHOUT: [&str; 12] = [
+pub(super) const WITHOUT: [&str; 12] = [
     "/usr/share/doc",
     "/usr/share/man",
     "/usr/share/locale",
@@ -48,6 +48,14 @@ const WITHOUT: [&str; 12] = [
 
 /// Names that none needs either: Perl, conversions between character sets, and data about them.
 const WITHOUT_NAMES: [&str; 6] = ["perl", "perl-base", "gconv", "pydoc3.11", "localedef", "test"];
+
+/// What the installation of the packages would have made.
+pub(super) const FILES: [(&str, &[u8]); 4] = [
+    ("/etc/passwd", b"root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"),
+    ("/etc/group", b"root:x:0:\nnogroup:x:65534:\n"),
+    ("/etc/hosts", b"127.0.0.1 localhost\n::1 localhost\n"),
+    ("/etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files\n"),
+];
 
 const INIT: &[u8] = include_bytes!("init.sh");
 
@@ -93,14 +101,7 @@ pub(super) fn assemble(own: &Own<'_>, kept: &[&Path], to: &Path) -> Result<()> {
     let mut cpio = Cpio::create(to)?;
     cpio.file(Path::new("/init"), true, INIT)?;
     cpio.file(Path::new("/plan"), false, own.plan.as_bytes())?;
-    // What the installation of the packages would have made.
-    let content: [(&str, &[u8]); 4] = [
-        ("/etc/passwd", b"root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"),
-        ("/etc/group", b"root:x:0:\nnogroup:x:65534:\n"),
-        ("/etc/hosts", b"127.0.0.1 localhost\n::1 localhost\n"),
-        ("/etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files\n"),
-    ];
-    for (path, content) in content {
+    for (path, content) in FILES {
         cpio.file(Path::new(path), false, content)?;
     }
     for folder in ["/var/log/nginx", "/var/lib/nginx", "/root", "/dev", "/proc", "/sys", "/tmp"] {

@@ -16,6 +16,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use handshake_common::histograms::Bounds;
+use rustix::thread::CapabilitySet;
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -31,10 +32,11 @@ use self::{
 };
 use crate::{
     cli::DaemonArgs,
+    config::Config,
     exporter::http::{self, Web},
     kernel::{probe::Kernel, ring},
-    logging,
-    settings::ProbeSettings,
+    logging, privileges,
+    settings::{ProbeSettings, Switch},
     tracer::Tracer,
     untrusted::say,
 };
@@ -56,6 +58,7 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
     logging::set_level(config.log_level)?;
     // Until now, SIGHUP ends the program.
     let hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+    let needed = needed(&config);
     let listener = match http::inherited()? {
         Some(listener) => listener,
         None => http::listen(config.listen)?,
@@ -76,6 +79,7 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
         () = &mut stop => None,
     };
     if let Some(live) = attached {
+        privileges::keep(needed);
         for hook in live.tracer.probes.hooks.iter().filter(|hook| hook.missing.is_some()) {
             say(format_args!("handshake: not attached: {} ({})", hook.hook.name, hook.hook.lost_without));
         }
@@ -110,6 +114,16 @@ fn stop_signal() -> Result<impl Future<Output = ()>> {
             _ = terminate.recv() => {}
         }
     })
+}
+
+/// The capabilities that are needed once everything is attached, by this thread and all that it starts then.
+fn needed(config: &Config) -> CapabilitySet {
+    let libraries = match config.probes.tls_libraries {
+        Switch::On => privileges::LIBRARIES,
+        Switch::Off => privileges::MINISOCKETS,
+    };
+    let cgroups = if config.metrics.labels.is_empty() { CapabilitySet::empty() } else { privileges::CGROUPS };
+    libraries | cgroups
 }
 
 /// Attaches the probes.

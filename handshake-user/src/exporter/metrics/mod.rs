@@ -6,6 +6,7 @@ mod counting;
 mod family;
 mod gauge;
 mod labels;
+mod negotiated;
 mod possible;
 mod time_wait;
 mod timing;

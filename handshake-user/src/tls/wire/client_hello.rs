@@ -32,6 +32,8 @@ pub struct ClientHello<'a> {
     pub pre_shared_key: bool,
     /// `early_data`: data follows this message immediately.
     pub early_data: bool,
+    /// `encrypted_client_hello` (RFC 9849): a name is hidden in it, or random bytes are (GREASE, its section 6.2).
+    pub encrypted_hello: bool,
     /// `session_ticket` containing a ticket (RFC 5077): the client wants to resume a TLS 1.2 session.
     pub ticket: bool,
 }
@@ -62,6 +64,7 @@ impl<'a> ClientHello<'a> {
             key_shares: None,
             pre_shared_key: false,
             early_data: false,
+            encrypted_hello: false,
             ticket: false,
         };
         for extension in Extensions::read(reader)? {
@@ -79,6 +82,7 @@ impl<'a> ClientHello<'a> {
             kind::SESSION_TICKET => self.ticket = !body.is_empty(),
             kind::PRE_SHARED_KEY => self.pre_shared_key = true,
             kind::EARLY_DATA => self.early_data = true,
+            kind::ENCRYPTED_CLIENT_HELLO => self.encrypted_hello = true,
             kind::SUPPORTED_VERSIONS => self.versions = Numbers::new(body.vector8()?)?,
             kind::KEY_SHARE => {
                 let shares = body.vector16()?;

@@ -47,8 +47,8 @@ pub struct TlsView {
     pub alpn: Option<String>,
     /// Group of the key exchange, as IANA numbers it.
     pub group: Option<u16>,
-    /// Application protocols that the client offered, in its order; those with other bytes than printable ASCII
-    /// (GREASE) are left out.
+    /// Application protocols that the client offered, in its order, without those that have other bytes than
+    /// printable ASCII (GREASE).
     pub alpn_offered: Option<Vec<String>>,
     /// The client sent an encrypted ClientHello, or GREASE in its place.
     pub ech_offered: Option<bool>,

@@ -1,5 +1,5 @@
-//! What completed handshakes agreed on. The peer can choose from thousands of suites and groups, so the number of
-//! series is limited.
+//! What completed handshakes agreed on. The peer can choose from thousands of suites and groups, so the
+//! number of series is limited.
 
 use std::collections::HashMap;
 

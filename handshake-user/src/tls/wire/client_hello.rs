@@ -9,6 +9,7 @@ use super::{
 
 /// One ClientHello, which borrows from the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each says whether an extension is there")]
 pub struct ClientHello<'a> {
     /// `legacy_version`: the highest version up to TLS 1.2.
     pub legacy_version: u16,
@@ -32,7 +33,7 @@ pub struct ClientHello<'a> {
     pub pre_shared_key: bool,
     /// `early_data`: data follows this message immediately.
     pub early_data: bool,
-    /// `encrypted_client_hello` (RFC 9849): a name is hidden in it, or random bytes are (GREASE, its section 6.2).
+    /// `encrypted_client_hello` (RFC 9849): a hello is hidden in it, or it is random bytes (GREASE, §6.2).
     pub encrypted_hello: bool,
     /// `session_ticket` containing a ticket (RFC 5077): the client wants to resume a TLS 1.2 session.
     pub ticket: bool,

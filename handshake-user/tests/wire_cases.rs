@@ -103,6 +103,21 @@ fn hello_larger_than_the_syn_is_complete_a_round_trip_later() {
     });
 }
 
+#[test]
+fn negotiated_group_and_what_the_client_offered_are_told() {
+    let facts = |name: &str| {
+        seen(&flights(name), Role::Server).judge(|verdict, hellos| {
+            let offered: Vec<_> = verdict.alpn_offered.unwrap().iter().map(<[u8]>::to_vec).collect();
+            assert_eq!(verdict.encrypted_hello_offered, Some(false), "{name}");
+            assert_eq!(hellos.client[0].unwrap().protocols.is_none(), offered.is_empty(), "{name}");
+            verdict.group.and_then(group::name)
+        })
+    };
+    assert_eq!(facts("post_quantum"), Some("X25519MLKEM768"));
+    assert_eq!(facts("tls13_full"), Some("x25519"));
+    assert_eq!(facts("tls12_full"), None, "the ServerKeyExchange is not kept");
+}
+
 /// The messages of the first packet of a side, in records of these lengths and one of the rest.
 fn in_records(packets: &[Packet], from: Role, lengths: &[usize]) -> Vec<Packet> {
     let mut all = Vec::new();

@@ -205,6 +205,15 @@ pub struct Tls {
     /// Application protocol that was chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpn: Option<Untrusted>,
+    /// IANA's name of the group of the key exchange, or its number if that is not in our table. TLS 1.3 only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<Untrusted>,
+    /// Application protocols that the client offered, in its order; empty if it has none to offer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpn_offered: Option<Vec<Untrusted>>,
+    /// Whether the client sent an encrypted ClientHello, or random bytes in its place (GREASE).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ech_offered: Option<bool>,
     /// Alert that ended it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alert: Option<Untrusted>,

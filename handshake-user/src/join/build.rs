@@ -21,7 +21,7 @@ use crate::{
         Close, ConnectionEvent, ConnectionId, Endpoint, Open, Process, SchemaVersion, Setup, Tls, Unseen,
     },
     host::Context,
-    tls::wire::cipher,
+    tls::wire::{cipher, group},
     untrusted::Untrusted,
 };
 
@@ -126,6 +126,12 @@ fn tls_of(tls: &TlsView, connection: Option<&Connection>) -> Tls {
         cipher: tls.cipher.map(|suite| cipher_name(suite).into()),
         sni: tls.sni.as_deref().map(Untrusted::from),
         alpn: tls.alpn.as_deref().map(Untrusted::from),
+        group: tls.group.map(|group| group_name(group).into()),
+        alpn_offered: tls
+            .alpn_offered
+            .as_ref()
+            .map(|names| names.iter().map(|name| name.as_str().into()).collect()),
+        ech_offered: tls.ech_offered,
         alert: tls.alert.map(Untrusted::from),
         alert_from: tls.alert_from.filter(|_| tls.alert.is_some()),
         error: tls.error.as_deref().map(Untrusted::from),
@@ -158,6 +164,10 @@ fn close_of(raw: &Connection, time_wait: Option<TimeWait>) -> Close {
 /// The name of a suite, or its number as IANA writes it.
 fn cipher_name(suite: u16) -> String {
     cipher::name(suite).map_or_else(|| format!("0x{suite:04X}"), str::to_owned)
+}
+
+fn group_name(number: u16) -> String {
+    group::name(number).map_or_else(|| format!("0x{number:04X}"), str::to_owned)
 }
 
 fn endpoint(family: Option<Family>, bytes: [u8; 16], port: u16) -> Endpoint {

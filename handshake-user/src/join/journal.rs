@@ -104,9 +104,13 @@ pub(crate) fn identity(record: &ConnectionEvent) -> Identity {
 pub(crate) fn size(record: &ConnectionEvent) -> usize {
     let ConnectionEvent { id, process, tls, close, .. } = record;
     let process = process.iter().flat_map(|process| [Some(&process.comm), process.cgroup.as_ref()]);
-    let tls = tls
-        .iter()
-        .flat_map(|tls| [&tls.cipher, &tls.sni, &tls.alpn, &tls.alert, &tls.error].map(Option::as_ref));
+    let tls = tls.iter().flat_map(|tls| {
+        let offered = tls.alpn_offered.iter().flatten().map(Some);
+        [&tls.cipher, &tls.sni, &tls.alpn, &tls.group, &tls.alert, &tls.error]
+            .map(Option::as_ref)
+            .into_iter()
+            .chain(offered)
+    });
     let texts = process.chain(tls).flatten().map(|text| text.raw().len());
     let ids = 2 * id.heap_size()
         + close
@@ -114,7 +118,9 @@ pub(crate) fn size(record: &ConnectionEvent) -> usize {
             .filter_map(|close| close.reused_by.as_ref())
             .map(ConnectionId::heap_size)
             .sum::<usize>();
-    size_of::<ConnectionEvent>() + ids + texts.sum::<usize>()
+    let offered =
+        record.tls.iter().filter_map(|tls| tls.alpn_offered.as_ref()).map(|names| size_of_val(&**names));
+    size_of::<ConnectionEvent>() + ids + texts.sum::<usize>() + offered.sum::<usize>()
 }
 
 /// Whether this is the last record of its connection, or of its handshake.

@@ -65,6 +65,9 @@ pub fn merge(library: TlsView, wire: TlsView) -> (TlsView, Vec<Fact>) {
         cipher: library.cipher.or(wire.cipher),
         sni: library.sni.or(wire.sni),
         alpn: library.alpn.or(wire.alpn),
+        group: library.group.or(wire.group),
+        alpn_offered: library.alpn_offered.or(wire.alpn_offered),
+        ech_offered: library.ech_offered.or(wire.ech_offered),
         alert: library.alert.or(wire.alert),
         // The library knows only of the alert that it received.
         alert_from: if library.alert.is_some() { library.alert_from } else { wire.alert_from },

@@ -45,6 +45,13 @@ pub struct TlsView {
     pub sni: Option<String>,
     /// Application protocol that was chosen.
     pub alpn: Option<String>,
+    /// Group of the key exchange, as IANA numbers it.
+    pub group: Option<u16>,
+    /// Application protocols that the client offered, in its order, without those that have other bytes than
+    /// printable ASCII (GREASE).
+    pub alpn_offered: Option<Vec<String>>,
+    /// The client sent an encrypted ClientHello, or GREASE in its place.
+    pub ech_offered: Option<bool>,
     /// Alert that ended it.
     pub alert: Option<&'static str>,
     /// Which end sent that alert.
@@ -88,6 +95,9 @@ impl TlsView {
             cipher: (agreed && raw.cipher != 0).then_some(raw.cipher),
             sni: None,
             alpn: None,
+            group: None,
+            alpn_offered: None,
+            ech_offered: None,
             alert,
             // OpenSSL names an alert as the reason only where the peer sent it.
             alert_from: alert.and(role).map(Role::peer),
@@ -106,7 +116,7 @@ impl TlsView {
         let last = wire_handshake.wire.records().last().map(|record| wire_handshake.wire.time_of(record));
         let failed = verdict.outcome == Some(TlsOutcome::Failed);
         let alert = verdict.alert.filter(|_| failed);
-        let protocol = verdict.alpn.and_then(|name| std::str::from_utf8(name).ok());
+        let offered = verdict.alpn_offered.map(|list| list.iter().filter_map(printable).collect());
         Self {
             role: verdict.role,
             outcome: verdict.outcome,
@@ -120,7 +130,10 @@ impl TlsView {
             compute: None,
             cipher: verdict.cipher,
             sni: verdict.sni.map(str::to_owned),
-            alpn: protocol.filter(|name| name.chars().all(|c| c.is_ascii_graphic())).map(str::to_owned),
+            alpn: verdict.alpn.and_then(printable),
+            group: verdict.group,
+            alpn_offered: offered,
+            ech_offered: verdict.encrypted_hello_offered,
             alert: alert.and_then(|alert| alert::name(alert.description)),
             alert_from: alert.map(|alert| alert.from),
             error: None,
@@ -149,6 +162,12 @@ impl TlsView {
     pub fn path(&self) -> Option<HandshakePath> {
         HandshakePath::new(self.version?, self.class?, self.hello_retry)
     }
+}
+
+/// A protocol's name, if it is printable ASCII.
+fn printable(name: &[u8]) -> Option<String> {
+    let name = std::str::from_utf8(name).ok()?;
+    name.chars().all(|c| c.is_ascii_graphic()).then(|| name.to_owned())
 }
 
 /// Whole microseconds: the kernel's samples are no finer.

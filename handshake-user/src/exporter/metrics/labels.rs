@@ -179,7 +179,8 @@ impl Labels {
     }
 }
 
-fn shown(value: &Untrusted) -> String {
+/// A name that a stranger chose, as a label's value.
+pub(super) fn shown(value: &Untrusted) -> String {
     format!("{value:.MAX_LEN$}")
 }
 

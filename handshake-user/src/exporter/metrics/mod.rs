@@ -8,6 +8,7 @@ mod family;
 mod gauge;
 mod itself;
 mod labels;
+mod negotiated;
 mod possible;
 mod time_wait;
 mod timing;

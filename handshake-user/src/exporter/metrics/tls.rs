@@ -13,6 +13,7 @@ use super::{
     class::{LIBRARY, ROLE, ROUND_TRIPS, SETUP_VERSION, TLS_CLASS, TLS_VERSION},
     counting::{catch_up, rise},
     labels::{Key, Labels},
+    negotiated::Negotiated,
     timing::Timing,
 };
 use crate::{
@@ -36,6 +37,7 @@ pub(super) struct Handshakes {
     setup_excess: Timing<2>,
     setup_round_trips: IntCounterVec,
     ended: IntCounterVec,
+    negotiated: Negotiated,
     libraries: IntGaugeVec,
     skipped: IntCounterVec,
     turn: IntGauge,
@@ -140,6 +142,7 @@ impl Handshakes {
                 "TLS handshakes that ended, by outcome. Class unknown: also those whose record was lost.",
                 &["role", "version", "class", "library", "outcome"],
             )?,
+            negotiated: Negotiated::new(registry, settings, labels)?,
             libraries,
             skipped: counter(
                 "handshake_tls_files_skipped_total",
@@ -265,6 +268,7 @@ impl Handshakes {
                 TlsClass::code_of(tls.class),
                 Library::code_of(tls.library),
             ];
+            self.negotiated.count(tls, labels, key);
             self.duration.observe(codes, tls.duration, labels, key);
             self.compute.observe(codes, tls.compute, labels, key);
         }

@@ -189,6 +189,7 @@ pub fn tls_facts(tls: &Tls) -> Vec<String> {
         facts.push(format!("last flight held {}", duration(Some(held))));
     }
     facts.extend(tls.cipher.as_ref().map(name));
+    facts.extend(tls.group.as_ref().map(name));
     facts.extend(tls.sni.as_ref().map(|sni| format!("sni {}", name(sni))));
     facts.extend(tls.alpn.as_ref().map(|alpn| format!("alpn {}", name(alpn))));
     facts.extend(tls.library.map(|library| library.as_str().to_owned()));

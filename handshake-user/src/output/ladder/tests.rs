@@ -445,7 +445,8 @@ prop_compose! {
     ) -> Tls {
         Tls {
             outcome, start: times.0, duration: times.1, compute: times.2, held: times.3, version, class,
-            cipher: text.clone(), sni: text.clone(), alpn: text.clone(), alert: text.clone(), error: text,
+            cipher: text.clone(), sni: text.clone(), alpn: text.clone(), alert: text.clone(),
+            group: text.clone(), alpn_offered: text.clone().map(|name| vec![name]), ech_offered: hello_in_syn, error: text,
             role: roles.0, alert_from: roles.1, hello_in_syn,
             library, source: TlsSource::Wire, round_trips, hello_retry, includes_hello_wait,
         }

@@ -9,6 +9,7 @@ use super::{
 
 /// One ClientHello, which borrows from the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each says whether an extension is there")]
 pub struct ClientHello<'a> {
     /// `legacy_version`: the highest version up to TLS 1.2.
     pub legacy_version: u16,
@@ -32,6 +33,8 @@ pub struct ClientHello<'a> {
     pub pre_shared_key: bool,
     /// `early_data`: data follows this message immediately.
     pub early_data: bool,
+    /// `encrypted_client_hello` (RFC 9849): a hello is hidden in it, or it is random bytes (GREASE, §6.2).
+    pub encrypted_hello: bool,
     /// `session_ticket` containing a ticket (RFC 5077): the client wants to resume a TLS 1.2 session.
     pub ticket: bool,
 }
@@ -62,6 +65,7 @@ impl<'a> ClientHello<'a> {
             key_shares: None,
             pre_shared_key: false,
             early_data: false,
+            encrypted_hello: false,
             ticket: false,
         };
         for extension in Extensions::read(reader)? {
@@ -79,6 +83,7 @@ impl<'a> ClientHello<'a> {
             kind::SESSION_TICKET => self.ticket = !body.is_empty(),
             kind::PRE_SHARED_KEY => self.pre_shared_key = true,
             kind::EARLY_DATA => self.early_data = true,
+            kind::ENCRYPTED_CLIENT_HELLO => self.encrypted_hello = true,
             kind::SUPPORTED_VERSIONS => self.versions = Numbers::new(body.vector8()?)?,
             kind::KEY_SHARE => {
                 let shares = body.vector16()?;

@@ -12,6 +12,7 @@ pub(super) mod kind {
     pub(crate) const EARLY_DATA: u16 = 42;
     pub(crate) const SUPPORTED_VERSIONS: u16 = 43;
     pub(crate) const KEY_SHARE: u16 = 51;
+    pub(crate) const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
 }
 
 /// Iterates over the extensions at the end of a hello; yields `None` where they are truncated.

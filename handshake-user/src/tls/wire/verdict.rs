@@ -10,7 +10,7 @@ use handshake_common::{
     },
 };
 
-use super::{cipher, message::Hellos};
+use super::{Protocols, cipher, message::Hellos};
 use crate::tls::handshake_path::HandshakePath;
 
 /// The padding that Java adds to encrypted TLS 1.3 handshake messages, in bytes.
@@ -44,6 +44,10 @@ pub struct Verdict<'a> {
     pub sni: Option<&'a str>,
     /// The application protocol that the server chose: readable only in TLS 1.2 and before.
     pub alpn: Option<&'a [u8]>,
+    /// The application protocols that the client offered; empty if it offered none.
+    pub alpn_offered: Option<Protocols<'a>>,
+    /// The client sent an encrypted ClientHello, or random bytes in its place (GREASE): both look the same.
+    pub encrypted_hello_offered: Option<bool>,
     /// The first fatal alert, else the first one.
     pub alert: Option<Alert>,
     /// `ClientHello.random`: joins this view with that of a library.
@@ -121,9 +125,14 @@ pub fn verdict<'a>(wire: &Wire, hellos: &Hellos<'a>) -> Verdict<'a> {
         cipher: evidence.any_server_hello().map(|hello| hello.cipher),
         sni: client.and_then(|hello| hello.server_name),
         alpn: evidence.server_hello().and_then(|hello| hello.protocol),
+        alpn_offered: client.map(|hello| hello.protocols.unwrap_or_default()),
+        encrypted_hello_offered: client.map(|hello| hello.encrypted_hello),
         alert: alert(wire),
         random: client.map(|hello| hello.random),
-        group: evidence.server_hello().and_then(|hello| hello.group),
+        group: evidence
+            .server_hello()
+            .and_then(|hello| hello.group)
+            .filter(|_| evidence.version == Some(TlsVersion::Tls13)),
         hello_ns: wire.hello_ns,
         hello_whole_ns: wire.moment(wire.whole_at),
         hello_again_ns: wire.moment(wire.again_at),

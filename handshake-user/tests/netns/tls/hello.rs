@@ -13,10 +13,12 @@ pub(crate) const CERTIFICATE: u8 = 11;
 const PRE_SHARED_KEY: u16 = 41;
 const EARLY_DATA: u16 = 42;
 const SUPPORTED_VERSIONS: u16 = 43;
+const KEY_SHARE: u16 = 51;
 
 pub(crate) struct Hello {
     is_retry: bool,
     extensions: Vec<u16>,
+    group: Option<u16>,
 }
 
 impl Hello {
@@ -32,13 +34,17 @@ impl Hello {
             _ => return None,
         };
         let mut rest = rest.get(2..).unwrap_or_default();
-        let mut extensions = Vec::new();
+        let (mut extensions, mut group) = (Vec::new(), None);
         while let Some((&[high, low], content)) = rest.split_first_chunk() {
-            extensions.push(u16::from_be_bytes([high, low]));
+            let extension = u16::from_be_bytes([high, low]);
+            extensions.push(extension);
+            if let (KEY_SHARE, SERVER_HELLO, [_, _, high, low, ..]) = (extension, kind, content) {
+                group = Some(u16::from_be_bytes([*high, *low]));
+            }
             let Some(next) = skip(content, 2) else { break };
             rest = next;
         }
-        Some(Self { is_retry: kind == SERVER_HELLO && *random == RETRY, extensions })
+        Some(Self { is_retry: kind == SERVER_HELLO && *random == RETRY, extensions, group })
     }
 
     pub(crate) fn is_retry(&self) -> bool {
@@ -48,6 +54,17 @@ impl Hello {
     /// In a `ServerHello`: the version is TLS 1.3.
     pub(crate) fn is_tls13(&self) -> bool {
         self.extensions.contains(&SUPPORTED_VERSIONS)
+    }
+
+    /// In a `ServerHello`: the group of its key share, by IANA's name.
+    pub(crate) fn group(&self) -> Option<&'static str> {
+        self.group.map(|group| match group {
+            23 => "secp256r1",
+            24 => "secp384r1",
+            29 => "x25519",
+            4588 => "X25519MLKEM768",
+            other => panic!("group {other} has no name in this test"),
+        })
     }
 
     /// In a `ServerHello`: the session is resumed.

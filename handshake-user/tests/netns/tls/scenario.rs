@@ -153,6 +153,10 @@ fn check_end(ends: &Ends, side: Side, library: Option<Library>, truth: &Witness)
     tls.assert_is("tls.class", row.class());
     tls.assert_count("tls.round_trips", usize::try_from(handshake.round_trips).unwrap());
     tls.assert_within("tls.duration_us", handshake.duration, tolerance(TOLERANCE));
+    match truth.group {
+        Some(group) => tls.assert_is("tls.group", group),
+        None => tls.assert_unknown("tls.group"),
+    }
     tls.assert_unknown("tls.alert");
     if let Some(library) = library {
         tls.assert_is("tls.library", library.name());

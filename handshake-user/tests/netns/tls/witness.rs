@@ -23,6 +23,8 @@ pub(crate) struct Witness {
     /// From the SYN until the client may send application data.
     pub(crate) setup: Duration,
     pub(crate) hello_in_syn: bool,
+    /// In which the keys were exchanged (TLS 1.3).
+    pub(crate) group: Option<&'static str>,
 }
 
 /// A handshake as one end sees it.
@@ -76,6 +78,7 @@ impl Witness {
         let syn = flow.from(Side::Client, Packet::is_syn)[0];
         Self {
             row: ending.row,
+            group: answers.last().and_then(Hello::group),
             client: seen_by(Side::Client),
             server: seen_by(Side::Server),
             setup: ending.may_send.unwrap_or(hello.sent) - syn.arrived,

@@ -3,7 +3,7 @@
 use core::{ffi::c_void, marker::PhantomData};
 
 use aya_ebpf::{
-    bindings::pt_regs,
+    bindings::{pt_regs, seq_file},
     helpers::{
         bpf_get_current_pid_tgid,
         generated::{
@@ -154,7 +154,7 @@ impl KernelSock<Filtered> {
         let mut ends = Endpoints::default();
         read_endpoints::<Direct>(self.sk, &mut ends);
         // `skc_num` is 0 once the state is CLOSE.
-        ends.local_port = u16::from_be(self.tp(layout!(inet_sport)));
+        ends.local_port = self.local_port();
         ends
     }
 }
@@ -198,6 +198,12 @@ pub(crate) fn number_at(now_ns: u64) -> u64 {
 pub(crate) const S_IFMT: u16 = 0o170_000;
 pub(crate) const S_IFREG: u16 = 0o100_000;
 pub(crate) const S_IFSOCK: u16 = 0o140_000;
+
+/// `struct bpf_iter_meta`, its beginning.
+#[repr(C)]
+pub(crate) struct IteratorMeta {
+    pub(crate) seq: *mut seq_file,
+}
 
 const IPPROTO_TCP: u16 = 6;
 const AF_INET: u16 = 2;
@@ -260,6 +266,25 @@ impl<A: Access> KernelSock<A> {
         u32::from(self.sk::<u8>(layout!(skc_state)))
     }
 
+    /// The local port, host order; 0: none was chosen yet. Unlike `skc_num` it stays after CLOSE.
+    #[inline(always)]
+    pub(crate) fn local_port(&self) -> u16 {
+        u16::from_be(self.tp(layout!(inet_sport)))
+    }
+
+    /// The address of the head of the list of segments in flight, which identifies this socket.
+    #[inline(always)]
+    pub(crate) fn list_head(&self) -> u64 {
+        // SAFETY: inside the tcp_sock.
+        unsafe { self.tp.byte_add(layout!(tsorted_sent_queue) as usize) as u64 }
+    }
+
+    /// What the head of that list points at: itself where the list is empty.
+    #[inline(always)]
+    pub(crate) fn list_first(&self) -> u64 {
+        self.tp::<usize>(layout!(tsorted_sent_queue)) as u64
+    }
+
     /// `retrans_stamp`: the first SYN's time while in SYN_SENT.
     #[inline(always)]
     pub(crate) fn retrans_stamp(&self) -> u32 {
@@ -276,7 +301,7 @@ impl<A: Access> KernelSock<A> {
         connection.local = ends.local;
         connection.remote = ends.remote;
         connection.netns = ends.netns;
-        connection.local_port = u16::from_be(self.tp(layout!(inet_sport)));
+        connection.local_port = self.local_port();
         connection.remote_port = ends.remote_port;
     }
 }
@@ -366,6 +391,18 @@ impl<A: Access> Sock for KernelSock<A> {
     #[inline(always)]
     fn bytes_acked(&self) -> u64 {
         self.tp(layout!(bytes_acked))
+    }
+
+    #[inline(always)]
+    fn has_in_flight(&self) -> bool {
+        self.tp::<u32>(layout!(packets_out)) != 0
+    }
+
+    #[inline(always)]
+    fn lacks_ends(&self) -> bool {
+        // When CLOSE is reported, `skc_num` is left only of a port that the program had bound.
+        self.local_port() == 0
+            || (self.sk::<u16>(layout!(skc_num)) != 0 && self.tp::<u32>(layout!(write_seq)) == 0)
     }
 
     #[inline(always)]

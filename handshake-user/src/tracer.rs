@@ -12,6 +12,7 @@ use aya::{
 };
 
 use crate::{
+    kernel::listeners::Listeners,
     kernel::probe::{self, Attachment, Kernel, LoadError, Probes},
     settings::{ProbeSettings, Switch},
     tls::{
@@ -32,6 +33,8 @@ const SETTLE: Duration = Duration::from_secs(10);
 pub struct Tracer {
     /// The hooks, and their counters.
     pub probes: Probes,
+    /// The listening sockets; an error: why they are known only as far as they began to listen since.
+    pub listeners: Result<Listeners, String>,
     libraries: TlsLibraries,
 }
 
@@ -65,8 +68,9 @@ impl Tracer {
                 Ok(Box::new(libraries))
             })
         })?;
-        let Attachment { ebpf, probes, ring, prepared } = attachment;
-        Ok((Self { probes, libraries: TlsLibraries::Here(ebpf, prepared) }, ring))
+        let Attachment { mut ebpf, probes, ring, prepared } = attachment;
+        let listeners = Listeners::load(&mut ebpf, kernel.loader_btf());
+        Ok((Self { probes, listeners, libraries: TlsLibraries::Here(ebpf, prepared) }, ring))
     }
 
     /// The TLS libraries of the host, or why they are not probed. Returns `None` if they were not asked for,
@@ -86,14 +90,13 @@ impl Tracer {
     /// # Errors
     /// When the thread cannot be started.
     pub fn follow_libraries(self, pace: Duration) -> io::Result<Self> {
-        let Self { probes, libraries } = self;
-        let libraries = match libraries {
+        let libraries = match self.libraries {
             TlsLibraries::Here(ebpf, Some(Ok(libraries))) => {
                 TlsLibraries::Worker(Worker::start(*libraries, ebpf, pace)?)
             }
             other => other,
         };
-        Ok(Self { probes, libraries })
+        Ok(Self { libraries, ..self })
     }
 
     /// How many files of TLS libraries there are and what was skipped. Returns `None` if that is unchanged

@@ -16,7 +16,8 @@ use handshake_common::{
 
 use super::{
     adopt::{adopt, fresh, newly_followed},
-    owner::note_owner,
+    listener,
+    owner::{note_closer, note_connector},
     perf_field,
 };
 use crate::{
@@ -33,7 +34,7 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     let Some(busy) = BUSY.get_ptr_mut(0) else { return 0 };
     // SAFETY: the map's own value of this CPU. Volatile: it is an interrupt that reads in between.
     unsafe { busy.write_volatile(1) };
-    set_state::<Typed>(ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    set_state::<Typed>(ctx.arg(0), ctx.arg(1), ctx.arg(2), false);
     // SAFETY: see above.
     unsafe { busy.write_volatile(0) };
     0
@@ -49,7 +50,7 @@ pub(crate) fn inet_sock_set_state_nested(ctx: BtfTracePointContext) -> i32 {
     let nested = BUSY.get_ptr_mut(0).is_some_and(|busy| unsafe { busy.read_volatile() } != 0);
     if nested {
         emit::count(totals::NESTED);
-        set_state::<Typed>(ctx.arg(0), ctx.arg(1), ctx.arg(2));
+        set_state::<Typed>(ctx.arg(0), ctx.arg(1), ctx.arg(2), true);
     }
     0
 }
@@ -65,19 +66,22 @@ pub(crate) fn inet_sock_set_state_perf(ctx: TracePointContext) -> u32 {
         ) else {
             return 0;
         };
-        set_state::<Untyped>(sk as *const c_void, old, new);
+        set_state::<Untyped>(sk as *const c_void, old, new, false);
     }
     0
 }
 
 #[inline(always)]
-fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
-    // A server's socket is read when it is ESTABLISHED: at SYN_RECV not even its addresses are set. With old
-    // == new nothing happened.
-    if old == new || new == states::SYN_RECV || new == states::LISTEN || old == states::LISTEN {
+fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32, is_nested: bool) {
+    // With old == new nothing happened. SYN_SENT → SYN_RECV: both ends dial.
+    if old == new || (new == states::SYN_RECV && old != states::LISTEN) {
         return;
     }
     let Some(sock) = KernelSock::<A>::new(sk) else { return };
+    // A server's socket is read when it is ESTABLISHED: at SYN_RECV not even its addresses are set.
+    if old == states::LISTEN || new == states::LISTEN {
+        return listener::changed(&sock, old, new, is_nested);
+    }
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     if old == states::CLOSE {
@@ -114,11 +118,14 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
     }
     let due = state::transition(connection, &sock, old, new, now);
     match new {
-        states::FIN_WAIT1 | states::LAST_ACK if connection.pid == 0 => note_owner::<A>(connection, false),
+        states::FIN_WAIT1 | states::LAST_ACK if !connection.has_exact_owner() => note_closer::<A>(connection),
         states::ESTABLISHED if connection.syn_retransmits > 0 && connection.role == Role::Server.code() => {
             connection.syn_ns = first_synack(&sock);
         }
         _ => {}
+    }
+    if old == states::SYN_RECV && connection.pid == 0 {
+        listener::name(connection, &sock);
     }
     emit::publish(connection, &sock, due);
     if new == states::ESTABLISHED {
@@ -137,14 +144,14 @@ fn connecting<A: Access>(sock: &KernelSock<A>, now: u64) {
         }
         renew(found, sock);
         state::begin_client(found, now);
-        note_owner::<A>(found, true);
+        note_connector::<A>(found);
         emit::count(totals::begun(Some(Role::Client)));
         return;
     }
     let mut space = MaybeUninit::uninit();
     let connection = fresh(&mut space, sock);
     state::begin_client(connection, now);
-    note_owner::<A>(connection, true);
+    note_connector::<A>(connection);
     emit::count(totals::begun(Some(Role::Client)));
     if !keep(sock, connection) {
         emit::count(totals::UNKEPT);
@@ -162,6 +169,7 @@ fn accepted<A: Access>(sock: &KernelSock<A>, now: u64) {
     if connection.syn_retransmits > 0 {
         connection.syn_ns = first_synack(sock);
     }
+    listener::name(connection, sock);
     emit::publish(connection, sock, due);
     find_wire(connection);
     if !keep(sock, connection) {
@@ -186,6 +194,9 @@ fn pass<A: Access>(sock: &KernelSock<A>, old: u32, new: u32, now: u64) {
     let mut space = MaybeUninit::uninit();
     let connection = newly_followed(&mut space, sock, old);
     let due = state::passing(connection, sock, old, new, now);
+    if old == states::SYN_RECV {
+        listener::name(connection, sock);
+    }
     emit::publish(connection, sock, due);
     if new == states::ESTABLISHED {
         emit::count(totals::unfollowed(connection.role()));

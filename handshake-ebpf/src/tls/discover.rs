@@ -5,24 +5,18 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{bindings::seq_file, helpers::generated::bpf_seq_write};
+use aya_ebpf::helpers::generated::bpf_seq_write;
 use handshake_common::tls::discover::{self, Mapping};
 
-use crate::kernel::{Direct, Memory as _, S_IFMT, S_IFREG, layout};
+use crate::kernel::{Direct, IteratorMeta, Memory as _, S_IFMT, S_IFREG, layout};
 
 /// `include/linux/mm.h`.
 const VM_EXEC: u64 = 4;
 
-/// `struct bpf_iter_meta`, its beginning.
-#[repr(C)]
-pub(crate) struct Meta {
-    seq: *mut seq_file,
-}
-
 /// `struct bpf_iter__task_vma`.
 #[repr(C)]
 pub(crate) struct TaskVma {
-    meta: *const Meta,
+    meta: *const IteratorMeta,
     task: *const c_void,
     vma: *const c_void,
 }

@@ -19,7 +19,7 @@ use crate::{
     host::Context,
     host::{self, Host},
     join::Joiner,
-    kernel::{probe::hook::HOOKS, ring},
+    kernel::{probe::hook::HOOKS, raw_record::RawRecord, ring},
     tracer::Tracer,
     untrusted::Untrusted,
 };
@@ -82,6 +82,9 @@ impl Exporter {
         for hook in &live.tracer.probes.hooks {
             let kind = hook.hook.kind(live.tracer.probes.mode);
             self.lock().metrics.probe(hook.hook.name, kind, hook.missing.is_none());
+        }
+        if let Ok(listeners) = &live.tracer.listeners {
+            self.lock().metrics.listening(&listeners.queues()?);
         }
         let deadline = Instant::now() + COUNTING;
         for _ in 0..COUNTS {
@@ -150,6 +153,9 @@ impl State {
         let Some(Live { tracer, ring, joiner, host }) = live else { return false };
         let now = host::monotonic_ns();
         tracer.probes.pass_on_log();
+        if let Ok(listeners) = &mut tracer.listeners {
+            listeners.turn();
+        }
         if let Some(turn) = tracer.worker_turn() {
             metrics.library_turn(turn);
         }
@@ -164,6 +170,9 @@ impl State {
         let mut context = MetricsContext { cgroups: metrics.needs_cgroups(), host };
         let turn = ring::drain(ring, |raw| {
             joiner.take(raw, now, &mut context, |event| metrics.observe(&event));
+            if let (Ok(listeners), RawRecord::Connection(connection)) = (&mut tracer.listeners, raw) {
+                listeners.heed(connection);
+            }
             ControlFlow::Continue(())
         });
         joiner.expire(now, &mut context, |event| metrics.observe(&event));
@@ -175,6 +184,9 @@ impl State {
         if let Some(live) = &self.live {
             self.metrics.advance(&live.tracer.probes.totals()?, live.tracer.probes.missed_runs());
             self.metrics.disagreed(live.joiner.disagreements());
+            if let Ok(listeners) = &live.tracer.listeners {
+                self.metrics.listening(&listeners.queues()?);
+            }
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ mod class;
 mod counting;
 mod gauge;
 mod labels;
+mod listening;
 mod possible;
 mod timing;
 mod tls;
@@ -12,6 +13,7 @@ use std::time::SystemTime;
 
 use handshake_common::{
     CloseStyle, Family, FastOpen, FinalAck, Initiator, Library, Outcome, Role, Stage,
+    tcp::listener::Queue,
     totals::{self, DropReason, Totals},
 };
 use prometheus::{
@@ -25,6 +27,7 @@ use self::{
     counting::{Counting, catch_up},
     gauge::Connections,
     labels::{Key, Labels},
+    listening::Listening,
     timing::Timing,
     tls::Handshakes,
 };
@@ -43,6 +46,7 @@ pub struct Metrics {
     handshakes: Handshakes,
     counts: [Counting; 4],
     connections: Connections,
+    listening: Listening,
     events: Events,
     probes: IntGaugeVec,
 }
@@ -86,6 +90,7 @@ impl Metrics {
             handshakes: Handshakes::new(&registry, settings, &labels)?,
             counts: counts(&registry)?,
             connections: Connections::new(&registry)?,
+            listening: Listening::new(&registry, settings.max_series)?,
             events: Events::new(&registry)?,
             registry,
             labels,
@@ -153,6 +158,11 @@ impl Metrics {
         for (fact, count) in facts {
             self.handshakes.disagreed(fact, count);
         }
+    }
+
+    /// Takes the queues of the listening sockets; the first time also how much was dropped before.
+    pub fn listening(&mut self, queues: &[Queue]) {
+        self.listening.set(queues);
     }
 
     /// Counts records whose shape this program does not know.

@@ -1,30 +1,18 @@
 //! The kernel's iterator over mappings (`iter/task_vma`), which runs the program in
 //! `handshake-ebpf/src/tls/discover.rs`: it shows the inode of every mapped file, also below an overlay.
 
-use std::{
-    fs::File,
-    io::{self, Read as _},
-    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
-};
+use std::{fs::File, io};
 
 use aya::{Btf, programs::Iter};
 use handshake_common::tls::discover::{self, Mapping};
 
 use super::file::{FileId, Mapped};
-use crate::kernel::probe;
-
-/// `enum bpf_cmd`, `enum bpf_attach_type` of `include/uapi/linux/bpf.h`.
-const BPF_LINK_CREATE: libc::c_long = 28;
-const BPF_ITER_CREATE: libc::c_long = 33;
-const BPF_TRACE_ITER: u32 = 28;
-
-/// The most bytes that the kernel returns from one read.
-const CHUNK: usize = 32 << 10;
+use crate::kernel::iterator::{self, Iterator};
 
 /// The loaded program. Dropping it unloads it.
 #[derive(Debug)]
 pub struct VmaIterator {
-    program: OwnedFd,
+    program: Iterator,
 }
 
 impl VmaIterator {
@@ -34,10 +22,7 @@ impl VmaIterator {
     /// If the kernel refuses the program (before 5.12), or cannot iterate over a single process (before 6.1).
     /// On those kernels `/proc/PID/maps` shows the inode below an overlay.
     pub fn load(program: &mut Iter, btf: &Btf) -> Result<Self, String> {
-        let loaded = probe::load(|| program.load(discover::ITERATOR, btf));
-        loaded.map_err(|error| probe::shorten(&error.to_string()))?;
-        let fd = program.fd().map_err(|error| error.to_string())?.as_fd().try_clone_to_owned();
-        let this = Self { program: fd.map_err(|error| error.to_string())? };
+        let this = Self { program: Iterator::load(program, discover::ITERATOR, btf)? };
         let own = std::process::id();
         let mapped = this.of(own).map_err(|error| error.to_string())?;
         if mapped.is_empty() || mapped.iter().any(|mapped| mapped.pid != own) {
@@ -53,7 +38,7 @@ impl VmaIterator {
     /// # Errors
     /// If the kernel refuses.
     pub fn all(&self) -> io::Result<File> {
-        self.open(0)
+        self.program.open(0)
     }
 
     /// The executable mappings of a process; none if it has ended.
@@ -61,7 +46,8 @@ impl VmaIterator {
     /// # Errors
     /// If the kernel refuses.
     pub fn of(&self, pid: u32) -> io::Result<Vec<Mapped>> {
-        let mut file = match self.open(pid) {
+        // `union bpf_iter_link_info`, of which `task.tid`: one thread stands for all of its process.
+        let mut file = match self.program.open(pid) {
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(Vec::new()),
             file => file?,
         };
@@ -71,44 +57,6 @@ impl VmaIterator {
         }
         Ok(mapped)
     }
-
-    /// An iteration over the process `pid`, 0 for all.
-    fn open(&self, pid: u32) -> io::Result<File> {
-        /// `union bpf_iter_link_info`, of which `task.tid`: one thread stands for all of its process.
-        #[repr(C)]
-        struct Info {
-            tid: u32,
-            rest: [u32; 3],
-        }
-        const INFO: u32 = 16;
-        const _: () = assert!(size_of::<Info>() == INFO as usize);
-        /// The part of `union bpf_attr` that `BPF_LINK_CREATE` reads.
-        #[repr(C)]
-        struct LinkCreate {
-            program: u32,
-            target: u32,
-            attach_type: u32,
-            flags: u32,
-            info: u64,
-            info_length: u32,
-            padding: u32,
-        }
-        let info = Info { tid: pid, rest: [0; 3] };
-        let link = bpf(
-            BPF_LINK_CREATE,
-            &LinkCreate {
-                program: self.program.as_raw_fd().cast_unsigned(),
-                target: 0,
-                attach_type: BPF_TRACE_ITER,
-                flags: 0,
-                info: (&raw const info) as u64,
-                info_length: INFO,
-                padding: 0,
-            },
-        )?;
-        // The link may be closed once the iteration is open.
-        bpf(BPF_ITER_CREATE, &[link.as_raw_fd().cast_unsigned(), 0]).map(File::from)
-    }
 }
 
 /// The next records of an iteration. Returns `Ok(None)` at its end.
@@ -116,16 +64,7 @@ impl VmaIterator {
 /// # Errors
 /// If the kernel ends it early.
 pub(super) fn next(file: &mut File) -> io::Result<Option<Vec<Mapped>>> {
-    let mut chunk = vec![0; CHUNK];
-    let length = loop {
-        match file.read(&mut chunk) {
-            // After a million mappings without a record, the kernel wants to be asked again.
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            length => break length?,
-        }
-    };
-    let records = chunk[..length].chunks(discover::SIZE as usize).filter_map(Mapping::from_bytes);
-    Ok((length > 0).then(|| records.map(|record| Mapped::from(&record)).collect()))
+    iterator::next(file, discover::SIZE, |bytes| Mapping::from_bytes(bytes).as_ref().map(Mapped::from))
 }
 
 impl From<&Mapping> for Mapped {
@@ -141,18 +80,6 @@ impl From<&Mapping> for Mapped {
             },
             main: record.main != 0,
         }
-    }
-}
-
-/// A command of `bpf(2)` that returns a file descriptor.
-fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<OwnedFd> {
-    // SAFETY: the kernel reads no more bytes of `attr` than the size it is given; the pointer in it is to
-    // memory that outlives the call.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
-    match i32::try_from(fd) {
-        // SAFETY: the kernel has just returned it, and nothing else owns it.
-        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-        _ => Err(io::Error::last_os_error()),
     }
 }
 

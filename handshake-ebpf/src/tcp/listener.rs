@@ -1,0 +1,143 @@
+//! Which process listens for a server's connection, kept up to date by user space
+//! ([`super::listener_iterators`]).
+//!
+//! CLOSE → LISTEN runs in the task that calls `listen()`. At LISTEN → SYN_RECV the new socket is still a copy
+//! of the listening one, byte for byte (`inet_csk_clone_lock`): the head of an empty list in it points at the
+//! head in the original. So the very socket is known that the connection came to, also one of a group
+//! (SO_REUSEPORT), and no rule of addresses and wildcards has to be followed.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    btf_maps::{HashMap, LruHashMap, PerCpuArray},
+    helpers::generated::bpf_ktime_get_ns,
+    macros::btf_map,
+};
+use handshake_common::{
+    Connection, ConnectionFlags, Family,
+    tcp::{
+        listener::{Listener, MAX},
+        states,
+    },
+};
+
+use crate::{
+    kernel::{Access, KernelSock, Memory, read_endpoints},
+    maps::Endpoints,
+};
+
+/// The listening sockets, by [`KernelSock::list_head`]. What is not in it names no process.
+#[btf_map]
+pub(super) static LISTENERS: HashMap<u64, Listener, MAX> = HashMap::new();
+
+/// A socket that is about to be established.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Nascent {
+    /// Its address; 0: none.
+    sk: u64,
+    /// The key of its listener.
+    listener: u64,
+}
+
+/// The newest of this CPU. Nearly always it is established by the same segment, and nothing comes between.
+#[btf_map]
+static NASCENT: PerCpuArray<Nascent, 1> = PerCpuArray::new();
+
+/// The listeners of those that take longer, by the address of the socket: a Fast Open child takes a round trip.
+#[btf_map]
+static NASCENT_ELSEWHERE: LruHashMap<u64, u64, 2048> = LruHashMap::new();
+
+/// A change to or from LISTEN.
+#[inline(always)]
+pub(super) fn changed<A: Access>(sock: &KernelSock<A>, old: u32, new: u32, is_nested: bool) {
+    if new == states::SYN_RECV {
+        begins(sock, is_nested);
+    } else if new == states::LISTEN {
+        let process = A::process();
+        let mut listener = describe::<A::Memory>(sock.pointer(), sock.local_port());
+        process.name(&mut listener.pid, &mut listener.comm, &mut listener.cgroup);
+        // When the table is full, its connections name no process.
+        let _ = LISTENERS.insert(sock.list_head(), listener, u64::from(BPF_ANY));
+    } else if old == states::LISTEN {
+        let _ = LISTENERS.remove(sock.list_head());
+    }
+}
+
+/// A listening socket, without its process.
+#[inline(always)]
+pub(super) fn describe<M: Memory>(sk: *const c_void, port: u16) -> Listener {
+    let mut ends = Endpoints::default();
+    let family = read_endpoints::<M>(sk, &mut ends);
+    Listener {
+        // SAFETY: no arguments.
+        since_ns: unsafe { bpf_ktime_get_ns() },
+        local: ends.local,
+        netns: ends.netns,
+        port,
+        family: Family::code_of(family),
+        ..Listener::default()
+    }
+}
+
+/// Stores a listening socket that was there before the program, unless it is known.
+#[inline(always)]
+pub(super) fn add(key: u64, listener: &Listener) {
+    let _ = LISTENERS.insert(key, listener, u64::from(BPF_NOEXIST));
+}
+
+/// LISTEN → SYN_RECV of a new socket.
+#[inline(always)]
+fn begins<A: Access>(sock: &KernelSock<A>, is_nested: bool) {
+    let this = Nascent { sk: sock.pointer() as u64, listener: sock.list_first() };
+    if is_nested {
+        elsewhere(this);
+        return;
+    }
+    let Some(newest) = NASCENT.get_ptr_mut(0) else { return };
+    // SAFETY: the map's own value of this CPU. Only this program writes to it, and the kernel does not run it
+    // inside itself; its reentrant variant does no more than to take a socket of its own out.
+    unsafe {
+        let before = newest.read();
+        if before.sk != 0 {
+            elsewhere(before);
+        }
+        newest.write(this);
+    }
+}
+
+#[inline(always)]
+fn elsewhere(nascent: Nascent) {
+    // This cannot fail for lack of space: the oldest entry is evicted.
+    let _ = NASCENT_ELSEWHERE.insert(nascent.sk, nascent.listener, u64::from(BPF_ANY));
+}
+
+/// SYN_RECV → ESTABLISHED: names the process that listens. It is not certain that it is the one that serves.
+#[inline(always)]
+pub(super) fn name<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
+    let Some(newest) = NASCENT.get_ptr_mut(0) else { return };
+    let sk = sock.pointer() as u64;
+    // SAFETY: see `begins`.
+    let key = unsafe {
+        if (*newest).sk == sk {
+            (*newest).sk = 0;
+            (*newest).listener
+        } else {
+            let Some(key) = NASCENT_ELSEWHERE.get(sk).copied() else { return };
+            let _ = NASCENT_ELSEWHERE.remove(sk);
+            key
+        }
+    };
+    let Some(listener) = LISTENERS.get_ptr(key) else { return };
+    // SAFETY: the map's own value, whose memory the kernel keeps while the program runs. One that changes
+    // meanwhile belongs to a socket that is closed at this very moment.
+    unsafe {
+        if (*listener).pid != 0 && (*listener).port == sock.local_port() {
+            connection.pid = (*listener).pid;
+            connection.comm = (*listener).comm;
+            connection.cgroup = (*listener).cgroup;
+            connection.flags.insert(ConnectionFlags::OWNER_LISTENS);
+        }
+    }
+}

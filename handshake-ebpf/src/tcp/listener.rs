@@ -10,7 +10,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
-    btf_maps::{HashMap, LruHashMap, PerCpuArray},
+    btf_maps::{Array, HashMap, LruHashMap, PerCpuArray},
     helpers::generated::bpf_ktime_get_ns,
     macros::btf_map,
 };
@@ -113,31 +113,43 @@ fn elsewhere(nascent: Nascent) {
     let _ = NASCENT_ELSEWHERE.insert(nascent.sk, nascent.listener, u64::from(BPF_ANY));
 }
 
-/// SYN_RECV → ESTABLISHED: names the process that listens. It is not certain that it is the one that serves.
+/// What is known of a socket that is not in the table: nothing. A map, because the verifier takes what is read
+/// of either for one and the same unknown value, and follows one path from there.
+#[btf_map]
+static NOBODY: Array<Listener, 1> = Array::new();
+
+/// A connection that leaves SYN_RECV: names the process that listens. It is not certain that it is the one that
+/// serves.
 #[inline(always)]
 pub(super) fn name<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
-    let Some(newest) = NASCENT.get_ptr_mut(0) else { return };
-    let sk = sock.pointer() as u64;
-    // SAFETY: see `begins`.
-    let key = unsafe {
-        if (*newest).sk == sk {
-            (*newest).sk = 0;
-            (*newest).listener
-        } else {
-            let Some(key) = NASCENT_ELSEWHERE.get(sk).copied() else { return };
-            let _ = NASCENT_ELSEWHERE.remove(sk);
-            key
-        }
-    };
-    let Some(listener) = LISTENERS.get_ptr(key) else { return };
+    let Some(nobody) = NOBODY.get_ptr(0) else { return };
+    let known = take(sock.pointer() as u64).and_then(|key| LISTENERS.get_ptr(key));
+    let listener = known.unwrap_or(nobody);
     // SAFETY: the map's own value, whose memory the kernel keeps while the program runs. One that changes
     // meanwhile belongs to a socket that is closed at this very moment.
     unsafe {
-        if (*listener).pid != 0 && (*listener).port == sock.local_port() {
-            connection.pid = (*listener).pid;
-            connection.comm = (*listener).comm;
-            connection.cgroup = (*listener).cgroup;
-            connection.flags.insert(ConnectionFlags::OWNER_LISTENS);
+        let is_its = (*listener).port == sock.local_port();
+        let listener = if is_its { listener } else { nobody };
+        connection.pid = (*listener).pid;
+        connection.comm = (*listener).comm;
+        connection.cgroup = (*listener).cgroup;
+    }
+    connection.flags.insert(ConnectionFlags::OWNER_LISTENS);
+}
+
+/// The key of the listener of this socket.
+#[inline(always)]
+fn take(sk: u64) -> Option<u64> {
+    let newest = NASCENT.get_ptr_mut(0)?;
+    // SAFETY: see `begins`.
+    unsafe {
+        if (*newest).sk == sk {
+            (*newest).sk = 0;
+            return Some((*newest).listener);
         }
     }
+    // SAFETY: the value is copied at once.
+    let key = unsafe { NASCENT_ELSEWHERE.get(sk) }.copied();
+    let _ = NASCENT_ELSEWHERE.remove(sk);
+    key
 }

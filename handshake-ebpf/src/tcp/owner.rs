@@ -19,10 +19,12 @@ pub(super) fn note_closer<A: Access>(connection: &mut Connection) {
     if process.is_kernel_thread() {
         return;
     }
-    let listens = connection.comm;
+    let listens: [u64; 2] = zerocopy::transmute!(connection.comm);
     process.name(&mut connection.pid, &mut connection.comm, &mut connection.cgroup);
     connection.flags.remove(ConnectionFlags::OWNER_LISTENS);
-    if connection.role == Role::Server.code() && listens != connection.comm {
+    let closes: [u64; 2] = zerocopy::transmute!(connection.comm);
+    let is_other = (listens[0] ^ closes[0]) | (listens[1] ^ closes[1]) != 0;
+    if is_other && connection.role == Role::Server.code() {
         connection.flags.insert(ConnectionFlags::OTHER_PROGRAM);
     }
 }

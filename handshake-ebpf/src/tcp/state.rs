@@ -116,6 +116,10 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32, is_nested: bool) 
     if new == states::CLOSE && connection.wire_is(WirePhase::Handshaking) {
         wire::socket_closed(connection, &sock);
     }
+    // A server's; asked in this way, the verifier does not follow two kinds of transitions from here on.
+    if connection.is(Phase::Opening) && connection.pid == 0 && connection.role == Role::Server.code() {
+        listener::name(connection, &sock);
+    }
     let due = state::transition(connection, &sock, old, new, now);
     match new {
         states::FIN_WAIT1 | states::LAST_ACK if !connection.has_exact_owner() => note_closer::<A>(connection),
@@ -123,9 +127,6 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32, is_nested: bool) 
             connection.syn_ns = first_synack(&sock);
         }
         _ => {}
-    }
-    if old == states::SYN_RECV && connection.pid == 0 {
-        listener::name(connection, &sock);
     }
     emit::publish(connection, &sock, due);
     if new == states::ESTABLISHED {
@@ -165,11 +166,11 @@ fn accepted<A: Access>(sock: &KernelSock<A>, now: u64) {
     let mut space = MaybeUninit::uninit();
     let connection = fresh(&mut space, sock);
     state::adopt(connection, states::SYN_RECV);
+    listener::name(connection, sock);
     let due = state::transition(connection, sock, states::SYN_RECV, states::ESTABLISHED, now);
     if connection.syn_retransmits > 0 {
         connection.syn_ns = first_synack(sock);
     }
-    listener::name(connection, sock);
     emit::publish(connection, sock, due);
     find_wire(connection);
     if !keep(sock, connection) {
@@ -194,9 +195,6 @@ fn pass<A: Access>(sock: &KernelSock<A>, old: u32, new: u32, now: u64) {
     let mut space = MaybeUninit::uninit();
     let connection = newly_followed(&mut space, sock, old);
     let due = state::passing(connection, sock, old, new, now);
-    if old == states::SYN_RECV {
-        listener::name(connection, sock);
-    }
     emit::publish(connection, sock, due);
     if new == states::ESTABLISHED {
         emit::count(totals::unfollowed(connection.role()));

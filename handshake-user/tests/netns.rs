@@ -83,6 +83,8 @@ mod closes;
 mod ends;
 #[path = "netns/lifecycle.rs"]
 mod lifecycle;
+#[path = "netns/listeners.rs"]
+mod listeners;
 #[path = "netns/log.rs"]
 mod log;
 #[path = "netns/nginx.rs"]

@@ -92,7 +92,7 @@ settings! {
     SynLost = "no loss of the SYN: path, firewall, listen queue",
         "it is sent again after a second at first (RFC 6298 §2.1); the queue: net.core.somaxconn, net.ipv4.tcp_max_syn_backlog on the server";
     /// The client's SYN was retransmitted, and the listener of this host that it came to has dropped packets.
-    AcceptQueue = "accept() sooner, or a longer queue: listen(), net.core.somaxconn",
+    AcceptQueue = "accept() sooner, or a longer backlog of listen() there",
         "the listening socket is on this host and has dropped packets: its accept queue may have been full, the SYN is then sent again after a second at first (RFC 6298 §2.1); the queue holds the backlog of listen(), at most net.core.somaxconn";
     /// There was no local port.
     LocalPorts = "more local ports, or fewer connections to one address",

@@ -232,7 +232,8 @@ mod tests {
 
     #[test]
     fn opening_without_a_syn_was_not_given_up_by_its_program() {
-        let ended = |flags| outcome(&Connection { role: Role::Client.code(), flags, ..Connection::default() });
+        let ended =
+            |flags| outcome(&Connection { role: Role::Client.code(), flags, ..Connection::default() });
         assert_eq!(ended(ConnectionFlags::NO_LOCAL_PORT), Some(Outcome::NoLocalPort));
         assert_eq!(ended(ConnectionFlags::NO_SYN), None);
     }

@@ -13,8 +13,8 @@ use std::{
 };
 
 use handshake_common::{
-    CloseStyle, Family, FastOpen, FastOpenReason, FinalAck, Initiator, Library, Outcome, ProcessBy, Role, Stage,
-    TlsClass, TlsOutcome, TlsSource, TlsVersion,
+    CloseStyle, Family, FastOpen, FastOpenReason, FinalAck, Initiator, Library, Outcome, ProcessBy, Role,
+    Stage, TlsClass, TlsOutcome, TlsSource, TlsVersion,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

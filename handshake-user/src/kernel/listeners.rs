@@ -166,7 +166,9 @@ impl Listeners {
     pub fn add_to(&mut self, event: &mut ConnectionEvent) {
         let wants = event.stage == Stage::Open && event.role == Some(Role::Client);
         let Some(open) = event.open.as_mut().filter(|open| wants && open.syn_retransmits > 0) else { return };
-        let (Some(local), Some(remote), Some(netns)) = (event.local, event.remote, event.netns) else { return };
+        let (Some(local), Some(remote), Some(netns)) = (event.local, event.remote, event.netns) else {
+            return;
+        };
         // Of a connection between two addresses it is not known whether both are of this host.
         if !remote.addr.to_canonical().is_loopback() && remote.addr != local.addr {
             return;
@@ -285,7 +287,8 @@ mod tests {
         let [a, b, c, d] = local;
         let mut bytes = [0; 16];
         bytes[..4].copy_from_slice(&[a, b, c, d]);
-        let listener = Listener { netns: 1, port: 80, family: family.code(), local: bytes, ..Listener::default() };
+        let listener =
+            Listener { netns: 1, port: 80, family: family.code(), local: bytes, ..Listener::default() };
         Queue { listener, length, limit: 10, drops: 1, state: states::LISTEN, ..Queue::default() }
     }
 

@@ -89,7 +89,9 @@ fn opening_without_a_local_port_has_an_outcome_of_its_own() {
     };
     assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL));
     let remote = Some(address);
-    let found = case.records_of(|record| record.end("remote") == remote && record.text("open.outcome") == Some("no_local_port"));
+    let found = case.records_of(|record| {
+        record.end("remote") == remote && record.text("open.outcome") == Some("no_local_port")
+    });
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].end("local").unwrap().port(), 0);
     found[0].assert_process(process::id());

@@ -144,8 +144,10 @@ mod tests {
     #[test]
     fn ports_are_bounded_and_those_without_a_listener_go() {
         let three = [queue(1, 80, 1, 0), queue(2, 81, 2, 0), queue(3, 82, 4, 0)];
-        let waiting: Vec<_> =
-            said(&[&three, &three[1..]]).into_iter().filter(|line| line.starts_with("accept_queue{")).collect();
+        let waiting: Vec<_> = said(&[&three, &three[1..]])
+            .into_iter()
+            .filter(|line| line.starts_with("accept_queue{"))
+            .collect();
         assert_eq!(waiting, [r#"accept_queue{local_port="81"} 2"#, r#"accept_queue{local_port="other"} 4"#]);
     }
 }

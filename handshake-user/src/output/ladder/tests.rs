@@ -14,7 +14,7 @@ use crate::{
         self,
         testing::{RTT_US, closed, opened, us, with_tls},
     },
-    event::{Close, ConnectionEvent, ListenQueue, Endpoint, Open, Process, Setup, Tls, Unseen},
+    event::{Close, ConnectionEvent, Endpoint, ListenQueue, Open, Process, Setup, Tls, Unseen},
     join::advice,
     output::table,
     untrusted::{Untrusted, is_harmless},

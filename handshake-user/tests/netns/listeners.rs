@@ -1,6 +1,9 @@
 //! Which process listens is known from the opening on.
 
-use std::process;
+use std::{
+    net::{IpAddr, SocketAddr},
+    process,
+};
 
 use nix::libc;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -8,8 +11,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::{
     case::Case,
     ends::Expect,
+    pair::Pair,
     record::Record,
-    testbed::{Family, packet::Side},
+    testbed::{Family, capture::Connection, packet::Side},
     tracer::Tracer,
 };
 
@@ -21,7 +25,10 @@ fn opening(case: &Case, family: Family, listener: &Socket) -> Record {
     let port = listener.local_addr().unwrap().as_socket().unwrap().port();
     let client = case.bed.socket(Side::Client, family);
     client.connect(&(case.bed.address(Side::Server, family), port).into_address()).unwrap();
-    let connection = crate::pair::Pair::accepted(client, listener).finish();
+    let Connection { client, server } = Pair::accepted(client, listener).finish();
+    // A socket of IPv6 shows the addresses of IPv4 as mapped ones.
+    let plain = |end: SocketAddr| SocketAddr::new(end.ip().to_canonical(), end.port());
+    let connection = Connection { client: plain(client), server: plain(server) };
     let ends = case.ends(connection, Expect { client: (1, 1), server: (1, 1) });
     ends.open(Side::Client).assert_is("process.by", "connect");
     ends.close(Side::Server).assert_is("process.by", "close");
@@ -32,9 +39,9 @@ trait IntoAddress {
     fn into_address(self) -> socket2::SockAddr;
 }
 
-impl IntoAddress for (std::net::IpAddr, u16) {
+impl IntoAddress for (IpAddr, u16) {
     fn into_address(self) -> socket2::SockAddr {
-        std::net::SocketAddr::from(self).into()
+        SocketAddr::from(self).into()
     }
 }
 
@@ -58,7 +65,7 @@ fn listener_of_any_address(family: Family) {
         .namespace(Side::Server)
         .inside(|| Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)).unwrap());
     listener.set_only_v6(false).unwrap();
-    listener.bind(&(std::net::IpAddr::from([0_u16; 8]), 0).into_address()).unwrap();
+    listener.bind(&(IpAddr::from([0_u16; 8]), 0).into_address()).unwrap();
     listener.listen(16).unwrap();
     check(&opening(&case, family, &listener));
 }

@@ -7,8 +7,8 @@ use crate::{
     vocabulary::{FastOpen, FastOpenReason, FinalAck, Outcome, Role},
 };
 
-/// How the opening ended: `sk_err` at SYN_SENT → CLOSE, 0 being a program that gave up, unless no SYN was made.
-/// The errors of ICMP are those of `icmp_err_convert` and `icmpv6_err_convert`.
+/// How the opening ended: `sk_err` at SYN_SENT → CLOSE, 0 being a program that gave up, unless no SYN was
+/// made. The errors of ICMP are those of `icmp_err_convert` and `icmpv6_err_convert`.
 #[must_use]
 #[inline(always)]
 pub const fn outcome(connection: &Connection) -> Option<Outcome> {

@@ -4,7 +4,7 @@
 //! CLOSE → LISTEN runs in the task that calls `listen()`. At LISTEN → SYN_RECV the new socket is still a copy
 //! of the listening one, byte for byte (`inet_csk_clone_lock`): the head of an empty list in it points at the
 //! head in the original. So the very socket is known that the connection came to, also one of a group
-//! (SO_REUSEPORT), and no rule of addresses and wildcards has to be followed.
+//! (`SO_REUSEPORT`), and no rule of addresses and wildcards has to be followed.
 
 use core::ffi::c_void;
 
@@ -45,7 +45,8 @@ struct Nascent {
 #[btf_map]
 static NASCENT: PerCpuArray<Nascent, 1> = PerCpuArray::new();
 
-/// The listeners of those that take longer, by the address of the socket: a Fast Open child takes a round trip.
+/// The listeners of those that take longer, by the address of the socket: a Fast Open child takes a round
+/// trip.
 #[btf_map]
 static NASCENT_ELSEWHERE: LruHashMap<u64, u64, 2048> = LruHashMap::new();
 
@@ -113,13 +114,13 @@ fn elsewhere(nascent: Nascent) {
     let _ = NASCENT_ELSEWHERE.insert(nascent.sk, nascent.listener, u64::from(BPF_ANY));
 }
 
-/// What is known of a socket that is not in the table: nothing. A map, because the verifier takes what is read
-/// of either for one and the same unknown value, and follows one path from there.
+/// What is known of a socket that is not in the table: nothing. A map, because the verifier takes what is
+/// read of either for one and the same unknown value, and follows one path from there.
 #[btf_map]
 static NOBODY: Array<Listener, 1> = Array::new();
 
-/// A connection that leaves SYN_RECV: names the process that listens. It is not certain that it is the one that
-/// serves.
+/// A connection that leaves SYN_RECV: names the process that listens. It is not certain that it is the one
+/// that serves.
 #[inline(always)]
 pub(super) fn name<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
     let Some(nobody) = NOBODY.get_ptr(0) else { return };

@@ -139,8 +139,8 @@ pub struct Open {
     /// Server: whether the connection was made from a SYN cookie.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub syn_cookie: Option<bool>,
-    /// Client whose SYN was retransmitted: the listening socket that it dialled, if that is in the same network
-    /// namespace.
+    /// Client whose SYN was retransmitted: the listening socket that it dialled, if that is in the same
+    /// network namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listener: Option<ListenQueue>,
 }

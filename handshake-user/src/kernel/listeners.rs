@@ -1,9 +1,9 @@
 //! The listening sockets of the host: which program listens on each, and how full its accept queue is.
 //!
-//! The kernel side enters a socket when it begins to listen, with the process that calls `listen()`, and names
-//! that process in the openings that come to it. Here the rest is done, by looking at the open files of all
-//! processes now and then: sockets that were there before, names that changed (`exec`), processes that ended
-//! (daemons that listen first and fork then), sockets that were passed on (socket activation).
+//! The kernel side enters a socket when it begins to listen, with the process that calls `listen()`, and
+//! names that process in the openings that come to it. Here the rest is done, by looking at the open files
+//! of all processes now and then: sockets that were there before, names that changed (`exec`), processes
+//! that ended (daemons that listen first and fork then), sockets that were passed on (socket activation).
 
 use std::{
     collections::HashMap,
@@ -55,8 +55,8 @@ pub struct Listeners {
     table_fd: OwnedFd,
     holders: Iterator,
     queues: Iterator,
-    /// The program that closed the last connection to a port, by namespace and port, where it has another name
-    /// than the one that listens.
+    /// The program that closed the last connection to a port, by namespace and port, where it has another
+    /// name than the one that listens.
     served: BoundedMap<(u32, u16), Comm>,
     next_look: Instant,
     /// What the last reading showed.
@@ -66,9 +66,8 @@ pub struct Listeners {
 impl Listeners {
     /// Loads the iterators and looks for the first time.
     ///
-    /// # Errors
-    /// The reason, if this kernel cannot run the iterators. Sockets that begin to listen from now on are known
-    /// all the same.
+    /// # Errors The reason, if this kernel cannot run the iterators. Sockets that begin to listen from now
+    /// on are known all the same.
     pub fn load(ebpf: &mut Ebpf, btf: &Btf) -> Result<Self, String> {
         let mut iterator = |name: &str, kind: &str| match ebpf.program_mut(name).map(<&mut Iter>::try_from) {
             Some(Ok(program)) => Iterator::load(program, kind, btf),
@@ -122,7 +121,9 @@ impl Listeners {
         let (mut file, mut count) = (self.holders.open(0)?, 0);
         while let Some(more) = iterator::next(&mut file, Holder::SIZE, Holder::from_bytes)? {
             count += more.len();
-            more.into_iter().for_each(|holder| holders.entry(holder.key).or_default().push(holder));
+            for holder in more {
+                holders.entry(holder.key).or_default().push(holder);
+            }
             if count > MAX_HOLDERS {
                 return Err(io::Error::other("more processes listen than can be remembered"));
             }
@@ -161,8 +162,8 @@ impl Listeners {
         Ok(queues)
     }
 
-    /// Adds to a client's opening whose SYN was retransmitted how full the queue is that it came to, if that is
-    /// on this host.
+    /// Adds to a client's opening whose SYN was retransmitted how full the queue is that it came to, if
+    /// that is on this host.
     pub fn add_to(&mut self, event: &mut ConnectionEvent) {
         let wants = event.stage == Stage::Open && event.role == Some(Role::Client);
         let Some(open) = event.open.as_mut().filter(|open| wants && open.syn_retransmits > 0) else { return };
@@ -194,9 +195,10 @@ fn with_owner(listener: Listener, owner: Option<&Holder>) -> Listener {
     Listener { pid, comm, cgroup, ..listener }
 }
 
-/// Which of the processes that hold a socket listens on it. Of one program it is the one that called `listen()`,
-/// else the oldest. Of several programs, one may have passed the socket on to another, or another may have
-/// inherited it by mistake: then it is the one that serves, and unknown as long as none was seen to.
+/// Which of the processes that hold a socket listens on it. Of one program it is the one that called
+/// `listen()`, else the oldest. Of several programs, one may have passed the socket on to another, or
+/// another may have inherited it by mistake: then it is the one that serves, and unknown as long as none
+/// was seen to.
 fn owner<'a>(listener: &Listener, holders: &'a [Holder], served: Option<&Comm>) -> Option<&'a Holder> {
     let first = holders.first()?;
     let name = if holders.iter().all(|holder| holder.comm == first.comm) { &first.comm } else { served? };
@@ -205,8 +207,8 @@ fn owner<'a>(listener: &Listener, holders: &'a [Holder], served: Option<&Comm>) 
 }
 
 /// The queue of the listening socket that takes connections to this end: one that is bound to the address
-/// before one that takes any, and one of IPv4 before one that takes both (`compute_score`). Of a group of sockets
-/// (SO_REUSEPORT) the sum.
+/// before one that takes any, and one of IPv4 before one that takes both (`compute_score`). Of a group of
+/// sockets (`SO_REUSEPORT`) the sum.
 fn queue_of(queues: &[Queue], netns: u32, addr: IpAddr, port: u16) -> Option<ListenQueue> {
     let addr = addr.to_canonical();
     let score = |listener: &Listener| {

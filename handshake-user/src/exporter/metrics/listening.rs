@@ -106,7 +106,9 @@ mod tests {
     fn said(readings: &[&[Queue]]) -> Vec<String> {
         let registry = Registry::new();
         let mut listening = Listening::new(&registry, 2).unwrap();
-        readings.iter().for_each(|queues| listening.set(queues));
+        for queues in readings {
+            listening.set(queues);
+        }
         let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
         let lines = text.lines().filter(|line| !line.starts_with('#') && !line.ends_with(" 0"));
         lines.map(|line| line.trim_start_matches("handshake_listener_").to_owned()).collect()

@@ -67,8 +67,8 @@ impl Listeners {
     /// Loads the iterators and looks for the first time.
     ///
     /// # Errors
-    /// The reason, if this kernel cannot run the iterators. Sockets that begin to listen from now on are known
-    /// all the same.
+    /// The reason, if this kernel cannot run the iterators. Sockets that begin to listen from now on are
+    /// known all the same.
     pub fn load(ebpf: &mut Ebpf, btf: &Btf) -> Result<Self, String> {
         let mut iterator = |name: &str, kind: &str| match ebpf.program_mut(name).map(<&mut Iter>::try_from) {
             Some(Ok(program)) => Iterator::load(program, kind, btf),

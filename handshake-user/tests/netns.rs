@@ -85,6 +85,8 @@ mod ends;
 mod histograms;
 #[path = "netns/lifecycle.rs"]
 mod lifecycle;
+#[path = "netns/listeners.rs"]
+mod listeners;
 #[path = "netns/log.rs"]
 mod log;
 #[path = "netns/nginx.rs"]

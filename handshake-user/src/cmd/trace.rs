@@ -25,7 +25,7 @@ use crate::{
     filter::Filter,
     host::{self, Host},
     join::journal::ConnectionJournal,
-    kernel::{probe::Kernel, ring},
+    kernel::{probe::Kernel, raw_record::RawRecord, ring},
     output::{
         ladder,
         savings::Savings,
@@ -58,6 +58,9 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         say(format_args!("not attached: {} ({})", hook.hook.name, hook.hook.lost_without));
     }
     tracer.probes.wire_shortfall.iter().for_each(say);
+    if let Err(reason) = &tracer.listeners {
+        say(format_args!("openings of servers that listen already name no process: {reason}"));
+    }
     say_libraries(&tracer);
     let mut tracer =
         tracer.follow_libraries(ring::LIVE).context("cannot start a thread to follow the TLS libraries")?;
@@ -89,11 +92,22 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         let mut outcome = session.fit();
         tracer.probes.pass_on_log();
         tracer.worker_turn();
+        if let Ok(listeners) = &mut tracer.listeners {
+            listeners.turn();
+        }
         let now = host::monotonic_ns();
         // Taken before the records, and told after all of them.
         look = look.or_else(|| tracer.take_look());
         let turn = ring::drain(&mut ring, |raw| {
-            joiner.take(raw, now, &mut host, |event| session.report(event, &mut outcome));
+            joiner.take(raw, now, &mut host, |mut event| {
+                if let Ok(listeners) = &mut tracer.listeners {
+                    listeners.add_to(&mut event);
+                }
+                session.report(event, &mut outcome);
+            });
+            if let (Ok(listeners), RawRecord::Connection(connection)) = (&mut tracer.listeners, raw) {
+                listeners.heed(connection);
+            }
             if session.is_full() || outcome.is_err() {
                 ControlFlow::Break(())
             } else {

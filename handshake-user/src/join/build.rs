@@ -106,6 +106,7 @@ fn open_of(raw: &Connection) -> Open {
         fast_open_reason: open::fast_open_reason(raw),
         simultaneous: open::is_simultaneous(raw),
         syn_cookie: open::syn_cookie(raw),
+        listener: None,
     }
 }
 
@@ -169,7 +170,8 @@ fn endpoint(family: Option<Family>, bytes: [u8; 16], port: u16) -> Endpoint {
 }
 
 fn process(raw: &Connection, context: &mut impl Context) -> Option<Process> {
-    (raw.pid != 0).then(|| Process {
+    raw.owner().map(|by| Process {
+        by: Some(by),
         pid: raw.pid,
         comm: comm(&raw.comm),
         cgroup: context.cgroup(raw.cgroup),
@@ -232,7 +234,7 @@ pub(crate) mod tests {
             syn_ns: 1_000_000_000,
             open_ns: 1_050_646_000,
             srtt_us: 50_646,
-            flags: ConnectionFlags::ESTABLISHED,
+            flags: ConnectionFlags::ESTABLISHED | ConnectionFlags::OWNER_CONNECTS,
             ..Connection::default()
         }
     }
@@ -255,7 +257,7 @@ pub(crate) mod tests {
         let json = serde_json::to_string(&record).unwrap();
         assert_eq!(
             json,
-            r#"{"schema":1,"event":"open","time":"1970-01-01T00:00:01.050646Z","id":"1007","role":"client","family":"ipv4","local":{"addr":"10.0.0.1","port":51000},"remote":{"addr":"10.0.0.2","port":443},"netns":4026531840,"process":{"pid":1234,"comm":"curl","cgroup":"/system.slice/web.service"},"open":{"outcome":"established","duration_us":50646,"rtt_us":50646,"syn_retransmits":0,"final_ack":"bare","fast_open":"none"}}"#
+            r#"{"schema":1,"event":"open","time":"1970-01-01T00:00:01.050646Z","id":"1007","role":"client","family":"ipv4","local":{"addr":"10.0.0.1","port":51000},"remote":{"addr":"10.0.0.2","port":443},"netns":4026531840,"process":{"by":"connect","pid":1234,"comm":"curl","cgroup":"/system.slice/web.service"},"open":{"outcome":"established","duration_us":50646,"rtt_us":50646,"syn_retransmits":0,"final_ack":"bare","fast_open":"none"}}"#
         );
         assert_eq!(
             serde_json::from_str::<ConnectionEvent>(&json).unwrap(),

@@ -20,7 +20,7 @@ use crate::{
     host::Context,
     host::{self, Host},
     join::{Joiner, time_wait::Look},
-    kernel::{probe::hook::HOOKS, ring},
+    kernel::{probe::hook::HOOKS, raw_record::RawRecord, ring},
     tracer::Tracer,
     untrusted::Untrusted,
 };
@@ -85,6 +85,9 @@ impl Exporter {
         for hook in &live.tracer.probes.hooks {
             let kind = hook.hook.kind(live.tracer.probes.mode);
             state.metrics.probe(hook.hook.name, kind, hook.missing.is_none());
+        }
+        if let Ok(listeners) = &live.tracer.listeners {
+            state.metrics.listening(&listeners.queues()?);
         }
         state.live = Some(live);
         state.turn = Instant::now();
@@ -162,6 +165,9 @@ impl State {
         let Some(Live { tracer, ring, joiner, look, host }) = live else { return false };
         let now = host::monotonic_ns();
         tracer.probes.pass_on_log();
+        if let Ok(listeners) = &mut tracer.listeners {
+            listeners.turn();
+        }
         if let Some(turn) = tracer.worker_turn() {
             metrics.library_turn(turn);
         }
@@ -179,6 +185,9 @@ impl State {
         let mut context = MetricsContext { cgroups: metrics.needs_cgroups(), host };
         let turn = ring::drain(ring, |raw| {
             joiner.take(raw, now, &mut context, |event| metrics.observe(&event));
+            if let (Ok(listeners), RawRecord::Connection(connection)) = (&mut tracer.listeners, raw) {
+                listeners.heed(connection);
+            }
             ControlFlow::Continue(())
         });
         joiner.expire(now, &mut context, |event| metrics.observe(&event));
@@ -200,6 +209,9 @@ impl State {
                 self.metrics.fill(&histograms, &totals, probes.wire_coverage);
             }
             self.metrics.disagreed(live.joiner.disagreements());
+            if let Ok(listeners) = &live.tracer.listeners {
+                self.metrics.listening(&listeners.queues()?);
+            }
         }
         Ok(())
     }

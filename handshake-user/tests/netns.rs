@@ -79,6 +79,8 @@ macro_rules! assert_time {
 mod case;
 #[path = "netns/closes/mod.rs"]
 mod closes;
+#[path = "netns/denied.rs"]
+mod denied;
 #[path = "netns/ends.rs"]
 mod ends;
 #[path = "netns/histograms.rs"]

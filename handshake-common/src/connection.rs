@@ -67,7 +67,7 @@ bitflags! {
         const NO_SYN = 1 << 26;
         /// That was because no local port could be had: none was free, or the ends are taken.
         const NO_LOCAL_PORT = 1 << 27;
-        /// A server's connection was closed by a program of another name than the one that listened.
+        /// The program that closed has another name than the one that listened; of no meaning on a client.
         const OTHER_PROGRAM = 1 << 28;
         /// The process is the one that ran the TLS handshake. Only user space sets it.
         const OWNER_HANDSHAKES = 1 << 29;

@@ -26,6 +26,8 @@ pub(crate) trait Access {
     type Memory: Memory;
     /// A number unique to this socket.
     fn cookie(sk: *const c_void) -> u64;
+    /// The address of a socket as a mere number, for functions of their own, which take no typed pointer.
+    fn address(sk: *const c_void) -> u64;
     /// The current task.
     fn process() -> Process;
     /// How often the current task has gone to sleep (`nvcsw`).
@@ -46,6 +48,12 @@ impl Access for Typed {
         }
         // SAFETY: a BTF-typed socket.
         unsafe { bpf_get_socket_cookie(sk.cast_mut()) }
+    }
+
+    #[inline(always)]
+    fn address(sk: *const c_void) -> u64 {
+        // SAFETY: a variable of this function.
+        unsafe { Probed::read((&raw const sk).cast(), 0) }
     }
 
     #[inline(always)]
@@ -87,6 +95,11 @@ impl Access for Untyped {
     }
 
     #[inline(always)]
+    fn address(sk: *const c_void) -> u64 {
+        sk as u64
+    }
+
+    #[inline(always)]
     fn process() -> Process {
         // SAFETY: the helper returns the current task.
         unsafe { Process::read::<Probed>(bpf_get_current_task() as *const c_void) }
@@ -113,6 +126,11 @@ impl Access for Filtered {
     #[inline(always)]
     fn cookie(_sk: *const c_void) -> u64 {
         own_number()
+    }
+
+    #[inline(always)]
+    fn address(sk: *const c_void) -> u64 {
+        Typed::address(sk)
     }
 
     #[inline(always)]

@@ -6,7 +6,7 @@
 //! head in the original. So the very socket is known that the connection came to, also one of a group
 //! (`SO_REUSEPORT`), and no rule of addresses and wildcards has to be followed.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, hint::black_box};
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
@@ -24,7 +24,7 @@ use handshake_common::{
 };
 
 use crate::{
-    kernel::{Access, KernelSock, Memory, layout, read_endpoints},
+    kernel::{Access, KernelSock, Memory, Probed, Untyped, layout, read_endpoints},
     maps::Endpoints,
 };
 
@@ -53,21 +53,31 @@ static NASCENT_ELSEWHERE: LruHashMap<u64, u64, 2048> = LruHashMap::new();
 
 /// A change to or from LISTEN.
 #[inline(always)]
-pub(super) fn changed<A: Access>(sock: &KernelSock<A>, old: u32, new: u32) {
+pub(super) fn changed<A: Access>(sk: *const c_void, old: u32, new: u32) {
+    listener_changed(A::address(sk), old, new);
+}
+
+/// A function of its own, with numbers alone for arguments: the verifier looks at it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn listener_changed(sk: u64, old: u32, new: u32) -> u32 {
+    let Some(sock) = KernelSock::<Untyped>::new(sk as *const c_void) else { return 0 };
     if layout!(tsorted_sent_queue) == ABSENT {
-        return;
+        return 0;
     }
     if new == states::SYN_RECV {
-        begins(sock);
+        begins(&sock);
     } else if new == states::LISTEN {
-        let process = A::process();
-        let mut listener = describe::<A::Memory>(sock.pointer(), sock.local_port());
+        let process = Untyped::process();
+        let mut listener = describe::<Probed>(sock.pointer(), sock.local_port());
         process.name(&mut listener.pid, &mut listener.comm, &mut listener.cgroup);
         // When the table is full, its connections name no process.
         let _ = LISTENERS.insert(sock.list_head(), listener, u64::from(BPF_ANY));
     } else if old == states::LISTEN {
         let _ = LISTENERS.remove(sock.list_head());
     }
+    // Kernels before 6.8 take no function of its own without a result.
+    0
 }
 
 /// A listening socket, without its process.
@@ -96,7 +106,7 @@ pub(super) fn add(key: u64, listener: &Listener) {
 
 /// LISTEN → SYN_RECV of a new socket.
 #[inline(always)]
-fn begins<A: Access>(sock: &KernelSock<A>) {
+fn begins(sock: &KernelSock<Untyped>) {
     let this = Nascent { sk: sock.pointer() as u64, listener: sock.list_first() };
     let Some(newest) = NASCENT.get_ptr_mut(0) else { return };
     // SAFETY: the map's own value of this CPU. A new socket is made with soft interrupts disabled, so this
@@ -126,35 +136,40 @@ static NOBODY: Array<Listener, 1> = Array::new();
 #[inline(always)]
 pub(super) fn name<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
     let Some(nobody) = NOBODY.get_ptr(0) else { return };
-    let known = take(sock.pointer() as u64).and_then(|key| LISTENERS.get_ptr(key));
-    let listener = known.unwrap_or(nobody);
+    let key = take_listener(A::address(sock.pointer()));
+    let listener = LISTENERS.get_ptr(key).unwrap_or(nobody);
     // SAFETY: the map's own value, whose memory the kernel keeps while the program runs. One that changes
     // meanwhile belongs to a socket that is closed at this very moment.
     unsafe {
-        let is_its = (*listener).port == sock.local_port();
-        let listener = if is_its { listener } else { nobody };
-        connection.pid = (*listener).pid;
-        connection.comm = (*listener).comm;
-        connection.cgroup = (*listener).cgroup;
+        // All ones if the port is the same, else zero, without a branch that the verifier would follow.
+        let distance = black_box(u64::from((*listener).port ^ sock.local_port()));
+        let mask = (distance.wrapping_sub(1).cast_signed() >> 63).cast_unsigned();
+        let comm: [u64; 2] = zerocopy::transmute!((*listener).comm);
+        #[expect(clippy::cast_possible_truncation, reason = "zeros or ones")]
+        let narrow = mask as u32;
+        connection.pid = (*listener).pid & narrow;
+        connection.comm = zerocopy::transmute!([comm[0] & mask, comm[1] & mask]);
+        connection.cgroup = (*listener).cgroup & mask;
     }
     connection.flags.insert(ConnectionFlags::OWNER_LISTENS);
 }
 
-/// The key of the listener of this socket.
-#[inline(always)]
-fn take(sk: u64) -> Option<u64> {
-    let newest = NASCENT.get_ptr_mut(0)?;
+/// The key of the listener of this socket; 0: unknown. A function of its own as well.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn take_listener(sk: u64) -> u64 {
+    let Some(newest) = NASCENT.get_ptr_mut(0) else { return 0 };
     // SAFETY: the map's own value of this CPU. Volatile, and the listener first: if `begins` interrupts this,
     // it has moved the socket that is asked for elsewhere, and the entry is another's.
     unsafe {
         let listener = (&raw const (*newest).listener).read_volatile();
         if (&raw const (*newest).sk).read_volatile() == sk {
             (&raw mut (*newest).sk).write_volatile(0);
-            return Some(listener);
+            return listener;
         }
     }
     // SAFETY: the value is copied at once.
     let key = unsafe { NASCENT_ELSEWHERE.get(sk) }.copied();
     let _ = NASCENT_ELSEWHERE.remove(sk);
-    key
+    key.unwrap_or(0)
 }

@@ -96,11 +96,11 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
     if old == new || (new == states::SYN_RECV && old != states::LISTEN) {
         return;
     }
-    let Some(sock) = KernelSock::<A>::new(sk) else { return };
     // A server's socket is read when it is ESTABLISHED: at SYN_RECV not even its addresses are set.
     if old == states::LISTEN || new == states::LISTEN {
-        return listener::changed(&sock, old, new);
+        return listener::changed::<A>(sk, old, new);
     }
+    let Some(sock) = KernelSock::<A>::new(sk) else { return };
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     if old == states::CLOSE {
@@ -141,7 +141,11 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
     }
     let due = state::transition(connection, &sock, old, new, now);
     match new {
-        states::FIN_WAIT1 | states::LAST_ACK if !connection.has_exact_owner() => note_closer::<A>(connection),
+        states::FIN_WAIT1 | states::LAST_ACK
+            if !connection.flags.contains(ConnectionFlags::OWNER_CONNECTS) =>
+        {
+            note_closer::<A>(connection);
+        }
         states::ESTABLISHED if connection.role == Role::Server.code() => find_synack(connection, &sock),
         _ => {}
     }

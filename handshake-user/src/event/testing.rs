@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use handshake_common::{
     CloseStyle, Family, FastOpen, FinalAck, Initiator, Library, Outcome, ProcessBy, Role, Stage, TimeWaitEnd,
-    TlsClass,
-    TlsOutcome, TlsSource, TlsVersion,
+    TlsClass, TlsOutcome, TlsSource, TlsVersion,
 };
 
 use super::{Close, ConnectionEvent, Endpoint, Open, Process, SchemaVersion, Setup, Tls};

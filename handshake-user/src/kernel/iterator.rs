@@ -16,7 +16,8 @@ const BPF_TRACE_ITER: u32 = 28;
 pub const CHUNK: usize = 32 << 10;
 
 /// Begins an iteration. Those over tasks keep to the process `scope` (0: all), those over the elements of a
-/// map need its descriptor; those over sockets keep to the network namespace of the calling thread. The link may be closed once the iteration is open.
+/// map need its descriptor; those over sockets keep to the network namespace of the calling thread. The link
+/// may be closed once the iteration is open.
 ///
 /// # Errors
 /// If the kernel refuses.

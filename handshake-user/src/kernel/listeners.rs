@@ -21,9 +21,7 @@ use aya::{
 };
 use handshake_common::{
     Connection, ConnectionFlags, Family, Role, Stage,
-    tcp::{
-        listener::{self, Holder, LISTEN, Listener, Queue},
-    },
+    tcp::listener::{self, Holder, LISTEN, Listener, Queue},
 };
 
 use super::{
@@ -96,6 +94,7 @@ impl Listeners {
     /// connections is the one that serves.
     pub fn heed(&mut self, connection: &Connection) {
         if connection.stage() == Some(Stage::Close)
+            && connection.role() == Some(Role::Server)
             && connection.flags.contains(ConnectionFlags::OTHER_PROGRAM)
             && connection.has_exact_owner()
         {
@@ -186,7 +185,8 @@ impl Listeners {
 
 /// Loads a program as an iterator of this kind.
 fn load(ebpf: &mut Ebpf, name: &str, kind: &str, btf: &Btf) -> anyhow::Result<OwnedFd> {
-    let program: &mut Iter = ebpf.program_mut(name).context("the eBPF object lacks the program")?.try_into()?;
+    let program: &mut Iter =
+        ebpf.program_mut(name).context("the eBPF object lacks the program")?.try_into()?;
     probe::load(|| program.load(kind, btf))?;
     Ok(program.fd()?.as_fd().try_clone_to_owned()?)
 }
@@ -228,7 +228,10 @@ fn owner<'a>(listener: &Listener, holders: &'a [Holder], served: Option<&Comm>) 
     let started = || holders.iter().filter(|holder| holder.is_forked == 0);
     let name = match started().next() {
         Some(first) if started().all(|holder| holder.comm == first.comm) => Some(&first.comm),
-        None => holders.first().map(|first| &first.comm).filter(|&comm| holders.iter().all(|holder| holder.comm == *comm)),
+        None => holders
+            .first()
+            .map(|first| &first.comm)
+            .filter(|&comm| holders.iter().all(|holder| holder.comm == *comm)),
         Some(_) => None,
     };
     let name = name.or(served)?;
@@ -253,7 +256,9 @@ fn queue_of(queues: &[Queue], netns: u32, addr: IpAddr, port: u16) -> Option<Lis
         }
     };
     let best = queues.iter().map(|queue| score(&queue.listener)).max().filter(|&best| best > 0)?;
-    let group = queues.iter().filter(|queue| queue.state == LISTEN && queue.is_known != 0 && score(&queue.listener) == best);
+    let group = queues
+        .iter()
+        .filter(|queue| queue.state == LISTEN && queue.is_known != 0 && score(&queue.listener) == best);
     group
         .map(|queue| ListenQueue {
             accept_queue: queue.length,

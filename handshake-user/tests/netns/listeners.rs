@@ -316,8 +316,7 @@ fn full_accept_queue_is_measured_and_explains_the_client_that_waited() {
     }
     let late = local();
     begin_connect(&late, address);
-    let scrape = daemon
-        .scrape_until(|scrape| scrape.sum("handshake_listener_drops_total", &[LABEL]) > 0.0);
+    let scrape = daemon.scrape_until(|scrape| scrape.sum("handshake_listener_drops_total", &[LABEL]) > 0.0);
     for (name, value) in [
         ("handshake_listener_accept_queue", 2.0),
         ("handshake_listener_accept_queue_limit", 1.0),

@@ -46,7 +46,8 @@ impl Listening {
             &["local_port"],
         )?;
         registry.register(Box::new(drops.clone()))?;
-        let this = Self { waiting, limit, full, drops, ports: HashSet::new(), max_ports, seen: HashMap::new() };
+        let this =
+            Self { waiting, limit, full, drops, ports: HashSet::new(), max_ports, seen: HashMap::new() };
         this.clear();
         this.drops.with_label_values(&[OTHER]);
         Ok(this)
@@ -144,7 +145,11 @@ mod tests {
         let mut another = queue(1, 80, 0, 2);
         another.listener.since_ns = 9;
         let drops_of_both = drops(&[&[queue(1, 80, 0, 7)], &[another]]);
-        assert_eq!(drops_of_both, [r#"drops_total{local_port="80"} 9"#], "another socket at the same address");
+        assert_eq!(
+            drops_of_both,
+            [r#"drops_total{local_port="80"} 9"#],
+            "another socket at the same address"
+        );
     }
 
     #[test]

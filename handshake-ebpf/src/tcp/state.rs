@@ -149,7 +149,7 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
         states::ESTABLISHED if connection.role == Role::Server.code() => find_synack(connection, &sock),
         _ => {}
     }
-    emit::publish(connection, &sock, due);
+    emit::publish(connection, &sock, emit::any_due(connection, due));
     if new == states::ESTABLISHED {
         find_wire(connection);
     }

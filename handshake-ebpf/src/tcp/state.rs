@@ -190,6 +190,7 @@ fn accepted<A: Access>(sock: &KernelSock<A>, now: u64) {
     listener::name(connection, sock);
     let due = state::transition(connection, sock, states::SYN_RECV, states::ESTABLISHED, now);
     find_synack(connection, sock);
+    emit::obscure_opening(connection);
     emit::publish(connection, sock, due);
     find_wire(connection);
     if !keep(sock, connection) {

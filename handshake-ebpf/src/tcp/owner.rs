@@ -28,7 +28,6 @@ pub(super) fn note_closer<A: Access>(connection: &mut Connection) {
     // Without a branch, which the verifier would follow.
     let difference = black_box((listens[0] ^ closes[0]) | (listens[1] ^ closes[1]));
     let is_other = (difference | difference.wrapping_neg()) >> 63;
-    #[expect(clippy::cast_possible_truncation, reason = "one bit")]
     let bit = ConnectionFlags::OTHER_PROGRAM.bits() * is_other as u32;
     connection.flags.insert(ConnectionFlags::from_bits_retain(bit));
 }

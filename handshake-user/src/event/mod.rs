@@ -159,7 +159,8 @@ pub struct ListenQueue {
     pub accept_queue: u32,
     /// The backlog of `listen()`, limited by net.core.somaxconn. The kernel lets one more wait.
     pub accept_queue_limit: u32,
-    /// Packets that the socket has dropped since it was made: SYNs, and final ACKs of openings.
+    /// Packets that the socket has dropped since it began to listen, or since the program started if that was
+    /// later: SYNs, and final ACKs of openings.
     pub drops: u32,
 }
 

@@ -39,6 +39,8 @@ use crate::{
 const SHARE: u32 = 1000;
 /// The shortest and the longest pause between two looks.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+/// A port that another program serves than before is a reason to look this many times sooner.
+const SOONER: u32 = 10;
 /// More processes with a listening socket than are looked at.
 const MAX_HOLDERS: usize = 1 << 16;
 /// Ports of which it is remembered which program serves them. The oldest are evicted.
@@ -60,6 +62,8 @@ pub struct Listeners {
     /// name than the one that listens.
     served: BoundedMap<(u32, u16), Comm>,
     next_look: Instant,
+    /// From the last look to the next, unless there is a reason to look sooner.
+    pause: Duration,
     /// What the last reading showed.
     read: Option<(Instant, Vec<Queue>)>,
 }
@@ -84,6 +88,7 @@ impl Listeners {
             queues,
             served: BoundedMap::new(MAX_SERVED),
             next_look: Instant::now(),
+            pause: PAUSE.0,
             read: None,
         };
         this.look()?;
@@ -98,20 +103,28 @@ impl Listeners {
             && connection.flags.contains(ConnectionFlags::OTHER_PROGRAM)
             && connection.has_exact_owner()
         {
-            self.served.insert((connection.netns, connection.local_port), connection.comm);
+            let port = (connection.netns, connection.local_port);
+            if self.served.get(&port) != Some(&connection.comm) {
+                self.served.insert(port, connection.comm);
+                let soon = (self.pause / SOONER).max(PAUSE.0);
+                self.next_look = self.next_look.min(Instant::now() + soon);
+            }
         }
     }
 
     /// Looks again when it is time.
     pub fn turn(&mut self) {
-        let begun = Instant::now();
-        if begun < self.next_look {
+        if Instant::now() < self.next_look {
             return;
         }
+        let before = host::thread_time();
         if let Err(error) = self.look() {
             tracing::debug!(%error, "cannot look at the listening sockets");
         }
-        self.next_look = Instant::now() + pause(begun.elapsed());
+        // Not the time that passed: on a busy host that is mostly the time of others.
+        let took = host::thread_time().saturating_sub(before);
+        self.pause = pause(took);
+        self.next_look = Instant::now() + self.pause;
     }
 
     fn look(&mut self) -> io::Result<()> {

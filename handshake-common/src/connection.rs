@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
     tls::library::key::Key,
-    vocabulary::{Family, Initiator, Role, Stage},
+    vocabulary::{Family, Initiator, ProcessBy, Role, Stage},
 };
 
 /// Yes-or-no facts about a connection, one bit each.
@@ -63,6 +63,18 @@ bitflags! {
         const ANSWERED_EARLY = 1 << 20;
         /// A timer of the kernel's gave the connection up (`tcp_write_err`).
         const TIMED_OUT = 1 << 21;
+        /// A client's opening ended before its SYN was made, and not by its program.
+        const NO_SYN = 1 << 26;
+        /// That was because no local port could be had: none was free, or the ends are taken.
+        const NO_LOCAL_PORT = 1 << 27;
+        /// The program that closed has another name than the one that listened; of no meaning on a client.
+        const OTHER_PROGRAM = 1 << 28;
+        /// The process is the one that ran the TLS handshake. Only user space sets it.
+        const OWNER_HANDSHAKES = 1 << 29;
+        /// The process is the one that listens, not necessarily the one that serves.
+        const OWNER_LISTENS = 1 << 30;
+        /// The process is the one that called `connect()`.
+        const OWNER_CONNECTS = 1 << 31;
     }
 }
 
@@ -147,7 +159,7 @@ pub struct Connection {
     pub comm: [u8; 16],
     /// Inode of the network namespace.
     pub netns: u32,
-    /// Process id (tgid) in the initial pid namespace; 0 = unknown.
+    /// Process id (tgid) in the initial pid namespace; 0 = unknown. How it is known: [`Connection::owner`].
     pub pid: u32,
     /// See [`ConnectionFlags`].
     pub flags: ConnectionFlags,
@@ -207,6 +219,43 @@ impl Connection {
     #[inline(always)]
     pub const fn initiator(&self) -> Option<Initiator> {
         Initiator::from_code(self.initiator)
+    }
+
+    /// How its process is known. Returns `None` if it is not.
+    #[must_use]
+    #[inline(always)]
+    pub const fn owner(&self) -> Option<ProcessBy> {
+        if self.pid == 0 {
+            return None;
+        }
+        Some(if self.flags.contains(ConnectionFlags::OWNER_CONNECTS) {
+            ProcessBy::Connect
+        } else if self.flags.contains(ConnectionFlags::OWNER_LISTENS) {
+            ProcessBy::Listener
+        } else if self.flags.contains(ConnectionFlags::OWNER_HANDSHAKES) {
+            ProcessBy::Tls
+        } else {
+            ProcessBy::Close
+        })
+    }
+
+    /// Whether it is certain which process has the connection, not only which one listened for it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn has_exact_owner(&self) -> bool {
+        self.pid != 0 && !self.flags.contains(ConnectionFlags::OWNER_LISTENS)
+    }
+
+    /// Takes the process of another view of the same connection, unless its own is as certain.
+    pub const fn take_owner(&mut self, of: &Self) {
+        const HOW: ConnectionFlags = ConnectionFlags::OWNER_CONNECTS
+            .union(ConnectionFlags::OWNER_LISTENS)
+            .union(ConnectionFlags::OWNER_HANDSHAKES);
+        if self.has_exact_owner() || of.pid == 0 {
+            return;
+        }
+        (self.pid, self.comm, self.cgroup) = (of.pid, of.comm, of.cgroup);
+        self.flags = self.flags.difference(HOW).union(of.flags.intersection(HOW));
     }
 
     /// Whether the connection is in this phase.

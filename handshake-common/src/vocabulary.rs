@@ -135,6 +135,20 @@ words!(
 );
 
 words!(
+    /// How the process of a connection is known: by what it did.
+    ProcessBy {
+        /// It called `connect()`.
+        Connect = "connect",
+        /// It listens on the socket that the connection came to.
+        Listener = "listener",
+        /// It ran the TLS handshake.
+        Tls = "tls",
+        /// It called `close()` or `shutdown()`.
+        Close = "close",
+    }
+);
+
+words!(
     /// What just ended.
     Stage { Open = "open", Close = "close", Tls = "tls", TimeWait = "time_wait" }
 );
@@ -170,6 +184,7 @@ words!(
         Unreachable = "unreachable",
         Reset = "reset",
         Aborted = "aborted",
+        NoLocalPort = "no_local_port",
     }
 );
 

@@ -38,7 +38,7 @@ fn event() -> impl Strategy<Value = Event> {
 
 prop_compose! {
     fn socket_of_any_values()(
-        bools in any::<[bool; 8]>(),
+        bools in any::<[bool; 10]>(),
         err in prop_oneof![Just(0), Just(110), Just(111), Just(104), any::<u32>()],
         numbers in any::<[u32; 3]>(),
         clocks in any::<[u64; 4]>(),
@@ -54,6 +54,8 @@ prop_compose! {
             owes_ack: bools[5],
             syn_data_acked: bools[6],
             usec_timestamps: bools[7],
+            idle: bools[8],
+            lacks_ends: bools[9],
             srtt_us: numbers[0],
             total_retrans: numbers[1] % 4,
             data_segs_in: numbers[2] % 4,

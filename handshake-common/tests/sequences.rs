@@ -131,6 +131,24 @@ fn refused_opening_ends_at_once() {
 }
 
 #[test]
+fn opening_that_never_began_says_why_as_far_as_that_is_certain() {
+    let ended = |sock: Socket| {
+        let mut story = ConnectionEvent::client(100);
+        story.goes(SYN_SENT, CLOSE, 100, &sock).ends();
+        assert_eq!((story.opens, story.closes), (1, 0));
+        open::outcome(&story.connection)
+    };
+    let fastopen_connect = handshake_common::ConnectionFlags::DEFERRED_SYN.bits();
+    let no_syn = Socket { idle: true, ..Socket::default() };
+    assert_eq!(ended(Socket { lacks_ends: true, ..no_syn.clone() }), Some(Outcome::NoLocalPort));
+    assert_eq!(ended(no_syn.clone()), None, "for example no route for the port that was chosen");
+    assert_eq!(ended(Socket { syn_facts: fastopen_connect, ..no_syn.clone() }), Some(Outcome::Aborted));
+    assert_eq!(ended(Socket::default()), Some(Outcome::Aborted), "the SYN was on its way");
+    // When a time-out or a RST ends it, the SYN is no longer in flight.
+    assert_eq!(ended(Socket { err: 110, lacks_ends: true, ..no_syn }), Some(Outcome::TimedOut));
+}
+
+#[test]
 fn stray_segment_does_not_end_the_opening() {
     let mut story = ConnectionEvent::client(100);
     story.resets();

@@ -83,6 +83,25 @@ fn obscure(connection: &Connection, number: usize) -> usize {
     black_box(number.wrapping_add(id)).wrapping_sub(id)
 }
 
+/// The same for what an opening has decided on the way.
+#[expect(clippy::cast_possible_truncation, reason = "as many bits as before")]
+#[inline(always)]
+pub(crate) fn obscure_opening(connection: &mut Connection) {
+    let flags = obscure(connection, connection.flags.bits() as usize) as u32;
+    connection.flags = ConnectionFlags::from_bits_retain(flags);
+    connection.syn_ns = obscure(connection, connection.syn_ns as usize) as u64;
+    connection.open_ns = obscure(connection, connection.open_ns as usize) as u64;
+    connection.srtt_us = obscure(connection, connection.srtt_us as usize) as u32;
+    connection.syn_retransmits = obscure(connection, usize::from(connection.syn_retransmits)) as _;
+}
+
+/// What is due, of which the verifier knows nothing any more either: all ways that lead to here go on as one.
+#[expect(clippy::cast_possible_truncation, reason = "as many bits as before")]
+#[inline(always)]
+pub(crate) fn any_due(connection: &Connection, due: DueRecords) -> DueRecords {
+    DueRecords::from_bits_retain(obscure(connection, due.bits() as usize) as _)
+}
+
 /// Counts a class of this connection.
 #[inline(always)]
 fn count_class(connection: &Connection, slot: usize) {

@@ -26,6 +26,8 @@ pub(crate) trait Access {
     type Memory: Memory;
     /// A number unique to this socket.
     fn cookie(sk: *const c_void) -> u64;
+    /// The address of a socket as a mere number, for functions of their own, which take no typed pointer.
+    fn address(sk: *const c_void) -> u64;
     /// The current task.
     fn process() -> Process;
     /// How often the current task has gone to sleep (`nvcsw`).
@@ -46,6 +48,12 @@ impl Access for Typed {
         }
         // SAFETY: a BTF-typed socket.
         unsafe { bpf_get_socket_cookie(sk.cast_mut()) }
+    }
+
+    #[inline(always)]
+    fn address(sk: *const c_void) -> u64 {
+        // SAFETY: a variable of this function.
+        unsafe { Probed::read((&raw const sk).cast(), 0) }
     }
 
     #[inline(always)]
@@ -87,6 +95,11 @@ impl Access for Untyped {
     }
 
     #[inline(always)]
+    fn address(sk: *const c_void) -> u64 {
+        sk as u64
+    }
+
+    #[inline(always)]
     fn process() -> Process {
         // SAFETY: the helper returns the current task.
         unsafe { Process::read::<Probed>(bpf_get_current_task() as *const c_void) }
@@ -113,6 +126,11 @@ impl Access for Filtered {
     #[inline(always)]
     fn cookie(_sk: *const c_void) -> u64 {
         own_number()
+    }
+
+    #[inline(always)]
+    fn address(sk: *const c_void) -> u64 {
+        Typed::address(sk)
     }
 
     #[inline(always)]
@@ -155,7 +173,7 @@ impl KernelSock<Filtered> {
         let mut ends = Endpoints::default();
         read_endpoints::<Direct>(self.sk, &mut ends);
         // `skc_num` is 0 once the state is CLOSE.
-        ends.local_port = u16::from_be(self.tp(layout!(inet_sport)));
+        ends.local_port = self.local_port();
         ends
     }
 }
@@ -261,6 +279,25 @@ impl<A: Access> KernelSock<A> {
         u32::from(self.sk::<u8>(layout!(skc_state)))
     }
 
+    /// The local port, host order; 0: none was chosen yet. Unlike `skc_num` it stays after CLOSE.
+    #[inline(always)]
+    pub(crate) fn local_port(&self) -> u16 {
+        u16::from_be(self.tp(layout!(inet_sport)))
+    }
+
+    /// The address of the head of the list of segments in flight, which identifies this socket.
+    #[inline(always)]
+    pub(crate) fn list_head(&self) -> u64 {
+        // SAFETY: inside the tcp_sock.
+        unsafe { self.tp.byte_add(layout!(tsorted_sent_queue) as usize) as u64 }
+    }
+
+    /// What the head of that list points at: itself where the list is empty.
+    #[inline(always)]
+    pub(crate) fn list_first(&self) -> u64 {
+        self.tp::<usize>(layout!(tsorted_sent_queue)) as u64
+    }
+
     /// `retrans_stamp`: the first SYN's time while in SYN_SENT.
     #[inline(always)]
     pub(crate) fn retrans_stamp(&self) -> u32 {
@@ -285,7 +322,7 @@ impl<A: Access> KernelSock<A> {
         connection.local = ends.local;
         connection.remote = ends.remote;
         connection.netns = ends.netns;
-        connection.local_port = u16::from_be(self.tp(layout!(inet_sport)));
+        connection.local_port = self.local_port();
         connection.remote_port = ends.remote_port;
     }
 }
@@ -380,6 +417,18 @@ impl<A: Access> Sock for KernelSock<A> {
     #[inline(always)]
     fn bytes_acked(&self) -> u64 {
         self.tp(layout!(bytes_acked))
+    }
+
+    #[inline(always)]
+    fn has_in_flight(&self) -> bool {
+        layout!(packets_out) == ABSENT || self.tp::<u32>(layout!(packets_out)) != 0
+    }
+
+    #[inline(always)]
+    fn lacks_ends(&self) -> bool {
+        // When CLOSE is reported, `skc_num` is left only of a port that the program had bound.
+        self.local_port() == 0
+            || (self.sk::<u16>(layout!(skc_num)) != 0 && self.tp::<u32>(layout!(write_seq)) == 0)
     }
 
     #[inline(always)]

@@ -321,6 +321,13 @@ fn cgroup_name(root: &Path, folder: &Path) -> Untrusted {
     Untrusted::from(Path::new("/").join(below).as_path())
 }
 
+/// How long this thread has run on a CPU.
+#[must_use]
+pub fn thread_time() -> Duration {
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(spent).unwrap_or_default()
+}
+
 /// CLOCK_MONOTONIC, nanoseconds: what `bpf_ktime_get_ns` reads.
 #[must_use]
 pub fn monotonic_ns() -> u64 {

@@ -17,7 +17,10 @@ use handshake_common::{
 
 use crate::{
     join::{Joiner, time_wait::Look},
-    kernel::probe::{self, Attachment, Kernel, LoadError, Probes},
+    kernel::{
+        listeners::Listeners,
+        probe::{self, Attachment, Kernel, LoadError, Probes},
+    },
     minisockets::Watcher,
     settings::{ProbeSettings, Switch},
     tls::{
@@ -42,6 +45,8 @@ pub struct Tracer {
     pub probes: Probes,
     /// Who looks at time-wait minisockets, or why nobody can.
     pub minisockets: Result<Watcher, String>,
+    /// The listening sockets; an error: why they are known only as far as they began to listen since.
+    pub listeners: Result<Listeners, String>,
     libraries: TlsLibraries,
 }
 
@@ -76,15 +81,17 @@ impl Tracer {
         let attachment = probe::attach(kernel, settings, bounds, |ebpf, links, programs| {
             let minisockets = Watcher::start(ebpf, kernel.loader_btf())
                 .map_err(|error| probe::shorten(&format!("{error:#}")));
+            let listeners = Listeners::load(ebpf, kernel.loader_btf())
+                .map_err(|error| probe::shorten(&format!("{error:#}")));
             let libraries = (settings.tls_libraries == Switch::On).then(|| {
                 let mut libraries = Libraries::new(ebpf, kernel.loader_btf(), links, Arc::clone(programs))?;
                 libraries.settle(ebpf, Instant::now() + SETTLE);
                 Ok(Box::new(libraries))
             });
-            (minisockets, libraries)
+            (minisockets, listeners, libraries)
         })?;
-        let Attachment { ebpf, probes, ring, prepared: (minisockets, libraries) } = attachment;
-        Ok((Self { probes, minisockets, libraries: TlsLibraries::Here(ebpf, libraries) }, ring))
+        let Attachment { ebpf, probes, ring, prepared: (minisockets, listeners, libraries) } = attachment;
+        Ok((Self { probes, minisockets, listeners, libraries: TlsLibraries::Here(ebpf, libraries) }, ring))
     }
 
     /// The TLS libraries of the host, or why they are not probed. Returns `None` if they were not asked for,
@@ -104,14 +111,13 @@ impl Tracer {
     /// # Errors
     /// When the thread cannot be started.
     pub fn follow_libraries(self, pace: Duration) -> io::Result<Self> {
-        let Self { probes, minisockets, libraries } = self;
-        let libraries = match libraries {
+        let libraries = match self.libraries {
             TlsLibraries::Here(ebpf, Some(Ok(libraries))) => {
                 TlsLibraries::Worker(Worker::start(*libraries, ebpf, pace)?)
             }
             other => other,
         };
-        Ok(Self { probes, minisockets, libraries })
+        Ok(Self { libraries, ..self })
     }
 
     /// Joins the records of this tracer.
@@ -123,6 +129,11 @@ impl Tracer {
             Err(reason) => say(format_args!(
                 "time-wait minisockets cannot be looked at, so late FINs and TIME_WAIT stay unknown: {reason}"
             )),
+        }
+        if let Err(reason) = &self.listeners {
+            say(format_args!(
+                "open files cannot be looked at, so who listens is known only of sockets that begin to listen from now on: {reason}"
+            ));
         }
         joiner
     }

@@ -74,12 +74,16 @@ mod assert_time;
 mod case;
 #[path = "netns/closes/mod.rs"]
 mod closes;
+#[path = "netns/denied.rs"]
+mod denied;
 #[path = "netns/ends.rs"]
 mod ends;
 #[path = "netns/histograms.rs"]
 mod histograms;
 #[path = "netns/lifecycle.rs"]
 mod lifecycle;
+#[path = "netns/listeners.rs"]
+mod listeners;
 #[path = "netns/log.rs"]
 mod log;
 #[path = "netns/nginx.rs"]

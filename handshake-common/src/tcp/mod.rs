@@ -2,6 +2,7 @@
 
 pub mod close;
 pub mod errno;
+pub mod listener;
 pub mod minisocket;
 pub mod open;
 pub mod setup;
@@ -43,6 +44,11 @@ pub trait Sock {
     fn data_segs_in(&self) -> u32;
     /// `bytes_acked`: counts our SYN as one byte.
     fn bytes_acked(&self) -> u64;
+    /// `packets_out != 0`: something was sent, a SYN too, that is not acknowledged.
+    fn has_in_flight(&self) -> bool;
+    /// `inet_hash_connect` has failed: there is no local port, or one that the program had bound before, and
+    /// no sequence number was chosen yet.
+    fn lacks_ends(&self) -> bool;
     /// `write_seq != snd_nxt`: something is queued that never left.
     fn has_unsent(&self) -> bool;
     /// `snd_una == write_seq`: everything, our FIN too, is acknowledged.

@@ -7,13 +7,19 @@ use crate::{
     vocabulary::{FastOpen, FastOpenReason, FinalAck, Outcome, Role},
 };
 
-/// How the opening ended: `sk_err` at SYN_SENT → CLOSE, 0 being a program that gave up.
-/// The errors of ICMP are those of `icmp_err_convert` and `icmpv6_err_convert`.
+/// How the opening ended: `sk_err` at SYN_SENT → CLOSE, 0 being a program that gave up, unless no SYN was
+/// made. The errors of ICMP are those of `icmp_err_convert` and `icmpv6_err_convert`.
 #[must_use]
 #[inline(always)]
 pub const fn outcome(connection: &Connection) -> Option<Outcome> {
     if connection.flags.contains(ConnectionFlags::ESTABLISHED) {
         return Some(Outcome::Established);
+    }
+    if connection.flags.contains(ConnectionFlags::NO_LOCAL_PORT) {
+        return Some(Outcome::NoLocalPort);
+    }
+    if connection.flags.contains(ConnectionFlags::NO_SYN) {
+        return None;
     }
     match connection.error {
         0 | errno::ECONNABORTED => Some(Outcome::Aborted),
@@ -254,5 +260,13 @@ mod tests {
         assert_eq!(failed(113), Some(Outcome::Unreachable));
         assert_eq!(failed(104), Some(Outcome::Reset));
         assert_eq!(failed(5), None);
+    }
+
+    #[test]
+    fn opening_without_a_syn_was_not_given_up_by_its_program() {
+        let ended =
+            |flags| outcome(&Connection { role: Role::Client.code(), flags, ..Connection::default() });
+        assert_eq!(ended(ConnectionFlags::NO_LOCAL_PORT), Some(Outcome::NoLocalPort));
+        assert_eq!(ended(ConnectionFlags::NO_SYN), None);
     }
 }

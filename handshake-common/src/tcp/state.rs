@@ -434,7 +434,21 @@ fn failed(connection: &mut Connection, sock: &impl Sock, old: u32, now: u64) -> 
     if connection.role == Role::Client.code() {
         connection.flags.insert(sock.syn_facts().union(dialled_both(old)));
         undefer_syn(connection, sock);
+        if connection.error == 0 && !sock.has_in_flight() {
+            never_began(connection, sock);
+        }
     }
     connection.phase = Phase::Done as u8;
     DueRecords::OPEN
+}
+
+/// `connect()` fails after the change to SYN_SENT (`tcp_v4_connect`), or a program closes a socket whose SYN
+/// is deferred.
+#[inline(always)]
+fn never_began(connection: &mut Connection, sock: &impl Sock) {
+    if sock.lacks_ends() {
+        connection.flags.insert(ConnectionFlags::NO_LOCAL_PORT);
+    } else if !connection.flags.contains(ConnectionFlags::DEFERRED_SYN) {
+        connection.flags.insert(ConnectionFlags::NO_SYN);
+    }
 }

@@ -14,6 +14,8 @@ pub(crate) struct Socket {
     pub total_retrans: u32,
     pub data_segs_in: u32,
     pub bytes_acked: u64,
+    pub idle: bool,
+    pub lacks_ends: bool,
     pub unsent: bool,
     pub all_acked: bool,
     pub owes_ack: bool,
@@ -53,6 +55,12 @@ impl Sock for Socket {
     }
     fn bytes_acked(&self) -> u64 {
         self.bytes_acked
+    }
+    fn has_in_flight(&self) -> bool {
+        !self.idle
+    }
+    fn lacks_ends(&self) -> bool {
+        self.lacks_ends
     }
     fn has_unsent(&self) -> bool {
         self.unsent

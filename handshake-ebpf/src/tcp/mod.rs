@@ -3,6 +3,8 @@
 
 pub(crate) mod adopt;
 mod destroy;
+mod listener;
+mod listener_iterators;
 mod minisocket;
 mod owner;
 mod reset;

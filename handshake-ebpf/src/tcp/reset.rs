@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use handshake_common::{Phase, tcp::state};
 
-use super::{adopt::adopt, owner::note_owner, perf_field};
+use super::{adopt::adopt, owner::note_closer, perf_field};
 use crate::{
     emit,
     kernel::{Access, KernelSock, Typed, Untyped},
@@ -42,8 +42,8 @@ pub(crate) fn tcp_send_reset_perf(ctx: TracePointContext) -> u32 {
 fn sent<A: Access>(sk: *const c_void, active: bool) {
     let Some(sock) = KernelSock::<A>::new(sk) else { return };
     let Some(connection) = maps::find(sk) else { return };
-    if active && connection.is(Phase::Ending) && connection.pid == 0 {
-        note_owner::<A>(connection, false);
+    if active && connection.is(Phase::Ending) && !connection.has_exact_owner() {
+        note_closer::<A>(connection);
     }
     let due = state::reset_sent(connection);
     emit::publish(connection, &sock, due);

@@ -17,7 +17,8 @@ use handshake_common::{
 
 use super::{
     adopt::{adopt, fresh, newly_followed},
-    owner::note_owner,
+    listener,
+    owner::{note_closer, note_connector},
     perf_field,
 };
 use crate::{
@@ -91,10 +92,13 @@ pub(crate) fn inet_sock_set_state_perf(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
-    // A server's socket is read when it is ESTABLISHED: at SYN_RECV not even its addresses are set. With old
-    // == new nothing happened.
-    if old == new || new == states::SYN_RECV || new == states::LISTEN || old == states::LISTEN {
+    // With old == new nothing happened. SYN_SENT → SYN_RECV: both ends dial.
+    if old == new || (new == states::SYN_RECV && old != states::LISTEN) {
         return;
+    }
+    // A server's socket is read when it is ESTABLISHED: at SYN_RECV not even its addresses are set.
+    if old == states::LISTEN || new == states::LISTEN {
+        return listener::changed::<A>(sk, old, new);
     }
     let Some(sock) = KernelSock::<A>::new(sk) else { return };
     // SAFETY: no arguments.
@@ -131,13 +135,21 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
     if new == states::CLOSE && connection.wire_is_unsettled() {
         wire::socket_closed(connection, &sock);
     }
+    // A server's; asked in this way, the verifier does not follow two kinds of transitions from here on.
+    if connection.is(Phase::Opening) && connection.pid == 0 && connection.role == Role::Server.code() {
+        listener::name(connection, &sock);
+    }
     let due = state::transition(connection, &sock, old, new, now);
     match new {
-        states::FIN_WAIT1 | states::LAST_ACK if connection.pid == 0 => note_owner::<A>(connection, false),
+        states::FIN_WAIT1 | states::LAST_ACK
+            if !connection.flags.contains(ConnectionFlags::OWNER_CONNECTS) =>
+        {
+            note_closer::<A>(connection);
+        }
         states::ESTABLISHED if connection.role == Role::Server.code() => find_synack(connection, &sock),
         _ => {}
     }
-    emit::publish(connection, &sock, due);
+    emit::publish(connection, &sock, emit::any_due(connection, due));
     if new == states::ESTABLISHED {
         find_wire(connection);
     }
@@ -154,14 +166,14 @@ fn connecting<A: Access>(sock: &KernelSock<A>, now: u64) {
         }
         renew(found, sock);
         state::begin_client(found, now);
-        note_owner::<A>(found, true);
+        note_connector::<A>(found);
         emit::count(totals::begun(Some(Role::Client)));
         return;
     }
     let mut space = MaybeUninit::uninit();
     let connection = fresh(&mut space, sock);
     state::begin_client(connection, now);
-    note_owner::<A>(connection, true);
+    note_connector::<A>(connection);
     emit::count(totals::begun(Some(Role::Client)));
     if !keep(sock, connection) {
         emit::count(totals::UNKEPT);
@@ -175,8 +187,10 @@ fn accepted<A: Access>(sock: &KernelSock<A>, now: u64) {
     let mut space = MaybeUninit::uninit();
     let connection = fresh(&mut space, sock);
     state::adopt(connection, states::SYN_RECV);
+    listener::name(connection, sock);
     let due = state::transition(connection, sock, states::SYN_RECV, states::ESTABLISHED, now);
     find_synack(connection, sock);
+    emit::obscure_opening(connection);
     emit::publish(connection, sock, due);
     find_wire(connection);
     if !keep(sock, connection) {

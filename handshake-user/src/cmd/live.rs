@@ -13,7 +13,7 @@ use crate::{
     event::ConnectionEvent,
     host::{self, Host},
     join::{Joiner, time_wait::Look},
-    kernel::{probe::Kernel, ring},
+    kernel::{probe::Kernel, raw_record::RawRecord, ring},
     settings::ProbeOptions,
     tracer::Tracer,
     untrusted::say,
@@ -40,6 +40,9 @@ impl Attached {
             say(format_args!("not attached: {} ({})", hook.hook.name, hook.hook.lost_without));
         }
         tracer.probes.wire_shortfall.iter().for_each(say);
+        if let Err(reason) = &tracer.listeners {
+            say(format_args!("openings of servers that listen already name no process: {reason}"));
+        }
         say_libraries(&tracer);
         let tracer = tracer
             .follow_libraries(ring::LIVE)
@@ -78,6 +81,9 @@ impl Live {
         }
         tracer.probes.pass_on_log();
         tracer.worker_turn();
+        if let Ok(listeners) = &mut tracer.listeners {
+            listeners.turn();
+        }
         let now = host::monotonic_ns();
         // Taken before the records, and told after all of them.
         *look = look.take().or_else(|| tracer.take_look());
@@ -88,7 +94,15 @@ impl Live {
             }
         };
         let turn = ring::drain(ring, |raw| {
-            joiner.take(raw, now, host, |event| report(event, &mut flow));
+            joiner.take(raw, now, host, |mut event| {
+                if let Ok(listeners) = &mut tracer.listeners {
+                    listeners.add_to(&mut event);
+                }
+                report(event, &mut flow);
+            });
+            if let (Ok(listeners), RawRecord::Connection(connection)) = (&mut tracer.listeners, raw) {
+                listeners.heed(connection);
+            }
             flow
         });
         let until = if is_last { u64::MAX } else { now };

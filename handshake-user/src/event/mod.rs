@@ -14,8 +14,8 @@ use std::{
 };
 
 use handshake_common::{
-    CloseStyle, Family, FastOpen, FastOpenReason, FinalAck, Initiator, Library, Outcome, Role, Stage,
-    TimeWaitEnd, TlsClass, TlsOutcome, TlsSource, TlsVersion,
+    CloseStyle, Family, FastOpen, FastOpenReason, FinalAck, Initiator, Library, Outcome, ProcessBy, Role,
+    Stage, TimeWaitEnd, TlsClass, TlsOutcome, TlsSource, TlsVersion,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -63,7 +63,7 @@ pub struct ConnectionEvent {
     /// Inode of the network namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub netns: Option<u32>,
-    /// The process that owns the socket, if that is certain.
+    /// The process that owns the socket, as far as `by` says that it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process: Option<Process>,
     /// The connection existed before the program started.
@@ -104,6 +104,9 @@ pub struct Endpoint {
 /// A process of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Process {
+    /// What it did, by which it is known. Records of older versions do not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<ProcessBy>,
     /// In the initial pid namespace.
     pub pid: u32,
     /// Its name, at most 15 bytes.
@@ -152,6 +155,22 @@ pub struct Open {
     /// Server: whether the connection was made from a SYN cookie.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub syn_cookie: Option<bool>,
+    /// Client whose SYN was retransmitted: the listening socket that it dialled, if that is in the same
+    /// network namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listener: Option<ListenQueue>,
+}
+
+/// How full the accept queue of a listening socket was when the record was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ListenQueue {
+    /// Established connections that wait for `accept()`.
+    pub accept_queue: u32,
+    /// The backlog of `listen()`, limited by net.core.somaxconn. The kernel lets one more wait.
+    pub accept_queue_limit: u32,
+    /// Packets that the socket has dropped since it began to listen, or since the program started if that was
+    /// later: SYNs, and final ACKs of openings.
+    pub drops: u32,
 }
 
 /// See docs/metrics.md for what each number is.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use handshake_common::{
-    CloseStyle, Family, FastOpen, FinalAck, Initiator, Library, Outcome, Role, Stage, TimeWaitEnd, TlsClass,
-    TlsOutcome, TlsSource, TlsVersion,
+    CloseStyle, Family, FastOpen, FinalAck, Initiator, Library, Outcome, ProcessBy, Role, Stage, TimeWaitEnd,
+    TlsClass, TlsOutcome, TlsSource, TlsVersion,
 };
 
 use super::{Close, ConnectionEvent, Endpoint, Open, Process, SchemaVersion, Setup, Tls};
@@ -23,9 +23,9 @@ pub(crate) const RTT_US: u64 = 50_200;
 pub(crate) fn opened(role: Role) -> ConnectionEvent {
     let end = |text: &str, port| Endpoint { addr: text.parse().unwrap(), port };
     let (client, server) = (end("10.0.0.1", 51000), end("10.0.0.2", 443));
-    let (comm, local, remote) = match role {
-        Role::Client => ("curl", client, server),
-        Role::Server => ("nginx", server, client),
+    let (by, comm, local, remote) = match role {
+        Role::Client => (ProcessBy::Connect, "curl", client, server),
+        Role::Server => (ProcessBy::Listener, "nginx", server, client),
     };
     ConnectionEvent {
         schema: SchemaVersion,
@@ -39,7 +39,13 @@ pub(crate) fn opened(role: Role) -> ConnectionEvent {
         local: Some(local),
         remote: Some(remote),
         netns: Some(4_026_531_840),
-        process: Some(Process { pid: 1234, comm: comm.into(), cgroup: None, names: Names::default() }),
+        process: Some(Process {
+            by: Some(by),
+            pid: 1234,
+            comm: comm.into(),
+            cgroup: None,
+            names: Names::default(),
+        }),
         preexisting: false,
         open: Some(Open {
             outcome: Some(Outcome::Established),
@@ -51,6 +57,7 @@ pub(crate) fn opened(role: Role) -> ConnectionEvent {
             fast_open_reason: None,
             simultaneous: false,
             syn_cookie: None,
+            listener: None,
         }),
         tls: None,
         setup: None,

@@ -9,7 +9,7 @@ use handshake_common::{
     CloseStyle, FastOpen, FastOpenReason, Initiator, Library, Outcome, Role, TlsClass, TlsOutcome, TlsVersion,
 };
 
-use crate::event::{Close, ConnectionEvent, Open, Tls};
+use crate::event::{Close, ConnectionEvent, ListenQueue, Open, Tls};
 
 /// One setting, what it would have saved, and what to know about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +91,12 @@ settings! {
     /// The client's SYN was retransmitted.
     SynLost = "no loss of the SYN: path, firewall, listen queue",
         "it is sent again after a second at first (RFC 6298 §2.1); the queue: net.core.somaxconn, net.ipv4.tcp_max_syn_backlog on the server";
+    /// The client's SYN was retransmitted, and the listener of this host that it came to has dropped packets.
+    AcceptQueue = "accept() sooner, or a longer backlog of listen() there",
+        "the listening socket is on this host and has dropped packets: its accept queue may have been full, the SYN is then sent again after a second at first (RFC 6298 §2.1); the queue holds the backlog of listen(), at most net.core.somaxconn";
+    /// There was no local port.
+    LocalPorts = "more local ports, or fewer connections to one address",
+        "net.ipv4.ip_local_port_range; connections kept and used again; ports in TIME_WAIT at the end that closes first (net.ipv4.tcp_tw_reuse); or the program has bound a port whose connection to this address still exists";
     /// The server's SYN-ACK was retransmitted.
     SynAckLost = "no loss of the SYN-ACK or its ACK: path, accept queue",
         "it is sent again after a second at first (RFC 6298 §2.1); the queue: the backlog of listen(), net.core.somaxconn";
@@ -159,10 +165,15 @@ pub fn advise(record: &ConnectionEvent) -> Vec<Advice> {
     let timed = |setting, time| Advice { setting, round_trips: 0, time };
     let retransmitted = |open: &&Open| open.outcome == Some(Outcome::Established) && open.syn_retransmits > 0;
     if let Some(open) = open.filter(retransmitted) {
-        let setting = if record.role == Some(Role::Server) { Setting::SynAckLost } else { Setting::SynLost };
+        let setting = match record.role {
+            Some(Role::Server) => Setting::SynAckLost,
+            _ if open.listener.is_some_and(is_short) => Setting::AcceptQueue,
+            _ => Setting::SynLost,
+        };
         let timers = SYN_TIMER * u32::from(open.syn_retransmits);
         all.push(timed(setting, Some(timers).filter(|&us| open.duration.is_some_and(|took| us <= took))));
     }
+    all.extend(open.and_then(of_failure).map(|setting| timed(setting, None)));
     all.extend(of_waits(record).map(|(setting, us)| timed(setting, Some(us))));
     let orderly = |close: &&Close| {
         matches!(
@@ -174,6 +185,20 @@ pub fn advise(record: &ConnectionEvent) -> Vec<Advice> {
         all.extend(of_close(close, rtt).map(|(setting, us)| timed(setting, Some(us))));
     }
     all
+}
+
+/// Whether the queue of a listening socket may have been too short.
+const fn is_short(queue: ListenQueue) -> bool {
+    queue.drops > 0 || queue.accept_queue > queue.accept_queue_limit
+}
+
+/// What an opening failed for want of.
+fn of_failure(open: &Open) -> Option<Setting> {
+    match open.outcome {
+        Some(Outcome::NoLocalPort) => Some(Setting::LocalPorts),
+        Some(Outcome::TimedOut) if open.listener.is_some_and(is_short) => Some(Setting::AcceptQueue),
+        _ => None,
+    }
 }
 
 /// Settings of TLS; each saves one round trip.

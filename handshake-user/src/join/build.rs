@@ -108,6 +108,7 @@ fn open_of(raw: &Connection) -> Open {
         fast_open_reason: open::fast_open_reason(raw),
         simultaneous: open::is_simultaneous(raw),
         syn_cookie: open::syn_cookie(raw),
+        listener: None,
     }
 }
 
@@ -181,12 +182,12 @@ fn endpoint(family: Option<Family>, bytes: [u8; 16], port: u16) -> Endpoint {
 }
 
 fn process(raw: &Connection, context: &mut impl Context) -> Option<Process> {
-    (raw.pid != 0).then(|| {
+    raw.owner().map(|by| {
         let cgroup = context.cgroup(raw.cgroup);
         // The earliest moment that is known: a process that had begun by then has been the same since.
         let began_ns = if raw.syn_ns == 0 { raw.open_ns } else { raw.syn_ns };
         let names = context.names(cgroup.as_ref(), raw.pid, began_ns);
-        Process { pid: raw.pid, comm: comm(&raw.comm), cgroup, names }
+        Process { by: Some(by), pid: raw.pid, comm: comm(&raw.comm), cgroup, names }
     })
 }
 
@@ -254,7 +255,7 @@ pub(crate) mod tests {
             syn_ns: 1_000_000_000,
             open_ns: 1_050_646_000,
             srtt_us: 50_646,
-            flags: ConnectionFlags::ESTABLISHED,
+            flags: ConnectionFlags::ESTABLISHED | ConnectionFlags::OWNER_CONNECTS,
             ..Connection::default()
         }
     }
@@ -277,7 +278,7 @@ pub(crate) mod tests {
         let json = serde_json::to_string(&record).unwrap();
         assert_eq!(
             json,
-            r#"{"schema":1,"event":"open","time":"1970-01-01T00:00:01.050646Z","host":"web1","boot_id":"0d4c0a4e-54a5-4a0c-8a0e-0f0c9a4d2b11","id":"1007","role":"client","family":"ipv4","local":{"addr":"10.0.0.1","port":51000},"remote":{"addr":"10.0.0.2","port":443},"netns":4026531840,"process":{"pid":1234,"comm":"curl","cgroup":"/system.slice/web.service","unit":"web.service"},"open":{"outcome":"established","duration_us":50646,"rtt_us":50646,"syn_retransmits":0,"final_ack":"bare","fast_open":"none"}}"#
+            r#"{"schema":1,"event":"open","time":"1970-01-01T00:00:01.050646Z","host":"web1","boot_id":"0d4c0a4e-54a5-4a0c-8a0e-0f0c9a4d2b11","id":"1007","role":"client","family":"ipv4","local":{"addr":"10.0.0.1","port":51000},"remote":{"addr":"10.0.0.2","port":443},"netns":4026531840,"process":{"by":"connect","pid":1234,"comm":"curl","cgroup":"/system.slice/web.service","unit":"web.service"},"open":{"outcome":"established","duration_us":50646,"rtt_us":50646,"syn_retransmits":0,"final_ack":"bare","fast_open":"none"}}"#
         );
         assert_eq!(
             serde_json::from_str::<ConnectionEvent>(&json).unwrap(),

@@ -193,10 +193,13 @@ impl Joiner {
         }
         let tls = TlsView::of_library(session);
         let has_socket = connection.id != 0;
-        if connection.pid == 0 {
-            (connection.pid, connection.comm, connection.cgroup) =
-                (session.pid, session.comm, session.cgroup);
-        }
+        connection.take_owner(&Connection {
+            pid: session.pid,
+            comm: session.comm,
+            cgroup: session.cgroup,
+            flags: ConnectionFlags::OWNER_HANDSHAKES,
+            ..Connection::default()
+        });
         if !has_socket {
             connection.id = session::id(session);
             connection.generation = NO_SOCKET;
@@ -330,11 +333,7 @@ impl Joiner {
                     self.disagreements[fact as usize] += 1;
                 }
                 let mut connection = wire.connection;
-                if connection.pid == 0 {
-                    let known = library.connection;
-                    (connection.pid, connection.comm, connection.cgroup) =
-                        (known.pid, known.comm, known.cgroup);
-                }
+                connection.take_owner(&library.connection);
                 Some((connection, tls))
             }
             (None, Some(view)) => {

@@ -15,16 +15,17 @@ const BPF_TRACE_ITER: u32 = 28;
 /// The most bytes that the kernel returns from one read.
 pub const CHUNK: usize = 32 << 10;
 
-/// Begins an iteration. Those over tasks keep to the process `pid` (0: all); those over sockets keep to the
-/// network namespace of the calling thread. The link may be closed once the iteration is open.
+/// Begins an iteration. Those over tasks keep to the process `scope` (0: all), those over the elements of a
+/// map need its descriptor; those over sockets keep to the network namespace of the calling thread. The link
+/// may be closed once the iteration is open.
 ///
 /// # Errors
 /// If the kernel refuses.
-pub fn open(program: BorrowedFd<'_>, pid: u32) -> io::Result<File> {
-    /// `union bpf_iter_link_info`, of which `task.tid`: one thread stands for all of its process.
+pub fn open(program: BorrowedFd<'_>, scope: u32) -> io::Result<File> {
+    /// `union bpf_iter_link_info`: `task.tid` (one thread stands for all of its process) or `map.map_fd`.
     #[repr(C)]
     struct Info {
-        tid: u32,
+        scope: u32,
         rest: [u32; 3],
     }
     const INFO: u32 = 16;
@@ -40,7 +41,7 @@ pub fn open(program: BorrowedFd<'_>, pid: u32) -> io::Result<File> {
         info_length: u32,
         padding: u32,
     }
-    let info = Info { tid: pid, rest: [0; 3] };
+    let info = Info { scope, rest: [0; 3] };
     let create = LinkCreate {
         program: program.as_raw_fd().cast_unsigned(),
         target: 0,

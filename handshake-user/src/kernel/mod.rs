@@ -1,8 +1,10 @@
 //! What talks to the kernel: its type information ([`btf`]), the programs in it ([`probe`]), the records that
-//! they write ([`raw_record`]) to a ring buffer ([`ring`]), and those that one asks for ([`iterator`]).
+//! they write ([`raw_record`]) to a ring buffer ([`ring`]), those that one asks for ([`iterator`]), and what
+//! they tell of its listening sockets ([`listeners`]).
 
 pub mod btf;
 pub mod iterator;
+pub mod listeners;
 pub mod probe;
 pub mod raw_record;
 pub mod ring;

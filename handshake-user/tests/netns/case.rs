@@ -165,6 +165,18 @@ impl Case {
         found.unwrap_or_else(|TimedOut(_)| panic!("no connection {id} of the {side:?}")).remove(0)
     }
 
+    /// The records like this, none or more.
+    pub(crate) fn matching(&self, matches: impl Fn(&Record) -> bool) -> Vec<Record> {
+        self.log.matching(matches)
+    }
+
+    /// Waits for a record like this.
+    #[track_caller]
+    pub(crate) fn records_of(&self, matches: impl Fn(&Record) -> bool) -> Vec<Record> {
+        let found = self.log.wait_for(patience(TIMEOUT), matches, |records| !records.is_empty());
+        found.unwrap_or_else(|TimedOut(_)| panic!("no such record after {TIMEOUT:?}"))
+    }
+
     fn about(&self, connection: Connection) -> About {
         let namespaces = [Side::Client, Side::Server].map(|side| self.bed.namespace(side).inode());
         About { connection, namespaces }

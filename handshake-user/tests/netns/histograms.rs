@@ -143,7 +143,7 @@ fn converse(case: &Case, family: Family) -> Ends {
 }
 
 /// A daemon without labels on demand, attached as the tracer of the other tests is.
-fn start(views: &[&str]) -> Daemon {
+pub(crate) fn start(views: &[&str]) -> Daemon {
     let mut command = command(&[&["--listen", "127.0.0.1:0", "--buckets", BUCKETS], views].concat());
     if let Some(attach) = env::var_os("HANDSHAKE_TEST_ATTACH") {
         command.arg("--attach").arg(attach);

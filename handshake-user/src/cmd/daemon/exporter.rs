@@ -23,6 +23,7 @@ use crate::{
     join::{Joiner, time_wait::Look},
     kernel::{
         probe::hook::HOOKS,
+        raw_record::RawRecord,
         ring::{self, Fill},
     },
     logging,
@@ -117,6 +118,9 @@ impl Exporter {
             let kind = hook.hook.kind(live.tracer.probes.mode);
             state.metrics.probe(hook.hook.name, kind, hook.missing.is_none());
         }
+        if let Ok(listeners) = &live.tracer.listeners {
+            state.metrics.listening(&listeners.queues()?);
+        }
         state.live = Some(live);
         state.turn = Instant::now();
         drop(state);
@@ -196,6 +200,9 @@ impl State {
         }
         let now = host::monotonic_ns();
         tracer.probes.pass_on_log();
+        if let Ok(listeners) = &mut tracer.listeners {
+            listeners.turn();
+        }
         if let Some(turn) = tracer.worker_turn() {
             metrics.library_turn(turn);
         }
@@ -213,6 +220,9 @@ impl State {
         let mut context = MetricsContext { cgroups: metrics.needs_cgroups(), host };
         let turn = ring::drain(ring, |raw| {
             joiner.take(raw, now, &mut context, |event| metrics.observe(&event));
+            if let (Ok(listeners), RawRecord::Connection(connection)) = (&mut tracer.listeners, raw) {
+                listeners.heed(connection);
+            }
             ControlFlow::Continue(())
         });
         joiner.expire(now, &mut context, |event| metrics.observe(&event));
@@ -236,6 +246,9 @@ impl State {
             self.metrics.disagreed(live.joiner.disagreements());
             self.metrics.run_times(probes.run_times().as_deref());
             self.metrics.library_queue(live.tracer.inspection_queue());
+            if let Ok(listeners) = &live.tracer.listeners {
+                self.metrics.listening(&listeners.queues()?);
+            }
         }
         Ok(())
     }

@@ -84,6 +84,12 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
             say(format_args!("handshake: not attached: {} ({})", hook.hook.name, hook.hook.lost_without));
         }
         live.tracer.probes.wire_shortfall.iter().for_each(say);
+        if let Err(reason) = &live.tracer.listeners {
+            say(format_args!(
+                "handshake: no metrics of listening sockets, and openings of servers that listen already name no \
+                 process: {reason}"
+            ));
+        }
         let began = Arc::clone(&exporter);
         spawn_blocking(move || began.begin(live)).await.context("the exporter did not start")??;
         count_preexisting(&exporter).await?;

@@ -45,7 +45,8 @@ fn host(grouping: Grouping) -> Aggregate {
     take(6, with_tls(Role::Client, TlsVersion::Tls12, TlsClass::Resumed), 6);
     let mut refused = opened(Role::Client);
     refused.open.as_mut().unwrap().outcome = Some(Outcome::Refused);
-    refused.process = Some(Process { pid: 7, comm: HOSTILE.into(), cgroup: None, names: Names::default() });
+    refused.process =
+        Some(Process { by: None, pid: 7, comm: HOSTILE.into(), cgroup: None, names: Names::default() });
     take(7, refused, 6);
     let mut late = opened(Role::Client);
     late.open.as_mut().unwrap().syn_retransmits = 1;
@@ -58,7 +59,8 @@ fn host(grouping: Grouping) -> Aggregate {
         take(u64::from(at) + 10, reset, at);
     }
     let mut other = opened(Role::Client);
-    other.process = Some(Process { pid: 8, comm: "服务器".into(), cgroup: None, names: Names::default() });
+    other.process =
+        Some(Process { by: None, pid: 8, comm: "服务器".into(), cgroup: None, names: Names::default() });
     take(20, other, 9);
     all.advance(110 * SECOND);
     all

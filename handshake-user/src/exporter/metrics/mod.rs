@@ -8,6 +8,7 @@ mod family;
 mod gauge;
 mod itself;
 mod labels;
+mod listening;
 mod negotiated;
 mod possible;
 mod time_wait;
@@ -19,6 +20,7 @@ use std::time::{Duration, SystemTime};
 use handshake_common::{
     CloseStyle, Family, FastOpen, FinalAck, Initiator, Library, Outcome, Role, Stage,
     histograms::{self, Bounds},
+    tcp::listener::Queue,
     totals::{self, DropReason, Totals},
 };
 use prometheus::{
@@ -31,6 +33,7 @@ use self::{
     gauge::Connections,
     itself::Itself,
     labels::{Key, Labels},
+    listening::Listening,
     time_wait::TimeWait,
     timing::Timing,
     tls::Handshakes,
@@ -52,6 +55,7 @@ pub struct Metrics {
     handshakes: Handshakes,
     counts: [Counting; 4],
     connections: Connections,
+    listening: Listening,
     events: Events,
     time_wait: TimeWait,
     probes: IntGaugeVec,
@@ -100,6 +104,7 @@ impl Metrics {
             handshakes: Handshakes::new(&registry, settings, &labels)?,
             counts: counts(&registry)?,
             connections: Connections::new(&registry)?,
+            listening: Listening::new(&registry, settings.max_series)?,
             events: Events::new(&registry)?,
             time_wait: TimeWait::new(&registry, settings)?,
             itself: Itself::new(&registry)?,
@@ -218,6 +223,11 @@ impl Metrics {
     pub fn time_wait_losses(&mut self, (unknown, refused): (u64, u64)) {
         catch_up(&self.time_wait.unknown, unknown);
         self.events.time_wait_refused = refused;
+    }
+
+    /// Takes the queues of the listening sockets.
+    pub fn listening(&mut self, queues: &[Queue]) {
+        self.listening.set(queues);
     }
 
     /// Counts records whose shape this program does not know.

@@ -1,13 +1,17 @@
 //! Which classes can occur, so that they are there with zeros from the start and nothing else is. One that
 //! occurs all the same is made when it does.
 
-use handshake_common::{CloseStyle, FastOpen, Initiator, Role};
+use handshake_common::{CloseStyle, FastOpen, Initiator, Outcome, Role};
 
 use super::class::Codes;
 
 /// Opens: those from before the start are not seen, so the role is known.
-pub(super) fn opens([role, _family, _outcome]: Codes<3>) -> bool {
-    role != 0
+pub(super) fn opens([role, _family, outcome]: Codes<3>) -> bool {
+    match Role::from_code(role) {
+        Some(Role::Client) => true,
+        Some(Role::Server) => outcome != Outcome::NoLocalPort.code(),
+        None => false,
+    }
 }
 
 /// Fast Open on connections that used it. A server sees only the data that it accepted.

@@ -18,7 +18,20 @@ pub use self::{
 pub const PATH: &str = "/sys/kernel/btf/vmlinux";
 
 /// Members that not every kernel has; a bit that is absent reads as clear.
-const OPTIONAL: &[&str] = &["tcp_usec_ts", "tw_entry_stamp"];
+const OPTIONAL: &[&str] = &[
+    "tcp_usec_ts",
+    "tw_entry_stamp",
+    "packets_out",
+    "tsorted_sent_queue",
+    "sk_ack_backlog",
+    "sk_max_ack_backlog",
+    "sk_drops",
+    "task_cgroups",
+    "css_set_cgroup",
+    "cgroup_node",
+    "node_id",
+    "mptcp_first",
+];
 
 /// Finds every member that the eBPF programs read.
 ///

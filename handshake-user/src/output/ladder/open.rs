@@ -26,6 +26,9 @@ pub(super) fn steps(record: &ConnectionEvent, tls: &mut Vec<Step>) -> Vec<Step> 
 
 fn client(record: &ConnectionEvent, open: &Open, tls: &mut Vec<Step>) -> Vec<Step> {
     let ended = Moment::measured(open.duration);
+    if open.outcome == Some(Outcome::NoLocalPort) {
+        return vec![Step::new(ended, Here, "no SYN: no local port, or its ends are taken")];
+    }
     let mut steps = vec![Step::new(Moment::Measured(Duration::ZERO), Sent, syn(record, open, tls))];
     steps.extend(again(open, Sent, "SYN again"));
     if open.simultaneous {
@@ -52,7 +55,7 @@ fn client(record: &ConnectionEvent, open: &Open, tls: &mut Vec<Step>) -> Vec<Ste
             Step::new(ended, Here, "unreachable, by ICMP or for want of a neighbour")
         }
         Some(Outcome::Aborted) => Step::new(ended, Here, "given up by its program"),
-        None => Step::new(ended, Here, "failed"),
+        Some(Outcome::NoLocalPort) | None => Step::new(ended, Here, "failed"),
     };
     steps.push(failed);
     steps

@@ -15,7 +15,7 @@ use crate::{
         self,
         testing::{RTT_US, closed, opened, us, waited, with_tls},
     },
-    event::{Close, ConnectionEvent, Endpoint, Open, Process, Setup, Tls, Unseen},
+    event::{Close, ConnectionEvent, Endpoint, ListenQueue, Open, Process, Setup, Tls, Unseen},
     join::advice,
     output::{table::Table, text::columns},
     untrusted::{Untrusted, is_harmless},
@@ -428,9 +428,13 @@ prop_compose! {
         outcome in word(Outcome::ALL), duration in micros(), rtt in micros(),
         syn_retransmits in prop_oneof![Just(0), any::<u16>()], final_ack in word(FinalAck::ALL),
         fast_open in word(FastOpen::ALL), fast_open_reason in word(FastOpenReason::ALL), simultaneous: bool, syn_cookie: Option<bool>,
+        queue: Option<(u32, u32, u32)>,
     ) -> Open {
         Open {
             outcome, duration, rtt, syn_retransmits, final_ack, fast_open, fast_open_reason, simultaneous, syn_cookie,
+            listener: queue.map(|(accept_queue, accept_queue_limit, drops)| ListenQueue {
+                accept_queue, accept_queue_limit, drops,
+            }),
         }
     }
 }
@@ -488,7 +492,7 @@ prop_compose! {
             stage, role, preexisting, open, tls, close, lifetime,
             local: template.local.filter(|_| joined),
             remote: template.remote.filter(|_| joined),
-            process: Some(Process { pid: 1, comm, cgroup: None, names: Names::default() }),
+            process: Some(Process { by: None, pid: 1, comm, cgroup: None, names: Names::default() }),
             setup: setup.map(|(round_trips, duration, excess_us)| Setup { round_trips, duration, excess_us }),
             ..template
         }

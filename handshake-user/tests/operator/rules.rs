@@ -95,6 +95,8 @@ fn alerts_fire_by_their_faults_and_the_dashboard_has_answers() {
 
     watch.fires_by("TcpSynsRetransmitted", traffic::lose_syns);
     watch.fires_by("TcpOpensFail", traffic::be_refused);
+    watch.fires_by("TcpNoLocalPort", traffic::exhaust_ports);
+    watch.fires_by("TcpListenerDrops", traffic::overflow_accept_queue);
     watch.fires_by("TlsHandshakesFail", || {
         let out = expired.connect();
         let said = String::from_utf8_lossy(&out.stderr);

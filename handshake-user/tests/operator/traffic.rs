@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
-    os::unix::process::CommandExt as _,
+    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{
@@ -15,7 +15,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::{prctl, signal::Signal};
+use nix::{
+    libc,
+    sched::{CloneFlags, unshare},
+    sys::{prctl, signal::Signal},
+};
 use tempfile::TempDir;
 
 use crate::testbed::{
@@ -82,6 +86,38 @@ pub(crate) fn be_refused() {
     for _ in 0..200 {
         TcpStream::connect(closed).unwrap_err();
     }
+}
+
+/// Openings for which the range of local ports is too small, in a network namespace of its own.
+pub(crate) fn exhaust_ports() {
+    const PORTS: usize = 4;
+    let run = || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
+        assert!(up.success());
+        fs::write("/proc/sys/net/ipv4/ip_local_port_range", format!("40000 {}", 40000 + PORTS - 1)).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:9").unwrap();
+        let address = listener.local_addr().unwrap();
+        let _held: Vec<_> = (0..PORTS).map(|_| TcpStream::connect(address).unwrap()).collect();
+        for _ in 0..3 {
+            let error = TcpStream::connect(address).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL));
+        }
+    };
+    thread::spawn(run).join().unwrap();
+}
+
+/// Openings to a server with a short accept queue, which accepts nothing.
+pub(crate) fn overflow_accept_queue() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // SAFETY: the socket is open; it is told another backlog.
+    assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 1) }, 0);
+    let address = listener.local_addr().unwrap();
+    let clients: Vec<_> = (0..4)
+        .map(|_| thread::spawn(move || TcpStream::connect_timeout(&address, Duration::from_millis(1500))))
+        .collect();
+    let opened = clients.into_iter().map(|client| client.join().unwrap()).filter(Result::is_ok).count();
+    assert!(opened < 4, "all {opened} fitted into the queue");
 }
 
 /// Connections whose server closes two seconds after its client.

@@ -116,7 +116,7 @@ pub(crate) fn overflow_accept_queue() {
     let clients: Vec<_> = (0..4)
         .map(|_| thread::spawn(move || TcpStream::connect_timeout(&address, Duration::from_millis(1500))))
         .collect();
-    let opened = clients.into_iter().map(|client| client.join().unwrap()).flatten().count();
+    let opened = clients.into_iter().flat_map(|client| client.join().unwrap()).count();
     assert!(opened < 4, "all {opened} fitted into the queue");
 }
 

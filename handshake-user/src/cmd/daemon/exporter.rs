@@ -114,6 +114,9 @@ impl Exporter {
             .follow_libraries(ring::CALM)
             .context("cannot start a thread to follow the TLS libraries")?;
         let mut state = self.lock();
+        if !live.tracer.probes.fills_histograms() {
+            state.metrics.fill_from_records();
+        }
         for hook in &live.tracer.probes.hooks {
             let kind = hook.hook.kind(live.tracer.probes.mode);
             state.metrics.probe(hook.hook.name, kind, hook.missing.is_none());

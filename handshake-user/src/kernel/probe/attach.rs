@@ -111,6 +111,12 @@ impl Probes {
         self.histograms.as_ref().map(Histograms::read).transpose()
     }
 
+    /// Whether the kernel side fills histograms: it was asked to, and the kernel takes the programs that do.
+    #[must_use]
+    pub const fn fills_histograms(&self) -> bool {
+        self.histograms.is_some()
+    }
+
     /// Passes on what the programs logged (`-vv`).
     pub fn pass_on_log(&mut self) {
         if let Some(log) = &mut self.kernel_log {
@@ -201,7 +207,8 @@ impl Attempt {
 }
 
 /// Loads and attaches everything. With bounds, the kernel side fills histograms and sends no records of
-/// connections without TLS. `prepare` is called once all programs are loaded and none is attached: what takes
+/// connections without TLS, unless the programs are then too large for this kernel's verifier
+/// ([`Probes::fills_histograms`]). `prepare` is called once all programs are loaded and none is attached: what takes
 /// long then leaves no records waiting in the ring.
 ///
 /// # Errors
@@ -217,7 +224,15 @@ pub fn attach<T>(
     let mut errors: Vec<(AttachMode, LoadError)> = Vec::new();
     for &attempt in Attempt::all(settings.attach) {
         let mode = attempt.mode;
-        match attempt.attach(kernel, settings, bounds, &mut prepare) {
+        let attached = match attempt.attach(kernel, settings, bounds, &mut prepare) {
+            // What fills the histograms is most of what the verifier looks at.
+            Err(error) if bounds.number > 0 && error.is_too_large() => {
+                tracing::debug!(?attempt, %error, "cannot attach with histograms");
+                attempt.attach(kernel, settings, &Bounds::NONE, &mut prepare)
+            }
+            attached => attached,
+        };
+        match attached {
             Err(LoadError::NotPermitted) => return Err(LoadError::NotPermitted),
             Err(error) => {
                 tracing::debug!(?attempt, %error, "cannot attach");

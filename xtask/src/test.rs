@@ -45,7 +45,7 @@ const NETNS: &str = "netns";
 ///
 /// With a FILTER it skips lints, hostile input (`cargo xtask fuzz`), and the second pass over perf
 /// tracepoints. `HANDSHAKE_TEST_THREADS` sets how many tests in network namespaces run at once (default: one
-/// per CPU, at most 3: each has a network of its own and mostly waits). If the only panics of one of them are
+/// more than CPUs, at most 4: each has a network of its own and mostly waits). If the only panics of one of them are
 /// comparisons of times, it is repeated alone; it must then pass twice, and the last line names it. With
 /// CI=true only one test per run may be repeated.
 #[derive(clap::Args)]
@@ -321,7 +321,7 @@ impl Tests<'_> {
 /// How many tests in network namespaces run at once: they measure milliseconds, and mostly wait.
 fn threads() -> OsString {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    cpus.clamp(1, 3).to_string().into()
+    (cpus + 1).min(4).to_string().into()
 }
 
 #[cfg(test)]

@@ -267,7 +267,7 @@ impl Attacher {
         links: &mut Vec<Link>,
     ) -> Result<(), AttachError> {
         if let Some((link, loaded)) =
-            self.links.attach(ebpf, name, path, places).map_err(AttachError::UprobeLink)?
+            self.links.attach(name, path, places).map_err(AttachError::UprobeLink)?
         {
             loaded.inspect(|program| remember(&self.programs, name, *program));
             links.push(Link::Multi(link));

@@ -45,9 +45,9 @@ const NETNS: &str = "netns";
 ///
 /// With a FILTER it skips lints, hostile input (`cargo xtask fuzz`), and the second pass over perf
 /// tracepoints. `HANDSHAKE_TEST_THREADS` sets how many tests in network namespaces run at once (default: one
-/// more than CPUs, at most 4: each has a network of its own and mostly waits). If the only panics of one of them are
-/// comparisons of times, it is repeated alone; it must then pass twice, and the last line names it. With
-/// CI=true only one test per run may be repeated.
+/// more than CPUs, at most 4: each has a network of its own and mostly waits). If the only panics of one of
+/// them are comparisons of times, it is repeated alone; it must then pass twice, and the last line names it.
+/// With CI=true only one test per run may be repeated.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask test\n  \

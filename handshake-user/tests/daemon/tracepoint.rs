@@ -1,4 +1,4 @@
-//! Perf tracepoints, for which the verifier of no kernel so far takes the programs that fill histograms: records
+//! Perf tracepoints, for which no kernel's verifier so far takes the programs that fill histograms: records
 //! fill them instead.
 
 use std::{

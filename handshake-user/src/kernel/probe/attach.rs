@@ -208,8 +208,8 @@ impl Attempt {
 
 /// Loads and attaches everything. With bounds, the kernel side fills histograms and sends no records of
 /// connections without TLS, unless the programs are then too large for this kernel's verifier
-/// ([`Probes::fills_histograms`]). `prepare` is called once all programs are loaded and none is attached: what takes
-/// long then leaves no records waiting in the ring.
+/// ([`Probes::fills_histograms`]). `prepare` is called once all programs are loaded and none is attached:
+/// what takes long then leaves no records waiting in the ring.
 ///
 /// # Errors
 /// When a required hook cannot be attached in any mode that the settings allow.

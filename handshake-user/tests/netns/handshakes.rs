@@ -165,8 +165,8 @@ fn update(ladder: Ladder, drawn: &str) {
     fs::write(page(), format!("{before}{drawn}{after}")).unwrap();
 }
 
-/// Words and shape must be the same, times near: half of a round trip tells round trips apart, and TIME_WAIT
-/// ends by a timer that is coarser the longer it runs.
+/// Words and shape must be the same, times roughly: what the programs took is in them, and the tests of each
+/// number compare it with the link. TIME_WAIT ends by a timer that is coarser the longer it runs.
 #[track_caller]
 fn compare(ladder: Ladder, page: &str, drawn: &str) {
     let ((words, times), (drawn_words, drawn_times)) = (normal(page), normal(drawn));
@@ -175,7 +175,7 @@ fn compare(ladder: Ladder, page: &str, drawn: &str) {
         "{ladder:?}: UPDATE_HANDSHAKES=1 would write this into docs/handshakes.md:\n{drawn}"
     );
     for (time, drawn_time) in times.iter().zip(&drawn_times) {
-        let most = tolerance(RTT / 2).max(*time / 20);
+        let most = tolerance(RTT * 3).max(*time / 20);
         assert_time!(
             time.abs_diff(*drawn_time) <= most,
             "{ladder:?}: {drawn_time:?}, on the page {time:?}:\n{page}\n{drawn}"

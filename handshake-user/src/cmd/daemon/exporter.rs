@@ -22,6 +22,7 @@ use crate::{
     host::{self, Host},
     join::{Joiner, time_wait::Look},
     kernel::{
+        listeners::Listeners,
         probe::hook::HOOKS,
         raw_record::RawRecord,
         ring::{self, Fill},
@@ -120,9 +121,6 @@ impl Exporter {
         for hook in &live.tracer.probes.hooks {
             let kind = hook.hook.kind(live.tracer.probes.mode);
             state.metrics.probe(hook.hook.name, kind, hook.missing.is_none());
-        }
-        if let Ok(listeners) = &live.tracer.listeners {
-            state.metrics.listening(&listeners.queues()?);
         }
         state.live = Some(live);
         state.turn = Instant::now();
@@ -249,8 +247,11 @@ impl State {
             self.metrics.disagreed(live.joiner.disagreements());
             self.metrics.run_times(probes.run_times().as_deref());
             self.metrics.library_queue(live.tracer.inspection_queue());
-            if let Ok(listeners) = &live.tracer.listeners {
-                self.metrics.listening(&listeners.queues()?);
+            // Reading takes a descriptor. Without one, the rest of the page is still true.
+            match live.tracer.listeners.as_ref().ok().map(Listeners::queues) {
+                Some(Ok(queues)) => self.metrics.listening(&queues),
+                Some(Err(error)) => tracing::warn!(%error, "cannot read the accept queues"),
+                None => {}
             }
         }
         Ok(())

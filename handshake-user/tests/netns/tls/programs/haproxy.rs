@@ -17,7 +17,7 @@ use crate::{
 };
 
 pub(crate) const PEERS: Peers =
-    Peers { client: proxy, server: serve, libraries: both(Some(Library::OpenSsl)) };
+    Peers { client: proxy, server: serve, libraries: both(Some(Library::OpenSslUncertain)) };
 
 #[track_caller]
 fn serve(bed: &Testbed, address: SocketAddr, settings: Settings) -> Running {

@@ -26,6 +26,7 @@ use super::{
     histograms::Histograms,
     hook::{Hook, TLS_WIRE},
     kernel::Kernel,
+    load::find_features,
     plan::{Offset, Planned},
     program::{self, Job},
     uprobe_multi::UprobeLinks,
@@ -335,6 +336,7 @@ impl Attempt {
             if tracing::enabled!(tracing::Level::DEBUG) { aya_log::Level::Debug as u8 } else { 0 };
         let wire_ports = settings.tls_wire.ports();
         let series = if bounds.number > 0 { u32::try_from(SERIES).unwrap_or(u32::MAX) } else { 1 };
+        find_features();
         let mut loader = EbpfLoader::new();
         loader
             .btf(Some(kernel.loader_btf()))

@@ -41,7 +41,7 @@ use crate::{
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/handshake-ebpf"));
 
 /// Programs by name: for each, the kernel counts how often it skipped it.
-pub type LoadedPrograms = Arc<Mutex<Vec<(String, OwnedFd)>>>;
+pub type LoadedPrograms = Arc<Mutex<Vec<(String, Arc<OwnedFd>)>>>;
 
 /// Reads what the programs log.
 type KernelLog = EbpfLogger<&'static dyn log::Log>;
@@ -130,7 +130,7 @@ impl Probes {
     #[must_use]
     pub fn missed_runs(&self) -> u64 {
         let skipped = |program: &OwnedFd| number(&info(program)?, "recursion_misses:");
-        let missed = |(name, program): &(String, OwnedFd)| match name.as_str() {
+        let missed = |(name, program): &(String, Arc<OwnedFd>)| match name.as_str() {
             // What the reentrant variant misses, the program itself sees.
             program::SET_STATE_NESTED => None,
             program::SET_STATE => {
@@ -372,7 +372,7 @@ fn check_required(hooks: &mut [Attached]) -> Result<(), LoadError> {
 fn remember_programs(ebpf: &Ebpf, programs: &LoadedPrograms) {
     let own = ebpf.programs().filter(|(_, program)| !matches!(program, Program::UProbe(_)));
     let own = own.filter_map(|(name, program)| {
-        Some((name.to_owned(), program.fd().ok()?.as_fd().try_clone_to_owned().ok()?))
+        Some((name.to_owned(), Arc::new(program.fd().ok()?.as_fd().try_clone_to_owned().ok()?)))
     });
     programs.lock().unwrap_or_else(PoisonError::into_inner).extend(own);
 }

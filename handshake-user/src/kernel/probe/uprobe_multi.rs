@@ -10,17 +10,18 @@ use std::{
     ffi::{CStr, CString},
     io,
     os::{
-        fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
+    sync::Arc,
 };
 
 use aya::{
     Ebpf,
     maps::{Map, MapData},
 };
-use aya_obj::{Object, generated::bpf_insn};
+use aya_obj::{Object, ProgramSection, generated::bpf_insn};
 
 use super::load::load as load_program;
 use crate::{
@@ -43,11 +44,12 @@ pub(crate) struct Place {
 
 /// Loads uprobe programs, each when it is first needed, and attaches them.
 pub struct UprobeLinks {
-    /// All maps: some are taken out of the object before a program is needed.
+    /// All maps, since some are taken out of the object before a program is needed; from then on those that
+    /// the programs use.
     maps: HashMap<String, OwnedFd>,
     /// `None` before the first program is needed.
     object: Option<Object>,
-    programs: HashMap<&'static str, OwnedFd>,
+    programs: HashMap<&'static str, Arc<OwnedFd>>,
     is_refused: bool,
 }
 
@@ -78,21 +80,21 @@ impl UprobeLinks {
         name: &'static str,
         path: &Path,
         places: &[Place],
-    ) -> io::Result<Option<(OwnedFd, Option<BorrowedFd<'_>>)>> {
+    ) -> io::Result<Option<(OwnedFd, Option<Arc<OwnedFd>>)>> {
         let is_loaded = self.programs.contains_key(name);
         let Some(program) = self.program(name) else { return Ok(None) };
-        let link = create_link(program, path, places)?;
+        let link = create_link(program.as_fd(), path, places)?;
         Ok(Some((link, (!is_loaded).then_some(program))))
     }
 
     /// Returns `None` if there are no such links here, or no such program.
-    fn program(&mut self, name: &'static str) -> Option<BorrowedFd<'_>> {
+    fn program(&mut self, name: &'static str) -> Option<Arc<OwnedFd>> {
         if self.is_refused {
             return None;
         }
         if !self.programs.contains_key(name) {
             match self.load(name) {
-                Ok(program) => drop(self.programs.insert(name, program)),
+                Ok(program) => drop(self.programs.insert(name, Arc::new(program))),
                 Err(reason) => {
                     tracing::debug!(program = name, reason, "no uprobe links");
                     self.is_refused = true;
@@ -100,13 +102,18 @@ impl UprobeLinks {
                 }
             }
         }
-        self.programs.get(name).map(|program| program.as_fd())
+        self.programs.get(name).cloned()
     }
 
     fn load(&mut self, name: &str) -> Result<OwnedFd, String> {
         let object = match &mut self.object {
             Some(object) => object,
-            none => none.insert(relocate(&self.maps)?),
+            none => {
+                let object = relocate(&self.maps)?;
+                let used = used(&object);
+                self.maps.retain(|_, fd| used.contains(&fd.as_raw_fd()));
+                none.insert(object)
+            }
         };
         let program = object.programs.get(name).ok_or("the eBPF object lacks the program")?;
         let function = object.functions.get(&program.function_key()).ok_or("the program has no code")?;
@@ -150,6 +157,21 @@ fn relocate(maps: &HashMap<String, OwnedFd>) -> Result<Object, String> {
     object.relocate_maps(with_fds.into_iter(), &text).map_err(|error| error.to_string())?;
     object.relocate_calls(&text).map_err(|error| error.to_string())?;
     Ok(object)
+}
+
+/// The descriptors in the instructions of the uprobe programs.
+fn used(object: &Object) -> HashSet<RawFd> {
+    /// `BPF_LD | BPF_IMM | BPF_DW`, and the kinds of it that refer to a map: `BPF_PSEUDO_MAP_FD`, `…_VALUE`.
+    const LOAD: u8 = 0x18;
+    const OF_MAPS: [u8; 2] = [1, 2];
+    let programs = object.programs.values();
+    programs
+        .filter(|program| matches!(program.section, ProgramSection::UProbe { .. }))
+        .filter_map(|program| object.functions.get(&program.function_key()))
+        .flat_map(|function| &function.instructions)
+        .filter(|load| load.code == LOAD && OF_MAPS.contains(&load.src_reg()))
+        .map(|load| load.imm)
+        .collect()
 }
 
 fn load(name: &str, license: &CStr, code: &[bpf_insn]) -> io::Result<OwnedFd> {

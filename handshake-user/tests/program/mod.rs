@@ -4,6 +4,7 @@
 
 mod daemon;
 pub(crate) mod machine;
+pub(crate) mod tls_server;
 
 use std::{
     env,

@@ -44,8 +44,8 @@ const NETNS: &str = "netns";
 /// environment, skipping anything is a failure.
 ///
 /// With a FILTER it skips lints, hostile input (`cargo xtask fuzz`), and the second pass over perf
-/// tracepoints. `HANDSHAKE_TEST_THREADS` sets how many tests in network namespaces run at once (default: one
-/// more than CPUs, at most 4: each has a network of its own and mostly waits). If the only panics of one of
+/// tracepoints. `HANDSHAKE_TEST_THREADS` sets how many tests with root run at once (default: one per CPU, at
+/// most 3; one more of those in network namespaces, which mostly wait). If the only panics of one of
 /// them are comparisons of times, it is repeated alone; it must then pass twice, and the last line names it.
 /// With CI=true only one test per run may be repeated.
 #[derive(clap::Args)]
@@ -287,7 +287,7 @@ impl Tests<'_> {
 
     /// Returns the tests that passed only when repeated, which only those in network namespaces may be.
     fn run_as_root(&self, executable: &Path, pass: &Pass, way: &Root, is_netns: bool) -> Result<Vec<String>> {
-        let threads = env::var_os("HANDSHAKE_TEST_THREADS").unwrap_or_else(threads);
+        let threads = env::var_os("HANDSHAKE_TEST_THREADS").unwrap_or_else(|| threads(is_netns));
         let passed_on = env::vars_os().filter(|(name, _)| {
             name.to_str().is_some_and(|name| {
                 ["CI", "RUST_BACKTRACE", "RUST_LOG"].contains(&name)
@@ -318,10 +318,10 @@ impl Tests<'_> {
     }
 }
 
-/// How many tests in network namespaces run at once: they measure milliseconds, and mostly wait.
-fn threads() -> OsString {
+/// How many tests run at once, one per CPU. Those in network namespaces mostly wait, so one more.
+fn threads(is_netns: bool) -> OsString {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    (cpus + 1).min(4).to_string().into()
+    (cpus.min(3) + usize::from(is_netns)).to_string().into()
 }
 
 #[cfg(test)]

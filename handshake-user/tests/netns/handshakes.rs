@@ -175,7 +175,7 @@ fn compare(ladder: Ladder, page: &str, drawn: &str) {
         "{ladder:?}: UPDATE_HANDSHAKES=1 would write this into docs/handshakes.md:\n{drawn}"
     );
     for (time, drawn_time) in times.iter().zip(&drawn_times) {
-        let most = tolerance(RTT * 3).max(*time / 20);
+        let most = tolerance(RTT).max(*time / 20);
         assert_time!(
             time.abs_diff(*drawn_time) <= most,
             "{ladder:?}: {drawn_time:?}, on the page {time:?}:\n{page}\n{drawn}"

@@ -16,6 +16,7 @@ use crate::{
     testbed::{Testbed, packet::Side},
 };
 
+/// Of several threads, one may wait for another inside a call.
 pub(crate) const PEERS: Peers =
     Peers { client: proxy, server: serve, libraries: both(Some(Library::OpenSslUncertain)) };
 

@@ -7,7 +7,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     path::Path,
     process::Command,
-    sync::{RwLock, mpsc},
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -20,9 +20,6 @@ use tokio::{
 };
 
 use crate::program::Daemon;
-
-/// Read by whoever makes a crowd of clients, written by whoever counts on there being none.
-pub(crate) static CROWD: RwLock<()> = RwLock::new(());
 
 /// How long a scrape may take.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -281,7 +278,6 @@ pub(crate) fn scrape_under_with(
     clients: usize,
     duration: Duration,
 ) {
-    let _crowd = CROWD.read();
     let scrape = |address: &str| scrape_with(address, authority);
     let _ = scrape(&daemon.address);
     let (files, memory) = (daemon.sockets(), daemon.resident_kib());

@@ -296,11 +296,9 @@ impl Tests<'_> {
         executable: &Path,
         pass: &Pass,
         way: &Root,
+        threads: OsString,
         is_netns: bool,
-        is_alone: bool,
     ) -> Result<Vec<String>> {
-        let threads =
-            if is_alone { "1".into() } else { env::var_os("HANDSHAKE_TEST_THREADS").unwrap_or_else(threads) };
         let passed_on = env::vars_os().filter(|(name, _)| {
             name.to_str().is_some_and(|name| {
                 ["CI", "RUST_BACKTRACE", "RUST_LOG"].contains(&name)

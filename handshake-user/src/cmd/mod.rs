@@ -4,6 +4,7 @@ pub mod check;
 pub mod daemon;
 pub mod explain;
 mod live;
+pub mod record;
 mod records;
 pub mod report;
 pub mod top;

@@ -117,7 +117,7 @@ pub(super) fn deb(folder: &Path, arch: &str) -> Result<PathBuf> {
 }
 
 /// The same package with a higher version and another configuration file.
-fn newer(deb: &Path, work: &Path) -> Result<PathBuf> {
+pub(super) fn newer(deb: &Path, work: &Path) -> Result<PathBuf> {
     let tree = work.join("newer");
     let mut unpack = Command::new("dpkg-deb");
     process::read(

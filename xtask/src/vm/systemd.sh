@@ -7,7 +7,7 @@ configuration=/etc/handshake/handshake.toml
 check() {
     name=$1
     shift
-    if said=$("$@" 2>&1); then echo "@@ ok $name: $(echo $said)"; else echo "@@ failed $name: $(echo $said)"; fi
+    if said=$("$@" 2>&1); then echo "@@ ok $name: $(echo "$said" | tr -s '[:space:]' ' ')"; else echo "@@ failed $name: $(echo "$said" | tr -s '[:space:]' ' ')"; fi
 }
 show() { systemctl show --value --property "$1" handshake; }
 is() { [ "$(show "$1")" = "$2" ] || { echo "$1 is $(show "$1"), not $2"; systemctl status --lines 20 handshake; return 1; }; echo "$2"; }
@@ -83,7 +83,7 @@ reload() {
     old=$(show MainPID)
     opens=$(sum handshake_tcp_opens_total)
     count=$(sum "handshake_config_reloads_total{result=\"$2\"}")
-    systemctl reload handshake || { systemctl status --lines 20 handshake; return 1; }
+    systemctl reload handshake || { cp /before.toml $configuration; systemctl status --lines 20 handshake; return 1; }
     for second in $(seq 10); do
         count_then=$(sum "handshake_config_reloads_total{result=\"$2\"}")
         [ "$count_then" -eq "$count" ] || break

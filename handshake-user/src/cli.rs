@@ -336,9 +336,9 @@ pub struct CheckArgs {
   handshake trace --port 443 --count 30 --output json | handshake explain
   jq -c 'select(.setup.round_trips > 1)' records.jsonl | handshake explain -
 
-docs/explain.md says how to read a ladder. Exit status: 0, or 1 if a line was not a record.")]
+docs/explain.md says how to read a ladder. Exit status: 0, or 1 if a line was not a record or a compressed file ends too early.")]
 pub struct ExplainArgs {
-    /// Records as `trace --output json` writes them; - is standard input.
+    /// Records as `trace --output json` writes them, compressed or not; - is standard input.
     #[arg(value_name = "FILE", default_value = "-")]
     pub file: PathBuf,
 }
@@ -382,12 +382,12 @@ pub struct RecordArgs {
   handshake trace --output json > records.jsonl       one record a line
   handshake report records.jsonl
   handshake report --html report.html monday.jsonl tuesday.jsonl
-  zcat records.jsonl.gz | handshake report --port 443 -
+  handshake report --port 443 records.jsonl.gz        compressed by gzip or zstd
   handshake report --duration 1m --json | jq .savings
 
-docs/report.md says what is in it. Exit status: 0, or 1 if a line was not a record.")]
+docs/report.md says what is in it. Exit status: 0, or 1 if a line was not a record or a compressed file ends too early.")]
 pub struct ReportArgs {
-    /// Records as `trace --output json` writes them; - is standard input.
+    /// Records as `trace --output json` writes them, compressed or not; - is standard input.
     #[arg(value_name = "FILE", required_unless_present = "duration")]
     pub files: Vec<PathBuf>,
     /// Trace for this time, such as 30s, instead of reading files.

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod daemon;
+mod decompress;
 pub mod explain;
 mod live;
 pub mod record;

@@ -14,5 +14,6 @@ mod early_data;
 mod failed;
 mod relays;
 mod roles;
+mod short_lived;
 mod table;
 mod traps;

@@ -9,6 +9,7 @@ pub(crate) mod settings;
 mod wire;
 mod witness;
 
+mod agreed;
 mod classes;
 mod early_data;
 mod failed;

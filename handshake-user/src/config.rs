@@ -16,7 +16,7 @@ use serde::{
 
 use crate::{
     bounded,
-    settings::{ExporterOptions, ExporterSettings, LogLevel, ProbeOptions, ProbeSettings},
+    settings::{ExporterOptions, ExporterSettings, LogLevel, PageFor, ProbeOptions, ProbeSettings},
 };
 
 pub use crate::settings::{Buckets, Label, Purpose};
@@ -35,6 +35,8 @@ pub struct Config {
     pub probes: ProbeSettings,
     /// The file with TLS settings and passwords of the server.
     pub web_config: Option<PathBuf>,
+    /// Who may see the page `/`.
+    pub page: PageFor,
     /// What is logged.
     pub log_level: LogLevel,
     /// All of it by its keys, as in the file.
@@ -164,6 +166,7 @@ impl Options {
             remote_net_ipv4,
             remote_net_ipv6,
             web_config,
+            page,
             log_level,
         } = exporter;
         // Both are bounded by the length of an address.
@@ -178,6 +181,7 @@ impl Options {
             },
             probes,
             web_config: web_config.into_path(),
+            page,
             log_level,
             in_force,
         }

@@ -157,6 +157,11 @@ settings! {
         #[arg(long, value_name = "FILE", env = "HANDSHAKE_WEB_CONFIG")]
         web_config: WebConfig = WebConfig::default(), parsed as WebConfig;
 
+        /// Who may see the page `/`, which has names and addresses: local (this host) or all (whoever reaches
+        /// the server).
+        #[arg(long, value_enum, value_name = "local|all", env = "HANDSHAKE_PAGE")]
+        page: PageFor = PageFor::Local, parsed as PageFor;
+
         /// What is logged to standard error; -v and `RUST_LOG` override it.
         #[arg(long, value_enum, value_name = "LEVEL", env = "HANDSHAKE_LOG_LEVEL")]
         log_level: LogLevel = LogLevel::Warn, parsed as LogLevel;
@@ -390,6 +395,25 @@ impl Display for WebConfig {
             Some(path) => path.display().fmt(f),
             None => f.write_str("none"),
         }
+    }
+}
+
+/// Who may see the page `/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PageFor {
+    /// Programs of this host.
+    Local,
+    /// Whoever reaches the server.
+    All,
+}
+
+impl Display for PageFor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local => "local",
+            Self::All => "all",
+        })
     }
 }
 

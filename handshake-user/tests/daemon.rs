@@ -12,6 +12,8 @@ mod hostile_clients;
 mod interrupted;
 #[path = "daemon/itself.rs"]
 mod itself;
+#[path = "daemon/page.rs"]
+mod page;
 #[path = "daemon/privileges.rs"]
 mod privileges;
 mod program;

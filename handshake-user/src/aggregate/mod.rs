@@ -6,6 +6,7 @@
 //! a service), the opening that was counted moves there.
 
 mod group;
+mod latest;
 mod recent;
 mod tally;
 #[cfg(test)]
@@ -19,6 +20,7 @@ use handshake_common::{Outcome, Stage, TlsOutcome};
 use self::window::Slot;
 pub use self::{
     group::{Group, Grouping, What},
+    latest::Latest,
     recent::Recent,
     tally::{RoundTrips, Tally},
     window::{Activity, Span},

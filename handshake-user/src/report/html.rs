@@ -8,9 +8,9 @@ use super::{
 };
 use crate::output::{ladder, markup::Escaped};
 
-const STYLE: &str = include_str!("report.css");
+pub(crate) const STYLE: &str = include_str!("report.css");
 /// The only style that the page may use, by its SHA-256.
-const STYLE_HASH: &str = "sha256-OmI/A4e5WCSz77TwIx0LkugN60ZZWxcuhAKEm629m0o=";
+pub(crate) const STYLE_HASH: &str = "sha256-OmI/A4e5WCSz77TwIx0LkugN60ZZWxcuhAKEm629m0o=";
 
 /// The whole page. It forbids itself scripts and requests, and every text of others is escaped.
 #[must_use]
@@ -98,13 +98,16 @@ fn add_table(page: &mut String, Section { title, head, words, rows }: &Section) 
 }
 
 #[cfg(test)]
+pub(crate) use self::tests::base64;
+
+#[cfg(test)]
 mod tests {
     use ring::digest::{SHA256, digest};
 
     use super::*;
 
     /// RFC 4648 §4.
-    fn base64(bytes: &[u8]) -> String {
+    pub(crate) fn base64(bytes: &[u8]) -> String {
         const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
         let chunk = |chunk: &[u8]| {
             let bits = chunk.iter().chain(&[0; 2]).take(3).fold(0, |bits, &byte| bits << 8 | u32::from(byte));

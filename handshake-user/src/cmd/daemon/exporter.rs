@@ -8,15 +8,18 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{MapData, RingBuf};
-use handshake_common::totals::Totals;
+use handshake_common::{histograms::Bounds, totals::Totals};
 
 use super::preexisting;
 use crate::{
+    aggregate::Latest,
     cgroup::Names,
     config::Config,
+    event::ConnectionEvent,
     exporter::{
         http::Pages,
         metrics::{Format, Metrics, PENDING},
+        page::{self, Facts},
     },
     host::Context,
     host::{self, Host},
@@ -27,7 +30,7 @@ use crate::{
         ring::{self, Fill},
     },
     logging,
-    settings::ProbeSettings,
+    settings::{PageFor, ProbeSettings},
     tracer::Tracer,
     untrusted::Untrusted,
 };
@@ -39,6 +42,8 @@ const SCRAPE_TURNS: u32 = 5;
 const COUNTS: u32 = 10;
 /// How long that may take: a million sockets in fifty namespaces take longer than any other part.
 const COUNTING: Duration = Duration::from_mins(2);
+/// Slow connections and failed ones that the page shows.
+const LATEST: usize = 16;
 /// An event loop without a turn for this long is stuck.
 const STUCK: Duration = Duration::from_secs(10);
 
@@ -51,6 +56,7 @@ struct State {
     /// The one in force.
     config: Config,
     metrics: Metrics,
+    latest: Latest,
     live: Option<Live>,
     /// When the event loop last had a turn.
     turn: Instant,
@@ -89,7 +95,15 @@ impl Exporter {
         for hook in HOOKS {
             metrics.probe(hook.name, PENDING, false);
         }
-        Ok(Self { state: Mutex::new(State { config, metrics, live: None, turn: Instant::now() }) })
+        Ok(Self {
+            state: Mutex::new(State {
+                config,
+                metrics,
+                latest: Latest::new(LATEST),
+                live: None,
+                turn: Instant::now(),
+            }),
+        })
     }
 
     /// Takes over what can be changed while it runs. Returns the keys of what else is different.
@@ -193,7 +207,7 @@ fn give_memory_back() {
 
 impl State {
     fn drain(&mut self) -> bool {
-        let Self { metrics, live, .. } = self;
+        let Self { metrics, latest, live, .. } = self;
         let Some(Live { tracer, ring, ring_bytes, fill, joiner, look, host }) = live else { return false };
         if let Some(fill) = fill {
             metrics.ring(fill.waiting(), *ring_bytes);
@@ -218,16 +232,20 @@ impl State {
             *look = tracer.take_look();
         }
         let mut context = MetricsContext { cgroups: metrics.needs_cgroups(), host };
+        let mut observe = |event: ConnectionEvent| {
+            metrics.observe(&event);
+            latest.take(&event);
+        };
         let turn = ring::drain(ring, |raw| {
-            joiner.take(raw, now, &mut context, |event| metrics.observe(&event));
+            joiner.take(raw, now, &mut context, &mut observe);
             if let (Ok(listeners), RawRecord::Connection(connection)) = (&mut tracer.listeners, raw) {
                 listeners.heed(connection);
             }
             ControlFlow::Continue(())
         });
-        joiner.expire(now, &mut context, |event| metrics.observe(&event));
+        joiner.expire(now, &mut context, &mut observe);
         if let Some(look) = look.take_if(|_| !turn.more) {
-            joiner.looked(&look, now, &mut context, |event| metrics.observe(&event));
+            joiner.looked(&look, now, &mut context, &mut observe);
         }
         tracer.look_if_wanted(joiner, now);
         metrics.malformed(turn.malformed);
@@ -284,6 +302,27 @@ impl Pages for Exporter {
         }
         state.advance()?;
         Ok(state.metrics.render(format)?)
+    }
+
+    fn shows_page_to_all(&self) -> bool {
+        self.lock().config.page == PageFor::All
+    }
+
+    fn page(&self) -> Result<String> {
+        let trouble = self.healthy().and_then(|()| self.ready()).err().map(|reason| format!("{reason:#}"));
+        let mut state = self.lock();
+        state.drain();
+        state.advance()?;
+        let facts = Facts {
+            families: state.metrics.gather(),
+            trouble,
+            all_records: state.config.metrics.bounds() == Bounds::NONE,
+            slow: state.latest.slow.iter().cloned().collect(),
+            failed: state.latest.failed.iter().cloned().collect(),
+        };
+        // Records are read while it is drawn.
+        drop(state);
+        Ok(page::html(&facts))
     }
 
     fn config(&self) -> String {

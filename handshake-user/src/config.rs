@@ -19,7 +19,10 @@ use crate::{
     settings::{ExporterOptions, ExporterSettings, LogLevel, PageFor, ProbeOptions, ProbeSettings},
 };
 
-pub use crate::settings::{Buckets, Label, Purpose};
+pub use crate::{
+    buckets::{Buckets, Purpose},
+    settings::Label,
+};
 
 /// Largest configuration file, bytes.
 const MAX_FILE: u64 = 1 << 20;

@@ -8,6 +8,7 @@
 pub mod aggregate;
 pub mod bounded;
 pub mod bounded_map;
+pub mod buckets;
 pub mod cgroup;
 pub mod cli;
 pub mod cmd;

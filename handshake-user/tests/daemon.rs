@@ -25,6 +25,8 @@ mod shutdown;
 mod socket;
 #[path = "daemon/time_wait.rs"]
 mod time_wait;
+#[path = "daemon/tracepoint.rs"]
+mod tracepoint;
 #[path = "daemon/web.rs"]
 mod web;
 

@@ -13,7 +13,7 @@ mod victim;
 
 use std::{
     net::TcpListener,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     thread,
     time::Duration,
 };
@@ -22,9 +22,8 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tempfile::TempDir;
 
-use self::{reborn::Reborn, tracer::Tracer, victim::Victim};
+use self::{program::tls_server::TlsServer, reborn::Reborn, tracer::Tracer, victim::Victim};
 
 /// The number of threads, and of processes.
 const VICTIMS: usize = 25;
@@ -76,9 +75,9 @@ fn threads_and_processes_that_die_inside_a_handshake_leave_no_state() {
 fn handshake_is_not_attributed_to_a_dead_process_with_the_same_id_and_addresses() {
     let _alone = ALONE.lock();
     let tracer = Tracer::start();
-    let folder = tempfile::tempdir().unwrap();
-    let server = Server::start(&folder);
-    let arguments = ["gnutls-cli", "--insecure", "--port", &server.port, "127.0.0.1"];
+    let server = TlsServer::start(2, &[]);
+    let port = server.address.port().to_string();
+    let arguments = ["gnutls-cli", "--insecure", "--port", &port, "127.0.0.1"];
 
     server.signal(Signal::SIGSTOP);
     let first = Reborn::executing(None, &arguments).unwrap();
@@ -98,58 +97,4 @@ fn handshake_is_not_attributed_to_a_dead_process_with_the_same_id_and_addresses(
     assert_eq!(record["tls"]["library"], "gnutls", "{record}");
     let duration = record["tls"]["duration_us"].as_u64().unwrap();
     assert!(duration < 900_000, "measured from the start of the dead process: {record}");
-}
-
-/// `openssl s_server`.
-struct Server {
-    child: Child,
-    port: String,
-}
-
-impl Server {
-    fn start(folder: &TempDir) -> Self {
-        let [key, certificate] = ["key", "certificate"].map(|name| folder.path().join(name));
-        let made = Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
-            .args(["-days", "2", "-subj", "/CN=localhost", "-keyout"])
-            .arg(&key)
-            .arg("-out")
-            .arg(&certificate)
-            .stderr(Stdio::null())
-            .status();
-        assert!(made.expect("openssl, which this test needs").success());
-        // A port that was free a moment ago.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-        let child = Command::new("openssl")
-            .args(["s_server", "-quiet", "-www", "-accept", &format!("127.0.0.1:{port}"), "-key"])
-            .arg(&key)
-            .arg("-cert")
-            .arg(&certificate)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let server = Self { child, port };
-        while !server.listens() {
-            thread::sleep(Duration::from_millis(10));
-        }
-        server
-    }
-
-    fn listens(&self) -> bool {
-        let port: u16 = self.port.parse().unwrap();
-        let end = format!("0100007F:{port:04X} 00000000:0000 0A");
-        std::fs::read_to_string("/proc/net/tcp").unwrap().contains(&end)
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

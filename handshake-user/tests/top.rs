@@ -14,8 +14,7 @@ use std::{
     io::Read as _,
     net::{TcpListener, TcpStream},
     os::unix::process::ExitStatusExt as _,
-    path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     thread,
     time::Duration,
 };
@@ -25,7 +24,7 @@ use nix::sys::signal::Signal;
 
 use self::{
     hostile_process::{HostileProcess, Server, client_hello},
-    program::binary,
+    program::{binary, tls_server::TlsServer},
     terminal::Terminal,
 };
 
@@ -154,59 +153,21 @@ fn real_traffic_is_grouped_listed_and_drawn() {
     assert!(terminal.text().contains("tracing the connecti"), "{}", terminal.text());
 }
 
-/// `openssl s_server`, which ends with the value.
-struct TlsServer {
-    child: Child,
-    port: u16,
-}
-
-impl TlsServer {
-    fn start(folder: &Path) -> Self {
-        let [key, certificate] = ["key", "certificate"].map(|name| folder.join(name));
-        let made = Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
-            .args(["-days", "2", "-subj", "/CN=localhost", "-keyout"])
-            .arg(&key)
-            .arg("-out")
-            .arg(&certificate)
-            .stderr(Stdio::null())
-            .status();
-        assert!(made.expect("openssl, which this test needs").success());
-        // A port that was free a moment ago.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut command = Command::new("openssl");
-        command.args(["s_server", "-quiet", "-accept", &format!("127.0.0.1:{port}"), "-key"]);
-        command.arg(&key).arg("-cert").arg(&certificate).stdout(Stdio::null()).stderr(Stdio::null());
-        Self { child: command.stdin(Stdio::piped()).spawn().unwrap(), port }
-    }
-
-    /// One handshake. Returns whether it succeeded, and what the client says of it.
-    fn greet(&self, version: &str) -> (bool, String) {
-        let mut command = Command::new("openssl");
-        command.args(["s_client", version, "-servername", "Shop.example", "-connect"]);
-        let output = command.arg(format!("127.0.0.1:{}", self.port)).stdin(Stdio::null()).output().unwrap();
-        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-}
-
-impl Drop for TlsServer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// One handshake. Returns whether it succeeded, and what the client says of it.
+fn greet(server: &TlsServer, version: &str) -> (bool, String) {
+    let mut command = Command::new("openssl");
+    command.args(["s_client", version, "-servername", "Shop.example", "-connect"]);
+    let output = command.arg(server.address.to_string()).stdin(Stdio::null()).output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[test]
 fn tls_is_counted_by_version_under_the_name_that_was_asked_for() {
-    let folder = tempfile::tempdir().unwrap();
-    let server = TlsServer::start(folder.path());
-    while !server.greet("-tls1_3").0 {
-        thread::sleep(Duration::from_millis(50));
-    }
-    let port = server.port.to_string();
+    let server = TlsServer::start(2, &[]);
+    let port = server.address.port().to_string();
     let mut terminal = started(&mut top(&["--by", "service", "--role", "client", "--port", &port]));
     for (version, says) in [("-tls1_3", "TLSv1.3"), ("-tls1_3", "TLSv1.3"), ("-tls1_2", "TLSv1.2")] {
-        let (succeeded, said) = server.greet(version);
+        let (succeeded, said) = greet(&server, version);
         assert!(succeeded && said.contains(says), "{said}");
     }
     let all = "TLS handshakes 3 · 3 completed · 1 TLS 1.2, 2 TLS 1.3 · 3 full";

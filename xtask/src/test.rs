@@ -24,7 +24,7 @@ const PACKAGE: &str = "handshake-user";
 /// minute after its end.
 const ROOT: &[&str] = &[
     NETNS,
-    "daemon",
+    DAEMON,
     "dead_callers",
     "discover",
     "full",
@@ -36,6 +36,9 @@ const ROOT: &[&str] = &[
 ];
 /// Tests on network namespaces: the only ones that compare times.
 const NETNS: &str = "netns";
+/// Tests of the daemon, one after the other: its counts are of the whole host, and some make crowds of
+/// clients under which a scrape has a limit of time.
+const DAEMON: &str = "daemon";
 
 /// Run all tests: lints, tests without root, then the tests in network namespaces as root
 ///
@@ -264,14 +267,16 @@ impl Tests<'_> {
         for (executable, pass) in found.iter().flat_map(|found| passes.iter().map(move |pass| (found, pass)))
         {
             let name = executable.file_name().unwrap_or_default().display().to_string();
-            let is_netns = name.starts_with(&format!("{NETNS}-"));
+            let is = |test: &str| name.starts_with(&format!("{test}-"));
+            let is_netns = is(NETNS);
+            let threads = if is(DAEMON) { "1".into() } else { threads() };
             // Only these tests set how the program attaches.
             if pass.attach.is_some() && !is_netns {
                 continue;
             }
             let over = pass.attach.map_or_else(String::new, |attach| format!(" over {attach}"));
             step(format!("running {}{over}", executable.display()));
-            match self.run_as_root(executable, pass, way, is_netns) {
+            match self.run_as_root(executable, pass, way, threads, is_netns) {
                 Ok(names) => repeated.extend(names.into_iter().map(|test| format!("{test}{over}"))),
                 Err(err) => {
                     step(format!("{err:#}"));
@@ -286,8 +291,14 @@ impl Tests<'_> {
     }
 
     /// Returns the tests that passed only when repeated, which only those in network namespaces may be.
-    fn run_as_root(&self, executable: &Path, pass: &Pass, way: &Root, is_netns: bool) -> Result<Vec<String>> {
-        let threads = env::var_os("HANDSHAKE_TEST_THREADS").unwrap_or_else(threads);
+    fn run_as_root(
+        &self,
+        executable: &Path,
+        pass: &Pass,
+        way: &Root,
+        threads: OsString,
+        is_netns: bool,
+    ) -> Result<Vec<String>> {
         let passed_on = env::vars_os().filter(|(name, _)| {
             name.to_str().is_some_and(|name| {
                 ["CI", "RUST_BACKTRACE", "RUST_LOG"].contains(&name)
@@ -320,8 +331,8 @@ impl Tests<'_> {
 
 /// How many tests in network namespaces run at once: they measure milliseconds, and mostly wait.
 fn threads() -> OsString {
-    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    cpus.clamp(1, 3).to_string().into()
+    let cpus = || std::thread::available_parallelism().map_or(1, usize::from);
+    env::var_os("HANDSHAKE_TEST_THREADS").unwrap_or_else(|| cpus().clamp(1, 3).to_string().into())
 }
 
 #[cfg(test)]

@@ -1,12 +1,17 @@
 //! What the live commands have in common: attached probes, and their events turn by turn.
 
-use std::ops::ControlFlow;
+use std::{future::ready, ops::ControlFlow, time::Duration};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{MapData, RingBuf};
 use handshake_common::{
     histograms::Bounds,
     totals::{self, DropReason},
+};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::yield_now,
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep_until},
 };
 
 use crate::{
@@ -126,6 +131,46 @@ impl Live {
             connections: at(DropReason::StateFull),
             runs: self.tracer.probes.missed_runs(),
         })
+    }
+}
+
+/// When to take turns: at once while there are more records at hand, else every [`ring::LIVE`], until SIGINT,
+/// SIGTERM or the end.
+pub(super) struct Turns {
+    interrupt: Signal,
+    terminate: Signal,
+    end: Instant,
+    ticks: Interval,
+}
+
+impl Turns {
+    /// For this time, or without an end. From now on the signals do not end the process by themselves: not
+    /// before the probes are attached, which takes long.
+    pub(super) fn new(duration: Option<Duration>) -> Result<Self> {
+        /// Later than any session: not every clock can hold the longest duration.
+        const NO_END: Duration = Duration::from_hours(100 * 365 * 24);
+        let mut ticks = interval(ring::LIVE);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?,
+            terminate: signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?,
+            end: Instant::now() + duration.unwrap_or(NO_END).min(NO_END),
+            ticks,
+        })
+    }
+
+    /// Waits for the next turn. Returns whether it is the last.
+    pub(super) async fn next(&mut self, live: &Live) -> bool {
+        // With more records at hand the select below never waits, and signals would starve.
+        yield_now().await;
+        tokio::select! {
+            biased;
+            _ = self.interrupt.recv() => true,
+            _ = self.terminate.recv() => true,
+            () = sleep_until(self.end) => true,
+            () = ready(()), if live.has_more() => false,
+            _ = self.ticks.tick() => false,
+        }
     }
 }
 

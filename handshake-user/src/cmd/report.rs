@@ -10,18 +10,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
-};
 
 use super::{
-    live::Attached,
+    live::{Attached, Turns},
     records::{self, Records, complaint},
 };
 use crate::{
     cli::ReportArgs,
-    kernel::ring,
     report::{Collector, Report, html::html, text::text},
     untrusted::{self, Untrusted, say},
 };
@@ -65,23 +60,10 @@ async fn trace(args: &ReportArgs, duration: Duration) -> Result<Report> {
     let filter = args.filters.filter();
     let mut collector = Collector::default();
     let attached = Attached::new(&args.probes)?;
-    // Not earlier: until the probes are attached, signals end the program at once.
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut turns = Turns::new(Some(duration))?;
     let mut live = attached.follow()?;
-    // A duration that no clock can hold ends by a signal.
-    let end = Instant::now() + duration.min(Duration::from_hours(24 * 365));
-    let mut ticks = interval(ring::LIVE);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let last = tokio::select! {
-            biased;
-            _ = interrupt.recv() => true,
-            _ = terminate.recv() => true,
-            () = sleep_until(end) => true,
-            () = std::future::ready(()), if live.has_more() => false,
-            _ = ticks.tick() => false,
-        };
+        let last = turns.next(&live).await;
         live.turn(last, |event| {
             if filter.passes(&event) {
                 collector.take(event);
@@ -91,8 +73,6 @@ async fn trace(args: &ReportArgs, duration: Duration) -> Result<Report> {
         if last {
             break;
         }
-        // With more records at hand the select above never waits, and signals would starve.
-        tokio::task::yield_now().await;
     }
     Ok(collector.finish(live.losses()?.records))
 }

@@ -5,23 +5,17 @@ use std::{
     io::{self, BufWriter, IsTerminal as _, Write},
     ops::ControlFlow,
     process::ExitCode,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 use handshake_common::Stage;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
-};
 
 use crate::{
     cli::{Output, TraceArgs},
-    cmd::live::{Attached, Losses},
+    cmd::live::{Attached, Losses, Turns},
     event::ConnectionEvent,
     filter::Filter,
     join::journal::ConnectionJournal,
-    kernel::ring,
     output::{
         ladder,
         savings::Savings,
@@ -30,9 +24,6 @@ use crate::{
     },
     untrusted::{self, say},
 };
-
-/// The end of a session without a duration.
-const NO_END: Duration = Duration::from_hours(100 * 365 * 24);
 
 /// Traces until the duration or the count is reached, a signal arrives, or the reader of standard output is
 /// gone.
@@ -43,24 +34,12 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
     let mut session = Session::new(&args);
     args.filters.notes().iter().for_each(say);
     let attached = Attached::new(&args.probes)?;
-    // Not earlier: until the probes are attached, signals end the program at once.
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut turns = Turns::new(args.duration)?;
     let mut live = attached.follow()?;
     session.begin()?;
 
-    let end = Instant::now() + args.duration.unwrap_or(NO_END).min(NO_END);
-    let mut ticks = interval(ring::LIVE);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let last = tokio::select! {
-            biased;
-            _ = interrupt.recv() => true,
-            _ = terminate.recv() => true,
-            () = sleep_until(end) => true,
-            () = std::future::ready(()), if live.has_more() => false,
-            _ = ticks.tick() => false,
-        };
+        let last = turns.next(&live).await;
         let mut outcome = session.fit();
         live.turn(last, |event| session.report(event, &mut outcome));
         let flushed = outcome.and_then(|()| session.out.flush());
@@ -72,8 +51,6 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
         if last || session.is_full() {
             break;
         }
-        // With more records at hand the select above never waits, and signals would starve.
-        tokio::task::yield_now().await;
     }
     session.finish(live.losses()?)?;
     // Last, because the kernel takes up to 0.1 s to detach each uprobe.

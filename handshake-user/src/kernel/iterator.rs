@@ -4,16 +4,49 @@
 use std::{
     fs::File,
     io::{self, Read as _},
-    os::fd::{AsRawFd as _, BorrowedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
-use super::syscall::{BPF_ITER_CREATE, BPF_LINK_CREATE, bpf};
+use anyhow::Context as _;
+use aya::{Btf, Ebpf, programs::Iter};
+
+use super::{
+    probe,
+    syscall::{BPF_ITER_CREATE, BPF_LINK_CREATE, bpf},
+};
 
 /// `enum bpf_attach_type` of `include/uapi/linux/bpf.h`.
 const BPF_TRACE_ITER: u32 = 28;
 
 /// The most bytes that the kernel returns from one read.
 pub const CHUNK: usize = 32 << 10;
+
+/// Loads a program of the object as an iterator of this kind.
+///
+/// # Errors
+/// If the object lacks it, or the kernel refuses it.
+pub fn load(ebpf: &mut Ebpf, name: &str, kind: &str, btf: &Btf) -> anyhow::Result<OwnedFd> {
+    let program: &mut Iter =
+        ebpf.program_mut(name).context("the eBPF object lacks the program")?.try_into()?;
+    probe::load(|| program.load(kind, btf))?;
+    Ok(program.fd()?.as_fd().try_clone_to_owned()?)
+}
+
+/// Runs an iteration over `scope` (see [`open`]) to its end, and hands out its records, each of this size.
+///
+/// # Errors
+/// If the kernel refuses, or ends it early.
+pub fn each(program: BorrowedFd<'_>, scope: u32, size: u32, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut file = open(program, scope)?;
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let bytes = read(&mut file, &mut chunk)?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        bytes.chunks(size as usize).for_each(&mut take);
+    }
+}
 
 /// Begins an iteration. Those over tasks keep to the process `scope` (0: all), those over the elements of a
 /// map need its descriptor; those over sockets keep to the network namespace of the calling thread. The link

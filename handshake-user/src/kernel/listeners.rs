@@ -13,21 +13,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
 use aya::{
     Btf, Ebpf,
     maps::{self, Map, MapData},
-    programs::Iter,
 };
 use handshake_common::{
     Connection, ConnectionFlags, Family, Role, Stage,
     tcp::listener::{self, Holder, LISTEN, Listener, Queue},
 };
 
-use super::{
-    iterator::{self, CHUNK},
-    probe,
-};
+use super::iterator;
 use crate::{
     bounded_map::BoundedMap,
     event::{ConnectionEvent, ListenQueue},
@@ -75,8 +70,8 @@ impl Listeners {
     /// If the kernel cannot run the iterators. Sockets that begin to listen from now on are known all the
     /// same.
     pub fn load(ebpf: &mut Ebpf, btf: &Btf) -> anyhow::Result<Self> {
-        let holders = load(ebpf, Holder::PROGRAM, Holder::ITERATOR, btf)?;
-        let queues = load(ebpf, Queue::PROGRAM, Queue::ITERATOR, btf)?;
+        let holders = iterator::load(ebpf, Holder::PROGRAM, Holder::ITERATOR, btf)?;
+        let queues = iterator::load(ebpf, Queue::PROGRAM, Queue::ITERATOR, btf)?;
         let Some(Map::HashMap(table)) = ebpf.take_map(listener::MAP) else {
             anyhow::bail!("the eBPF object lacks the map")
         };
@@ -131,7 +126,7 @@ impl Listeners {
         let begun_ns = host::monotonic_ns();
         let mut holders: HashMap<u64, Vec<Holder>> = HashMap::new();
         let mut left = MAX_HOLDERS;
-        each(&self.holders, 0, Holder::SIZE, |bytes| {
+        iterator::each(self.holders.as_fd(), 0, Holder::SIZE, |bytes| {
             if let Some(holder) = Holder::from_bytes(bytes).filter(|_| left > 0) {
                 left -= 1;
                 holders.entry(holder.key).or_default().push(holder);
@@ -172,7 +167,9 @@ impl Listeners {
     pub fn queues(&self) -> io::Result<Vec<Queue>> {
         let mut queues = Vec::new();
         let map = self.table_fd.as_raw_fd().cast_unsigned();
-        each(&self.queues, map, Queue::SIZE, |bytes| queues.extend(Queue::from_bytes(bytes)))?;
+        iterator::each(self.queues.as_fd(), map, Queue::SIZE, |bytes| {
+            queues.extend(Queue::from_bytes(bytes));
+        })?;
         Ok(queues)
     }
 
@@ -193,27 +190,6 @@ impl Listeners {
         }
         let queues = self.read.as_ref().map_or(&[][..], |(_, queues)| queues);
         open.listener = queue_of(queues, netns, remote.addr, remote.port);
-    }
-}
-
-/// Loads a program as an iterator of this kind.
-fn load(ebpf: &mut Ebpf, name: &str, kind: &str, btf: &Btf) -> anyhow::Result<OwnedFd> {
-    let program: &mut Iter =
-        ebpf.program_mut(name).context("the eBPF object lacks the program")?.try_into()?;
-    probe::load(|| program.load(kind, btf))?;
-    Ok(program.fd()?.as_fd().try_clone_to_owned()?)
-}
-
-/// Runs an iteration to its end.
-fn each(program: &OwnedFd, scope: u32, size: u32, mut take: impl FnMut(&[u8])) -> io::Result<()> {
-    let mut file = iterator::open(program.as_fd(), scope)?;
-    let mut chunk = vec![0; CHUNK];
-    loop {
-        let bytes = iterator::read(&mut file, &mut chunk)?;
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        bytes.chunks(size as usize).for_each(&mut take);
     }
 }
 

@@ -4,11 +4,7 @@ use std::{io, os::fd::BorrowedFd};
 
 use handshake_common::tcp::minisocket::{Minisocket, SIZE};
 
-use crate::{
-    bounded, host,
-    join::time_wait::NamespaceLook,
-    kernel::iterator::{self, CHUNK},
-};
+use crate::{bounded, host, join::time_wait::NamespaceLook, kernel::iterator};
 
 /// The most minisockets that one look takes, 80 bytes each. `tcp_max_tw_buckets` is 262 144 at most by
 /// default.
@@ -36,15 +32,11 @@ pub(super) fn clocks(program: BorrowedFd<'_>, clocks: &mut Vec<(u64, u64)>) -> i
 }
 
 fn each(program: BorrowedFd<'_>, mut take: impl FnMut(Minisocket)) -> io::Result<()> {
-    let mut file = iterator::open(program, 0)?;
-    let mut chunk = vec![0; CHUNK];
-    loop {
-        let bytes = iterator::read(&mut file, &mut chunk)?;
-        if bytes.is_empty() {
-            return Ok(());
+    iterator::each(program, 0, SIZE, |bytes| {
+        if let Some(minisocket) = Minisocket::from_bytes(bytes) {
+            take(minisocket);
         }
-        bytes.chunks(SIZE as usize).filter_map(Minisocket::from_bytes).for_each(&mut take);
-    }
+    })
 }
 
 /// How often `tcp_max_tw_buckets` kept the kernel from making a minisocket in this namespace.

@@ -10,14 +10,13 @@ use std::{
     time::Duration,
 };
 
-use aya::{Btf, Ebpf, programs::Iter};
+use aya::{Btf, Ebpf};
 use handshake_common::tcp::minisocket::{ITERATOR, PROGRAM};
 
 use self::namespaces::Finder;
 use crate::{
     join::time_wait::{Look, Wanted},
-    kernel::probe,
-    privileges,
+    kernel, privileges,
 };
 
 /// Iterations at the start, so that the clock of the jiffies is known to a fraction of a tick.
@@ -37,12 +36,7 @@ impl Watcher {
     /// # Errors
     /// If the kernel cannot iterate over TCP sockets (before 5.9), or no thread can be started.
     pub fn start(ebpf: &mut Ebpf, btf: &Btf) -> anyhow::Result<Self> {
-        let program: &mut Iter = ebpf
-            .program_mut(PROGRAM)
-            .ok_or_else(|| anyhow::anyhow!("the eBPF object lacks it"))?
-            .try_into()?;
-        probe::load(|| program.load(ITERATOR, btf))?;
-        let program = program.fd()?.as_fd().try_clone_to_owned()?;
+        let program = kernel::iterator::load(ebpf, PROGRAM, ITERATOR, btf)?;
         let tick_ns = tick_ns();
         let (requests, receive) = sync_channel(1);
         let (send, looks) = sync_channel(1);

@@ -22,9 +22,14 @@ fn activated(socket: BorrowedFd<'_>, arguments: &[&str]) -> Command {
     let socket = socket.as_raw_fd();
     // SAFETY: between fork and exec only one system call is made, with a descriptor that is open.
     unsafe {
-        shell.pre_exec(move || match nix::libc::dup2(socket, 3) {
-            3 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
+        shell.pre_exec(move || {
+            // With the same number already, duplicating would leave it closed on exec.
+            let done = if socket == 3 {
+                nix::libc::fcntl(3, nix::libc::F_SETFD, 0) == 0
+            } else {
+                nix::libc::dup2(socket, 3) == 3
+            };
+            if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
         })
     };
     shell

@@ -14,13 +14,13 @@ use super::{Daemon, Scrape, listen};
 /// How much later than the client the server closes.
 const APP_WAIT: Duration = Duration::from_secs(3);
 
-/// Waits of clients that closed first, of 2 to 5 s.
+/// Waits of clients that closed first, of 1 to 5 s.
 fn late_fins(scrape: &Scrape) -> f64 {
     let bucket = |bound| {
         let labels = ["role=\"client\"", "initiator=\"local\"", bound];
         scrape.sum("handshake_tcp_close_app_wait_seconds_bucket", &labels)
     };
-    bucket("le=\"5\"") - bucket("le=\"2\"")
+    bucket("le=\"5\"") - bucket("le=\"1\"")
 }
 
 fn reused(scrape: &Scrape) -> f64 {

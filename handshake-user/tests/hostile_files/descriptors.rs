@@ -12,7 +12,7 @@ use crate::{
     untrusted::UntrustedProcess,
 };
 
-const LIMIT: u64 = 160;
+const LIMIT: u64 = 192;
 const FILES: u32 = 40;
 
 #[test]

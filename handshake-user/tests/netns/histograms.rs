@@ -12,14 +12,13 @@ use std::{
 use crate::{
     case::{Case, ms, pause},
     ends::{Ends, Expect},
-    program::{Daemon, Scrape, command},
+    program::{Daemon, Scrape, command, mount_tracefs},
     socket::drain,
     testbed::{Family, packet::Side},
     tls::{
         programs::{openssl::PEERS, server_address},
         settings::Settings,
     },
-    tracer::mount_tracefs,
 };
 
 for_each_family!(connections_are_observed_in_the_buckets_of_their_records);

@@ -8,36 +8,17 @@ use std::{
     thread,
 };
 
-use nix::{
-    errno::Errno,
-    libc,
-    mount::{MsFlags, mount},
-    sched::{self, CloneFlags},
-    sys::signal::Signal,
-};
+use nix::{libc, sys::signal::Signal};
 
 use crate::{
     log::Log,
-    program::{Running, TRACING, program},
+    program::{Running, TRACING, mount_tracefs, program},
     testbed,
 };
 
 pub(crate) struct Tracer {
     running: Running,
     log: Arc<Log>,
-}
-
-/// Perf tracepoints need tracefs, which not every host has mounted: the program gets a mount of its own, in a
-/// mount namespace that ends with it.
-pub(crate) fn mount_tracefs() -> std::io::Result<()> {
-    const NONE: Option<&str> = None;
-    sched::unshare(CloneFlags::CLONE_NEWNS)?;
-    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
-    match mount(Some("tracefs"), "/sys/kernel/tracing", Some("tracefs"), MsFlags::empty(), NONE) {
-        // It is mounted already.
-        Err(Errno::EBUSY) => Ok(()),
-        mounted => Ok(mounted?),
-    }
 }
 
 impl Tracer {

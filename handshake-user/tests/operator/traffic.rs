@@ -3,10 +3,9 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
-    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    net::{TcpListener, TcpStream},
+    os::fd::AsRawFd as _,
+    process::{Command, Output, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,14 +17,15 @@ use std::{
 use nix::{
     libc,
     sched::{CloneFlags, unshare},
-    sys::{prctl, signal::Signal},
 };
-use tempfile::TempDir;
 
-use crate::testbed::{
-    Family, Testbed,
-    faults::drop_first,
-    packet::{Packet, Side},
+use crate::{
+    program::tls_server::TlsServer,
+    testbed::{
+        Family, Testbed,
+        faults::drop_first,
+        packet::{Packet, Side},
+    },
 };
 
 /// A hundred ordinary connections a second, until it is dropped.
@@ -68,6 +68,8 @@ pub(crate) fn lose_syns() {
     let bed = Testbed::new(Duration::from_millis(20));
     bed.fault(drop_first(N, Side::Client, Packet::is_syn));
     let (listener, address) = bed.listen_on(Side::Server, Family::V4, |_| ());
+    // With room for all at once: a full accept queue is another fault.
+    listener.listen(128).unwrap();
     let begin = Instant::now();
     thread::scope(|scope| {
         for _ in 0..N {
@@ -107,16 +109,17 @@ pub(crate) fn exhaust_ports() {
     thread::spawn(run).join().unwrap();
 }
 
-/// Openings to a server with a short accept queue, which accepts nothing.
+/// Openings to a server with a short accept queue, which accepts nothing. Their SYNs are retransmitted twice,
+/// a second apart, so that the drops rise from one scrape to the next.
 pub(crate) fn overflow_accept_queue() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     // SAFETY: the socket is open; it is told another backlog.
     assert_eq!(unsafe { libc::listen(listener.as_raw_fd(), 1) }, 0);
     let address = listener.local_addr().unwrap();
     let clients: Vec<_> = (0..4)
-        .map(|_| thread::spawn(move || TcpStream::connect_timeout(&address, Duration::from_millis(1500))))
+        .map(|_| thread::spawn(move || TcpStream::connect_timeout(&address, Duration::from_millis(2500))))
         .collect();
-    let opened = clients.into_iter().map(|client| client.join().unwrap()).flatten().count();
+    let opened = clients.into_iter().flat_map(|client| client.join().unwrap()).count();
     assert!(opened < 4, "all {opened} fitted into the queue");
 }
 
@@ -136,73 +139,27 @@ pub(crate) fn close_late() {
     drop(servers);
 }
 
-/// A TLS server, `openssl s_server`.
+/// A TLS server, and the settings of its clients.
 pub(crate) struct Tls {
-    child: Child,
-    address: SocketAddr,
-    certificate: PathBuf,
+    server: TlsServer,
     settings: &'static [&'static str],
-    _folder: TempDir,
 }
 
 impl Tls {
     /// With a certificate that is valid for this many days.
     pub(crate) fn start(days: i32, settings: &'static [&'static str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let (key, certificate) = certificate(folder.path(), days);
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let mut command = Command::new("openssl");
-        command.args(["s_server", "-quiet", "-www", "-accept", &address.to_string()]).args(settings);
-        command.arg("-key").arg(key).arg("-cert").arg(&certificate);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        // SAFETY: between fork and exec only one system call is made.
-        unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
-        let child = command.spawn().expect("openssl, which this test needs");
-        let server = Self { child, address, certificate, settings, _folder: folder };
-        let deadline = Instant::now() + Duration::from_secs(10);
-        // Looked up, not tried: an attempt would be an opening that fails.
-        let listening = format!("0100007F:{:04X} 00000000:0000 0A", address.port());
-        while !fs::read_to_string("/proc/net/tcp").unwrap().contains(&listening) {
-            assert!(Instant::now() < deadline, "openssl does not listen");
-            thread::sleep(Duration::from_millis(20));
-        }
-        server
+        Self { server: TlsServer::start(days, settings), settings }
     }
 
     /// One handshake and one request.
     pub(crate) fn connect(&self) -> Output {
         let mut command = Command::new("openssl");
-        command.args(["s_client", "-quiet", "-no_ign_eof", "-connect", &self.address.to_string()]);
-        command.args(self.settings).arg("-verify_return_error").arg("-CAfile").arg(&self.certificate);
+        command.args(["s_client", "-quiet", "-no_ign_eof", "-connect", &self.server.address.to_string()]);
+        command.args(self.settings).arg("-verify_return_error").arg("-CAfile").arg(&self.server.certificate);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         // A client that fails may have closed it.
         let _ = child.stdin.take().unwrap().write_all(b"GET / HTTP/1.0\r\n\r\n");
         child.wait_with_output().unwrap()
     }
-}
-
-impl Drop for Tls {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A key, and a certificate of its own signature.
-fn certificate(folder: &Path, days: i32) -> (PathBuf, PathBuf) {
-    let [key, request, certificate] =
-        ["key.pem", "request.pem", "certificate.pem"].map(|name| folder.join(name));
-    let mut command = Command::new("openssl");
-    command.args(["req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=example.org", "-keyout"]);
-    run(command.arg(&key).arg("-out").arg(&request));
-    let mut command = Command::new("openssl");
-    command.args(["x509", "-req", "-days", &days.to_string(), "-in"]).arg(request).arg("-signkey").arg(&key);
-    run(command.arg("-out").arg(&certificate));
-    (key, certificate)
-}
-
-fn run(command: &mut Command) {
-    let out = command.stdin(Stdio::null()).output().expect("openssl, which this test needs");
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }

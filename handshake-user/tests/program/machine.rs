@@ -4,7 +4,8 @@
 
 use std::{env, time::Duration};
 
-fn is_slow() -> bool {
+/// Whether it is one of the virtual ones.
+pub(crate) fn is_slow() -> bool {
     env::var_os("HANDSHAKE_TEST_SLOW").is_some()
 }
 

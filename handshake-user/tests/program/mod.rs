@@ -4,6 +4,7 @@
 
 mod daemon;
 pub(crate) mod machine;
+pub(crate) mod tls_server;
 
 use std::{
     env,
@@ -20,6 +21,9 @@ use std::{
 };
 
 use nix::{
+    errno::Errno,
+    mount::{MsFlags, mount},
+    sched::{self, CloneFlags},
     sys::{
         prctl,
         signal::{self, Signal},
@@ -65,6 +69,19 @@ fn isolate(command: &mut Command) {
     }
     // SAFETY: between fork and exec only one system call is made.
     unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+}
+
+/// Perf tracepoints need tracefs, which not every host has mounted: the program gets a mount of its own, in a
+/// mount namespace that ends with it.
+pub(crate) fn mount_tracefs() -> std::io::Result<()> {
+    const NONE: Option<&str> = None;
+    sched::unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
+    match mount(Some("tracefs"), "/sys/kernel/tracing", Some("tracefs"), MsFlags::empty(), NONE) {
+        // It is mounted already.
+        Err(Errno::EBUSY) => Ok(()),
+        mounted => Ok(mounted?),
+    }
 }
 
 /// Sends a signal to a process that has not been waited for.

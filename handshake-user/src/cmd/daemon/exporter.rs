@@ -25,6 +25,7 @@ use crate::{
     host::{self, Host},
     join::{Joiner, time_wait::Look},
     kernel::{
+        listeners::Listeners,
         probe::hook::HOOKS,
         raw_record::RawRecord,
         ring::{self, Fill},
@@ -128,12 +129,12 @@ impl Exporter {
             .follow_libraries(ring::CALM)
             .context("cannot start a thread to follow the TLS libraries")?;
         let mut state = self.lock();
+        if !live.tracer.probes.fills_histograms() {
+            state.metrics.fill_from_records();
+        }
         for hook in &live.tracer.probes.hooks {
             let kind = hook.hook.kind(live.tracer.probes.mode);
             state.metrics.probe(hook.hook.name, kind, hook.missing.is_none());
-        }
-        if let Ok(listeners) = &live.tracer.listeners {
-            state.metrics.listening(&listeners.queues()?);
         }
         state.live = Some(live);
         state.turn = Instant::now();
@@ -264,8 +265,11 @@ impl State {
             self.metrics.disagreed(live.joiner.disagreements());
             self.metrics.run_times(probes.run_times().as_deref());
             self.metrics.library_queue(live.tracer.inspection_queue());
-            if let Ok(listeners) = &live.tracer.listeners {
-                self.metrics.listening(&listeners.queues()?);
+            // Reading takes a descriptor. Without one, the rest of the page is still true.
+            match live.tracer.listeners.as_ref().ok().map(Listeners::queues) {
+                Some(Ok(queues)) => self.metrics.listening(&queues),
+                Some(Err(error)) => tracing::warn!(%error, "cannot read the accept queues"),
+                None => {}
             }
         }
         Ok(())

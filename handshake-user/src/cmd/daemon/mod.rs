@@ -67,6 +67,7 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
     let mut stop = std::pin::pin!(stop_signal()?);
 
     let (probes, bounds) = (config.probes.clone(), config.metrics.bounds());
+    let wants_histograms = bounds != Bounds::NONE;
     let exporter = Arc::new(Exporter::new(config)?);
     let (stop_server, server_stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(http::serve(listener, Arc::clone(&exporter), Arc::clone(&web), async {
@@ -80,6 +81,12 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
     };
     if let Some(live) = attached {
         privileges::keep(needed);
+        if wants_histograms && !live.tracer.probes.fills_histograms() {
+            say(
+                "handshake: the programs that fill histograms are too large for this kernel: records fill them, \
+                 at some more CPU time in user space",
+            );
+        }
         for hook in live.tracer.probes.hooks.iter().filter(|hook| hook.missing.is_some()) {
             say(format_args!("handshake: not attached: {} ({})", hook.hook.name, hook.hook.lost_without));
         }

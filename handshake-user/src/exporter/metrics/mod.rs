@@ -249,6 +249,12 @@ impl Metrics {
         }
     }
 
+    /// From now on records fill all histograms: the kernel side does not.
+    pub const fn fill_from_records(&mut self) {
+        self.timings.in_kernel = false;
+        self.handshakes.fill_from_records();
+    }
+
     /// Advances the counters to what the kernel side has counted; `missed` are the runs that the kernel left
     /// out.
     pub fn advance(&mut self, totals: &Totals, missed: u64) {

@@ -230,6 +230,11 @@ impl Handshakes {
         catch_up(&self.disagreements.with_label_values(&[fact.as_str()]), count);
     }
 
+    /// From now on records tell of the setups without TLS as well.
+    pub(super) const fn fill_from_records(&mut self) {
+        self.in_kernel = false;
+    }
+
     /// Observes an event: each handshake and each setup is in exactly one.
     pub(super) fn observe(&mut self, event: &ConnectionEvent, labels: &Labels, key: Option<&Key>) {
         match (event.stage, &event.tls) {

@@ -26,6 +26,7 @@ use super::{
     histograms::Histograms,
     hook::{Hook, TLS_WIRE},
     kernel::Kernel,
+    load::find_features,
     plan::{Offset, Planned},
     program::{self, Job},
     uprobe_multi::UprobeLinks,
@@ -40,7 +41,7 @@ use crate::{
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/handshake-ebpf"));
 
 /// Programs by name: for each, the kernel counts how often it skipped it.
-pub type LoadedPrograms = Arc<Mutex<Vec<(String, OwnedFd)>>>;
+pub type LoadedPrograms = Arc<Mutex<Vec<(String, Arc<OwnedFd>)>>>;
 
 /// Reads what the programs log.
 type KernelLog = EbpfLogger<&'static dyn log::Log>;
@@ -111,6 +112,12 @@ impl Probes {
         self.histograms.as_ref().map(Histograms::read).transpose()
     }
 
+    /// Whether the kernel side fills histograms: it was asked to, and the kernel takes the programs that do.
+    #[must_use]
+    pub const fn fills_histograms(&self) -> bool {
+        self.histograms.is_some()
+    }
+
     /// Passes on what the programs logged (`-vv`).
     pub fn pass_on_log(&mut self) {
         if let Some(log) = &mut self.kernel_log {
@@ -123,7 +130,7 @@ impl Probes {
     #[must_use]
     pub fn missed_runs(&self) -> u64 {
         let skipped = |program: &OwnedFd| number(&info(program)?, "recursion_misses:");
-        let missed = |(name, program): &(String, OwnedFd)| match name.as_str() {
+        let missed = |(name, program): &(String, Arc<OwnedFd>)| match name.as_str() {
             // What the reentrant variant misses, the program itself sees.
             program::SET_STATE_NESTED => None,
             program::SET_STATE => {
@@ -201,8 +208,9 @@ impl Attempt {
 }
 
 /// Loads and attaches everything. With bounds, the kernel side fills histograms and sends no records of
-/// connections without TLS. `prepare` is called once all programs are loaded and none is attached: what takes
-/// long then leaves no records waiting in the ring.
+/// connections without TLS, unless the programs are then too large for this kernel's verifier
+/// ([`Probes::fills_histograms`]). `prepare` is called once all programs are loaded and none is attached:
+/// what takes long then leaves no records waiting in the ring.
 ///
 /// # Errors
 /// When a required hook cannot be attached in any mode that the settings allow.
@@ -217,7 +225,15 @@ pub fn attach<T>(
     let mut errors: Vec<(AttachMode, LoadError)> = Vec::new();
     for &attempt in Attempt::all(settings.attach) {
         let mode = attempt.mode;
-        match attempt.attach(kernel, settings, bounds, &mut prepare) {
+        let attached = match attempt.attach(kernel, settings, bounds, &mut prepare) {
+            // What fills the histograms is most of what the verifier looks at.
+            Err(error) if bounds.number > 0 && error.is_too_large() => {
+                tracing::debug!(?attempt, %error, "cannot attach with histograms");
+                attempt.attach(kernel, settings, &Bounds::NONE, &mut prepare)
+            }
+            attached => attached,
+        };
+        match attached {
             Err(LoadError::NotPermitted) => return Err(LoadError::NotPermitted),
             Err(error) => {
                 tracing::debug!(?attempt, %error, "cannot attach");
@@ -320,6 +336,7 @@ impl Attempt {
             if tracing::enabled!(tracing::Level::DEBUG) { aya_log::Level::Debug as u8 } else { 0 };
         let wire_ports = settings.tls_wire.ports();
         let series = if bounds.number > 0 { u32::try_from(SERIES).unwrap_or(u32::MAX) } else { 1 };
+        find_features();
         let mut loader = EbpfLoader::new();
         loader
             .btf(Some(kernel.loader_btf()))
@@ -355,7 +372,7 @@ fn check_required(hooks: &mut [Attached]) -> Result<(), LoadError> {
 fn remember_programs(ebpf: &Ebpf, programs: &LoadedPrograms) {
     let own = ebpf.programs().filter(|(_, program)| !matches!(program, Program::UProbe(_)));
     let own = own.filter_map(|(name, program)| {
-        Some((name.to_owned(), program.fd().ok()?.as_fd().try_clone_to_owned().ok()?))
+        Some((name.to_owned(), Arc::new(program.fd().ok()?.as_fd().try_clone_to_owned().ok()?)))
     });
     programs.lock().unwrap_or_else(PoisonError::into_inner).extend(own);
 }

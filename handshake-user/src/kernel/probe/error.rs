@@ -53,6 +53,15 @@ pub enum LoadError {
     NoMaps,
 }
 
+impl LoadError {
+    /// Whether the verifier gave up on a required program: it looks at a million instructions at most
+    /// (`BPF_COMPLEXITY_LIMIT_INSNS`).
+    pub(super) fn is_too_large(&self) -> bool {
+        let Self::Hook { reason: HookError::Program(error), .. } = self else { return false };
+        has_cause(error, |cause| cause.raw_os_error() == Some(libc::E2BIG))
+    }
+}
+
 impl From<EbpfError> for LoadError {
     fn from(error: EbpfError) -> Self {
         if is_permission_denied(&error) { Self::NotPermitted } else { Self::Object(error) }

@@ -19,6 +19,13 @@ pub(crate) fn load<T, E: LoadFailure>(program: impl FnMut() -> Result<T, E>) -> 
     again(program, |error| error.refusal().is_some_and(|refusal| refusal.kind() == io::ErrorKind::WouldBlock))
 }
 
+/// Has aya find out what this kernel offers, which it does once, by loading programs and without a second
+/// try: one that is interrupted would count as refused.
+pub(super) fn find_features() {
+    let _held = SignalMask::block_all();
+    let _ = aya::features();
+}
+
 /// Why a program is not loaded.
 pub(crate) trait LoadFailure {
     /// The kernel's answer, if it was asked.

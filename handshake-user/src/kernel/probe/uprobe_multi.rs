@@ -10,18 +10,18 @@ use std::{
     ffi::{CStr, CString},
     io,
     os::{
-        fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
+    sync::Arc,
 };
 
 use aya::{
     Ebpf,
     maps::{Map, MapData},
 };
-use aya_obj::{Object, generated::bpf_insn};
-use handshake_common::tls::library::target;
+use aya_obj::{Object, ProgramSection, generated::bpf_insn};
 
 use super::load::load as load_program;
 use crate::{
@@ -32,9 +32,6 @@ use crate::{
 /// `include/uapi/linux/bpf.h`.
 const BPF_PROG_TYPE_KPROBE: u32 = 2;
 const BPF_TRACE_UPROBE_MULTI: u32 = 48;
-
-/// The maps that are taken out of the object: records, counts, histograms, libraries, messages.
-const TAKEN: [&str; 5] = ["RECORDS", "TOTALS", "HISTOGRAMS", target::MAP, "AYA_LOGS"];
 
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,11 +44,12 @@ pub(crate) struct Place {
 
 /// Loads uprobe programs, each when it is first needed, and attaches them.
 pub struct UprobeLinks {
-    /// The maps that the object does not have any more when a program is needed.
-    taken: HashMap<&'static str, OwnedFd>,
+    /// All maps, since some are taken out of the object before a program is needed; from then on those that
+    /// the programs use.
+    maps: HashMap<String, OwnedFd>,
     /// `None` before the first program is needed.
     object: Option<Object>,
-    programs: HashMap<&'static str, OwnedFd>,
+    programs: HashMap<&'static str, Arc<OwnedFd>>,
     is_refused: bool,
 }
 
@@ -59,12 +57,12 @@ impl UprobeLinks {
     /// For the object of which aya has created the maps, all of which must still be there. Where tracepoints
     /// are attached as perf events (`AttachMode::Tracepoint`), uprobes are as well.
     pub(super) fn new(ebpf: &Ebpf, mode: AttachMode) -> Self {
-        let taken = TAKEN.into_iter().filter_map(|name| {
-            let fd = data(ebpf.map(name)?)?.fd().as_fd();
-            Some((name, fd.try_clone_to_owned().ok()?))
+        let maps = ebpf.maps().filter_map(|(name, map)| {
+            let fd = data(map)?.fd().as_fd();
+            Some((name.to_owned(), fd.try_clone_to_owned().ok()?))
         });
-        let (taken, programs) = (taken.collect(), HashMap::new());
-        Self { taken, object: None, programs, is_refused: mode == AttachMode::Tracepoint }
+        let (maps, programs) = (maps.collect(), HashMap::new());
+        Self { maps, object: None, programs, is_refused: mode == AttachMode::Tracepoint }
     }
 
     /// Whether this kernel is known not to have such links.
@@ -79,25 +77,24 @@ impl UprobeLinks {
     /// Why a place cannot be probed; nothing is attached then.
     pub(crate) fn attach(
         &mut self,
-        ebpf: &Ebpf,
         name: &'static str,
         path: &Path,
         places: &[Place],
-    ) -> io::Result<Option<(OwnedFd, Option<BorrowedFd<'_>>)>> {
+    ) -> io::Result<Option<(OwnedFd, Option<Arc<OwnedFd>>)>> {
         let is_loaded = self.programs.contains_key(name);
-        let Some(program) = self.program(ebpf, name) else { return Ok(None) };
-        let link = create_link(program, path, places)?;
+        let Some(program) = self.program(name) else { return Ok(None) };
+        let link = create_link(program.as_fd(), path, places)?;
         Ok(Some((link, (!is_loaded).then_some(program))))
     }
 
     /// Returns `None` if there are no such links here, or no such program.
-    fn program(&mut self, ebpf: &Ebpf, name: &'static str) -> Option<BorrowedFd<'_>> {
+    fn program(&mut self, name: &'static str) -> Option<Arc<OwnedFd>> {
         if self.is_refused {
             return None;
         }
         if !self.programs.contains_key(name) {
-            match self.load(ebpf, name) {
-                Ok(program) => drop(self.programs.insert(name, program)),
+            match self.load(name) {
+                Ok(program) => drop(self.programs.insert(name, Arc::new(program))),
                 Err(reason) => {
                     tracing::debug!(program = name, reason, "no uprobe links");
                     self.is_refused = true;
@@ -105,13 +102,18 @@ impl UprobeLinks {
                 }
             }
         }
-        self.programs.get(name).map(|program| program.as_fd())
+        self.programs.get(name).cloned()
     }
 
-    fn load(&mut self, ebpf: &Ebpf, name: &str) -> Result<OwnedFd, String> {
+    fn load(&mut self, name: &str) -> Result<OwnedFd, String> {
         let object = match &mut self.object {
             Some(object) => object,
-            none => none.insert(relocate(ebpf, &self.taken)?),
+            none => {
+                let object = relocate(&self.maps)?;
+                let used = used(&object);
+                self.maps.retain(|_, fd| used.contains(&fd.as_raw_fd()));
+                none.insert(object)
+            }
         };
         let program = object.programs.get(name).ok_or("the eBPF object lacks the program")?;
         let function = object.functions.get(&program.function_key()).ok_or("the program has no code")?;
@@ -142,18 +144,34 @@ const fn data(map: &Map) -> Option<&MapData> {
 }
 
 /// The object with the descriptors of its maps in its instructions.
-fn relocate(ebpf: &Ebpf, taken: &HashMap<&str, OwnedFd>) -> Result<Object, String> {
+fn relocate(maps: &HashMap<String, OwnedFd>) -> Result<Object, String> {
     let mut object = Object::parse(super::attach::OBJECT).map_err(|error| error.to_string())?;
     let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
     let defined: Vec<_> = object.maps.drain().collect();
-    let with_fds = defined.iter().filter_map(|(name, map)| {
-        let own = || Some(data(ebpf.map(name)?)?.fd().as_fd());
-        let fd = taken.get(name.as_str()).map(OwnedFd::as_fd).or_else(own)?;
-        Some((name.as_str(), fd.as_raw_fd(), map))
+    // Of a map that is missing, aya's crate would take another one's place for granted.
+    let with_fds = defined.iter().map(|(name, map)| match maps.get(name) {
+        Some(fd) => Ok((name.as_str(), fd.as_raw_fd(), map)),
+        None => Err(format!("the map {name} is not open")),
     });
-    object.relocate_maps(with_fds, &text).map_err(|error| error.to_string())?;
+    let with_fds = with_fds.collect::<Result<Vec<_>, _>>()?;
+    object.relocate_maps(with_fds.into_iter(), &text).map_err(|error| error.to_string())?;
     object.relocate_calls(&text).map_err(|error| error.to_string())?;
     Ok(object)
+}
+
+/// The descriptors in the instructions of the uprobe programs.
+fn used(object: &Object) -> HashSet<RawFd> {
+    /// `BPF_LD | BPF_IMM | BPF_DW`, and the kinds of it that refer to a map: `BPF_PSEUDO_MAP_FD`, `…_VALUE`.
+    const LOAD: u8 = 0x18;
+    const OF_MAPS: [u8; 2] = [1, 2];
+    let programs = object.programs.values();
+    programs
+        .filter(|program| matches!(program.section, ProgramSection::UProbe { .. }))
+        .filter_map(|program| object.functions.get(&program.function_key()))
+        .flat_map(|function| &function.instructions)
+        .filter(|load| load.code == LOAD && OF_MAPS.contains(&load.src_reg()))
+        .map(|load| load.imm)
+        .collect()
 }
 
 fn load(name: &str, license: &CStr, code: &[bpf_insn]) -> io::Result<OwnedFd> {

@@ -3,9 +3,9 @@
 use std::{
     collections::{HashSet, VecDeque},
     io,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, OwnedFd},
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     thread,
 };
 
@@ -267,9 +267,11 @@ impl Attacher {
         links: &mut Vec<Link>,
     ) -> Result<(), AttachError> {
         if let Some((link, loaded)) =
-            self.links.attach(ebpf, name, path, places).map_err(AttachError::UprobeLink)?
+            self.links.attach(name, path, places).map_err(AttachError::UprobeLink)?
         {
-            loaded.inspect(|program| remember(&self.programs, name, *program));
+            if let Some(program) = loaded {
+                remember(&self.programs, name, program);
+            }
             links.push(Link::Multi(link));
             return Ok(());
         }
@@ -301,8 +303,8 @@ impl Attacher {
                 AttachError::NoCookie
             });
         }
-        if newly && let Ok(fd) = program.fd() {
-            remember(&self.programs, name, fd.as_fd());
+        if newly && let Ok(Ok(fd)) = program.fd().map(|fd| fd.as_fd().try_clone_to_owned()) {
+            remember(&self.programs, name, Arc::new(fd));
         }
         let location = UProbeAttachLocation::AbsoluteOffset(offset);
         let point = UProbeAttachPoint { location, cookie: Some(cookie) };
@@ -325,10 +327,8 @@ fn by_program(inspection: &Inspection) -> Vec<(&'static str, Vec<&Point>)> {
 }
 
 /// Keeps a descriptor of a program, by which its missed runs are counted.
-fn remember(programs: &LoadedPrograms, name: &str, program: BorrowedFd<'_>) {
-    if let Ok(program) = program.try_clone_to_owned() {
-        programs.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), program));
-    }
+fn remember(programs: &LoadedPrograms, name: &str, program: Arc<OwnedFd>) {
+    programs.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), program));
 }
 
 /// The program for a probe: libraries differ in how a call is read.

@@ -6,6 +6,7 @@ use super::{check_active, check_orphan, check_own_process, check_passive};
 use crate::{
     case::{Case, RTT, ms, pause},
     ends::Expect,
+    handshakes::{self, Ladder},
     socket::{await_input, drain},
     testbed::{
         Family,
@@ -34,6 +35,9 @@ fn four_segments(family: Family, first: Side) {
     check_passive(&ends, &flow, first.other(), "four_segments");
     assert!(truth::passive_app_wait(&flow, first.other()) >= ms(200));
     check_own_process(&ends);
+    if first == Side::Client {
+        handshakes::check(Ladder::FourSegments, &case, &ends, Side::Server);
+    }
 }
 
 /// The other end closes at once and its kernel delays ACKs: one segment is both FIN and ACK.
@@ -65,6 +69,9 @@ fn three_segments(family: Family, first: Side) {
     check_active(&ends, &flow, first, "three_segments");
     check_passive(&ends, &flow, first.other(), "three_segments");
     check_own_process(&ends);
+    if first == Side::Client {
+        handshakes::check(Ladder::ThreeSegments, &case, &ends, Side::Client);
+    }
 }
 
 /// One end shuts down its sending side and waits for the other.
@@ -86,6 +93,9 @@ fn half_close(family: Family, first: Side) {
     ends.close(first).assert_near("close.app_wait_us", truth::active_app_wait(&flow, first));
     check_passive(&ends, &flow, first.other(), "four_segments");
     check_own_process(&ends);
+    if first == Side::Client {
+        handshakes::check(Ladder::HalfClose, &case, &ends, Side::Client);
+    }
 }
 
 /// It closes for good once its FIN is acknowledged.
@@ -169,4 +179,5 @@ fn simultaneously(family: Family, close: impl Fn(socket2::Socket) + Copy + Send 
         assert!(truth::active_close(&flow, side) < RTT);
     }
     check_own_process(&ends);
+    handshakes::check(Ladder::SimultaneousClose, &case, &ends, Side::Client);
 }

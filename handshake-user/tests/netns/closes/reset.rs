@@ -10,6 +10,7 @@ use socket2::Socket;
 use crate::{
     case::{Case, ms},
     ends::{Ends, Expect},
+    handshakes::{self, Ladder},
     record::Record,
     socket::{await_hang_up, await_input, disconnect, drain},
     testbed::{
@@ -66,6 +67,9 @@ fn resetting(case: &Case, family: Family, sender: Side, provoke: impl FnOnce(&mu
     check_reset(&ends, sender);
     // The reset comes from the sender's own system call; at the other end no process asked for it.
     ends.close(sender).assert_process_or_unknown(std::process::id());
+    if sender == Side::Client {
+        handshakes::check(Ladder::Reset, case, &ends, Side::Client);
+    }
 }
 
 fn by_linger_zero(family: Family, sender: Side) {

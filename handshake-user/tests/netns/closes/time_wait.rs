@@ -10,6 +10,7 @@ use std::{
 use crate::{
     case::{Case, ms, pause},
     ends::Expect,
+    handshakes::{self, Ladder},
     record::Record,
     socket::drain,
     testbed::{
@@ -87,6 +88,9 @@ fn late_fin(family: Family, first: Side) {
     let record = case.time_wait(connection, first, "late_fin");
     assert!(check(&record, &flow, first) <= STAMP, "{record}");
     assert_eq!(record.id(), close.close(first).id());
+    if first == Side::Client {
+        handshakes::check(Ladder::LateFin, &case, &close, first);
+    }
 }
 
 /// Nothing says that the FIN was not sent again, so the grain is coarse; it was not, so the value is fine.
@@ -202,6 +206,8 @@ fn time_that_runs_out(family: Family) {
     let grain = record.micros("close.grain_us").unwrap();
     assert!(grain <= ms(10), "a tick: {record}");
     record.assert_within("close.time_wait_us", gone - entered, grain + ms(30));
+    let ends = case.ends(connection, Expect::BOTH);
+    handshakes::check(Ladder::TimeWait, &case, &ends, Side::Client);
 }
 
 /// Waits until no socket has this local port. Returns when.

@@ -11,6 +11,7 @@ use socket2::Socket;
 use crate::{
     case::{Case, ms, pause},
     ends::{Ends, Expect},
+    handshakes::{self, Ladder},
     pair::Pair,
     socket::{await_connect, begin_connect, drain, kernel_rtt},
     testbed::{
@@ -58,6 +59,7 @@ fn plain(family: Family) {
 
     let ends = case.ends(connection, Expect::BOTH);
     check_plain(&ends, &flow);
+    handshakes::check(Ladder::ThreeWayHandshake, &case, &ends, Side::Client);
     ends.open(Side::Client).assert_near("open.rtt_us", smoothed[0]);
     ends.open(Side::Server).assert_near("open.rtt_us", smoothed[1]);
     for (side, netns) in [Side::Client, Side::Server].map(|side| (side, case.bed.namespace(side).inode())) {

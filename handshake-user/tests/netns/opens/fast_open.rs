@@ -8,6 +8,7 @@ use socket2::Socket;
 use crate::{
     case::{Case, RTT, ms, pause},
     ends::{Ends, Expect},
+    handshakes::{self, Ladder},
     pair::Pair,
     program::machine::tolerance,
     socket::{await_input, drain, set_tcp_option, tcp_info},
@@ -162,6 +163,7 @@ fn cookie_requested(family: Family) {
 
     let ends = scene.case.ends(connection, Expect::BOTH);
     check(&ends, &flow, "cookie_requested", &["none", "cookie_requested"]);
+    handshakes::check(Ladder::FastOpenCookieRequested, &scene.case, &ends, Side::Client);
 }
 
 /// Without a cookie, `connect()` sends the SYN despite `TCP_FASTOPEN_CONNECT`.
@@ -186,7 +188,9 @@ fn data_accepted(family: Family) {
     pair.finish_after(300);
     let (connection, flow) = scene.flow();
 
-    check_accepted(&scene.case.ends(connection, Expect::BOTH), &flow);
+    let ends = scene.case.ends(connection, Expect::BOTH);
+    check_accepted(&ends, &flow);
+    handshakes::check(Ladder::FastOpenDataAccepted, &scene.case, &ends, Side::Client);
 }
 
 /// `connect()` succeeds at once and sends nothing; establishment starts with the first write, much later.
@@ -315,6 +319,7 @@ fn data_rejected(family: Family, spoil: impl FnOnce(&FastOpen)) {
 
     let ends = scene.case.ends(connection, Expect::BOTH);
     check(&ends, &flow, "data_rejected", &["none", "cookie_requested", "data_rejected"]);
+    handshakes::check(Ladder::FastOpenDataRejected, &scene.case, &ends, Side::Client);
 }
 
 /// The SYN is retransmitted without its data.

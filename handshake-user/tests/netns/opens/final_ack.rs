@@ -8,6 +8,7 @@ use socket2::Socket;
 use crate::{
     case::{Case, RTT, pause},
     ends::Expect,
+    handshakes::{self, Ladder},
     pair::Pair,
     socket::{await_input, begin_connect, set_tcp_option},
     testbed::{
@@ -86,6 +87,7 @@ fn check_carried_by_data(case: &Case, pair: Pair) {
     // The sample is right here, but cannot be told from one taken after a lost ACK.
     server.assert_near_or_unknown("open.rtt_us", truth::server_open(&flow));
     server.assert_is("open.final_ack", "data");
+    handshakes::check(Ladder::FinalAckWithData, case, &ends, Side::Client);
 }
 
 fn delayed_until_there_is_data(family: Family) {

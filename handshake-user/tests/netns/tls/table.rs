@@ -11,7 +11,12 @@ use super::{
     scenario::{check, made},
     settings::Settings,
 };
-use crate::{case::Case, record::Record, testbed::packet::Side};
+use crate::{
+    case::Case,
+    handshakes::{self, Ladder},
+    record::Record,
+    testbed::packet::Side,
+};
 
 const EARLY: Settings = Settings { early_data: true, ..Settings::TLS13 };
 
@@ -130,7 +135,26 @@ fn measure(name: &str, line: &Line, fast_open: bool) {
     rows.push(line.row);
     let (witness, ends) = check(&case, peers, made(&rows, accounts));
     assert_eq!(witness.hello_in_syn, fast_open, "the ClientHello in the SYN");
+    if let Some(ladder) = ladder(name, fast_open) {
+        handshakes::check(ladder, &case, &ends, Side::Client);
+    }
     write(name, line.row, fast_open, ends.tls(Side::Client));
+}
+
+/// Where docs/handshakes.md shows this line of the table.
+fn ladder(name: &str, fast_open: bool) -> Option<Ladder> {
+    Some(match (name, fast_open) {
+        ("tls12_full", false) => Ladder::Tls12Full,
+        ("tls12_resumed", false) => Ladder::Tls12Resumed,
+        ("tls12_false_start", false) => Ladder::Tls12FalseStart,
+        ("tls13_full", false) => Ladder::Tls13Full,
+        ("tls13_hello_retry", false) => Ladder::Tls13HelloRetryRequest,
+        ("tls13_resumed", false) => Ladder::Tls13Resumed,
+        ("early_data_accepted", false) => Ladder::EarlyDataAccepted,
+        ("early_data_rejected", false) => Ladder::EarlyDataRejected,
+        ("early_data_accepted", true) => Ladder::ZeroRoundTrips,
+        _ => return None,
+    })
 }
 
 /// A line for `cargo xtask table`.

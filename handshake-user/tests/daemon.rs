@@ -4,6 +4,8 @@
 //! Needs root. `cargo xtask test` builds the program and names it in `HANDSHAKE_BIN`.
 #![expect(clippy::float_cmp, reason = "counts are whole numbers")]
 
+#[path = "daemon/browser.rs"]
+mod browser;
 #[path = "daemon/exposition.rs"]
 mod exposition;
 #[path = "daemon/hostile_clients.rs"]

@@ -2,6 +2,7 @@
 
 pub mod ladder;
 pub mod markup;
+pub(crate) mod rows;
 pub mod savings;
 pub mod summary;
 pub mod table;

@@ -8,21 +8,19 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{MapData, RingBuf};
-use handshake_common::{histograms::Bounds, totals::Totals};
+use handshake_common::totals::Totals;
 
 use super::preexisting;
 use crate::{
-    aggregate::Latest,
     cgroup::Names,
     config::Config,
     event::ConnectionEvent,
     exporter::{
         http::Pages,
         metrics::{Format, Metrics, PENDING},
-        page::{self, Facts},
+        page::{self, Attached, Facts, Lately, Probe},
     },
-    host::Context,
-    host::{self, Host},
+    host::{self, Context, Host},
     join::{Joiner, time_wait::Look},
     kernel::{
         listeners::Listeners,
@@ -31,7 +29,7 @@ use crate::{
         ring::{self, Fill},
     },
     logging,
-    settings::{PageFor, ProbeSettings},
+    settings::{PageFor, ProbeSettings, Switch},
     tracer::Tracer,
     untrusted::Untrusted,
 };
@@ -43,8 +41,6 @@ const SCRAPE_TURNS: u32 = 5;
 const COUNTS: u32 = 10;
 /// How long that may take: a million sockets in fifty namespaces take longer than any other part.
 const COUNTING: Duration = Duration::from_mins(2);
-/// Slow connections and failed ones that the page shows.
-const LATEST: usize = 16;
 /// An event loop without a turn for this long is stuck.
 const STUCK: Duration = Duration::from_secs(10);
 
@@ -57,7 +53,7 @@ struct State {
     /// The one in force.
     config: Config,
     metrics: Metrics,
-    latest: Latest,
+    lately: Lately,
     live: Option<Live>,
     /// When the event loop last had a turn.
     turn: Instant,
@@ -100,7 +96,7 @@ impl Exporter {
             state: Mutex::new(State {
                 config,
                 metrics,
-                latest: Latest::new(LATEST),
+                lately: Lately::new(now()),
                 live: None,
                 turn: Instant::now(),
             }),
@@ -129,9 +125,11 @@ impl Exporter {
             .follow_libraries(ring::CALM)
             .context("cannot start a thread to follow the TLS libraries")?;
         let mut state = self.lock();
-        if !live.tracer.probes.fills_histograms() {
+        let all_records = !live.tracer.probes.fills_histograms();
+        if all_records {
             state.metrics.fill_from_records();
         }
+        state.lately.set_all_records(all_records);
         for hook in &live.tracer.probes.hooks {
             let kind = hook.hook.kind(live.tracer.probes.mode);
             state.metrics.probe(hook.hook.name, kind, hook.missing.is_none());
@@ -197,6 +195,11 @@ impl Exporter {
     }
 }
 
+/// The time of the clock that the page counts by.
+fn now() -> Duration {
+    Duration::from_nanos(host::monotonic_ns())
+}
+
 /// Parsing the kernel's type information took tens of megabytes, which are not needed again.
 fn give_memory_back() {
     #[cfg(target_env = "gnu")]
@@ -208,12 +211,13 @@ fn give_memory_back() {
 
 impl State {
     fn drain(&mut self) -> bool {
-        let Self { metrics, latest, live, .. } = self;
+        let Self { metrics, lately, live, .. } = self;
         let Some(Live { tracer, ring, ring_bytes, fill, joiner, look, host }) = live else { return false };
         if let Some(fill) = fill {
             metrics.ring(fill.waiting(), *ring_bytes);
         }
         let now = host::monotonic_ns();
+        let moment = Duration::from_nanos(now);
         tracer.probes.pass_on_log();
         if let Ok(listeners) = &mut tracer.listeners {
             listeners.turn();
@@ -235,7 +239,7 @@ impl State {
         let mut context = MetricsContext { cgroups: metrics.needs_cgroups(), host };
         let mut observe = |event: ConnectionEvent| {
             metrics.observe(&event);
-            latest.take(&event);
+            lately.take(event, moment);
         };
         let turn = ring::drain(ring, |raw| {
             joiner.take(raw, now, &mut context, &mut observe);
@@ -250,6 +254,11 @@ impl State {
         }
         tracer.look_if_wanted(joiner, now);
         metrics.malformed(turn.malformed);
+        if lately.wants_sample(moment)
+            && let Ok(totals) = tracer.probes.totals()
+        {
+            lately.sample(&totals, moment);
+        }
         turn.more
     }
 
@@ -273,6 +282,37 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// What is attached, in words. `None` before and after.
+    fn attached(&self) -> Option<Attached> {
+        let tracer = &self.live.as_ref()?.tracer;
+        let probes = tracer.probes.hooks.iter().map(|hook| Probe {
+            name: hook.hook.name,
+            kind: hook.hook.kind(tracer.probes.mode),
+            lost_without: hook.hook.lost_without,
+            missing: hook.missing.as_ref().map(ToString::to_string),
+        });
+        let notes = [
+            tracer.probes.wire_shortfall.clone(),
+            (self.config.probes.tls_libraries == Switch::Off).then(|| {
+                "TLS libraries are not probed, by the configuration: handshakes are seen on the wire only."
+                    .to_owned()
+            }),
+            tracer
+                .libraries()
+                .and_then(Result::err)
+                .map(|reason| format!("TLS libraries are not probed: {reason}")),
+            tracer
+                .minisockets
+                .as_ref()
+                .err()
+                .map(|reason| format!("Late FINs and the end of TIME_WAIT stay unknown: {reason}")),
+            tracer.listeners.as_ref().err().map(|reason| {
+                format!("Who listens is known only of sockets that began to listen since: {reason}")
+            }),
+        ];
+        Some(Attached { probes: probes.collect(), notes: notes.into_iter().flatten().collect() })
     }
 }
 
@@ -318,11 +358,12 @@ impl Pages for Exporter {
         state.drain();
         state.advance()?;
         let facts = Facts {
-            families: state.metrics.gather(),
+            now: SystemTime::now(),
+            host: state.live.as_ref().and_then(|live| live.host.host()),
             trouble,
-            all_records: state.config.metrics.bounds() == Bounds::NONE,
-            slow: state.latest.slow.iter().cloned().collect(),
-            failed: state.latest.failed.iter().cloned().collect(),
+            attached: state.attached(),
+            families: state.metrics.gather(),
+            shown: state.lately.shown(now()),
         };
         // Records are read while it is drawn.
         drop(state);

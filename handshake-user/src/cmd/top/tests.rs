@@ -14,7 +14,6 @@ use ratatui::{
 use super::{
     super::live::Losses,
     draw::{Palette, draw},
-    rows::{count, per_second},
     view::{Action, Data, View},
 };
 use crate::{
@@ -24,6 +23,7 @@ use crate::{
         ConnectionEvent, ConnectionId, Process,
         testing::{closed, opened, with_tls},
     },
+    output::rows::{count, per_second},
     untrusted::{is_harmless, tests::HOSTILE},
 };
 
@@ -31,7 +31,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// What happened on a host in ten seconds.
 fn host(grouping: Grouping) -> Aggregate {
-    let limits = Limits { groups: 3, recent: 20, span: Span::of(30 * SECOND), networks: (24, 48) };
+    let limits = Limits { groups: 3, recent: 20, span: Span::of(30 * SECOND), ..Limits::default() };
     let mut all = Aggregate::new(grouping, limits, 100 * SECOND);
     let mut take = |id: u64, event: ConnectionEvent, at: u32| {
         let event = ConnectionEvent { id: ConnectionId::of_socket(id, 0), ..event };

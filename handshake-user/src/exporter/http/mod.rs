@@ -413,8 +413,8 @@ impl<P: Pages> Site<P> {
     }
 }
 
-/// Whether the request is for a name that only this host answers to: a page of another site can make a browser
-/// of this host ask for a name of its own that it has pointed here.
+/// Whether the request is for a name that only this host answers to: a page of another site can make a
+/// browser of this host ask for a name of its own that it has pointed here.
 fn names_loopback<B>(request: &Request<B>) -> bool {
     let Some(host) = request.headers().get(HOST) else { return true };
     let Ok(authority) = Authority::try_from(host.as_bytes()) else { return false };

@@ -245,7 +245,7 @@ fn pages_have_their_status_and_headers() {
     let (status, head, body) = daemon.request("HEAD", "/metrics");
     assert!(status == 200 && body.is_empty() && head.contains("content-length: "), "{head}");
     for (method, path, expected) in
-        [("GET", "/healthz", 200), ("GET", "/readyz", 200), ("GET", "/", 200), ("GET", "/x", 404)]
+        [("GET", "/healthz", 200), ("GET", "/readyz", 200), ("GET", "/", 403), ("GET", "/x", 404)]
             .into_iter()
             .chain([("POST", "/metrics", 405)])
     {

@@ -1,5 +1,5 @@
-//! Chromium without a window, driven over a pipe (`--remote-debugging-pipe`): JSON objects, each ended by a NUL
-//! (Chrome `DevTools` Protocol).
+//! Chromium without a window, driven over a pipe (`--remote-debugging-pipe`): JSON objects, each ended by a
+//! NUL (Chrome `DevTools` Protocol).
 
 use std::{
     io::{BufRead as _, BufReader, PipeWriter, Write as _, pipe},

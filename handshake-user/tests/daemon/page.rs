@@ -106,7 +106,7 @@ fn handshake_that_an_expired_certificate_fails_is_on_the_page_as_a_ladder() {
     for said in ["calls-expired/", "TLS failed", "<svg class=\"ladder\"", "certificate_expired"] {
         assert!(failed.contains(said), "{said}: {failed}");
     }
-    let service = format!("<th scope=\"row\" class=\"name\">expired.test:{}</th>", server.address.port());
+    let service = format!("<th scope=\"row\">expired.test:{}</th>", server.address.port());
     assert!(between(&shown, "id=\"by-service\"", "</table>").contains(&service), "{shown}");
 }
 
@@ -126,7 +126,7 @@ fn rows_of_processes_count_every_connection_with_labels_on_demand() {
                 && between(shown, "<h3>TCP openings</h3>", "</section>").contains("refused")
         });
         if is_told {
-            let row = between(&shown, "class=\"name\">calls-closed</th>", "</tr>");
+            let row = between(&shown, "<th scope=\"row\">calls-closed</th>", "</tr>");
             let cells: Vec<_> = row.split("</td>").map(|cell| cell.rsplit('>').next().unwrap()).collect();
             let [role, rate, failed, retransmits, tls, ..] = cells[..] else { panic!("{row}") };
             assert_eq!([role, failed, retransmits, tls], ["client", "3", "0", "0"], "{row}");
@@ -185,7 +185,7 @@ fn page_is_live_usable_by_keyboard_and_readable_without_scripts() {
     // Names are text.
     assert_eq!(browser.value("document.images.length"), 0);
     let row = format!(
-        "[...document.querySelectorAll('#by-process th.name')].some(it => it.textContent == '{hostile}')"
+        "[...document.querySelectorAll('#by-process tbody th')].some(it => it.textContent == '{hostile}')"
     );
     assert_eq!(browser.value(&row), true);
     browser.until("document.querySelectorAll('.rate').length == 6");
@@ -226,7 +226,7 @@ fn page_is_live_usable_by_keyboard_and_readable_without_scripts() {
     browser.value("update()");
     assert_eq!(browser.value(&failures), 3);
 
-    // Every text can be told from its background, light and dark; a narrow screen scrolls tables, not the page.
+    // Every text can be told from its background, light and dark; a narrow screen scrolls tables only.
     let mut papers = Vec::new();
     for scheme in ["light", "dark"] {
         let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);

@@ -1,4 +1,4 @@
-//! The daemon's HTTP server: five pages, GET and HEAD, HTTP/1.
+//! The daemon's HTTP server: six pages, GET and HEAD, HTTP/1.
 
 mod activity;
 mod auth;
@@ -360,7 +360,7 @@ impl<P: Pages> Site<P> {
                 _ => page(
                     StatusCode::NOT_FOUND,
                     TEXT,
-                    "not found; try /metrics, /config, /healthz or /readyz\n".to_owned(),
+                    "not found; try /, /metrics, /config, /healthz or /readyz\n".to_owned(),
                 ),
             }
         };

@@ -2,8 +2,13 @@
 
 use std::fmt::Write as _;
 
-use super::{Facts, counts::metrics, table};
-use crate::{exporter::page::counts::label, output::markup::Escaped};
+use prometheus::proto::MetricFamily;
+
+use super::{
+    counts::{label, metrics},
+    table,
+};
+use crate::output::markup::Escaped;
 
 /// What is attached.
 #[derive(Debug)]
@@ -27,15 +32,20 @@ pub struct Probe {
     pub missing: Option<String>,
 }
 
-pub(super) fn add(page: &mut String, facts: &Facts) {
+pub(super) fn add(
+    page: &mut String,
+    trouble: Option<&str>,
+    families: &[MetricFamily],
+    attached: Option<&Attached>,
+) {
     page.push_str("<h2 id=\"state\">State</h2>\n");
-    let _ = match &facts.trouble {
+    let _ = match trouble {
         None => writeln!(page, "<p class=\"state\">Healthy: probes are attached, and records are read.</p>"),
         Some(trouble) => {
             writeln!(page, "<p class=\"state trouble\"><strong>{}</strong></p>", Escaped(trouble))
         }
     };
-    let lost: Vec<_> = metrics(&facts.families, "handshake_events_lost_total")
+    let lost: Vec<_> = metrics(families, "handshake_events_lost_total")
         .map(|metric| (label(metric, "reason"), metric.get_counter().get_value()))
         .filter(|(_, count)| *count > 0.0)
         .map(|(reason, count)| format!("{count} {reason}"))
@@ -51,7 +61,7 @@ pub(super) fn add(page: &mut String, facts: &Facts) {
             Escaped(&lost)
         )
     };
-    let Some(attached) = &facts.attached else { return };
+    let Some(attached) = attached else { return };
     for probe in &attached.probes {
         if let Some(reason) = &probe.missing {
             let _ = writeln!(

@@ -19,7 +19,7 @@ const BARS: f64 = 48.0;
 const BUCKET: usize = 7;
 const BUCKETS_HEIGHT: f64 = 22.0;
 /// Of the longest bar in a table, and its thickness.
-const LONGEST: f64 = 120.0;
+const LONGEST: f64 = 90.0;
 const THICKNESS: u32 = 12;
 
 /// How often something happened a second: the roles above each other, time to the right.

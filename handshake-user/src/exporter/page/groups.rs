@@ -109,7 +109,7 @@ fn rows(page: &mut String, id: &str, columns: &[Column], grouping: Grouping, tab
             let text = Escaped(&text);
             let _ = match column {
                 Column::Name if row.id == RowId::Rest => write!(page, "<th scope=\"row\">all others</th>"),
-                Column::Name => write!(page, "<th scope=\"row\" class=\"name\">{text}</th>"),
+                Column::Name => write!(page, "<th scope=\"row\">{text}</th>"),
                 _ if column.is_number() => write!(page, "<td class=\"number\">{text}</td>"),
                 _ => write!(page, "<td>{text}</td>"),
             };

@@ -169,8 +169,8 @@ impl History {
     pub(super) fn steps(&self) -> impl Iterator<Item = Step> {
         let last = self.0.back().map_or(Duration::ZERO, |(at, _)| *at);
         self.0.iter().zip(self.0.iter().skip(1)).map(move |((from, before), (to, counts))| Step {
-            ago: last - *to,
-            length: *to - *from,
+            ago: last.saturating_sub(*to),
+            length: to.saturating_sub(*from),
             counts: counts.since(before),
         })
     }
@@ -178,7 +178,11 @@ impl History {
     /// From the first sample to the last. Returns `None` before the second.
     pub(super) fn all(&self) -> Option<Step> {
         let ((from, before), (to, counts)) = (self.0.front()?, self.0.back()?);
-        (to > from).then(|| Step { ago: Duration::ZERO, length: *to - *from, counts: counts.since(before) })
+        (to > from).then(|| Step {
+            ago: Duration::ZERO,
+            length: to.saturating_sub(*from),
+            counts: counts.since(before),
+        })
     }
 }
 

@@ -1,5 +1,5 @@
-//! What happened of late, beyond what the metrics keep: the host's counts at regular times, and connections in
-//! groups. Pure; time is passed in, of a clock that never goes back.
+//! What happened of late, beyond what the metrics keep: the host's counts at regular times, and connections
+//! in groups. Pure; time is passed in, of a clock that never goes back.
 
 use std::{sync::Arc, time::Duration};
 

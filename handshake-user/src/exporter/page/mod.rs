@@ -1,5 +1,5 @@
-//! The page `/`, for a reader: what `/metrics` counts, what happened of late and to whom, and the latest slow and
-//! failed connections.
+//! The page `/`, for a reader: what `/metrics` counts, what happened of late and to whom, and the latest slow
+//! and failed connections.
 //!
 //! It is drawn whole by the daemon, so it can be read without scripts; with them it draws itself anew. Every
 //! text of others goes through [`Escaped`].
@@ -19,6 +19,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use handshake_common::Role;
 use humantime::FormattedDuration;
 use prometheus::proto::MetricFamily;
 
@@ -34,7 +35,7 @@ use crate::{
 };
 
 const STYLE: &str = include_str!("page.css");
-const STYLE_HASH: &str = "sha256-pM1vElJZPmzEvLj8sgPN2UwwHOmyPZAUXfur3XTsew0=";
+const STYLE_HASH: &str = "sha256-LReNk2VtlXTfG1ch+LaKQpdpUhK+AF9dKfgmsi4uy2A=";
 const SCRIPT: &str = include_str!("page.js");
 const SCRIPT_HASH: &str = "sha256-faOo7uQ30j++AtSO6IwQqW82YkvA3jgffvFEt/ihNIA=";
 
@@ -84,7 +85,7 @@ pub fn html(facts: &Facts) -> String {
     );
     let now = humantime::format_rfc3339_seconds(facts.now);
     let _ = writeln!(page, "<p class=\"soft\">As of <time>{now}</time>.</p>");
-    attached::add(&mut page, facts);
+    attached::add(&mut page, facts.trouble.as_deref(), &facts.families, facts.attached.as_ref());
     lately(&mut page, &facts.shown);
     groups::add(&mut page, &facts.shown);
     counts::add(&mut page, &facts.families);
@@ -108,17 +109,15 @@ fn lately(page: &mut String, shown: &Shown) {
     page.push_str("</div>\n");
     let length = whole_seconds(all.length);
     let _ = writeln!(page, "<p class=\"soft\">In the {length} that are drawn:</p>");
-    let heads = Kind::ALL.map(Kind::title);
-    table::begin(page, "lately-counts", "Counts of the last five minutes", &["role"], &heads);
-    for role in roles() {
-        if role.is_none() && Kind::ALL.iter().all(|&kind| all.counts.get(kind, role) == 0) {
-            continue;
-        }
-        let name = role.map_or("unknown", |role| role.as_str());
-        let _ = write!(page, "<tr><th scope=\"row\">{name}</th>");
-        for kind in Kind::ALL {
-            let rate = per_second(all.rate(kind, role));
-            let count = all.counts.get(kind, role);
+    let has =
+        |role: &Option<Role>| role.is_some() || Kind::ALL.iter().any(|&kind| all.counts.get(kind, *role) > 0);
+    let roles: Vec<_> = roles().filter(has).collect();
+    let heads: Vec<_> = roles.iter().map(|role| role.map_or("role unknown", |role| role.as_str())).collect();
+    table::begin(page, "lately-counts", "Counts of the last five minutes", &["what"], &heads);
+    for kind in Kind::ALL {
+        let _ = write!(page, "<tr><th scope=\"row\">{}</th>", kind.title());
+        for &role in &roles {
+            let (count, rate) = (all.counts.get(kind, role), per_second(all.rate(kind, role)));
             let _ = write!(page, "<td class=\"number\">{count} <span class=\"soft\">({rate}/s)</span></td>");
         }
         page.push_str("</tr>\n");

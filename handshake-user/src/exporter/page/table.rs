@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-/// Begins a table that can be scrolled by keyboard: first columns of words, then of numbers. All texts are our
-/// own.
+/// Begins a table that can be scrolled by keyboard: first columns of words, then of numbers. All texts are
+/// our own.
 pub(super) fn begin(page: &mut String, id: &str, label: &str, words: &[&str], numbers: &[&str]) {
     let _ = write!(
         page,

@@ -168,7 +168,10 @@ impl Aggregate {
             member.activity.add(slot, &tally);
             member.latest.take(identity.clone(), &whole);
         }
-        for (recent, belongs) in [(&mut self.failed, has_failed(event)), (&mut self.slow, is_slow(event))] {
+        let keeps = self.limits.notable > 0;
+        let notable =
+            [(&mut self.failed, keeps && has_failed(event)), (&mut self.slow, keeps && is_slow(event))];
+        for (recent, belongs) in notable {
             if belongs {
                 let whole = recent::whole(&whole, recent.get(&identity));
                 recent.take(identity.clone(), &whole);

@@ -303,6 +303,7 @@ fn mean(sum: u64, of: u64) -> f64 {
 pub(crate) fn per_second(rate: f64) -> String {
     match rate {
         0.0 => "0".to_owned(),
+        rate if rate < 0.05 => "<0.1".to_owned(),
         rate if rate < 99.95 => format!("{rate:.1}"),
         rate if rate < 99_999.5 => format!("{rate:.0}"),
         rate => format!("{:.0}k", rate / 1e3),

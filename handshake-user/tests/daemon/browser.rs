@@ -84,8 +84,8 @@ impl Browser {
             });
         }
         let child = command.spawn().unwrap();
-        // SAFETY: they were made above, and nobody else has them.
         for descriptor in [reads, writes] {
+            // SAFETY: it was made above, and nobody else has it.
             drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
         }
         let (send, messages) = mpsc::channel();

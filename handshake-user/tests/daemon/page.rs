@@ -237,6 +237,7 @@ fn page_is_live_usable_by_keyboard_and_readable_without_scripts() {
     assert_ne!(papers[0], papers[1]);
     let narrow = json!({"width": 360, "height": 640, "deviceScaleFactor": 1, "mobile": false});
     browser.call("Emulation.setDeviceMetricsOverride", &narrow);
+    assert_eq!(browser.value(BEYOND), json!([]));
     assert_eq!(browser.value("document.documentElement.scrollWidth"), 360);
     assert_eq!(browser.complaints, Vec::<String>::new());
 
@@ -255,11 +256,16 @@ fn page_is_live_usable_by_keyboard_and_readable_without_scripts() {
     // A page that stands still says so.
     browser.open(&url);
     assert_eq!(browser.complaints, Vec::<String>::new());
-    daemon.stop(Signal::SIGTERM);
+    daemon.end(Signal::SIGTERM);
     browser.value("update()");
     let state = browser.value("document.querySelector('output').textContent");
     assert!(state.as_str().unwrap().starts_with("Not up to date: "), "{state}");
 }
+
+/// What is wider than the window, without a way to scroll there.
+const BEYOND: &str = "[...document.querySelectorAll('body *')]
+    .filter(it => it.getBoundingClientRect().right > innerWidth && !it.closest('.scroll'))
+    .map(it => it.outerHTML.slice(0, 99))";
 
 /// Texts whose contrast to the page is below 4.5 (WCAG 2.2, 1.4.3), with their contrast.
 const FAINT: &str = "(() => {

@@ -8,7 +8,7 @@ use super::{
     distribution::Distribution,
     history::{History, Kind, SPAN, roles},
 };
-use crate::output::rows::per_second;
+use crate::output::{markup::Escaped, rows::per_second};
 
 /// Of the chart of a rate: pixels of the whole, where its bars begin, and their height.
 const WIDTH: f64 = 300.0;
@@ -48,6 +48,7 @@ pub(super) fn rate(history: &History, kind: Kind) -> String {
     }
     let (title, bottom) = (kind.title(), TOP + BARS);
     let (latest, most) = (per_second(latest), per_second(most));
+    let (latest, most) = (Escaped(&latest), Escaped(&most));
     format!(
         r#"<svg class="rate" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}, a second: {latest} at last, {most} at most in five minutes"><text x="0" y="11">at most {most}/s</text><text x="{WIDTH}" y="11" text-anchor="end">now {latest}/s</text>{bars}<path d="M0 {bottom}H{WIDTH}"/><text x="0" y="{below}">5 min ago</text><text x="{WIDTH}" y="{below}" text-anchor="end">now</text></svg>"#,
         below = bottom + 15.0

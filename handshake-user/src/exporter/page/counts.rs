@@ -80,7 +80,9 @@ fn counts(page: &mut String, number: usize, counted: &Counted, families: &[Metri
         rows.push((all_others, rest.iter().map(|(_, count)| count).sum()));
     }
     let most = rows.iter().map(|(_, count)| *count).fold(1.0, f64::max);
-    table::begin(page, &format!("counts-{number}"), title, labels, &["count", ""]);
+    let heads: Vec<_> = labels.iter().map(|label| label.replace('_', " ")).collect();
+    let heads: Vec<_> = heads.iter().map(String::as_str).collect();
+    table::begin(page, &format!("counts-{number}"), title, &heads, &["count", ""]);
     for (values, count) in rows {
         page.push_str("<tr>");
         for value in values {

@@ -53,7 +53,7 @@ const fn heading(column: Column, grouping: Grouping) -> &'static str {
         Column::Older => "≤ 1.1",
         Column::P50 => "setup p50",
         Column::P99 => "p99",
-        Column::RoundTrips => "round trips / possible",
+        Column::RoundTrips => "round trips",
         Column::Resets => "resets",
     }
 }
@@ -106,11 +106,12 @@ fn rows(page: &mut String, id: &str, columns: &[Column], grouping: Grouping, tab
         page.push_str("<tr>");
         for column in columns {
             let text = column.text(row);
+            let zero = if text == "0" { " soft" } else { "" };
             let text = Escaped(&text);
             let _ = match column {
                 Column::Name if row.id == RowId::Rest => write!(page, "<th scope=\"row\">all others</th>"),
                 Column::Name => write!(page, "<th scope=\"row\">{text}</th>"),
-                _ if column.is_number() => write!(page, "<td class=\"number\">{text}</td>"),
+                _ if column.is_number() => write!(page, "<td class=\"number{zero}\">{text}</td>"),
                 _ => write!(page, "<td>{text}</td>"),
             };
         }

@@ -35,7 +35,7 @@ use crate::{
 };
 
 const STYLE: &str = include_str!("page.css");
-const STYLE_HASH: &str = "sha256-LReNk2VtlXTfG1ch+LaKQpdpUhK+AF9dKfgmsi4uy2A=";
+const STYLE_HASH: &str = "sha256-JaKZHMgvgIwV+ATxNcVsw4IcJ7rbgP1BmNu/k+ed/sk=";
 const SCRIPT: &str = include_str!("page.js");
 const SCRIPT_HASH: &str = "sha256-faOo7uQ30j++AtSO6IwQqW82YkvA3jgffvFEt/ihNIA=";
 
@@ -118,7 +118,11 @@ fn lately(page: &mut String, shown: &Shown) {
         let _ = write!(page, "<tr><th scope=\"row\">{}</th>", kind.title());
         for &role in &roles {
             let (count, rate) = (all.counts.get(kind, role), per_second(all.rate(kind, role)));
-            let _ = write!(page, "<td class=\"number\">{count} <span class=\"soft\">({rate}/s)</span></td>");
+            let _ = write!(
+                page,
+                "<td class=\"number\">{count} <span class=\"soft\">({}/s)</span></td>",
+                Escaped(&rate)
+            );
         }
         page.push_str("</tr>\n");
     }

@@ -199,6 +199,8 @@ pub async fn serve<P: Pages>(
             accepted = next => accepted,
         };
         match accepted {
+            // Reset while it waited: a crowd that connects and resets would get a response each.
+            Ok((tcp, _)) if !matches!(tcp.take_error(), Ok(None)) => {}
             Ok((tcp, peer)) => {
                 let is_local = peer.ip().to_canonical().is_loopback();
                 let tls = site.web.settings().tls.clone();

@@ -22,7 +22,7 @@ pub mod tls;
 pub mod totals;
 pub mod vocabulary;
 
-pub use connection::{Connection, ConnectionFlags, Phase, WirePhase};
+pub use connection::{Accepted, Connection, ConnectionFlags, Phase, WirePhase};
 pub use layout::Layout;
 pub use vocabulary::{
     CloseStyle, Family, FastOpen, FastOpenReason, FinalAck, Initiator, Kind, Library, Outcome, ProcessBy,

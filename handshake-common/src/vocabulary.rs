@@ -141,6 +141,8 @@ words!(
         Connect = "connect",
         /// It listens on the socket that the connection came to.
         Listener = "listener",
+        /// It called `accept()`.
+        Accept = "accept",
         /// It ran the TLS handshake.
         Tls = "tls",
         /// It called `close()` or `shutdown()`.

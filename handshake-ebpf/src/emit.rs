@@ -137,6 +137,14 @@ fn observe_known(series: usize, us: Option<u64>) {
     }
 }
 
+/// A connection was accepted: its wait goes into a histogram, or into its later records.
+#[inline(always)]
+pub(crate) fn accepted(connection: &Connection) {
+    if fills_histograms() {
+        histograms::accepted(connection, observe_known);
+    }
+}
+
 /// A connection closed of which no view has seen a TLS handshake. Whether one could have escaped both is for
 /// user space to say.
 #[inline(always)]

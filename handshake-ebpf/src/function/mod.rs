@@ -1,5 +1,5 @@
 //! Kernel functions, for what no tracepoint tells: one file a function. Each has a program for fentry or
-//! fexit, and one for kprobe or kretprobe where the kernel refuses the first. So far they count.
+//! fexit, and one for kprobe or kretprobe where the kernel refuses the first.
 
 mod accept;
 mod cookie;

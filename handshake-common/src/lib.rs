@@ -25,8 +25,8 @@ pub mod vocabulary;
 pub use connection::{Accepted, Connection, ConnectionFlags, Phase, WirePhase};
 pub use layout::Layout;
 pub use vocabulary::{
-    CloseStyle, Family, FastOpen, FastOpenReason, FinalAck, Initiator, Kind, Library, Outcome, ProcessBy,
-    Role, Stage, TimeWaitEnd, TlsClass, TlsOutcome, TlsSource, TlsVersion,
+    CloseStyle, Family, FastOpen, FastOpenReason, FinalAck, Initiator, Kind, Library, MinisocketStep,
+    Outcome, ProcessBy, Role, Stage, TimeWaitEnd, TlsClass, TlsOutcome, TlsSource, TlsVersion,
 };
 /// The bytes of a raw record: `as_bytes()`.
 pub use zerocopy::IntoBytes;

@@ -168,6 +168,8 @@ words!(
         Wire = "wire",
         /// A [`crate::tls::wire::HelloFragment`].
         Hello = "hello",
+        /// A [`crate::tcp::minisocket::MinisocketNews`].
+        Minisocket = "minisocket",
     }
 );
 
@@ -224,6 +226,16 @@ words!(
         ResetSent = "reset_sent",
         ResetReceived = "reset_received",
         TimedOut = "timed_out",
+    }
+);
+
+words!(
+    /// What a hook sees happen to a time-wait minisocket.
+    MinisocketStep {
+        /// The peer's FIN came: FIN_WAIT2 → TIME_WAIT.
+        Fin = "fin",
+        /// It ends.
+        End = "end",
     }
 );
 

@@ -9,7 +9,7 @@ use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ringbuf_outpu
 use handshake_common::{
     Connection, ConnectionFlags, FastOpen, Stage, connection,
     histograms::{self, Bounds, MAX_BOUNDS, SUM},
-    tcp::{close, open, setup, state::DueRecords},
+    tcp::{close, minisocket::MinisocketNews, open, setup, state::DueRecords},
     tls::library::session::{LibraryHandshake, Session},
     totals::{self, DropReason},
 };
@@ -203,6 +203,8 @@ pub(crate) fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<
             if enters_time_wait {
                 time_wait::mark(connection);
             }
+        } else if close::enters_time_wait(connection) {
+            time_wait::mark(connection);
         }
         record(connection, Stage::Close);
     }
@@ -216,6 +218,23 @@ fn has_room(connection: &Connection) -> bool {
         count(totals::lost(DropReason::TimeWaitFull));
     }
     has_room
+}
+
+/// Sends what happened to a minisocket.
+#[inline(always)]
+pub(crate) fn minisocket(news: &MinisocketNews) {
+    // SAFETY: the record is plain and has no padding.
+    let error = unsafe {
+        bpf_ringbuf_output(
+            (&raw const RECORDS).cast_mut().cast(),
+            core::ptr::from_ref(news).cast_mut().cast(),
+            size_of::<MinisocketNews>() as u64,
+            u64::from(BPF_RB_NO_WAKEUP),
+        )
+    };
+    if error != 0 {
+        count(totals::lost(DropReason::RingFull));
+    }
 }
 
 /// Sends the record without waking user space, which polls the ring at its own pace.

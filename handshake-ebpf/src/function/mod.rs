@@ -3,8 +3,10 @@
 
 mod accept;
 mod cookie;
+mod time_wait;
 mod time_wait_end;
 mod time_wait_segment;
+mod time_wait_timer;
 
 use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
 use handshake_common::function::{COUNT, Function};

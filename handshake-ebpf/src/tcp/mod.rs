@@ -5,7 +5,7 @@ pub(crate) mod adopt;
 mod destroy;
 pub(crate) mod listener;
 mod listener_iterators;
-mod minisocket;
+pub(crate) mod minisocket;
 pub(crate) mod owner;
 mod reset;
 mod retransmit;

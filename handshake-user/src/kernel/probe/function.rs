@@ -47,10 +47,21 @@ pub const FUNCTIONS: [FunctionHook; COUNT] = [
         function: Function::TimeWaitSegment,
         prototype: Prototype {
             function: "tcp_timewait_state_process",
-            parameters: &["inet_timewait_sock", "sk_buff"],
+            parameters: &["inet_timewait_sock", "sk_buff", "tcphdr"],
             returns: None,
         },
         name: "time_wait_segment",
+        arity: None,
+        adds: "why a time-wait minisocket ends before its time",
+    },
+    FunctionHook {
+        function: Function::TimeWaitTimer,
+        prototype: Prototype {
+            function: "__inet_twsk_schedule",
+            parameters: &["inet_timewait_sock"],
+            returns: None,
+        },
+        name: "time_wait_timer",
         arity: None,
         adds: "the peer's FIN that reaches a time-wait minisocket, to the microsecond",
     },

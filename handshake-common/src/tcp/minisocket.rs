@@ -57,7 +57,8 @@ pub struct MinisocketNews {
     pub kind: u8,
     /// [`MinisocketStep`] code.
     pub step: u8,
-    /// The flags of the segment that ended it, the 14th byte of its TCP header, and [`A_SEGMENT`]; 0: none did.
+    /// The flags of the segment that ended it, the 14th byte of its TCP header, and [`A_SEGMENT`]; 0: none
+    /// did.
     pub segment: u16,
     /// Inode of the network namespace.
     pub netns: u32,

@@ -1,5 +1,5 @@
-//! What the hooks on time-wait minisockets have in common: the segment that one receives tells why the next of
-//! these functions is called, and what happens to those that user space follows becomes a record.
+//! What the hooks on time-wait minisockets have in common: the segment that one receives tells why the next
+//! of these functions is called, and what happens to those that user space follows becomes a record.
 
 use core::ffi::c_void;
 

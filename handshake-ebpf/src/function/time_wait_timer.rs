@@ -1,5 +1,5 @@
-//! `__inet_twsk_schedule`: the timer of a time-wait minisocket is set, when it is made and anew by segments that
-//! it accepts.
+//! `__inet_twsk_schedule`: the timer of a time-wait minisocket is set, when it is made and anew by segments
+//! that it accepts.
 
 use core::ffi::c_void;
 

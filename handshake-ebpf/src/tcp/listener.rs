@@ -182,14 +182,14 @@ fn note_cookie(connection: &mut Connection, key: u64) {
     let told = TELLS_COOKIES.get(0).map_or(0, |told| black_box(*told));
     let is_known = u64::from(told) & (key | key.wrapping_neg()) >> 63;
     let is_cookie = is_known & key;
-    #[expect(clippy::cast_possible_truncation, reason = "one bit")]
     let bit = |flag: ConnectionFlags, value: u64| flag.bits() * (value & 1) as u32;
     let bits = bit(ConnectionFlags::SYN_COOKIE, is_cookie)
         | bit(ConnectionFlags::NO_SYN_COOKIE, is_known & !is_cookie);
     connection.flags.insert(ConnectionFlags::from_bits_retain(bits));
 }
 
-/// The key of the listener of this socket, and whether a cookie made it ([`COOKIE`]); 0: unknown. A function of its own as well.
+/// The key of the listener of this socket, and whether a cookie made it ([`COOKIE`]); 0: unknown. A function
+/// of its own as well.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn take_listener(sk: u64) -> u64 {

@@ -27,7 +27,7 @@ use super::{
     histograms::Histograms,
     hook::{Hook, TLS_WIRE},
     kernel::Kernel,
-    load::find_features,
+    load::{OBJECT, find_features},
     plan::{Offset, Planned},
     program::{self, Job},
     uprobe_multi::UprobeLinks,
@@ -37,9 +37,6 @@ use crate::{
     bounded,
     settings::{Attach, AttachMode, ProbeSettings, TlsWire},
 };
-
-/// The kernel side, compiled.
-pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/handshake-ebpf"));
 
 /// Programs by name: for each, the kernel counts how often it skipped it.
 pub type LoadedPrograms = Arc<Mutex<Vec<(String, Arc<OwnedFd>)>>>;

@@ -16,10 +16,9 @@ use handshake_common::{
 };
 
 use super::{
-    attach::OBJECT,
     error::{HookError, LoadError},
     kernel::Kernel,
-    load::load as load_program,
+    load::{OBJECT, load as load_program},
 };
 use crate::{
     kernel::btf::{Prototype, PrototypeError},

@@ -9,7 +9,7 @@ use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ringbuf_outpu
 use handshake_common::{
     Connection, ConnectionFlags, FastOpen, Stage, connection,
     histograms::{self, Bounds, MAX_BOUNDS, SUM},
-    tcp::{close, open, setup, state::DueRecords},
+    tcp::{close, minisocket::MinisocketNews, open, setup, state::DueRecords},
     tls::library::session::{LibraryHandshake, Session},
     totals::{self, DropReason},
 };
@@ -137,6 +137,14 @@ fn observe_known(series: usize, us: Option<u64>) {
     }
 }
 
+/// A connection was accepted: its wait goes into a histogram, or into its later records.
+#[inline(always)]
+pub(crate) fn accepted(connection: &Connection) {
+    if fills_histograms() {
+        histograms::accepted(connection, observe_known);
+    }
+}
+
 /// A connection closed of which no view has seen a TLS handshake. Whether one could have escaped both is for
 /// user space to say.
 #[inline(always)]
@@ -195,6 +203,8 @@ pub(crate) fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<
             if enters_time_wait {
                 time_wait::mark(connection);
             }
+        } else if close::enters_time_wait(connection) {
+            time_wait::mark(connection);
         }
         record(connection, Stage::Close);
     }
@@ -208,6 +218,23 @@ fn has_room(connection: &Connection) -> bool {
         count(totals::lost(DropReason::TimeWaitFull));
     }
     has_room
+}
+
+/// Sends what happened to a minisocket.
+#[inline(always)]
+pub(crate) fn minisocket(news: &MinisocketNews) {
+    // SAFETY: the record is plain and has no padding.
+    let error = unsafe {
+        bpf_ringbuf_output(
+            (&raw const RECORDS).cast_mut().cast(),
+            core::ptr::from_ref(news).cast_mut().cast(),
+            size_of::<MinisocketNews>() as u64,
+            u64::from(BPF_RB_NO_WAKEUP),
+        )
+    };
+    if error != 0 {
+        count(totals::lost(DropReason::RingFull));
+    }
 }
 
 /// Sends the record without waking user space, which polls the ring at its own pace.

@@ -20,7 +20,7 @@ impl Needed {
     }
 }
 
-const NEEDED: [Needed; 14] = [
+const NEEDED: [Needed; 25] = [
     Needed {
         program: "ip",
         package: "iproute2",
@@ -47,6 +47,7 @@ const NEEDED: [Needed; 14] = [
         why: "scrapes the daemon, and runs the rules and the dashboard's queries",
     },
     Needed { program: "chromium", package: "chromium", why: "reads the daemon's page" },
+    Needed { program: "nft", package: "nftables", why: "a firewall that rejects SYNs" },
     Needed { program: "setpriv", package: "util-linux", why: "PostgreSQL does not run as root" },
 ];
 

@@ -165,6 +165,12 @@ impl Exporter {
             let kind = hook.hook.kind(live.tracer.probes.mode);
             state.metrics.probe(hook.hook.name, kind, hook.missing.is_none());
         }
+        for function in &live.tracer.probes.functions {
+            match &function.attached {
+                Ok(tier) => state.metrics.probe(function.hook.prototype.function, tier.as_str(), true),
+                Err(reason) => tracing::debug!(%reason, "cannot hook {}", function.hook.prototype.function),
+            }
+        }
         state.live = Some(live);
         state.turn = Instant::now();
         drop(state);

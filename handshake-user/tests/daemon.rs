@@ -15,6 +15,8 @@ mod itself;
 #[path = "daemon/privileges.rs"]
 mod privileges;
 mod program;
+#[path = "daemon/records.rs"]
+mod records;
 #[path = "daemon/reload.rs"]
 mod reload;
 #[path = "daemon/shutdown.rs"]

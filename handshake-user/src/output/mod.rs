@@ -1,5 +1,6 @@
 //! Records as text, for a person to read.
 
+pub mod chart;
 pub mod ladder;
 pub mod markup;
 pub mod savings;

@@ -14,6 +14,7 @@ use super::preexisting;
 use crate::{
     cgroup::Names,
     config::Config,
+    event::ConnectionEvent,
     exporter::{
         http::Pages,
         metrics::{Format, Metrics, PENDING},
@@ -28,9 +29,10 @@ use crate::{
         ring::{self, Fill},
     },
     logging,
+    recording::{Folder, Limits, Recorder, Target},
     settings::ProbeSettings,
     tracer::Tracer,
-    untrusted::Untrusted,
+    untrusted::{Untrusted, say},
 };
 
 /// Turns of the ring before a scrape: as many records as the default ring holds, some tens of milliseconds,
@@ -52,6 +54,7 @@ struct State {
     /// The one in force.
     config: Config,
     metrics: Metrics,
+    recorder: Option<Recorder>,
     live: Option<Live>,
     /// When the event loop last had a turn.
     turn: Instant,
@@ -90,7 +93,9 @@ impl Exporter {
         for hook in HOOKS {
             metrics.probe(hook.name, PENDING, false);
         }
-        Ok(Self { state: Mutex::new(State { config, metrics, live: None, turn: Instant::now() }) })
+        Ok(Self {
+            state: Mutex::new(State { config, metrics, recorder: None, live: None, turn: Instant::now() }),
+        })
     }
 
     /// Takes over what can be changed while it runs. Returns the keys of what else is different.
@@ -106,6 +111,34 @@ impl Exporter {
     /// Counts an attempt to read the configuration anew.
     pub(super) fn reloaded(&self, is_success: bool) {
         self.lock().metrics.reloaded(is_success);
+    }
+
+    /// Begins to write records, if they are asked for.
+    pub(super) fn record(&self) -> Result<()> {
+        let mut state = self.lock();
+        let Some(records) = &state.config.records else { return Ok(()) };
+        let name = Untrusted::from(&*records.folder);
+        let folder = Folder::open(&records.folder, records.limits).with_context(|| {
+            format!("cannot write records to the folder {name}: see the setting `records`")
+        })?;
+        let target = match records.look_back {
+            Some(keep) => Target::look_back(keep, look_back_bytes(records.limits), folder),
+            None => Target::folder(folder),
+        };
+        let recorder = Recorder::start(target).context("cannot start a thread that writes records")?;
+        state.metrics.fill_from_records();
+        state.recorder = Some(recorder);
+        Ok(())
+    }
+
+    /// SIGUSR1: writes the records that are in memory to a file.
+    pub(super) fn write_look_back(&self) {
+        let said = match self.lock().recorder.as_mut().map(Recorder::write_look_back) {
+            Some(true) => return,
+            Some(false) => "the disk does not keep up",
+            None => "set `records` and `look_back` to keep the records of the last while",
+        };
+        say(format_args!("handshake: no records written: {said}"));
     }
 
     /// The probes are attached: from now on, records are read.
@@ -171,16 +204,24 @@ impl Exporter {
         if let Err(error) = state.advance() {
             tracing::warn!(%error, "cannot read the last totals");
         }
-        let live = state.live.take();
+        let (live, recorder) = (state.live.take(), state.recorder.take());
         // Detaching takes long, and pages are served meanwhile.
         drop(state);
         drop(live);
+        if let Some((_, Some(error))) = recorder.map(Recorder::finish) {
+            tracing::warn!(%error, "not all records were written");
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic leaves no counter half-written.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Memory for records that are kept to look back at: as much as one file of the folder may have.
+fn look_back_bytes(limits: Limits) -> usize {
+    usize::try_from(limits.bytes / 16).unwrap_or(usize::MAX)
 }
 
 /// Parsing the kernel's type information took tens of megabytes, which are not needed again.
@@ -194,7 +235,7 @@ fn give_memory_back() {
 
 impl State {
     fn drain(&mut self) -> bool {
-        let Self { metrics, live, .. } = self;
+        let Self { metrics, recorder, live, .. } = self;
         let Some(Live { tracer, ring, ring_bytes, fill, joiner, look, host }) = live else { return false };
         if let Some(fill) = fill {
             metrics.ring(fill.waiting(), *ring_bytes);
@@ -218,24 +259,41 @@ impl State {
         if look.is_none() {
             *look = tracer.take_look();
         }
-        let mut context = MetricsContext { cgroups: metrics.needs_cgroups(), host };
+        let is_recording = recorder.is_some();
+        if is_recording {
+            host.refresh_clock();
+        }
+        let mut context =
+            MetricsContext { cgroups: metrics.needs_cgroups() || is_recording, is_recording, host };
+        let mut report = |event: ConnectionEvent| {
+            metrics.observe(&event);
+            if let Some(recorder) = recorder {
+                recorder.record(&event);
+            }
+        };
         let turn = ring::drain(ring, |raw| {
-            joiner.take(raw, now, &mut context, |event| metrics.observe(&event));
+            joiner.take(raw, now, &mut context, &mut report);
             if let (Ok(listeners), RawRecord::Connection(connection)) = (&mut tracer.listeners, raw) {
                 listeners.heed(connection);
             }
             ControlFlow::Continue(())
         });
-        joiner.expire(now, &mut context, |event| metrics.observe(&event));
+        joiner.expire(now, &mut context, &mut report);
         if let Some(look) = look.take_if(|_| !turn.more) {
-            joiner.looked(&look, now, &mut context, |event| metrics.observe(&event));
+            joiner.looked(&look, now, &mut context, &mut report);
         }
         tracer.look_if_wanted(joiner, now);
         metrics.malformed(turn.malformed);
+        if let Some(recorder) = recorder {
+            recorder.turn();
+        }
         turn.more
     }
 
     fn advance(&mut self) -> Result<()> {
+        if let Some(recorder) = &self.recorder {
+            self.metrics.records(recorder.counts());
+        }
         if let Some(live) = &self.live {
             let probes = &live.tracer.probes;
             let totals = probes.totals()?;
@@ -258,10 +316,11 @@ impl State {
     }
 }
 
-/// The host, but for the paths of cgroups that no label asks for.
+/// The host, but for what neither labels nor records ask for.
 struct MetricsContext<'h> {
     host: &'h mut Host,
     cgroups: bool,
+    is_recording: bool,
 }
 
 impl Context for MetricsContext<'_> {
@@ -275,6 +334,14 @@ impl Context for MetricsContext<'_> {
 
     fn names(&mut self, cgroup: Option<&Untrusted>, pid: u32, at_ns: u64) -> Names {
         if self.cgroups { self.host.names(cgroup, pid, at_ns) } else { Names::default() }
+    }
+
+    fn host(&self) -> Option<Untrusted> {
+        self.host.host().filter(|_| self.is_recording)
+    }
+
+    fn boot_id(&self) -> Option<Untrusted> {
+        self.host.boot_id().filter(|_| self.is_recording)
     }
 }
 

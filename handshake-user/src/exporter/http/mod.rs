@@ -200,6 +200,8 @@ pub async fn serve<P: Pages>(
             accepted = next => accepted,
         };
         match accepted {
+            // Reset while it waited: a crowd that connects and resets would get a response each.
+            Ok((tcp, _)) if !matches!(tcp.take_error(), Ok(None)) => {}
             Ok((tcp, _)) => {
                 let tls = site.web.settings().tls.clone();
                 let activity = if tls.is_some() { Activity::handshaking() } else { Activity::new() };

@@ -44,6 +44,7 @@ use crate::{
     event::{ConnectionEvent, Open},
     join::merge::Fact,
     kernel::probe::{Histograms, RunTime, WireCoverage},
+    recording::Counts,
     tls::library::skipped::Reason,
 };
 
@@ -205,6 +206,11 @@ impl Metrics {
     /// The configuration has just been read, for the first time.
     pub fn configured(&self) {
         self.itself.in_force();
+    }
+
+    /// Takes what became of the records that are written to files.
+    pub fn records(&self, counts: Counts) {
+        self.itself.records(counts);
     }
 
     /// Counts an attempt to read the configuration anew.

@@ -18,7 +18,7 @@ use serde::{
 use crate::{
     bounded,
     recording::Limits,
-    settings::{ExporterOptions, ExporterSettings, LogLevel, ProbeOptions, ProbeSettings},
+    settings::{ExporterOptions, ExporterSettings, LogLevel, PageFor, ProbeOptions, ProbeSettings},
 };
 
 pub use crate::{
@@ -42,6 +42,8 @@ pub struct Config {
     pub web_config: Option<PathBuf>,
     /// Where records go. `None`: nowhere.
     pub records: Option<Records>,
+    /// Who may see the page `/`.
+    pub page: PageFor,
     /// What is logged.
     pub log_level: LogLevel,
     /// All of it by its keys, as in the file.
@@ -186,6 +188,7 @@ impl Options {
             records_mib,
             records_age,
             look_back,
+            page,
             log_level,
         } = exporter;
         let limits = Limits { bytes: u64::from(records_mib) << 20, age: records_age.duration() };
@@ -204,6 +207,7 @@ impl Options {
             probes,
             web_config: web_config.into_path(),
             records,
+            page,
             log_level,
             in_force,
         }

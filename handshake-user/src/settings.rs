@@ -174,6 +174,11 @@ settings! {
         #[arg(long, value_name = "TIME", env = "HANDSHAKE_LOOK_BACK")]
         look_back: Period = Period::NONE, parsed as Period;
 
+        /// Who may see the page `/`, which has names and addresses: local (this host) or all (whoever reaches
+        /// the server).
+        #[arg(long, value_enum, value_name = "local|all", env = "HANDSHAKE_PAGE")]
+        page: PageFor = PageFor::Local, parsed as PageFor;
+
         /// What is logged to standard error; -v and `RUST_LOG` override it.
         #[arg(long, value_enum, value_name = "LEVEL", env = "HANDSHAKE_LOG_LEVEL")]
         log_level: LogLevel = LogLevel::Warn, parsed as LogLevel;
@@ -454,6 +459,25 @@ impl Display for Period {
             Some(time) => write!(f, "{}", humantime::format_duration(time).to_string().replace(' ', "")),
             None => f.write_str("none"),
         }
+    }
+}
+
+/// Who may see the page `/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PageFor {
+    /// Programs of this host.
+    Local,
+    /// Whoever reaches the server.
+    All,
+}
+
+impl Display for PageFor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local => "local",
+            Self::All => "all",
+        })
     }
 }
 

@@ -18,9 +18,9 @@ use crate::{
     exporter::{
         http::Pages,
         metrics::{Format, Metrics, PENDING},
+        page::{self, Attached, Facts, Lately, Probe},
     },
-    host::Context,
-    host::{self, Host},
+    host::{self, Context, Host},
     join::{Joiner, time_wait::Look},
     kernel::{
         listeners::Listeners,
@@ -30,7 +30,7 @@ use crate::{
     },
     logging,
     recording::{Folder, Limits, Recorder, Target},
-    settings::ProbeSettings,
+    settings::{PageFor, ProbeSettings, Switch},
     tracer::Tracer,
     untrusted::{Untrusted, say},
 };
@@ -55,6 +55,7 @@ struct State {
     config: Config,
     metrics: Metrics,
     recorder: Option<Recorder>,
+    lately: Lately,
     live: Option<Live>,
     /// When the event loop last had a turn.
     turn: Instant,
@@ -94,7 +95,14 @@ impl Exporter {
             metrics.probe(hook.name, PENDING, false);
         }
         Ok(Self {
-            state: Mutex::new(State { config, metrics, recorder: None, live: None, turn: Instant::now() }),
+            state: Mutex::new(State {
+                config,
+                metrics,
+                recorder: None,
+                lately: Lately::new(now()),
+                live: None,
+                turn: Instant::now(),
+            }),
         })
     }
 
@@ -148,9 +156,11 @@ impl Exporter {
             .follow_libraries(ring::CALM)
             .context("cannot start a thread to follow the TLS libraries")?;
         let mut state = self.lock();
-        if !live.tracer.probes.fills_histograms() {
+        let all_records = !live.tracer.probes.fills_histograms();
+        if all_records {
             state.metrics.fill_from_records();
         }
+        state.lately.set_all_records(all_records);
         for hook in &live.tracer.probes.hooks {
             let kind = hook.hook.kind(live.tracer.probes.mode);
             state.metrics.probe(hook.hook.name, kind, hook.missing.is_none());
@@ -224,6 +234,11 @@ fn look_back_bytes(limits: Limits) -> usize {
     usize::try_from(limits.bytes / 16).unwrap_or(usize::MAX)
 }
 
+/// The time of the clock that the page counts by.
+fn now() -> Duration {
+    Duration::from_nanos(host::monotonic_ns())
+}
+
 /// Parsing the kernel's type information took tens of megabytes, which are not needed again.
 fn give_memory_back() {
     #[cfg(target_env = "gnu")]
@@ -235,12 +250,13 @@ fn give_memory_back() {
 
 impl State {
     fn drain(&mut self) -> bool {
-        let Self { metrics, recorder, live, .. } = self;
+        let Self { metrics, recorder, lately, live, .. } = self;
         let Some(Live { tracer, ring, ring_bytes, fill, joiner, look, host }) = live else { return false };
         if let Some(fill) = fill {
             metrics.ring(fill.waiting(), *ring_bytes);
         }
         let now = host::monotonic_ns();
+        let moment = Duration::from_nanos(now);
         tracer.probes.pass_on_log();
         if let Ok(listeners) = &mut tracer.listeners {
             listeners.turn();
@@ -270,6 +286,7 @@ impl State {
             if let Some(recorder) = recorder {
                 recorder.record(&event);
             }
+            lately.take(event, moment);
         };
         let turn = ring::drain(ring, |raw| {
             joiner.take(raw, now, &mut context, &mut report);
@@ -286,6 +303,11 @@ impl State {
         metrics.malformed(turn.malformed);
         if let Some(recorder) = recorder {
             recorder.turn();
+        }
+        if lately.wants_sample(moment)
+            && let Ok(totals) = tracer.probes.totals()
+        {
+            lately.sample(&totals, moment);
         }
         turn.more
     }
@@ -313,6 +335,37 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// What is attached, in words. `None` before and after.
+    fn attached(&self) -> Option<Attached> {
+        let tracer = &self.live.as_ref()?.tracer;
+        let probes = tracer.probes.hooks.iter().map(|hook| Probe {
+            name: hook.hook.name,
+            kind: hook.hook.kind(tracer.probes.mode),
+            lost_without: hook.hook.lost_without,
+            missing: hook.missing.as_ref().map(ToString::to_string),
+        });
+        let notes = [
+            tracer.probes.wire_shortfall.clone(),
+            (self.config.probes.tls_libraries == Switch::Off).then(|| {
+                "TLS libraries are not probed, by the configuration: handshakes are seen on the wire only."
+                    .to_owned()
+            }),
+            tracer
+                .libraries()
+                .and_then(Result::err)
+                .map(|reason| format!("TLS libraries are not probed: {reason}")),
+            tracer
+                .minisockets
+                .as_ref()
+                .err()
+                .map(|reason| format!("Late FINs and the end of TIME_WAIT stay unknown: {reason}")),
+            tracer.listeners.as_ref().err().map(|reason| {
+                format!("Who listens is known only of sockets that began to listen since: {reason}")
+            }),
+        ];
+        Some(Attached { probes: probes.collect(), notes: notes.into_iter().flatten().collect() })
     }
 }
 
@@ -355,6 +408,28 @@ impl Pages for Exporter {
         }
         state.advance()?;
         Ok(state.metrics.render(format)?)
+    }
+
+    fn shows_page_to_all(&self) -> bool {
+        self.lock().config.page == PageFor::All
+    }
+
+    fn page(&self) -> Result<String> {
+        let trouble = self.healthy().and_then(|()| self.ready()).err().map(|reason| format!("{reason:#}"));
+        let mut state = self.lock();
+        state.drain();
+        state.advance()?;
+        let facts = Facts {
+            now: SystemTime::now(),
+            host: state.live.as_ref().and_then(|live| live.host.host()),
+            trouble,
+            attached: state.attached(),
+            families: state.metrics.gather(),
+            shown: state.lately.shown(now()),
+        };
+        // Records are read while it is drawn.
+        drop(state);
+        Ok(page::html(&facts))
     }
 
     fn config(&self) -> String {

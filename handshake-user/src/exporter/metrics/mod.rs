@@ -281,7 +281,13 @@ impl Metrics {
     /// # Errors
     /// When the library cannot write it down.
     pub fn render(&self, format: Format) -> prometheus::Result<String> {
-        exposition::render(&self.registry.gather(), format)
+        exposition::render(&self.gather(), format)
+    }
+
+    /// The metrics, as the library keeps them.
+    #[must_use]
+    pub fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
+        self.registry.gather()
     }
 }
 

@@ -1,5 +1,5 @@
-//! Clients that live for some 20 ms, and have ended by the time the tracer hears of the file that they mapped:
-//! it is found all the same, so that the next one is seen from its first handshake on.
+//! Clients that live for some 20 ms, and have ended by the time the tracer hears of the file that they
+//! mapped: it is found all the same, so that the next one is seen from its first handshake on.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},

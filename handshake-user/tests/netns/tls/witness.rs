@@ -158,7 +158,7 @@ impl Ending {
 /// The group of a handshake before TLS 1.3.
 fn exchanged(server: &[Record]) -> Option<&'static str> {
     let open = server.iter().take_while(|record| record.kind == Kind::Handshake);
-    open.filter_map(|record| exchanged_group(&record.body)).next()
+    open.map(|record| &record.body).find_map(|body| exchanged_group(body))
 }
 
 fn hello_of(record: &Record) -> Option<Hello> {

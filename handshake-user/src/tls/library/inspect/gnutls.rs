@@ -71,7 +71,7 @@ fn complete(of: &Accessors<'_, '_>) -> Option<Path> {
 /// What an extension keeps is behind a pointer in the session's table of extensions. The function has it
 /// fetched by the extension's number, and then reads the protocol and its length from there.
 fn protocol(elf: &Elf<'_>, symbols: &Symbols) -> Option<[Path; 2]> {
-    /// From the pointer to the flag that says whether it is set (`ext_data` of lib/gnutls_int.h).
+    /// From the pointer to the flag that says whether it is set (`ext_data` of `lib/gnutls_int.h`).
     const FLAG: u16 = 16;
     let function = symbols.get("gnutls_alpn_get_selected_protocol")?;
     let (fetch, extension) = decode::only(&decode::trace(elf, function).calls)?;

@@ -20,7 +20,7 @@ impl Needed {
     }
 }
 
-const NEEDED: [Needed; 25] = [
+const NEEDED: [Needed; 15] = [
     Needed {
         program: "ip",
         package: "iproute2",

@@ -56,8 +56,8 @@ pub(super) fn add(
         let lost = lost.join(", ");
         writeln!(
             page,
-            "<p class=\"state trouble\">Lost, by reason: {}. Groups, durations and connections below lack these; \
-             counts lack only <code>recursion</code>.</p>",
+            "<p class=\"state trouble\">Lost, by reason: {}. What is taken from records lacks these; the kernel's counts \
+             lack only <code>recursion</code>.</p>",
             Escaped(&lost)
         )
     };

@@ -60,6 +60,7 @@ pub(crate) fn verify(deb: &Path, target: Target, machines: &Path) -> Result<()> 
     let name = format!("systemd-{}-{}", target.arch(), kernel.release);
     let machine = Machine {
         target,
+        parameters: "",
         kernel: &kernel.image,
         initramfs: &machines.join(format!("{name}.initramfs")),
         log: machines.join(format!("{name}.log")),

@@ -41,8 +41,8 @@ fn on_cpu(cpu: usize) {
 }
 
 /// How often the kernel skipped the program on changes of state because it was running on that CPU. It is the
-/// one with most of the skipped runs: the others run once per connection or less. Returns `None` if the kernel
-/// does not tell (before 5.12).
+/// one with most of the skipped runs: the others run once per connection or less. Returns `None` if the
+/// kernel does not tell (before 5.12).
 fn skipped(pid: u32) -> Option<u64> {
     let skipped = |text: String| {
         text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())

@@ -1,5 +1,5 @@
-//! How much of the kernel's programs its verifier looks at: a program over its limit of a million instructions does
-//! not load, and older verifiers look at more of the same program.
+//! How much the kernel's verifier looks at. A program over its limit of a million instructions does not load,
+//! and older verifiers look at more of the same program.
 
 use std::{collections::BTreeMap, fs, os::unix::process::CommandExt as _};
 
@@ -42,7 +42,10 @@ fn assert_bounded(attach: &str) {
     assert!(verified.contains_key(LIMITS[0].0), "{verified:?}");
     for (name, number) in verified {
         let (_, most) = LIMITS.iter().find(|(beginning, _)| name.starts_with(beginning)).unwrap();
-        assert!(number <= *most, "{attach}: the verifier looks at {number} instructions of {name}, not {most}");
+        assert!(
+            number <= *most,
+            "{attach}: the verifier looks at {number} instructions of {name}, not {most}"
+        );
     }
 }
 

@@ -168,7 +168,8 @@ fn assemble(
 ) -> Result<()> {
     let package = workspace.root.join("handshake-user");
     let own = Own {
-        files: &[&built.binary, &built.netns, &built.discover, &built.daemon, &built.example].map(Clone::clone),
+        files: &[&built.binary, &built.netns, &built.discover, &built.daemon, &built.example]
+            .map(Clone::clone),
         trees: &[built.peers.clone(), package.join("tests/programs")],
         folders: &[workspace.target.join(machine.target.triple()).join("tmp")],
         plan: &plan.script(built, &package),

@@ -31,6 +31,8 @@ mod socket;
 mod time_wait;
 #[path = "daemon/tracepoint.rs"]
 mod tracepoint;
+#[path = "daemon/verifier.rs"]
+mod verifier;
 #[path = "daemon/web.rs"]
 mod web;
 

@@ -64,6 +64,7 @@ pub(crate) fn verify(debs: [&Path; 2], target: Target, workspace: &Workspace) ->
     let name = format!("systemd-{}-{}", target.arch(), kernel.release);
     let machine = Machine {
         target,
+        parameters: "",
         kernel: &kernel.image,
         initramfs: &machines.join(format!("{name}.initramfs")),
         log: machines.join(format!("{name}.log")),

@@ -14,5 +14,6 @@ mod early_data;
 mod failed;
 mod relays;
 mod roles;
+mod stalls;
 mod table;
 mod traps;

@@ -7,7 +7,7 @@
 use handshake::tls::wire::{Buffers, Hellos, Piece, verdict};
 use handshake_common::{
     Role,
-    tls::wire::{Direction, Ending, Next, Segment, Wire, closed, track},
+    tls::wire::{Direction, Ending, Next, Segment, Wire, closed, pass, track},
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -38,8 +38,10 @@ fuzz_target!(|data: &[u8]| {
         ends[own] = seq.wrapping_add(u32::try_from(length).unwrap());
         let sent = from_client != (data[0] & LOCAL_IS_SERVER != 0);
         let direction = if sent { Direction::Sent } else { Direction::Received };
+        let segment = Segment { direction, seq, ack: acks[own], now_ns };
+        pass(&mut wire, &segment, u32::try_from(length).unwrap(), flags & ACKNOWLEDGES == 0);
         let before = wire;
-        let due = track(&mut wire, &Segment { direction, seq, ack: acks[own], now_ns }, &payload);
+        let due = track(&mut wire, &segment, &payload);
         if follows == Next::Follow && payload.is_empty() {
             // The kernel side skips it.
             assert_eq!((Wire { packets: before.packets, ..wire }, due.next), (before, Next::Follow));

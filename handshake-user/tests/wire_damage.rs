@@ -211,6 +211,7 @@ proptest! {
         let direction = if sent { Direction::Sent } else { Direction::Received };
         let seq = if near { wire.client.next.wrapping_sub(seq % 64) } else { seq };
         let due = wire::track(&mut wire, &Segment { direction, seq, ack, now_ns }, &payload.as_slice());
+        wire::pass(&mut wire, &Segment { direction, seq, ack, now_ns }, 1, sent);
         prop_assert!(due.copy_offset as usize + due.copy_length as usize <= payload.len());
         wire::closed(&mut wire);
         let pieces = [Piece { seq, bytes: &payload }];

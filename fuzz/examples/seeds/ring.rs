@@ -14,7 +14,7 @@ use handshake_common::{
     WirePhase,
     tls::{
         library::session::{LibraryHandshake, Session, SessionFlags},
-        wire::{Direction, Next, Segment, Wire, WireHandshake, closed, track},
+        wire::{Direction, Next, Segment, Wire, WireHandshake, closed, pass, track},
     },
 };
 
@@ -127,6 +127,7 @@ fn steps(packets: &[Packet], local: Role, comm: [u8; 16]) -> Vec<u8> {
         now_ns += 10_000_000;
         let direction = if packet.from == local { Direction::Sent } else { Direction::Received };
         let segment = Segment { direction, seq: packet.seq, ack: packet.ack, now_ns };
+        pass(&mut wire, &segment, u32::try_from(packet.payload.len()).unwrap(), false);
         let due = track(&mut wire, &segment, &packet.payload.as_slice());
         if due.copy_length > 0 {
             let (from, length) = (due.copy_offset as usize, due.copy_length as usize);

@@ -72,6 +72,22 @@ pub(super) mod optional_micros {
     }
 }
 
+/// A known duration, as whole microseconds.
+pub(super) mod whole_micros {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+    pub(crate) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(super::micros(*value))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        Ok(Duration::from_micros(u64::deserialize(deserializer)?))
+    }
+}
+
 /// Wall time: RFC 3339, UTC, microseconds.
 pub(super) mod rfc3339 {
     use std::{borrow::Cow, time::SystemTime};

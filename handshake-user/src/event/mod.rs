@@ -20,7 +20,7 @@ use handshake_common::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::json::{optional_micros, rfc3339};
+use self::json::{optional_micros, rfc3339, whole_micros};
 pub use self::{
     id::ConnectionId,
     json::{SCHEMA, SchemaVersion, micros},
@@ -269,6 +269,68 @@ pub struct Tls {
     /// A server's wait for the ClientHello is in the duration, because its arrival was not seen.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub includes_hello_wait: bool,
+    /// When each flight passed this end, as the packets showed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flights: Option<Vec<Flight>>,
+    /// What came, or left, at least 35 ms later than the network explains; empty if nothing did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stalls: Option<Vec<Stall>>,
+}
+
+/// What one end of a TLS handshake sent until bytes of the other one passed: a flight, with the data that it
+/// carried. Times are since the start of the TCP handshake, like `start_us`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Flight {
+    /// Which end of the TLS handshake sent it.
+    pub from: Role,
+    /// When its first segment passed this end.
+    #[serde(rename = "first_us", with = "whole_micros")]
+    #[schemars(with = "u64")]
+    pub first: Duration,
+    /// When its last segment did.
+    #[serde(rename = "last_us", with = "whole_micros")]
+    #[schemars(with = "u64")]
+    pub last: Duration,
+}
+
+/// A part of a TLS handshake's duration that the network does not explain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Stall {
+    /// Which end of the TLS handshake caused it; without a cause, whose bytes were waited for.
+    pub end: Role,
+    /// What it was, where that can be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<StallCause>,
+    /// How long.
+    #[serde(rename = "duration_us", with = "whole_micros")]
+    #[schemars(with = "u64")]
+    pub duration: Duration,
+    /// When what was late passed this end, since the start of the TCP handshake.
+    #[serde(rename = "until_us", with = "whole_micros")]
+    #[schemars(with = "u64")]
+    pub until: Duration,
+}
+
+/// Why something was late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StallCause {
+    /// TCP held a segment back until an ACK came for the small one before it (RFC 9293 §3.7.4).
+    Nagle,
+    /// The ACK that Nagle's algorithm waited for was delayed (RFC 9293 §3.8.6.3).
+    DelayedAck,
+    /// A segment was lost, and sent again.
+    Retransmission,
+    /// The TLS library computed.
+    Computing,
+    /// The program did not call the library, or had no CPU.
+    Waiting,
+}
+
+impl StallCause {
+    /// Every cause.
+    pub const ALL: &[Self] =
+        &[Self::Nagle, Self::DelayedAck, Self::Retransmission, Self::Computing, Self::Waiting];
 }
 
 /// See docs/metrics.md for what each number is.

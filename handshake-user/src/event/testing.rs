@@ -114,6 +114,8 @@ pub(crate) fn with_tls(role: Role, version: TlsVersion, class: TlsClass) -> Conn
             hello_in_syn: None,
             hello_retry: class == TlsClass::HelloRetry,
             includes_hello_wait: false,
+            flights: None,
+            stalls: None,
         }),
         setup: Some(Setup {
             round_trips: Some(setup),

@@ -9,7 +9,7 @@ use handshake_common::{
     CloseStyle, FastOpen, FastOpenReason, Initiator, Library, Outcome, Role, TlsClass, TlsOutcome, TlsVersion,
 };
 
-use crate::event::{Close, ConnectionEvent, ListenQueue, Open, Tls};
+use crate::event::{Close, ConnectionEvent, ListenQueue, Open, StallCause, Tls};
 
 /// One setting, what it would have saved, and what to know about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,10 +105,25 @@ settings! {
         "its program did something else between the opening and its ClientHello; with STARTTLS that is the dialogue before it";
     /// The setup took longer than network, computing here and a late ClientHello explain.
     SetupWait = "answers at once, in one piece (TCP_NODELAY, TCP_QUICKACK)",
-        "neither the network nor TLS on this end explains the time: the peer computed, a program waited, or an ACK was delayed (40 ms)";
+        "neither the network nor what this end saw explains the time: the peer computed, its program waited, or a segment of the peer was lost";
     /// The ACK of the FIN came late.
     DelayedAck = "a peer that closes at once, or acknowledges so (TCP_QUICKACK)",
         "the ACK of the FIN came as much later than a round trip as delayed ACKs do, 40 ms and more";
+    /// TCP here held a part of a flight.
+    NagleHere = "TCP_NODELAY in this program, or one write for each flight",
+        "Nagle's algorithm holds the second small segment of a flight until the first is acknowledged, a round trip, and more where the other end delays its ACK (40 ms and more; TCP_QUICKACK there would save that part)";
+    /// TCP there held a part of a flight.
+    NagleThere = "TCP_NODELAY in the peer's program, or one write a flight",
+        "its Nagle's algorithm held the second small segment of a flight until this end acknowledged the first, which it delayed (TCP_QUICKACK here would save that part)";
+    /// A segment of a flight was retransmitted.
+    SegmentLost = "no loss of segments on the path (TLS flights)",
+        "a lost segment of a small flight is sent again after 200 ms and a round trip at the soonest";
+    /// The library of this end computed.
+    LessComputing = "less computing for a handshake here (ECDSA, resumption, CPU)",
+        "the library computed all that time, or waited for a CPU: RSA keys, large groups, long chains, a loaded host";
+    /// The program of this end waited.
+    SlowProgramHere = "a program here that answers at once",
+        "what the handshake waited for had arrived, and the program did not call its library: a blocked event loop, a full thread pool, no CPU";
     /// The peer's program closed late.
     SlowClosePeer = "close() in the peer's program as soon as it reads the end",
         "this end had closed and waited";
@@ -121,6 +136,8 @@ settings! {
 const DELAYED_ACK: Duration = Duration::from_millis(35);
 /// The longest (`TCP_DELACK_MAX`), with the same scatter.
 const MAX_DELAY: Duration = Duration::from_millis(210);
+/// How far times of the two views may be apart that are the same moment.
+const SCATTER: Duration = Duration::from_millis(5);
 /// Programs that close faster than this need no advice.
 const SLOW_CLOSE: Duration = Duration::from_millis(10);
 /// Before the first retransmission of a SYN or SYN-ACK (`TCP_TIMEOUT_INIT`); later ones wait as long, or
@@ -252,9 +269,53 @@ fn of_waits(record: &ConnectionEvent) -> impl Iterator<Item = (Setting, Duration
     let hello = tls.and_then(|tls| tls.start).zip(due).and_then(|(hello, due)| hello.checked_sub(due));
     let late = hello.filter(|_| record.setup.is_some()).filter(long);
     let compute = tls.and_then(|tls| tls.compute).unwrap_or_default();
-    let rest =
-        excess.and_then(|time| time.checked_sub(compute)?.checked_sub(late.unwrap_or_default())).filter(long);
-    late.map(|us| (Setting::LateHello, us)).into_iter().chain(rest.map(|us| (Setting::SetupWait, us)))
+    let stalls = named_stalls(tls);
+    // What computed is in the computing time; what came behind the setup is not in it.
+    let setup = record.setup.and_then(|setup| setup.duration);
+    let in_setup = stalls.iter().filter(|(setting, _, until)| {
+        *setting != Setting::LessComputing && setup.is_some_and(|setup| *until <= setup + SCATTER)
+    });
+    let named = in_setup.map(|(_, time, _)| *time).sum();
+    let rest = excess
+        .and_then(|time| time.checked_sub(compute)?.checked_sub(late.unwrap_or_default())?.checked_sub(named))
+        .filter(long);
+    late.map(|us| (Setting::LateHello, us))
+        .into_iter()
+        .chain(stalls.into_iter().map(|(setting, time, _)| (setting, time)))
+        .chain(rest.map(|us| (Setting::SetupWait, us)))
+}
+
+/// What held up flights of the handshake and can be mended, for how long, and until when.
+fn named_stalls(tls: Option<&Tls>) -> Vec<(Setting, Duration, Duration)> {
+    let stalls = tls.and_then(|tls| tls.stalls.as_deref()).unwrap_or_default();
+    let local = tls.and_then(|tls| tls.role);
+    let mut named: Vec<(Setting, Duration, Duration)> = Vec::new();
+    for stall in stalls {
+        let here = local == Some(stall.end);
+        let setting = match stall.cause {
+            Some(StallCause::Nagle) if here => Setting::NagleHere,
+            Some(StallCause::Nagle) => Setting::NagleThere,
+            // Without Nagle's algorithm nobody would have waited for that ACK.
+            Some(StallCause::DelayedAck) => {
+                if let Some((_, time, _)) = named.last_mut().filter(|(_, _, until)| *until == stall.until) {
+                    *time = time.saturating_add(stall.duration);
+                }
+                continue;
+            }
+            Some(StallCause::Retransmission) => Setting::SegmentLost,
+            Some(StallCause::Computing) if here => Setting::LessComputing,
+            Some(StallCause::Waiting) if here => Setting::SlowProgramHere,
+            _ => continue,
+        };
+        match named.iter_mut().find(|(other, ..)| *other == setting) {
+            Some((_, time, until)) => {
+                *time = time.saturating_add(stall.duration);
+                *until = stall.until;
+            }
+            None => named.push((setting, stall.duration, stall.until)),
+        }
+    }
+    named
 }
 
 /// Whether this end has one role in TCP and the other one in TLS.

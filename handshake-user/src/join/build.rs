@@ -9,16 +9,19 @@ use std::{
 use handshake_common::{
     Connection, ConnectionFlags, Family, FastOpen, Role, Stage,
     tcp::{close, open},
+    tls::wire::Burst,
 };
 
 use super::{
-    setup,
+    flight, setup,
+    stall::{self, Opening},
     time_wait::TimeWait,
     view::{TlsView, whole_micros},
 };
 use crate::{
     event::{
-        Close, ConnectionEvent, ConnectionId, Endpoint, Open, Process, SchemaVersion, Setup, Tls, Unseen,
+        Close, ConnectionEvent, ConnectionId, Endpoint, Flight, Open, Process, SchemaVersion, Setup, Stall,
+        Tls, Unseen,
     },
     host::Context,
     tls::wire::{cipher, group},
@@ -116,10 +119,11 @@ fn open_of(raw: &Connection) -> Open {
 fn tls_of(tls: &TlsView, connection: Option<&Connection>) -> Tls {
     let took_syn_data =
         connection.is_some_and(|connection| open::fast_open(connection) == Some(FastOpen::DataAccepted));
+    let start = connection.and_then(|connection| setup::hello(connection, tls));
     Tls {
         role: tls.role,
         outcome: tls.outcome,
-        start: connection.and_then(|connection| setup::hello(connection, tls)),
+        start,
         duration: tls.duration(),
         held: tls.held,
         compute: tls.compute,
@@ -143,7 +147,30 @@ fn tls_of(tls: &TlsView, connection: Option<&Connection>) -> Tls {
         hello_retry: tls.hello_retry == Some(true),
         hello_in_syn: tls.hello_in_syn.filter(|_| took_syn_data),
         includes_hello_wait: tls.includes_hello_wait,
+        flights: start.zip(tls.bursts.as_deref()).map(|(start, bursts)| flights_of(start, bursts)),
+        stalls: start.zip(connection).and_then(|(start, connection)| stalls_of(start, tls, connection)),
     }
+}
+
+fn flights_of(start: Duration, bursts: &[Burst]) -> Vec<Flight> {
+    let at = |ns| start.saturating_add(whole_micros(ns));
+    let flights = flight::flights(bursts).into_iter();
+    let seen = |flight: flight::Flight| Flight {
+        from: flight.from,
+        first: at(flight.first_ns),
+        last: at(flight.last_ns),
+    };
+    flights.map(seen).collect()
+}
+
+fn stalls_of(start: Duration, tls: &TlsView, connection: &Connection) -> Option<Vec<Stall>> {
+    let seen = |stall: stall::Stall| Stall {
+        end: stall.end,
+        cause: stall.cause,
+        duration: whole_micros(stall.duration_ns),
+        until: start.saturating_add(whole_micros(stall.until_ns)),
+    };
+    Some(stall::stalls(tls, Opening::of(connection))?.into_iter().map(seen).collect())
 }
 
 fn close_of(raw: &Connection, time_wait: Option<TimeWait>) -> Close {

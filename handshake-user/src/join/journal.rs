@@ -120,7 +120,10 @@ pub(crate) fn size(record: &ConnectionEvent) -> usize {
             .sum::<usize>();
     let offered =
         record.tls.iter().filter_map(|tls| tls.alpn_offered.as_ref()).map(|names| size_of_val(&**names));
-    size_of::<ConnectionEvent>() + ids + texts.sum::<usize>() + offered.sum::<usize>()
+    let flights = record.tls.iter().filter_map(|tls| tls.flights.as_ref()).map(|all| size_of_val(&**all));
+    let stalls = record.tls.iter().filter_map(|tls| tls.stalls.as_ref()).map(|all| size_of_val(&**all));
+    let passed: usize = flights.chain(stalls).sum();
+    size_of::<ConnectionEvent>() + ids + texts.sum::<usize>() + offered.sum::<usize>() + passed
 }
 
 /// Whether this is the last record of its connection, or of its handshake.

@@ -77,6 +77,7 @@ pub fn merge(library: TlsView, wire: TlsView) -> (TlsView, Vec<Fact>) {
         // The wire saw the ClientHello arrive.
         includes_hello_wait: library.includes_hello_wait && wire.start_ns.is_none(),
         hello_in_syn: wire.hello_in_syn.or(library.hello_in_syn),
+        bursts: wire.bursts.filter(|_| wire.start_ns.is_some()),
         random: wire.random.or(library.random),
     };
     (tls, disagreements)

@@ -4,18 +4,20 @@
 //! A TLS handshake is reported once, when every view that can still report it has done so or has timed out; a
 //! close is reported with the handshake that preceded it.
 //!
-//! [`view`] reads one view of a handshake, [`merge()`] makes one of two, `setup` counts round trips, `build`
-//! writes the [`ConnectionEvent`]; [`journal`] keeps events until their connection ends, [`advice`] says what
+//! [`view`] reads one view of a handshake, [`merge()`] makes one of two, `setup` counts round trips,
+//! `flight` and `stall` say when flights passed and what held them up, `build` writes the [`ConnectionEvent`]; [`journal`] keeps events until their connection ends, [`advice`] says what
 //! would save time.
 
 pub mod advice;
 pub(crate) mod build;
 mod failure;
+mod flight;
 mod hello_fragments;
 pub mod journal;
 pub mod merge;
 mod pending;
 mod setup;
+mod stall;
 pub mod time_wait;
 pub mod view;
 

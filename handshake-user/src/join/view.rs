@@ -6,7 +6,7 @@ use handshake_common::{
     Library, Role, TlsClass, TlsOutcome, TlsSource, TlsVersion,
     tls::{
         library::session::{self, Session, SessionFlags},
-        wire::WireHandshake,
+        wire::{Burst, Ending, WireHandshake},
     },
 };
 
@@ -66,6 +66,8 @@ pub struct TlsView {
     pub includes_hello_wait: bool,
     /// Whether the whole ClientHello was in the SYN, where Fast Open carried data.
     pub hello_in_syn: Option<bool>,
+    /// When its packets passed this end, counted from `start_ns`.
+    pub bursts: Option<Box<[Burst]>>,
     /// ClientHello.random, by which the other view is found.
     pub random: Option<[u8; 32]>,
 }
@@ -106,6 +108,7 @@ impl TlsView {
             source: TlsSource::Library,
             includes_hello_wait: session::includes_hello_wait(raw),
             hello_in_syn: None,
+            bursts: None,
             random: (raw.random != [0; 32]).then_some(raw.random),
         }
     }
@@ -114,6 +117,7 @@ impl TlsView {
     #[must_use]
     pub fn of_wire(verdict: &Verdict<'_>, wire_handshake: &WireHandshake) -> Self {
         let last = wire_handshake.wire.records().last().map(|record| wire_handshake.wire.time_of(record));
+        let bursts = wire_handshake.wire.bursts().filter(|_| !wire_handshake.wire.is(Ending::Malformed));
         let failed = verdict.outcome == Some(TlsOutcome::Failed);
         let alert = verdict.alert.filter(|_| failed);
         let offered = verdict.alpn_offered.map(|list| list.iter().filter_map(printable).collect());
@@ -141,6 +145,7 @@ impl TlsView {
             source: TlsSource::Wire,
             includes_hello_wait: false,
             hello_in_syn: Some(wire_handshake.hello_in_syn != 0),
+            bursts: bursts.map(Box::from),
             random: verdict.random,
         }
     }

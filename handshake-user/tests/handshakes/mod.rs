@@ -144,6 +144,7 @@ pub(crate) fn watch(packets: &[Packet], local: Role, client: u32, server: u32) -
             assert_changes_nothing(watched.wire, &segment);
             continue;
         }
+        wire::pass(&mut watched.wire, &segment, u32::try_from(packet.payload.len()).unwrap(), false);
         let due = wire::track(&mut watched.wire, &segment, &packet.payload.as_slice());
         next = due.next;
         if due.copy_length > 0 {

@@ -4,6 +4,7 @@
 //! keeps a log of records in a [`Wire`] and says which bytes of a packet belong to a ClientHello or
 //! ServerHello. What they mean, user space says.
 
+pub mod burst;
 mod opening;
 pub mod packet;
 pub mod raw;
@@ -11,6 +12,7 @@ pub mod record;
 pub mod state;
 pub mod tracker;
 
+pub use burst::{Burst, BurstFlags, pass};
 pub use opening::{begins_hello, may_be_proxy_header, proxy_header};
 pub use packet::{Direction, Next, PacketAction, Payload, Segment};
 pub use raw::{HelloFragment, WireHandshake};

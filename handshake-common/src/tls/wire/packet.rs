@@ -59,8 +59,7 @@ pub struct Segment {
 pub enum Next {
     /// No ClientHello so far: nothing worth keeping is in the `Wire`.
     Watch,
-    /// The handshake is under way: the following packets with payload are wanted. Others would change nothing
-    /// but their number.
+    /// The handshake is under way: the following packets with payload are wanted. Others would tell nothing.
     Follow,
     /// The same, and those without payload are wanted, too.
     FollowAll,

@@ -4,7 +4,10 @@
 use bitflags::bitflags;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::record::{HEAD, Record, RecordFlags, content::APPLICATION_DATA};
+use super::{
+    burst::{Burst, MAX_BURSTS},
+    record::{HEAD, Record, RecordFlags, content::APPLICATION_DATA},
+};
 use crate::{integer::low_32, vocabulary::Role};
 
 /// How many noteworthy records are kept.
@@ -106,6 +109,8 @@ pub struct Wire {
     pub acked_at: u32,
     /// Where the server's Finished ends.
     pub finished_to: u32,
+    /// Behind the furthest byte that has passed by, of the client and of the server; 0 = none has.
+    pub ends: [u32; 2],
     /// Packets looked at.
     pub packets: u16,
     /// [`Role`] code of the local end in TLS.
@@ -118,22 +123,26 @@ pub struct Wire {
     pub logged: u8,
     /// 1: the server answered the client's Finished (TLS 1.3) with a record of the length of an alert.
     pub doubted: u8,
-    /// Keeps what follows aligned.
-    pub reserved: u8,
+    /// The number of entries in `bursts`.
+    pub burst_count: u8,
+    /// The noteworthy records in the order in which they passed by: the first and the last of each run of
+    /// equal ones.
+    pub log: [Record; MAX_RECORDS],
+    /// When packets passed by, in their order.
+    pub bursts: [Burst; MAX_BURSTS],
+    /// 1: there were more bursts than there is room for.
+    pub bursts_lost: u16,
     /// The named curve of a ServerKeyExchange that begins a record (RFC 8422 §5.4); 0: not seen. Only the
     /// cipher suite tells whether its bytes mean that.
     pub curve: u16,
     /// Keeps the size a multiple of 8.
-    pub more_reserved: [u8; 6],
-    /// The noteworthy records in the order in which they passed by: the first and the last of each run of
-    /// equal ones.
-    pub log: [Record; MAX_RECORDS],
+    pub reserved: u32,
 }
 
 /// Size of a [`Wire`], bytes.
 pub const SIZE: usize = size_of::<Wire>();
 
-const _: () = assert!(SIZE == 248, "no padding, and both sides know the size");
+const _: () = assert!(SIZE == 384, "no padding, and both sides know the size");
 const _: () = assert!(size_of::<Stream>() == 40 && size_of::<Record>() == 8);
 
 impl Wire {
@@ -154,6 +163,13 @@ impl Wire {
     #[must_use]
     pub fn records(&self) -> &[Record] {
         self.log.get(..usize::from(self.logged)).unwrap_or(&self.log)
+    }
+
+    /// When packets passed by, in their order; `None` if there were too many to keep.
+    #[must_use]
+    pub fn bursts(&self) -> Option<&[Burst]> {
+        let bursts = self.bursts.get(..usize::from(self.burst_count))?;
+        (self.bursts_lost == 0).then_some(bursts)
     }
 
     /// CLOCK_MONOTONIC of a record, ns, with a resolution of 1024 ns.

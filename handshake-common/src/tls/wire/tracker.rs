@@ -8,6 +8,7 @@
 
 pub use super::opening::begins_hello;
 use super::{
+    burst,
     opening::{OPENING, may_open},
     packet::{Direction, Next, PacketAction, Payload, Segment},
     record::{HEAD, HEADER, Head, MESSAGE_HEADER, RecordFlags, content, handshake},
@@ -37,7 +38,7 @@ pub fn track(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> Pack
     let begins =
         wire.client.hello_count == 0 && (wire.role == 0 || length >= OPENING) && begins_hello(payload);
     if begins {
-        begin(wire, segment);
+        begin(wire, segment, length);
     } else if wire.role == 0 {
         return PacketAction::WATCH;
     }
@@ -74,13 +75,11 @@ pub fn track(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> Pack
 }
 
 /// Whether a packet without payload may be informative: it may show where the server's stream begins, that
-/// the ClientHello has passed by, or that the client has the server's Finished.
+/// the ClientHello has passed by, that the client has the server's Finished, or what a flight waited for. The
+/// longest wait, for the server's answer, needs none.
 #[inline(always)]
 const fn awaits_bare(wire: &Wire) -> bool {
-    let (client, server) = (wire.client.seen, wire.server.seen);
-    wire.whole_at == 0
-        || !server.contains(StreamFlags::SYNCED)
-        || (client.contains(StreamFlags::FINISHED) && server.contains(StreamFlags::FINISHED))
+    wire.whole_at == 0 || !wire.server.seen.contains(StreamFlags::SYNCED) || wire.server.hello_count > 0
 }
 
 /// The connection ended: what is known of its handshake is due now.
@@ -96,10 +95,11 @@ pub const fn closed(wire: &mut Wire) -> Next {
 }
 
 #[inline(always)]
-fn begin(wire: &mut Wire, segment: &Segment) {
+fn begin(wire: &mut Wire, segment: &Segment, length: u32) {
     let role = if matches!(segment.direction, Direction::Sent) { Role::Client } else { Role::Server };
     wire.client = Stream::default();
     wire.server = Stream::default();
+    burst::begin(wire, segment, length);
     wire.packets = 0;
     wire.curve = 0;
     wire.ending = Ending::Going as u8;

@@ -9,7 +9,7 @@ use aya_ebpf::{
 };
 use handshake_common::{
     Connection, Kind, Phase, WirePhase,
-    tcp::states,
+    tcp::{Sock as _, states},
     tls::wire::{self, Direction, Next, Segment, WireHandshake, begins_hello, proxy_header},
     totals::{self, DropReason},
 };
@@ -207,9 +207,16 @@ fn step(
     ends: &Endpoints,
 ) {
     let packet = watched.packet(packet);
-    let payload = packet.payload(skb);
     // SAFETY: no arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
+    let unsent = packet.length == 0
+        && matches!(direction, Direction::Received)
+        && sock.state() == states::ESTABLISHED
+        && sock.has_unsent();
+    let segment = Segment { direction, seq: packet.seq, ack: packet.ack, now_ns };
+    wire::pass(&mut watched.wire, &segment, packet.length, unsent);
+    let packet = watched.packet(packet);
+    let payload = packet.payload(skb);
     let segment = Segment { direction, seq: packet.seq, ack: packet.ack, now_ns };
     let due = wire::track(&mut watched.wire, &segment, &payload);
     watched.set_due(Step::of(&due));

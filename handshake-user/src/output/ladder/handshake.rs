@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use handshake_common::{Role, TlsClass, TlsOutcome, TlsVersion};
 
-use super::step::{
-    Direction::{Here, Received, Sent},
-    Moment, Step,
+use super::{
+    seen,
+    step::{
+        Direction::{Here, Received, Sent},
+        Moment, Step,
+    },
 };
 use crate::{
     event::{ConnectionEvent, Tls},
@@ -34,10 +37,11 @@ pub(super) fn steps(record: &ConnectionEvent) -> Vec<Step> {
         return vec![Step::new(Moment::Unknown, Here, format!("TLS handshake, {}", duration(tls.duration)))];
     };
     let view = View::new(record, tls, role);
-    match tls.outcome {
+    let steps = match tls.outcome {
         Some(TlsOutcome::Completed) => view.completed(),
         outcome => view.cut_short(outcome),
-    }
+    };
+    seen::place(steps, tls, role, view.ended)
 }
 
 impl<'a> View<'a> {

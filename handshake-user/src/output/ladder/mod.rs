@@ -4,6 +4,7 @@ mod close;
 mod draw;
 mod handshake;
 mod open;
+mod seen;
 mod segments;
 mod step;
 mod svg;

@@ -15,7 +15,10 @@ use crate::{
         self,
         testing::{RTT_US, closed, opened, us, waited, with_tls},
     },
-    event::{Close, ConnectionEvent, Endpoint, ListenQueue, Open, Process, Setup, Tls, Unseen},
+    event::{
+        Close, ConnectionEvent, Endpoint, Flight, ListenQueue, Open, Process, Setup, Stall, StallCause, Tls,
+        Unseen,
+    },
     join::advice,
     output::{table::Table, text::columns},
     untrusted::{Untrusted, is_harmless},
@@ -177,6 +180,75 @@ fn fast_open_of_which_it_is_not_known_what_the_syn_took() {
     insta::assert_snapshot!(edited(record, |record| {
         record.setup = None;
         tls(record).hello_in_syn = None;
+    }));
+}
+
+/// The flights of the packets, in ms.
+fn flights(of: &[(Role, u64, u64)]) -> Option<Vec<Flight>> {
+    let ms = Duration::from_millis;
+    Some(of.iter().map(|&(from, first, last)| Flight { from, first: ms(first), last: ms(last) }).collect())
+}
+
+/// Times in ms.
+fn stall(end: Role, cause: Option<StallCause>, duration: u64, until: u64) -> Stall {
+    let ms = Duration::from_millis;
+    Stall { end, cause, duration: ms(duration), until: ms(until) }
+}
+
+#[test]
+fn flights_stand_where_they_were_seen_with_what_held_them_up() {
+    use Role::{Client, Server};
+    let drawn = |role, class, seen: &[(Role, u64, u64)], stalls: Vec<Stall>| {
+        edited(with_tls(role, TlsVersion::Tls13, class), |record| {
+            tls(record).flights = flights(seen);
+            let last = seen.last().unwrap().2;
+            tls(record).duration = us(last * 1000 - 50_300);
+            tls(record).stalls = Some(stalls);
+        })
+    };
+    let held = vec![
+        stall(Client, Some(StallCause::Nagle), 51, 197),
+        stall(Server, Some(StallCause::DelayedAck), 42, 197),
+    ];
+    let ladders = [
+        drawn(
+            Client,
+            TlsClass::Full,
+            &[(Client, 50, 50), (Server, 103, 104), (Client, 104, 197)],
+            held.clone(),
+        ),
+        drawn(Server, TlsClass::Full, &[(Client, 50, 50), (Server, 51, 51), (Client, 104, 197)], held),
+        drawn(
+            Server,
+            TlsClass::Full,
+            &[(Client, 50, 50), (Server, 251, 252), (Client, 304, 304)],
+            vec![stall(Server, Some(StallCause::Waiting), 201, 251)],
+        ),
+        drawn(
+            Client,
+            TlsClass::HelloRetry,
+            &[
+                (Client, 50, 50),
+                (Server, 353, 353),
+                (Client, 354, 354),
+                (Server, 504, 505),
+                (Client, 506, 506),
+            ],
+            vec![stall(Client, Some(StallCause::Retransmission), 250, 300), stall(Server, None, 100, 504)],
+        ),
+    ];
+    insta::assert_snapshot!(ladders.join("\n"));
+}
+
+#[test]
+fn flights_of_a_handshake_that_failed() {
+    let record = with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Full);
+    insta::assert_snapshot!(edited(record, |record| {
+        record.setup = None;
+        tls(record).outcome = Some(TlsOutcome::Failed);
+        (tls(record).alert, tls(record).alert_from) = (Some("unknown_ca".into()), Some(Role::Client));
+        tls(record).flights =
+            flights(&[(Role::Client, 50, 50), (Role::Server, 103, 104), (Role::Client, 105, 105)]);
     }));
 }
 
@@ -441,20 +513,42 @@ prop_compose! {
     }
 }
 
+fn any_flights() -> impl Strategy<Value = Vec<Flight>> {
+    let flight = (prop::sample::select(Role::ALL), 0..300_000_u64, prop_oneof![0..9000_u64, any::<u64>()]);
+    let flight = flight.prop_map(|(from, first, took)| Flight {
+        from,
+        first: Duration::from_micros(first),
+        last: Duration::from_micros(first.saturating_add(took)),
+    });
+    prop::collection::vec(flight, 0..6)
+}
+
+fn any_stalls() -> impl Strategy<Value = Vec<Stall>> {
+    let stall = (prop::sample::select(Role::ALL), word(StallCause::ALL), any::<u32>(), 0..300_000_u64);
+    let stall = stall.prop_map(|(end, cause, took, until)| Stall {
+        end,
+        cause,
+        duration: Duration::from_micros(took.into()),
+        until: Duration::from_micros(until),
+    });
+    prop::collection::vec(stall, 0..4)
+}
+
 prop_compose! {
     fn any_tls()(
         outcome in word(TlsOutcome::ALL), times in (micros(), micros(), micros(), micros()),
         version in word(TlsVersion::ALL), class in word(TlsClass::ALL),
         text in prop::option::of(any::<String>().prop_map(Untrusted::from).boxed()), library in word(Library::ALL),
         round_trips: Option<u8>, hello_retry: bool, includes_hello_wait: bool, hello_in_syn: Option<bool>,
-        roles in (word(Role::ALL), word(Role::ALL)),
+        roles in (word(Role::ALL), word(Role::ALL)), flights in prop::option::of(any_flights().boxed()),
+        stalls in prop::option::of(any_stalls().boxed()),
     ) -> Tls {
         Tls {
             outcome, start: times.0, duration: times.1, compute: times.2, held: times.3, version, class,
             cipher: text.clone(), sni: text.clone(), alpn: text.clone(), alert: text.clone(),
             group: text.clone(), alpn_offered: text.clone().map(|name| vec![name]), ech_offered: hello_in_syn, error: text,
             role: roles.0, alert_from: roles.1, hello_in_syn,
-            library, source: TlsSource::Wire, round_trips, hello_retry, includes_hello_wait,
+            library, source: TlsSource::Wire, round_trips, hello_retry, includes_hello_wait, flights, stalls,
         }
     }
 }

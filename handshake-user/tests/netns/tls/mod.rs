@@ -16,5 +16,6 @@ mod failed;
 mod relays;
 mod roles;
 mod short_lived;
+mod stalls;
 mod table;
 mod traps;

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::{
     programs::{Account, Library, Peers, server_address},
     row::Row,
     settings::Settings,
-    witness::{Handshake, Witness},
+    witness::{Flight, Handshake, Witness},
 };
 use crate::{
     case::{Case, RTT, ms},
@@ -188,6 +190,7 @@ fn check_end(ends: &Ends, side: Side, library: Option<Library>, truth: &Witness)
         );
     }
     check_consistent(ends, side);
+    check_flights(tls, side, truth);
     tls.assert_is("tls.source", if library.is_some() { "both" } else { "wire" });
 }
 
@@ -205,6 +208,34 @@ fn check_computing(tls: &Record, library: Library, hello_sent_later: bool) {
         Library::OpenSsl if compute.is_none() && hello_sent_later => {}
         _ => assert!(compute.is_some_and(|compute| !compute.is_zero()), "tls.compute_us in {tls}"),
     }
+}
+
+/// Checks `tls.flights`: each is there, and where the link carried it.
+#[track_caller]
+fn check_flights(tls: &Record, side: Side, truth: &Witness) {
+    let Some(flights) = truth.flights(side) else { return };
+    let seen = flights_of(tls);
+    let order = |flights: &[Flight]| flights.iter().map(|(from, ..)| *from).collect::<Vec<_>>();
+    assert_eq!(order(&seen), order(flights), "the flights {flights:?}, in {tls}");
+    for ((_, first, last), (_, true_first, true_last)) in seen.iter().zip(flights) {
+        let near = |a: Duration, b: Duration| a.abs_diff(b) <= tolerance(TOLERANCE);
+        assert_time!(
+            near(*first, *true_first) && near(*last, *true_last),
+            "a flight from {first:?} to {last:?}, not from {true_first:?} to {true_last:?}, in {tls}"
+        );
+    }
+}
+
+/// `tls.flights`.
+#[track_caller]
+pub(crate) fn flights_of(tls: &Record) -> Vec<Flight> {
+    let flights = tls.get("tls.flights").and_then(Value::as_array);
+    let flight = |flight: &Value| {
+        let at = |name: &str| Duration::from_micros(flight[name].as_u64().unwrap());
+        let from = if flight["from"] == "client" { Side::Client } else { Side::Server };
+        (from, at("first_us"), at("last_us"))
+    };
+    flights.unwrap_or_else(|| panic!("tls.flights is missing in {tls}")).iter().map(flight).collect()
 }
 
 /// All records of an end have one id, and the `close` record repeats the sections of the others.

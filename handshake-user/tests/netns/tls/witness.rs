@@ -23,9 +23,14 @@ pub(crate) struct Witness {
     /// From the SYN until the client may send application data.
     pub(crate) setup: Duration,
     pub(crate) hello_in_syn: bool,
+    /// What each end saw of both: who sent, and from when to when since the start of its opening.
+    flights: [Vec<Flight>; 2],
     /// In which the keys were exchanged. Before TLS 1.3, if that message begins a record.
     pub(crate) group: Option<&'static str>,
 }
+
+/// Who sent it; when its first and its last record passed, since the start of the opening.
+pub(crate) type Flight = (Side, Duration, Duration);
 
 /// A handshake as one end sees it.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +45,15 @@ impl Witness {
             Side::Client => self.client,
             Side::Server => self.server,
         }
+    }
+
+    /// The flights as this end saw them; `None` where early data crosses the server's answer.
+    pub(crate) fn flights(&self, side: Side) -> Option<&[Flight]> {
+        let flights = match side {
+            Side::Client => &self.flights[0],
+            Side::Server => &self.flights[1],
+        };
+        (!self.row.offers_early_data()).then_some(flights)
     }
 
     /// Measures a completed handshake.
@@ -76,7 +90,26 @@ impl Witness {
             Handshake { duration: end - start, round_trips: u32::try_from(answers).unwrap() }
         };
         let syn = flow.from(Side::Client, Packet::is_syn)[0];
+        let flights = |side: Side, zero: Instant, end: Instant| {
+            let at = |record: &Record| if record.from == side { record.sent } else { record.got };
+            let mut order: Vec<&Record> =
+                client.iter().chain(&server).filter(|record| at(record) <= end).collect();
+            order.sort_by_key(|record| at(record));
+            let mut flights: Vec<Flight> = Vec::new();
+            for record in order {
+                match flights.last_mut() {
+                    Some((from, _, last)) if *from == record.from => *last = at(record) - zero,
+                    _ => flights.push((record.from, at(record) - zero, at(record) - zero)),
+                }
+            }
+            flights
+        };
+        let syn_ack = flow.from(Side::Server, Packet::is_syn_ack)[0];
         Self {
+            flights: [
+                flights(Side::Client, syn.arrived, ending.client),
+                flights(Side::Server, syn_ack.arrived, ending.server),
+            ],
             row: ending.row,
             group: if is_tls13 { answers.last().and_then(Hello::group) } else { exchanged(&server) },
             client: seen_by(Side::Client),

@@ -54,7 +54,8 @@ class Settings:
 
     def connect(self):
         client = socket.socket(self.family)
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.nodelay != "no":
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self.fast_open == "yes":
             client.setsockopt(socket.IPPROTO_TCP, TCP_FASTOPEN_CONNECT, 1)
         client.connect((self.address, self.port))

@@ -144,7 +144,7 @@ pub(crate) fn serve(command: Command, bed: &Testbed, address: SocketAddr, settin
 
 /// The same with more arguments.
 #[track_caller]
-fn serve_with(
+pub(crate) fn serve_with(
     mut command: Command,
     bed: &Testbed,
     address: SocketAddr,
@@ -163,7 +163,7 @@ pub(crate) fn drive(command: Command, address: SocketAddr, settings: Settings) -
 
 /// The same with more arguments.
 #[track_caller]
-fn drive_with(
+pub(crate) fn drive_with(
     mut command: Command,
     address: SocketAddr,
     settings: Settings,

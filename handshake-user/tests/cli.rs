@@ -44,10 +44,10 @@ fn text(bytes: &[u8]) -> &str {
 fn help_names_the_commands_and_gives_examples() {
     let help = handshake(&["--help"]).output().unwrap();
     assert_eq!(help.status.code(), Some(0));
-    for word in ["trace", "top", "check", "explain", "report", "Examples:", "--verbose"] {
+    for word in ["trace", "top", "check", "explain", "record", "report", "Examples:", "--verbose"] {
         assert!(text(&help.stdout).contains(word), "{word}");
     }
-    for command in ["trace", "top", "check", "explain", "report"] {
+    for command in ["trace", "top", "check", "explain", "record", "report"] {
         let help = handshake(&[command, "--help"]).output().unwrap();
         assert_eq!(help.status.code(), Some(0), "{command}");
         assert!(text(&help.stdout).contains("Examples:"), "{command}");

@@ -5,6 +5,7 @@ pub mod daemon;
 mod decompress;
 pub mod explain;
 mod live;
+pub mod record;
 mod records;
 pub mod report;
 pub mod top;

@@ -3,6 +3,7 @@
 pub mod chart;
 pub mod ladder;
 pub mod markup;
+pub(crate) mod rows;
 pub mod savings;
 pub mod summary;
 pub mod table;

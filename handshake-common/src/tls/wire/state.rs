@@ -118,8 +118,13 @@ pub struct Wire {
     pub logged: u8,
     /// 1: the server answered the client's Finished (TLS 1.3) with a record of the length of an alert.
     pub doubted: u8,
-    /// Keeps the size a multiple of 8.
+    /// Keeps what follows aligned.
     pub reserved: u8,
+    /// The named curve of a ServerKeyExchange that begins a record (RFC 8422 §5.4); 0: not seen. Only the
+    /// cipher suite tells whether its bytes mean that.
+    pub curve: u16,
+    /// Keeps the size a multiple of 8.
+    pub more_reserved: [u8; 6],
     /// The noteworthy records in the order in which they passed by: the first and the last of each run of
     /// equal ones.
     pub log: [Record; MAX_RECORDS],
@@ -128,7 +133,7 @@ pub struct Wire {
 /// Size of a [`Wire`], bytes.
 pub const SIZE: usize = size_of::<Wire>();
 
-const _: () = assert!(SIZE == 240, "no padding, and both sides know the size");
+const _: () = assert!(SIZE == 248, "no padding, and both sides know the size");
 const _: () = assert!(size_of::<Stream>() == 40 && size_of::<Record>() == 8);
 
 impl Wire {

@@ -44,6 +44,7 @@ use crate::{
     event::{ConnectionEvent, Open},
     join::merge::Fact,
     kernel::probe::{Histograms, RunTime, WireCoverage},
+    recording::Counts,
     tls::library::skipped::Reason,
 };
 
@@ -207,6 +208,11 @@ impl Metrics {
         self.itself.in_force();
     }
 
+    /// Takes what became of the records that are written to files.
+    pub fn records(&self, counts: Counts) {
+        self.itself.records(counts);
+    }
+
     /// Counts an attempt to read the configuration anew.
     pub fn reloaded(&self, is_success: bool) {
         self.itself.reloaded(is_success);
@@ -275,7 +281,13 @@ impl Metrics {
     /// # Errors
     /// When the library cannot write it down.
     pub fn render(&self, format: Format) -> prometheus::Result<String> {
-        exposition::render(&self.registry.gather(), format)
+        exposition::render(&self.gather(), format)
+    }
+
+    /// The metrics, as the library keeps them.
+    #[must_use]
+    pub fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
+        self.registry.gather()
     }
 }
 

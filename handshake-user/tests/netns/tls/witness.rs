@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    hello::{CERTIFICATE, Hello, SERVER_HELLO},
+    hello::{CERTIFICATE, Hello, SERVER_HELLO, exchanged_group},
     row::Row,
     wire::{self, Kind, Record},
 };
@@ -23,7 +23,7 @@ pub(crate) struct Witness {
     /// From the SYN until the client may send application data.
     pub(crate) setup: Duration,
     pub(crate) hello_in_syn: bool,
-    /// In which the keys were exchanged (TLS 1.3).
+    /// In which the keys were exchanged. Before TLS 1.3, if that message begins a record.
     pub(crate) group: Option<&'static str>,
 }
 
@@ -78,7 +78,7 @@ impl Witness {
         let syn = flow.from(Side::Client, Packet::is_syn)[0];
         Self {
             row: ending.row,
-            group: answers.last().and_then(Hello::group),
+            group: if is_tls13 { answers.last().and_then(Hello::group) } else { exchanged(&server) },
             client: seen_by(Side::Client),
             server: seen_by(Side::Server),
             setup: ending.may_send.unwrap_or(hello.sent) - syn.arrived,
@@ -153,6 +153,12 @@ impl Ending {
         let may_send = Some(if early { ours.sent } else { complete });
         Self { row, client: complete, server: theirs.sent.max(ours.got), may_send, answered: None }
     }
+}
+
+/// The group of a handshake before TLS 1.3.
+fn exchanged(server: &[Record]) -> Option<&'static str> {
+    let open = server.iter().take_while(|record| record.kind == Kind::Handshake);
+    open.filter_map(|record| exchanged_group(&record.body)).next()
 }
 
 fn hello_of(record: &Record) -> Option<Hello> {

@@ -280,7 +280,7 @@ fn compressed_bomb_is_an_error() {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     gzip.write_all(CLOSED.as_bytes()).unwrap();
     for _ in 0..64 {
-        gzip.write_all(&[b'\n'; 1 << 20]).unwrap();
+        gzip.write_all(&vec![b'\n'; 1 << 20]).unwrap();
     }
     let output = explained(&gzip.finish().unwrap());
     let said = text(&output.stderr);

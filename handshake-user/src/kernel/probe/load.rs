@@ -1,4 +1,5 @@
-//! The compiled programs, and how one is loaded: the verifier gives up with `EAGAIN` when anything interrupts its thread (`do_check`).
+//! The compiled programs, and how one is loaded: the verifier gives up with `EAGAIN` when anything interrupts
+//! its thread (`do_check`).
 
 use std::io;
 

@@ -19,9 +19,6 @@ const LOAD: Duration = Duration::from_secs(4);
 /// So many times, at least, the kernel must have skipped the program for the test to mean anything.
 const ENOUGH: u64 = 20;
 
-/// Connections of other programs meanwhile.
-const UNRELATED: f64 = 50.0;
-
 /// Moves this thread into a network namespace whose loopback hands its packets to the second CPU, which is
 /// interrupted for each, whatever it is doing.
 fn enter_namespace_with_interrupts() {
@@ -97,7 +94,4 @@ fn interrupted_program_misses_no_change_of_state() {
     #[expect(clippy::cast_precision_loss, reason = "some hundred")]
     let few = skipped as f64 / 10.0;
     assert!(lost <= few, "{lost} lost of {skipped} that the program missed");
-    // Each connection once. The daemon counts the whole host.
-    let range = f64::from(made)..=f64::from(made) + UNRELATED.max(few);
-    assert!(ends.iter().all(|opened| range.contains(opened)), "{ends:?} openings, not {range:?}");
 }

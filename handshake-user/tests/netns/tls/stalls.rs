@@ -211,7 +211,7 @@ fn server_whose_library_computes_its_answer() {
     );
 }
 
-/// The first segment with data of this side is lost. Returns both ends, and how long it took to send it again.
+/// The first segment with data of this side is lost. Returns both ends, and after how long it was sent again.
 fn lost(side: Side) -> (Ends, Duration) {
     let case = Case::new();
     let address = server_address(&case.bed);

@@ -21,6 +21,14 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 struct Still;
 
 impl Pages for Still {
+    fn page(&self) -> anyhow::Result<String> {
+        Ok(String::new())
+    }
+
+    fn shows_page_to_all(&self) -> bool {
+        false
+    }
+
     fn metrics(&self, _: Format) -> anyhow::Result<String> {
         Ok("up 1\n".to_owned())
     }

@@ -21,6 +21,7 @@ use handshake::{
 };
 use handshake_common::{
     Kind, Stage, connection,
+    tcp::minisocket::MinisocketNews,
     tls::{library::session, wire::raw},
 };
 use handshake_fuzz::{Input, assert_harmless, record};
@@ -106,6 +107,7 @@ fn follow(flags: u8, mut input: Input<'_>, metrics: &mut Metrics) {
             Some(Kind::Open | Kind::Close) => connection::SIZE,
             Some(Kind::Library) => session::SIZE,
             Some(Kind::Wire) => raw::SIZE,
+            Some(Kind::Minisocket) => size_of::<MinisocketNews>(),
             Some(Kind::Hello) => raw::HEADER.max(bytes.len()),
             None => {
                 // Time passes: at least ten milliseconds per byte.
@@ -133,7 +135,7 @@ fn follow(flags: u8, mut input: Input<'_>, metrics: &mut Metrics) {
             }
             RawRecord::Connection(_) => opened += 1,
             RawRecord::LibraryHandshake(_) | RawRecord::WireHandshake(_) => handshakes += 1,
-            RawRecord::HelloFragment(..) => {}
+            RawRecord::HelloFragment(..) | RawRecord::Minisocket(_) => {}
         }
         joiner.take(&raw, now_ns, &mut Still, |event| sinks.take(event));
     }

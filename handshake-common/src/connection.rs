@@ -63,6 +63,10 @@ bitflags! {
         const ANSWERED_EARLY = 1 << 20;
         /// A timer of the kernel's gave the connection up (`tcp_write_err`).
         const TIMED_OUT = 1 << 21;
+        /// The socket was made from a SYN cookie (`tcp_get_cookie_sock`).
+        const SYN_COOKIE = 1 << 22;
+        /// It surely was not: that function is hooked, and did not make it.
+        const NO_SYN_COOKIE = 1 << 23;
         /// A client's opening ended before its SYN was made, and not by its program.
         const NO_SYN = 1 << 26;
         /// That was because no local port could be had: none was free, or the ends are taken.
@@ -71,10 +75,26 @@ bitflags! {
         const OTHER_PROGRAM = 1 << 28;
         /// The process is the one that ran the TLS handshake. Only user space sets it.
         const OWNER_HANDSHAKES = 1 << 29;
-        /// The process is the one that listens, not necessarily the one that serves.
+        /// The process is the one that listens, not necessarily the one that serves; once the connection was
+        /// accepted ([`Accepted`]), the one that accepted it.
         const OWNER_LISTENS = 1 << 30;
         /// The process is the one that called `connect()`.
         const OWNER_CONNECTS = 1 << 31;
+    }
+}
+
+/// What `accept()` tells. Beside [`ConnectionFlags`], because the socket's lock is not held then: a segment
+/// may change those at the same moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(transparent)]
+pub struct Accepted(u32);
+
+bitflags! {
+    impl Accepted: u32 {
+        /// A process took the connection out of the accept queue.
+        const BY_A_PROCESS = 1;
+        /// Its program has another name than the one that listens.
+        const OTHER_PROGRAM = 1 << 1;
     }
 }
 
@@ -151,6 +171,11 @@ pub struct Connection {
     pub tls_session: Key,
     /// cgroup v2 id of the process; 0 = unknown.
     pub cgroup: u64,
+    /// Server: ESTABLISHED → `accept()`, microseconds; of meaning where `accepted` says that it was seen, and
+    /// [`u32::MAX`] for anything longer than that.
+    pub accept_wait_us: u32,
+    /// See [`Accepted`].
+    pub accepted: Accepted,
     /// Addresses in network order; IPv4 in the first four bytes.
     pub local: [u8; 16],
     /// See `local`.
@@ -182,7 +207,7 @@ pub struct Connection {
 /// Size of a raw record, bytes.
 pub const SIZE: usize = size_of::<Connection>();
 
-const _: () = assert!(SIZE == 192, "the raw record has no padding and both sides know its size");
+const _: () = assert!(SIZE == 200, "the raw record has no padding and both sides know its size");
 const _: () = assert!(core::mem::offset_of!(Connection, error) == SIZE - 2);
 
 impl Connection {
@@ -231,7 +256,7 @@ impl Connection {
         Some(if self.flags.contains(ConnectionFlags::OWNER_CONNECTS) {
             ProcessBy::Connect
         } else if self.flags.contains(ConnectionFlags::OWNER_LISTENS) {
-            ProcessBy::Listener
+            if self.was_accepted() { ProcessBy::Accept } else { ProcessBy::Listener }
         } else if self.flags.contains(ConnectionFlags::OWNER_HANDSHAKES) {
             ProcessBy::Tls
         } else {
@@ -243,16 +268,35 @@ impl Connection {
     #[must_use]
     #[inline(always)]
     pub const fn has_exact_owner(&self) -> bool {
-        self.pid != 0 && !self.flags.contains(ConnectionFlags::OWNER_LISTENS)
+        self.pid != 0 && (!self.flags.contains(ConnectionFlags::OWNER_LISTENS) || self.was_accepted())
     }
 
-    /// Takes the process of another view of the same connection, unless its own is as certain.
+    /// Whether a process was seen to accept it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn was_accepted(&self) -> bool {
+        self.accepted.contains(Accepted::BY_A_PROCESS)
+    }
+
+    /// Whether the program that serves it has another name than the one that listens.
+    #[must_use]
+    pub const fn is_of_another_program(&self) -> bool {
+        self.flags.contains(ConnectionFlags::OTHER_PROGRAM) || self.accepted.contains(Accepted::OTHER_PROGRAM)
+    }
+
+    /// Takes the process of another view of the same connection, unless its own is as certain. One that only
+    /// accepted it gives way to another that ran its TLS handshake.
     pub const fn take_owner(&mut self, of: &Self) {
         const HOW: ConnectionFlags = ConnectionFlags::OWNER_CONNECTS
             .union(ConnectionFlags::OWNER_LISTENS)
             .union(ConnectionFlags::OWNER_HANDSHAKES);
-        if self.has_exact_owner() || of.pid == 0 {
+        let is_final = self.pid != 0 && !self.flags.contains(ConnectionFlags::OWNER_LISTENS);
+        let is_same = self.was_accepted() && (self.pid == of.pid || !of.has_exact_owner());
+        if is_final || is_same || of.pid == 0 {
             return;
+        }
+        if of.was_accepted() {
+            (self.accepted, self.accept_wait_us) = (of.accepted, of.accept_wait_us);
         }
         (self.pid, self.comm, self.cgroup) = (of.pid, of.comm, of.cgroup);
         self.flags = self.flags.difference(HOW).union(of.flags.intersection(HOW));
@@ -306,6 +350,30 @@ mod tests {
         assert_eq!(Connection::from_bytes(connection.as_bytes()), Some(connection));
         assert_eq!(Connection::from_bytes(&connection.as_bytes()[1..]), None);
         assert_eq!(Connection::from_bytes(Connection::default().as_bytes()), None, "no stage");
+    }
+
+    fn served(pid: u32, how: ConnectionFlags, accepted: Accepted) -> Connection {
+        Connection { pid, flags: how, accepted, ..Connection::default() }
+    }
+
+    #[test]
+    fn process_that_accepts_replaces_the_listener_and_gives_way_to_the_one_that_serves() {
+        let none = ConnectionFlags::empty();
+        let listens = served(1, ConnectionFlags::OWNER_LISTENS, Accepted::empty());
+        let accepts = served(2, ConnectionFlags::OWNER_LISTENS, Accepted::BY_A_PROCESS);
+        let handshakes = served(3, ConnectionFlags::OWNER_HANDSHAKES, Accepted::empty());
+        let closes = served(4, none, Accepted::BY_A_PROCESS);
+        let taken = |mut from: Connection, of: &Connection| {
+            from.take_owner(of);
+            (from.pid, from.owner())
+        };
+        assert_eq!(taken(listens, &accepts), (2, Some(ProcessBy::Accept)));
+        assert_eq!(taken(accepts, &listens), (2, Some(ProcessBy::Accept)));
+        assert_eq!(taken(accepts, &handshakes), (3, Some(ProcessBy::Tls)));
+        let same = Connection { pid: 2, ..handshakes };
+        assert_eq!(taken(accepts, &same), (2, Some(ProcessBy::Accept)));
+        assert_eq!(taken(closes, &handshakes), (4, Some(ProcessBy::Close)));
+        assert!(accepts.has_exact_owner() && !listens.has_exact_owner());
     }
 
     #[test]

@@ -6,6 +6,8 @@
 pub enum Function {
     /// `tcp_timewait_state_process`: a segment reaches a time-wait minisocket.
     TimeWaitSegment,
+    /// `__inet_twsk_schedule`: the timer of one is set.
+    TimeWaitTimer,
     /// `inet_twsk_kill`: a time-wait minisocket ends.
     TimeWaitEnd,
     /// `inet_csk_accept`, its return: a program takes a connection out of the accept queue.
@@ -15,7 +17,7 @@ pub enum Function {
 }
 
 /// How many there are.
-pub const COUNT: usize = 4;
+pub const COUNT: usize = 5;
 
 /// The map with the counts.
 pub const MAP: &str = "FUNCTION_HITS";

@@ -65,7 +65,8 @@ const OPEN_RTT: usize = OPEN_DURATION + Role::SLOTS * Family::SLOTS * FastOpen::
 const CLOSE_DURATION: usize = OPEN_RTT + Role::SLOTS * Family::SLOTS;
 const CLOSE_ACK_WAIT: usize = CLOSE_DURATION + Role::SLOTS * Initiator::SLOTS * CloseStyle::SLOTS;
 const CLOSE_APP_WAIT: usize = CLOSE_ACK_WAIT + Role::SLOTS * Initiator::SLOTS;
-const SETUP_DURATION: usize = CLOSE_APP_WAIT + Role::SLOTS * Initiator::SLOTS;
+const ACCEPT_WAIT: usize = CLOSE_APP_WAIT + Role::SLOTS * Initiator::SLOTS;
+const SETUP_DURATION: usize = ACCEPT_WAIT + Family::SLOTS;
 const SETUP_EXCESS: usize = SETUP_DURATION + Role::SLOTS;
 
 /// How many series there are.
@@ -122,6 +123,13 @@ const fn row_of_closing(role: Option<Role>, initiator: Option<Initiator>) -> usi
     Role::code_of(role) as usize * Initiator::SLOTS + Initiator::code_of(initiator) as usize
 }
 
+/// Series of how long established connections lay in the accept queue.
+#[must_use]
+#[inline(always)]
+pub const fn accept_wait(family: Option<Family>) -> usize {
+    ACCEPT_WAIT + Family::code_of(family) as usize
+}
+
 /// Series of the durations of setups without TLS.
 #[must_use]
 #[inline(always)]
@@ -146,6 +154,12 @@ pub fn opened(connection: &Connection, mut observe: impl FnMut(usize, Option<u64
     let series = open_duration(role, family, open::fast_open(connection), open::final_ack(connection));
     observe(series, open::duration_us(connection));
     observe(open_rtt(role, family), open::rtt_us(connection));
+}
+
+/// What an accepted connection adds: its series, and the value if it is known.
+#[inline(always)]
+pub fn accepted(connection: &Connection, mut observe: impl FnMut(usize, Option<u64>)) {
+    observe(accept_wait(connection.family()), open::accept_wait_us(connection));
 }
 
 /// What a closing that has ended adds: each series, and the value if it is known.
@@ -226,7 +240,7 @@ mod tests {
 
     #[test]
     fn every_class_has_a_series_of_its_own() {
-        let mut all = Vec::new();
+        let mut all: Vec<_> = or_unknown(Family::ALL).map(accept_wait).collect();
         for role in or_unknown(Role::ALL) {
             all.extend([setup_duration(role), setup_excess(role)]);
             for family in or_unknown(Family::ALL) {

@@ -22,11 +22,11 @@ pub mod tls;
 pub mod totals;
 pub mod vocabulary;
 
-pub use connection::{Connection, ConnectionFlags, Phase, WirePhase};
+pub use connection::{Accepted, Connection, ConnectionFlags, Phase, WirePhase};
 pub use layout::Layout;
 pub use vocabulary::{
-    CloseStyle, Family, FastOpen, FastOpenReason, FinalAck, Initiator, Kind, Library, Outcome, ProcessBy,
-    Role, Stage, TimeWaitEnd, TlsClass, TlsOutcome, TlsSource, TlsVersion,
+    CloseStyle, Family, FastOpen, FastOpenReason, FinalAck, Initiator, Kind, Library, MinisocketStep,
+    Outcome, ProcessBy, Role, Stage, TimeWaitEnd, TlsClass, TlsOutcome, TlsSource, TlsVersion,
 };
 /// The bytes of a raw record: `as_bytes()`.
 pub use zerocopy::IntoBytes;

@@ -141,6 +141,8 @@ words!(
         Connect = "connect",
         /// It listens on the socket that the connection came to.
         Listener = "listener",
+        /// It called `accept()`.
+        Accept = "accept",
         /// It ran the TLS handshake.
         Tls = "tls",
         /// It called `close()` or `shutdown()`.
@@ -166,6 +168,8 @@ words!(
         Wire = "wire",
         /// A [`crate::tls::wire::HelloFragment`].
         Hello = "hello",
+        /// A [`crate::tcp::minisocket::MinisocketNews`].
+        Minisocket = "minisocket",
     }
 );
 
@@ -222,6 +226,16 @@ words!(
         ResetSent = "reset_sent",
         ResetReceived = "reset_received",
         TimedOut = "timed_out",
+    }
+);
+
+words!(
+    /// What a hook sees happen to a time-wait minisocket.
+    MinisocketStep {
+        /// The peer's FIN came: FIN_WAIT2 → TIME_WAIT.
+        Fin = "fin",
+        /// It ends.
+        End = "end",
     }
 );
 

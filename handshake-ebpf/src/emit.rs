@@ -1,6 +1,7 @@
 //! What leaves the programs: counters and histograms first, then the record.
 
 use core::{
+    ffi::c_void,
     hint::black_box,
     intrinsics::{AtomicOrdering, atomic_xadd},
 };
@@ -9,14 +10,14 @@ use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ringbuf_outpu
 use handshake_common::{
     Connection, ConnectionFlags, FastOpen, Stage, connection,
     histograms::{self, Bounds, MAX_BOUNDS, SUM},
-    tcp::{close, open, setup, state::DueRecords},
+    tcp::{close, minisocket::MinisocketNews, open, setup, state::DueRecords},
     tls::library::session::{LibraryHandshake, Session},
     totals::{self, DropReason},
 };
 
 use crate::{
     kernel::{Access, KernelSock, constant},
-    maps::{HISTOGRAMS, RECORDS, TOTALS},
+    maps::{self, HISTOGRAMS, RECORDS, TOTALS},
     tcp::time_wait,
     word_copy,
 };
@@ -83,10 +84,10 @@ fn obscure(connection: &Connection, number: usize) -> usize {
     black_box(number.wrapping_add(id)).wrapping_sub(id)
 }
 
-/// The same for what an opening has decided on the way.
+/// The same for what an opening has decided on the way, of a connection on the stack.
 #[expect(clippy::cast_possible_truncation, reason = "as many bits as before")]
 #[inline(always)]
-pub(crate) fn obscure_opening(connection: &mut Connection) {
+fn obscure_opening(connection: &mut Connection) {
     let flags = obscure(connection, connection.flags.bits() as usize) as u32;
     connection.flags = ConnectionFlags::from_bits_retain(flags);
     connection.syn_ns = obscure(connection, connection.syn_ns as usize) as u64;
@@ -95,11 +96,20 @@ pub(crate) fn obscure_opening(connection: &mut Connection) {
     connection.syn_retransmits = obscure(connection, usize::from(connection.syn_retransmits)) as _;
 }
 
-/// What is due, of which the verifier knows nothing any more either: all ways that lead to here go on as one.
-#[expect(clippy::cast_possible_truncation, reason = "as many bits as before")]
+/// The same for all that is known of a connection on the stack.
 #[inline(always)]
-pub(crate) fn any_due(connection: &Connection, due: DueRecords) -> DueRecords {
-    DueRecords::from_bits_retain(obscure(connection, due.bits() as usize) as _)
+fn obscure_all(connection: &mut Connection) {
+    let id = connection.id;
+    let words = core::ptr::from_mut(connection).cast::<u64>();
+    let mut at = 0;
+    while at < size_of::<Connection>() / 8 {
+        // SAFETY: inside the connection, which is plain whole words.
+        unsafe {
+            let word = words.add(at);
+            word.write_volatile(black_box(word.read_volatile().wrapping_add(id)).wrapping_sub(id));
+        }
+        at += 1;
+    }
 }
 
 /// Counts a class of this connection.
@@ -137,6 +147,14 @@ fn observe_known(series: usize, us: Option<u64>) {
     }
 }
 
+/// A connection was accepted: its wait goes into a histogram, or into its later records.
+#[inline(always)]
+pub(crate) fn accepted(connection: &Connection) {
+    if fills_histograms() {
+        histograms::accepted(connection, observe_known);
+    }
+}
+
 /// A connection closed of which no view has seen a TLS handshake. Whether one could have escaped both is for
 /// user space to say.
 #[inline(always)]
@@ -147,17 +165,61 @@ fn set_up(connection: &Connection) {
     }
 }
 
-/// Counts and publishes the records that are due.
+/// Counts and publishes the records that are due, of a connection that is in the table.
 #[inline(always)]
 pub(crate) fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<A>, due: DueRecords) {
-    if due == DueRecords::empty() {
-        return;
+    if due != DueRecords::empty() {
+        identify(connection, sock, due);
+        publish_kept(A::address(sock.pointer()), u32::from(due.bits()));
     }
-    if due.contains(DueRecords::CLOSING) {
-        count_class(connection, totals::closing(connection.role()));
+}
+
+/// The same for one that is not in the table.
+#[expect(clippy::cast_possible_truncation, reason = "as many bits as before")]
+#[inline(always)]
+pub(crate) fn publish_unkept<A: Access>(connection: &mut Connection, sock: &KernelSock<A>, due: DueRecords) {
+    if due != DueRecords::empty() {
+        identify(connection, sock, due);
+        obscure_all(connection);
+        let due = obscure(connection, usize::from(due.bits()));
+        send(connection, DueRecords::from_bits_retain(due as u8));
     }
+}
+
+/// The same for an opening that is not in the table yet.
+#[inline(always)]
+pub(crate) fn publish_opening<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
+    identify(connection, sock, DueRecords::OPEN);
+    obscure_opening(connection);
+    send(connection, DueRecords::OPEN);
+}
+
+/// A record names the ends.
+#[inline(always)]
+fn identify<A: Access>(connection: &mut Connection, sock: &KernelSock<A>, due: DueRecords) {
     if (due.contains(DueRecords::OPEN) || due.contains(DueRecords::CLOSE)) && connection.family == 0 {
         sock.identify(connection);
+    }
+}
+
+/// A function of its own, with numbers alone for arguments: the verifier looks at it once, and not for every
+/// way that leads to it.
+#[expect(clippy::cast_possible_truncation, reason = "three bits")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn publish_kept(sk: u64, due: u32) -> u32 {
+    if let Some(connection) = maps::find(sk as *const c_void) {
+        send(connection, DueRecords::from_bits_retain(due as u8));
+    }
+    // Kernels before 6.8 take no function of its own without a result.
+    0
+}
+
+/// Counts what is due, and fills the histograms or sends the record.
+#[inline(always)]
+fn send(connection: &mut Connection, due: DueRecords) {
+    if due.contains(DueRecords::CLOSING) {
+        count_class(connection, totals::closing(connection.role()));
     }
     if due.contains(DueRecords::OPEN) {
         count_class(connection, totals::open_slot(connection));
@@ -195,6 +257,8 @@ pub(crate) fn publish<A: Access>(connection: &mut Connection, sock: &KernelSock<
             if enters_time_wait {
                 time_wait::mark(connection);
             }
+        } else if close::enters_time_wait(connection) {
+            time_wait::mark(connection);
         }
         record(connection, Stage::Close);
     }
@@ -208,6 +272,23 @@ fn has_room(connection: &Connection) -> bool {
         count(totals::lost(DropReason::TimeWaitFull));
     }
     has_room
+}
+
+/// Sends what happened to a minisocket.
+#[inline(always)]
+pub(crate) fn minisocket(news: &MinisocketNews) {
+    // SAFETY: the record is plain and has no padding.
+    let error = unsafe {
+        bpf_ringbuf_output(
+            (&raw const RECORDS).cast_mut().cast(),
+            core::ptr::from_ref(news).cast_mut().cast(),
+            size_of::<MinisocketNews>() as u64,
+            u64::from(BPF_RB_NO_WAKEUP),
+        )
+    };
+    if error != 0 {
+        count(totals::lost(DropReason::RingFull));
+    }
 }
 
 /// Sends the record without waking user space, which polls the ring at its own pace.

@@ -1,8 +1,8 @@
 //! Reading kernel memory, at the offsets that user space resolved from the running kernel's BTF.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
-use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_skc_to_tcp_sock};
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_skc_to_tcp_sock};
 use handshake_common::Layout;
 
 /// Filled in by user space before the load, read-only after it: the verifier takes each member as a constant.
@@ -57,11 +57,17 @@ impl Memory for Direct {
 }
 
 impl Memory for Probed {
+    #[expect(clippy::cast_possible_truncation, reason = "a few bytes")]
     #[inline(always)]
     unsafe fn read<T: Copy + Default>(base: *const c_void, offset: u32) -> T {
-        // SAFETY: the helper catches any fault.
-        unsafe { bpf_probe_read_kernel(base.cast::<u8>().wrapping_add(offset as usize).cast()) }
-            .unwrap_or_default()
+        let mut value = MaybeUninit::<T>::uninit();
+        let from = base.cast::<u8>().wrapping_add(offset as usize);
+        // SAFETY: the helper catches any fault and then fills the value with zeros (bpf_probe_read_kernel_common),
+        // for which any `T` is valid. Its result is not asked for: the verifier would follow both.
+        unsafe {
+            bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, from.cast());
+            value.assume_init()
+        }
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsString, fmt, net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use handshake_common::{Role, Stage};
@@ -24,6 +24,7 @@ use crate::{
   handshake trace --port 443 --stage open --slower-than 100ms
   handshake trace --output json | jq .open.rtt_us
   handshake top                         full screen: by process, service or network of the peer
+  handshake record                      into a file, for later or for another host
   handshake explain records.jsonl       each connection as a ladder, and what would save round trips
   handshake report records.jsonl        what happened to many connections, as text or a page
   handshake daemon --listen 127.0.0.1:9966
@@ -46,6 +47,7 @@ impl Cli {
         let never = match &self.command {
             Command::Trace(args) => args.never(),
             Command::Top(args) => args.filters.never(&args.probes),
+            Command::Record(args) => args.filters.never(&args.probes),
             Command::Report(args) if args.duration.is_some() => args.filters.never(&args.probes),
             _ => None,
         };
@@ -69,6 +71,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Draw the connections in records as ladders of their segments, and list what would save round trips.
     Explain(ExplainArgs),
+    /// Record into a compressed file, for `explain` and `report`, on this host or another.
+    Record(RecordArgs),
     /// Tell the story of many connections: percentiles, failures, what settings would save, the slowest.
     Report(ReportArgs),
 }
@@ -87,7 +91,7 @@ const PID_MAX: i64 = 4_194_304;
   handshake trace --columns remote,result,duration,details
   handshake trace --port 443 --output ladder          each connection as a ladder, when it closes
 
-A filter does not match what is unknown: a server's process, for example, is known only when it closes.")]
+A filter does not match what is unknown.")]
 pub struct TraceArgs {
     /// Which records to show.
     #[command(flatten)]
@@ -214,18 +218,7 @@ impl FilterOptions {
     /// What the filters do that the user may not expect, one line each.
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
-        let mut notes: Vec<String> =
-            self.comm.as_deref().and_then(filter::note_on_comm).into_iter().collect();
-        let by_process = self.pid.is_some()
-            || [&self.comm, &self.unit, &self.container, &self.pod].iter().any(|wanted| wanted.is_some());
-        if by_process && self.role() == Some(Role::Server) && self.stage() == Some(Stage::Open) {
-            notes.push(
-                "a server's process is unknown until close(), so --pid, --comm, --unit, --container and --pod \
-                 match hardly any open of a server; they match with --stage close"
-                    .to_owned(),
-            );
-        }
-        notes
+        self.comm.as_deref().and_then(filter::note_on_comm).into_iter().collect()
     }
 }
 
@@ -343,11 +336,44 @@ pub struct CheckArgs {
   handshake trace --port 443 --count 30 --output json | handshake explain
   jq -c 'select(.setup.round_trips > 1)' records.jsonl | handshake explain -
 
-docs/explain.md says how to read a ladder. Exit status: 0, or 1 if a line was not a record.")]
+docs/explain.md says how to read a ladder. Exit status: 0, or 1 if a line was not a record or a compressed file ends too early.")]
 pub struct ExplainArgs {
-    /// Records as `trace --output json` writes them; - is standard input.
+    /// Records as `trace --output json` writes them, compressed or not; - is standard input.
     #[arg(value_name = "FILE", default_value = "-")]
     pub file: PathBuf,
+}
+
+/// `handshake record`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  handshake record                                    until Ctrl-C, into handshake-TIME.jsonl.gz
+  handshake record -o curl.jsonl.gz -- curl -s https://example.org
+  handshake record --port 443 --duration 10m
+  handshake record --keep 15m -o /var/tmp/look-back   kept in memory; SIGUSR1 or the end writes a file there
+  handshake report curl.jsonl.gz                      what was recorded; zcat shows the records
+
+The file can be read while it is written. docs/record.md says more. Exit status: that of COMMAND, else 0.")]
+pub struct RecordArgs {
+    /// The file, which must not exist; compressed if the name ends with .gz. With --keep the folder.
+    /// Default: handshake-TIME.jsonl.gz in the current folder.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Keep only the records of the last while, such as 15m, in memory, and write them to a file at SIGUSR1
+    /// and at the end.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub keep: Option<Duration>,
+    /// End after this time, such as 30s.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub duration: Option<Duration>,
+    /// Which records to keep.
+    #[command(flatten)]
+    pub filters: FilterOptions,
+    /// How to load the kernel side.
+    #[command(flatten)]
+    pub probes: ProbeOptions,
+    /// A command to run: recording ends with it. Connections of other programs are recorded as well.
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
 }
 
 /// `handshake report`.
@@ -356,12 +382,12 @@ pub struct ExplainArgs {
   handshake trace --output json > records.jsonl       one record a line
   handshake report records.jsonl
   handshake report --html report.html monday.jsonl tuesday.jsonl
-  zcat records.jsonl.gz | handshake report --port 443 -
+  handshake report --port 443 records.jsonl.gz        compressed by gzip or zstd
   handshake report --duration 1m --json | jq .savings
 
-docs/report.md says what is in it. Exit status: 0, or 1 if a line was not a record.")]
+docs/report.md says what is in it. Exit status: 0, or 1 if a line was not a record or a compressed file ends too early.")]
 pub struct ReportArgs {
-    /// Records as `trace --output json` writes them; - is standard input.
+    /// Records as `trace --output json` writes them, compressed or not; - is standard input.
     #[arg(value_name = "FILE", required_unless_present = "duration")]
     pub files: Vec<PathBuf>,
     /// Trace for this time, such as 30s, instead of reading files.
@@ -488,7 +514,6 @@ mod tests {
             args.filters.notes()
         };
         assert!(notes(&["--comm", "NetworkManager-dispatcher"])[0].contains("\"NetworkManager-\""));
-        assert!(notes(&["--stage", "open", "--role", "server", "--pid", "1"])[0].contains("--stage close"));
         assert_eq!(notes(&["--comm", "NetworkManager", "--role", "client", "--stage", "open"]), [""; 0]);
     }
 

@@ -5,6 +5,7 @@ use std::{
     fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -16,7 +17,8 @@ use serde::{
 
 use crate::{
     bounded,
-    settings::{ExporterOptions, ExporterSettings, LogLevel, ProbeOptions, ProbeSettings},
+    recording::Limits,
+    settings::{ExporterOptions, ExporterSettings, LogLevel, PageFor, ProbeOptions, ProbeSettings},
 };
 
 pub use crate::{
@@ -38,6 +40,10 @@ pub struct Config {
     pub probes: ProbeSettings,
     /// The file with TLS settings and passwords of the server.
     pub web_config: Option<PathBuf>,
+    /// Where records go. `None`: nowhere.
+    pub records: Option<Records>,
+    /// Who may see the page `/`.
+    pub page: PageFor,
     /// What is logged.
     pub log_level: LogLevel,
     /// All of it by its keys, as in the file.
@@ -46,6 +52,17 @@ pub struct Config {
 
 /// The keys that a running daemon can change without losing a count.
 const CHANGEABLE: [&str; 5] = ["log_level", "max_series", "remote_net_ipv4", "remote_net_ipv6", "web_config"];
+
+/// Records of all connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Records {
+    /// The folder of their files.
+    pub folder: PathBuf,
+    /// What it may hold.
+    pub limits: Limits,
+    /// Only the last while, in memory, until asked for.
+    pub look_back: Option<Duration>,
+}
 
 /// What the histograms look like.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,7 +78,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// The bounds of the histograms that the kernel side fills; [`Bounds::NONE`] where records have to: it
+    /// The bounds of the histograms that the kernel side can fill; [`Bounds::NONE`] where records have to: it
     /// has no labels on demand, and no room for more bounds than `MAX_BOUNDS`.
     #[must_use]
     pub fn bounds(&self) -> Bounds {
@@ -167,8 +184,16 @@ impl Options {
             remote_net_ipv4,
             remote_net_ipv6,
             web_config,
+            records,
+            records_mib,
+            records_age,
+            look_back,
+            page,
             log_level,
         } = exporter;
+        let limits = Limits { bytes: u64::from(records_mib) << 20, age: records_age.duration() };
+        let look_back = look_back.duration();
+        let records = records.into_path().map(|folder| Records { folder, limits, look_back });
         // Both are bounded by the length of an address.
         let prefix = |bits: u32| u8::try_from(bits).unwrap_or(u8::MAX);
         Config {
@@ -181,6 +206,8 @@ impl Options {
             },
             probes,
             web_config: web_config.into_path(),
+            records,
+            page,
             log_level,
             in_force,
         }

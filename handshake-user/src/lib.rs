@@ -25,6 +25,7 @@ pub mod logging;
 pub mod minisockets;
 pub mod output;
 pub mod privileges;
+pub mod recording;
 pub mod report;
 pub mod settings;
 #[cfg(test)]
@@ -60,6 +61,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Daemon(args) => runtime.block_on(daemon::run(args)),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Record(args) => runtime.block_on(cmd::record::run(args)),
         Command::Report(args) => runtime.block_on(cmd::report::run(args)),
     }
 }

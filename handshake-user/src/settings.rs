@@ -9,6 +9,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     str::FromStr,
+    time::Duration,
 };
 
 use clap::{Args, ValueEnum, builder::PossibleValue};
@@ -154,7 +155,29 @@ settings! {
         /// TLS and passwords of the HTTP server: the web configuration file of Prometheus' exporters,
         /// read anew when it changes.
         #[arg(long, value_name = "FILE", env = "HANDSHAKE_WEB_CONFIG")]
-        web_config: WebConfig = WebConfig::default(), parsed as WebConfig;
+        web_config: OptionalPath = OptionalPath::default(), parsed as OptionalPath;
+
+        /// Folder for records of all connections, compressed; none: no records are written.
+        #[arg(long, value_name = "FOLDER", env = "HANDSHAKE_RECORDS")]
+        records: OptionalPath = OptionalPath::default(), parsed as OptionalPath;
+
+        /// Size of all files of records; the oldest are deleted.
+        #[arg(long, value_name = "MIB", env = "HANDSHAKE_RECORDS_MIB")]
+        records_mib: u32 = 1024_u32, parsed as Bounded<1, 16_777_216>;
+
+        /// Age at which files of records are deleted, or none.
+        #[arg(long, value_name = "TIME", env = "HANDSHAKE_RECORDS_AGE")]
+        records_age: Period = Period::DAYS_7, parsed as Period;
+
+        /// Keep only the records of the last while in memory, such as 15m, and write them to a file at
+        /// SIGUSR1.
+        #[arg(long, value_name = "TIME", env = "HANDSHAKE_LOOK_BACK")]
+        look_back: Period = Period::NONE, parsed as Period;
+
+        /// Who may see the page `/`, which has names and addresses: local (this host) or all (whoever reaches
+        /// the server).
+        #[arg(long, value_enum, value_name = "local|all", env = "HANDSHAKE_PAGE")]
+        page: PageFor = PageFor::Local, parsed as PageFor;
 
         /// What is logged to standard error; -v and `RUST_LOG` override it.
         #[arg(long, value_enum, value_name = "LEVEL", env = "HANDSHAKE_LOG_LEVEL")]
@@ -343,33 +366,33 @@ impl Display for TlsWire {
     }
 }
 
-/// A file with TLS settings and passwords, or none.
+/// The path of a file or folder, or none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(from = "PathBuf", into = "PathBuf")]
-pub struct WebConfig(Option<PathBuf>);
+pub struct OptionalPath(Option<PathBuf>);
 
-impl WebConfig {
-    /// The file.
+impl OptionalPath {
+    /// The path.
     #[must_use]
     pub fn into_path(self) -> Option<PathBuf> {
         self.0
     }
 }
 
-/// No path is no file.
-impl From<PathBuf> for WebConfig {
+/// An empty path is none.
+impl From<PathBuf> for OptionalPath {
     fn from(path: PathBuf) -> Self {
         Self((!path.as_os_str().is_empty()).then_some(path))
     }
 }
 
-impl From<WebConfig> for PathBuf {
-    fn from(file: WebConfig) -> Self {
+impl From<OptionalPath> for PathBuf {
+    fn from(file: OptionalPath) -> Self {
         file.0.unwrap_or_default()
     }
 }
 
-impl FromStr for WebConfig {
+impl FromStr for OptionalPath {
     type Err = Infallible;
 
     fn from_str(path: &str) -> Result<Self, Infallible> {
@@ -377,12 +400,84 @@ impl FromStr for WebConfig {
     }
 }
 
-impl Display for WebConfig {
+impl Display for OptionalPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Some(path) => path.display().fmt(f),
             None => f.write_str("none"),
         }
+    }
+}
+
+/// A time such as 15m or 7d, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Period(Option<Duration>);
+
+impl Period {
+    /// None.
+    pub const NONE: Self = Self(None);
+    /// A week.
+    pub const DAYS_7: Self = Self(Some(Duration::from_hours(7 * 24)));
+
+    /// The time.
+    #[must_use]
+    pub const fn duration(self) -> Option<Duration> {
+        self.0
+    }
+}
+
+impl FromStr for Period {
+    type Err = humantime::DurationError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "none" {
+            return Ok(Self::NONE);
+        }
+        let time = humantime::parse_duration(text)?;
+        Ok(Self((!time.is_zero()).then_some(time)))
+    }
+}
+
+impl TryFrom<String> for Period {
+    type Error = humantime::DurationError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Period> for String {
+    fn from(period: Period) -> Self {
+        period.to_string()
+    }
+}
+
+impl Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(time) => write!(f, "{}", humantime::format_duration(time).to_string().replace(' ', "")),
+            None => f.write_str("none"),
+        }
+    }
+}
+
+/// Who may see the page `/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PageFor {
+    /// Programs of this host.
+    Local,
+    /// Whoever reaches the server.
+    All,
+}
+
+impl Display for PageFor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Local => "local",
+            Self::All => "all",
+        })
     }
 }
 
@@ -572,6 +667,15 @@ mod tests {
     fn text_is_held_to_the_same_limits_as_the_file() {
         assert_eq!("32".parse(), Ok(Bounded::<0, 32>(32)));
         assert!("33".parse::<Bounded<0, 32>>().is_err());
+    }
+
+    #[test]
+    fn period_is_a_time_or_none() {
+        for (text, period) in [("none", Period::NONE), ("0s", Period::NONE), ("7days", Period::DAYS_7)] {
+            assert_eq!(text.parse::<Period>().unwrap(), period);
+            assert_eq!(period.to_string().parse::<Period>().unwrap(), period);
+        }
+        assert!("soon".parse::<Period>().is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::{
     io::{Read as _, Write as _},
     os::unix::process::CommandExt as _,
+    path::Path,
     process::{Command, Output, Stdio},
 };
 
@@ -43,10 +44,10 @@ fn text(bytes: &[u8]) -> &str {
 fn help_names_the_commands_and_gives_examples() {
     let help = handshake(&["--help"]).output().unwrap();
     assert_eq!(help.status.code(), Some(0));
-    for word in ["trace", "top", "check", "explain", "report", "Examples:", "--verbose"] {
+    for word in ["trace", "top", "check", "explain", "record", "report", "Examples:", "--verbose"] {
         assert!(text(&help.stdout).contains(word), "{word}");
     }
-    for command in ["trace", "top", "check", "explain", "report"] {
+    for command in ["trace", "top", "check", "explain", "record", "report"] {
         let help = handshake(&[command, "--help"]).output().unwrap();
         assert_eq!(help.status.code(), Some(0), "{command}");
         assert!(text(&help.stdout).contains("Examples:"), "{command}");
@@ -247,6 +248,47 @@ fn records_of_several_files_are_reported_in_each_form() {
     }
     let missing = handshake(&["report", &path("missing")]).output().unwrap();
     assert_eq!(missing.status.code(), Some(1));
+}
+
+#[test]
+fn compressed_records_are_read_as_far_as_they_go() {
+    let records = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/records");
+    let plain = std::fs::read(records.join("plain.jsonl")).unwrap();
+    let drawn = explained(&plain).stdout;
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["two-members.gz", "two-frames.zst"] {
+        let compressed = std::fs::read(records.join(name)).unwrap();
+        let output = explained(&compressed);
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), text(&drawn)), "{name}");
+
+        // In the second of the two: what the first has is there.
+        let cut = folder.path().join(name);
+        std::fs::write(&cut, &compressed[..compressed.len() * 4 / 5]).unwrap();
+        let output = handshake(&["report", "--json", cut.to_str().unwrap()]).output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(name) && said.contains("line 3: the compressed data ends too early"), "{said}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let counts =
+            ["records", "connections", "bad_lines", "cut_off"].map(|name| report[name].as_u64().unwrap());
+        assert_eq!(counts, [2, 2, 0, 1], "{name}");
+    }
+}
+
+#[test]
+fn compressed_bomb_is_an_error() {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    gzip.write_all(CLOSED.as_bytes()).unwrap();
+    for _ in 0..64 {
+        gzip.write_all(&vec![b'\n'; 1 << 20]).unwrap();
+    }
+    let output = explained(&gzip.finish().unwrap());
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.starts_with("handshake: cannot read standard input: a bomb: ") && said.lines().count() == 1,
+        "{said}"
+    );
 }
 
 #[test]

@@ -4,6 +4,8 @@
 //! Needs root. `cargo xtask test` builds the program and names it in `HANDSHAKE_BIN`.
 #![expect(clippy::float_cmp, reason = "counts are whole numbers")]
 
+#[path = "daemon/browser.rs"]
+mod browser;
 #[path = "daemon/exposition.rs"]
 mod exposition;
 #[path = "daemon/hostile_clients.rs"]
@@ -12,9 +14,13 @@ mod hostile_clients;
 mod interrupted;
 #[path = "daemon/itself.rs"]
 mod itself;
+#[path = "daemon/page.rs"]
+mod page;
 #[path = "daemon/privileges.rs"]
 mod privileges;
 mod program;
+#[path = "daemon/records.rs"]
+mod records;
 #[path = "daemon/reload.rs"]
 mod reload;
 #[path = "daemon/shutdown.rs"]
@@ -25,6 +31,8 @@ mod socket;
 mod time_wait;
 #[path = "daemon/tracepoint.rs"]
 mod tracepoint;
+#[path = "daemon/verifier.rs"]
+mod verifier;
 #[path = "daemon/web.rs"]
 mod web;
 
@@ -241,7 +249,7 @@ fn pages_have_their_status_and_headers() {
     let (status, head, body) = daemon.request("HEAD", "/metrics");
     assert!(status == 200 && body.is_empty() && head.contains("content-length: "), "{head}");
     for (method, path, expected) in
-        [("GET", "/healthz", 200), ("GET", "/readyz", 200), ("GET", "/", 200), ("GET", "/x", 404)]
+        [("GET", "/healthz", 200), ("GET", "/readyz", 200), ("GET", "/", 403), ("GET", "/x", 404)]
             .into_iter()
             .chain([("POST", "/metrics", 405)])
     {

@@ -260,6 +260,125 @@ fn short_lived_program_is_found_by_its_path() {
     assert_eq!(search.of(&file)[0].pid, None);
 }
 
+/// One that ends while its mappings are looked at leaves a list of them, but nothing to open.
+#[test]
+fn short_lived_programs_are_found_whenever_they_end() {
+    const COUNT: usize = 60;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |index| copy(Path::new("/bin/true"), &folder.path().join(format!("short-{index}")));
+    let paths: Vec<_> = (0..COUNT).map(path).collect();
+    let files: Vec<_> = paths.iter().map(|path| fs::metadata(path).unwrap()).collect();
+    let mut search = Search::start();
+    let runs = thread::spawn(move || {
+        for path in paths {
+            assert!(std::process::Command::new(path).status().unwrap().success());
+        }
+    });
+    while !runs.is_finished() {
+        search.poll();
+    }
+    runs.join().unwrap();
+    search.until("all are found", |search| files.iter().all(|file| search.of(file).len() == 1));
+}
+
+/// `prepare` makes the folder in which it runs, and the one in which the file itself is: Python code.
+#[track_caller]
+fn check_secluded(prepare: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let told = tempfile::tempdir().unwrap();
+    let script = format!(
+        "import os, shutil, subprocess
+os.chdir('{folder}')
+{prepare}
+while input():
+    subprocess.run(['{folder}/run/secluded'])
+    file = os.stat('{folder}/own/secluded')
+    open('{told}/new', 'w').write(f'{{file.st_dev}} {{file.st_ino}}')
+    os.rename('{told}/new', '{told}/ran')",
+        folder = folder.path().display(),
+        told = told.path().display()
+    );
+    let path = folder.path().join("run/secluded");
+    let mut search = Search::start();
+    let mut shell = Process::secluded_python(folder.path(), &script);
+    let ran = told.path().join("ran");
+    let await_run = || {
+        let deadline = Instant::now() + TIMEOUT;
+        while !ran.exists() {
+            assert!(Instant::now() < deadline, "it does not run");
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    shell.say("run");
+    await_run();
+    assert!(!path.exists(), "it is in the other namespace alone");
+    let text = fs::read_to_string(&ran).unwrap();
+    let (dev, ino) = text.split_once(' ').unwrap();
+    let (dev, ino): (u64, u64) = (dev.parse().unwrap(), ino.parse().unwrap());
+    let is_it = |found: &&Found| (found.id.dev, found.id.ino) == (dev, ino);
+    search.until("it is found", |search| search.found.iter().any(|found| is_it(&found)));
+    let found = search.found.iter().find(is_it).unwrap();
+    assert_eq!((found.pid, &found.shown), (None, &path));
+    assert_accepts_uprobe(found);
+
+    fs::remove_file(&ran).unwrap();
+    shell.say("run");
+    await_run();
+    search.for_a_while();
+    assert_eq!(search.found.iter().filter(is_it).count(), 1, "it is known");
+}
+
+#[test]
+fn short_lived_program_is_found_in_its_mount_namespace() {
+    check_secluded(
+        "os.mkdir('own'); os.mkdir('run'); \
+shutil.copy('/bin/true', 'own/secluded'); subprocess.run(['mount', '--bind', 'own', 'run'], check=True)",
+    );
+}
+
+#[test]
+fn short_lived_program_is_found_below_an_overlay() {
+    check_secluded(
+        "for name in 'own', 'empty', 'run': os.mkdir(name)
+shutil.copy('/bin/true', 'own/secluded')
+subprocess.run(['mount', '-t', 'overlay', 'overlay', '-o', 'lowerdir=own:empty', 'run'], check=True)",
+    );
+}
+
+/// In a mount namespace of its own, where no other tracer on this host maps the file to look at it.
+#[test]
+fn file_at_the_path_of_an_ended_program_is_not_taken_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = tempfile::tempdir().unwrap();
+    let script = format!(
+        "import os, shutil, subprocess
+os.chdir('{folder}')
+os.mkdir('inside')
+for name in 'short', 'inside/linked':
+    shutil.copy('/bin/true', name)
+shutil.copy('/bin/sleep', 'new')
+input()
+subprocess.run(['{folder}/short'])
+os.rename('new', 'short')
+subprocess.run(['{folder}/inside/linked'])
+os.rename('inside', 'aside')
+os.symlink('aside', 'inside')
+open('{told}/ran', 'w')
+input()",
+        folder = folder.path().display(),
+        told = told.path().display()
+    );
+    let mut search = Search::start();
+    let mut shell = Process::secluded_python(folder.path(), &script);
+    shell.say("run");
+    while !told.path().join("ran").exists() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    search.for_a_while();
+    let found: Vec<_> = search.found.iter().filter(|found| found.shown.starts_with(folder.path())).collect();
+    assert!(found.is_empty(), "{found:?}");
+}
+
 #[test]
 fn library_opened_long_after_exec_is_found() {
     let folder = tempfile::tempdir().unwrap();

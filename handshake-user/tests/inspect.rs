@@ -66,6 +66,8 @@ fn openssl_is_found_in_two_files() {
         assert_eq!(target.resumed, Path::direct(0x4d0, 4));
         assert_eq!(target.early_data, Path::direct(0xb30, 4));
         assert_eq!(target.fd.steps[0], 0x10);
+        assert_eq!(target.alpn, Path { steps: [0x488, 0, 0], hops: 1, width: 1 });
+        assert_eq!(target.alpn_length, Path::direct(0x490, 4));
     }
 }
 
@@ -78,6 +80,9 @@ fn gnutls_is_found() {
     let target = inspection.target;
     let fields = [target.version, target.server, target.resumed, target.complete, target.random, target.fd];
     assert!(fields.iter().all(Path::is_known), "{:?}", inspection.gaps);
+    if cfg!(target_arch = "x86_64") {
+        assert!(target.alpn.is_known() && target.alpn_length.is_known(), "{:?}", inspection.gaps);
+    }
 }
 
 #[test]

@@ -78,6 +78,8 @@ mod closes;
 mod denied;
 #[path = "netns/ends.rs"]
 mod ends;
+#[path = "netns/functions.rs"]
+mod functions;
 #[path = "netns/handshakes.rs"]
 mod handshakes;
 #[path = "netns/histograms.rs"]

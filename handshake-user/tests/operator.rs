@@ -3,6 +3,8 @@
 //!
 //! Needs root: run through `cargo xtask test`.
 
+#[path = "operator/agreed.rs"]
+mod agreed;
 #[macro_use]
 #[path = "netns/assert_time.rs"]
 mod assert_time;

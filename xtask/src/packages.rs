@@ -20,7 +20,7 @@ impl Needed {
     }
 }
 
-const NEEDED: [Needed; 13] = [
+const NEEDED: [Needed; 15] = [
     Needed {
         program: "ip",
         package: "iproute2",
@@ -46,6 +46,8 @@ const NEEDED: [Needed; 13] = [
         package: "prometheus",
         why: "scrapes the daemon, and runs the rules and the dashboard's queries",
     },
+    Needed { program: "chromium", package: "chromium", why: "reads the daemon's page" },
+    Needed { program: "nft", package: "nftables", why: "a firewall that rejects SYNs" },
     Needed { program: "setpriv", package: "util-linux", why: "PostgreSQL does not run as root" },
 ];
 

@@ -6,6 +6,16 @@ pub fn all() -> Vec<Seed> {
     let mut seeds: Vec<Seed> = vec![
         ("config", "manual".to_owned(), include_bytes!("../../../config/handshake.toml").to_vec()),
         ("config", "all".to_owned(), CONFIG.into()),
+        (
+            "explain",
+            "gzip".to_owned(),
+            include_bytes!("../../../handshake-user/tests/records/two-members.gz").to_vec(),
+        ),
+        (
+            "explain",
+            "zstd".to_owned(),
+            include_bytes!("../../../handshake-user/tests/records/two-frames.zst").to_vec(),
+        ),
     ];
     for (index, request) in REQUESTS.iter().enumerate() {
         seeds.push(("http", index.to_string(), [&[255], request.as_bytes()].concat()));

@@ -3,7 +3,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::vocabulary::Family;
+use crate::vocabulary::{Family, MinisocketStep};
 
 /// Name of the iterator program in the eBPF object.
 pub const PROGRAM: &str = "minisockets";
@@ -48,6 +48,46 @@ pub struct Minisocket {
 pub const SIZE: u32 = 80;
 
 const _: () = assert!(size_of::<Minisocket>() == SIZE as usize, "no padding, and both sides know the size");
+
+/// Something that happens to a minisocket, as a hook on the kernel's functions saw it: a record of the ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct MinisocketNews {
+    /// [`crate::Kind`] code.
+    pub kind: u8,
+    /// [`MinisocketStep`] code.
+    pub step: u8,
+    /// The flags of the segment that ended it, the 14th byte of its TCP header, and [`A_SEGMENT`]; 0: none
+    /// did.
+    pub segment: u16,
+    /// Inode of the network namespace.
+    pub netns: u32,
+    /// As it was when that happened.
+    pub minisocket: Minisocket,
+}
+
+/// See [`MinisocketNews::segment`].
+pub const A_SEGMENT: u16 = 1 << 8;
+/// A SYN, among its flags.
+pub const SYN: u16 = 1 << 1;
+/// A RST, among its flags.
+pub const RST: u16 = 1 << 2;
+
+const _: () = assert!(size_of::<MinisocketNews>() == 88, "no padding, and both sides know the size");
+
+impl MinisocketNews {
+    /// Reads a raw record from the ring buffer. Returns `None` if the length is wrong or the step is unknown.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Self::read_from_bytes(bytes).ok().filter(|news| news.step().is_some())
+    }
+
+    /// What happened.
+    #[must_use]
+    pub const fn step(&self) -> Option<MinisocketStep> {
+        MinisocketStep::from_code(self.step)
+    }
+}
 
 impl Minisocket {
     /// Reads one record. Returns `None` if the length is wrong.

@@ -37,15 +37,22 @@ pub const fn outcome(connection: &Connection) -> Option<Outcome> {
 }
 
 /// Whether the kernel took its sample from the SYN-ACK's own time of sending. Samples from time-stamp echoes
-/// (SYN cookies, retransmitted SYN-ACKs) come in whole milliseconds: one true sample in a thousand is given
-/// up.
+/// (SYN cookies, retransmitted SYN-ACKs) come in whole milliseconds: where nothing tells of cookies, one true
+/// sample in a thousand is given up.
 #[inline(always)]
 const fn is_synack_sample(connection: &Connection) -> bool {
     connection.srtt_us != 0
         && connection.syn_retransmits == 0
         && !connection.flags.contains(ConnectionFlags::ANSWERED_EARLY)
-        && !connection.srtt_us.is_multiple_of(1000)
+        && (connection.flags.contains(ConnectionFlags::NO_SYN_COOKIE) || cannot_be_an_echo(connection))
+}
+
+/// Whether no time-stamp echo can have given the sample.
+#[inline(always)]
+const fn cannot_be_an_echo(connection: &Connection) -> bool {
+    !connection.srtt_us.is_multiple_of(1000)
         && !connection.flags.contains(ConnectionFlags::USEC_TIMESTAMPS)
+        && !connection.flags.contains(ConnectionFlags::SYN_COOKIE)
 }
 
 /// The round trip in microseconds, from the kernel's sample where that is a round trip.
@@ -151,11 +158,25 @@ pub const fn fast_open_reason(connection: &Connection) -> Option<FastOpenReason>
     }
 }
 
+/// How long an established connection lay in the accept queue: ESTABLISHED → `accept()`. The program's time,
+/// never the network's. Unknown where that was not seen, and where it came before ESTABLISHED (Fast Open).
+#[must_use]
+#[inline(always)]
+pub const fn accept_wait_us(connection: &Connection) -> Option<u64> {
+    if connection.was_accepted() && connection.accept_wait_us != u32::MAX {
+        Some(connection.accept_wait_us as u64)
+    } else {
+        None
+    }
+}
+
 /// Whether the server's socket was made from a SYN cookie. Only `false` can be certain without a hook on
 /// `tcp_get_cookie_sock`: a cookie keeps neither the SYN-ACK's time nor its retransmissions.
 #[must_use]
 pub const fn syn_cookie(connection: &Connection) -> Option<bool> {
     match connection.role() {
+        Some(Role::Server) if connection.flags.contains(ConnectionFlags::SYN_COOKIE) => Some(true),
+        Some(Role::Server) if connection.flags.contains(ConnectionFlags::NO_SYN_COOKIE) => Some(false),
         Some(Role::Server)
             if connection.flags.contains(ConnectionFlags::ESTABLISHED)
                 && (connection.syn_ns != 0
@@ -206,6 +227,13 @@ mod tests {
         assert_eq!(rtt_us(&connection), None);
         assert_eq!(duration_us(&connection), None);
         assert_eq!(syn_cookie(&connection), None, "may be a cookie, may be chance");
+        let told = |flag| {
+            let mut connection = connection;
+            connection.flags.insert(flag);
+            (syn_cookie(&connection), rtt_us(&connection))
+        };
+        assert_eq!(told(ConnectionFlags::SYN_COOKIE), (Some(true), None));
+        assert_eq!(told(ConnectionFlags::NO_SYN_COOKIE), (Some(false), Some(connection.srtt_us.into())));
         let mut precise = server(81_001);
         precise.flags.insert(ConnectionFlags::USEC_TIMESTAMPS);
         assert_eq!(rtt_us(&precise), None);

@@ -6,8 +6,8 @@ use bitflags::bitflags;
 
 use super::{Sock, errno, states};
 use crate::{
-    connection::{Connection, ConnectionFlags, Phase, WirePhase},
-    integer::low_16,
+    connection::{Accepted, Connection, ConnectionFlags, Phase, WirePhase},
+    integer::{low_16, low_32},
     tls::library::key::Key,
     vocabulary::{Initiator, Role},
 };
@@ -50,6 +50,8 @@ pub fn begin_client(connection: &mut Connection, now: u64) {
     connection.peer_fin_ns = 0;
     connection.closed_ns = 0;
     connection.fin_acked_clock_ns = 0;
+    connection.accept_wait_us = 0;
+    connection.accepted = Accepted::empty();
     connection.tls_session = Key::NONE;
     connection.wire = WirePhase::Idle as u8;
 }
@@ -199,6 +201,28 @@ pub fn destroyed(connection: &mut Connection) -> DueRecords {
         closing.union(finish(connection))
     }
 }
+
+/// A process takes the connection out of the accept queue. The socket's lock is not held, so this changes
+/// nothing that its events change. Returns whether that is news: it is not followed from before ESTABLISHED,
+/// which a Fast Open child may be accepted before.
+#[inline(always)]
+pub fn accepted(connection: &mut Connection, now: u64) -> bool {
+    if connection.role != Role::Server.code()
+        || connection.flags.contains(ConnectionFlags::PREEXISTING)
+        || connection.was_accepted()
+        || connection.open_ns == 0
+        || connection.open_ns > now
+    {
+        return false;
+    }
+    let wait_us = (now - connection.open_ns) / 1000;
+    connection.accept_wait_us = low_32(if wait_us < TOO_LONG { wait_us } else { TOO_LONG });
+    connection.accepted.insert(Accepted::BY_A_PROCESS);
+    true
+}
+
+/// More microseconds than fit.
+const TOO_LONG: u64 = u32::MAX as u64;
 
 #[inline(always)]
 fn established(connection: &mut Connection, sock: &impl Sock, old: u32, now: u64) {

@@ -1,10 +1,12 @@
 //! Kernel functions, for what no tracepoint tells: one file a function. Each has a program for fentry or
-//! fexit, and one for kprobe or kretprobe where the kernel refuses the first. So far they count.
+//! fexit, and one for kprobe or kretprobe where the kernel refuses the first.
 
 mod accept;
 mod cookie;
+mod time_wait;
 mod time_wait_end;
 mod time_wait_segment;
+mod time_wait_timer;
 
 use aya_ebpf::{btf_maps::PerCpuArray, macros::btf_map};
 use handshake_common::function::{COUNT, Function};

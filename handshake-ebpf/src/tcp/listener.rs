@@ -131,12 +131,35 @@ fn elsewhere(nascent: Nascent) {
 #[btf_map]
 static NOBODY: Array<Listener, 1> = Array::new();
 
+/// 1 where `tcp_get_cookie_sock` is hooked, which user space says: only there is what it did not make no
+/// cookie's.
+#[btf_map]
+static TELLS_COOKIES: Array<u32, 1> = Array::new();
+
+/// Set in the key of the listener of a socket that a SYN cookie made. Keys are addresses of list heads.
+const COOKIE: u64 = 1;
+
+/// This socket was made from a SYN cookie, just now and on this CPU: it is still in SYN_RECV.
+#[inline(always)]
+pub(crate) fn made_by_cookie(sk: *const c_void) {
+    let Some(newest) = NASCENT.get_ptr_mut(0) else { return };
+    // SAFETY: the map's own value of this CPU, which nothing interrupts between `begins` and here but a hard
+    // interrupt, which makes no socket.
+    unsafe {
+        if (*newest).sk == sk as u64 {
+            (*newest).listener |= COOKIE;
+        }
+    }
+}
+
 /// A connection that leaves SYN_RECV: names the process that listens. It is not certain that it is the one
-/// that serves.
+/// that serves. And whether a SYN cookie made it, where that is told.
 #[inline(always)]
 pub(super) fn name<A: Access>(connection: &mut Connection, sock: &KernelSock<A>) {
     let Some(nobody) = NOBODY.get_ptr(0) else { return };
     let key = take_listener(A::address(sock.pointer()));
+    note_cookie(connection, key);
+    let key = key & !COOKIE;
     let listener = LISTENERS.get_ptr(key).unwrap_or(nobody);
     // SAFETY: the map's own value, whose memory the kernel keeps while the program runs. One that changes
     // meanwhile belongs to a socket that is closed at this very moment.
@@ -154,7 +177,19 @@ pub(super) fn name<A: Access>(connection: &mut Connection, sock: &KernelSock<A>)
     connection.flags.insert(ConnectionFlags::OWNER_LISTENS);
 }
 
-/// The key of the listener of this socket; 0: unknown. A function of its own as well.
+#[inline(always)]
+fn note_cookie(connection: &mut Connection, key: u64) {
+    let told = TELLS_COOKIES.get(0).map_or(0, |told| black_box(*told));
+    let is_known = u64::from(told) & (key | key.wrapping_neg()) >> 63;
+    let is_cookie = is_known & key;
+    let bit = |flag: ConnectionFlags, value: u64| flag.bits() * (value & 1) as u32;
+    let bits = bit(ConnectionFlags::SYN_COOKIE, is_cookie)
+        | bit(ConnectionFlags::NO_SYN_COOKIE, is_known & !is_cookie);
+    connection.flags.insert(ConnectionFlags::from_bits_retain(bits));
+}
+
+/// The key of the listener of this socket, and whether a cookie made it ([`COOKIE`]); 0: unknown. A function
+/// of its own as well.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn take_listener(sk: u64) -> u64 {

@@ -19,7 +19,7 @@ use handshake_common::{
 
 use crate::{
     iterator::Meta,
-    kernel::{Direct, Memory as _, layout, read_endpoints},
+    kernel::{Direct, Memory, layout, read_endpoints},
     maps::Endpoints,
 };
 
@@ -38,24 +38,10 @@ pub(crate) struct Tcp {
 #[unsafe(link_section = "iter/tcp")]
 pub(crate) unsafe extern "C" fn minisockets(ctx: *const Tcp) -> i32 {
     // SAFETY: the context is the kernel's, the pointers out of it are BTF-typed, and the null pointer that
-    // ends an iteration is not read through. When the buffer is full the kernel asks again for this socket.
+    // ends an iteration stands in for this socket.
     unsafe {
         let common = (*ctx).sk_common;
-        let mut record = Minisocket {
-            now_ns: bpf_ktime_get_ns(),
-            jiffies: bpf_jiffies64(),
-            expires: 0,
-            cookie: 0,
-            local: [0; 16],
-            remote: [0; 16],
-            timer_flags: 0,
-            entry_stamp_ms: 0,
-            local_port: 0,
-            remote_port: 0,
-            family: 0,
-            substate: 0,
-            padding: [0; 2],
-        };
+        let mut record = new();
         if !common.is_null() {
             if u32::from(Direct::read::<u8>(common, layout!(skc_state))) != states::TIME_WAIT {
                 return 0;
@@ -66,17 +52,51 @@ pub(crate) unsafe extern "C" fn minisockets(ctx: *const Tcp) -> i32 {
             }
             let mut ends = Endpoints::default();
             record.family = Family::code_of(read_endpoints::<Direct>(common, &mut ends));
-            (record.local, record.remote) = (ends.local, ends.remote);
-            (record.local_port, record.remote_port) = (ends.local_port, ends.remote_port);
-            record.cookie = Direct::read(tw, layout!(tw_cookie));
-            record.expires = Direct::read(tw, layout!(tw_timer_expires));
-            record.timer_flags = Direct::read(tw, layout!(tw_timer_flags));
-            record.substate = Direct::read(tw, layout!(tw_substate));
-            if layout!(tw_entry_stamp) != ABSENT {
-                record.entry_stamp_ms = Direct::read(tw, layout!(tw_entry_stamp));
-            }
+            describe::<Direct>(tw, &ends, &mut record);
         }
         let _ = bpf_seq_write((*(*ctx).meta).seq, (&raw const record).cast(), minisocket::SIZE);
     }
     0
+}
+
+/// One of which nothing is known but the clocks.
+#[inline(always)]
+pub(crate) fn new() -> Minisocket {
+    Minisocket {
+        // SAFETY: no arguments.
+        now_ns: unsafe { bpf_ktime_get_ns() },
+        // SAFETY: no arguments.
+        jiffies: unsafe { bpf_jiffies64() },
+        expires: 0,
+        cookie: 0,
+        local: [0; 16],
+        remote: [0; 16],
+        timer_flags: 0,
+        entry_stamp_ms: 0,
+        local_port: 0,
+        remote_port: 0,
+        family: 0,
+        substate: 0,
+        padding: [0; 2],
+    }
+}
+
+/// Reads a `tcp_timewait_sock`, or the `inet_timewait_sock` that it begins with.
+///
+/// # Safety
+/// See [`Memory::read`].
+#[inline(always)]
+pub(crate) unsafe fn describe<M: Memory>(tw: *const c_void, ends: &Endpoints, record: &mut Minisocket) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        (record.local, record.remote) = (ends.local, ends.remote);
+        (record.local_port, record.remote_port) = (ends.local_port, ends.remote_port);
+        record.cookie = M::read(tw, layout!(tw_cookie));
+        record.expires = M::read(tw, layout!(tw_timer_expires));
+        record.timer_flags = M::read(tw, layout!(tw_timer_flags));
+        record.substate = M::read(tw, layout!(tw_substate));
+        if layout!(tw_entry_stamp) != ABSENT {
+            record.entry_stamp_ms = M::read(tw, layout!(tw_entry_stamp));
+        }
+    }
 }

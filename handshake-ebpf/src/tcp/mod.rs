@@ -3,10 +3,10 @@
 
 pub(crate) mod adopt;
 mod destroy;
-mod listener;
+pub(crate) mod listener;
 mod listener_iterators;
-mod minisocket;
-mod owner;
+pub(crate) mod minisocket;
+pub(crate) mod owner;
 mod reset;
 mod retransmit;
 mod state;

@@ -149,7 +149,7 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
         states::ESTABLISHED if connection.role == Role::Server.code() => find_synack(connection, &sock),
         _ => {}
     }
-    emit::publish(connection, &sock, emit::any_due(connection, due));
+    emit::publish(connection, &sock, due);
     if new == states::ESTABLISHED {
         find_wire(connection);
     }
@@ -188,10 +188,9 @@ fn accepted<A: Access>(sock: &KernelSock<A>, now: u64) {
     let connection = fresh(&mut space, sock);
     state::adopt(connection, states::SYN_RECV);
     listener::name(connection, sock);
-    let due = state::transition(connection, sock, states::SYN_RECV, states::ESTABLISHED, now);
+    state::transition(connection, sock, states::SYN_RECV, states::ESTABLISHED, now);
     find_synack(connection, sock);
-    emit::obscure_opening(connection);
-    emit::publish(connection, sock, due);
+    emit::publish_opening(connection, sock);
     find_wire(connection);
     if !keep(sock, connection) {
         emit::count(totals::unfollowed(Some(Role::Server)));
@@ -215,7 +214,7 @@ fn pass<A: Access>(sock: &KernelSock<A>, old: u32, new: u32, now: u64) {
     let mut space = MaybeUninit::uninit();
     let connection = newly_followed(&mut space, sock, old);
     let due = state::passing(connection, sock, old, new, now);
-    emit::publish(connection, sock, due);
+    emit::publish_unkept(connection, sock, due);
     if new == states::ESTABLISHED {
         emit::count(totals::unfollowed(connection.role()));
     }

@@ -13,6 +13,8 @@ use handshake_common::{
     integer::{low_16, low_32},
 };
 
+use crate::maps::Endpoints;
+
 /// Closings without TLS of one CPU in a second that are followed: bounds the records and what user space
 /// keeps of them, however many connections the host makes.
 const PER_SECOND: u32 = 500;
@@ -54,10 +56,12 @@ pub(crate) fn has_room(closed_ns: u64) -> bool {
     true
 }
 
-/// The close record of this connection is sent: what opens on its ends next will be reported, too.
+/// The close record of this connection is sent: what opens on its ends next will be reported, too, and what
+/// happens to its minisocket.
 #[inline(always)]
 pub(crate) fn mark(connection: &Connection) {
-    if let Some(at) = place(connection) {
+    let Connection { local, remote, local_port, remote_port, netns, .. } = connection;
+    if let Some(at) = place(local, remote, *local_port, *remote_port, *netns) {
         // SAFETY: inside the map's value.
         unsafe { at.write_volatile(epoch(connection.closed_ns) | MARKED) };
     }
@@ -66,9 +70,22 @@ pub(crate) fn mark(connection: &Connection) {
 /// Whether this connection may have taken the ends of a followed one. True for others with the same mark.
 #[inline(always)]
 pub(crate) fn may_reuse(connection: &Connection) -> bool {
+    let Connection { local, remote, local_port, remote_port, netns, .. } = connection;
+    is_marked(place(local, remote, *local_port, *remote_port, *netns), connection.open_ns)
+}
+
+/// Whether these may be the ends of a followed connection. True for others with the same mark.
+#[inline(always)]
+pub(crate) fn may_be_followed(ends: &Endpoints, now_ns: u64) -> bool {
+    let Endpoints { local, remote, netns, local_port, remote_port } = ends;
+    is_marked(place(local, remote, *local_port, *remote_port, *netns), now_ns)
+}
+
+#[inline(always)]
+fn is_marked(at: Option<*mut u16>, now_ns: u64) -> bool {
     // SAFETY: inside the map's value. Volatile: others mark meanwhile.
-    let mark = place(connection).map_or(0, |at| unsafe { at.read_volatile() });
-    mark & MARKED != 0 && epoch(connection.open_ns).wrapping_sub(mark) & !MARKED <= EPOCHS
+    let mark = at.map_or(0, |at| unsafe { at.read_volatile() });
+    mark & MARKED != 0 && epoch(now_ns).wrapping_sub(mark) & !MARKED <= EPOCHS
 }
 
 #[inline(always)]
@@ -77,15 +94,20 @@ const fn epoch(ns: u64) -> u16 {
 }
 
 #[inline(always)]
-fn place(connection: &Connection) -> Option<*mut u16> {
-    let Connection { local, remote, local_port, remote_port, netns, .. } = connection;
-    let ports = u64::from(*local_port) << 16 | u64::from(*remote_port);
+fn place(
+    local: &[u8; 16],
+    remote: &[u8; 16],
+    local_port: u16,
+    remote_port: u16,
+    netns: u32,
+) -> Option<*mut u16> {
+    let ports = u64::from(local_port) << 16 | u64::from(remote_port);
     // IPv4 is in the first four bytes; of IPv6 the last ones differ most.
     let sum = |a: &[u8; 16]| {
         u64::from(u32::from_ne_bytes([a[0], a[1], a[2], a[3]]))
             + u64::from(u32::from_ne_bytes([a[12], a[13], a[14], a[15]]))
     };
-    let mixed = (ports | u64::from(*netns) << 32) ^ sum(remote).rotate_left(20) ^ sum(local).rotate_left(40);
+    let mixed = (ports | u64::from(netns) << 32) ^ sum(remote).rotate_left(20) ^ sum(local).rotate_left(40);
     // Fibonacci hashing: the upper bits depend on all others. The verifier does not know what the compiler
     // knows of the range, so the mask must not be optimised away.
     let at = black_box((mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize) & (MARKS - 1);

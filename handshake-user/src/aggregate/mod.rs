@@ -32,17 +32,18 @@ use crate::{
     },
 };
 
-/// Open connections that may still move to another group, some hundred bytes each. The oldest are evicted,
-/// and stay where they were counted.
-const MAX_PLACED: usize = 16_384;
-
 /// How much is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Groups; everything beyond them is one more, [`Aggregate::rest`].
     pub groups: usize,
-    /// Latest connections of each group, and latest slow and failed ones of all.
+    /// Latest connections of each group.
     pub recent: usize,
+    /// Latest slow connections of all, and latest failed ones.
+    pub notable: usize,
+    /// Open connections that may still move to another group, some hundred bytes each. The oldest are
+    /// evicted, and stay where they were counted.
+    pub placed: usize,
     /// The sliding window.
     pub span: Span,
     /// Prefix lengths of [`Grouping::Network`], IPv4 and IPv6.
@@ -51,7 +52,14 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { groups: 128, recent: 32, span: Span::default(), networks: (24, 48) }
+        Self {
+            groups: 128,
+            recent: 32,
+            notable: 32,
+            placed: 16_384,
+            span: Span::default(),
+            networks: (24, 48),
+        }
     }
 }
 
@@ -113,9 +121,9 @@ impl Aggregate {
             last_number: 0,
             rest: Member::new(0, &limits),
             all: Member::new(0, &limits),
-            slow: Recent::new(limits.recent),
-            failed: Recent::new(limits.recent),
-            placed: BoundedMap::new(MAX_PLACED),
+            slow: Recent::new(limits.notable),
+            failed: Recent::new(limits.notable),
+            placed: BoundedMap::new(limits.placed),
             folded: 0,
             full_in: None,
         }
@@ -160,8 +168,12 @@ impl Aggregate {
             member.activity.add(slot, &tally);
             member.latest.take(identity.clone(), &whole);
         }
-        for (recent, belongs) in [(&mut self.failed, has_failed(event)), (&mut self.slow, is_slow(event))] {
+        let keeps = self.limits.notable > 0;
+        let notable =
+            [(&mut self.failed, keeps && has_failed(event)), (&mut self.slow, keeps && is_slow(event))];
+        for (recent, belongs) in notable {
             if belongs {
+                let whole = recent::whole(&whole, recent.get(&identity));
                 recent.take(identity.clone(), &whole);
             } else {
                 recent.learn(&identity, &whole);
@@ -318,7 +330,7 @@ fn has_failed(event: &ConnectionEvent) -> bool {
 /// Whether the opening or the setup took longer than the network explains.
 fn is_slow(event: &ConnectionEvent) -> bool {
     advice::advise(event).iter().any(|advice| match advice.setting {
-        Setting::SynLost | Setting::SynAckLost => event.stage == Stage::Open,
+        Setting::SynLost | Setting::SynAckLost => event.stage == Stage::Open || tally::tells_setup(event),
         Setting::LateHello | Setting::SetupWait => tally::tells_setup(event),
         _ => false,
     })

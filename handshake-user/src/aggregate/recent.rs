@@ -15,11 +15,12 @@ const MAX_BYTES: usize = 16 << 10;
 #[derive(Clone, Debug)]
 pub struct Recent {
     connections: BoundedMap<Identity, Arc<ConnectionEvent>>,
+    capacity: usize,
 }
 
 impl Recent {
     pub(super) fn new(capacity: usize) -> Self {
-        Self { connections: BoundedMap::new(capacity) }
+        Self { connections: BoundedMap::new(capacity), capacity }
     }
 
     /// The connections, the latest first.
@@ -32,7 +33,7 @@ impl Recent {
     }
 
     pub(super) fn take(&mut self, identity: Identity, whole: &Arc<ConnectionEvent>) {
-        if journal::size(whole) <= MAX_BYTES {
+        if self.capacity > 0 && journal::size(whole) <= MAX_BYTES {
             self.connections.remove(&identity);
             self.connections.insert(identity, Arc::clone(whole));
         }
@@ -40,8 +41,8 @@ impl Recent {
 
     /// Takes what is new of a connection, if that is kept; it keeps its place.
     pub(super) fn learn(&mut self, identity: &Identity, event: &Arc<ConnectionEvent>) {
-        if journal::size(event) <= MAX_BYTES
-            && let Some(earlier) = self.connections.get_mut(identity)
+        if let Some(earlier) = self.connections.get_mut(identity)
+            && journal::size(event) <= MAX_BYTES
         {
             *earlier = whole(event, Some(earlier));
         }

@@ -14,7 +14,7 @@ use crate::event::{
 const SECOND: Duration = Duration::from_secs(1);
 
 fn limits() -> Limits {
-    Limits { groups: 4, recent: 3, span: Span::of(6 * SECOND), networks: (24, 48) }
+    Limits { groups: 4, recent: 3, span: Span::of(6 * SECOND), ..Limits::default() }
 }
 
 fn aggregate(grouping: Grouping) -> Aggregate {

@@ -9,11 +9,14 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     cli::ExplainArgs,
-    cmd::records::{self, BadLine, Records, complaint},
+    cmd::{
+        decompress::decompressed,
+        records::{self, BadLine, Records, complaint},
+    },
     event::ConnectionEvent,
     join::journal::ConnectionJournal,
     output::{ladder, savings::Savings},
-    untrusted::say,
+    untrusted::{Untrusted, say},
 };
 
 /// Draws every connection of the records. A line that is no record is reported on standard error with its
@@ -25,7 +28,7 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode> {
     let (name, mut input) = records::open(&args.file)?;
     let mut out = Drawing::new(BufWriter::new(io::stdout().lock()));
     let mut bad = 0_u64;
-    let result = draw_all(&mut input, &mut out, |line, error| {
+    let result = draw_all(&mut *input, &mut out, |line, error| {
         bad += 1;
         say(complaint(&name, line, error));
     });
@@ -40,10 +43,17 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode> {
 }
 
 /// The ladders of these records, and the complaints about lines that are none.
-pub(crate) fn to_text(mut records: &[u8]) -> (String, Vec<String>) {
+pub(crate) fn to_text(records: &[u8]) -> (String, Vec<String>) {
     let (mut out, mut said) = (Drawing::new(Vec::new()), Vec::new());
-    let result = draw_all(&mut records, &mut out, |line, error| said.push(complaint("records", line, error)));
-    debug_assert!(result.is_ok(), "memory can be read and written");
+    let tell_bad = |line, error: &BadLine| said.push(complaint("records", line, error));
+    let result = decompressed(Box::new(records))
+        .map_err(Failure::Read)
+        .and_then(|mut records| draw_all(&mut records, &mut out, tell_bad));
+    match result {
+        Ok(()) => {}
+        Err(Failure::Read(error)) => said.push(format!("handshake: {}", Untrusted::from(error.to_string()))),
+        Err(Failure::Write(_)) => unreachable!("memory can be written"),
+    }
     (String::from_utf8_lossy(&out.out).into_owned(), said)
 }
 

@@ -2,8 +2,10 @@
 
 pub mod check;
 pub mod daemon;
+mod decompress;
 pub mod explain;
 mod live;
+pub mod record;
 mod records;
 pub mod report;
 pub mod top;

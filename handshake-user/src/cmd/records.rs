@@ -9,23 +9,27 @@ use std::{
 use anyhow::{Context as _, Result};
 use thiserror::Error;
 
+use super::decompress::decompressed;
 use crate::{event::ConnectionEvent, untrusted::Untrusted};
 
 /// Longest line that is read. Records take less than 2 KB, unless a cgroup path of 4096 bytes must be escaped
 /// entirely.
 const MAX_LINE: usize = 32 << 10;
 
-/// Opens a file, or standard input for `-`. Returns what to call it, too.
+/// Opens a file, or standard input for `-`; either may be compressed. Returns what to call it, too.
 ///
 /// # Errors
-/// When the file cannot be opened.
+/// When the file cannot be opened or read.
 pub(super) fn open(path: &Path) -> Result<(String, Box<dyn BufRead>)> {
-    if path.as_os_str() == "-" {
-        return Ok(("standard input".to_owned(), Box::new(io::stdin().lock())));
-    }
-    let name = Untrusted::from(path).to_string();
-    let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
-    Ok((name, Box::new(BufReader::new(file))))
+    let (name, input): (_, Box<dyn BufRead>) = if path.as_os_str() == "-" {
+        ("standard input".to_owned(), Box::new(io::stdin().lock()))
+    } else {
+        let name = Untrusted::from(path).to_string();
+        let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
+        (name, Box::new(BufReader::new(file)))
+    };
+    let input = decompressed(input).with_context(|| format!("cannot read {name}"))?;
+    Ok((name, input))
 }
 
 /// What to say of a line that is no record.
@@ -40,6 +44,8 @@ pub(super) enum BadLine {
     TooLong,
     #[error("not a record of `trace --output json`: {0}")]
     NotARecord(#[from] serde_json::Error),
+    #[error("the compressed data ends too early: from here on, records are missing")]
+    CutOff,
 }
 
 /// The records of an input.
@@ -47,21 +53,32 @@ pub(super) struct Records<'a> {
     input: &'a mut dyn BufRead,
     line: Vec<u8>,
     number: u64,
+    cut_off: bool,
 }
 
 impl<'a> Records<'a> {
     /// Of this input.
     pub(super) fn new(input: &'a mut dyn BufRead) -> Self {
-        Self { input, line: Vec::new(), number: 0 }
+        Self { input, line: Vec::new(), number: 0, cut_off: false }
     }
 
-    /// The next line that is not empty, with its number, counted from 1. Returns `None` at the end.
+    /// The next line that is not empty, with its number, counted from 1. Returns `None` at the end. Compressed
+    /// data that ends too early ends in [`BadLine::CutOff`].
     ///
     /// # Errors
-    /// When the input cannot be read.
+    /// When the input cannot be read, or is not what it claims to be.
     pub(super) fn next(&mut self) -> io::Result<Option<(u64, Result<ConnectionEvent, BadLine>)>> {
-        while let Some(fits) = next_line(self.input, &mut self.line)? {
+        while !self.cut_off {
             self.number += 1;
+            let fits = match next_line(self.input, &mut self.line) {
+                Ok(Some(fits)) => fits,
+                Ok(None) => break,
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    self.cut_off = true;
+                    return Ok(Some((self.number, Err(BadLine::CutOff))));
+                }
+                Err(error) => return Err(error),
+            };
             if !self.line.trim_ascii().is_empty() {
                 return Ok(Some((self.number, parse(&self.line, fits))));
             }

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 
 use super::{
     live::{Attached, Turns},
-    records::{self, Records, complaint},
+    records::{self, BadLine, Records, complaint},
 };
 use crate::{
     cli::ReportArgs,
@@ -21,8 +21,8 @@ use crate::{
     untrusted::{self, Untrusted, say},
 };
 
-/// Reports on files, or for a duration. A line that is no record is reported on standard error with its
-/// number, and the exit status is 1.
+/// Reports on files, or for a duration. A line that is no record, or that its compressed file ends in, is
+/// reported on standard error with its number, and the exit status is 1.
 ///
 /// # Errors
 /// When an input cannot be read, the probes cannot be attached or the output cannot be written.
@@ -33,7 +33,7 @@ pub async fn run(args: ReportArgs) -> Result<ExitCode> {
         None => read(&args)?,
     };
     write(&args, &report)?;
-    Ok(if report.bad_lines == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.bad_lines + report.cut_off == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn read(args: &ReportArgs) -> Result<Report> {
@@ -41,13 +41,16 @@ fn read(args: &ReportArgs) -> Result<Report> {
     let mut collector = Collector::default();
     for file in &args.files {
         let (name, mut input) = records::open(file)?;
-        let mut records = Records::new(&mut input);
+        let mut records = Records::new(&mut *input);
         while let Some((line, record)) = records.next().with_context(|| format!("cannot read {name}"))? {
             match record {
                 Ok(record) if filter.passes(&record) => collector.take(record),
                 Ok(_) => {}
                 Err(error) => {
-                    collector.bad_line();
+                    match error {
+                        BadLine::CutOff => collector.cut_off(),
+                        BadLine::TooLong | BadLine::NotARecord(_) => collector.bad_line(),
+                    }
                     say(complaint(&name, line, &error));
                 }
             }

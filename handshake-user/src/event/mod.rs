@@ -155,6 +155,16 @@ pub struct Open {
     /// Server: whether the connection was made from a SYN cookie.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub syn_cookie: Option<bool>,
+    /// Server: ESTABLISHED → `accept()`: how long the connection lay in the accept queue. The program's time,
+    /// not the network's.
+    #[serde(
+        rename = "accept_wait_us",
+        with = "optional_micros",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "Option<u64>")]
+    pub accept_wait: Option<Duration>,
     /// Client whose SYN was retransmitted: the listening socket that it dialled, if that is in the same
     /// network namespace.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -57,6 +57,7 @@ pub(crate) fn opened(role: Role) -> ConnectionEvent {
             fast_open_reason: None,
             simultaneous: false,
             syn_cookie: None,
+            accept_wait: None,
             listener: None,
         }),
         tls: None,

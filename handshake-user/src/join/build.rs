@@ -111,6 +111,7 @@ fn open_of(raw: &Connection) -> Open {
         fast_open_reason: open::fast_open_reason(raw),
         simultaneous: open::is_simultaneous(raw),
         syn_cookie: open::syn_cookie(raw),
+        accept_wait: micros(open::accept_wait_us(raw)),
         listener: None,
     }
 }

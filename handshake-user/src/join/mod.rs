@@ -157,6 +157,12 @@ impl Joiner {
             RawRecord::LibraryHandshake(handshake) => self.library(handshake, now_ns, report),
             RawRecord::WireHandshake(handshake) => self.wire(handshake, now_ns, report),
             RawRecord::HelloFragment(fragment, bytes) => self.hello_fragments.add(fragment, bytes),
+            RawRecord::Minisocket(step) => {
+                let coverage = self.wire;
+                if let Some(time_waits) = &mut self.time_waits {
+                    time_waits.hooked(step, &mut |news| report(told(&news, coverage)));
+                }
+            }
         }
     }
 

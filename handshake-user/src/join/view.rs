@@ -96,7 +96,7 @@ impl TlsView {
             compute: session::compute_us(raw).map(Duration::from_micros),
             cipher: (agreed && raw.cipher != 0).then_some(raw.cipher),
             sni: None,
-            alpn: None,
+            alpn: session::alpn(raw).filter(|_| agreed).and_then(printable),
             group: None,
             alpn_offered: None,
             ech_offered: None,

@@ -18,7 +18,7 @@ use aya::{
     maps::{self, Map, MapData},
 };
 use handshake_common::{
-    Connection, ConnectionFlags, Family, Role, Stage,
+    Connection, Family, Role, Stage,
     tcp::listener::{self, Holder, LISTEN, Listener, Queue},
 };
 
@@ -95,7 +95,7 @@ impl Listeners {
     pub fn heed(&mut self, connection: &Connection) {
         if connection.stage() == Some(Stage::Close)
             && connection.role() == Some(Role::Server)
-            && connection.flags.contains(ConnectionFlags::OTHER_PROGRAM)
+            && connection.is_of_another_program()
             && connection.has_exact_owner()
         {
             let port = (connection.netns, connection.local_port);

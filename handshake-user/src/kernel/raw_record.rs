@@ -2,6 +2,7 @@
 
 use handshake_common::{
     Connection, Kind,
+    tcp::minisocket::MinisocketNews,
     tls::{
         library::session::LibraryHandshake,
         wire::{HelloFragment, WireHandshake},
@@ -20,6 +21,8 @@ pub enum RawRecord<'a> {
     WireHandshake(WireHandshake),
     /// Bytes of its hellos, before it is over.
     HelloFragment(HelloFragment, &'a [u8]),
+    /// Something that happens to a time-wait minisocket.
+    Minisocket(MinisocketNews),
 }
 
 impl<'a> RawRecord<'a> {
@@ -30,6 +33,7 @@ impl<'a> RawRecord<'a> {
             Kind::Open | Kind::Close => Connection::from_bytes(bytes).map(Self::Connection),
             Kind::Library => LibraryHandshake::from_bytes(bytes).map(Self::LibraryHandshake),
             Kind::Wire => WireHandshake::from_bytes(bytes).map(Self::WireHandshake),
+            Kind::Minisocket => MinisocketNews::from_bytes(bytes).map(Self::Minisocket),
             Kind::Hello => {
                 HelloFragment::from_bytes(bytes).map(|(fragment, bytes)| Self::HelloFragment(fragment, bytes))
             }

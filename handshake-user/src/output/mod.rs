@@ -1,7 +1,9 @@
 //! Records as text, for a person to read.
 
+pub mod chart;
 pub mod ladder;
 pub mod markup;
+pub(crate) mod rows;
 pub mod savings;
 pub mod summary;
 pub mod table;

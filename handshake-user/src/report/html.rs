@@ -1,16 +1,23 @@
 //! A report as one page that needs nothing else: no script, no font, no request.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
+
+use handshake_common::Stage;
 
 use super::{
     Report,
     text::{SAVINGS, SLOWEST, Section, heading, saved, sections},
 };
-use crate::output::{ladder, markup::Escaped};
+use crate::output::{
+    chart::{Distribution, distributions},
+    ladder,
+    markup::Escaped,
+    summary::{Row, Timed},
+};
 
-const STYLE: &str = include_str!("report.css");
+pub(crate) const STYLE: &str = include_str!("report.css");
 /// The only style that the page may use, by its SHA-256.
-const STYLE_HASH: &str = "sha256-OmI/A4e5WCSz77TwIx0LkugN60ZZWxcuhAKEm629m0o=";
+pub(crate) const STYLE_HASH: &str = "sha256-FbJn+gtNgfi0FaGbUTdpiZQC4XPjIH9SzTatpaWgWxw=";
 
 /// The whole page. It forbids itself scripts and requests, and every text of others is escaped.
 #[must_use]
@@ -29,6 +36,7 @@ pub fn html(report: &Report) -> String {
     for section in sections(report) {
         add_table(&mut page, &section);
     }
+    add_charts(&mut page, &report.stages);
     if !report.savings.is_empty() {
         let _ = writeln!(page, "<h2>{SAVINGS}</h2>\n<ul>");
         for saving in &report.savings {
@@ -71,6 +79,42 @@ pub fn html(report: &Report) -> String {
     page
 }
 
+/// How durations are distributed: a picture for each stage that has some.
+fn add_charts(page: &mut String, rows: &[Row]) {
+    let mut charts = Vec::new();
+    for (title, stage) in CHARTS {
+        let rows: Vec<_> = rows.iter().filter(|row| row.stage == stage).map(distribution).collect();
+        charts.extend(distributions(title, &rows).map(|chart| (title, chart)));
+    }
+    if charts.is_empty() {
+        return;
+    }
+    let _ = writeln!(
+        page,
+        "<h2>Distributions of durations</h2>\n<p class=\"soft\">Each row's highest bar has the same height; the \
+         line is the median, and the number to the right how many were timed.</p>"
+    );
+    for (title, chart) in charts {
+        let _ = writeln!(page, "<figure><figcaption>{title}</figcaption>{chart}</figure>");
+    }
+}
+
+/// In the order of a connection's life.
+const CHARTS: [(&str, Timed); 4] = [
+    ("TCP openings", Timed::Stage(Stage::Open)),
+    ("TLS handshakes", Timed::Stage(Stage::Tls)),
+    ("Setups", Timed::Setup),
+    ("TCP closings", Timed::Stage(Stage::Close)),
+];
+
+fn distribution(row: &Row) -> Distribution {
+    Distribution {
+        name: format!("{} {}", row.role, row.class),
+        buckets: row.buckets.clone(),
+        median: row.p50_us.map(Duration::from_micros),
+    }
+}
+
 /// A section without rows is left out.
 fn add_table(page: &mut String, Section { title, head, words, rows }: &Section) {
     if rows.is_empty() {
@@ -99,28 +143,14 @@ fn add_table(page: &mut String, Section { title, head, words, rows }: &Section) 
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine as _, prelude::BASE64_STANDARD};
     use ring::digest::{SHA256, digest};
 
     use super::*;
 
-    /// RFC 4648 §4.
-    fn base64(bytes: &[u8]) -> String {
-        const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-        let chunk = |chunk: &[u8]| {
-            let bits = chunk.iter().chain(&[0; 2]).take(3).fold(0, |bits, &byte| bits << 8 | u32::from(byte));
-            (0..4)
-                .map(move |i| (bits >> (18 - 6 * i)) as usize & 63)
-                .take(chunk.len() + 1)
-                .collect::<Vec<_>>()
-        };
-        let digits: String = bytes.chunks(3).flat_map(chunk).map(|digit| char::from(DIGITS[digit])).collect();
-        let padding = "=".repeat(digits.len().next_multiple_of(4) - digits.len());
-        digits + &padding
-    }
-
     #[test]
     fn policy_names_the_style_that_the_page_has() {
-        let hash = base64(digest(&SHA256, STYLE.as_bytes()).as_ref());
+        let hash = BASE64_STANDARD.encode(digest(&SHA256, STYLE.as_bytes()));
         assert_eq!(STYLE_HASH, format!("sha256-{hash}"));
         assert!(!STYLE.contains('<') && !STYLE.contains("url(") && !STYLE.contains("@import"));
     }

@@ -47,6 +47,8 @@ pub struct Report {
     pub records: u64,
     /// Lines that are no records.
     pub bad_lines: u64,
+    /// Files whose compressed data ended too early: what followed is missing.
+    pub cut_off: u64,
     /// Connections that those records tell of.
     pub connections: u64,
     /// Connections that were still open, more than can be remembered: they are in no count but that of the
@@ -60,7 +62,7 @@ pub struct Report {
     /// The time of the latest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
-    /// Durations by stage and class.
+    /// Durations by stage and class; those of setups, too.
     pub stages: Vec<Row>,
     /// What happened, by service.
     pub services: Vec<Service>,
@@ -164,6 +166,7 @@ pub struct Negotiated {
 pub struct Collector {
     records: u64,
     bad_lines: u64,
+    cut_off: u64,
     connections: u64,
     period: Option<(SystemTime, SystemTime)>,
     summary: Summary,
@@ -181,6 +184,7 @@ impl Default for Collector {
         Self {
             records: 0,
             bad_lines: 0,
+            cut_off: 0,
             connections: 0,
             period: None,
             summary: Summary::default(),
@@ -214,6 +218,11 @@ impl Collector {
         self.bad_lines += 1;
     }
 
+    /// Counts a file whose compressed data ended too early.
+    pub fn cut_off(&mut self) {
+        self.cut_off += 1;
+    }
+
     /// The report, if `lost` records never came.
     #[must_use]
     pub fn finish(mut self, lost: u64) -> Report {
@@ -225,6 +234,7 @@ impl Collector {
             schema: SCHEMA,
             records: self.records,
             bad_lines: self.bad_lines,
+            cut_off: self.cut_off,
             connections: self.connections,
             forgotten: self.journal.evicted(),
             lost,
@@ -243,6 +253,7 @@ impl Collector {
     fn end(&mut self, whole: ConnectionEvent) {
         self.connections += 1;
         self.savings.add(&whole);
+        self.summary.add_setup(&whole);
         let role = whole.role.map_or("?", |role| role.as_str());
         let opened = whole.open.as_ref().and_then(|open| open.outcome);
         if let Some(outcome) = opened.filter(|&outcome| outcome != Outcome::Established) {

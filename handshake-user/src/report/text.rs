@@ -71,6 +71,7 @@ pub(super) fn heading(report: &Report) -> Vec<String> {
         }
     };
     note(report.bad_lines, "lines that are not records");
+    note(report.cut_off, "files in part: their compressed data ends too early");
     note(report.lost, "records that were lost: the ring was full (a larger --ring-kib helps)");
     note(report.forgotten, "connections that stayed open: more than can be remembered");
     lines
@@ -130,7 +131,7 @@ fn services(report: &Report) -> Section {
 fn stages(report: &Report) -> Section {
     let rows = report.stages.iter().map(|row| {
         cells([
-            row.stage.to_string(),
+            row.stage.as_str().to_owned(),
             row.role.to_owned(),
             row.class.clone(),
             row.count.to_string(),

@@ -13,11 +13,14 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::program::Daemon;
+use crate::program::{Daemon, Scrape};
 
 const LOAD: Duration = Duration::from_secs(4);
 /// So many times, at least, the kernel must have skipped the program for the test to mean anything.
 const ENOUGH: u64 = 20;
+
+/// Connections of other programs meanwhile.
+const UNRELATED: f64 = 50.0;
 
 /// Moves this thread into a network namespace whose loopback hands its packets to the second CPU, which is
 /// interrupted for each, whatever it is doing.
@@ -38,13 +41,18 @@ fn on_cpu(cpu: usize) {
 }
 
 /// How often the kernel skipped the program on changes of state because it was running on that CPU. It is the
-/// one with most of the skipped runs: the others run once per connection or less.
-fn skipped(pid: u32) -> u64 {
+/// one with most of the skipped runs: the others run once per connection or less. Returns `None` if the
+/// kernel does not tell (before 5.12).
+fn skipped(pid: u32) -> Option<u64> {
     let skipped = |text: String| {
         text.lines().find_map(|line| line.strip_prefix("recursion_misses:")?.trim().parse::<u64>().ok())
     };
     let entries = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap().flatten();
-    entries.filter_map(|entry| skipped(fs::read_to_string(entry.path()).ok()?)).max().unwrap_or(0)
+    entries.filter_map(|entry| skipped(fs::read_to_string(entry.path()).ok()?)).max()
+}
+
+fn opened(scrape: &Scrape, role: &str) -> f64 {
+    scrape.sum("handshake_tcp_opens_total", &[&format!("role=\"{role}\""), "outcome=\"established\""])
 }
 
 /// Where the interrupted program misses a change of state, the reentrant one sees it.
@@ -66,23 +74,30 @@ fn interrupted_program_misses_no_change_of_state() {
             thread::spawn(move || {
                 on_cpu(cpu);
                 let until = Instant::now() + LOAD;
+                let mut made = 0;
                 while Instant::now() < until {
                     drop(TcpStream::connect(at).unwrap());
+                    made += 1;
                 }
+                made
             })
         });
-        for client in clients {
-            client.join().unwrap();
-        }
+        clients.map(|client| client.join().unwrap()).iter().sum::<u32>()
     });
-    load.join().unwrap();
-    let scrape = daemon.scrape();
-    let skipped = skipped(daemon.pid());
+    let made = load.join().unwrap();
+    let scrape = daemon.scrape_until(|scrape| opened(scrape, "server") >= f64::from(made));
+    let Some(skipped) = skipped(daemon.pid()) else {
+        return eprintln!("skipped: the kernel does not tell how often it skipped a program");
+    };
     let lost = scrape.sum("handshake_events_lost_total", &["reason=\"recursion\""]);
-    println!("skipped {skipped} times, lost {lost}");
+    let ends = ["client", "server"].map(|role| opened(&scrape, role));
+    println!("skipped {skipped} times, lost {lost}; {made} connections, openings {ends:?}");
     assert!(skipped >= ENOUGH, "the program was hardly ever interrupted: {skipped}");
     // Those of other programs, which have no reentrant one: tcp_destroy_sock.
     #[expect(clippy::cast_precision_loss, reason = "some hundred")]
     let few = skipped as f64 / 10.0;
     assert!(lost <= few, "{lost} lost of {skipped} that the program missed");
+    // Each connection once. The daemon counts the whole host.
+    let range = f64::from(made)..=f64::from(made) + UNRELATED.max(few);
+    assert!(ends.iter().all(|opened| range.contains(opened)), "{ends:?} openings, not {range:?}");
 }

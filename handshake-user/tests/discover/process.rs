@@ -89,6 +89,24 @@ impl Process {
         Self::spawn(Command::new("python3").args(["-c", script]).stdin(Stdio::piped()))
     }
 
+    /// The same in a mount namespace of its own, with an empty file system at `at`.
+    pub(crate) fn secluded_python(at: &Path, script: &str) -> Self {
+        let mut command = Command::new("python3");
+        command.args(["-c", script]).stdin(Stdio::piped());
+        let at = at.to_owned();
+        // SAFETY: between fork and exec only system calls are made; paths this short are made zero-terminated
+        // on the stack.
+        unsafe {
+            command.pre_exec(move || {
+                let none: Option<&str> = None;
+                unshare(CloneFlags::CLONE_NEWNS)?;
+                mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+                Ok(mount(Some("tmpfs"), &at, Some("tmpfs"), MsFlags::empty(), none)?)
+            });
+        }
+        Self::spawn(&mut command)
+    }
+
     fn spawn(command: &mut Command) -> Self {
         // SAFETY: between fork and exec only one system call is made.
         unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };

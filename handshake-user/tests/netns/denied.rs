@@ -1,8 +1,7 @@
-//! Openings that a BPF program of a cgroup does not allow. The firewall's answer to a SYN, `EPERM`, is the
-//! same.
+//! Openings that a BPF program of a cgroup or a firewall does not allow.
 
 use std::{
-    ffi::c_long,
+    ffi::{c_int, c_long},
     fs::{self, File},
     io::{self, Write as _},
     net::{Ipv4Addr, SocketAddr},
@@ -20,8 +19,16 @@ use crate::{
     case::{Case, ms},
     ends::Expect,
     pair::Pair,
+    socket::timed,
     testbed::{Family, packet::Side},
 };
+
+for_each_family!(
+    syn_that_a_firewall_answers_with_a_reset_is_refused,
+    syn_that_a_firewall_answers_with_port_unreachable_is_refused,
+    syn_that_a_firewall_prohibits_is_unreachable,
+    syn_that_the_own_firewall_rejects_is_refused,
+);
 
 /// `enum bpf_prog_type` and `enum bpf_attach_type` of `include/uapi/linux/bpf.h`.
 const EGRESS: (u32, u32) = (8, 1);
@@ -144,5 +151,58 @@ fn syn_that_a_cgroup_denies_times_out() {
     open.assert_is("open.outcome", "timed_out");
     open.assert_is("process.comm", "python3");
     open.assert_unknown("open.rtt_us");
+    assert!(case.bed.capture().connections().is_empty(), "no SYN left");
+}
+
+/// Rejects what leaves or enters that side for the port without a listener.
+fn reject(case: &Case, side: Side, hook: &str, how: &str) {
+    let rules = format!(
+        "add table inet t; add chain inet t c {{ type filter hook {hook} priority 0; }}; \
+         add rule inet t c tcp dport 9 reject with {how}"
+    );
+    let output = case.bed.command(side, "nft").arg(rules).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Dials that port: `connect()` says `error`, and the record `outcome`.
+#[track_caller]
+fn check_rejected(case: &Case, family: Family, error: c_int, outcome: &str) {
+    let to = SocketAddr::new(case.bed.address(Side::Server, family), 9);
+    let client = case.bed.socket(Side::Client, family);
+    let (taken, result) = timed(|| client.connect(&to.into()));
+    assert_eq!(result.unwrap_err().raw_os_error(), Some(error));
+    let found = case.records_of(|record| record.end("remote") == Some(to));
+    let [open] = &found[..] else { panic!("{found:?}") };
+    open.assert_is("open.outcome", outcome);
+    open.assert_near("open.duration_us", taken);
+    open.assert_unknown("open.rtt_us");
+    open.assert_is("process.by", "connect");
+}
+
+fn syn_that_a_firewall_answers_with_a_reset_is_refused(family: Family) {
+    let case = Case::new();
+    reject(&case, Side::Server, "input", "tcp reset");
+    check_rejected(&case, family, libc::ECONNREFUSED, "refused");
+}
+
+fn syn_that_a_firewall_answers_with_port_unreachable_is_refused(family: Family) {
+    let case = Case::new();
+    reject(&case, Side::Server, "input", "icmpx type port-unreachable");
+    check_rejected(&case, family, libc::ECONNREFUSED, "refused");
+}
+
+/// The two families have other errors for the same answer (`icmp_err_convert`, `icmpv6_err_convert`).
+fn syn_that_a_firewall_prohibits_is_unreachable(family: Family) {
+    let case = Case::new();
+    reject(&case, Side::Server, "input", "icmpx type admin-prohibited");
+    let error = if family == Family::V4 { libc::EHOSTUNREACH } else { libc::EACCES };
+    check_rejected(&case, family, error, "unreachable");
+}
+
+/// No SYN leaves the host.
+fn syn_that_the_own_firewall_rejects_is_refused(family: Family) {
+    let case = Case::new();
+    reject(&case, Side::Client, "output", "tcp reset");
+    check_rejected(&case, family, libc::ECONNREFUSED, "refused");
     assert!(case.bed.capture().connections().is_empty(), "no SYN left");
 }

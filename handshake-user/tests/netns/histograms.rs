@@ -117,7 +117,7 @@ fn setup_with_tls_is_no_setup_without() {
 }
 
 /// How many values came into the bucket between two scrapes.
-fn rise(name: &str, labels: &[&str], bounds: [&str; 2], scrapes: [&Scrape; 2]) -> f64 {
+pub(crate) fn rise(name: &str, labels: &[&str], bounds: [&str; 2], scrapes: [&Scrape; 2]) -> f64 {
     let [before, after] = scrapes.map(|scrape| {
         let [below, within] = bounds.map(|bound| {
             let le = format!("le=\"{bound}\"");

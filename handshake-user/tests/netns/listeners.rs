@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::{
     case::{Case, ms, pause},
     ends::Expect,
-    histograms,
+    functions, histograms,
     pair::Pair,
     program::program,
     record::Record,
@@ -48,7 +48,7 @@ fn opening(case: &Case, family: Family, listener: &Socket) -> Record {
     let connection = Connection { client: plain(client), server: plain(server) };
     let ends = case.ends(connection, Expect { client: (1, 1), server: (1, 1) });
     ends.open(Side::Client).assert_is("process.by", "connect");
-    ends.close(Side::Server).assert_is("process.by", "close");
+    ends.close(Side::Server).assert_is("process.by", functions::closer());
     ends.open(Side::Server).clone()
 }
 
@@ -131,7 +131,7 @@ fn visit_from(case: &Case, side: Side, to: SocketAddr) -> (u32, Record) {
         found.remove(0)
     });
     // The subflow of a socket of Multipath TCP may be closed by a kernel thread.
-    if close.text("process.by") == Some("close") {
+    if matches!(close.text("process.by"), Some("close" | "accept")) {
         close.assert_process(accepted_by);
     }
     (accepted_by, open)

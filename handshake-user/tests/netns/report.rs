@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     case::Case,
@@ -17,8 +17,13 @@ use crate::{
 
 /// What this report has of the openings of clients, of a class.
 fn opens<'a>(report: &'a Value, class: &str) -> &'a Value {
+    row(report, "open", class)
+}
+
+/// What it has of a stage of clients, of a class.
+fn row<'a>(report: &'a Value, stage: &str, class: &str) -> &'a Value {
     let stages = report["stages"].as_array().unwrap();
-    let is_it = |row: &&Value| row["stage"] == "open" && row["role"] == "client" && row["class"] == class;
+    let is_it = |row: &&Value| row["stage"] == stage && row["role"] == "client" && row["class"] == class;
     stages.iter().find(is_it).unwrap_or_else(|| panic!("no row of {class} in {report:#}"))
 }
 
@@ -67,7 +72,17 @@ fn live_and_of_a_file_it_tells_what_the_link_carried() {
         assert_eq!((&report["connections"], &report["lost"]), (&9.into(), &0.into()), "{report:#}");
         let plain = opens(report, "established");
         assert_eq!(plain["count"], 3, "{report:#}");
-        assert_eq!(opens(report, "established retransmitted")["count"], 1, "{report:#}");
+        let again = opens(report, "established retransmitted");
+        assert_eq!(again["count"], 1, "{report:#}");
+        // The first timer of the SYN alone takes a second.
+        assert_eq!(again["buckets"], json!([{"le_us": 1_600_000, "count": 1}]), "{report:#}");
+        let setups = row(report, "setup", "without TLS");
+        for row in [plain, setups] {
+            let buckets = row["buckets"].as_array().unwrap();
+            let sum: u64 = buckets.iter().map(|bucket| bucket["count"].as_u64().unwrap()).sum();
+            assert_eq!(row["timed"], sum, "{report:#}");
+        }
+        assert_eq!(setups["count"], 4, "{report:#}");
         let shown = Duration::from_micros(plain["p50_us"].as_u64().unwrap());
         assert_time!(
             shown.abs_diff(truths[1]) <= Duration::from_millis(3),

@@ -5,6 +5,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
     os::fd::AsRawFd as _,
+    path::Path,
     process::{Command, Output, Stdio},
     sync::{
         Arc,
@@ -142,18 +143,30 @@ pub(crate) fn close_late() {
 /// A TLS server, and the settings of its clients.
 pub(crate) struct Tls {
     server: TlsServer,
+    /// Where the release of OpenSSL is that both are of, if not the system's.
+    home: Option<&'static Path>,
     settings: &'static [&'static str],
 }
 
 impl Tls {
     /// With a certificate that is valid for this many days.
     pub(crate) fn start(days: i32, settings: &'static [&'static str]) -> Self {
-        Self { server: TlsServer::start(days, settings), settings }
+        Self { server: TlsServer::start(days, settings), home: None, settings }
+    }
+
+    /// The same of another release, which is unpacked there.
+    pub(crate) fn start_with(home: &'static Path, days: i32, settings: &'static [&'static str]) -> Self {
+        let home = Some(home);
+        Self { server: TlsServer::start_with(openssl(home), days, settings), home, settings }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.server.address.port()
     }
 
     /// One handshake and one request.
     pub(crate) fn connect(&self) -> Output {
-        let mut command = Command::new("openssl");
+        let mut command = openssl(self.home);
         command.args(["s_client", "-quiet", "-no_ign_eof", "-connect", &self.server.address.to_string()]);
         command.args(self.settings).arg("-verify_return_error").arg("-CAfile").arg(&self.server.certificate);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -162,4 +175,13 @@ impl Tls {
         let _ = child.stdin.take().unwrap().write_all(b"GET / HTTP/1.0\r\n\r\n");
         child.wait_with_output().unwrap()
     }
+}
+
+fn openssl(home: Option<&Path>) -> Command {
+    let Some(home) = home else { return Command::new("openssl") };
+    // With its own C library, and without its default configuration, which names the release's folders.
+    let mut command = Command::new(home.join("loader"));
+    command.arg("--library-path").arg(home.join("lib")).arg(home.join("openssl"));
+    command.env("OPENSSL_CONF", "/dev/null");
+    command
 }

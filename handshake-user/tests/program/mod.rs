@@ -158,6 +158,21 @@ impl Running {
         (status, took)
     }
 
+    /// Waits until it ends by itself. All its output has been passed on then.
+    #[track_caller]
+    pub(crate) fn wait(mut self) -> ExitStatus {
+        let begin = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(begin.elapsed() < patience(END), "it has not ended after {END:?}");
+            thread::sleep(Duration::from_millis(5));
+        };
+        self.readers.drain(..).for_each(|reader| reader.join().unwrap());
+        status
+    }
+
     /// Kills it, and does not wait until the kernel has detached all its probes.
     pub(crate) fn abandon(mut self) {
         self.child.kill().unwrap();

@@ -26,11 +26,15 @@ pub(crate) struct TlsServer {
 impl TlsServer {
     /// Returns when it listens, with a certificate that is valid for this many days.
     pub(crate) fn start(days: i32, settings: &[&str]) -> Self {
+        Self::start_with(Command::new("openssl"), days, settings)
+    }
+
+    /// The same with this program.
+    pub(crate) fn start_with(mut command: Command, days: i32, settings: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (key, certificate) = certificate(folder.path(), days);
         // A port that was free a moment ago.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
-        let mut command = Command::new("openssl");
         command.args(["s_server", "-quiet", "-www", "-accept", &address.to_string()]).args(settings);
         command.arg("-key").arg(key).arg("-cert").arg(&certificate);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

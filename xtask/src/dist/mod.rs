@@ -9,9 +9,10 @@ use std::{
     env, fs,
     path::{Path, PathBuf},
     process::Command,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     build,
@@ -49,8 +50,8 @@ pub(crate) struct Args {
     /// Only for this target; repeatable
     #[arg(long)]
     target: Vec<Target>,
-    /// Build the programs a second time and compare the bytes; install, upgrade, remove and purge this
-    /// machine's packages in throw-away roots; needs root
+    /// Build everything a second time, from a copy of the sources, and compare the bytes; install, upgrade,
+    /// remove and purge this machine's packages in throw-away roots; needs root
     #[arg(long)]
     verify: bool,
     /// Boot Debian in a virtual machine, with the .deb of this machine under its systemd
@@ -66,7 +67,6 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     let tools = Tools {
         deb: CARGO_DEB.ensure(&workspace)?,
         rpm: CARGO_GENERATE_RPM.ensure(&workspace)?,
-        generated: generate(&workspace, &ready)?,
         date: date(&workspace)?,
     };
     let folder = make(&workspace, &ready, &tools, targets)?;
@@ -79,7 +79,9 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         let target = Target::of_arch(ready.toolchain.bpf_target_arch())
             .context("there is no package for this machine's processor")?;
         let deb = verify::deb(&folder, target.debian())?;
-        vm::systemd::verify(&deb, target, &workspace.target.join("machines"))?;
+        let work = tempfile::tempdir().context("cannot create a temporary folder")?;
+        let newer = verify::newer(&deb, work.path())?;
+        vm::systemd::verify([&deb, &newer], target, &workspace)?;
     }
     Ok(())
 }
@@ -89,8 +91,6 @@ struct Tools {
     /// What writes them.
     deb: PathBuf,
     rpm: PathBuf,
-    /// Man pages and completions.
-    generated: PathBuf,
     /// The time in them, seconds since 1970.
     date: String,
 }
@@ -100,32 +100,60 @@ fn make(workspace: &Workspace, ready: &Ready, tools: &Tools, targets: &[Target])
     let folder = workspace.target.join("dist");
     fs::remove_dir_all(&folder).ok();
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let generated = generate(workspace, ready)?;
     for target in targets {
-        Package::new(workspace, tools, *target, &folder)?.make(ready)?;
+        Package::new(workspace, tools, *target, &folder)?.make(ready, &generated)?;
     }
     checksums(&folder)?;
     Ok(folder)
 }
 
-/// Builds the programs a second time, from nothing and in another folder, packs them, and compares.
+/// Copies the sources to another folder, makes everything there, from nothing, and compares.
 fn same_again(workspace: &Workspace, ready: &Ready, tools: &Tools, targets: &[Target]) -> Result<()> {
-    let again = Workspace { target: workspace.target.join("dist-again"), ..workspace.clone() };
-    fs::remove_dir_all(&again.target).ok();
+    let began = Instant::now();
+    // Not /tmp, which may be in memory: a build takes gigabytes.
+    let parent = env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+    let copy = tempfile::tempdir_in(&parent)
+        .with_context(|| format!("cannot create a folder in {}", parent.display()))?;
+    let root = copy.path().join("sources");
+    copy_sources(&workspace.root, &root)?;
+    step(format!("verify: building again in {}", root.display()));
+    let again = Workspace { target: root.join("target"), root, packages: workspace.packages.clone() };
     let folder = make(&again, ready, tools, targets)?;
     let sums = |folder: &Path| {
         let sums = folder.join("SHA256SUMS");
         fs::read_to_string(&sums).with_context(|| format!("cannot read {}", sums.display()))
     };
     let (one, two) = (sums(&workspace.target.join("dist"))?, sums(&folder)?);
-    let differ: Vec<_> = two.lines().filter(|line| !one.lines().any(|other| other == *line)).collect();
-    ensure!(
-        differ.is_empty() && one.len() == two.len(),
-        "the second build differs (both are kept, in {}):\n  {}",
-        again.target.display(),
-        differ.join("\n  ")
-    );
-    step(format!("verify: built again from nothing: the same {} files", one.lines().count()));
-    fs::remove_dir_all(&again.target).with_context(|| format!("cannot remove {}", again.target.display()))
+    if one != two {
+        let differ: Vec<_> = two.lines().filter(|line| !one.lines().any(|other| other == *line)).collect();
+        bail!(
+            "the second build differs, and is kept in {}:\n  {}",
+            copy.keep().display(),
+            differ.join("\n  ")
+        );
+    }
+    let took = Duration::from_secs(began.elapsed().as_secs());
+    step(format!("verify: built again from nothing in {took:?}: the same {} files", one.lines().count()));
+    copy.close().context("cannot remove the second build")
+}
+
+/// Copies the files that git knows, as they are now.
+fn copy_sources(from: &Path, to: &Path) -> Result<()> {
+    let mut git = Command::new("git");
+    git.current_dir(from).args(["ls-files", "-z"]);
+    let files = process::read(&mut git, "asking git for the sources", "is this a clone?")?;
+    for file in files.split_terminator('\0') {
+        let (from, to) = (from.join(file), to.join(file));
+        if !from.is_file() {
+            continue;
+        }
+        to.parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| fs::copy(&from, &to))
+            .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
+    }
+    Ok(())
 }
 
 /// The packages of one target.
@@ -144,12 +172,12 @@ impl<'a> Package<'a> {
         Ok(Self { workspace, tools, target, folder, version })
     }
 
-    fn make(&self, ready: &Ready) -> Result<()> {
+    fn make(&self, ready: &Ready, generated: &Path) -> Result<()> {
         let binary = build::both_for(self.workspace, ready, Profile::Release, self.target)?;
         step(format!("dist: packages for {}", self.target));
         // handshake-user/Cargo.toml names the files in this folder to those who write .deb and .rpm.
         let tree = self.workspace.root.join("target/dist-tree");
-        tree::lay_out(self.workspace, &binary, &self.tools.generated, &tree)?;
+        tree::lay_out(self.workspace, &binary, generated, &tree)?;
         self.tarball(&tree)?;
         self.rpm()?;
         tree::debianize(&tree)?;
@@ -270,14 +298,22 @@ fn checksums(folder: &Path) -> Result<()> {
 
 /// The files in a folder, by name.
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+    Ok(entries(folder)?.into_iter().filter(|path| path.is_file()).collect())
+}
+
+/// The folders in a folder, by name.
+fn subfolders(folder: &Path) -> Result<Vec<PathBuf>> {
+    Ok(entries(folder)?.into_iter().filter(|path| path.is_dir()).collect())
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
-    let mut files = entries
+    let mut paths = entries
         .map(|entry| Ok(entry?.path()))
         .collect::<Result<Vec<_>>>()
         .with_context(|| format!("cannot read {}", folder.display()))?;
-    files.retain(|path| path.is_file());
-    files.sort();
-    Ok(files)
+    paths.sort();
+    Ok(paths)
 }
 
 #[cfg(test)]
@@ -301,6 +337,24 @@ mod tests {
             fs::read(folder.path().join(format!("{name}.tar.gz"))).unwrap()
         };
         assert_eq!(archive("one"), archive("two"));
+    }
+
+    #[test]
+    fn sources_are_copied_as_they_are_now_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        fs::create_dir_all(from.join("src")).unwrap();
+        for file in ["src/changed", "removed", "not added"] {
+            fs::write(from.join(file), "before").unwrap();
+        }
+        for arguments in [&["init", "--quiet"][..], &["add", "src", "removed"]] {
+            process::read(Command::new("git").current_dir(&from).args(arguments), "git", "").unwrap();
+        }
+        fs::write(from.join("src/changed"), "after").unwrap();
+        fs::remove_file(from.join("removed")).unwrap();
+        copy_sources(&from, &to).unwrap();
+        assert_eq!(fs::read_to_string(to.join("src/changed")).unwrap(), "after");
+        assert_eq!(fs::read_dir(&to).unwrap().count(), 1);
     }
 
     #[test]

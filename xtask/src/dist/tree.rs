@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{files, gzip};
+use super::{files, gzip, subfolders};
 use crate::workspace::Workspace;
 
 /// Folders whose files are installed, and where. Of the documents, the README refers to them.
@@ -48,9 +48,7 @@ pub(super) fn lay_out(workspace: &Workspace, binary: &Path, generated: &Path, tr
         if !from.is_dir() {
             continue;
         }
-        for file in files(&from)? {
-            install(&file, &tree.join(to))?;
-        }
+        install_all(&from, &tree.join(to))?;
     }
     for file in files(generated)? {
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -81,6 +79,17 @@ fn place(file: &str) -> Option<(&'static str, &str)> {
     })
 }
 
+/// With its subfolders.
+fn install_all(from: &Path, folder: &Path) -> Result<()> {
+    for file in files(from)? {
+        install(&file, folder)?;
+    }
+    for subfolder in subfolders(from)? {
+        install_all(&subfolder, &folder.join(subfolder.file_name().unwrap_or_default()))?;
+    }
+    Ok(())
+}
+
 fn install(file: &Path, folder: &Path) -> Result<PathBuf> {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     put(file, folder, &name, 0o644)
@@ -106,6 +115,18 @@ mod tests {
         assert_eq!(place("handshake.bash"), Some(("usr/share/bash-completion/completions", "handshake")));
         assert_eq!(place("_handshake"), Some(("usr/share/zsh/site-functions", "_handshake")));
         assert_eq!(place("handshake.elv"), None);
+    }
+
+    #[test]
+    fn folder_is_installed_with_its_subfolders() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        fs::create_dir_all(from.join("images/small")).unwrap();
+        fs::write(from.join("page.md"), "page").unwrap();
+        fs::write(from.join("images/small/one.png"), "picture").unwrap();
+        install_all(&from, &to).unwrap();
+        assert_eq!(fs::read_to_string(to.join("page.md")).unwrap(), "page");
+        assert_eq!(fs::read_to_string(to.join("images/small/one.png")).unwrap(), "picture");
     }
 
     #[test]

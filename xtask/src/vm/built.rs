@@ -28,6 +28,7 @@ pub(super) struct Built {
     /// The tests, by their names.
     pub(super) netns: PathBuf,
     pub(super) discover: PathBuf,
+    pub(super) daemon: PathBuf,
     /// A program that the tests start.
     pub(super) example: PathBuf,
     /// Go's programs and the releases of OpenSSL.
@@ -50,7 +51,7 @@ impl Built {
             process::executables(&mut cargo, "building the tests for virtual machines")
         };
         step(format!("vm: building the program and its tests for {target}"));
-        let tests = ["test", "--no-run", "--test", "netns", "--test", "discover"];
+        let tests = ["test", "--no-run", "--test", "netns", "--test", "discover", "--test", "daemon"];
         let built = [cargo(&tests)?, cargo(&["build", "--example", "rustls-peer"])?].concat();
         let named = |name: &str| {
             let is = |path: &&PathBuf| {
@@ -65,6 +66,7 @@ impl Built {
             binary: named("handshake")?,
             netns: named("netns")?,
             discover: named("discover")?,
+            daemon: named("daemon")?,
             example: named("rustls-peer")?,
             peers,
         })

@@ -13,6 +13,8 @@ for module in /modules/*.ko; do
     insmod "$module" || echo "@@ cannot load $module"
 done
 ifconfig lo up
+# Which kind of preemption there is, for whoever reads the console.
+dmesg | grep "Dynamic Preempt"
 # The search for libraries begins with its cache.
 ldconfig
 

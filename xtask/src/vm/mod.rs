@@ -59,7 +59,8 @@ const CI_LIMIT: Duration = Duration::from_mins(5);
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask vm                                # the newest kernel, this machine's processor\n  \
-    cargo xtask vm --kernel 5.10 opens::          # only tests whose name contains it\n  \
+    cargo xtask vm --kernel 5.10 opens:: closes:: # only tests whose name contains one of them\n  \
+    cargo xtask vm --append preempt=full          # with a parameter of the kernel\n  \
     cargo xtask vm --kernel 6.1 --arch aarch64\n  \
     cargo xtask vm --all                          # every kernel, and the table of docs/compatibility.md")]
 pub(crate) struct Args {
@@ -70,13 +71,17 @@ pub(crate) struct Args {
     #[arg(long, value_parser = ["x86_64", "aarch64"])]
     arch: Option<String>,
     /// Every kernel of docs/compatibility.md, whose table is then written anew
-    #[arg(long, conflicts_with_all = ["kernel", "arch", "filter"])]
+    #[arg(long, conflicts_with_all = ["kernel", "arch", "append", "filters"])]
     all: bool,
     /// A few of the tests on an old and a new kernel and on aarch64, at most five minutes each
-    #[arg(long, conflicts_with_all = ["kernel", "arch", "filter", "all"])]
+    #[arg(long, conflicts_with_all = ["kernel", "arch", "append", "filters", "all"])]
     ci: bool,
-    /// Only tests whose name contains this
-    filter: Option<String>,
+    /// More parameters for the kernel
+    #[arg(long, value_name = "PARAMETERS", default_value = "", hide_default_value = true)]
+    append: String,
+    /// Only tests whose name contains one of these
+    #[arg(value_name = "FILTER")]
+    filters: Vec<String>,
 }
 
 pub(crate) fn main(args: &Args) -> Result<()> {
@@ -93,8 +98,8 @@ pub(crate) fn main(args: &Args) -> Result<()> {
             .with_context(|| format!("there is no virtual machine for {arch}: name one with --arch"))?;
         vec![(target, args.kernel.as_str())]
     };
-    let plan = |kernel: &str| Plan::new(kernel, args.filter.as_deref());
-    let rows = run(&workspace, &ready, &machines, &plan, LIMIT)?;
+    let plan = |kernel: &str| Plan::new(kernel, &args.filters);
+    let rows = run(&workspace, &ready, &machines, &plan, &args.append, LIMIT)?;
     if args.all {
         report::write(&workspace.root.join("docs/compatibility.md"), &rows)?;
     }
@@ -103,7 +108,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
 
 /// A few of the tests on a few of the kernels, within minutes.
 fn of_ci(workspace: &Workspace, ready: &Ready) -> Result<()> {
-    judge(&run(workspace, ready, &CI, &Plan::of_ci, CI_LIMIT)?)
+    judge(&run(workspace, ready, &CI, &Plan::of_ci, "", CI_LIMIT)?)
 }
 
 /// Shows the table, and fails if anything in it has failed.
@@ -120,6 +125,7 @@ fn run(
     ready: &Ready,
     machines: &[(Target, &str)],
     plan: &dyn Fn(&str) -> Plan,
+    parameters: &str,
     limit: Duration,
 ) -> Result<Vec<Row>> {
     packages::ensure_for_vm()?;
@@ -139,6 +145,7 @@ fn run(
             let machine = Machine {
                 target,
                 kernel: &kernel.image,
+                parameters,
                 initramfs: &folder.join(format!("{}-{}.initramfs", target.arch(), kernel.release)),
                 log: folder.join(format!("{}-{}.log", target.arch(), kernel.release)),
                 limit,
@@ -161,7 +168,8 @@ fn assemble(
 ) -> Result<()> {
     let package = workspace.root.join("handshake-user");
     let own = Own {
-        files: &[&built.binary, &built.netns, &built.discover, &built.example].map(Clone::clone),
+        files: &[&built.binary, &built.netns, &built.discover, &built.daemon, &built.example]
+            .map(Clone::clone),
         trees: &[built.peers.clone(), package.join("tests/programs")],
         folders: &[workspace.target.join(machine.target.triple()).join("tmp")],
         plan: &plan.script(built, &package),

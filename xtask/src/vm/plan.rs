@@ -78,6 +78,9 @@ const CI: &[&str] = &[
 ];
 const CI_DISCOVERY: &[&str] = &["later_program_is_found_and_reported"];
 
+/// Soft interrupts inside the program on changes of state.
+const DAEMON: &[&str] = &["interrupted::"];
+
 /// Seconds that one step may take: loading alone takes a minute where the machine is busy.
 const SECONDS: u32 = 1800;
 
@@ -88,26 +91,27 @@ pub(super) struct Plan {
     modes: Vec<&'static str>,
     netns: Vec<String>,
     discover: Vec<String>,
+    daemon: Vec<String>,
 }
 
 impl Plan {
-    /// All tests for this kernel, or those whose names contain the filter.
-    pub(super) fn new(release: &str, filter: Option<&str>) -> Self {
+    /// All tests for this kernel, or those whose names contain one of the filters.
+    pub(super) fn new(release: &str, filters: &[String]) -> Self {
         let has_cookies = numbers(release) >= vec![5, 15];
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let (netns, discover) = if let Some(filter) = filter {
-            (owned(&[filter]), owned(&[filter]))
-        } else {
+        let (netns, discover, daemon) = if filters.is_empty() {
             let alone = if has_cookies { LIBRARIES_ALONE } else { &[] };
-            (owned(&[TCP, LIBRARIES, alone, WIRE].concat()), owned(DISCOVERY))
+            (owned(&[TCP, LIBRARIES, alone, WIRE].concat()), owned(DISCOVERY), owned(DAEMON))
+        } else {
+            (filters.to_vec(), filters.to_vec(), filters.to_vec())
         };
-        Self { has_cookies, modes: MODES.to_vec(), netns, discover }
+        Self { has_cookies, modes: MODES.to_vec(), netns, discover, daemon }
     }
 
     /// What CI runs: one attach mode, and a few of the tests.
     pub(super) fn of_ci(release: &str) -> Self {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        let all = Self::new(release, None);
+        let all = Self::new(release, &[]);
         Self { modes: vec![MODES[0]], netns: owned(CI), discover: owned(CI_DISCOVERY), ..all }
     }
 
@@ -137,6 +141,11 @@ impl Plan {
             quoted(&built.discover),
             self.discover.join(" ")
         ));
+        line(format_args!(
+            "run daemon {SECONDS} {} --test-threads 1 --nocapture {}",
+            quoted(&built.daemon),
+            self.daemon.join(" ")
+        ));
         script
     }
 
@@ -153,6 +162,7 @@ impl Plan {
                 let mut failed = failures(netns, &format!("netns over {mode}"));
                 if mode == &MODES[0] {
                     failed.extend(failures(discover, "discover"));
+                    failed.extend(failures(output.section("daemon"), "daemon"));
                 }
                 Row {
                     release: release.to_owned(),

@@ -18,6 +18,8 @@ use crate::target::Target;
 pub(super) struct Machine<'a> {
     pub(super) target: Target,
     pub(super) kernel: &'a Path,
+    /// More parameters for it.
+    pub(super) parameters: &'a str,
     /// The archives of its root, one behind the other in one file.
     pub(super) initramfs: &'a Path,
     /// Where its console is kept.
@@ -42,7 +44,7 @@ impl Machine<'_> {
         command.args(machine).args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048"]);
         command.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
         command.arg("-kernel").arg(self.kernel).arg("-initrd").arg(self.initramfs);
-        command.arg("-append").arg(format!("console={console} {PARAMETERS}"));
+        command.arg("-append").arg(format!("console={console} {PARAMETERS} {}", self.parameters));
         command
     }
 

@@ -1,5 +1,5 @@
-//! The unit under a real systemd: Debian in a virtual machine, which installs the package, starts the
-//! service, lets the watchdog find it stopped, and removes it.
+//! The units under a real systemd: Debian in a virtual machine, which installs the package, starts, reloads,
+//! breaks and upgrades the service, lets systemd hold its port, and removes it.
 
 use std::{
     fs::{self, File},
@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use super::{
     cpio::Cpio,
@@ -16,7 +16,7 @@ use super::{
     qemu::Machine,
     root::{FILES, WITHOUT},
 };
-use crate::{debian::Suite, packages, process::step, target::Target};
+use crate::{debian::Suite, packages, process::step, target::Target, workspace::Workspace};
 
 /// Debian's current release, and its kernel.
 const SUITE: &str = "trixie";
@@ -52,22 +52,27 @@ const UNIT: &[u8] = b"[Service]\nType=oneshot\nExecStart=/usr/bin/sh /verify.sh\
 /// How long the machine may run, under emulation.
 const LIMIT: Duration = Duration::from_mins(15);
 
-/// Boots it with this package.
-pub(crate) fn verify(deb: &Path, target: Target, machines: &Path) -> Result<()> {
+/// The page that says how systemd judges the service.
+const PAGE: &str = "docs/install.md";
+
+/// Boots it with this package, and the same with a higher version.
+pub(crate) fn verify(debs: [&Path; 2], target: Target, workspace: &Workspace) -> Result<()> {
     packages::ensure_for_vm()?;
+    let machines = &workspace.target.join("machines");
     let kernel = Kernel::fetch(KERNEL, target, machines)?;
     let programs = programs(target, machines)?;
     let name = format!("systemd-{}-{}", target.arch(), kernel.release);
     let machine = Machine {
         target,
+        parameters: "",
         kernel: &kernel.image,
         initramfs: &machines.join(format!("{name}.initramfs")),
         log: machines.join(format!("{name}.log")),
         limit: LIMIT,
     };
-    assemble(deb, &programs, machine.initramfs)?;
+    assemble(debs, &programs, machine.initramfs)?;
     step(format!("verify: Debian's systemd on {}: {}", kernel.release, machine.log.display()));
-    let (mut failures, mut is_over) = (Vec::new(), false);
+    let (mut failures, mut exposure, mut is_over) = (Vec::new(), None, false);
     let ended = machine.run(|line| {
         // The console begins lines with escape sequences.
         let Some(said) = line.find("@@ ").map(|at| &line[at + 3..]) else { return };
@@ -75,12 +80,28 @@ pub(crate) fn verify(deb: &Path, target: Target, machines: &Path) -> Result<()> 
         if said.starts_with("failed ") {
             failures.push(said.to_owned());
         }
+        exposure =
+            said.split_once("overall exposure level ").map(|(_, level)| level.to_owned()).or(exposure.take());
         is_over |= said == "end";
     });
     fs::remove_file(machine.initramfs).context("removing the initramfs")?;
     ended?;
     ensure!(is_over, "the machine ended before its last check: {}", machine.log.display());
     ensure!(failures.is_empty(), "under systemd:\n  {}", failures.join("\n  "));
+    let page = workspace.root.join(PAGE);
+    let text = fs::read_to_string(&page).with_context(|| format!("cannot read {}", page.display()))?;
+    is_said(&text, exposure.as_deref())
+}
+
+/// Whether the page says of the service what systemd says, such as "2.9 OK :-)".
+fn is_said(page: &str, exposure: Option<&str>) -> Result<()> {
+    let level = exposure.and_then(|said| said.split_whitespace().next());
+    let Some(level) = level else { bail!("systemd-analyze has not said how exposed the service is") };
+    let words: Vec<_> = page.split_whitespace().collect();
+    ensure!(
+        words.join(" ").contains(&format!("overall exposure level {level},")),
+        "systemd-analyze says \"overall exposure level {level}\", and {PAGE} something else"
+    );
     Ok(())
 }
 
@@ -108,7 +129,7 @@ fn programs(target: Target, folder: &Path) -> Result<PathBuf> {
     Ok(archive)
 }
 
-fn assemble(deb: &Path, programs: &Path, to: &Path) -> Result<()> {
+fn assemble([deb, newer]: [&Path; 2], programs: &Path, to: &Path) -> Result<()> {
     fs::copy(programs, to).context("cannot write the initramfs: is the disk full?")?;
     let own = to.with_extension("own");
     let mut cpio = Cpio::create(&own)?;
@@ -135,10 +156,24 @@ fn assemble(deb: &Path, programs: &Path, to: &Path) -> Result<()> {
     for folder in ["/dev", "/proc", "/run", "/sys", "/tmp", "/var/tmp", "/root", "/var/log"] {
         cpio.directory(Path::new(folder))?;
     }
-    cpio.host_file(deb, Path::new("/handshake.deb"))?;
+    cpio.host_file(deb, Path::new("/first.deb"))?;
+    cpio.host_file(newer, Path::new("/newer.deb"))?;
     cpio.finish()?;
     let what = "cannot write the initramfs: is the disk full?";
     let mut file = File::options().append(true).open(to).context(what)?;
     io::copy(&mut File::open(&own).context(what)?, &mut file).context(what)?;
     fs::remove_file(own).context(what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn page_has_to_say_what_systemd_says() {
+        let page = "There it says: overall\nexposure level 2.9, OK.";
+        assert!(is_said(page, Some("2.9 OK :-)")).is_ok());
+        assert!(is_said(page, Some("3.1 OK :-)")).is_err());
+        assert!(is_said(page, None).is_err());
+    }
 }

@@ -130,7 +130,14 @@ pub struct Session {
     pub reserved: [u8; 2],
     /// The thread (its id) that was in the last call; 0 for goroutines.
     pub thread: u32,
+    /// The application protocol that was chosen (RFC 7301): so many bytes of `alpn` …
+    pub alpn_length: u8,
+    /// … 0 if none was, or it is unknown.
+    pub alpn: [u8; MAX_ALPN],
 }
+
+/// The longest application protocol that is read, bytes. The longest of IANA's registry has 20.
+pub const MAX_ALPN: usize = 23;
 
 /// A raw record: a handshake that is over, and the connection that it was made on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -145,7 +152,7 @@ pub struct LibraryHandshake {
 /// Size of a raw handshake, bytes.
 pub const SIZE: usize = size_of::<LibraryHandshake>();
 
-const _: () = assert!(size_of::<Session>() == 9 * 8 + 16 + 32 + 4 * 4 + 2 * 2 + 12, "no padding");
+const _: () = assert!(size_of::<Session>() == 9 * 8 + 16 + 32 + 4 * 4 + 2 * 2 + 12 + 24, "no padding");
 const _: () = assert!(SIZE == crate::connection::SIZE + size_of::<Session>(), "no padding in between");
 
 /// The number of a handshake whose connection is not known, for the `id` of its record.
@@ -360,6 +367,12 @@ pub const fn role(session: &Session) -> Option<Role> {
 #[must_use]
 pub const fn outcome(session: &Session) -> Option<TlsOutcome> {
     TlsOutcome::from_code(session.outcome)
+}
+
+/// The application protocol that was chosen.
+#[must_use]
+pub fn alpn(session: &Session) -> Option<&[u8]> {
+    session.alpn.get(..usize::from(session.alpn_length)).filter(|name| !name.is_empty())
 }
 
 /// The library whose code performed it.

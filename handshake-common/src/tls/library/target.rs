@@ -165,6 +165,10 @@ pub struct Target {
     pub cipher: Path,
     /// ClientHello.random, 32 bytes at the end of the path.
     pub random: Path,
+    /// The first byte of the application protocol that was chosen; its width says nothing.
+    pub alpn: Path,
+    /// How many bytes the application protocol has.
+    pub alpn_length: Path,
     /// File descriptor of the socket that is read from; only where [`Target::fd_guard`] holds.
     pub fd: Path,
     /// A word that shows that the object behind it is an ordinary socket …
@@ -173,7 +177,7 @@ pub struct Target {
     pub fd_guard_value: u64,
 }
 
-const _: () = assert!(size_of::<Target>() == 8 + 11 * 8 + 8, "no padding, and both sides know the size");
+const _: () = assert!(size_of::<Target>() == 8 + 13 * 8 + 8, "no padding, and both sides know the size");
 
 impl Target {
     /// A library whose name alone is known: handshakes are timed, their class is unknown.
@@ -191,6 +195,8 @@ impl Target {
             complete: Path::UNKNOWN,
             cipher: Path::UNKNOWN,
             random: Path::UNKNOWN,
+            alpn: Path::UNKNOWN,
+            alpn_length: Path::UNKNOWN,
             fd: Path::UNKNOWN,
             fd_guard: Path::UNKNOWN,
             fd_guard_value: 0,

@@ -23,6 +23,8 @@ pub mod handshake {
     pub const CLIENT_HELLO: u8 = 1;
     /// `server_hello`; a HelloRetryRequest is one, too
     pub const SERVER_HELLO: u8 = 2;
+    /// `server_key_exchange` (RFC 5246 §7.4.3)
+    pub const SERVER_KEY_EXCHANGE: u8 = 12;
 }
 
 /// Bytes of a record header.

@@ -131,7 +131,12 @@ pub struct Wire {
     /// When packets passed by, in their order.
     pub bursts: [Burst; MAX_BURSTS],
     /// 1: there were more bursts than there is room for.
-    pub bursts_lost: u64,
+    pub bursts_lost: u16,
+    /// The named curve of a ServerKeyExchange that begins a record (RFC 8422 §5.4); 0: not seen. Only the
+    /// cipher suite tells whether its bytes mean that.
+    pub curve: u16,
+    /// Keeps the size a multiple of 8.
+    pub reserved: u32,
 }
 
 /// Size of a [`Wire`], bytes.

@@ -101,6 +101,7 @@ fn begin(wire: &mut Wire, segment: &Segment, length: u32) {
     wire.server = Stream::default();
     pass::begin(wire, segment, length);
     wire.packets = 0;
+    wire.curve = 0;
     wire.ending = Ending::Going as u8;
     wire.role = role.code();
     wire.hello_ns = segment.now_ns;
@@ -191,7 +192,12 @@ fn records(wire: &mut Wire, side: Role, segment: &Segment, payload: &impl Payloa
             wire.ending = Ending::Malformed as u8;
             return;
         };
+        let is_whole = stream.have == 0;
         stream.have = 0;
+        if is_whole {
+            key_exchange(wire, side, head, payload, offset);
+        }
+        let stream = wire.stream(side);
         stream.next = begin.wrapping_add(HEADER + u32::from(head.length));
         offset = stream.next.wrapping_sub(seq);
         record(wire, side, head, begin, segment.ack, at);
@@ -202,6 +208,28 @@ fn records(wire: &mut Wire, side: Role, segment: &Segment, payload: &impl Payloa
     let stream = wire.stream(side);
     if offset < length {
         passed(stream, seq, length);
+    }
+}
+
+/// A server's key exchange (TLS 1.2 and before) that begins a record, whose first bytes are in this packet.
+#[inline(always)]
+fn key_exchange(wire: &mut Wire, side: Role, head: Head, payload: &impl Payload, offset: u32) {
+    /// `ECCurveType` (RFC 8422 §5.4).
+    const NAMED_CURVE: u8 = 3;
+    let server = &wire.server;
+    let is_it = matches!(side, Role::Server)
+        && head.content == content::HANDSHAKE
+        && head.first == handshake::SERVER_KEY_EXCHANGE
+        && server.hello_count != 0
+        && server.hello_left == 0
+        && !server.seen.contains(StreamFlags::CHANGE_CIPHER_SPEC);
+    let mut parameters = [0; 3];
+    if is_it
+        && u32::from(head.length) >= MESSAGE_HEADER + 3
+        && payload.load(offset + HEADER + MESSAGE_HEADER, &mut parameters)
+        && parameters[0] == NAMED_CURVE
+    {
+        wire.curve = u16::from_be_bytes([parameters[1], parameters[2]]);
     }
 }
 

@@ -84,4 +84,5 @@ fn read(session: &mut Session, target: &Target) {
     }
     session.flags.insert(SessionFlags::EARLY_UNKNOWN);
     object::bytes(object, &target.random, &mut session.random);
+    object::alpn(session, target);
 }

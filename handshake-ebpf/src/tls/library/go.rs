@@ -130,4 +130,5 @@ fn read(session: &mut Session, target: &Target) {
     if cipher != UNKNOWN {
         session.cipher = low_16(cipher);
     }
+    object::alpn(session, target);
 }

@@ -4,7 +4,10 @@
 use core::hint::black_box;
 
 use aya_ebpf::helpers::{bpf_probe_read_user, bpf_probe_read_user_buf, generated};
-use handshake_common::tls::library::target::{Path, STATEM_WORDS, Statem};
+use handshake_common::tls::library::{
+    session::{MAX_ALPN, Session},
+    target::{Path, STATEM_WORDS, Statem, Target},
+};
 
 /// What [`number`] returns for a field that cannot be read. An `Option` would be cheaper to read but not to
 /// verify: the compiler leaves its value undefined when there is none.
@@ -94,4 +97,27 @@ pub(crate) fn bytes(object: u64, path: &Path, into: &mut [u8; 32]) -> bool {
     let at = address(object, path);
     // SAFETY: the helper catches any fault.
     at != 0 && unsafe { bpf_probe_read_user_buf(at as *const u8, into) }.is_ok()
+}
+
+/// Reads the application protocol that was chosen.
+#[expect(clippy::cast_possible_truncation, reason = "no more than MAX_ALPN bytes")]
+#[inline(always)]
+pub(crate) fn alpn(session: &mut Session, target: &Target) {
+    let length = number(session.object, &target.alpn_length);
+    let at = address(session.object, &target.alpn);
+    // Counted from 0, so that one comparison gives both bounds to every verifier. The compiler must not
+    // optimise the comparison away.
+    let last = black_box((length.min(u64::from(u32::MAX)) as u32).wrapping_sub(1));
+    if at == 0 || last >= MAX_ALPN as u32 {
+        return;
+    }
+    // SAFETY: the helper catches any fault, and there is room for so many bytes.
+    let error = unsafe {
+        generated::bpf_probe_read_user(
+            (&raw mut session.alpn).cast(),
+            last + 1,
+            at as *const core::ffi::c_void,
+        )
+    };
+    session.alpn_length = if error == 0 { (last + 1) as u8 } else { 0 };
 }

@@ -115,6 +115,7 @@ fn read(session: &mut Session, target: &Target) {
         session.cipher = low_16(cipher);
     }
     object::bytes(ssl, &target.random, &mut session.random);
+    object::alpn(session, target);
 }
 
 // void SSL_free(SSL *ssl)

@@ -14,12 +14,13 @@ use super::preexisting;
 use crate::{
     cgroup::Names,
     config::Config,
+    event::ConnectionEvent,
     exporter::{
         http::Pages,
         metrics::{Format, Metrics, PENDING},
+        page::{self, Attached, Facts, Lately, Probe},
     },
-    host::Context,
-    host::{self, Host},
+    host::{self, Context, Host},
     join::{Joiner, time_wait::Look},
     kernel::{
         listeners::Listeners,
@@ -28,9 +29,10 @@ use crate::{
         ring::{self, Fill},
     },
     logging,
-    settings::ProbeSettings,
+    recording::{Folder, Limits, Recorder, Target},
+    settings::{PageFor, ProbeSettings, Switch},
     tracer::Tracer,
-    untrusted::Untrusted,
+    untrusted::{Untrusted, say},
 };
 
 /// Turns of the ring before a scrape: as many records as the default ring holds, some tens of milliseconds,
@@ -52,6 +54,8 @@ struct State {
     /// The one in force.
     config: Config,
     metrics: Metrics,
+    recorder: Option<Recorder>,
+    lately: Lately,
     live: Option<Live>,
     /// When the event loop last had a turn.
     turn: Instant,
@@ -90,7 +94,16 @@ impl Exporter {
         for hook in HOOKS {
             metrics.probe(hook.name, PENDING, false);
         }
-        Ok(Self { state: Mutex::new(State { config, metrics, live: None, turn: Instant::now() }) })
+        Ok(Self {
+            state: Mutex::new(State {
+                config,
+                metrics,
+                recorder: None,
+                lately: Lately::new(now()),
+                live: None,
+                turn: Instant::now(),
+            }),
+        })
     }
 
     /// Takes over what can be changed while it runs. Returns the keys of what else is different.
@@ -108,6 +121,34 @@ impl Exporter {
         self.lock().metrics.reloaded(is_success);
     }
 
+    /// Begins to write records, if they are asked for.
+    pub(super) fn record(&self) -> Result<()> {
+        let mut state = self.lock();
+        let Some(records) = &state.config.records else { return Ok(()) };
+        let name = Untrusted::from(&*records.folder);
+        let folder = Folder::open(&records.folder, records.limits).with_context(|| {
+            format!("cannot write records to the folder {name}: see the setting `records`")
+        })?;
+        let target = match records.look_back {
+            Some(keep) => Target::look_back(keep, look_back_bytes(records.limits), folder),
+            None => Target::folder(folder),
+        };
+        let recorder = Recorder::start(target).context("cannot start a thread that writes records")?;
+        state.metrics.fill_from_records();
+        state.recorder = Some(recorder);
+        Ok(())
+    }
+
+    /// SIGUSR1: writes the records that are in memory to a file.
+    pub(super) fn write_look_back(&self) {
+        let said = match self.lock().recorder.as_mut().map(Recorder::write_look_back) {
+            Some(true) => return,
+            Some(false) => "the disk does not keep up",
+            None => "set `records` and `look_back` to keep the records of the last while",
+        };
+        say(format_args!("handshake: no records written: {said}"));
+    }
+
     /// The probes are attached: from now on, records are read.
     pub(super) fn begin(&self, mut live: Live) -> Result<()> {
         live.tracer = live
@@ -115,12 +156,20 @@ impl Exporter {
             .follow_libraries(ring::CALM)
             .context("cannot start a thread to follow the TLS libraries")?;
         let mut state = self.lock();
-        if !live.tracer.probes.fills_histograms() {
+        let all_records = !live.tracer.probes.fills_histograms();
+        if all_records {
             state.metrics.fill_from_records();
         }
+        state.lately.set_all_records(all_records);
         for hook in &live.tracer.probes.hooks {
             let kind = hook.hook.kind(live.tracer.probes.mode);
             state.metrics.probe(hook.hook.name, kind, hook.missing.is_none());
+        }
+        for function in &live.tracer.probes.functions {
+            match &function.attached {
+                Ok(tier) => state.metrics.probe(function.hook.prototype.function, tier.as_str(), true),
+                Err(reason) => tracing::debug!(%reason, "cannot hook {}", function.hook.prototype.function),
+            }
         }
         state.live = Some(live);
         state.turn = Instant::now();
@@ -171,16 +220,29 @@ impl Exporter {
         if let Err(error) = state.advance() {
             tracing::warn!(%error, "cannot read the last totals");
         }
-        let live = state.live.take();
+        let (live, recorder) = (state.live.take(), state.recorder.take());
         // Detaching takes long, and pages are served meanwhile.
         drop(state);
         drop(live);
+        if let Some((_, Some(error))) = recorder.map(Recorder::finish) {
+            tracing::warn!(%error, "not all records were written");
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic leaves no counter half-written.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Memory for records that are kept to look back at: as much as one file of the folder may have.
+fn look_back_bytes(limits: Limits) -> usize {
+    usize::try_from(limits.bytes / 16).unwrap_or(usize::MAX)
+}
+
+/// The time of the clock that the page counts by.
+fn now() -> Duration {
+    Duration::from_nanos(host::monotonic_ns())
 }
 
 /// Parsing the kernel's type information took tens of megabytes, which are not needed again.
@@ -194,12 +256,13 @@ fn give_memory_back() {
 
 impl State {
     fn drain(&mut self) -> bool {
-        let Self { metrics, live, .. } = self;
+        let Self { metrics, recorder, lately, live, .. } = self;
         let Some(Live { tracer, ring, ring_bytes, fill, joiner, look, host }) = live else { return false };
         if let Some(fill) = fill {
             metrics.ring(fill.waiting(), *ring_bytes);
         }
         let now = host::monotonic_ns();
+        let moment = Duration::from_nanos(now);
         tracer.probes.pass_on_log();
         if let Ok(listeners) = &mut tracer.listeners {
             listeners.turn();
@@ -218,24 +281,47 @@ impl State {
         if look.is_none() {
             *look = tracer.take_look();
         }
-        let mut context = MetricsContext { cgroups: metrics.needs_cgroups(), host };
+        let is_recording = recorder.is_some();
+        if is_recording {
+            host.refresh_clock();
+        }
+        let mut context =
+            MetricsContext { cgroups: metrics.needs_cgroups() || is_recording, is_recording, host };
+        let mut report = |event: ConnectionEvent| {
+            metrics.observe(&event);
+            if let Some(recorder) = recorder {
+                recorder.record(&event);
+            }
+            lately.take(event, moment);
+        };
         let turn = ring::drain(ring, |raw| {
-            joiner.take(raw, now, &mut context, |event| metrics.observe(&event));
+            joiner.take(raw, now, &mut context, &mut report);
             if let (Ok(listeners), RawRecord::Connection(connection)) = (&mut tracer.listeners, raw) {
                 listeners.heed(connection);
             }
             ControlFlow::Continue(())
         });
-        joiner.expire(now, &mut context, |event| metrics.observe(&event));
+        joiner.expire(now, &mut context, &mut report);
         if let Some(look) = look.take_if(|_| !turn.more) {
-            joiner.looked(&look, now, &mut context, |event| metrics.observe(&event));
+            joiner.looked(&look, now, &mut context, &mut report);
         }
         tracer.look_if_wanted(joiner, now);
         metrics.malformed(turn.malformed);
+        if let Some(recorder) = recorder {
+            recorder.turn();
+        }
+        if lately.wants_sample(moment)
+            && let Ok(totals) = tracer.probes.totals()
+        {
+            lately.sample(&totals, moment);
+        }
         turn.more
     }
 
     fn advance(&mut self) -> Result<()> {
+        if let Some(recorder) = &self.recorder {
+            self.metrics.records(recorder.counts());
+        }
         if let Some(live) = &self.live {
             let probes = &live.tracer.probes;
             let totals = probes.totals()?;
@@ -256,12 +342,44 @@ impl State {
         }
         Ok(())
     }
+
+    /// What is attached, in words. `None` before and after.
+    fn attached(&self) -> Option<Attached> {
+        let tracer = &self.live.as_ref()?.tracer;
+        let probes = tracer.probes.hooks.iter().map(|hook| Probe {
+            name: hook.hook.name,
+            kind: hook.hook.kind(tracer.probes.mode),
+            lost_without: hook.hook.lost_without,
+            missing: hook.missing.as_ref().map(ToString::to_string),
+        });
+        let notes = [
+            tracer.probes.wire_shortfall.clone(),
+            (self.config.probes.tls_libraries == Switch::Off).then(|| {
+                "TLS libraries are not probed, by the configuration: handshakes are seen on the wire only."
+                    .to_owned()
+            }),
+            tracer
+                .libraries()
+                .and_then(Result::err)
+                .map(|reason| format!("TLS libraries are not probed: {reason}")),
+            tracer
+                .minisockets
+                .as_ref()
+                .err()
+                .map(|reason| format!("Late FINs and the end of TIME_WAIT stay unknown: {reason}")),
+            tracer.listeners.as_ref().err().map(|reason| {
+                format!("Who listens is known only of sockets that began to listen since: {reason}")
+            }),
+        ];
+        Some(Attached { probes: probes.collect(), notes: notes.into_iter().flatten().collect() })
+    }
 }
 
-/// The host, but for the paths of cgroups that no label asks for.
+/// The host, but for what neither labels nor records ask for.
 struct MetricsContext<'h> {
     host: &'h mut Host,
     cgroups: bool,
+    is_recording: bool,
 }
 
 impl Context for MetricsContext<'_> {
@@ -276,6 +394,14 @@ impl Context for MetricsContext<'_> {
     fn names(&mut self, cgroup: Option<&Untrusted>, pid: u32, at_ns: u64) -> Names {
         if self.cgroups { self.host.names(cgroup, pid, at_ns) } else { Names::default() }
     }
+
+    fn host(&self) -> Option<Untrusted> {
+        self.host.host().filter(|_| self.is_recording)
+    }
+
+    fn boot_id(&self) -> Option<Untrusted> {
+        self.host.boot_id().filter(|_| self.is_recording)
+    }
 }
 
 impl Pages for Exporter {
@@ -288,6 +414,28 @@ impl Pages for Exporter {
         }
         state.advance()?;
         Ok(state.metrics.render(format)?)
+    }
+
+    fn shows_page_to_all(&self) -> bool {
+        self.lock().config.page == PageFor::All
+    }
+
+    fn page(&self) -> Result<String> {
+        let trouble = self.healthy().and_then(|()| self.ready()).err().map(|reason| format!("{reason:#}"));
+        let mut state = self.lock();
+        state.drain();
+        state.advance()?;
+        let facts = Facts {
+            now: SystemTime::now(),
+            host: state.live.as_ref().and_then(|live| live.host.host()),
+            trouble,
+            attached: state.attached(),
+            families: state.metrics.gather(),
+            shown: state.lately.shown(now()),
+        };
+        // Records are read while it is drawn.
+        drop(state);
+        Ok(page::html(&facts))
     }
 
     fn config(&self) -> String {

@@ -56,8 +56,9 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     logging::set_level(config.log_level)?;
-    // Until now, SIGHUP ends the program.
+    // Until now, these signals end the program.
     let hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+    let look_back = signal(SignalKind::user_defined1()).context("cannot wait for SIGUSR1")?;
     let needed = needed(&config);
     let listener = match http::inherited()? {
         Some(listener) => listener,
@@ -66,9 +67,12 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
     let address = listener.local_addr().unwrap_or(config.listen);
     let mut stop = std::pin::pin!(stop_signal()?);
 
-    let (probes, bounds) = (config.probes.clone(), config.metrics.bounds());
+    // Where the kernel side fills histograms, connections without TLS have no records.
+    let bounds = if config.records.is_some() { Bounds::NONE } else { config.metrics.bounds() };
+    let probes = config.probes.clone();
     let wants_histograms = bounds != Bounds::NONE;
     let exporter = Arc::new(Exporter::new(config)?);
+    exporter.record()?;
     let (stop_server, server_stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(http::serve(listener, Arc::clone(&exporter), Arc::clone(&web), async {
         drop(server_stopped.await);
@@ -104,7 +108,7 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
         eprintln!("handshake: listening on {scheme}://{address}/metrics");
         notify(&[NotifyState::Ready]);
         tokio::select! {
-            () = work(&exporter, &web, &sources, hangup) => {}
+            () = work(&exporter, &web, &sources, hangup, look_back) => {}
             () = stop => {}
         }
     }
@@ -135,7 +139,8 @@ fn needed(config: &Config) -> CapabilitySet {
         Switch::On => privileges::LIBRARIES,
         Switch::Off => privileges::MINISOCKETS,
     };
-    let cgroups = if config.metrics.labels.is_empty() { CapabilitySet::empty() } else { privileges::CGROUPS };
+    let wants_names = !config.metrics.labels.is_empty() || config.records.is_some();
+    let cgroups = if wants_names { privileges::CGROUPS } else { CapabilitySet::empty() };
     libraries | cgroups
 }
 
@@ -175,7 +180,7 @@ fn in_thread<T: Send + 'static>(
 
 /// Drains the ring for ever: a batch at a time, so that scrapes come in between; sooner again while it fills
 /// fast. Reads the configuration anew at each SIGHUP.
-async fn work(exporter: &Exporter, web: &Web, sources: &Sources, mut hangup: Signal) {
+async fn work(exporter: &Exporter, web: &Web, sources: &Sources, mut hangup: Signal, mut look_back: Signal) {
     let mut next = Instant::now();
     let mut watchdog = sd_notify::watchdog_enabled().map(|limit| interval(limit / 2));
     loop {
@@ -189,6 +194,7 @@ async fn work(exporter: &Exporter, web: &Web, sources: &Sources, mut hangup: Sig
                 next = Instant::now() + pace;
             }
             Some(()) = hangup.recv() => reload(sources, exporter, web),
+            Some(()) = look_back.recv() => exporter.write_look_back(),
             () = due(&mut watchdog) => notify(&[NotifyState::Watchdog]),
         }
     }

@@ -11,14 +11,12 @@ use ratatui::{
     widgets::{Block, Clear, Paragraph},
 };
 
-use super::{
-    rows::{Column, Row, RowId, Scope, per_second, rate},
-    view::{Data, Place, Source, View},
-};
+use super::view::{Data, Place, Source, View};
 use crate::{
     aggregate::{Grouping, Tally},
     output::{
         ladder,
+        rows::{Column, Row, RowId, Scope, per_second, rate},
         table::{Table, Tone, cut},
         text::{columns, duration, pad, wrap},
     },

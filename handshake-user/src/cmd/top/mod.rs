@@ -1,10 +1,9 @@
 //! `handshake top`: groups of connections, full screen.
 //!
-//! [`Screen`] has the terminal; [`view`] is what is shown and what keys change in it, [`rows`] the table of
-//! the groups, [`draw`] puts both into a buffer. Only this file and `screen.rs` do I/O.
+//! [`Screen`] has the terminal; [`view`] is what is shown and what keys change in it, `output/rows.rs` has
+//! the table of the groups, [`draw`] puts both into a buffer. Only this file and `screen.rs` do I/O.
 
 mod draw;
-mod rows;
 pub mod screen;
 #[cfg(test)]
 mod tests;

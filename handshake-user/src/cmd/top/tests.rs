@@ -14,7 +14,6 @@ use ratatui::{
 use super::{
     super::live::Losses,
     draw::{Palette, draw},
-    rows::{count, per_second},
     view::{Action, Data, View},
 };
 use crate::{
@@ -24,6 +23,7 @@ use crate::{
         ConnectionEvent, ConnectionId, Process,
         testing::{closed, opened, with_tls},
     },
+    output::rows::{count, per_second},
     untrusted::{is_harmless, tests::HOSTILE},
 };
 
@@ -31,7 +31,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// What happened on a host in ten seconds.
 fn host(grouping: Grouping) -> Aggregate {
-    let limits = Limits { groups: 3, recent: 20, span: Span::of(30 * SECOND), networks: (24, 48) };
+    let limits = Limits { groups: 3, recent: 20, span: Span::of(30 * SECOND), ..Limits::default() };
     let mut all = Aggregate::new(grouping, limits, 100 * SECOND);
     let mut take = |id: u64, event: ConnectionEvent, at: u32| {
         let event = ConnectionEvent { id: ConnectionId::of_socket(id, 0), ..event };
@@ -268,7 +268,7 @@ fn without_colours_everything_is_still_told() {
 #[test]
 fn numbers_keep_to_their_columns() {
     let rates = [0.0, 0.04, 9.96, 99.94, 99.95, 12_345.6, 99_999.4, 99_999.5, 1e8].map(per_second);
-    assert_eq!(rates, ["0", "0.0", "10.0", "99.9", "100", "12346", "99999", "100k", "100000k"]);
+    assert_eq!(rates, ["0", "<0.1", "10.0", "99.9", "100", "12346", "99999", "100k", "100000k"]);
     assert_eq!(
         [0, 9_999, 10_000, 999_999, 1_000_000, 12_345_678_901].map(count),
         ["0", "9999", "10k", "999k", "1M", "12G"]

@@ -4,15 +4,13 @@ use std::sync::Arc;
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::{
-    super::live::Losses,
-    rows::{Column, Row, RowId, Scope, rows},
-};
+use super::super::live::Losses;
 use crate::{
     aggregate::{Aggregate, Grouping, Recent},
     cli::FilterOptions,
     event::{ConnectionEvent, ConnectionId},
     filter::Filter,
+    output::rows::{Column, Row, RowId, Scope, rows},
     untrusted::is_harmless,
 };
 

@@ -1,4 +1,4 @@
-//! The daemon's HTTP server: five pages, GET and HEAD, HTTP/1.
+//! The daemon's HTTP server: six pages, GET and HEAD, HTTP/1.
 
 mod activity;
 mod auth;
@@ -13,7 +13,7 @@ use std::{
     convert::Infallible,
     future::Future,
     io::{self, Write as _},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{FromRawFd as _, OwnedFd},
     sync::Arc,
     time::{Duration, Instant},
@@ -24,9 +24,10 @@ use flate2::{Compression, write::GzEncoder};
 use hyper::{
     Method, Request, Response, StatusCode, Version,
     header::{
-        ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderValue, VARY,
-        WWW_AUTHENTICATE,
+        ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST,
+        HeaderValue, REFERRER_POLICY, VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
     },
+    http::uri::Authority,
     rt,
     server::conn::http1,
     service::service_fn,
@@ -48,7 +49,7 @@ use self::{
     activity::Activity, auth::Verdict, body::Body, connections::Connections, negotiation::Variant,
     rendering::Renderings, stream::Stream,
 };
-use super::metrics::Format;
+use super::{metrics::Format, page::policy};
 
 /// Connections that may await `accept()`, if `net.core.somaxconn` allows.
 const BACKLOG: u32 = 4096;
@@ -67,17 +68,8 @@ const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
-const INDEX: &str = "<!doctype html>
-<html lang=\"en\"><head><meta charset=\"utf-8\"><title>handshake</title></head>
-<body><h1>handshake</h1>
-<p>TCP and TLS handshakes and TCP closes of this host, timed in the kernel.</p>
-<ul>
-<li><a href=\"/metrics\">/metrics</a>: for Prometheus</li>
-<li><a href=\"/config\">/config</a>: the configuration in force</li>
-<li><a href=\"/healthz\">/healthz</a>: whether the event loop lives</li>
-<li><a href=\"/readyz\">/readyz</a>: whether the probes are attached</li>
-</ul></body></html>
-";
+const FORBIDDEN: &str = "the page / has names and addresses, so it answers only this host, as localhost or a loopback address; \
+    page = \"all\" in the configuration, or --page all, shows it to whoever reaches the server\n";
 
 /// What the pages show.
 pub trait Pages: Send + Sync + 'static {
@@ -86,6 +78,13 @@ pub trait Pages: Send + Sync + 'static {
     /// # Errors
     /// When it cannot be rendered now.
     fn metrics(&self, format: Format) -> Result<String>;
+    /// The page `/`.
+    ///
+    /// # Errors
+    /// When it cannot be drawn now.
+    fn page(&self) -> Result<String>;
+    /// Whether peers on other hosts may see it.
+    fn shows_page_to_all(&self) -> bool;
     /// The configuration in force, as a file.
     fn config(&self) -> String;
     /// Whether the event loop lives.
@@ -200,7 +199,10 @@ pub async fn serve<P: Pages>(
             accepted = next => accepted,
         };
         match accepted {
-            Ok((tcp, _)) => {
+            // Reset while it waited: a crowd that connects and resets would get a response each.
+            Ok((tcp, _)) if !matches!(tcp.take_error(), Ok(None)) => {}
+            Ok((tcp, peer)) => {
+                let is_local = peer.ip().to_canonical().is_loopback();
                 let tls = site.web.settings().tls.clone();
                 let activity = if tls.is_some() { Activity::handshaking() } else { Activity::new() };
                 let activity = Arc::new(activity);
@@ -209,11 +211,11 @@ pub async fn serve<P: Pages>(
                 let its = Arc::clone(&activity);
                 let task = tokio::spawn(async move {
                     let ended = match tls {
-                        None => watcher.watch(conversation(TokioIo::new(stream), site, its)).await,
+                        None => watcher.watch(conversation(TokioIo::new(stream), site, its, is_local)).await,
                         Some(tls) => {
                             let Some(stream) = handshake(tls, stream).await else { return };
                             its.handshaken();
-                            watcher.watch(conversation(TokioIo::new(stream), site, its)).await
+                            watcher.watch(conversation(TokioIo::new(stream), site, its, is_local)).await
                         }
                     };
                     if let Err(error) = ended {
@@ -283,13 +285,14 @@ pub async fn converse<P: Pages>(
     pages: Arc<P>,
 ) -> hyper::Result<()> {
     let site = Site::new(pages, Arc::new(Web::default()));
-    conversation(TokioIo::new(io), Arc::new(site), Arc::new(Activity::new())).await
+    conversation(TokioIo::new(io), Arc::new(site), Arc::new(Activity::new()), true).await
 }
 
 fn conversation<I, P>(
     io: I,
     site: Arc<Site<P>>,
     activity: Arc<Activity>,
+    is_local: bool,
 ) -> impl GracefulConnection<Error = hyper::Error, Output = hyper::Result<()>>
 where
     I: rt::Read + rt::Write + Unpin + 'static,
@@ -298,7 +301,7 @@ where
     let service = service_fn(move |request| {
         activity.requested();
         let (site, activity) = (Arc::clone(&site), Arc::clone(&activity));
-        async move { Ok::<_, Infallible>(site.respond(&request, &activity).await) }
+        async move { Ok::<_, Infallible>(site.respond(&request, &activity, is_local).await) }
     });
     http1::Builder::new()
         // A client that sends a request and a FIN still wants the response.
@@ -312,11 +315,12 @@ struct Site<P> {
     pages: Arc<P>,
     web: Arc<Web>,
     renderings: Renderings,
+    drawings: Renderings,
 }
 
 impl<P: Pages> Site<P> {
     fn new(pages: Arc<P>, web: Arc<Web>) -> Self {
-        Self { pages, web, renderings: Renderings::default() }
+        Self { pages, web, renderings: Renderings::default(), drawings: Renderings::default() }
     }
 
     /// The response to a request. For HEAD, the HTTP layer omits the body.
@@ -324,6 +328,7 @@ impl<P: Pages> Site<P> {
         &self,
         request: &Request<B>,
         activity: &Arc<Activity>,
+        is_local: bool,
     ) -> Response<Body> {
         let page = |status, kind, text: String| page(status, kind, Body::page(text, activity));
         let web = self.web.settings();
@@ -346,7 +351,10 @@ impl<P: Pages> Site<P> {
             refusal
         } else {
             match request.uri().path() {
-                "/" => page(StatusCode::OK, HTML, INDEX.to_owned()),
+                "/" if self.pages.shows_page_to_all() || is_local && names_loopback(request) => {
+                    self.page(activity).await
+                }
+                "/" => page(StatusCode::FORBIDDEN, TEXT, FORBIDDEN.to_owned()),
                 "/metrics" => self.metrics(Variant::wanted(request.headers()), activity).await,
                 "/config" => page(StatusCode::OK, TEXT, self.pages.config()),
                 "/healthz" => probe_page(self.pages.healthy(), page),
@@ -354,7 +362,7 @@ impl<P: Pages> Site<P> {
                 _ => page(
                     StatusCode::NOT_FOUND,
                     TEXT,
-                    "not found; try /metrics, /config, /healthz or /readyz\n".to_owned(),
+                    "not found; try /, /metrics, /config, /healthz or /readyz\n".to_owned(),
                 ),
             }
         };
@@ -363,6 +371,25 @@ impl<P: Pages> Site<P> {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response.headers_mut().extend(web.headers.iter().cloned());
+        response
+    }
+
+    /// Drawn no more often than `/metrics`, however many ask.
+    async fn page(&self, activity: &Arc<Activity>) -> Response<Body> {
+        let variant = Variant { format: Format::Text, gzip: false };
+        let mut response = match self.drawings.fresh(variant, || Ok(self.pages.page()?.into_bytes())).await {
+            Ok(text) => page(StatusCode::OK, HTML, Body::shared(text, activity)),
+            Err(error) => {
+                let body = Body::page(format!("{error:#}\n"), activity);
+                return page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, body);
+            }
+        };
+        let headers = response.headers_mut();
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        if let Ok(policy) = HeaderValue::try_from(policy()) {
+            headers.insert(CONTENT_SECURITY_POLICY, policy);
+        }
         response
     }
 
@@ -386,6 +413,17 @@ impl<P: Pages> Site<P> {
         }
         response
     }
+}
+
+/// Whether the request is for a name that only this host answers to: a page of another site can make a
+/// browser of this host ask for a name of its own that it has pointed here.
+fn names_loopback<B>(request: &Request<B>) -> bool {
+    let Some(host) = request.headers().get(HOST) else { return true };
+    let Ok(authority) = Authority::try_from(host.as_bytes()) else { return false };
+    let name = authority.host();
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    name.eq_ignore_ascii_case("localhost")
+        || address.is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 /// Fast rather than small: the best compression saves another tenth, for six times the work.
@@ -428,6 +466,14 @@ mod tests {
     struct Waiting;
 
     impl Pages for Waiting {
+        fn page(&self) -> Result<String> {
+            Ok("<!DOCTYPE html>".to_owned())
+        }
+
+        fn shows_page_to_all(&self) -> bool {
+            false
+        }
+
         fn metrics(&self, _: Format) -> Result<String> {
             Ok("up 1\n".to_owned())
         }
@@ -483,8 +529,31 @@ mod tests {
         assert_eq!(get("/metrics").await, (200, Format::Text.content_type().into(), "up 1\n".into()));
         assert_eq!(get("/healthz").await, (200, TEXT.into(), "ok\n".into()));
         assert_eq!(get("/readyz").await, (503, TEXT.into(), "the probes are being attached\n".into()));
-        assert_eq!(get("/").await.0, 200);
+        assert_eq!(get("/").await, (403, TEXT.into(), FORBIDDEN.into()));
         assert_eq!(get("/nothing").await.0, 404);
+    }
+
+    #[tokio::test]
+    async fn page_answers_loopback_names_only_and_with_its_policy() {
+        for (host, expected) in [
+            ("localhost", 200),
+            ("LOCALHOST:9966", 200),
+            ("127.0.0.1:9966", 200),
+            ("[::1]:9966", 200),
+            ("localhost.example", 403),
+            ("192.0.2.1", 403),
+            ("a b", 403),
+        ] {
+            assert_eq!(status(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await, expected, "{host}");
+        }
+        let answer = response_to(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        for header in [
+            format!("content-security-policy: {}\r\n", policy()),
+            "x-content-type-options: nosniff\r\n".to_owned(),
+            "referrer-policy: no-referrer\r\n".to_owned(),
+        ] {
+            assert!(answer.contains(&header), "{answer}");
+        }
     }
 
     #[tokio::test]
@@ -516,7 +585,7 @@ mod tests {
         ] {
             assert_eq!(status(bytes).await, expected, "{bytes:?}");
         }
-        let head = |header: &str| format!("GET / HTTP/1.1\r\nHost: a\r\n{header}\r\n");
+        let head = |header: &str| format!("GET / HTTP/1.1\r\nHost: localhost\r\n{header}\r\n");
         assert_eq!(status(&head("")).await, 200);
         assert_eq!(status(&head(&"a: b\r\n".repeat(100))).await, 431);
         assert_eq!(status(&head(&format!("a: {}\r\n", "b".repeat(HEAD)))).await, 431);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use prometheus::{CounterVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::counting::catch_up;
-use crate::kernel::probe::RunTime;
+use crate::{kernel::probe::RunTime, recording::Counts};
 
 /// The span of the ring's peak is one to two of these: longer than the usual scrape interval.
 const SPAN: Duration = Duration::from_mins(1);
@@ -19,6 +19,7 @@ pub(super) struct Itself {
     ring_peak: IntGaugeVec,
     peak: Peak,
     inspections: IntGauge,
+    records: [IntCounter; 4],
     reloads: [IntCounter; 2],
     reloaded: IntGauge,
     reloaded_at: IntGauge,
@@ -58,6 +59,19 @@ impl Itself {
             ),
             &["result"],
         )?;
+        let counter = |name, help| -> prometheus::Result<IntCounter> {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let dropped = IntCounterVec::new(
+            Opts::new(
+                "handshake_records_dropped_total",
+                "Records that were not written to the folder for them, by reason.",
+            ),
+            &["reason"],
+        )?;
+        registry.register(Box::new(dropped.clone()))?;
         registry.register(Box::new(run_seconds.clone()))?;
         registry.register(Box::new(runs.clone()))?;
         registry.register(Box::new(reloads.clone()))?;
@@ -74,6 +88,15 @@ impl Itself {
                 "handshake_tls_inspection_queue_files",
                 "Files that may hold a TLS library and await their inspection.",
             )?,
+            records: [
+                counter(
+                    "handshake_records_written_total",
+                    "Records that were written to the folder for them.",
+                )?,
+                counter("handshake_records_written_bytes_total", "Their bytes, compressed.")?,
+                dropped.with_label_values(&["queue_full"]),
+                dropped.with_label_values(&["disk"]),
+            ],
             reloads: ["success", "failure"].map(|result| reloads.with_label_values(&[result])),
             reloaded: gauge(
                 "handshake_config_last_reload_successful",
@@ -111,6 +134,14 @@ impl Itself {
 
     pub(super) fn inspections(&self, files: usize) {
         self.inspections.set(i64::try_from(files).unwrap_or(i64::MAX));
+    }
+
+    /// Takes what became of the records.
+    pub(super) fn records(&self, counts: Counts) {
+        let Counts { written, bytes, dropped_queue, dropped_disk } = counts;
+        for (counter, now) in self.records.iter().zip([written, bytes, dropped_queue, dropped_disk]) {
+            catch_up(counter, now);
+        }
     }
 
     /// Counts an attempt to read the configuration anew.

@@ -44,6 +44,7 @@ use crate::{
     event::{ConnectionEvent, Open},
     join::merge::Fact,
     kernel::probe::{Histograms, RunTime, WireCoverage},
+    recording::Counts,
     tls::library::skipped::Reason,
 };
 
@@ -71,6 +72,7 @@ struct Timings {
     close_duration: Timing<3>,
     close_ack_wait: Timing<2>,
     close_app_wait: Timing<2>,
+    accept_wait: Timing<1>,
 }
 
 /// Counts of records, and of those lost.
@@ -207,6 +209,11 @@ impl Metrics {
         self.itself.in_force();
     }
 
+    /// Takes what became of the records that are written to files.
+    pub fn records(&self, counts: Counts) {
+        self.itself.records(counts);
+    }
+
     /// Counts an attempt to read the configuration anew.
     pub fn reloaded(&self, is_success: bool) {
         self.itself.reloaded(is_success);
@@ -275,7 +282,13 @@ impl Metrics {
     /// # Errors
     /// When the library cannot write it down.
     pub fn render(&self, format: Format) -> prometheus::Result<String> {
-        exposition::render(&self.registry.gather(), format)
+        exposition::render(&self.gather(), format)
+    }
+
+    /// The metrics, as the library keeps them.
+    #[must_use]
+    pub fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
+        self.registry.gather()
     }
 }
 
@@ -338,6 +351,17 @@ impl Timings {
                 Purpose::Wait,
                 [ROLE, INITIATOR],
             )?,
+            accept_wait: Timing::new(
+                registry,
+                settings,
+                labels,
+                (
+                    "handshake_tcp_accept_wait_seconds",
+                    "Server: ESTABLISHED to accept(), where a hook on accept tells it: the program's time.",
+                ),
+                Purpose::Wait,
+                [FAMILY],
+            )?,
         })
     }
 
@@ -347,6 +371,7 @@ impl Timings {
         self.close_duration.set_max_series(most);
         self.close_ack_wait.set_max_series(most);
         self.close_app_wait.set_max_series(most);
+        self.accept_wait.set_max_series(most);
     }
 
     fn fill(&mut self, from: &Histograms) {
@@ -368,6 +393,7 @@ impl Timings {
         self.close_app_wait.fill(from, |[role, initiator]| {
             Some(histograms::close_app_wait(Role::from_code(role), Initiator::from_code(initiator)))
         });
+        self.accept_wait.fill(from, |[family]| Some(histograms::accept_wait(Family::from_code(family))));
     }
 
     fn opened(&mut self, event: &ConnectionEvent, labels: &Labels, key: Option<&Key>) {
@@ -388,6 +414,9 @@ impl Timings {
         self.close_duration.observe(class, close.duration, labels, key);
         self.close_ack_wait.observe([role, initiator], close.ack_wait, labels, key);
         self.close_app_wait.observe([role, initiator], close.app_wait, labels, key);
+        // The opening is reported before it is accepted, so this comes with the end.
+        let accept_wait = event.open.as_ref().and_then(|open| open.accept_wait);
+        self.accept_wait.observe([Family::code_of(event.family)], accept_wait, labels, key);
     }
 
     /// What the close record lacked, because the peer's FIN came to a time-wait minisocket.

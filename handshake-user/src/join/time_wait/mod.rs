@@ -10,8 +10,12 @@ use std::{
 };
 
 use handshake_common::{
-    Connection, ConnectionFlags, Role, TimeWaitEnd,
-    tcp::{close, minisocket::Minisocket, open, states},
+    Connection, ConnectionFlags, MinisocketStep, Role, TimeWaitEnd,
+    tcp::{
+        close,
+        minisocket::{Minisocket, MinisocketNews, RST, SYN},
+        open, states,
+    },
 };
 
 use self::{
@@ -128,6 +132,16 @@ struct Owed {
     seen: Option<Seen>,
     /// The look that saw it last.
     look: u64,
+    /// Its minisocket has ended, for another connection took its ends or somebody destroyed it.
+    taken: Option<Taken>,
+}
+
+/// An end of which it is not known yet what it was for.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    at_ns: u64,
+    /// A SYN took the ends; otherwise a process of this host did something.
+    by_syn: bool,
 }
 
 /// A minisocket as it was seen last.
@@ -175,7 +189,7 @@ impl TimeWaits {
             self.refused += 1;
             return;
         }
-        let owed = Owed { connection: *connection, tls: None, grain_ns: 0, seen: None, look: 0 };
+        let owed = Owed { connection: *connection, tls: None, grain_ns: 0, seen: None, look: 0, taken: None };
         if self.owed.insert(ends, owed).is_some() {
             // Its successor's opening was not seen.
             self.unknown += 1;
@@ -209,6 +223,11 @@ impl TimeWaits {
             _ => open::duration_us(connection).and_then(|us| connection.open_ns.checked_sub(us * 1000)),
         }
         .filter(|&ns| ns != 0);
+        if let Some(Taken { at_ns, .. }) = old.taken {
+            let reused_by = Some((connection.id, connection.generation));
+            old.end(TimeWaitEnd::Reused, at_ns, old.lasted_until(at_ns), reused_by, report);
+            return self.rest_if_empty();
+        }
         let entered_ns = old.connection.peer_fin_ns.max(old.simultaneous_ns());
         let by_ns = began_ns.unwrap_or(connection.open_ns);
         let fires_ns = old.seen.filter(|seen| seen.in_time_wait).and_then(|seen| seen.fires_ns);
@@ -222,6 +241,43 @@ impl TimeWaits {
             _ => self.unknown += 1,
         }
         self.rest_if_empty();
+    }
+
+    /// Something happened to a minisocket, which a hook saw at that moment.
+    pub(crate) fn hooked(&mut self, news: &MinisocketNews, report: Report<'_>) {
+        let MinisocketNews { netns, segment, minisocket: tw, .. } = news;
+        let Some(ends) = Ends::of_minisocket(*netns, tw) else { return };
+        let Some(owed) = self.owed.get_mut(&ends).filter(|owed| owed.taken.is_none()) else { return };
+        if !owed.is_of(tw, self.ids_are_cookies) {
+            return;
+        }
+        match news.step() {
+            Some(MinisocketStep::Fin) if close::peer_fin_unseen(&owed.connection) => {
+                (owed.connection.peer_fin_ns, owed.grain_ns) = (tw.now_ns, 0);
+                owed.seen = Some(Seen { at_ns: tw.now_ns, in_time_wait: true, fires_ns: None });
+                owed.report(TimeWait { at_ns: tw.now_ns, ..TimeWait::default() }, report);
+            }
+            Some(MinisocketStep::End) => {
+                let in_time_wait = u32::from(tw.substate) == states::TIME_WAIT;
+                let is_due = tw.jiffies >= fires_at(tw.expires, tw.timer_flags).unwrap_or(tw.expires);
+                let by_syn = in_time_wait && segment & SYN != 0;
+                // In TIME_WAIT no other segment ends it (`tcp_timewait_state_process`).
+                let by_segment = *segment != 0 && (!in_time_wait || segment & (SYN | RST) != 0);
+                let end = match is_due {
+                    true if in_time_wait => TimeWaitEnd::RanOut,
+                    true => TimeWaitEnd::NoFin,
+                    false if by_segment && !by_syn => TimeWaitEnd::Reset,
+                    false => {
+                        owed.taken = Some(Taken { at_ns: tw.now_ns, by_syn });
+                        return;
+                    }
+                };
+                owed.end(end, tw.now_ns, owed.lasted_until(tw.now_ns), None, report);
+                self.owed.remove(&ends);
+                self.rest_if_empty();
+            }
+            _ => {}
+        }
     }
 
     /// Which network namespaces are to be looked into now. After that the looks wait for
@@ -279,9 +335,7 @@ impl TimeWaits {
         let Some(owed) = Ends::of_minisocket(netns, tw).and_then(|ends| self.owed.get_mut(&ends)) else {
             return;
         };
-        // Without a cookie it was made before anybody asked for one; with another one, it is a later
-        // connection's.
-        if self.ids_are_cookies && tw.cookie != 0 && tw.cookie != owed.connection.id {
+        if owed.taken.is_some() || !owed.is_of(tw, self.ids_are_cookies) {
             return;
         }
         owed.look = self.looks;
@@ -307,7 +361,10 @@ impl TimeWaits {
     fn settle(&mut self, look: &Look, now_ns: u64, report: Report<'_>) {
         let (looks, tick_ns, lost) = (self.looks, self.clock.tick_ns(), look.lost != self.lost);
         let is_gone = |owed: &Owed, namespace: &NamespaceLook| {
-            owed.look != looks && owed.connection.closed_ns < namespace.began_ns && !namespace.is_cut
+            owed.taken.is_none()
+                && owed.look != looks
+                && owed.connection.closed_ns < namespace.began_ns
+                && !namespace.is_cut
         };
         // Of each namespace: how many were never seen, and how many the kernel refused since the last look.
         let mut never_seen: HashMap<u32, u64> = HashMap::new();
@@ -326,6 +383,13 @@ impl TimeWaits {
         let mut unknown = 0;
         for (ends, owed) in &mut self.owed {
             let netns = owed.connection.netns;
+            if let Some(taken) = owed.taken {
+                if now_ns.saturating_sub(taken.at_ns) > FORGET_NS {
+                    over.insert(*ends);
+                    unknown += u64::from(!owed.taken_by_nobody(taken, lost, report));
+                }
+                continue;
+            }
             let Some(namespace) = look.namespaces.get(&netns) else {
                 if now_ns.saturating_sub(owed.connection.closed_ns) > FORGET_NS {
                     over.insert(*ends);
@@ -360,6 +424,31 @@ impl TimeWaits {
 }
 
 impl Owed {
+    /// Whether this is its minisocket. Without a cookie it was made before anybody asked for one; with
+    /// another one, it is a later connection's.
+    const fn is_of(&self, tw: &Minisocket, ids_are_cookies: bool) -> bool {
+        !ids_are_cookies || tw.cookie == 0 || tw.cookie == self.connection.id
+    }
+
+    /// How long TIME_WAIT lasted, where its beginning is known.
+    fn lasted_until(&self, at_ns: u64) -> Option<u64> {
+        let entered_ns = self.connection.peer_fin_ns.max(self.simultaneous_ns());
+        at_ns.checked_sub(entered_ns).filter(|_| entered_ns != 0)
+    }
+
+    /// No connection came of what took the ends. Returns whether it is known what that was.
+    fn taken_by_nobody(&self, taken: Taken, lost: bool, report: Report<'_>) -> bool {
+        let end = match taken {
+            // One that never became a connection.
+            Taken { by_syn: true, .. } => TimeWaitEnd::Reused,
+            // A `connect()` would have ended by now.
+            _ if !lost => TimeWaitEnd::Reset,
+            _ => return false,
+        };
+        self.end(end, taken.at_ns, self.lasted_until(taken.at_ns), None, report);
+        true
+    }
+
     /// Why it has ended by `by_ns`. `cut_off`: whether the kernel refused to make minisockets since the last
     /// look, and whether it refused at least as many as were never seen.
     fn fate(&self, by_ns: u64, lost: bool, cut_off: Option<(bool, bool)>) -> Option<TimeWaitEnd> {
@@ -386,8 +475,7 @@ impl Owed {
     }
 
     fn ran_out(&mut self, fires_ns: u64, tick_ns: u64, report: Report<'_>) {
-        let entered_ns = self.connection.peer_fin_ns.max(self.simultaneous_ns());
-        let duration_ns = fires_ns.checked_sub(entered_ns).filter(|_| entered_ns != 0);
+        let duration_ns = self.lasted_until(fires_ns);
         self.grain_ns = self.grain_ns.saturating_add(tick_ns);
         self.end(TimeWaitEnd::RanOut, fires_ns, duration_ns, None, report);
     }

@@ -1,6 +1,6 @@
 //! Closings whose rest is told by looks at minisockets that these tests make up.
 
-use handshake_common::{Initiator, Stage};
+use handshake_common::{Initiator, Kind, Stage, tcp::minisocket::A_SEGMENT};
 
 use super::*;
 use crate::join::build::tests::{client, closed_with_unseen_fin};
@@ -73,6 +73,25 @@ fn look(raw: &Connection, began_ns: u64, minisockets: Vec<Minisocket>) -> Look {
 fn looked(waits: &mut TimeWaits, look: &Look, now_ns: u64) -> Vec<Told> {
     let mut told = Vec::new();
     waits.looked(look, now_ns, &mut |news| told.push((*news.connection, news.time_wait)));
+    told
+}
+
+fn hooked(
+    waits: &mut TimeWaits,
+    raw: &Connection,
+    step: MinisocketStep,
+    segment: u16,
+    tw: Minisocket,
+) -> Vec<Told> {
+    let news = MinisocketNews {
+        kind: Kind::Minisocket.code(),
+        step: step.code(),
+        segment,
+        netns: raw.netns,
+        minisocket: tw,
+    };
+    let mut told = Vec::new();
+    waits.hooked(&news, &mut |news| told.push((*news.connection, news.time_wait)));
     told
 }
 
@@ -284,4 +303,90 @@ fn simultaneous_close_enters_with_the_ack_of_its_fin() {
     waits.closed(&raw, 3 * S);
     let next = Connection { id: 0x2000, syn_ns: 5 * S, ..client() };
     assert_eq!(opened(&mut waits, &next)[0].1.duration_ns, Some(2 * S));
+}
+
+#[test]
+fn hooks_tell_fin_and_end_to_the_nanosecond() {
+    let (mut waits, raw) = (waits(), late());
+    waits.closed(&raw, 3 * S);
+    let came = 7_123_456_789;
+    let told = hooked(&mut waits, &raw, MinisocketStep::Fin, 0, minisocket(&raw, 2 * S, came));
+    assert_eq!((told[0].0.peer_fin_ns, told[0].1.grain_ns, told[0].1.end), (came, 0, None));
+    assert_eq!(hooked(&mut waits, &raw, MinisocketStep::Fin, 0, minisocket(&raw, 8 * S, 9 * S)), []);
+    let seen = Minisocket { entry_stamp_ms: 7_123, ..minisocket(&raw, 7_123 * MS, 15 * S) };
+    assert_eq!(looked(&mut waits, &look(&raw, 15 * S, vec![seen]), 15 * S), [], "told already");
+    let fires = fires_ns(7_123 * MS);
+    let end = minisocket(&raw, 7_123 * MS, fires + 100);
+    let told = hooked(&mut waits, &raw, MinisocketStep::End, 0, end);
+    assert_eq!(ends(&told), [Some(TimeWaitEnd::RanOut)]);
+    assert_eq!((told[0].1.duration_ns, told[0].1.grain_ns), (Some(fires + 100 - came), 0));
+    assert!(waits.owed.is_empty() && waits.wanted(u64::MAX).is_none());
+}
+
+#[test]
+fn hooks_tell_why_it_ended_before_its_time() {
+    let ended = |raw: &Connection, segment: u16, tw: Minisocket| {
+        let mut waits = waits();
+        waits.closed(raw, 3 * S);
+        let told = hooked(&mut waits, raw, MinisocketStep::End, segment, tw);
+        (ends(&told), told.first().and_then(|told| told.1.duration_ns))
+    };
+    let raw = in_time();
+    let server = Connection { role: Role::Server.code(), ..raw };
+    let tw = minisocket(&raw, 3 * S, 5 * S);
+    assert_eq!(ended(&raw, A_SEGMENT | RST, tw), (vec![Some(TimeWaitEnd::Reset)], Some(2 * S)));
+    assert_eq!(ended(&server, A_SEGMENT | RST, tw), (vec![Some(TimeWaitEnd::Reset)], Some(2 * S)));
+    assert_eq!(ended(&raw, 0, tw), (vec![], None), "a connection may tell");
+    assert_eq!(ended(&raw, A_SEGMENT, tw), (vec![], None), "a late ACK is not why");
+    // Data, and a SYN, while the peer's FIN is awaited: they are answered with a RST.
+    let late = late();
+    let waiting = fin_wait2(&late, 2 * S, 5 * S);
+    assert_eq!(ended(&late, A_SEGMENT, waiting), (vec![Some(TimeWaitEnd::Reset)], None));
+    assert_eq!(ended(&late, A_SEGMENT | SYN, waiting), (vec![Some(TimeWaitEnd::Reset)], None));
+    let over = fin_wait2(&late, 2 * S, fires_ns(2 * S));
+    assert_eq!(ended(&late, 0, over), (vec![Some(TimeWaitEnd::NoFin)], None));
+}
+
+/// Its ends were taken at 5 s.
+fn taken(segment: u16) -> TimeWaits {
+    let (mut waits, raw) = (waits(), in_time());
+    waits.closed(&raw, 3 * S);
+    let tw = minisocket(&raw, 3 * S, 5 * S);
+    assert_eq!(hooked(&mut waits, &raw, MinisocketStep::End, segment, tw), []);
+    assert_eq!(looked(&mut waits, &look(&raw, 15 * S, vec![]), 15 * S), [], "not gone, but taken");
+    waits
+}
+
+#[test]
+fn ends_that_were_taken_are_told_with_who_took_them() {
+    let next = Connection { id: 0x2000, syn_ns: 0, open_ns: 66 * S, ..client() };
+    for segment in [0, A_SEGMENT | SYN] {
+        let told = opened(&mut taken(segment), &next);
+        assert_eq!(ends(&told), [Some(TimeWaitEnd::Reused)]);
+        assert_eq!((told[0].1.at_ns, told[0].1.duration_ns), (5 * S, Some(2 * S)));
+        assert_eq!(told[0].1.reused_by, Some((0x2000, 0)));
+    }
+}
+
+#[test]
+fn ends_that_nobody_was_seen_to_take_are_told_in_the_end() {
+    let nobody = |segment: u16, lost: u64| {
+        let mut waits = taken(segment);
+        let told = looked(&mut waits, &Look { lost, ..look(&in_time(), 190 * S, vec![]) }, 190 * S);
+        (ends(&told), waits.unknown())
+    };
+    assert_eq!(nobody(A_SEGMENT | SYN, 1), (vec![Some(TimeWaitEnd::Reused)], 0));
+    assert_eq!(nobody(0, 0), (vec![Some(TimeWaitEnd::Reset)], 0));
+    assert_eq!(nobody(0, 1), (vec![], 1), "a record was lost: perhaps the ends were reused");
+}
+
+#[test]
+fn news_of_another_minisocket_is_ignored() {
+    let (mut waits, raw) = (waits(), in_time());
+    waits.closed(&raw, 3 * S);
+    let other = Minisocket { cookie: 0x2000, ..minisocket(&raw, 4 * S, 5 * S) };
+    assert_eq!(hooked(&mut waits, &raw, MinisocketStep::End, 0, other), []);
+    let elsewhere = Minisocket { local_port: 1, ..minisocket(&raw, 4 * S, 5 * S) };
+    assert_eq!(hooked(&mut waits, &raw, MinisocketStep::End, A_SEGMENT, elsewhere), []);
+    assert!(waits.owed.values().all(|owed| owed.taken.is_none()));
 }

@@ -23,10 +23,11 @@ use handshake_common::{
 
 use super::{
     error::{HookError, LoadError},
+    function::{self, Arities, FunctionProbe},
     histograms::Histograms,
     hook::{Hook, TLS_WIRE},
     kernel::Kernel,
-    load::find_features,
+    load::{OBJECT, find_features},
     plan::{Offset, Planned},
     program::{self, Job},
     uprobe_multi::UprobeLinks,
@@ -36,9 +37,6 @@ use crate::{
     bounded,
     settings::{Attach, AttachMode, ProbeSettings, TlsWire},
 };
-
-/// The kernel side, compiled.
-pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/handshake-ebpf"));
 
 /// Programs by name: for each, the kernel counts how often it skipped it.
 pub type LoadedPrograms = Arc<Mutex<Vec<(String, Arc<OwnedFd>)>>>;
@@ -75,6 +73,8 @@ pub struct Probes {
     pub ids_are_cookies: bool,
     /// Every hook, attached or not.
     pub hooks: Vec<Attached>,
+    /// Kernel functions, hooked or not: what they tell is unknown without.
+    pub functions: Vec<FunctionProbe>,
     /// Which TLS handshakes are seen on the wire.
     pub wire_coverage: WireCoverage,
     /// What of them is out of sight because of where this program runs, for people.
@@ -260,7 +260,8 @@ impl Attempt {
         let plan = kernel.plan(self.mode);
         let offsets: Vec<Offset> =
             plan.iter().filter_map(|planned| planned.offsets.as_ref().ok()).flatten().copied().collect();
-        let (mut ebpf, links, kernel_log) = self.load_object(kernel, settings, bounds, &offsets)?;
+        let arities = Arities::read(kernel);
+        let (mut ebpf, links, kernel_log) = self.load_object(kernel, settings, bounds, &offsets, &arities)?;
 
         // Everything is loaded before anything is attached: the kernel takes a second to verify it all, and
         // what happens meanwhile would have to wait in the ring.
@@ -284,6 +285,7 @@ impl Attempt {
         let programs = LoadedPrograms::default();
         let prepared = prepare(&mut ebpf, links, &programs);
 
+        let functions = function::attach(&mut ebpf, kernel, self.mode, &arities);
         for attached in hooks.iter_mut().filter(|attached| attached.missing.is_none()) {
             attached.missing = program::attach(&mut ebpf, attached.hook, self.mode).err();
         }
@@ -312,6 +314,7 @@ impl Attempt {
             mode: self.mode,
             ids_are_cookies: self.mode == AttachMode::TpBtf && self.has_tracing_helpers,
             hooks,
+            functions,
             wire_coverage: view.coverage,
             wire_shortfall: view.shortfall,
             programs,
@@ -329,6 +332,7 @@ impl Attempt {
         settings: &ProbeSettings,
         bounds: &Bounds,
         offsets: &[Offset],
+        arities: &Arities,
     ) -> Result<(Ebpf, UprobeLinks, Option<KernelLog>), LoadError> {
         let layout = Layout { has_tracing_helpers: u32::from(self.has_tracing_helpers), ..kernel.layout()? };
         let ring_bytes = settings.ring_bytes();
@@ -351,6 +355,7 @@ impl Attempt {
         for Offset { global, bytes } in offsets {
             loader.override_global(global, bytes, true);
         }
+        arities.tell(&mut loader);
         let mut ebpf = loader.load(OBJECT)?;
         let links = UprobeLinks::new(&ebpf, self.mode);
         let kernel_log = (log_level > 0).then(|| EbpfLogger::init(&mut ebpf)).transpose();

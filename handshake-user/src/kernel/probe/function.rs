@@ -1,13 +1,12 @@
 //! Kernel functions that are hooked for what no tracepoint tells: which, by what prototype, and how.
 //!
 //! A function is no interface of the kernel: its prototype is compared with the one that a program relies on
-//! before anything is attached, and what cannot be attached costs only what it alone tells. Nothing uses them
-//! yet but
-//! `handshake check`, which attaches them and shows that they fire.
+//! before anything is attached, and what cannot be attached costs only what it alone tells. `handshake check`
+//! shows that they fire.
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{MapError, PerCpuArray},
+    maps::{Array, MapError, PerCpuArray},
     programs::Program,
 };
 use handshake_common::{
@@ -17,12 +16,14 @@ use handshake_common::{
 };
 
 use super::{
-    attach::OBJECT,
     error::{HookError, LoadError},
     kernel::Kernel,
-    load::load as load_program,
+    load::{OBJECT, load as load_program},
 };
-use crate::kernel::btf::{Prototype, PrototypeError};
+use crate::{
+    kernel::btf::{Prototype, PrototypeError},
+    settings::AttachMode,
+};
 
 /// A function, and the programs on it: `NAME_fentry` and `NAME_kprobe`.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,10 +46,21 @@ pub const FUNCTIONS: [FunctionHook; COUNT] = [
         function: Function::TimeWaitSegment,
         prototype: Prototype {
             function: "tcp_timewait_state_process",
-            parameters: &["inet_timewait_sock", "sk_buff"],
+            parameters: &["inet_timewait_sock", "sk_buff", "tcphdr"],
             returns: None,
         },
         name: "time_wait_segment",
+        arity: None,
+        adds: "why a time-wait minisocket ends before its time",
+    },
+    FunctionHook {
+        function: Function::TimeWaitTimer,
+        prototype: Prototype {
+            function: "__inet_twsk_schedule",
+            parameters: &["inet_timewait_sock"],
+            returns: None,
+        },
+        name: "time_wait_timer",
         arity: None,
         adds: "the peer's FIN that reaches a time-wait minisocket, to the microsecond",
     },
@@ -95,6 +107,14 @@ pub enum FunctionTier {
 
 impl FunctionTier {
     const ALL: [Self; 2] = [Self::Fentry, Self::Kprobe];
+
+    /// What to try, the cheapest first. Who asks for perf tracepoints gets no typed programs.
+    const fn all(mode: AttachMode) -> &'static [Self] {
+        match mode {
+            AttachMode::TpBtf => &Self::ALL,
+            AttachMode::Tracepoint => &[Self::Kprobe],
+        }
+    }
 
     /// Its name in libbpf's sections.
     #[must_use]
@@ -144,29 +164,16 @@ impl FunctionProbes {
     /// # Errors
     /// When the kernel refuses the object as a whole.
     pub fn attach(kernel: &Kernel) -> Result<Self, LoadError> {
-        let arities = FUNCTIONS.each_ref().map(|hook| kernel.arity_of(&hook.prototype));
-        let of = |arity: &Result<u32, PrototypeError>| arity.as_ref().copied().unwrap_or(0);
-        let (numbers, offsets): ([u32; COUNT], Layout) = (arities.each_ref().map(of), kernel.layout()?);
+        let (arities, offsets): (Arities, Layout) = (Arities::read(kernel), kernel.layout()?);
         let mut loader = EbpfLoader::new();
         loader
             .btf(Some(kernel.loader_btf()))
             .override_global(layout::SYMBOL, &offsets, true)
             .map_max_entries("RECORDS", 4096)
             .map_max_entries("CONNECTIONS", 1);
-        for (hook, arity) in FUNCTIONS.iter().zip(&numbers) {
-            if let Some(global) = hook.arity {
-                loader.override_global(global, arity, true);
-            }
-        }
+        arities.tell(&mut loader);
         let mut ebpf = loader.load(OBJECT)?;
-        let mut probes = Vec::with_capacity(COUNT);
-        for (hook, arity) in FUNCTIONS.iter().zip(arities) {
-            let attached = match arity {
-                Err(reason) => Err(Refusal::Prototype(reason)),
-                Ok(_) => hook.attach(&mut ebpf, kernel),
-            };
-            probes.push(FunctionProbe { hook, attached });
-        }
+        let probes = attach(&mut ebpf, kernel, AttachMode::TpBtf, &arities);
         Ok(Self { probes, ebpf })
     }
 
@@ -186,10 +193,75 @@ impl FunctionProbes {
     }
 }
 
+/// How many parameters each function has here, if it is the one that is expected.
+pub(super) struct Arities([(Result<u32, PrototypeError>, u32); COUNT]);
+
+impl Arities {
+    pub(super) fn read(kernel: &Kernel) -> Self {
+        Self(FUNCTIONS.each_ref().map(|hook| {
+            let arity = kernel.arity_of(&hook.prototype);
+            let number = arity.as_ref().copied().unwrap_or(0);
+            (arity, number)
+        }))
+    }
+
+    /// Sets the globals of the programs that read what a function returned.
+    pub(super) fn tell<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+        for (hook, (_, number)) in FUNCTIONS.iter().zip(&self.0) {
+            if let Some(global) = hook.arity {
+                loader.override_global(global, number, true);
+            }
+        }
+    }
+}
+
+/// Hooks every function that can be, in an object that was loaded with these numbers of parameters.
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    kernel: &Kernel,
+    mode: AttachMode,
+    arities: &Arities,
+) -> Vec<FunctionProbe> {
+    let probes: Vec<_> = FUNCTIONS
+        .iter()
+        .zip(&arities.0)
+        .map(|(hook, (arity, _))| {
+            let attached = match arity {
+                Err(reason) => Err(Refusal::Prototype(reason.clone())),
+                Ok(_) => hook.attach(ebpf, kernel, mode),
+            };
+            FunctionProbe { hook, attached }
+        })
+        .collect();
+    let hooked: Vec<_> = probes
+        .iter()
+        .filter_map(|probe| {
+            let tier = probe.attached.as_ref().ok()?;
+            Some(format!("{} ({})", probe.hook.prototype.function, tier.as_str()))
+        })
+        .collect();
+    if !hooked.is_empty() {
+        tracing::info!("hooked kernel functions: {}", hooked.join(", "));
+    }
+    if probes.iter().any(|probe| probe.hook.function == Function::Cookie && probe.attached.is_ok())
+        && let Err(error) = tell_cookies(ebpf)
+    {
+        tracing::debug!(%error, "connections without SYN cookies are not told from others");
+    }
+    probes
+}
+
+/// From now on, a connection that no SYN cookie was seen to make is none's.
+fn tell_cookies(ebpf: &mut Ebpf) -> Result<(), MapError> {
+    let name = "TELLS_COOKIES";
+    let map = ebpf.map_mut(name).ok_or(MapError::InvalidName { name: name.to_owned() })?;
+    Array::<_, u32>::try_from(map)?.set(0, 1, 0)
+}
+
 impl FunctionHook {
-    fn attach(&self, ebpf: &mut Ebpf, kernel: &Kernel) -> Result<FunctionTier, Refusal> {
+    fn attach(&self, ebpf: &mut Ebpf, kernel: &Kernel, mode: AttachMode) -> Result<FunctionTier, Refusal> {
         let mut refusals = Vec::new();
-        for tier in FunctionTier::ALL {
+        for &tier in FunctionTier::all(mode) {
             match self.attach_by(tier, ebpf, kernel) {
                 Ok(()) => return Ok(tier),
                 Err(reason) => refusals.push((tier, reason)),

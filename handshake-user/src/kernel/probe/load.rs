@@ -1,9 +1,12 @@
-//! Loads a program: the verifier gives up with `EAGAIN` when anything interrupts its thread (`do_check`).
+//! The compiled programs, and how one is loaded: the verifier gives up with `EAGAIN` when anything interrupts its thread (`do_check`).
 
 use std::io;
 
 use aya::programs::ProgramError;
 use nix::sys::signal::{SigSet, SigmaskHow};
+
+/// The kernel side, compiled.
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/handshake-ebpf"));
 
 /// As many as libbpf makes (`PROG_LOAD_ATTEMPTS`).
 const ATTEMPTS: u32 = 5;

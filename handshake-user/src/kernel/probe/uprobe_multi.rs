@@ -145,7 +145,7 @@ const fn data(map: &Map) -> Option<&MapData> {
 
 /// The object with the descriptors of its maps in its instructions.
 fn relocate(maps: &HashMap<String, OwnedFd>) -> Result<Object, String> {
-    let mut object = Object::parse(super::attach::OBJECT).map_err(|error| error.to_string())?;
+    let mut object = Object::parse(super::load::OBJECT).map_err(|error| error.to_string())?;
     let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
     let defined: Vec<_> = object.maps.drain().collect();
     // Of a map that is missing, aya's crate would take another one's place for granted.

@@ -500,11 +500,13 @@ prop_compose! {
     fn any_open()(
         outcome in word(Outcome::ALL), duration in micros(), rtt in micros(),
         syn_retransmits in prop_oneof![Just(0), any::<u16>()], final_ack in word(FinalAck::ALL),
-        fast_open in word(FastOpen::ALL), fast_open_reason in word(FastOpenReason::ALL), simultaneous: bool, syn_cookie: Option<bool>,
+        fast_open in word(FastOpen::ALL), fast_open_reason in word(FastOpenReason::ALL), simultaneous: bool,
+        syn_cookie: Option<bool>, accept_wait in micros(),
         queue: Option<(u32, u32, u32)>,
     ) -> Open {
         Open {
             outcome, duration, rtt, syn_retransmits, final_ack, fast_open, fast_open_reason, simultaneous, syn_cookie,
+            accept_wait,
             listener: queue.map(|(accept_queue, accept_queue_limit, drops)| ListenQueue {
                 accept_queue, accept_queue_limit, drops,
             }),

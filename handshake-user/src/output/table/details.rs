@@ -101,6 +101,9 @@ fn close_details(record: &ConnectionEvent, close: &Close) -> String {
     if close.app_wait.is_some() {
         details.push(format!("app {}", duration(close.app_wait)));
     }
+    if let Some(wait) = record.open.as_ref().and_then(|open| open.accept_wait) {
+        details.push(format!("accepted after {}", duration(Some(wait))));
+    }
     if close.unseen == Some(Unseen::PeerFin) {
         details.push("peer's FIN unseen".to_owned());
     }

@@ -6,6 +6,7 @@
 //! and between sweeps the [`watch`] for new mappings, which leads only to processes that mapped an unknown
 //! file.
 
+mod elsewhere;
 mod file;
 pub(crate) mod ld_cache;
 mod ledger;
@@ -18,24 +19,25 @@ mod vma_iterator;
 pub(crate) mod watch;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     fs::File,
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
-pub use self::{
-    file::{FileId, Found, Mapped},
-    vma_iterator::{IteratorError, VmaIterator},
-};
 use self::{
+    elsewhere::Namespaces,
     ledger::Ledger,
     source::{MappingSource, Sweep},
     standard_paths::StandardPaths,
     watch::{Alias, NewMapping, Watch},
 };
-use crate::tls::reader::{ReadError, Reader};
+pub use self::{
+    file::{FileId, Found, Mapped},
+    vma_iterator::{IteratorError, VmaIterator},
+};
+use crate::tls::reader::{ReadError, Reader, UntrustedFile};
 
 /// The interval of sweeps if new mappings are watched. They find what the watch cannot show, above all that
 /// processes have ended.
@@ -49,6 +51,8 @@ const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 const SLICE: Duration = Duration::from_millis(5);
 /// New mappings that wait to be examined. The next sweep finds what does not fit.
 const MAX_WAITING: usize = 4096;
+/// Stands for the file systems of other mount namespaces, for the reader.
+const ELSEWHERE: u64 = u64::MAX;
 
 /// A path that resolves to exactly this file while it is open, also for uprobes.
 #[must_use]
@@ -82,6 +86,10 @@ pub struct Discovery {
     /// file.
     aliases: HashMap<Alias, FileId>,
     waiting: VecDeque<NewMapping>,
+    namespaces: Namespaces,
+    /// Files that are at their paths in none of the namespaces: at most one for each pass over them. Cleared
+    /// with each sweep.
+    lost: HashSet<Alias>,
     reader: Reader,
     /// The most files to report in this poll.
     room: usize,
@@ -128,6 +136,8 @@ impl Discovery {
             standard_paths: StandardPaths::default(),
             aliases: HashMap::new(),
             waiting: VecDeque::new(),
+            namespaces: Namespaces::default(),
+            lost: HashSet::new(),
             reader: Reader::default(),
             room: 0,
             sweep: None,
@@ -254,13 +264,11 @@ impl Discovery {
                     process.insert((mapping.pid, mapped))
                 }
             };
-            let id = match mapped.iter().find(|mapped| mapped.range.contains(&mapping.at)) {
-                Some(mapped) => Some(mapped.id),
-                // The process has ended already; the next one that maps the same file should not be missed.
-                None if mapped.is_empty() => self.look_by_name(&mapping, events),
-                None => None,
-            };
-            if let Some(id) = id.filter(|id| self.ledger.knows(*id)) {
+            let id = mapped.iter().find(|mapped| mapped.range.contains(&mapping.at)).map(|mapped| mapped.id);
+            // The process may have ended before or during the look; the next one that maps the same file
+            // should not be missed.
+            let known = id.filter(|id| self.ledger.knows(*id));
+            if let Some(id) = known.or_else(|| self.look_by_path(&mapping, events)) {
                 self.aliases.insert(mapping.alias, id);
             }
         }
@@ -305,6 +313,7 @@ impl Discovery {
             self.ledger.end_sweep(&self.standard_paths.standing()).into_iter().map(DiscoveryEvent::Unused),
         );
         self.aliases.clear();
+        self.lost.clear();
         self.overlooked = self.missed;
         self.settled |= !self.again;
     }
@@ -352,24 +361,58 @@ impl Discovery {
         self.offer(Found { id: mapped.id, file, owner, shown, pid: Some(mapped.pid) }, events);
     }
 
-    /// If only a path is left, the file at this path in the root directory of this process, whichever that
-    /// is.
-    fn look_by_name(&mut self, mapping: &NewMapping, events: &mut Vec<DiscoveryEvent>) -> Option<FileId> {
-        let path: &Path = &mapping.path;
-        if !(names::is_library(path) || names::is_program(path)) || !self.has_room(events) {
+    /// Looks for a mapped file of which only the path is left. Returns its identity if it is known now.
+    fn look_by_path(&mut self, mapping: &NewMapping, events: &mut Vec<DiscoveryEvent>) -> Option<FileId> {
+        let is_of_interest = names::is_library(&mapping.path) || names::is_program(&mapping.path);
+        if !is_of_interest || self.lost.contains(&mapping.alias) || !self.has_room(events) {
             return None;
         }
-        let opened = {
-            let path = path.to_owned();
-            self.reader.run(mapping.alias.device(), move || open::regular(&path))
+        let device = mapping.alias.device();
+        let open = {
+            let mapping = mapping.clone();
+            move || elsewhere::here(&mapping)
         };
-        let (file, owner) = opened.ok()?.ok()?;
-        let file = self.reader.adopt(mapping.alias.device(), file);
-        let id = self.source.identify(&file)?;
-        if !self.ledger.knows(id) {
-            self.offer(Found { id, file, owner, shown: path.to_owned(), pid: None }, events);
+        let mut found = self.open_as(device, open, mapping.alias);
+        if found.is_none() {
+            found = self.look_elsewhere(mapping);
         }
-        mapping.alias.may_be(id).then_some(id)
+        if found.is_none() && self.namespaces.look(Instant::now()) {
+            found = self.look_elsewhere(mapping);
+            if found.is_none() {
+                self.lost.insert(mapping.alias);
+            }
+        }
+        let (id, file, owner) = found?;
+        if !self.ledger.note(id, mapping.pid) {
+            self.offer(Found { id, file, owner, shown: mapping.path.clone(), pid: None }, events);
+        }
+        self.ledger.knows(id).then_some(id)
+    }
+
+    /// The same in the other mount namespaces, none of which is known to be the right one: one that does not
+    /// answer must not be held against the device of the mapping.
+    fn look_elsewhere(&mut self, mapping: &NewMapping) -> Option<(FileId, UntrustedFile, u32)> {
+        let processes = self.namespaces.members();
+        let open = {
+            let mapping = mapping.clone();
+            move || elsewhere::candidates(&mapping, &processes)
+        };
+        self.open_as(ELSEWHERE, open, mapping.alias)
+    }
+
+    /// Opens files, and returns the one that the kernel told of by this name, with its identity and owner.
+    fn open_as(
+        &mut self,
+        device: u64,
+        open: impl FnOnce() -> Vec<(File, u32)> + Send + 'static,
+        alias: Alias,
+    ) -> Option<(FileId, UntrustedFile, u32)> {
+        let opened = self.reader.run(device, open).unwrap_or_default();
+        let files: Vec<_> =
+            opened.into_iter().map(|(file, owner)| (self.reader.adopt(device, file), owner)).collect();
+        files
+            .into_iter()
+            .find_map(|(file, owner)| Some((self.source.identify_as(&file, alias)?, file, owner)))
     }
 
     /// Whether one more file can be reported. If not, a later sweep will find it again.

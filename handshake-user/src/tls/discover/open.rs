@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::{file::Mapped, maps};
 
@@ -53,13 +53,30 @@ pub(super) fn mapped(mapped: &Mapped, shown: &Path) -> io::Result<(File, u32)> {
 /// # Errors
 /// If it cannot be opened, or is not a regular file.
 pub(super) fn regular(path: &Path) -> io::Result<(File, u32)> {
-    // O_PATH does not open the file itself: opening a device or a FIFO could have effects, or never return.
-    let handle = File::from(rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?);
+    for_reading(&File::from(rustix::fs::open(path, HANDLE, Mode::empty())?))
+}
+
+/// The same for the path of a mapped file below the root directory of its process. The kernel has resolved
+/// that path already, so a symbolic link in it is somebody else's.
+///
+/// # Errors
+/// As above, and if the path is not absolute.
+pub(super) fn below(root: &Path, path: &Path) -> io::Result<(File, u32)> {
+    let inside = path.strip_prefix("/").map_err(|_| io::ErrorKind::InvalidInput)?;
+    let root = rustix::fs::open(root, HANDLE | OFlags::DIRECTORY, Mode::empty())?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    for_reading(&File::from(rustix::fs::openat2(root, inside, HANDLE, Mode::empty(), resolve)?))
+}
+
+/// Opening a device or a FIFO itself could have effects, or never return.
+const HANDLE: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
+
+fn for_reading(handle: &File) -> io::Result<(File, u32)> {
     let metadata = handle.metadata()?;
     if !metadata.is_file() {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    Ok((File::open(again(&handle))?, metadata.uid()))
+    Ok((File::open(again(handle))?, metadata.uid()))
 }
 
 /// A path that opens the same file again.

@@ -11,6 +11,7 @@ use super::{
     file::{FileId, Mapped},
     maps,
     vma_iterator::{self, VmaIterator},
+    watch::Alias,
 };
 
 /// Where mappings are read from.
@@ -64,13 +65,37 @@ impl MappingSource {
     /// No other interface shows the file below an overlay.
     #[must_use]
     pub(super) fn identify(&self, file: &File) -> Option<FileId> {
+        Self::with_mapping(file, |start| at(start, self.of(std::process::id())))
+    }
+
+    /// The identity of an open file if it is the one that the kernel told of by this name.
+    #[must_use]
+    pub(super) fn identify_as(&self, file: &File, alias: Alias) -> Option<FileId> {
+        let own = std::process::id();
+        Self::with_mapping(file, |start| {
+            // Shows what the kernel tells of mappings, below an overlay as well.
+            let shown = at(start, maps::of(own))?;
+            let id = match self {
+                Self::Iterator(_) => at(start, self.of(own))?,
+                Self::Maps => shown,
+            };
+            alias.is(shown, id).then_some(id)
+        })
+    }
+
+    /// Passes on the address at which the file is mapped for a moment.
+    fn with_mapping<T>(file: &File, look: impl FnOnce(u64) -> Option<T>) -> Option<T> {
         // SAFETY: only the address of the mapping is used. Its byte is never read, written or run, nor does
         // the kernel do so for us (no MAP_POPULATE, no mlockall), so no page is ever read from the file,
         // which may be truncated or not answer.
         let page = unsafe { MmapOptions::new().len(1).map_exec(file) }.ok()?;
-        let start = page.as_ptr() as u64;
-        self.of(std::process::id()).into_iter().find(|own| own.range.start == start).map(|own| own.id)
+        look(page.as_ptr() as u64)
     }
+}
+
+/// The file that is mapped at this address.
+fn at(start: u64, mapped: Vec<Mapped>) -> Option<FileId> {
+    mapped.into_iter().find(|own| own.range.start == start).map(|own| own.id)
 }
 
 impl Sweep {

@@ -33,10 +33,19 @@ impl Alias {
         rustix::fs::makedev(self.dev.0, self.dev.1)
     }
 
-    /// Whether it can identify this file.
+    /// Whether an inode number, as `stat` shows it, is that of this file.
     #[must_use]
-    pub(crate) fn may_be(self, id: FileId) -> bool {
-        self.ino == id.ino && (id.generation == 0 || self.generation == u64::from(id.generation))
+    pub(crate) fn has_number(self, ino: u64) -> bool {
+        self.ino == ino
+    }
+
+    /// Whether it names this file, which `/proc/PID/maps` shows as `shown`.
+    #[must_use]
+    pub(crate) fn is(self, shown: FileId, id: FileId) -> bool {
+        let is_shown = |file: FileId| self.device() == file.dev && self.ino == file.ino;
+        // Below an overlay it is the generation of another inode.
+        let is_older = is_shown(id) && id.generation != 0 && u64::from(id.generation) != self.generation;
+        is_shown(shown) && !is_older
     }
 }
 
@@ -126,6 +135,17 @@ pub(crate) fn cpus(list: &str) -> impl Iterator<Item = usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn file_with_the_number_of_an_earlier_one_is_another() {
+        let alias = Alias { dev: (8, 1), ino: 5, generation: 3 };
+        let file = |minor, ino, generation| FileId { dev: rustix::fs::makedev(8, minor), ino, generation };
+        assert!(alias.is(file(1, 5, 0), file(1, 5, 3)));
+        assert!(!alias.is(file(1, 5, 0), file(1, 5, 4)));
+        assert!(!alias.is(file(2, 5, 0), file(2, 5, 3)) && !alias.is(file(1, 6, 0), file(1, 6, 3)));
+        assert!(alias.is(file(1, 5, 0), file(1, 5, 0)), "the kernel does not show its generation");
+        assert!(alias.is(file(1, 5, 0), file(9, 7, 4)), "below an overlay");
+    }
 
     #[test]
     fn cpu_list_is_expanded() {

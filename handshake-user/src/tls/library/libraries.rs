@@ -413,6 +413,10 @@ impl Libraries {
         if let Err(reason) = self.make_room(id, owner, self.attacher.links(&inspection), now) {
             return self.skip(id, &shown, reason, now);
         }
+        // Making room can take seconds.
+        if handle.is_changed() {
+            return self.skip(id, &shown, Reason::Changed, now);
+        }
         let probed = self.attacher.attach(ebpf, &discover::path_of(handle.file()), owner, &inspection);
         let (path, library) = (shown.display(), inspection.library);
         match &probed {

@@ -64,6 +64,13 @@ pub const fn name(suite: u16) -> Option<&'static str> {
     })
 }
 
+/// Whether the server's key exchange begins with the curve (RFC 8422 §5.4): a suite with a pre-shared key
+/// has a hint there (RFC 5489 §2).
+#[must_use]
+pub(super) fn has_signed_curve(suite: u16) -> bool {
+    name(suite).is_some_and(|name| name.starts_with("TLS_ECDHE_RSA_") || name.starts_with("TLS_ECDHE_ECDSA_"))
+}
+
 /// TLS 1.3: the bytes that the suite's protection adds to a message, and the length of its hash (RFC 8446
 /// §5.2, §B.4).
 #[must_use]

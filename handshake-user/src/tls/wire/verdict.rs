@@ -52,7 +52,7 @@ pub struct Verdict<'a> {
     pub alert: Option<Alert>,
     /// `ClientHello.random`: joins this view with that of a library.
     pub random: Option<[u8; 32]>,
-    /// The group of the key exchange (TLS 1.3); see [`super::group::name`].
+    /// The group of the key exchange; see [`super::group::name`].
     pub group: Option<u16>,
     /// When the ClientHello's first byte first passed.
     pub hello_ns: u64,
@@ -129,10 +129,7 @@ pub fn verdict<'a>(wire: &Wire, hellos: &Hellos<'a>) -> Verdict<'a> {
         encrypted_hello_offered: client.map(|hello| hello.encrypted_hello),
         alert: alert(wire),
         random: client.map(|hello| hello.random),
-        group: evidence
-            .server_hello()
-            .and_then(|hello| hello.group)
-            .filter(|_| evidence.version == Some(TlsVersion::Tls13)),
+        group: evidence.group(),
         hello_ns: wire.hello_ns,
         hello_whole_ns: wire.moment(wire.whole_at),
         hello_again_ns: wire.moment(wire.again_at),
@@ -259,6 +256,16 @@ impl<'w, 'a> Evidence<'w, 'a> {
             None => is_finished(last.length),
         };
         (self.wire.flight > 0 && fits).then_some(last)
+    }
+
+    /// From the key share, or before TLS 1.3 from the server's key exchange.
+    fn group(&self) -> Option<u16> {
+        let hello = self.server_hello()?;
+        match self.version? {
+            TlsVersion::Tls13 => hello.group,
+            _ if self.doubtful || !cipher::has_signed_curve(hello.cipher) => None,
+            _ => Some(self.wire.curve).filter(|curve| *curve != 0),
+        }
     }
 
     /// Whether EndOfEarlyData came right before the Finished. Returns `None` if there was no Finished, or its

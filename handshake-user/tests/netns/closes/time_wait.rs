@@ -10,7 +10,9 @@ use std::{
 use crate::{
     case::{Case, ms, pause},
     ends::Expect,
+    functions,
     handshakes::{self, Ladder},
+    program::machine::tolerance,
     record::Record,
     socket::drain,
     testbed::{
@@ -51,7 +53,10 @@ macro_rules! for_both_families {
 for_both_families!(time_that_runs_out, fin_that_never_comes, reset_in_fin_wait2, more_than_the_kernel_allows,);
 
 /// The relay and the kernel see a packet at different moments.
-const LINK: Duration = Duration::from_millis(4);
+fn link() -> Duration {
+    tolerance(ms(4))
+}
+
 /// The grain of a minisocket's own stamp.
 const STAMP: Duration = Duration::from_millis(1);
 
@@ -67,15 +72,31 @@ fn closed_late(case: &Case, family: Family, first: Side, wait: u64) -> (Connecti
     (connection, case.flow(connection))
 }
 
+/// Whether hooks tell what happens to minisockets, at the moment at which it does.
+fn is_hooked() -> bool {
+    ["tcp_timewait_state_process", "__inet_twsk_schedule", "inet_twsk_kill"].map(functions::is_hooked)
+        == [true; 3]
+}
+
+/// How far the times of a record may be off. Without hooks, a look at the minisocket told them.
+#[track_caller]
+fn grain(record: &Record) -> Duration {
+    if is_hooked() {
+        record.assert_unknown("close.grain_us");
+        return Duration::ZERO;
+    }
+    record.micros("close.grain_us").expect("a minisocket told it")
+}
+
 /// The record tells the truth, to what it says and what the link allows.
 #[track_caller]
 fn check(record: &Record, flow: &Capture, side: Side) -> Duration {
-    let grain = record.micros("close.grain_us").expect("a minisocket told it");
+    let grain = grain(record);
     assert_eq!(record.get("close.late_fin"), Some(&true.into()), "{record}");
     record.assert_unknown("close.unseen");
     record.assert_is("close.style", "four_segments");
-    record.assert_within("close.duration_us", truth::active_close(flow, side), grain + LINK);
-    record.assert_within("close.app_wait_us", truth::active_app_wait(flow, side), grain + LINK);
+    record.assert_within("close.duration_us", truth::active_close(flow, side), grain + link());
+    record.assert_within("close.app_wait_us", truth::active_app_wait(flow, side), grain + link());
     grain
 }
 
@@ -88,7 +109,8 @@ fn late_fin(family: Family, first: Side) {
     let record = case.time_wait(connection, first, "late_fin");
     assert!(check(&record, &flow, first) <= STAMP, "{record}");
     assert_eq!(record.id(), close.close(first).id());
-    if first == Side::Client {
+    // Its ladder shows the grain.
+    if first == Side::Client && !is_hooked() {
         handshakes::check(Ladder::LateFin, &case, &close, first);
     }
 }
@@ -101,7 +123,7 @@ fn late_fin_without_time_stamps(family: Family) {
 
     let record = case.time_wait(connection, first, "late_fin");
     check(&record, &flow, first);
-    record.assert_within("close.app_wait_us", truth::active_app_wait(&flow, first), ms(10) + LINK);
+    record.assert_within("close.app_wait_us", truth::active_app_wait(&flow, first), ms(10) + link());
 }
 
 /// The ACK of the late FIN is lost: the FIN comes twice.
@@ -133,7 +155,7 @@ fn late_fin_without_time_stamps_that_is_sent_again(family: Family) {
     let (connection, flow) = sent_again(&case, family, Side::Client);
 
     let record = case.time_wait(connection, Side::Client, "late_fin");
-    assert!(check(&record, &flow, Side::Client) > ms(100), "{record}");
+    assert!(check(&record, &flow, Side::Client) > ms(100) || is_hooked(), "{record}");
 }
 
 fn without_time_stamps(case: &Case) {
@@ -185,7 +207,7 @@ fn ends_taken(family: Family, first: Side) {
         // The first SYN-ACK leaves when the SYN comes.
         Side::Server => flow.from(first, Packet::is_syn_ack).last().unwrap().arrived,
     };
-    record.assert_within("close.time_wait_us", began - flow.got(first, Packet::is_fin), LINK);
+    record.assert_within("close.time_wait_us", began - flow.got(first, Packet::is_fin), link());
     record.assert_unknown("close.grain_us");
     let by = record.text("close.reused_by").unwrap();
     assert_ne!(by, record.id());
@@ -203,11 +225,13 @@ fn time_that_runs_out(family: Family) {
     let gone = case.bed.namespace(Side::Client).inside(|| gone(connection));
 
     let record = case.time_wait(connection, Side::Client, "ran_out");
-    let grain = record.micros("close.grain_us").unwrap();
+    let grain = grain(&record);
     assert!(grain <= ms(10), "a tick: {record}");
     record.assert_within("close.time_wait_us", gone - entered, grain + ms(30));
     let ends = case.ends(connection, Expect::BOTH);
-    handshakes::check(Ladder::TimeWait, &case, &ends, Side::Client);
+    if !is_hooked() {
+        handshakes::check(Ladder::TimeWait, &case, &ends, Side::Client);
+    }
 }
 
 /// Waits until no socket has this local port. Returns when.
@@ -259,11 +283,55 @@ fn reset_in_fin_wait2(family: Family) {
     }
 }
 
+/// No look can tell whether it was that or a SYN to the listener.
+#[test]
+fn reset_of_a_server_in_fin_wait2() {
+    if !is_hooked() {
+        eprintln!("not run: this kernel does not let its functions be hooked");
+        return;
+    }
+    let case = Case::new();
+    let pair = case.establish(Family::V4);
+    let connection = pair.connection;
+    drop(pair.server);
+    let mut client = pair.client;
+    drain(&client);
+    pause(123);
+    client.write_all(b"still here").unwrap();
+    let record = case.time_wait(connection, Side::Server, "reset");
+    record.assert_unknown("close.time_wait_us");
+}
+
+/// A `connect()` ends TIME_WAIT, whatever comes of it.
+#[test]
+fn ends_taken_by_a_client_that_is_refused() {
+    let case = Case::new();
+    case.bed.sysctl(Side::Client, "ipv4/tcp_tw_reuse", "1");
+    case.bed.sysctl(Side::Client, "ipv4/ip_local_port_range", "50000 50000");
+    // Its listener is gone afterwards.
+    let connection = half_closed(case.establish(Family::V4), Side::Client);
+    pause(1500);
+    let again = case.bed.socket(Side::Client, Family::V4);
+    assert!(again.connect(&connection.server.into()).is_err());
+    let flow = case.flow(connection);
+
+    let record = case.time_wait(connection, Side::Client, "reused");
+    let began = flow.from(Side::Client, Packet::is_syn).last().unwrap().arrived;
+    record.assert_within("close.time_wait_us", began - flow.got(Side::Client, Packet::is_fin), link());
+    record.assert_unknown("close.grain_us");
+    let next = case.open_of(connection, Side::Client, record.text("close.reused_by").unwrap());
+    next.assert_is("open.outcome", "refused");
+}
+
 /// The second of two closings finds no room. The first is there so that the namespace has been looked into.
 fn more_than_the_kernel_allows(family: Family) {
     let case = Case::new();
     let (connection, _) = closed_late(&case, family, Side::Client, 50);
     case.time_wait(connection, Side::Client, "late_fin");
+    if is_hooked() {
+        // It was told before the first look, and then the next one is ten seconds later.
+        pause(13_000);
+    }
     case.bed.sysctl(Side::Client, "ipv4/tcp_max_tw_buckets", "1");
     let connection = half_closed(case.establish(family), Side::Client);
     let record = case.time_wait(connection, Side::Client, "cut_off");

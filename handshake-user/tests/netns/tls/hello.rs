@@ -9,6 +9,7 @@ const RETRY: [u8; 32] = [
 pub(crate) const CLIENT_HELLO: u8 = 1;
 pub(crate) const SERVER_HELLO: u8 = 2;
 pub(crate) const CERTIFICATE: u8 = 11;
+const SERVER_KEY_EXCHANGE: u8 = 12;
 
 const PRE_SHARED_KEY: u16 = 41;
 const EARLY_DATA: u16 = 42;
@@ -58,13 +59,7 @@ impl Hello {
 
     /// In a `ServerHello`: the group of its key share, by IANA's name.
     pub(crate) fn group(&self) -> Option<&'static str> {
-        self.group.map(|group| match group {
-            23 => "secp256r1",
-            24 => "secp384r1",
-            29 => "x25519",
-            4588 => "X25519MLKEM768",
-            other => panic!("group {other} has no name in this test"),
-        })
+        self.group.map(group_name)
     }
 
     /// In a `ServerHello`: the session is resumed.
@@ -74,6 +69,24 @@ impl Hello {
 
     pub(crate) fn has_early_data(&self) -> bool {
         self.extensions.contains(&EARLY_DATA)
+    }
+}
+
+fn group_name(group: u16) -> &'static str {
+    match group {
+        23 => "secp256r1",
+        24 => "secp384r1",
+        29 => "x25519",
+        4588 => "X25519MLKEM768",
+        other => panic!("group {other} has no name in this test"),
+    }
+}
+
+/// The group of a server's key exchange that begins a record (RFC 8422 §5.4): `ECParameters` come first.
+pub(crate) fn exchanged_group(record: &[u8]) -> Option<&'static str> {
+    match *record {
+        [SERVER_KEY_EXCHANGE, _, _, _, 3, high, low, ..] => Some(group_name(u16::from_be_bytes([high, low]))),
+        _ => None,
     }
 }
 

@@ -9,11 +9,13 @@ pub(crate) mod settings;
 mod wire;
 mod witness;
 
+mod agreed;
 mod classes;
 mod early_data;
 mod failed;
 mod relays;
 mod roles;
+mod short_lived;
 mod stalls;
 mod table;
 mod traps;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    hello::{CERTIFICATE, Hello, SERVER_HELLO},
+    hello::{CERTIFICATE, Hello, SERVER_HELLO, exchanged_group},
     row::Row,
     wire::{self, Kind, Record},
 };
@@ -25,7 +25,7 @@ pub(crate) struct Witness {
     pub(crate) hello_in_syn: bool,
     /// What each end saw of both: who sent, and from when to when since the start of its opening.
     flights: [Vec<Flight>; 2],
-    /// In which the keys were exchanged (TLS 1.3).
+    /// In which the keys were exchanged. Before TLS 1.3, if that message begins a record.
     pub(crate) group: Option<&'static str>,
 }
 
@@ -111,7 +111,7 @@ impl Witness {
                 flights(Side::Server, syn_ack.arrived, ending.server),
             ],
             row: ending.row,
-            group: answers.last().and_then(Hello::group),
+            group: if is_tls13 { answers.last().and_then(Hello::group) } else { exchanged(&server) },
             client: seen_by(Side::Client),
             server: seen_by(Side::Server),
             setup: ending.may_send.unwrap_or(hello.sent) - syn.arrived,
@@ -186,6 +186,12 @@ impl Ending {
         let may_send = Some(if early { ours.sent } else { complete });
         Self { row, client: complete, server: theirs.sent.max(ours.got), may_send, answered: None }
     }
+}
+
+/// The group of a handshake before TLS 1.3.
+fn exchanged(server: &[Record]) -> Option<&'static str> {
+    let open = server.iter().take_while(|record| record.kind == Kind::Handshake);
+    open.map(|record| &record.body).find_map(|body| exchanged_group(body))
 }
 
 fn hello_of(record: &Record) -> Option<Hello> {

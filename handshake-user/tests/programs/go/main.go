@@ -28,6 +28,9 @@ func main() {
 	}
 	version := map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}[settings["version"]]
 	config := &tls.Config{MinVersion: version, MaxVersion: version, ServerName: "example.org"}
+	if settings["alpn"] != "" {
+		config.NextProtos = strings.Split(settings["alpn"], ",")
+	}
 	if role == "server" {
 		serve(address, config, settings)
 	} else {
@@ -95,6 +98,9 @@ func once(address string, config *tls.Config, settings map[string]string) error 
 		return err
 	}
 	fmt.Println(time.Since(start).Microseconds())
+	if _, ok := settings["alpn"]; ok {
+		fmt.Println("application protocol", client.ConnectionState().NegotiatedProtocol)
+	}
 	if _, err := io.WriteString(client, request); err != nil {
 		return err
 	}

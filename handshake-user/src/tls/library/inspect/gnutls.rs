@@ -4,7 +4,8 @@ use handshake_common::{tls::library::target::Path, vocabulary::Library};
 
 use super::{
     Accessors, Inspection, ProbeKind, decode,
-    elf::{Elf, Symbols},
+    elf::{Elf, Symbol, Symbols},
+    through,
 };
 
 /// The symbols to look for.
@@ -17,6 +18,7 @@ pub(super) const SYMBOLS: &[&str] = &[
     "gnutls_session_get_master_secret",
     "gnutls_session_get_random",
     "gnutls_transport_get_ptr",
+    "gnutls_alpn_get_selected_protocol",
 ];
 
 /// Returns `None` if the file does not hold this library.
@@ -40,6 +42,9 @@ pub(super) fn inspect(elf: &Elf<'_>, symbols: &Symbols) -> Option<Inspection> {
     target.random = of.known("gnutls_session_get_random", random);
     // A program may set its own functions and pointer here, and a pointer is not a descriptor number.
     target.fd = of.field("gnutls_transport_get_ptr", &[8]);
+    let protocol = protocol(elf, symbols);
+    target.alpn = of.known("gnutls_alpn_get_selected_protocol", protocol.map(|[start, _]| start));
+    target.alpn_length = protocol.map_or(Path::UNKNOWN, |[_, length]| length);
     of.report(&mut inspection, "what they tell of a handshake; its class may be unknown");
     inspection.gap(
         "functions that tell of a HelloRetryRequest, early data and the cipher suite",
@@ -61,6 +66,24 @@ fn complete(of: &Accessors<'_, '_>) -> Option<Path> {
     let loads = of.trace("gnutls_session_get_desc")?.loads;
     let flag = loads.into_iter().find(|load| load.hops == 0 && load.width == 1)?;
     of.trace("gnutls_handshake")?.loads.contains(&flag).then_some(flag)
+}
+
+/// What an extension keeps is behind a pointer in the session's table of extensions. The function has it
+/// fetched by the extension's number, and then reads the protocol and its length from there.
+fn protocol(elf: &Elf<'_>, symbols: &Symbols) -> Option<[Path; 2]> {
+    /// From the pointer to the flag that says whether it is set (`ext_data` of `lib/gnutls_int.h`).
+    const FLAG: u16 = 16;
+    let function = symbols.get("gnutls_alpn_get_selected_protocol")?;
+    let (fetch, extension) = decode::only(&decode::trace(elf, function).calls)?;
+    let loads = decode::trace_with(elf, Symbol { address: fetch, size: 0 }, Some(extension)).loads;
+    let is_set = |load: &&Path| {
+        let flag = load.steps[0].checked_add(FLAG).map(|flag| Path::direct(flag, 1));
+        load.hops == 0 && load.width == 8 && flag.is_some_and(|flag| loads.contains(&flag))
+    };
+    let slot = decode::only(&loads.iter().filter(is_set).copied().collect::<Vec<_>>())?;
+    let start = decode::only(&decode::texts(elf, function))?;
+    let protocol = through(slot, through(Path::direct(start, 8), Path::direct(0, 1))?)?;
+    Some([protocol, through(slot, Path::direct(start.checked_add(8)?, 4))?])
 }
 
 /// Master secret, client random and server random are adjacent, which confirms the result.

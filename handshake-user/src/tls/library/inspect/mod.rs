@@ -293,6 +293,26 @@ impl<'e, 'a> Accessors<'e, 'a> {
         field.unwrap_or(Path::UNKNOWN)
     }
 
+    /// Where `function`, which hands out a text by its address and its length, finds both in the object: the
+    /// first of the two fields is a pointer, the second is beside it.
+    fn text(&mut self, function: &'static str) -> [Path; 2] {
+        let text = self.trace(function).and_then(|trace| {
+            let pairs = trace.loads.iter().filter_map(|&start| {
+                let last = usize::from(start.hops);
+                let mut length = start;
+                length.steps[last] = start.steps[last].checked_add(8)?;
+                let is_length = |load: &&Path| {
+                    (load.steps, load.hops) == (length.steps, length.hops) && matches!(load.width, 4 | 8)
+                };
+                let length = trace.loads.iter().find(is_length)?;
+                Some((through(start, Path::direct(0, 1))?, *length))
+            });
+            decode::only(&pairs.collect::<Vec<_>>())
+        });
+        self.known(function, text.map(|(start, _)| start));
+        text.map_or([Path::UNKNOWN; 2], |(start, length)| [start, length])
+    }
+
     /// Adds one gap for all functions that could not be understood.
     fn report(self, inspection: &mut Inspection, lost: &'static str) {
         if !self.unread.is_empty() {

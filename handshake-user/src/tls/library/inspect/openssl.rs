@@ -33,6 +33,7 @@ pub(super) const SYMBOLS: &[&str] = &[
     "SSL_get_session",
     "SSL_SESSION_get0_cipher",
     "SSL_CIPHER_get_id",
+    "SSL_get0_alpn_selected",
     "ERR_vset_error",
     "ERR_put_error",
     "BIO_s_socket",
@@ -197,6 +198,7 @@ fn fields(inspection: &mut Inspection, elf: &Elf<'_>, symbols: &Symbols) {
     let cipher = of.field("SSL_SESSION_get0_cipher", &[8]);
     let id = of.field("SSL_CIPHER_get_id", &[4]);
     target.cipher = through(cipher, id).and_then(|id| through(session, id)).unwrap_or(Path::UNKNOWN);
+    [target.alpn, target.alpn_length] = of.text("SSL_get0_alpn_selected");
     inspection.rbio = of.field("SSL_get_rbio", &[8]);
     of.report(inspection, "what they tell of a handshake; its class may be unknown");
 

@@ -45,7 +45,7 @@ fn operation(word: u32, address: u64) -> Operation {
         return Operation::Branch { target: ahead(5, 14) }; // tbz, tbnz
     }
     if is(0xfc00_0000, 0x9400_0000) || is(0xffff_fc1f, 0xd63f_0000) {
-        return Operation::Call; // bl, blr
+        return Operation::Call { target: None }; // bl, blr
     }
     if is(0xffff_fc1f, 0xd65f_0000) || is(0xffff_fbff, 0xd65f_0bff) {
         return Operation::Return; // ret, retaa, retab

@@ -11,7 +11,7 @@ use std::collections::HashSet;
 
 pub(super) use self::{
     operation::{Operation, Register},
-    walk::{Trace, decode, only, tails, trace},
+    walk::{Trace, decode, only, tails, texts, trace, trace_with},
     x86::{behind_landing_pad, behind_null_test, through_pointer, written},
 };
 use crate::tls::library::inspect::elf::{Elf, Machine};
@@ -110,6 +110,30 @@ mod tests {
         let trace = traced(sample::X86_64, &code);
         assert_eq!(trace.returned, []);
         assert_eq!(trace.loads, [Path::direct(0xa4, 1)]);
+    }
+
+    #[test]
+    fn constant_index_and_argument_are_followed() {
+        let symbol = |size: usize| Symbol { address: sample::address(0), size: size as u64 };
+        // mov %esi,%esi; lea (%rsi,%rsi,2),%rax; lea (%rdi,%rax,8),%rax; mov 0x98(%rax),%rax; ret
+        let code = [
+            0x89, 0xf6, 0x48, 0x8d, 0x04, 0x76, 0x48, 0x8d, 0x04, 0xc7, 0x48, 0x8b, 0x80, 0x98, 0, 0, 0, 0xc3,
+        ];
+        let file = sample::file(sample::X86_64, &[("f", &code)]);
+        let image = Image::new(&file);
+        let elf = Elf::parse(&image).unwrap();
+        let trace = trace_with(&elf, symbol(code.len()), Some(10));
+        assert_eq!(trace.returned, [Path::direct(0x98 + 240, 8)]);
+        assert_eq!(traced(sample::X86_64, &code).returned, []);
+        // mov $10,%esi; call 1f; 1: mov (%rsp),%rdx; mov 0x30(%rdx),%eax; mov 0x28(%rdx),%rdx; ret
+        let code = [
+            0xbe, 10, 0, 0, 0, 0xe8, 0, 0, 0, 0, 0x48, 0x8b, 0x14, 0x24, 0x8b, 0x42, 0x30, 0x48, 0x8b, 0x52,
+            0x28, 0xc3,
+        ];
+        assert_eq!(traced(sample::X86_64, &code).calls, [(sample::address(0) + 10, 10)]);
+        let file = sample::file(sample::X86_64, &[("f", &code)]);
+        let image = Image::new(&file);
+        assert_eq!(texts(&Elf::parse(&image).unwrap(), symbol(code.len())), [0x28]);
     }
 
     #[test]

@@ -16,6 +16,14 @@ pub(crate) enum Operation {
         from: Register,
         by: i64,
     },
+    /// `to = base + index * scale + by`
+    Index {
+        to: Register,
+        base: Register,
+        index: Register,
+        scale: u8,
+        by: i64,
+    },
     /// `to = value`
     Constant {
         to: Register,
@@ -38,7 +46,10 @@ pub(crate) enum Operation {
     Forget {
         registers: u32,
     },
-    Call,
+    /// To an address in the instruction itself, or to one that is not known.
+    Call {
+        target: Option<u64>,
+    },
     Jump {
         target: u64,
     },

@@ -96,6 +96,8 @@ pub(crate) struct Trace {
     pub addresses: Vec<Path>,
     /// Fields that are passed as the first argument of a call.
     pub handed_on: Vec<Path>,
+    /// Functions of the same file that are called with the first argument, and a constant as the second.
+    pub calls: Vec<(u64, u64)>,
 }
 
 fn once<T: PartialEq>(list: &mut Vec<T>, item: T) {
@@ -115,13 +117,14 @@ pub(crate) fn only<T: Copy>(list: &[T]) -> Option<T> {
 /// The calling convention of an architecture.
 struct Convention {
     argument: Register,
+    second: Register,
     result: Register,
     /// Registers clobbered by a call, one bit each.
     volatile: u32,
 }
 
-const X86: Convention = Convention { argument: 7, result: 0, volatile: 0x0fc7 };
-const AARCH64: Convention = Convention { argument: 0, result: 0, volatile: 0x4007_ffff };
+const X86: Convention = Convention { argument: 7, second: 6, result: 0, volatile: 0x0fc7 };
+const AARCH64: Convention = Convention { argument: 0, second: 1, result: 0, volatile: 0x4007_ffff };
 
 #[derive(Clone)]
 struct Walker {
@@ -172,15 +175,42 @@ pub(crate) fn tails(elf: &Elf<'_>, entry: u64) -> Vec<u64> {
     found
 }
 
+/// Where a function, from its first instruction to its last, reads a pointer, and a number of 32 bits right
+/// behind it from the same object, whatever that is: the offset of the pointer.
+#[must_use]
+pub(crate) fn texts(elf: &Elf<'_>, function: Symbol) -> Vec<u16> {
+    let end = function.address.saturating_add(function.size);
+    let (mut at, mut loads) = (function.address, Vec::new());
+    while at < end
+        && loads.len() < MAX_PATH
+        && let Some((operation, next)) = decode(elf, at)
+    {
+        if let Operation::Load { base, by, width, .. } = operation {
+            once(&mut loads, (base, by, width));
+        }
+        at = next;
+    }
+    let is_pair =
+        |&&(base, by, width): &&(Register, i64, u8)| width == 8 && loads.contains(&(base, by + 8, 4));
+    loads.iter().filter(is_pair).filter_map(|(_, by, _)| u16::try_from(*by).ok()).collect()
+}
+
 /// Follows a function; at most to its end, if its size is known.
 #[must_use]
 pub(crate) fn trace(elf: &Elf<'_>, function: Symbol) -> Trace {
+    trace_with(elf, function, None)
+}
+
+/// The same with a constant as the second argument.
+#[must_use]
+pub(crate) fn trace_with(elf: &Elf<'_>, function: Symbol, second: Option<u64>) -> Trace {
     let convention = match elf.machine {
         Machine::X86_64 => X86,
         Machine::Aarch64 => AARCH64,
     };
     let mut registers = [Value::Unknown; REGISTERS];
     registers[usize::from(convention.argument)] = Value::Address(PointerPath::START);
+    registers[usize::from(convention.second)] = second.map_or(Value::Unknown, Value::Constant);
     let end = if function.size == 0 { u64::MAX } else { function.address.saturating_add(function.size) };
     let mut waiting = VecDeque::from([Walker { registers, at: function.address, left: MAX_PATH }]);
     let mut branched = Vec::new();
@@ -271,7 +301,18 @@ impl Walker {
             }
             Operation::Narrow { to, from, width } => (to, of(from).narrow(width)),
             Operation::Forget { registers } => return self.forget(registers),
-            Operation::Call => {
+            Operation::Index { to, base, index, scale, by } => {
+                let Value::Constant(index) = of(index) else { return self.forget(1 << to) };
+                let by = index.wrapping_mul(scale.into()).cast_signed().wrapping_add(by);
+                return self.run(Operation::Add { to, from: base, by }, convention, trace);
+            }
+            Operation::Call { target } => {
+                let is_object = of(convention.argument) == Value::Address(PointerPath::START);
+                if let (true, Some(target), Value::Constant(second)) =
+                    (is_object, target, of(convention.second))
+                {
+                    once(&mut trace.calls, (target, second));
+                }
                 if let Value::Field(way, width) = of(convention.argument)
                     && let Some(path) = way.path(width)
                 {

@@ -38,7 +38,8 @@ fn operation(instruction: &Instruction) -> Operation {
         FlowControl::Next => straight(instruction),
         FlowControl::UnconditionalBranch => Operation::Jump { target: instruction.near_branch_target() },
         FlowControl::ConditionalBranch => Operation::Branch { target: instruction.near_branch_target() },
-        FlowControl::Call | FlowControl::IndirectCall => Operation::Call,
+        FlowControl::Call => Operation::Call { target: Some(instruction.near_branch_target()) },
+        FlowControl::IndirectCall => Operation::Call { target: None },
         FlowControl::IndirectBranch => {
             Operation::Leap { in_table: instruction.segment_prefix() == Named::DS } // notrack
         }
@@ -119,8 +120,15 @@ fn address(instruction: &Instruction) -> Option<Operation> {
     if instruction.is_ip_rel_memory_operand() {
         return Some(Operation::Constant { to, value: instruction.ip_rel_memory_address() });
     }
-    let (from, by) = simple(instruction)?;
-    Some(Operation::Add { to, from, by })
+    if let Some((from, by)) = simple(instruction) {
+        return Some(Operation::Add { to, from, by });
+    }
+    let parts = [instruction.memory_base(), instruction.memory_index()];
+    (parts.iter().all(|part| part.is_gpr64()) && instruction.segment_prefix() == Named::None).then_some(())?;
+    let [base, index] = parts.map(number);
+    let scale = u8::try_from(instruction.memory_index_scale()).ok()?;
+    let by = instruction.memory_displacement64().cast_signed();
+    Some(Operation::Index { to, base: base?, index: index?, scale, by })
 }
 
 fn sum(instruction: &Instruction) -> Option<Operation> {
@@ -197,7 +205,7 @@ pub(super) fn checked_return(
             | Operation::Leap { .. }
             | Operation::Return
             | Operation::Stop
-            | Operation::Call => {
+            | Operation::Call { .. } => {
                 return None;
             }
             _ => result = before_move(&instruction(at)?, result)?,

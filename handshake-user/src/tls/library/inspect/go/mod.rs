@@ -64,6 +64,11 @@ pub(super) fn inspect(elf: &Elf<'_>) -> Option<Inspection> {
     target.resumed = field("didResume", 1);
     target.hello_retry = field("didHRR", 1);
     target.cipher = field("cipherSuite", 2);
+    // A string: its address, and its length.
+    if let Some(protocol) = conn.offset("clientProtocol") {
+        target.alpn = Path { steps: [protocol, 0, 0], hops: 1, width: 1 };
+        target.alpn_length = protocol.checked_add(8).map_or(Path::UNKNOWN, |length| Path::direct(length, 8));
+    }
     // Since Go 1.20, and before.
     let complete = conn.offset("isHandshakeComplete").or_else(|| conn.offset("handshakeStatus"));
     target.complete = complete.map_or(Path::UNKNOWN, |offset| Path::direct(offset, 4));

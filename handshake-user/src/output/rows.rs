@@ -1,4 +1,4 @@
-//! The table of the groups: its columns, their values and their order.
+//! Groups of connections as a table, of `top` and of the daemon's page: its columns, their values and order.
 
 use std::{cmp::Ordering, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
 
 /// Identifies a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum RowId {
+pub(crate) enum RowId {
     Group(Group),
     /// The groups for which there was no room.
     Rest,
@@ -19,14 +19,14 @@ pub(super) enum RowId {
 
 /// Which time the numbers are of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Scope {
+pub(crate) enum Scope {
     Window,
     Total,
 }
 
 impl Scope {
     /// What happened in that time.
-    pub(super) fn tally(self, member: &Member) -> Tally {
+    pub(crate) fn tally(self, member: &Member) -> Tally {
         match self {
             Self::Window => member.activity.window(),
             Self::Total => member.activity.total().clone(),
@@ -34,7 +34,7 @@ impl Scope {
     }
 
     /// How long that is.
-    pub(super) fn length(self, aggregate: &Aggregate) -> Duration {
+    pub(crate) fn length(self, aggregate: &Aggregate) -> Duration {
         match self {
             Self::Window => aggregate.covered(),
             Self::Total => aggregate.age(),
@@ -44,17 +44,17 @@ impl Scope {
 
 /// One group.
 #[derive(Clone, Debug)]
-pub(super) struct Row {
-    pub(super) id: RowId,
-    pub(super) name: String,
+pub(crate) struct Row {
+    pub(crate) id: RowId,
+    pub(crate) name: String,
     role: &'static str,
     /// Openings a second. `None`: not enough time has passed.
     rate: Option<f64>,
-    pub(super) tally: Tally,
+    pub(crate) tally: Tally,
 }
 
 /// The rows in the order of a column. The rest is always last.
-pub(super) fn rows(aggregate: &Aggregate, scope: Scope, sort: Column, reverse: bool) -> Vec<Row> {
+pub(crate) fn rows(aggregate: &Aggregate, scope: Scope, sort: Column, reverse: bool) -> Vec<Row> {
     let length = scope.length(aggregate);
     let row = |id: RowId, member: &Member| {
         let tally = scope.tally(member);
@@ -75,14 +75,14 @@ pub(super) fn rows(aggregate: &Aggregate, scope: Scope, sort: Column, reverse: b
 }
 
 /// Events a second.
-pub(super) fn rate(count: u64, length: Duration) -> Option<f64> {
+pub(crate) fn rate(count: u64, length: Duration) -> Option<f64> {
     #[expect(clippy::cast_precision_loss, reason = "shown with few digits")]
     (length >= Duration::from_secs(1)).then(|| count as f64 / length.as_secs_f64())
 }
 
 /// A column, in the order on screen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Column {
+pub(crate) enum Column {
     Name,
     Role,
     Openings,
@@ -103,7 +103,7 @@ pub(super) enum Column {
 }
 
 impl Column {
-    pub(super) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Name,
         Self::Role,
         Self::Openings,
@@ -144,7 +144,7 @@ impl Column {
         Self::Retried,
     ];
 
-    pub(super) const fn heading(self, grouping: Grouping) -> &'static str {
+    pub(crate) const fn heading(self, grouping: Grouping) -> &'static str {
         match self {
             Self::Name => match grouping {
                 Grouping::Process => "PROCESS",
@@ -171,7 +171,7 @@ impl Column {
     }
 
     /// What it is, for the help.
-    pub(super) const fn meaning(self) -> &'static str {
+    pub(crate) const fn meaning(self) -> &'static str {
         match self {
             Self::Name => "who or what opens or takes the connections",
             Self::Role => "of this host",
@@ -194,7 +194,7 @@ impl Column {
     }
 
     /// Room for the heading, with the sign of the order behind it, and for the numbers.
-    pub(super) const fn width(self) -> usize {
+    pub(crate) const fn width(self) -> usize {
         match self {
             Self::Name => 12,
             Self::Resets => 4,
@@ -205,12 +205,12 @@ impl Column {
         }
     }
 
-    pub(super) const fn is_number(self) -> bool {
+    pub(crate) const fn is_number(self) -> bool {
         !matches!(self, Self::Name | Self::Role)
     }
 
     /// The columns for which a screen has room, with their widths; the first takes what is left.
-    pub(super) fn layout(width: usize) -> Vec<(Self, usize)> {
+    pub(crate) fn layout(width: usize) -> Vec<(Self, usize)> {
         let mut room = width + 1;
         let mut fitting = Vec::new();
         for column in Self::BY_IMPORTANCE {
@@ -222,7 +222,7 @@ impl Column {
         shown.map(|column| (column, column.width() + if column == Self::Name { room } else { 0 })).collect()
     }
 
-    pub(super) fn text(self, row: &Row) -> String {
+    pub(crate) fn text(self, row: &Row) -> String {
         let tally = &row.tally;
         match self {
             Self::Name => row.name.clone(),
@@ -245,7 +245,7 @@ impl Column {
     }
 
     /// What a count column counts.
-    pub(super) fn count(self, tally: &Tally) -> u64 {
+    pub(crate) fn count(self, tally: &Tally) -> u64 {
         let class = |class| tally.class(Some(class));
         let version = |version| tally.version(Some(version));
         match self {
@@ -300,9 +300,10 @@ fn mean(sum: u64, of: u64) -> f64 {
 }
 
 /// At most six columns.
-pub(super) fn per_second(rate: f64) -> String {
+pub(crate) fn per_second(rate: f64) -> String {
     match rate {
         0.0 => "0".to_owned(),
+        rate if rate < 0.05 => "<0.1".to_owned(),
         rate if rate < 99.95 => format!("{rate:.1}"),
         rate if rate < 99_999.5 => format!("{rate:.0}"),
         rate => format!("{:.0}k", rate / 1e3),
@@ -310,7 +311,7 @@ pub(super) fn per_second(rate: f64) -> String {
 }
 
 /// At most four columns.
-pub(super) fn count(count: u64) -> String {
+pub(crate) fn count(count: u64) -> String {
     match count {
         0..10_000 => count.to_string(),
         10_000..1_000_000 => format!("{}k", count / 1_000),

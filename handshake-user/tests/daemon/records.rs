@@ -1,0 +1,199 @@
+//! Records in files: those that the daemon writes, and those of `handshake record`.
+#![expect(clippy::cast_precision_loss, reason = "small numbers")]
+
+use std::{
+    fs,
+    io::{self, Read as _},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use flate2::read::MultiGzDecoder;
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{self, CloneFlags},
+    sys::signal::Signal,
+};
+use serde_json::Value;
+
+use crate::{
+    close, connect, listen,
+    program::{Daemon, Running, Said, Scrape, TRACING, command, program, send},
+};
+
+/// How long a record may take to the disk.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+/// The records in a file that end here, by what `decompress` reads of it.
+fn records(file: &Path, at: &str) -> Vec<Value> {
+    let mut text = String::new();
+    MultiGzDecoder::new(fs::File::open(file).unwrap()).read_to_string(&mut text).unwrap();
+    let records = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    records
+        .filter(|record| [&record["local"], &record["remote"]].iter().any(|end| end["addr"] == at))
+        .collect()
+}
+
+/// How many of the records are of this stage and role.
+fn count(records: &[Value], stage: &str, role: &str) -> usize {
+    records.iter().filter(|record| record["event"] == stage && record["role"] == role).count()
+}
+
+/// How many records of each stage and role there are for whole connections between two ends of this host.
+fn whole(records: &[Value]) -> [usize; 4] {
+    [("open", "client"), ("open", "server"), ("close", "client"), ("close", "server")]
+        .map(|(stage, role)| count(records, stage, role))
+}
+
+#[track_caller]
+fn wait_for(what: &str, mut enough: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !enough() {
+        assert!(begin.elapsed() < PATIENCE, "not in time: {what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn daemon_writes_every_record_once_and_counts_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let into = folder.path().join("records");
+    let daemon = Daemon::start(&["--records", into.to_str().unwrap()]);
+    let (listener, at, _) = listen("127.77.40.1");
+    for _ in 0..25 {
+        close(connect(&listener, at));
+    }
+    let all = || files(&into).iter().flat_map(|file| records(file, "127.77.40.1")).collect::<Vec<_>>();
+    wait_for("25 connections of two ends", || whole(&all()) == [25; 4]);
+    let found = all();
+    assert!(found.iter().all(|record| record["host"].is_string() && record["boot_id"].is_string()));
+
+    let scrape = daemon.scrape();
+    let written = scrape.sum("handshake_records_written_total", &[]);
+    assert!(written >= 100.0, "{written}");
+    let bytes: u64 = files(&into).iter().map(|file| fs::metadata(file).unwrap().len()).sum();
+    let counted = scrape.sum("handshake_records_written_bytes_total", &[]);
+    // More may have been written since the scrape.
+    assert!(counted > 0.0 && counted <= bytes as f64, "{counted} of {bytes}");
+    assert_eq!(scrape.sum("handshake_records_dropped_total", &[]), 0.0);
+    // Histograms are filled by the same records.
+    let timed = scrape.sum("handshake_tcp_close_duration_seconds_count", &["role=\"client\""]);
+    assert!(timed >= 25.0, "{timed}");
+}
+
+#[test]
+fn look_back_is_written_at_sigusr1_and_not_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&["--records", folder.path().to_str().unwrap(), "--look-back", "1h"]);
+    let (listener, at, _) = listen("127.77.41.1");
+    for _ in 0..5 {
+        close(connect(&listener, at));
+    }
+    let written = |scrape: &Scrape| scrape.sum("handshake_records_written_total", &[]);
+    daemon.scrape_until(|scrape| written(scrape) >= 20.0);
+    assert!(files(folder.path()).is_empty(), "{:?}", files(folder.path()));
+    // Records of the last second come along.
+    close(connect(&listener, at));
+    let before =
+        daemon.scrape_until(|scrape| scrape.sum("handshake_events_total", &["stage=\"close\""]) >= 12.0);
+    assert!(written(&before) >= 20.0);
+    send(daemon.pid(), Signal::SIGUSR1);
+    wait_for("the file is named", || daemon.said().contains("wrote "));
+    let [file] = &files(folder.path())[..] else { panic!("{:?}", files(folder.path())) };
+    assert!(daemon.said().contains(file.to_str().unwrap()), "{}", daemon.said());
+    assert_eq!(whole(&records(file, "127.77.41.1")), [6; 4]);
+}
+
+#[test]
+fn full_disk_costs_records_that_are_counted_and_nothing_else() {
+    const NONE: Option<&str> = None;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap().to_owned();
+    let mut small = command(&["--listen", "127.0.0.1:0", "--records", &path, "--records-mib", "1"]);
+    let on = path.clone();
+    let mount_small = move || -> io::Result<()> {
+        sched::unshare(CloneFlags::CLONE_NEWNS)?;
+        mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
+        mount(Some("tmpfs"), &*on, Some("tmpfs"), MsFlags::empty(), Some("size=16k"))?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec only system calls are made, on strings that exist already.
+    unsafe { small.pre_exec(mount_small) };
+    let daemon = Daemon::spawn(&mut small);
+    let (listener, at, _) = listen("127.77.42.1");
+    let dropped = |scrape: &Scrape| scrape.sum("handshake_records_dropped_total", &["reason=\"disk\""]);
+    let begin = Instant::now();
+    while dropped(&daemon.scrape()) == 0.0 {
+        for _ in 0..100 {
+            close(connect(&listener, at));
+        }
+        assert!(begin.elapsed() < PATIENCE * 3, "16 KiB hold them all");
+    }
+    let inside = PathBuf::from(format!("/proc/{}/root{path}", daemon.pid()));
+    let kept: usize = files(&inside).iter().map(|file| records(file, "127.77.42.1").len()).sum();
+    let scrape = daemon.scrape();
+    assert!(kept > 100, "{kept}: whole records in front of what had no room");
+    assert!(kept as f64 <= scrape.sum("handshake_records_written_total", &[]));
+    assert!(daemon.said().contains("cannot write records"), "{}", daemon.said());
+    assert_eq!(daemon.request("GET", "/healthz").0, 200);
+}
+
+/// `handshake record`, whose probes are attached.
+fn record(arguments: &[&str]) -> (Running, Said) {
+    let said = Said::default();
+    let running =
+        Running::start(&mut program(&[&["record"], arguments].concat()), TRACING, |_| (), said.taker());
+    (running.unwrap_or_else(|reason| panic!("{reason}")), said)
+}
+
+#[test]
+fn recording_ends_with_its_command_and_has_its_exit_status() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.jsonl.gz");
+    let (listener, at, _) = listen("127.77.43.1");
+    let server = thread::spawn(move || drop(listener.accept().unwrap()));
+    let script = format!("exec 3<>/dev/tcp/127.77.43.1/{}; cat <&3; exit 7", at.port());
+    let arguments = ["-o", file.to_str().unwrap(), "--tls-libraries", "off", "--", "bash", "-c", &script];
+    let (running, said) = record(&arguments);
+    let status = running.wait();
+    server.join().unwrap();
+    assert_eq!(status.code(), Some(7), "{}", said.text());
+    assert!(said.text().contains(" records, "), "{}", said.text());
+    let found = records(&file, "127.77.43.1");
+    assert_eq!(count(&found, "open", "client"), 1, "{found:?}");
+    assert_eq!(count(&found, "close", "server"), 1, "{found:?}");
+
+    // What was recorded is not overwritten.
+    let again = program(&[&["record"], &arguments[..]].concat()).output().unwrap();
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("exists and is not overwritten"));
+    assert_eq!(records(&file, "127.77.43.1"), found);
+}
+
+#[test]
+fn recording_that_keeps_the_last_while_writes_at_sigusr1_and_at_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (listener, at, _) = listen("127.77.44.1");
+    let path = folder.path().to_str().unwrap();
+    let (running, said) = record(&["--keep", "1h", "-o", path, "--tls-libraries", "off"]);
+    close(connect(&listener, at));
+    // Events are read every 50 ms.
+    thread::sleep(Duration::from_millis(500));
+    assert!(files(folder.path()).is_empty());
+    send(running.pid(), Signal::SIGUSR1);
+    wait_for("a file", || said.text().contains("wrote "));
+    close(connect(&listener, at));
+    let (status, _) = running.end(Signal::SIGINT);
+    assert!(status.success(), "{}", said.text());
+    let [first, second] = &files(folder.path())[..] else { panic!("{:?}", files(folder.path())) };
+    assert_eq!(whole(&records(first, "127.77.44.1")), [1; 4]);
+    assert_eq!(whole(&records(second, "127.77.44.1")), [2; 4]);
+}

@@ -147,14 +147,17 @@ fn tls_of(tls: &TlsView, connection: Option<&Connection>) -> Tls {
         hello_retry: tls.hello_retry == Some(true),
         hello_in_syn: tls.hello_in_syn.filter(|_| took_syn_data),
         includes_hello_wait: tls.includes_hello_wait,
-        flights: start.zip(tls.bursts.as_deref()).map(|(start, bursts)| flights_of(start, bursts)),
+        flights: start.zip(tls.bursts.as_deref()).map(|(start, bursts)| flights_of(start, tls, bursts)),
         stalls: start.zip(connection).and_then(|(start, connection)| stalls_of(start, tls, connection)),
     }
 }
 
-fn flights_of(start: Duration, bursts: &[Burst]) -> Vec<Flight> {
+/// Those of the handshake: a server is followed until the client has its last one, which data may show.
+fn flights_of(start: Duration, tls: &TlsView, bursts: &[Burst]) -> Vec<Flight> {
     let at = |ns| start.saturating_add(whole_micros(ns));
+    let took_ns = tls.ended_ns.zip(tls.start_ns).map(|(end, start)| end.saturating_sub(start));
     let flights = flight::flights(bursts).into_iter();
+    let flights = flights.filter(|flight| took_ns.is_none_or(|took_ns| flight.first_ns <= took_ns));
     let seen = |flight: flight::Flight| Flight {
         from: flight.from,
         first: at(flight.first_ns),

@@ -5,8 +5,9 @@
 //! close is reported with the handshake that preceded it.
 //!
 //! [`view`] reads one view of a handshake, [`merge()`] makes one of two, `setup` counts round trips,
-//! `flight` and `stall` say when flights passed and what held them up, `build` writes the [`ConnectionEvent`]; [`journal`] keeps events until their connection ends, [`advice`] says what
-//! would save time.
+//! `flight` and `stall` say when flights passed and what held them up, `build` writes the
+//! [`ConnectionEvent`]; [`journal`] keeps events until their connection ends, [`advice`] says what would save
+//! time.
 
 pub mod advice;
 pub(crate) mod build;

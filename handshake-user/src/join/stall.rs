@@ -13,8 +13,8 @@ use handshake_common::{
 use super::view::TlsView;
 use crate::event::StallCause;
 
-/// Shorter gaps are none: the shortest time by which an ACK is delayed (`TCP_DELACK_MIN`), less the scatter of
-/// what it is found by.
+/// Shorter gaps are none: the shortest time by which an ACK is delayed (`TCP_DELACK_MIN`), less the scatter
+/// of what it is found by.
 const LEAST_NS: u64 = 35_000_000;
 /// The longest time by which an ACK is delayed (`TCP_DELACK_MAX`), with the same scatter.
 const MAX_DELAY_NS: u64 = 210_000_000;
@@ -63,7 +63,7 @@ pub(super) fn stalls(tls: &TlsView, opening: Opening) -> Option<Vec<Stall>> {
     let end_ns = tls.ended_ns.zip(tls.start_ns).map_or(u64::MAX, |(end, start)| end.saturating_sub(start));
     let mut search =
         Search { bursts: tls.bursts.as_deref()?, local, opening, found: Vec::new(), program: Vec::new() };
-    let data: Vec<usize> = (0..search.bursts.len()).filter(|&at| !is_bare(&search.bursts[at])).collect();
+    let data: Vec<usize> = (0..search.bursts.len()).filter(|&at| !is_bare(search.bursts[at])).collect();
     for pair in data.windows(2) {
         search.between(pair[0], pair[1]);
     }
@@ -75,7 +75,7 @@ pub(super) fn stalls(tls: &TlsView, opening: Opening) -> Option<Vec<Stall>> {
     Some(found)
 }
 
-const fn is_bare(burst: &Burst) -> bool {
+const fn is_bare(burst: Burst) -> bool {
     burst.flags.contains(BurstFlags::BARE)
 }
 
@@ -84,7 +84,7 @@ struct Search<'a> {
     local: Role,
     opening: Opening,
     found: Vec<Stall>,
-    /// The gaps before bytes that this end's program was free to write: their lengths, and the bursts behind them.
+    /// The gaps before bytes that this end's program was free to write: their lengths, and what follows.
     program: Vec<(u64, usize)>,
 }
 
@@ -184,7 +184,7 @@ impl Search<'_> {
     /// segment.
     fn is_small(&self, at: usize) -> bool {
         let sender = self.bursts[at].sender();
-        let data = self.bursts[..=at].iter().rev().filter(|burst| !is_bare(burst));
+        let data = self.bursts[..=at].iter().rev().filter(|burst| !is_bare(**burst));
         let mut bytes = 0_u32;
         for burst in data.take_while(|burst| burst.sender() == sender) {
             let Some(most) = burst.most_bytes() else { return false };
@@ -193,12 +193,12 @@ impl Search<'_> {
         bytes <= SMALL
     }
 
-    /// Whether the other end's next bytes can be an answer to this burst, or need not come at all: otherwise it
-    /// is not what the handshake waited for.
+    /// Whether the other end's next bytes can be an answer to this burst, or need not come at all: otherwise
+    /// it is not what the handshake waited for.
     fn was_awaited(&self, at: usize) -> bool {
         let sent = self.bursts[at];
         let mut behind = self.bursts[at + 1..].iter();
-        match behind.find(|burst| burst.sender() != self.local && !is_bare(burst)) {
+        match behind.find(|burst| burst.sender() != self.local && !is_bare(**burst)) {
             Some(answer) => self
                 .opening
                 .rtt_ns

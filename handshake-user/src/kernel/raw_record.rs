@@ -10,6 +10,7 @@ use handshake_common::{
 };
 
 /// One record from the ring.
+#[expect(clippy::large_enum_variant, reason = "one at a time, on the stack")]
 #[derive(Clone, Copy, Debug)]
 pub enum RawRecord<'a> {
     /// A connection that was established, or failed to be, or closed.

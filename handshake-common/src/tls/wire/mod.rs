@@ -7,14 +7,16 @@
 pub mod burst;
 mod opening;
 pub mod packet;
+pub mod pass;
 pub mod raw;
 pub mod record;
 pub mod state;
 pub mod tracker;
 
-pub use burst::{Burst, BurstFlags, pass};
+pub use burst::{Burst, BurstFlags};
 pub use opening::{begins_hello, may_be_proxy_header, proxy_header};
 pub use packet::{Direction, Next, PacketAction, Payload, Segment};
+pub use pass::pass;
 pub use raw::{HelloFragment, WireHandshake};
 pub use record::{Record, RecordFlags};
 pub use state::{Ending, Wire};

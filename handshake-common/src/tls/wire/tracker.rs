@@ -8,9 +8,9 @@
 
 pub use super::opening::begins_hello;
 use super::{
-    burst,
     opening::{OPENING, may_open},
     packet::{Direction, Next, PacketAction, Payload, Segment},
+    pass,
     record::{HEAD, HEADER, Head, MESSAGE_HEADER, RecordFlags, content, handshake},
     state::{Ending, Stream, StreamFlags, Wire, is_before},
 };
@@ -99,7 +99,7 @@ fn begin(wire: &mut Wire, segment: &Segment, length: u32) {
     let role = if matches!(segment.direction, Direction::Sent) { Role::Client } else { Role::Server };
     wire.client = Stream::default();
     wire.server = Stream::default();
-    burst::begin(wire, segment, length);
+    pass::begin(wire, segment, length);
     wire.packets = 0;
     wire.curve = 0;
     wire.ending = Ending::Going as u8;

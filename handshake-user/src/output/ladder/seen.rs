@@ -57,8 +57,9 @@ fn times(steps: &[Step], tls: &Tls, role: Role) -> Option<Vec<(Duration, Duratio
     }
     let [first, .., last] = flights else { return None };
     let is_plain = steps.len() == 3 && first.from == Role::Client && last.from == Role::Client;
-    let answers = flights.iter().filter(|flight| flight.from == Role::Server);
-    let answer = (answers.clone().next()?.first, answers.last()?.last);
+    let mut answers = flights.iter().filter(|flight| flight.from == Role::Server);
+    let begun = answers.clone().next()?.first;
+    let answer = (begun, answers.next_back()?.last);
     is_plain.then(|| vec![(first.first, first.last), answer, (last.first, last.last)])
 }
 

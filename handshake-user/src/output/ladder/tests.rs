@@ -184,6 +184,7 @@ fn fast_open_of_which_it_is_not_known_what_the_syn_took() {
 }
 
 /// The flights of the packets, in ms.
+#[expect(clippy::unnecessary_wraps, reason = "they may be unknown")]
 fn flights(of: &[(Role, u64, u64)]) -> Option<Vec<Flight>> {
     let ms = Duration::from_millis;
     Some(of.iter().map(|&(from, first, last)| Flight { from, first: ms(first), last: ms(last) }).collect())

@@ -100,7 +100,10 @@ reload() {
 socket() {
     systemctl stop handshake && systemctl start handshake.socket || return 1
     [ "$(show ActiveState)" = inactive ] || { echo "the socket has started the service"; return 1; }
-    page /healthz && [ "$(show ActiveState)" = active ] || return 1
+    page /healthz || return 1
+    # It answers before all is attached.
+    for second in $(seq 240); do [ "$(show ActiveState)" = activating ] && sleep 1 || break; done
+    [ "$(show ActiveState)" = active ] || return 1
     systemctl restart handshake &
     restart=$!
     answered=0

@@ -57,6 +57,10 @@ pub(super) fn all(folder: &Path) -> Result<()> {
     root.dpkg(&["--remove"], Path::new("handshake"))?;
     ensure!(!root.path("usr/bin/handshake").exists(), "the program is still there after removal");
     ensure!(root.read(CONFIGURATION)? == edited, "removal has taken the configuration away");
+    let recorded = root.path("var/log/private/handshake/records.jsonl");
+    fs::create_dir_all(recorded.parent().unwrap_or(&recorded))
+        .and_then(|()| fs::write(&recorded, ""))
+        .context("cannot write a recording")?;
     root.dpkg(&["--purge"], Path::new("handshake"))?;
     let left = root.left()?;
     ensure!(left.is_empty(), "left behind by purge: {left:?}");

@@ -86,7 +86,7 @@ reload() {
     systemctl reload handshake || { cp /before.toml $configuration; systemctl status --lines 20 handshake; return 1; }
     for second in $(seq 10); do
         count_then=$(sum "handshake_config_reloads_total{result=\"$2\"}")
-        [ "$count_then" -eq "$count" ] || break
+        [ "$count_then" -le "$count" ] || break
         sleep 1
     done
     opens_then=$(sum handshake_tcp_opens_total)
@@ -100,7 +100,10 @@ reload() {
 socket() {
     systemctl stop handshake && systemctl start handshake.socket || return 1
     [ "$(show ActiveState)" = inactive ] || { echo "the socket has started the service"; return 1; }
-    page /healthz && [ "$(show ActiveState)" = active ] || return 1
+    page /healthz || return 1
+    # It answers before all is attached.
+    for second in $(seq 240); do [ "$(show ActiveState)" = activating ] && sleep 1 || break; done
+    [ "$(show ActiveState)" = active ] || return 1
     systemctl restart handshake &
     restart=$!
     answered=0

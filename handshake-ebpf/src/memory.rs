@@ -63,8 +63,8 @@ impl Memory for Probed {
         let mut value = MaybeUninit::<T>::uninit();
         let from = base.cast::<u8>().wrapping_add(offset as usize);
         // SAFETY: the helper catches any fault and then fills the value with zeros
-        // (bpf_probe_read_kernel_common), for which any `T` is valid. Its result is not asked for: the verifier
-        // would follow both.
+        // (bpf_probe_read_kernel_common), for which any `T` is valid. Its result is not asked for: the
+        // verifier would follow both.
         unsafe {
             bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, from.cast());
             value.assume_init()

@@ -138,7 +138,7 @@ fn check_without_root_reports_nothing_as_available() {
     let hooks = report["probes"]["hooks"].as_array().unwrap();
     let tiers = report["tiers"].as_array().unwrap();
     let functions = report["functions"].as_array().unwrap();
-    assert_eq!(functions.len(), 4);
+    assert_eq!(functions.len(), 5);
     let states = hooks.iter().flat_map(|hook| hook["ways"].as_array().unwrap()).chain(tiers).chain(functions);
     for finding in states {
         assert_ne!(finding["state"], "available", "{finding}");

@@ -62,8 +62,8 @@ impl<'a> Records<'a> {
         Self { input, line: Vec::new(), number: 0, cut_off: false }
     }
 
-    /// The next line that is not empty, with its number, counted from 1. Returns `None` at the end. Compressed
-    /// data that ends too early ends in [`BadLine::CutOff`].
+    /// The next line that is not empty, with its number, counted from 1. Returns `None` at the end.
+    /// Compressed data that ends too early ends in [`BadLine::CutOff`].
     ///
     /// # Errors
     /// When the input cannot be read, or is not what it claims to be.

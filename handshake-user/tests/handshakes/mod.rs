@@ -141,7 +141,7 @@ pub(crate) fn watch(packets: &[Packet], local: Role, client: u32, server: u32) -
             now_ns: 1_000_000_000 + packet.at_us * 1000,
         };
         if next == Next::Follow && packet.payload.is_empty() {
-            assert_changes_nothing(watched.wire, &segment);
+            assert_changes_nothing(&watched.wire, &segment);
             continue;
         }
         wire::pass(&mut watched.wire, &segment, u32::try_from(packet.payload.len()).unwrap(), false);
@@ -162,12 +162,12 @@ pub(crate) fn watch(packets: &[Packet], local: Role, client: u32, server: u32) -
 }
 
 /// The kernel side skips packets without payload while it follows a handshake.
-fn assert_changes_nothing(wire: Wire, segment: &Segment) {
-    let mut after = wire;
+fn assert_changes_nothing(wire: &Wire, segment: &Segment) {
+    let mut after = *wire;
     let due = wire::track(&mut after, segment, &[].as_slice());
     assert_eq!((due.next, due.copy_length), (Next::Follow, 0));
     after.packets = wire.packets;
-    assert_eq!(after, wire, "a packet without payload has an effect: {segment:?}");
+    assert_eq!(after, *wire, "a packet without payload has an effect: {segment:?}");
 }
 
 impl Watched {

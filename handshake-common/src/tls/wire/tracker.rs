@@ -6,6 +6,8 @@
 //! again, so that what is not known stays unknown. Cause and effect are derived from acknowledgements, not
 //! from times: data that a client sends before it has the server's decisive message is early.
 
+use core::hint::black_box;
+
 pub use super::opening::begins_hello;
 use super::{
     opening::{OPENING, may_open},
@@ -192,15 +194,10 @@ fn records(wire: &mut Wire, side: Role, segment: &Segment, payload: &impl Payloa
             wire.ending = Ending::Malformed as u8;
             return;
         };
-        let is_whole = stream.have == 0;
         stream.have = 0;
-        if is_whole {
-            key_exchange(wire, side, head, payload, offset);
-        }
-        let stream = wire.stream(side);
         stream.next = begin.wrapping_add(HEADER + u32::from(head.length));
         offset = stream.next.wrapping_sub(seq);
-        record(wire, side, head, begin, segment.ack, at);
+        record(wire, side, segment, payload, head, begin, at);
         if !wire.is(Ending::Going) {
             return;
         }
@@ -211,26 +208,22 @@ fn records(wire: &mut Wire, side: Role, segment: &Segment, payload: &impl Payloa
     }
 }
 
-/// A server's key exchange (TLS 1.2 and before) that begins a record, whose first bytes are in this packet.
+/// The curve of a server's key exchange (TLS 1.2 and before) that begins a record, `begin` bytes into this
+/// packet, if that has its first bytes. Without branches: each would multiply what the verifier follows.
+#[expect(clippy::cast_possible_truncation, reason = "all bits are equal")]
 #[inline(always)]
-fn key_exchange(wire: &mut Wire, side: Role, head: Head, payload: &impl Payload, offset: u32) {
+fn key_exchange(wire: &mut Wire, side: Role, payload: &impl Payload, head: Head, begin: u32) {
     /// `ECCurveType` (RFC 8422 §5.4).
     const NAMED_CURVE: u8 = 3;
-    let server = &wire.server;
-    let is_it = matches!(side, Role::Server)
-        && head.content == content::HANDSHAKE
-        && head.first == handshake::SERVER_KEY_EXCHANGE
-        && server.hello_count != 0
-        && server.hello_left == 0
-        && !server.seen.contains(StreamFlags::CHANGE_CIPHER_SPEC);
     let mut parameters = [0; 3];
-    if is_it
-        && u32::from(head.length) >= MESSAGE_HEADER + 3
-        && payload.load(offset + HEADER + MESSAGE_HEADER, &mut parameters)
-        && parameters[0] == NAMED_CURVE
-    {
-        wire.curve = u16::from_be_bytes([parameters[1], parameters[2]]);
-    }
+    payload.load(begin.wrapping_add(HEADER + MESSAGE_HEADER), &mut parameters);
+    let difference = (head.first ^ handshake::SERVER_KEY_EXCHANGE)
+        | (parameters[0] ^ NAMED_CURVE)
+        | (side.code() ^ Role::Server.code());
+    // All ones if there is none; the compiler would make branches of a comparison.
+    let is_it = (black_box(u32::from(difference)).wrapping_sub(1) >> 8) as u16;
+    let is_it = black_box(is_it);
+    wire.curve = (wire.curve & !is_it) | (u16::from_be_bytes([parameters[1], parameters[2]]) & is_it);
 }
 
 /// A record header continues in the next packet. It may be that of a hello, so its bytes must not be lost.
@@ -287,13 +280,18 @@ fn head(stream: &mut Stream, payload: &impl Payload, offset: u32) -> bool {
 }
 
 #[inline(always)]
-fn record(wire: &mut Wire, side: Role, head: Head, begin: u32, ack: u32, at: u32) {
-    let from = match side {
-        Role::Client => RecordFlags::empty(),
-        Role::Server => RecordFlags::FROM_SERVER,
-    };
+fn record(
+    wire: &mut Wire,
+    side: Role,
+    segment: &Segment,
+    payload: &impl Payload,
+    head: Head,
+    begin: u32,
+    at: u32,
+) {
+    let from = sent_by(side);
     let legal = match head.content {
-        content::HANDSHAKE => handshake_record(wire, side, from, head, begin, at),
+        content::HANDSHAKE => handshake_record(wire, side, segment, payload, head, begin, at),
         _ if wire.client.hello_count == 0 => false,
         content::CHANGE_CIPHER_SPEC => {
             wire.stream(side).seen.insert(StreamFlags::CHANGE_CIPHER_SPEC);
@@ -301,13 +299,21 @@ fn record(wire: &mut Wire, side: Role, head: Head, begin: u32, ack: u32, at: u32
             head.length == 1
         }
         content::ALERT => alert(wire, side, from, head, at),
-        content::APPLICATION_DATA if matches!(side, Role::Client) => client_data(wire, head, ack, at),
+        content::APPLICATION_DATA if matches!(side, Role::Client) => client_data(wire, head, segment.ack, at),
         content::APPLICATION_DATA => server_data(wire, head, at),
         // Heartbeats, too, must wait for the end of the handshake (RFC 6520 §3).
         _ => false,
     };
     if !legal {
         wire.ending = Ending::Malformed as u8;
+    }
+}
+
+#[inline(always)]
+const fn sent_by(side: Role) -> RecordFlags {
+    match side {
+        Role::Client => RecordFlags::empty(),
+        Role::Server => RecordFlags::FROM_SERVER,
     }
 }
 
@@ -359,7 +365,16 @@ const fn hello_header(stream: &mut Stream, head: Head, begin: u32) -> bool {
 
 /// A record of handshake messages; false if it cannot be.
 #[inline(always)]
-fn handshake_record(wire: &mut Wire, side: Role, from: RecordFlags, head: Head, begin: u32, at: u32) -> bool {
+fn handshake_record(
+    wire: &mut Wire,
+    side: Role,
+    segment: &Segment,
+    payload: &impl Payload,
+    head: Head,
+    begin: u32,
+    at: u32,
+) -> bool {
+    let from = sent_by(side);
     let due = hello_is_due(wire, side);
     let server = matches!(side, Role::Server);
     let stalled = wire.server.is_stalled();
@@ -397,6 +412,7 @@ fn handshake_record(wire: &mut Wire, side: Role, from: RecordFlags, head: Head, 
     if !changed {
         stream.seen.insert(StreamFlags::EXCHANGED);
         wire.note(at, head.length, content::HANDSHAKE, from, head.first);
+        key_exchange(wire, side, payload, head, begin.wrapping_sub(segment.seq));
         return true;
     }
     if !stream.seen.contains(StreamFlags::FINISHED) {

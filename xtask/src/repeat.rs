@@ -17,7 +17,7 @@ const PASSES: usize = 2;
 /// The exit status of libtest when tests fail.
 const FAILURES: i32 = 101;
 /// How many tests a whole run may repeat under CI: more of them are not the fault of the machine.
-pub(crate) const BUDGET: usize = 2;
+pub(crate) const BUDGET: usize = 4;
 /// How many may be repeated at all.
 const MAX_REPEATED: usize = 4;
 /// Begins the message of an assertion that compares times (`assert_time!` in handshake-user/tests/netns.rs).

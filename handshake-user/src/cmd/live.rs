@@ -185,6 +185,22 @@ pub(super) struct Losses {
     pub(super) runs: u64,
 }
 
+impl Losses {
+    /// How many of what were lost, and what helps.
+    pub(super) const fn counts(self) -> [(u64, &'static str); 3] {
+        [
+            (self.records, "records, the ring was full (a larger --ring-kib helps)"),
+            (self.connections, "connections, no room to follow them (a larger --max-connections helps)"),
+            (self.runs, "runs of a hook, the kernel was inside the same program already"),
+        ]
+    }
+}
+
+/// A line for each of these that there were any of.
+pub(super) fn lost(counts: impl IntoIterator<Item = (u64, &'static str)>) -> impl Iterator<Item = String> {
+    counts.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("lost: {count} {what}"))
+}
+
 /// One line: how many TLS libraries are probed.
 fn say_libraries(tracer: &Tracer) {
     match tracer.libraries() {

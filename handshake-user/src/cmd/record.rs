@@ -16,7 +16,7 @@ use nix::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::live::{Attached, Losses, Turns};
+use super::live::{Attached, Losses, Turns, lost};
 use crate::{
     cli::RecordArgs,
     recording::{Counts, Folder, Limits, Recorder, Target, name_of_now},
@@ -125,16 +125,9 @@ impl Session {
         progress.end();
         let Counts { written, bytes, dropped_queue, dropped_disk } = counts;
         say(format_args!("handshake: {written} records, {} in {place}", size(bytes)));
-        let lost = [
-            (losses.records, "records, the ring was full (a larger --ring-kib helps)"),
-            (losses.connections, "connections, no room to follow them (a larger --max-connections helps)"),
-            (losses.runs, "runs of a hook, the kernel was inside the same program already"),
-            (dropped_queue, "records, the disk did not keep up"),
-            (dropped_disk, "records, writing failed"),
-        ];
-        for (count, what) in lost.into_iter().filter(|(count, _)| *count > 0) {
-            say(format_args!("lost: {count} {what}"));
-        }
+        let dropped =
+            [(dropped_queue, "records, the disk did not keep up"), (dropped_disk, "records, writing failed")];
+        lost(losses.counts().into_iter().chain(dropped)).for_each(say);
         match error {
             Some(error) => Err(anyhow::Error::new(error).context(format!("cannot write to {place}"))),
             None => Ok(()),

@@ -12,7 +12,7 @@ use handshake_common::Stage;
 
 use crate::{
     cli::{Output, TraceArgs},
-    cmd::live::{Attached, Losses, Turns},
+    cmd::live::{Attached, Losses, Turns, lost},
     event::ConnectionEvent,
     filter::Filter,
     join::journal::ConnectionJournal,
@@ -170,15 +170,11 @@ impl Session {
         if !savings.is_empty() {
             let _ = write!(text, "\n{savings}");
         }
-        let mut note = |count: u64, what: &str| {
-            if count > 0 {
-                let _ = writeln!(text, "lost: {count} {what}");
-            }
-        };
-        note(losses.records, "records, the ring was full (a larger --ring-kib helps)");
-        note(losses.connections, "connections, no room to follow them (a larger --max-connections helps)");
-        note(self.journal.evicted(), "connections that stayed open: more than can be remembered");
-        note(losses.runs, "runs of a hook, the kernel was inside the same program already");
+        let evicted = (self.journal.evicted(), "connections that stayed open: more than can be remembered");
+        let [records, connections, runs] = losses.counts();
+        for line in lost([records, connections, evicted, runs]) {
+            let _ = writeln!(text, "{line}");
+        }
         match self.output {
             Output::Table | Output::Ladder => {
                 self.out.write_all(text.as_bytes())?;

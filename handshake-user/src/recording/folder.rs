@@ -25,6 +25,14 @@ pub struct Limits {
     pub age: Option<Duration>,
 }
 
+impl Limits {
+    /// Bytes of the largest file.
+    #[must_use]
+    pub const fn of_a_file(self) -> u64 {
+        self.bytes / FILES
+    }
+}
+
 /// A folder with files that this program names. Files of other names are not touched.
 #[derive(Debug)]
 pub struct Folder {
@@ -52,7 +60,7 @@ impl Folder {
     /// # Errors
     /// When the disk is full, or fails; then nothing of the part is kept.
     pub(super) fn append(&mut self, part: &[u8]) -> io::Result<()> {
-        let largest = (self.limits.bytes / FILES).max(1);
+        let largest = self.limits.of_a_file().max(1);
         let fits = |(file, _, since): &(RecordFile, PathBuf, Instant)| {
             let is_small = file.len() == 0 || file.len().saturating_add(part.len() as u64) <= largest;
             is_small && since.elapsed() < FILE_AGE

@@ -163,7 +163,7 @@ fn recording_ends_with_its_command_and_has_its_exit_status() {
     let script = format!("exec 3<>/dev/tcp/127.77.43.1/{}; cat <&3; exit 7", at.port());
     let arguments = ["-o", file.to_str().unwrap(), "--tls-libraries", "off", "--", "bash", "-c", &script];
     let (running, said) = record(&arguments);
-    let status = running.wait();
+    let (status, _) = running.wait();
     server.join().unwrap();
     assert_eq!(status.code(), Some(7), "{}", said.text());
     assert!(said.text().contains(" records, "), "{}", said.text());

@@ -143,24 +143,14 @@ impl Running {
 
     /// Ends it by a signal. Returns its status and how long it took; all its output has been passed on then.
     #[track_caller]
-    pub(crate) fn end(mut self, signal: Signal) -> (ExitStatus, Duration) {
-        let begin = Instant::now();
+    pub(crate) fn end(self, signal: Signal) -> (ExitStatus, Duration) {
         send(self.pid(), signal);
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(begin.elapsed() < patience(END), "it has not ended {END:?} after {signal}");
-            thread::sleep(Duration::from_millis(5));
-        };
-        let took = begin.elapsed();
-        self.readers.drain(..).for_each(|reader| reader.join().unwrap());
-        (status, took)
+        self.wait()
     }
 
-    /// Waits until it ends by itself. All its output has been passed on then.
+    /// Waits until it has ended, by itself or by a signal. Returns the same.
     #[track_caller]
-    pub(crate) fn wait(mut self) -> ExitStatus {
+    pub(crate) fn wait(mut self) -> (ExitStatus, Duration) {
         let begin = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -169,8 +159,9 @@ impl Running {
             assert!(begin.elapsed() < patience(END), "it has not ended after {END:?}");
             thread::sleep(Duration::from_millis(5));
         };
+        let took = begin.elapsed();
         self.readers.drain(..).for_each(|reader| reader.join().unwrap());
-        status
+        (status, took)
     }
 
     /// Kills it, and does not wait until the kernel has detached all its probes.

@@ -29,7 +29,7 @@ use crate::{
         ring::{self, Fill},
     },
     logging,
-    recording::{Folder, Limits, Recorder, Target},
+    recording::{Folder, Recorder, Target},
     settings::{PageFor, ProbeSettings, Switch},
     tracer::Tracer,
     untrusted::{Untrusted, say},
@@ -130,7 +130,11 @@ impl Exporter {
             format!("cannot write records to the folder {name}: see the setting `records`")
         })?;
         let target = match records.look_back {
-            Some(keep) => Target::look_back(keep, look_back_bytes(records.limits), folder),
+            // Memory for as much as one file of the folder may have.
+            Some(keep) => {
+                let most = usize::try_from(records.limits.of_a_file()).unwrap_or(usize::MAX);
+                Target::look_back(keep, most, folder)
+            }
             None => Target::folder(folder),
         };
         let recorder = Recorder::start(target).context("cannot start a thread that writes records")?;
@@ -233,11 +237,6 @@ impl Exporter {
         // A panic leaves no counter half-written.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Memory for records that are kept to look back at: as much as one file of the folder may have.
-fn look_back_bytes(limits: Limits) -> usize {
-    usize::try_from(limits.bytes / 16).unwrap_or(usize::MAX)
 }
 
 /// The time of the clock that the page counts by.

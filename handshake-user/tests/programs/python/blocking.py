@@ -12,14 +12,7 @@ def serve(settings_):
     listener = settings_.listener()
     while True:
         connection, _ = listener.accept()
-        try:
-            with context.wrap_socket(connection, server_side=True) as tls:
-                tls.recv(4096)
-                tls.sendall(settings.ANSWER)
-                # A session without an orderly close is not resumed.
-                tls.unwrap()
-        except (ssl.SSLError, OSError) as error:
-            print(error, file=sys.stderr)
+        settings.answer(context, connection)
 
 
 def connect(settings_):

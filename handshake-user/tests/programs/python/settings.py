@@ -69,3 +69,15 @@ def read():
 def report(taken):
     """One line per connection: the duration of the handshake by this program's clock, in microseconds."""
     print(taken // 1000, flush=True)
+
+
+def answer(context, connection):
+    """One blocking conversation of a server."""
+    try:
+        with context.wrap_socket(connection, server_side=True) as tls:
+            tls.recv(4096)
+            tls.sendall(ANSWER)
+            # A session without an orderly close is not resumed.
+            tls.unwrap()
+    except (ssl.SSLError, OSError) as error:
+        print(error, file=sys.stderr)

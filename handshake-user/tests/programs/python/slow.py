@@ -1,8 +1,6 @@
 """Python's ssl as a server that takes its time, `milliseconds`: before it looks at a connection, or computing
 in the middle of the handshake."""
 
-import ssl
-import sys
 import time
 
 import settings
@@ -24,13 +22,7 @@ def serve(mine):
         connection, _ = listener.accept()
         if mine.how == "waiting":
             time.sleep(milliseconds / 1000)
-        try:
-            with context.wrap_socket(connection, server_side=True) as tls:
-                tls.recv(4096)
-                tls.sendall(settings.ANSWER)
-                tls.unwrap()
-        except (ssl.SSLError, OSError) as error:
-            print(error, file=sys.stderr)
+        settings.answer(context, connection)
 
 
 if __name__ == "__main__":

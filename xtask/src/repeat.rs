@@ -1,11 +1,11 @@
-//! Runs a test executable that compares milliseconds on a machine that others share: a test whose every panic
-//! is such a comparison is repeated, alone, and must then pass every time. Repeats are reported, never
-//! hidden, and CI has a budget of them.
+//! Runs a test executable and says what failed in it. Some compare milliseconds on a machine that others
+//! share: there a test whose every panic is such a comparison is repeated, alone, and must then pass every
+//! time. Repeats are reported, never hidden, and CI has a budget of them.
 
 use std::{
     ffi::OsString,
     io::{self, BufRead as _, BufReader, Write as _},
-    process::{Command, Stdio},
+    process::{Command, ExitStatus, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -22,6 +22,17 @@ pub(crate) const BUDGET: usize = 4;
 const MAX_REPEATED: usize = 4;
 /// Begins the message of an assertion that compares times (`assert_time!` in handshake-user/tests/netns.rs).
 const COMPARES_TIMES: &str = "compares times: ";
+/// How much of a panic's message is told again at the end, bytes and lines.
+const MESSAGE_BYTES: usize = 1200;
+const MESSAGE_LINES: usize = 12;
+
+/// Runs all tests that `command` with `arguments` selects, none of them twice.
+///
+/// # Errors
+/// If a test fails, or the executable does: with the panic of each.
+pub(crate) fn once(command: Command, arguments: &[OsString]) -> Result<()> {
+    first_run(command, arguments, print)?.result()
+}
 
 /// Runs all tests that `command` with `arguments` selects; `command` makes a new one each time. Returns the
 /// tests that passed only when repeated.
@@ -30,16 +41,39 @@ const COMPARES_TIMES: &str = "compares times: ";
 /// If a test fails by anything but a comparison of times, or also fails alone; if more than [`MAX_REPEATED`]
 /// tests fail; if the executable fails in any other way.
 pub(crate) fn run(command: impl Fn() -> Result<Command>, arguments: &[OsString]) -> Result<Vec<String>> {
-    // Nobody may be reading.
-    run_and_show(command, arguments, |line| drop(writeln!(io::stdout(), "{line}")))
+    run_and_show(command, arguments, print)
 }
 
-fn run_and_show(
-    command: impl Fn() -> Result<Command>,
-    arguments: &[OsString],
-    show: impl Fn(&str),
-) -> Result<Vec<String>> {
-    let mut first = command()?;
+fn print(line: &str) {
+    // Nobody may be reading.
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// What became of the tests of an executable.
+struct Outcome {
+    status: ExitStatus,
+    failed: Vec<Failure>,
+}
+
+impl Outcome {
+    /// # Errors
+    /// If it has failed: with the panic of each test.
+    fn result(&self) -> Result<()> {
+        if self.status.success() {
+            return Ok(());
+        }
+        bail!("the tests with root failed ({}){}", self.status, told(&self.failed))
+    }
+}
+
+/// The failures, each on lines of its own.
+fn told<'a>(failed: impl IntoIterator<Item = &'a Failure>) -> String {
+    failed.into_iter().fold(String::new(), |text, Failure { test, message, .. }| {
+        format!("{text}\n  {test}: {}", if message.is_empty() { "see its output above" } else { message })
+    })
+}
+
+fn first_run(mut first: Command, arguments: &[OsString], show: impl Fn(&str)) -> Result<Outcome> {
     let mut child = first
         .args(arguments)
         .stdout(Stdio::piped())
@@ -54,19 +88,25 @@ fn run_and_show(
         }
     }
     let status = child.wait().context("waiting for the tests")?;
-    if status.success() {
-        return Ok(Vec::new());
-    }
+    Ok(Outcome { status, failed: report.failed })
+}
+
+fn run_and_show(
+    command: impl Fn() -> Result<Command>,
+    arguments: &[OsString],
+    show: impl Fn(&str),
+) -> Result<Vec<String>> {
+    let outcome = first_run(command()?, arguments, show)?;
+    let Outcome { status, failed } = &outcome;
     // With another status it has not run all tests, or has found something after them.
-    let failed: Vec<_> = report.failed.iter().map(|failure| failure.test.clone()).collect();
     if status.code() != Some(FAILURES) || failed.is_empty() || failed.len() > MAX_REPEATED {
-        bail!("the tests with root failed ({status}): see their output above");
+        return outcome.result().map(|()| Vec::new());
     }
-    let real: Vec<_> = report.failed.iter().filter(|failure| !failure.is_of_times()).collect();
-    if !real.is_empty() {
-        let names: Vec<_> = real.iter().map(|failure| failure.test.as_str()).collect();
-        bail!("failed by more than a comparison of times, so not repeated: {}", names.join(", "));
+    if failed.iter().any(|failure| !failure.is_of_times()) {
+        let real = failed.iter().filter(|failure| !failure.is_of_times());
+        bail!("failed by more than a comparison of times, so not repeated:{}", told(real));
     }
+    let failed: Vec<_> = failed.iter().map(|failure| failure.test.clone()).collect();
     for test in &failed {
         for pass in 1..=PASSES {
             step(format!(
@@ -86,6 +126,8 @@ struct Report {
     failed: Vec<Failure>,
     /// The failure whose output is being read.
     section: Option<usize>,
+    /// How many more lines belong to its message.
+    message_lines: usize,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -94,9 +136,20 @@ struct Failure {
     /// The panics of the test, and those of them that are comparisons of times.
     panics: usize,
     of_times: usize,
+    /// Where the first panic was, and what it said.
+    message: String,
 }
 
 impl Failure {
+    /// A further line of the message.
+    fn add(&mut self, line: &str) {
+        let room = MESSAGE_BYTES.saturating_sub(self.message.len());
+        if room > 0 && !line.is_empty() {
+            self.message.push_str("\n    ");
+            self.message.push_str(&line[..line.floor_char_boundary(room)]);
+        }
+    }
+
     fn is_of_times(&self) -> bool {
         self.panics == self.of_times && self.panics > 0
     }
@@ -114,10 +167,25 @@ impl Report {
             self.section = None;
         } else if let Some(failure) = self.section.and_then(|index| self.failed.get_mut(index)) {
             // `thread 'NAME' (ID) panicked at FILE:LINE:COLUMN:`, and the message on the next line.
-            if line.starts_with("thread '") && line.contains(" panicked at ") {
+            if let Some((_, place)) =
+                line.split_once(" panicked at ").filter(|(thread, _)| thread.starts_with("thread '"))
+            {
                 failure.panics += 1;
-            } else if line.starts_with(COMPARES_TIMES) {
+                if failure.panics == 1 {
+                    place.clone_into(&mut failure.message);
+                    self.message_lines = MESSAGE_LINES;
+                }
+                return;
+            }
+            if line.starts_with(COMPARES_TIMES) {
                 failure.of_times += 1;
+            }
+            if line.starts_with("stack backtrace:") || line.starts_with("note: ") {
+                self.message_lines = 0;
+            }
+            if self.message_lines > 0 {
+                self.message_lines -= 1;
+                failure.add(line);
             }
         }
     }
@@ -168,7 +236,7 @@ mod tests {
     fn test_that_fails_by_anything_else_is_not_repeated() {
         for words in ["assertion `left == right` failed", "it said: compares times: 1", ""] {
             let error = run(executable("beside", words, 101)).unwrap_err().to_string();
-            assert!(error.contains("not repeated: beside"), "{error}");
+            assert!(error.contains("not repeated:\n  beside: a.rs:1:2:"), "{error}");
         }
         let both = format!("{LATE}\\n\\nthread '\"'beside'\"' panicked at b.rs:3:4:\\nand this");
         assert!(run(executable("beside", &both, 101)).is_err());
@@ -190,7 +258,12 @@ mod tests {
                       failures:\n    tls::a\n\ntest result: FAILED. 1 passed";
         let mut report = Report::default();
         output.lines().for_each(|line| report.read(line));
-        let expected = Failure { test: "tls::a".to_owned(), panics: 1, of_times: 1 };
+        let expected = Failure {
+            test: "tls::a".to_owned(),
+            panics: 1,
+            of_times: 1,
+            message: "tests/netns/x.rs:98:13:\n    compares times: x".to_owned(),
+        };
         assert_eq!(report.failed, [expected]);
     }
 }

@@ -85,8 +85,9 @@ fn daemon_writes_every_record_once_and_counts_them() {
     assert!(counted > 0.0 && counted <= bytes as f64, "{counted} of {bytes}");
     assert_eq!(scrape.sum("handshake_records_dropped_total", &[]), 0.0);
     // Histograms are filled by the same records.
+    let closings = found.iter().filter(|record| record["event"] == "close" && record["role"] == "client");
     let timed = scrape.sum("handshake_tcp_close_duration_seconds_count", &["role=\"client\""]);
-    assert!(timed >= 25.0, "{timed}");
+    assert!(timed >= 25.0, "{timed}: {:#?}", closings.collect::<Vec<_>>());
 }
 
 #[test]

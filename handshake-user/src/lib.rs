@@ -23,6 +23,7 @@ pub mod join;
 pub mod kernel;
 pub mod logging;
 pub mod minisockets;
+pub mod otlp;
 pub mod output;
 pub mod privileges;
 pub mod recording;

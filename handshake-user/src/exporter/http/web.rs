@@ -341,7 +341,7 @@ fn certificates(name: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> 
 }
 
 /// Without these instructions the cryptography would panic (graviola's `verify_cpu_features`).
-fn is_cpu_supported() -> bool {
+pub(crate) fn is_cpu_supported() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::is_x86_feature_detected as has;

@@ -35,8 +35,8 @@ use crate::{event::ConnectionEvent, privileges, untrusted::Untrusted};
 const BATCH: usize = 512;
 /// Longest time that a record waits for others.
 const WAIT: Duration = Duration::from_secs(1);
-/// Batches that wait to be made requests of, which takes some milliseconds each.
-const BATCHES: usize = 16;
+/// Batches that wait to be made requests of: as many connections as a full ring has, which are taken at once.
+const BATCHES: usize = 48;
 /// Bytes of requests that wait to be sent.
 const QUEUE: usize = 16 << 20;
 /// Before the second attempt. It doubles with each, up to the limit; half of it is chance.

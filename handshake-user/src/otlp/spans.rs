@@ -266,11 +266,7 @@ fn resource(event: &ConnectionEvent, common: &Common) -> Vec<KeyValue> {
 /// Of the connection as a whole.
 fn of_whole(event: &ConnectionEvent) -> Vec<KeyValue> {
     let ConnectionEvent { family, local, remote, role, process, setup, lifetime, .. } = event;
-    let mut attributes = vec![
-        text("network.transport", "tcp"),
-        text("handshake.id", &event.id.to_string()),
-        flag("handshake.preexisting", event.preexisting),
-    ];
+    let mut attributes = vec![text("network.transport", "tcp"), text("handshake.id", &event.id.to_string())];
     attributes.extend(event.boot_id.as_ref().map(|boot| text("handshake.boot_id", boot.raw())));
     attributes.extend(family.map(|family| text("network.type", family.as_str())));
     attributes.extend(role.map(|role| text("handshake.role", role.as_str())));
@@ -302,9 +298,9 @@ fn of_whole(event: &ConnectionEvent) -> Vec<KeyValue> {
     attributes.extend(setup.iter().flat_map(|setup| flattened("handshake.setup", setup, &[])));
     let lifetime = lifetime.and_then(|lifetime| i64::try_from(lifetime.as_micros()).ok());
     attributes.extend(lifetime.map(|lifetime| number("handshake.lifetime_us", lifetime)));
-    if event.stage == Stage::Close && lifetime.is_none() {
-        attributes.push(flag("handshake.beginning_unknown", true));
-    }
+    let is_unknown = event.stage == Stage::Close && lifetime.is_none();
+    attributes.extend(event.preexisting.then(|| flag("handshake.preexisting", true)));
+    attributes.extend(is_unknown.then(|| flag("handshake.beginning_unknown", true)));
     attributes
 }
 

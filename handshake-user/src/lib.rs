@@ -13,6 +13,7 @@ pub mod cgroup;
 pub mod cli;
 pub mod cmd;
 pub mod config;
+pub mod cryptography;
 pub mod descriptors;
 pub mod event;
 pub mod exporter;

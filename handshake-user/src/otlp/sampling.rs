@@ -1,4 +1,4 @@
-//! Which connections are exported: a share of all, chosen by their ids, and every one that failed or was slow.
+//! Which connections are exported: a share of all, chosen by their ids, and each that failed or was slow.
 //!
 //! The choice is OpenTelemetry's consistent probability sampling: a trace is kept if the last 56 bits of its
 //! id reach a threshold, and `tracestate` names the threshold, so that whoever counts traces knows how many

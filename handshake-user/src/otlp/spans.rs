@@ -169,8 +169,8 @@ impl Moments {
     }
 }
 
-/// The spans of a record. What has no times of its own is told by the span of the whole. A record of what came
-/// after the close has everything from before as well, which was told with the close.
+/// The spans of a record. What has no times of its own is told by the span of the whole. A record of what
+/// came after the close has everything from before as well, which was told with the close.
 fn spans(event: &ConnectionEvent, state: &str) -> Vec<Span> {
     let ids = Ids::of(event);
     let moments = Moments::of(event);
@@ -345,8 +345,8 @@ fn events(tls: &Tls, start: SystemTime) -> Vec<Event> {
     flights.chain(stalls).collect()
 }
 
-/// The fields of a part of the record by their names in it, behind a prefix, but for some. Lists of objects are
-/// left out.
+/// The fields of a part of the record by their names in it, behind a prefix, but for some. Lists of objects
+/// are left out.
 fn flattened(prefix: &str, part: &impl Serialize, but: &[&str]) -> Vec<KeyValue> {
     // Plain values can always be written.
     let Ok(Value::Object(fields)) = serde_json::to_value(part) else { return Vec::new() };

@@ -11,7 +11,7 @@ use rustls::{
 use tokio_rustls::TlsConnector;
 
 use super::{endpoint::Endpoint, spans::Common};
-use crate::{bounded, exporter::http::is_cpu_supported};
+use crate::{bounded, cryptography::is_cpu_supported};
 
 /// How long an attempt may take, unless a variable says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -45,7 +45,6 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 pub use self::web::Web;
-pub(crate) use self::web::is_cpu_supported;
 use self::{
     activity::Activity, auth::Verdict, body::Body, connections::Connections, negotiation::Variant,
     rendering::Renderings, stream::Stream,

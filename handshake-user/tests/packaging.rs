@@ -152,3 +152,43 @@ fn metrics_that_are_named_exist() {
         assert!(metrics.contains(&format!("`{name}`")), "{name} is not in docs/metrics.md");
     }
 }
+
+/// The objects of a manifest of Kubernetes, by their kinds.
+fn objects(file: &str) -> BTreeMap<String, Value> {
+    let text = text(file);
+    let documents = text.split("---\n").map(|document| serde_saphyr::from_str::<Value>(document).unwrap());
+    documents.map(|document| (document["kind"].as_str().unwrap().to_owned(), document)).collect()
+}
+
+fn strings(value: &Value) -> BTreeSet<&str> {
+    value.as_array().unwrap().iter().map(|value| value.as_str().unwrap()).collect()
+}
+
+#[test]
+fn container_has_the_capabilities_of_the_unit_and_no_other_privilege() {
+    let unit = text("packaging/systemd/handshake.service");
+    let of_unit = values(&unit, "CapabilityBoundingSet=")[0];
+    let of_unit: BTreeSet<_> = of_unit.split(' ').map(|name| name.trim_start_matches("CAP_")).collect();
+    let of_wire = BTreeSet::from(["BPF", "NET_ADMIN", "PERFMON"]);
+    for (file, expected) in [
+        ("packaging/kubernetes/handshake.yaml", &of_unit),
+        ("packaging/kubernetes/handshake-wire-only.yaml", &of_wire),
+    ] {
+        let pod = &objects(file)["DaemonSet"]["spec"]["template"]["spec"];
+        assert_eq!(pod["hostPID"], true);
+        assert_eq!(pod["automountServiceAccountToken"], false);
+        let container = &pod["containers"][0];
+        let security = &container["securityContext"];
+        assert_eq!(strings(&security["capabilities"]["add"]), *expected, "{file}");
+        assert_eq!(security["capabilities"]["drop"], json!(["ALL"]));
+        assert_eq!(security["readOnlyRootFilesystem"], true);
+        for refused in ["privileged", "allowPrivilegeEscalation"] {
+            assert_eq!(security[refused], false, "{refused}");
+        }
+        for mount in container["volumeMounts"].as_array().unwrap() {
+            assert_eq!(mount["readOnly"], true, "{mount}");
+        }
+        let memory = format!("{}i", values(&unit, "MemoryMax=")[0]);
+        assert_eq!(container["resources"]["limits"]["memory"], memory.as_str());
+    }
+}

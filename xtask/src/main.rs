@@ -3,6 +3,7 @@
 
 mod bench;
 mod build;
+mod chart;
 mod debian;
 mod dist;
 mod fuzz;
@@ -12,6 +13,7 @@ mod packages;
 mod peers;
 mod proc_stat;
 mod process;
+mod python;
 mod repeat;
 mod run;
 mod scale;
@@ -53,6 +55,7 @@ enum Command {
     Setup(setup::Args),
     Build(build::Args),
     Dist(dist::Args),
+    Chart(chart::Args),
     Run(run::Args),
     Lint(lint::Args),
     Test(test::Args),
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::main(&args),
         Command::Build(args) => build::main(&args),
         Command::Dist(args) => dist::main(&args),
+        Command::Chart(args) => chart::main(&args),
         Command::Run(args) => run::main(args),
         Command::Lint(args) => lint::main(&args),
         Command::Test(args) => test::main(&args),

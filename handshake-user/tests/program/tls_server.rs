@@ -69,7 +69,7 @@ impl Drop for TlsServer {
 }
 
 /// A key, and a certificate of its own signature.
-fn certificate(folder: &Path, days: i32) -> (PathBuf, PathBuf) {
+pub(crate) fn certificate(folder: &Path, days: i32) -> (PathBuf, PathBuf) {
     let [key, request, certificate] =
         ["key.pem", "request.pem", "certificate.pem"].map(|name| folder.join(name));
     let mut command = Command::new("openssl");

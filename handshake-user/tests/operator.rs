@@ -1,5 +1,6 @@
 //! What an operator relies on: the names of units, containers and pods; the rules and the dashboard, run by a
-//! real Prometheus over real traffic; the Helm chart and its container.
+//! real Prometheus over real traffic; the Helm chart and its container;
+//! queries over the records of a fleet.
 //!
 //! Needs root: run through `cargo xtask test`.
 
@@ -12,6 +13,8 @@ mod assert_time;
 mod cgroups;
 #[path = "operator/container.rs"]
 mod container;
+#[path = "operator/fleet.rs"]
+mod fleet;
 #[path = "operator/kubernetes.rs"]
 mod kubernetes;
 mod program;

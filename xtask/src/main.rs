@@ -6,6 +6,7 @@ mod build;
 mod chart;
 mod debian;
 mod dist;
+mod fleet;
 mod fuzz;
 mod linker;
 mod lint;
@@ -64,6 +65,7 @@ enum Command {
     Bench(bench::Args),
     Soak(soak::Args),
     Scale(scale::Args),
+    Fleet(fleet::Args),
     Vm(vm::Args),
 }
 
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::main(&args),
         Command::Soak(args) => soak::main(&args),
         Command::Scale(args) => scale::main(&args),
+        Command::Fleet(args) => fleet::main(&args),
         Command::Vm(args) => vm::main(&args),
     };
     match result {

@@ -41,7 +41,9 @@ const GO: [(&str, &str, &str); 3] =
 pub(crate) fn ensure(workspace: &Workspace) -> Result<()> {
     let folder = workspace.tools().join("peers");
     ensure_for(workspace, &folder, None)?;
-    python::CHART.ensure(workspace)?;
+    for packages in [python::CHART, python::DUCKDB] {
+        packages.ensure(workspace)?;
+    }
     build_c(workspace, &folder.join("coroutines"))
 }
 

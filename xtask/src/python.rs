@@ -34,6 +34,20 @@ pub(crate) const CHART: Packages = Packages {
     purpose: "they render the chart and validate its manifests (80 MB, 15 s)",
 };
 
+/// What answers queries over records in the tests.
+pub(crate) const DUCKDB: Packages = Packages {
+    name: "duckdb",
+    list: "packaging/fleet/requirements.txt",
+    purpose: "it answers queries over records (20 MB)",
+};
+
+/// The same, and too large for every run of the tests.
+pub(crate) const CLICKHOUSE: Packages = Packages {
+    name: "clickhouse",
+    list: "packaging/fleet/requirements-clickhouse.txt",
+    purpose: "it answers queries over records (180 MB, and 530 MB unpacked)",
+};
+
 impl Packages {
     /// Installs them unless they are there. Returns their folder.
     pub(crate) fn ensure(&self, workspace: &Workspace) -> Result<PathBuf> {
@@ -109,7 +123,7 @@ mod tests {
     #[test]
     fn every_package_has_one_version() {
         let root = Workspace::locate().unwrap().root;
-        for packages in [CHART] {
+        for packages in [CHART, DUCKDB, CLICKHOUSE] {
             let list = fs::read_to_string(root.join(packages.list)).unwrap();
             let lines = list.lines().filter(|line| !line.starts_with('#'));
             assert!(lines.clone().count() > 0 && lines.clone().all(|line| line.contains("==")), "{list}");

@@ -64,6 +64,13 @@ pub(crate) struct Args {
     no_root: bool,
 }
 
+impl Args {
+    /// All tests with this in their names.
+    pub(crate) fn only(filter: &str) -> Self {
+        Self { filter: Some(filter.to_owned()), no_root: false }
+    }
+}
+
 pub(crate) fn main(args: &Args) -> Result<()> {
     let workspace = Workspace::locate()?;
     let ready = setup::ensure(&workspace)?;

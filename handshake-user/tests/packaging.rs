@@ -192,3 +192,44 @@ fn container_has_the_capabilities_of_the_unit_and_no_other_privilege() {
         assert_eq!(container["resources"]["limits"]["memory"], memory.as_str());
     }
 }
+
+/// The names of all fields of a record, wherever they are in it.
+fn fields(schema: &Value, found: &mut BTreeSet<String>) {
+    if let Some(properties) = schema["properties"].as_object() {
+        found.extend(properties.keys().cloned());
+    }
+    schema["$defs"].as_object().into_iter().flat_map(|defs| defs.values()).for_each(|def| fields(def, found));
+}
+
+#[test]
+fn tables_for_fleets_have_every_field_of_a_record() {
+    let mut expected = BTreeSet::new();
+    fields(&serde_json::from_str(&text("docs/record.schema.json")).unwrap(), &mut expected);
+    assert!(expected.len() > 60 && expected.contains("compute_us"), "{expected:?}");
+    for file in ["packaging/fleet/clickhouse.sql", "packaging/fleet/duckdb.sql"] {
+        let sql = text(file);
+        let words: BTreeSet<_> = sql.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+        let missing: Vec<_> = expected.iter().filter(|field| !words.contains(field.as_str())).collect();
+        assert!(missing.is_empty(), "{file} lacks {missing:?}");
+    }
+}
+
+/// The page shows each file of SQL as it is.
+#[test]
+fn page_about_fleets_has_the_sql_of_the_files() {
+    let page = text("docs/fleet.md");
+    let shown: Vec<_> =
+        page.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let queries = text("packaging/fleet/queries.sql");
+    let queries = queries.split_inclusive(";\n").map(|query| query.trim_start_matches('\n'));
+    let files = ["clickhouse-load.sql", "clickhouse.sql", "duckdb.sql"];
+    let files: Vec<_> = files.iter().map(|file| text(&format!("packaging/fleet/{file}"))).collect();
+    let mut expected: Vec<_> = queries.filter(|query| !query.is_empty()).collect();
+    // The first comment is that of the file.
+    expected[0] = expected[0].split_once("\n\n").unwrap().1;
+    expected.extend(files.iter().map(String::as_str));
+    for sql in &expected {
+        assert!(shown.contains(sql), "docs/fleet.md lacks:\n{sql}");
+    }
+    assert_eq!(shown.len(), expected.len());
+}

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::{python, workspace::Workspace};
 
-/// Render the Helm chart into packaging/kubernetes, and validate it against the schemas of Kubernetes' releases
+/// Render the Helm chart into packaging/kubernetes, and validate it against Kubernetes' schemas
 ///
 /// Helm's own engine does it, without a cluster. The first time it downloads 80 MB into target/tools.
 #[derive(clap::Args)]

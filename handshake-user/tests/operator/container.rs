@@ -34,7 +34,7 @@ pub(crate) struct Bundle {
 
 impl Bundle {
     /// One for the container `id` of this pod, in these namespaces.
-    pub(crate) fn new(pod: &str, id: String, namespaces: &[&str]) -> Self {
+    pub(crate) fn new(pod: &str, id: &str, namespaces: &[&str]) -> Self {
         let cgroup = format!(
             "handshake_kubelet_{}.slice/kubepods.slice/kubepods-pod{}.slice/cri-containerd-{id}.scope",
             std::process::id(),

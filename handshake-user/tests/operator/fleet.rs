@@ -31,6 +31,8 @@ use crate::{
 
 type Row = Map<String, Value>;
 type Records<'a> = &'a [&'a Value];
+/// Its name, the column by which the largest rows come first, and its answer by hand.
+type Query = (&'static str, &'static str, fn(Records<'_>) -> Vec<Row>);
 
 #[test]
 fn queries_answer_what_the_records_say() {
@@ -46,7 +48,7 @@ fn queries_answer_what_the_records_say() {
         "there is no DuckDB in {}: run `cargo xtask test`",
         tools.display()
     );
-    // ClickHouse's engine is large: `cargo xtask fleet` installs it.
+    // ClickHouse is large: `cargo xtask fleet` installs it.
     for engine in ["duckdb", "clickhouse"].into_iter().filter(|engine| tools.join(engine).exists()) {
         let answers = ask(engine, &tools.join(engine), &files);
         let names: BTreeSet<_> = answers.keys().map(String::as_str).collect();
@@ -62,8 +64,7 @@ fn queries_answer_what_the_records_say() {
     }
 }
 
-/// The queries, the column by which the largest rows come first, and their answers by hand.
-const QUERIES: &[(&str, &str, fn(Records<'_>) -> Vec<Row>)] = &[
+const QUERIES: &[Query] = &[
     ("slowest_services", "p99_ms", slowest_services),
     ("round_trips_to_save", "hours", round_trips_to_save),
     ("old_tls", "handshakes", old_tls),
@@ -356,7 +357,7 @@ fn ratio(part: usize, whole: usize) -> f64 {
 }
 
 /// As SQL writes them.
-fn times<'a>(group: Records<'a>) -> impl Iterator<Item = String> + 'a {
+fn times(group: Records<'_>) -> impl Iterator<Item = String> {
     group.iter().map(|record| record["time"].as_str().unwrap().trim_end_matches('Z').replace('T', " "))
 }
 
@@ -483,8 +484,8 @@ fn exhaust_ports() {
     assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL));
 }
 
-/// The same connections on three hosts: the second has peers in a network of IPv6, the third is a day later and
-/// has a kernel that tells how long connections wait for `accept()`, which this one may not.
+/// The same connections on three hosts: the second has peers in networks of IPv6, the third is at another day
+/// and has a kernel that tells how long connections wait for `accept()`, which this one may not.
 fn of_three_hosts(records: &[Value]) -> Vec<Value> {
     let mut all = Vec::new();
     for (number, host) in ["web1", "web2", "db1"].into_iter().enumerate() {
@@ -513,18 +514,20 @@ fn of_three_hosts(records: &[Value]) -> Vec<Value> {
     all
 }
 
-/// One file a host, as they are collected.
+/// One file a host, as they are collected: of many parts, each compressed by itself.
 fn write(folder: &Path, records: &[Value]) {
-    let mut files = BTreeMap::new();
+    let mut hosts = BTreeMap::<&str, Vec<&Value>>::new();
     for record in records {
-        let host = record["host"].as_str().unwrap();
-        let file = files.entry(host).or_insert_with(|| {
-            let file = File::create(folder.join(format!("{host}.jsonl.gz"))).unwrap();
-            GzEncoder::new(file, Compression::fast())
-        });
-        writeln!(file, "{record}").unwrap();
+        hosts.entry(record["host"].as_str().unwrap()).or_default().push(record);
     }
-    for file in files.into_values() {
-        file.finish().unwrap();
+    for (host, records) in hosts {
+        let mut file = File::create(folder.join(format!("{host}.jsonl.gz"))).unwrap();
+        for part in records.chunks(100) {
+            let mut encoder = GzEncoder::new(file, Compression::fast());
+            for record in part {
+                writeln!(encoder, "{record}").unwrap();
+            }
+            file = encoder.finish().unwrap();
+        }
     }
 }

@@ -101,7 +101,7 @@ impl Pod {
     fn run(&self, labels: &[&str]) -> Daemon {
         let mut bundle = Bundle::new(
             "0a0a0a0a-0b0b-4c0c-8d0d-0e0e0e0e0e0e",
-            "1dea".repeat(16),
+            &"1dea".repeat(16),
             &["mount", "uts", "ipc", "cgroup"],
         );
         let config = bundle.folder("config");
@@ -200,7 +200,7 @@ impl Workload {
     /// Returns when it listens.
     fn start() -> Self {
         let namespaces = ["mount", "uts", "ipc", "cgroup", "pid", "network"];
-        let mut bundle = Bundle::new(POD, CONTAINER.to_owned(), &namespaces);
+        let mut bundle = Bundle::new(POD, CONTAINER, &namespaces);
         let tools = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).with_file_name("tools");
         let home = tools.join("peers/openssl-1.1.1");
         assert!(home.exists(), "there is no {}: run through `cargo xtask test`", home.display());

@@ -193,6 +193,13 @@ fn container_has_the_capabilities_of_the_unit_and_no_other_privilege() {
     }
 }
 
+#[test]
+fn chart_is_of_this_version() {
+    let chart = text("packaging/helm/handshake/Chart.yaml");
+    assert_eq!(values(&chart, "version:"), [env!("CARGO_PKG_VERSION")]);
+    assert_eq!(values(&chart, "appVersion:"), [env!("CARGO_PKG_VERSION")]);
+}
+
 /// The names of all fields of a record, wherever they are in it.
 fn fields(schema: &Value, found: &mut BTreeSet<String>) {
     if let Some(properties) = schema["properties"].as_object() {

@@ -6,6 +6,7 @@ manifest is not what the chart renders.
 
 import pathlib
 import sys
+import tomllib
 
 import kubernetes_validate
 import yaml
@@ -93,6 +94,17 @@ def validate(text, values):
             sys.exit(f"{document['kind']} with {values}, Kubernetes {version}: {place}: {error.message}")
 
 
+def configuration(chart, values, text):
+    """The configuration says what the values do, in TOML."""
+    found = tomllib.loads(yaml.safe_load(text)["data"]["handshake.toml"])
+    expected = chart.merge_values(values)["config"]
+    if values.get("wireOnly"):
+        expected["tls_libraries"] = "off"
+    if values.get("records"):
+        expected["records"] = "/var/log/handshake"
+    assert found == expected, f"{found} is not {expected}"
+
+
 def main(check):
     findings = lint(CHART, strict=True)
     problems = [it for it in findings["messages"] if it["severity"] > 1] + findings["errors"]
@@ -100,8 +112,10 @@ def main(check):
     stale = []
     with Chart.load(CHART) as chart:
         for values in [*FILES.values(), *OTHERS]:
-            for _, text in objects(chart, values):
+            for name, text in objects(chart, values):
                 validate(text, values)
+                if name == "configmap.yaml":
+                    configuration(chart, values, text)
         for values in WRONG:
             try:
                 chart.validate_schema(chart.merge_values(values))

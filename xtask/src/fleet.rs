@@ -33,7 +33,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     let workspace = Workspace::locate()?;
     python::CLICKHOUSE.ensure(&workspace)?;
     let Some(records) = &args.records else {
-        return test::main(&test::Args::only("fleet::"));
+        return test::alone("operator", "fleet::");
     };
     let records = records.to_str().context("the name of the file is not UTF-8")?;
     let folder = workspace.target.join("fleet");

@@ -94,9 +94,11 @@ pub(super) mod whole_micros {
 pub(super) mod rfc3339 {
     use std::time::SystemTime;
 
-    use serde::Serializer;
+    use serde::{Deserializer, Serializer};
 
-    pub(crate) use super::read_rfc3339 as deserialize;
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+        super::read_rfc3339(deserializer)
+    }
 
     pub(crate) fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&humantime::format_rfc3339_micros(*time))
@@ -107,16 +109,18 @@ pub(super) mod rfc3339 {
 pub(super) mod rfc3339_seconds {
     use std::time::SystemTime;
 
-    use serde::Serializer;
+    use serde::{Deserializer, Serializer};
 
-    pub(crate) use super::read_rfc3339 as deserialize;
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+        super::read_rfc3339(deserializer)
+    }
 
     pub(crate) fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&humantime::format_rfc3339_seconds(*time))
     }
 }
 
-pub(crate) fn read_rfc3339<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+fn read_rfc3339<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
     let text = Cow::<str>::deserialize(deserializer)?;
     humantime::parse_rfc3339(&text)
         .map_err(|error| D::Error::custom(format_args!("time is not RFC 3339 in UTC: {error}")))

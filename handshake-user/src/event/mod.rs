@@ -237,8 +237,8 @@ pub struct Tls {
     /// IANA's name of the group of the key exchange, or its number if that is not in our table.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<Untrusted>,
-    /// TLS 1.2: IANA's name of the scheme with which the server signed its key exchange, or its number if that
-    /// is not in our table.
+    /// TLS 1.2: IANA's name of the scheme with which the server signed its key exchange, or its number if
+    /// that is not in our table.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signature: Option<Untrusted>,
     /// TLS 1.2 and before: the server's own certificate, which a full handshake shows in the clear.
@@ -291,7 +291,8 @@ pub struct Certificate {
     #[serde(with = "rfc3339_seconds")]
     #[schemars(with = "String")]
     pub not_after: SystemTime,
-    /// The type of its key: rsa, `rsa_pss`, ecdsa, ed25519, ed448, dsa, `ml_dsa_44`, `ml_dsa_65` or `ml_dsa_87`.
+    /// The type of its key: rsa, `rsa_pss`, ecdsa, ed25519, ed448, dsa, `ml_dsa_44`, `ml_dsa_65` or
+    /// `ml_dsa_87`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_type: Option<Untrusted>,
     /// The length of the modulus of RSA, bits.

@@ -541,7 +541,7 @@ fn any_stalls() -> impl Strategy<Value = Vec<Stall>> {
 #[test]
 fn certificate_that_ends_soon_says_in_how_many_days() {
     let record = with_tls(Role::Client, TlsVersion::Tls12, TlsClass::Full);
-    let day = Duration::from_secs(86_400);
+    let day = Duration::from_hours(24);
     let certificate = |not_after, key_type: Option<&str>, key_bits, curve: Option<&str>| {
         let mut tls = record.tls.clone().unwrap();
         let (key_type, curve) = (key_type.map(Untrusted::from), curve.map(Untrusted::from));

@@ -177,8 +177,8 @@ impl<'a> Der<'a> {
     }
 }
 
-/// The type of a key by its object identifier (RFC 3279 §2.3, RFC 4055 §1.2, RFC 5480 §2.1.1, RFC 8410 §3, RFC
-/// 9881 §2).
+/// The type of a key by its object identifier (RFC 3279 §2.3, RFC 4055 §1.2, RFC 5480 §2.1.1, RFC 8410 §3,
+/// RFC 9881 §2).
 const fn key_kind(identifier: &[u8]) -> Option<&'static str> {
     Some(match identifier {
         b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x01" => "rsa",

@@ -1,5 +1,5 @@
-//! Reassembles the hellos, and the beginning of the server's certificate, from the pieces that the kernel side copied: parts of the stream in any order, some
-//! of them duplicated.
+//! Reassembles the hellos, and the beginning of the server's certificate, from the pieces that the kernel
+//! side copied: parts of the stream in any order, some of them duplicated.
 
 use handshake_common::tls::wire::{
     record::{MESSAGE_HEADER, content},

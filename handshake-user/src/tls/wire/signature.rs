@@ -1,8 +1,8 @@
-//! Signature schemes (IANA, TLS SignatureScheme).
+//! Signature schemes (IANA, TLS `SignatureScheme`).
 
-/// The name in the registry. Those of TLS 1.2 are a hash and an algorithm (RFC 5246 §7.4.1.4.1), with the same
-/// numbers; a curve in such a name then means nothing (RFC 8446 §4.2.3). Returns `None` if the scheme is not
-/// in this table.
+/// The name in the registry. Those of TLS 1.2 are a hash and an algorithm (RFC 5246 §7.4.1.4.1), with the
+/// same numbers; a curve in such a name then means nothing (RFC 8446 §4.2.3). Returns `None` if the scheme is
+/// not in this table.
 #[must_use]
 pub const fn name(scheme: u16) -> Option<&'static str> {
     Some(match scheme {

@@ -26,6 +26,8 @@ pub mod minisockets;
 pub mod output;
 pub mod privileges;
 pub mod recording;
+pub mod redact;
+pub mod redaction;
 pub mod report;
 pub mod settings;
 #[cfg(test)]

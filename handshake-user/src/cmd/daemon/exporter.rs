@@ -29,7 +29,8 @@ use crate::{
         ring::{self, Fill},
     },
     logging,
-    recording::{Folder, Recorder, Target},
+    recording::{Folder, NoLookBack, Recorder, Target, Written},
+    redact::Redactor,
     settings::{PageFor, ProbeSettings, Switch},
     tracer::Tracer,
     untrusted::{Untrusted, say},
@@ -53,6 +54,7 @@ pub(super) struct Exporter {
 struct State {
     /// The one in force.
     config: Config,
+    redactor: Redactor,
     metrics: Metrics,
     recorder: Option<Recorder>,
     lately: Lately,
@@ -88,6 +90,7 @@ impl Live {
 impl Exporter {
     /// Every metric, before anything is attached.
     pub(super) fn new(config: Config) -> Result<Self> {
+        let redactor = Redactor::new(&config.redact)?;
         let metrics = Metrics::new(&config.metrics)?;
         metrics.watch_process()?;
         metrics.configured();
@@ -97,6 +100,7 @@ impl Exporter {
         Ok(Self {
             state: Mutex::new(State {
                 config,
+                redactor,
                 metrics,
                 recorder: None,
                 lately: Lately::new(now()),
@@ -145,12 +149,9 @@ impl Exporter {
 
     /// SIGUSR1: writes the records that are in memory to a file.
     pub(super) fn write_look_back(&self) {
-        let said = match self.lock().recorder.as_mut().map(Recorder::write_look_back) {
-            Some(true) => return,
-            Some(false) => "the disk does not keep up",
-            None => "set `records` and `look_back` to keep the records of the last while",
-        };
-        say(format_args!("handshake: no records written: {said}"));
+        if let Err(reason) = self.look_back() {
+            say(format_args!("handshake: no records written: {reason}"));
+        }
     }
 
     /// The probes are attached: from now on, records are read.
@@ -255,7 +256,7 @@ fn give_memory_back() {
 
 impl State {
     fn drain(&mut self) -> bool {
-        let Self { metrics, recorder, lately, live, .. } = self;
+        let Self { redactor, metrics, recorder, lately, live, .. } = self;
         let Some(Live { tracer, ring, ring_bytes, fill, joiner, look, host }) = live else { return false };
         if let Some(fill) = fill {
             metrics.ring(fill.waiting(), *ring_bytes);
@@ -287,6 +288,7 @@ impl State {
         let mut context =
             MetricsContext { cgroups: metrics.needs_cgroups() || is_recording, is_recording, host };
         let mut report = |event: ConnectionEvent| {
+            let event = redactor.event(event);
             metrics.observe(&event);
             if let Some(recorder) = recorder {
                 recorder.record(&event);
@@ -426,7 +428,7 @@ impl Pages for Exporter {
         state.advance()?;
         let facts = Facts {
             now: SystemTime::now(),
-            host: state.live.as_ref().and_then(|live| live.host.host()),
+            host: state.redactor.host(state.live.as_ref().and_then(|live| live.host.host())),
             trouble,
             attached: state.attached(),
             families: state.metrics.gather(),
@@ -435,6 +437,14 @@ impl Pages for Exporter {
         // Records are read while it is drawn.
         drop(state);
         Ok(page::html(&facts))
+    }
+
+    fn look_back(&self) -> Result<Written, NoLookBack> {
+        let mut state = self.lock();
+        state.drain();
+        let State { config, recorder, .. } = &mut *state;
+        let is_kept = config.records.as_ref().is_some_and(|records| records.look_back.is_some());
+        recorder.as_mut().filter(|_| is_kept).ok_or(NoLookBack::NotKept)?.write_look_back()
     }
 
     fn config(&self) -> String {

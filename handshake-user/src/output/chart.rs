@@ -16,13 +16,13 @@ const BAR: f64 = 26.0;
 /// Characters of a name.
 const MAX_NAME: usize = 44;
 
-/// How many took longer than `over`, and no longer than `to`.
+/// How many took longer than `over`, and no longer than `to`; the last one of a histogram has no `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bucket {
     /// Bounds; `to` is the larger one.
     pub over: Duration,
     /// Included.
-    pub to: Duration,
+    pub to: Option<Duration>,
     /// Durations between them.
     pub count: u64,
 }
@@ -75,7 +75,7 @@ fn add_row(drawn: &mut String, axis: &Axis, row: &Distribution, top: u32) {
         Escaped(&name)
     );
     for bucket in &row.buckets {
-        let (from, to) = (axis.x(bucket.over), axis.x(bucket.to));
+        let (from, to) = (axis.x(bucket.over), bucket.to.map_or(f64::from(END), |to| axis.x(to)));
         // Rare ones are to be seen, too.
         #[expect(clippy::cast_precision_loss, reason = "pixels")]
         let height = (bucket.count as f64 / most as f64 * BAR).max(1.0);
@@ -84,7 +84,7 @@ fn add_row(drawn: &mut String, axis: &Axis, row: &Distribution, top: u32) {
             r#"<rect x="{from:.1}" y="{y:.1}" width="{width:.1}" height="{height:.1}"><title>{range}: {count}</title></rect>"#,
             y = f64::from(base) - height,
             width = (to - from - 1.0).max(1.0),
-            range = Escaped(&format!("{} – {}", duration(Some(bucket.over)), duration(Some(bucket.to)))),
+            range = Escaped(&range(bucket)),
             count = bucket.count
         );
     }
@@ -99,6 +99,15 @@ fn add_row(drawn: &mut String, axis: &Axis, row: &Distribution, top: u32) {
     let _ = write!(drawn, r#"<text class="at" x="{COUNT}" y="{middle}" text-anchor="end">{all}</text></g>"#);
 }
 
+/// What is in the bucket, in words.
+fn range(bucket: &Bucket) -> String {
+    let over = duration(Some(bucket.over));
+    match bucket.to {
+        Some(to) => format!("{over} – {}", duration(Some(to))),
+        None => format!("> {over}"),
+    }
+}
+
 /// Logarithmic, from one power of ten to another.
 struct Axis {
     /// Powers of ten, microseconds.
@@ -111,7 +120,8 @@ impl Axis {
     fn over(rows: &[Distribution]) -> Option<Self> {
         let buckets = || rows.iter().flat_map(|row| &row.buckets);
         let from = buckets().map(|bucket| micros(bucket.over)).min()?.ilog10();
-        let to = buckets().map(|bucket| micros(bucket.to)).max()?;
+        // What has no bound needs some room behind the others.
+        let to = buckets().map(|bucket| bucket.to.map_or(micros(bucket.over) + 1, micros)).max()?;
         let to = to.ilog10() + u32::from(!is_power_of_ten(to));
         Some(Self { from, to: to.max(from + 1) })
     }
@@ -153,13 +163,13 @@ mod tests {
     use super::*;
 
     fn bucket(over: u64, to: u64, count: u64) -> Bucket {
-        Bucket { over: Duration::from_micros(over), to: Duration::from_micros(to), count }
+        Bucket { over: Duration::from_micros(over), to: Some(Duration::from_micros(to)), count }
     }
 
     fn row(name: &str, buckets: &[Bucket]) -> Distribution {
         Distribution {
             name: name.to_owned(),
-            median: buckets.first().map(|bucket| bucket.to),
+            median: buckets.first().and_then(|bucket| bucket.to),
             buckets: buckets.to_vec(),
         }
     }
@@ -169,7 +179,7 @@ mod tests {
         let rows = [
             row("fast", &[bucket(100, 160, 3), bucket(160, 250, 6)]),
             row("none", &[]),
-            row("slow <one>", &[bucket(40_000, 63_000, 1)]),
+            row("slow <one>", &[bucket(40_000, 63_000, 1), Bucket { to: None, ..bucket(1_000_000, 0, 2) }]),
         ];
         insta::assert_snapshot!(distributions("openings", &rows).unwrap().replace("><", ">\n<"));
     }

@@ -93,11 +93,11 @@ pub struct Row {
 fn upper_bounds<S: Serializer>(buckets: &[Bucket], serializer: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     struct Shown {
-        le_us: u64,
+        le_us: Option<u64>,
         count: u64,
     }
     serializer
-        .collect_seq(buckets.iter().map(|bucket| Shown { le_us: micros(bucket.to), count: bucket.count }))
+        .collect_seq(buckets.iter().map(|bucket| Shown { le_us: bucket.to.map(micros), count: bucket.count }))
 }
 
 impl Summary {
@@ -209,10 +209,10 @@ fn buckets(durations: &Histogram<u64>) -> Vec<Bucket> {
         // What the longest are cut to.
         let (over, to) = around(step.value_iterated_to().min(MAX_US));
         match buckets.last_mut() {
-            Some(last) if micros(last.to) == to => last.count += step.count_since_last_iteration(),
+            Some(last) if last.to.map(micros) == Some(to) => last.count += step.count_since_last_iteration(),
             _ => buckets.push(Bucket {
                 over: Duration::from_micros(over),
-                to: Duration::from_micros(to),
+                to: Some(Duration::from_micros(to)),
                 count: step.count_since_last_iteration(),
             }),
         }
@@ -286,7 +286,7 @@ mod tests {
         }
         let row = summary.rows().next().unwrap();
         let buckets: Vec<_> =
-            row.buckets.iter().map(|it| (micros(it.over), micros(it.to), it.count)).collect();
+            row.buckets.iter().map(|it| (micros(it.over), it.to.map_or(0, micros), it.count)).collect();
         let expected = [
             (0, 1, 2),
             (6, 10, 2),

@@ -2,12 +2,13 @@
 
 #![allow(dead_code, reason = "no suite uses all of it")]
 
+pub(crate) mod blind;
 mod daemon;
 pub(crate) mod machine;
 pub(crate) mod tls_server;
 
 use std::{
-    env,
+    env, fs,
     io::{BufRead as _, BufReader, Read},
     os::unix::process::CommandExt as _,
     path::PathBuf,
@@ -104,6 +105,7 @@ impl Running {
         out: impl FnMut(&[u8]) + Send + 'static,
         mut err: impl FnMut(&[u8]) + Send + 'static,
     ) -> Result<Self, String> {
+        blind::watch();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
         let (send, lines) = mpsc::channel();
@@ -130,7 +132,8 @@ impl Running {
                 Ok(line) => log.push_str(&line),
                 Err(RecvTimeoutError::Disconnected) => return Err(format!("{command:?} has ended:\n{log}")),
                 Err(RecvTimeoutError::Timeout) => {
-                    return Err(format!("{command:?} is not ready after {START:?}:\n{log}"));
+                    let stacks = stacks(running.pid());
+                    return Err(format!("{command:?} is not ready after {START:?}:\n{log}{stacks}"));
                 }
             }
         }
@@ -177,6 +180,18 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What each of its threads waits for in the kernel.
+fn stacks(pid: u32) -> String {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return String::new() };
+    let told = |of: PathBuf| {
+        let [name, state, stack] =
+            ["comm", "stat", "stack"].map(|file| fs::read_to_string(of.join(file)).unwrap_or_default());
+        let state = state.rsplit_once(") ").map_or("?", |(_, rest)| &rest[..1]).to_owned();
+        format!("{} {state}: {}\n", name.trim(), stack.lines().collect::<Vec<_>>().join(" "))
+    };
+    threads.flatten().map(|thread| told(thread.path())).collect()
 }
 
 fn read(from: impl Read + Send + 'static, mut take: impl FnMut(&[u8]) + Send + 'static) -> JoinHandle<()> {

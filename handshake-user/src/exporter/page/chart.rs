@@ -4,10 +4,7 @@ use std::fmt::Write as _;
 
 use handshake_common::Role;
 
-use super::{
-    distribution::Distribution,
-    history::{History, Kind, SPAN, roles},
-};
+use super::history::{History, Kind, SPAN, roles};
 use crate::output::{markup::Escaped, rows::per_second};
 
 /// Of the chart of a rate: pixels of the whole, where its bars begin, and their height.
@@ -15,9 +12,6 @@ const WIDTH: f64 = 300.0;
 const HEIGHT: u32 = 86;
 const TOP: f64 = 18.0;
 const BARS: f64 = 48.0;
-/// Of the bars of a distribution.
-const BUCKET: usize = 7;
-const BUCKETS_HEIGHT: f64 = 22.0;
 /// Of the longest bar in a table, and its thickness.
 const LONGEST: f64 = 90.0;
 const THICKNESS: u32 = 12;
@@ -84,31 +78,6 @@ pub(super) fn bar(share: f64) -> String {
     let width = (share * LONGEST).max(1.0);
     format!(
         r#"<svg class="bar" viewBox="0 0 {LONGEST} {THICKNESS}" aria-hidden="true"><rect width="{width:.1}" height="{THICKNESS}"/></svg>"#
-    )
-}
-
-/// A bar for each bucket, the shortest durations to the left.
-pub(super) fn distribution(all: &Distribution) -> String {
-    let buckets: Vec<_> = all.buckets().collect();
-    let most = buckets.iter().map(|(_, count)| *count).max().unwrap_or(0).max(1);
-    let (mut bars, mut words) = (String::new(), Vec::new());
-    for (at, (bound, count)) in buckets.iter().enumerate().filter(|(_, (_, count))| *count > 0) {
-        #[expect(clippy::cast_precision_loss, reason = "a height in pixels")]
-        let height = (BUCKETS_HEIGHT * *count as f64 / most as f64).max(1.0);
-        let word = format!("{bound}: {count}");
-        let _ = write!(
-            bars,
-            r#"<rect x="{}" y="{:.1}" width="{}" height="{height:.1}"><title>{word}</title></rect>"#,
-            at * BUCKET,
-            BUCKETS_HEIGHT - height,
-            BUCKET - 1
-        );
-        words.push(word);
-    }
-    let width = buckets.len().max(1) * BUCKET;
-    format!(
-        r#"<svg class="buckets" width="{width}" height="24" viewBox="0 0 {width} 24" role="img" aria-label="{}">{bars}<path d="M0 23H{width}"/></svg>"#,
-        words.join(", ")
     )
 }
 

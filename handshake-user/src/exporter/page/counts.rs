@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use prometheus::proto::{Metric, MetricFamily};
 
 use super::{chart, distribution::Distribution, table};
-use crate::output::markup::Escaped;
+use crate::output::{
+    chart::{Distribution as Drawn, distributions},
+    markup::Escaped,
+};
 
 /// Most rows of a table: peers choose cipher suites and groups.
 const MOST: usize = 24;
@@ -111,20 +114,28 @@ fn durations(page: &mut String, families: &[MetricFamily]) {
     }
     let numbers = ["count", "half of them", "99 of 100"];
     table::begin(page, "durations", "Durations", &["duration", "role"], &numbers);
-    // The last heading is of words again.
-    let head = "</tr></thead>";
-    let at = page.rfind(head).unwrap_or(page.len());
-    page.insert_str(at, "<th scope=\"col\">short to long, a bar for each bucket</th>");
-    for (what, role, all) in rows {
+    for (what, role, all) in &rows {
         let (role, count, half, most) = (Escaped(role), all.count, all.bound(50), all.bound(99));
+        let (half, most) = (Escaped(&half), Escaped(&most));
         let _ = writeln!(
             page,
             "<tr><th scope=\"row\">{what}</th><th scope=\"row\">{role}</th><td class=\"number\">{count}</td>\
-             <td class=\"number\">{half}</td><td class=\"number\">{most}</td><td>{}</td></tr>",
-            chart::distribution(&all)
+             <td class=\"number\">{half}</td><td class=\"number\">{most}</td></tr>"
         );
     }
     table::end(page);
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|(what, role, all)| Drawn {
+            name: format!("{what}, {role}"),
+            buckets: all.buckets(),
+            // A histogram does not tell it.
+            median: None,
+        })
+        .collect();
+    if let Some(drawn) = distributions("Durations, shortest to the left", &rows) {
+        let _ = writeln!(page, "<figure>{drawn}</figure>");
+    }
 }
 
 pub(super) fn metrics<'a>(families: &'a [MetricFamily], name: &str) -> impl Iterator<Item = &'a Metric> {

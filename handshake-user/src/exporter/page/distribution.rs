@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prometheus::proto::Metric;
 
-use crate::output::text::duration;
+use crate::output::{chart::Bucket, text::duration};
 
 /// Histograms of the same buckets, added up.
 #[derive(Default)]
@@ -27,14 +27,20 @@ impl Distribution {
         }
     }
 
-    /// What is in each bucket, and how many there are in it. The last one has no upper bound.
-    pub(super) fn buckets(&self) -> impl Iterator<Item = (String, u64)> {
-        let below = [0].into_iter().chain(self.buckets.iter().map(|(_, below)| *below));
-        let bounded = self.buckets.iter().zip(below);
-        let bounded = bounded
-            .map(|((bound, upto), below)| (format!("≤ {}", seconds(*bound)), upto.saturating_sub(below)));
-        let last = self.buckets.last().map(|(bound, upto)| (above(*bound), self.count.saturating_sub(*upto)));
-        bounded.chain(last)
+    /// The buckets that are not empty.
+    pub(super) fn buckets(&self) -> Vec<Bucket> {
+        let mut buckets = Vec::new();
+        let (mut over, mut before) = (0.0, 0);
+        let unbounded = (f64::INFINITY, self.count);
+        for &(bound, below) in self.buckets.iter().chain([&unbounded]) {
+            let count = below.saturating_sub(before);
+            if count > 0 {
+                let over = Duration::try_from_secs_f64(over).unwrap_or_default();
+                buckets.push(Bucket { over, to: Duration::try_from_secs_f64(bound).ok(), count });
+            }
+            (over, before) = (bound, below);
+        }
+        buckets
     }
 
     /// The smallest bound that so many of a hundred do not exceed.
@@ -48,9 +54,8 @@ impl Distribution {
     }
 }
 
-/// As a text of HTML.
 fn above(bound: f64) -> String {
-    format!("&gt; {}", seconds(bound))
+    format!("> {}", seconds(bound))
 }
 
 fn seconds(seconds: f64) -> String {
@@ -71,14 +76,26 @@ mod tests {
         let told = |histogram: &Histogram| {
             let mut all = Distribution::default();
             all.add(&histogram.collect()[0].get_metric()[0]);
-            let counts: Vec<_> = all.buckets().map(|(_, count)| count).collect();
-            (all.bound(50), all.bound(99), counts)
+            let counts = all
+                .buckets()
+                .into_iter()
+                .map(|Bucket { over, to, count }| (over.as_millis(), to.map(|to| to.as_millis()), count));
+            (all.bound(50), all.bound(99), counts.collect::<Vec<_>>())
         };
-        assert_eq!(told(&histogram), ("≤ 1.0 ms".into(), "≤ 1.0 ms".into(), vec![98, 0, 0, 0]));
+        assert_eq!(told(&histogram), ("≤ 1.0 ms".into(), "≤ 1.0 ms".into(), vec![(0, Some(1), 98)]));
         histogram.observe(0.002);
         histogram.observe(1.0);
-        assert_eq!(told(&histogram), ("≤ 1.0 ms".into(), "≤ 10.0 ms".into(), vec![98, 1, 1, 0]));
+        assert_eq!(
+            told(&histogram),
+            (
+                "≤ 1.0 ms".into(),
+                "≤ 10.0 ms".into(),
+                vec![(0, Some(1), 98), (1, Some(10), 1), (10, Some(2000), 1)]
+            )
+        );
         (0..200).for_each(|_| histogram.observe(9.0));
-        assert_eq!(told(&histogram), ("&gt; 2.00 s".into(), "&gt; 2.00 s".into(), vec![98, 1, 1, 200]));
+        let beyond = (2000, None, 200);
+        let (half, most, buckets) = told(&histogram);
+        assert_eq!((half.as_str(), most.as_str(), buckets.last()), ("> 2.00 s", "> 2.00 s", Some(&beyond)));
     }
 }

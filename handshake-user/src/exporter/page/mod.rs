@@ -35,7 +35,7 @@ use crate::{
 };
 
 const STYLE: &str = include_str!("page.css");
-const STYLE_HASH: &str = "sha256-JaKZHMgvgIwV+ATxNcVsw4IcJ7rbgP1BmNu/k+ed/sk=";
+const STYLE_HASH: &str = "sha256-v2xzEyPmPtSdj7xnKR7DnormiWSQItqcz2fS8V5ocpw=";
 const SCRIPT: &str = include_str!("page.js");
 const SCRIPT_HASH: &str = "sha256-faOo7uQ30j++AtSO6IwQqW82YkvA3jgffvFEt/ihNIA=";
 

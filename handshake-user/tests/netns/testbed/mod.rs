@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::program::machine::patience;
+use crate::program::{blind, machine::patience};
 use capture::Capture;
 use faults::Verdict;
 use namespace::Namespace;
@@ -53,6 +53,7 @@ impl Testbed {
             nix::unistd::geteuid().is_root(),
             "this test makes network namespaces and needs root: run it through `cargo xtask test`"
         );
+        blind::watch();
         priority::raise();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let client = Namespace::new(&addresses(number, Side::Client));

@@ -1,0 +1,139 @@
+//! Moments at which this machine's kernel runs no BPF program. Some sandboxes shield their init that way: a
+//! soft interrupt that arrives while one of its threads runs changes the states of connections, the kernel
+//! tells its own tracing of that, and neither runs a program nor counts that it did not. A test that misses
+//! an event in such a moment says so, and `cargo xtask test` repeats it.
+
+use std::{
+    cell::OnceCell,
+    fs, panic,
+    path::{Path, PathBuf},
+    process,
+    sync::OnceLock,
+    time::Duration,
+};
+
+use rustix::{
+    fd::OwnedFd,
+    io,
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen},
+    time::{ClockId, clock_gettime},
+};
+
+/// Begins the line that tells it; `cargo xtask test` looks for it.
+const TOLD: &str = "the kernel was blind: ";
+/// What the hooks on tracepoints see.
+const EVENTS: [&str; 5] = [
+    "sock/inet_sock_set_state",
+    "tcp/tcp_retransmit_skb",
+    "tcp/tcp_destroy_sock",
+    "tcp/tcp_send_reset",
+    "tcp/tcp_receive_reset",
+];
+/// Of each CPU: some ten thousand events.
+const BUFFER_KIB: &str = "2048";
+const PREFIX: &str = "handshake-test-";
+
+thread_local! {
+    /// When the test of this thread began.
+    static BEGAN: OnceCell<Duration> = const { OnceCell::new() };
+}
+
+/// From now on, a panic of this thread tells of such moments since the first call.
+pub(crate) fn watch() {
+    static INSTANCE: OnceLock<Option<PathBuf>> = OnceLock::new();
+    BEGAN.with(|began| {
+        began.get_or_init(now);
+    });
+    INSTANCE.get_or_init(|| {
+        let instance =
+            instance().inspect_err(|error| eprintln!("no tracing of this kernel: {error}")).ok()?;
+        let default = panic::take_hook();
+        let of_hook = instance.clone();
+        panic::set_hook(Box::new(move |panic| {
+            default(panic);
+            let began = BEGAN.with(|began| began.get().copied());
+            if let Some(events) = began.and_then(|began| missed(&of_hook, began)) {
+                println!("{TOLD}{events}");
+            }
+        }));
+        INSTANCE_AT_EXIT.set(instance.clone()).ok()?;
+        // SAFETY: the function takes and returns nothing, and does not unwind.
+        unsafe { libc::atexit(remove) };
+        Some(instance)
+    });
+}
+
+static INSTANCE_AT_EXIT: OnceLock<PathBuf> = OnceLock::new();
+
+extern "C" fn remove() {
+    if let Some(instance) = INSTANCE_AT_EXIT.get() {
+        let _ = fs::remove_dir(instance);
+    }
+}
+
+fn now() -> Duration {
+    let now = clock_gettime(ClockId::Monotonic);
+    Duration::new(now.tv_sec.cast_unsigned(), u32::try_from(now.tv_nsec).unwrap())
+}
+
+/// Tracing of its own, which ends with this process.
+fn instance() -> std::io::Result<PathBuf> {
+    let root = tracefs()?;
+    let instances =
+        PathBuf::from(format!("/proc/self/fd/{}/instances", rustix::fd::AsRawFd::as_raw_fd(&root)));
+    // It must stay open for as long as the path is used.
+    std::mem::forget(root);
+    for left in fs::read_dir(&instances)?.flatten() {
+        let of = left.file_name().to_string_lossy().strip_prefix(PREFIX).map(str::to_owned);
+        if of.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = fs::remove_dir(left.path());
+        }
+    }
+    let instance = instances.join(format!("{PREFIX}{}", process::id()));
+    fs::create_dir(&instance)?;
+    fs::write(instance.join("trace_clock"), "mono")?;
+    fs::write(instance.join("buffer_size_kb"), BUFFER_KIB)?;
+    for event in EVENTS {
+        fs::write(instance.join("events").join(event).join("enable"), "1")?;
+    }
+    Ok(instance)
+}
+
+fn tracefs() -> io::Result<OwnedFd> {
+    let tracefs = fsopen("tracefs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&tracefs)?;
+    fsmount(&tracefs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+}
+
+/// What happened since then while init ran; `None` if nothing did.
+fn missed(instance: &Path, began: Duration) -> Option<String> {
+    let trace = fs::read_to_string(instance.join("trace")).ok()?;
+    let of_init = trace
+        .lines()
+        .filter_map(parse)
+        .filter(|(pid, at, _)| *at >= began && Path::new("/proc/1/task").join(pid).exists());
+    let events: Vec<_> = of_init.map(|(_, _, event)| event).collect();
+    let first = events.first()?;
+    Some(format!(
+        "{} events of TCP came while init ran, for which it runs no program: {first} …",
+        events.len()
+    ))
+}
+
+/// `COMM-PID [CPU] FLAGS SECONDS: EVENT: …`: the thread, the time, and the event.
+fn parse(line: &str) -> Option<(&str, Duration, &str)> {
+    let (task, rest) = line.split_once(" [")?;
+    let (_, pid) = task.trim().rsplit_once('-')?;
+    let (before, event) = rest.split_once(": ")?;
+    let at: f64 = before.rsplit_once(' ')?.1.parse().ok()?;
+    Some((pid, Duration::from_secs_f64(at), event))
+}
+
+#[test]
+fn line_of_the_kernels_tracing_is_parsed() {
+    let line =
+        " tokio-rt-worker-75      [001] ..s1. 75313.864024: inet_sock_set_state: family=AF_INET a=b: c";
+    let parsed = ("75", Duration::from_micros(75_313_864_024), "inet_sock_set_state: family=AF_INET a=b: c");
+    assert_eq!(parse(line), Some(parsed));
+    assert_eq!(parse("#           TASK-PID     CPU#  |||||  TIMESTAMP  FUNCTION"), None);
+}

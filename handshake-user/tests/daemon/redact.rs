@@ -1,5 +1,5 @@
-//! What is redacted leaves by no exit: not in files, not on the page, not as a label, not by `trace`. The second
-//! witness of what takes its place is openssl, which has the key, too.
+//! What is redacted leaves by no exit: not in files, not on the page, not as a label, not by `trace`. The
+//! second witness of what takes its place is openssl, which has the key, too.
 
 use std::{fs, io::Read as _, process::Command};
 

@@ -12,8 +12,10 @@ use tokio::{
     time::{Duration, Instant, timeout},
 };
 
-use super::Pages;
-use crate::{recording::NoLookBack, untrusted::Untrusted};
+use crate::{
+    recording::{NoLookBack, Written},
+    untrusted::Untrusted,
+};
 
 pub(super) const PATH: &str = "/look-back";
 /// Shortest time between two files.
@@ -30,11 +32,11 @@ pub(super) struct LookBacks(Mutex<Option<Instant>>);
 
 impl LookBacks {
     /// The status, the text and further headers of the response.
-    pub(super) async fn respond<B, P: Pages>(
+    pub(super) async fn respond<B>(
         &self,
         request: &Request<B>,
         is_allowed: bool,
-        pages: &P,
+        write: impl FnOnce() -> Result<Written, NoLookBack>,
     ) -> (StatusCode, String, HeaderMap) {
         let none = HeaderMap::new();
         if *request.method() != Method::POST {
@@ -56,7 +58,7 @@ impl LookBacks {
             let text = format!("one was written just now; the next one in {seconds} s\n");
             return (StatusCode::TOO_MANY_REQUESTS, text, later);
         }
-        let written = match pages.look_back() {
+        let written = match write() {
             Ok(written) => written,
             Err(reason) => {
                 let status = match reason {
@@ -85,46 +87,11 @@ impl LookBacks {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
+    use std::{cell::RefCell, io};
 
-    use anyhow::Result;
     use tokio::{sync::oneshot, time::advance};
 
     use super::*;
-    use crate::{exporter::metrics::Format, recording::Written};
-
-    /// Gives out what it is given.
-    struct Recorder(std::sync::Mutex<Vec<Result<Written, NoLookBack>>>);
-
-    impl Pages for Recorder {
-        fn metrics(&self, _: Format) -> Result<String> {
-            unreachable!()
-        }
-
-        fn page(&self) -> Result<String> {
-            unreachable!()
-        }
-
-        fn shows_page_to_all(&self) -> bool {
-            unreachable!()
-        }
-
-        fn look_back(&self) -> Result<Written, NoLookBack> {
-            self.0.lock().unwrap().remove(0)
-        }
-
-        fn config(&self) -> String {
-            unreachable!()
-        }
-
-        fn healthy(&self) -> Result<()> {
-            unreachable!()
-        }
-
-        fn ready(&self) -> Result<()> {
-            unreachable!()
-        }
-    }
 
     fn post() -> Request<()> {
         Request::post(PATH).body(()).unwrap()
@@ -137,22 +104,26 @@ mod tests {
         fails.send(Err(io::ErrorKind::StorageFull.into())).unwrap();
         // Nobody ever answers.
         let (_hangs, hanging) = oneshot::channel();
-        let answers =
-            vec![Err(NoLookBack::NotKept), Err(NoLookBack::Busy), Ok(written), Ok(failed), Ok(hanging)];
-        let (pages, look_backs) = (Recorder(answers.into()), LookBacks::default());
-        let request = post();
-        let ask = || look_backs.respond(&request, true, &pages);
+        let answers = RefCell::new(vec![
+            Err(NoLookBack::NotKept),
+            Err(NoLookBack::Busy),
+            Ok(written),
+            Ok(failed),
+            Ok(hanging),
+        ]);
+        let (look_backs, request) = (LookBacks::default(), post());
+        let ask = || look_backs.respond(&request, true, || answers.borrow_mut().remove(0));
         assert_eq!(ask().await.0, StatusCode::CONFLICT);
         assert_eq!(ask().await.0, StatusCode::SERVICE_UNAVAILABLE);
 
-        let first = async { (ask().await.0, Instant::now()) };
         let second = async {
             let refused = ask().await.0;
             tell.send(Ok("/a".into())).unwrap();
             refused
         };
-        let ((first, _), second) = tokio::join!(first, second);
+        let ((first, named, _), second) = tokio::join!(ask(), second);
         assert_eq!((first, second), (StatusCode::OK, StatusCode::TOO_MANY_REQUESTS));
+        assert_eq!(named, "/a\n");
 
         advance(PACE / 2).await;
         let (status, _, headers) = ask().await;
@@ -170,7 +141,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_is_not_allowed_gets_nothing_written() {
-        let pages = Recorder(Vec::new().into());
-        assert_eq!(LookBacks::default().respond(&post(), false, &pages).await.0, StatusCode::FORBIDDEN);
+        let write = || panic!("nobody may ask");
+        assert_eq!(LookBacks::default().respond(&post(), false, write).await.0, StatusCode::FORBIDDEN);
     }
 }

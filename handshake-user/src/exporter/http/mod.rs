@@ -376,7 +376,8 @@ impl<P: Pages> Site<P> {
         } else if request.uri().path() == look_back::PATH {
             let is_allowed =
                 web.users.is_some() || peer.is_certified || peer.is_local && names_loopback(request);
-            let (status, text, header) = self.look_backs.respond(request, is_allowed, &*self.pages).await;
+            let (status, text, header) =
+                self.look_backs.respond(request, is_allowed, || self.pages.look_back()).await;
             let mut response = page(status, TEXT, text);
             response.headers_mut().extend(header);
             response

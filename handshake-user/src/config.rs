@@ -17,6 +17,7 @@ use serde::{
 
 use crate::{
     bounded,
+    otlp::{Endpoint, Sampling},
     recording::Limits,
     settings::{
         ExporterOptions, ExporterSettings, LogLevel, PageFor, ProbeOptions, ProbeSettings, RedactOptions,
@@ -45,6 +46,10 @@ pub struct Config {
     pub web_config: Option<PathBuf>,
     /// Where records go. `None`: nowhere.
     pub records: Option<Records>,
+    /// The collector to which connections are exported, if the configuration names one.
+    pub otlp_endpoint: Option<Endpoint>,
+    /// Which of them.
+    pub otlp_sampling: Sampling,
     /// Who may see the page `/`.
     pub page: PageFor,
     /// What is redacted.
@@ -207,6 +212,9 @@ impl Options {
             records_mib,
             records_age,
             look_back,
+            otlp_endpoint,
+            otlp_sample,
+            otlp_slow,
             page,
             log_level,
         } = exporter;
@@ -226,6 +234,8 @@ impl Options {
             probes,
             web_config: web_config.into_path(),
             records,
+            otlp_endpoint: otlp_endpoint.into_endpoint(),
+            otlp_sampling: Sampling { share: otlp_sample, slow: otlp_slow.duration() },
             page,
             redact,
             log_level,

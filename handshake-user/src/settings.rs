@@ -17,7 +17,11 @@ use handshake_common::tls::wire::raw::MAX_PORTS;
 use serde::{Deserialize, Serialize, Serializer, de::MapAccess};
 use thiserror::Error;
 
-use crate::{buckets::Buckets, redaction::Redaction};
+use crate::{
+    buckets::Buckets,
+    otlp::{OptionalEndpoint, Share},
+    redaction::Redaction,
+};
 
 /// Defines a group of settings. Each has its help text, how clap reads it, its name (which is also its key in
 /// the configuration file), its type, its default, and the type that parses it.
@@ -173,6 +177,19 @@ settings! {
         /// SIGUSR1.
         #[arg(long, value_name = "TIME", env = "HANDSHAKE_LOOK_BACK")]
         look_back: Period = Period::NONE, parsed as Period;
+
+        /// Collector of OpenTelemetry to which every connection is exported as a trace, such as
+        /// `http://127.0.0.1:4318`; `OTEL_EXPORTER_OTLP_ENDPOINT` and the like are read as well.
+        #[arg(long, value_name = "URL", env = "HANDSHAKE_OTLP_ENDPOINT")]
+        otlp_endpoint: OptionalEndpoint = OptionalEndpoint::default(), parsed as OptionalEndpoint;
+
+        /// Share of the connections that are exported, 0 to 1; those that failed or were slow always are.
+        #[arg(long, value_name = "SHARE", env = "HANDSHAKE_OTLP_SAMPLE")]
+        otlp_sample: Share = Share::ALL, parsed as Share;
+
+        /// Opening, TLS handshake or setup that takes longer is slow, or none.
+        #[arg(long, value_name = "TIME", env = "HANDSHAKE_OTLP_SLOW")]
+        otlp_slow: Period = Period::SECOND, parsed as Period;
 
         /// Who may see the page `/`, which has names and addresses: local (this host) or all (whoever reaches
         /// the server).
@@ -439,6 +456,8 @@ pub struct Period(Option<Duration>);
 impl Period {
     /// None.
     pub const NONE: Self = Self(None);
+    /// A second.
+    pub const SECOND: Self = Self(Some(Duration::from_secs(1)));
     /// A week.
     pub const DAYS_7: Self = Self(Some(Duration::from_hours(7 * 24)));
 

@@ -14,6 +14,8 @@ mod hostile_clients;
 mod interrupted;
 #[path = "daemon/itself.rs"]
 mod itself;
+#[path = "daemon/otlp.rs"]
+mod otlp;
 #[path = "daemon/page.rs"]
 mod page;
 #[path = "daemon/privileges.rs"]

@@ -1,5 +1,6 @@
 //! What an operator relies on: the names of units, containers and pods; the rules and the dashboard, run by a
-//! real Prometheus over real traffic.
+//! real Prometheus over real traffic; the Helm chart and its container;
+//! queries over the records of a fleet.
 //!
 //! Needs root: run through `cargo xtask test`.
 
@@ -10,6 +11,12 @@ mod agreed;
 mod assert_time;
 #[path = "operator/cgroups.rs"]
 mod cgroups;
+#[path = "operator/container.rs"]
+mod container;
+#[path = "operator/fleet.rs"]
+mod fleet;
+#[path = "operator/kubernetes.rs"]
+mod kubernetes;
 mod program;
 #[path = "operator/prometheus.rs"]
 mod prometheus;

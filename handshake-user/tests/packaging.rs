@@ -152,3 +152,91 @@ fn metrics_that_are_named_exist() {
         assert!(metrics.contains(&format!("`{name}`")), "{name} is not in docs/metrics.md");
     }
 }
+
+/// The objects of a manifest of Kubernetes, by their kinds.
+fn objects(file: &str) -> BTreeMap<String, Value> {
+    let text = text(file);
+    let documents = text.split("---\n").map(|document| serde_saphyr::from_str::<Value>(document).unwrap());
+    documents.map(|document| (document["kind"].as_str().unwrap().to_owned(), document)).collect()
+}
+
+fn strings(value: &Value) -> BTreeSet<&str> {
+    value.as_array().unwrap().iter().map(|value| value.as_str().unwrap()).collect()
+}
+
+#[test]
+fn container_has_the_capabilities_of_the_unit_and_no_other_privilege() {
+    let unit = text("packaging/systemd/handshake.service");
+    let of_unit = values(&unit, "CapabilityBoundingSet=")[0];
+    let of_unit: BTreeSet<_> = of_unit.split(' ').map(|name| name.trim_start_matches("CAP_")).collect();
+    let of_wire = BTreeSet::from(["BPF", "NET_ADMIN", "PERFMON"]);
+    for (file, expected) in [
+        ("packaging/kubernetes/handshake.yaml", &of_unit),
+        ("packaging/kubernetes/handshake-wire-only.yaml", &of_wire),
+    ] {
+        let pod = &objects(file)["DaemonSet"]["spec"]["template"]["spec"];
+        assert_eq!(pod["hostPID"], true);
+        assert_eq!(pod["automountServiceAccountToken"], false);
+        let container = &pod["containers"][0];
+        let security = &container["securityContext"];
+        assert_eq!(strings(&security["capabilities"]["add"]), *expected, "{file}");
+        assert_eq!(security["capabilities"]["drop"], json!(["ALL"]));
+        assert_eq!(security["readOnlyRootFilesystem"], true);
+        for refused in ["privileged", "allowPrivilegeEscalation"] {
+            assert_eq!(security[refused], false, "{refused}");
+        }
+        for mount in container["volumeMounts"].as_array().unwrap() {
+            assert_eq!(mount["readOnly"], true, "{mount}");
+        }
+        let memory = format!("{}i", values(&unit, "MemoryMax=")[0]);
+        assert_eq!(container["resources"]["limits"]["memory"], memory.as_str());
+    }
+}
+
+#[test]
+fn chart_is_of_this_version() {
+    let chart = text("packaging/helm/handshake/Chart.yaml");
+    assert_eq!(values(&chart, "version:"), [env!("CARGO_PKG_VERSION")]);
+    assert_eq!(values(&chart, "appVersion:"), [env!("CARGO_PKG_VERSION")]);
+}
+
+/// The names of all fields of a record, wherever they are in it.
+fn fields(schema: &Value, found: &mut BTreeSet<String>) {
+    if let Some(properties) = schema["properties"].as_object() {
+        found.extend(properties.keys().cloned());
+    }
+    schema["$defs"].as_object().into_iter().flat_map(|defs| defs.values()).for_each(|def| fields(def, found));
+}
+
+#[test]
+fn tables_for_fleets_have_every_field_of_a_record() {
+    let mut expected = BTreeSet::new();
+    fields(&serde_json::from_str(&text("docs/record.schema.json")).unwrap(), &mut expected);
+    assert!(expected.len() > 60 && expected.contains("compute_us"), "{expected:?}");
+    for file in ["packaging/fleet/clickhouse.sql", "packaging/fleet/duckdb.sql"] {
+        let sql = text(file);
+        let words: BTreeSet<_> = sql.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+        let missing: Vec<_> = expected.iter().filter(|field| !words.contains(field.as_str())).collect();
+        assert!(missing.is_empty(), "{file} lacks {missing:?}");
+    }
+}
+
+/// The page shows each file of SQL as it is.
+#[test]
+fn page_about_fleets_has_the_sql_of_the_files() {
+    let page = text("docs/fleet.md");
+    let shown: Vec<_> =
+        page.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let queries = text("packaging/fleet/queries.sql");
+    let queries = queries.split_inclusive(";\n").map(|query| query.trim_start_matches('\n'));
+    let files = ["clickhouse-load.sql", "clickhouse.sql", "duckdb.sql"];
+    let files: Vec<_> = files.iter().map(|file| text(&format!("packaging/fleet/{file}"))).collect();
+    let mut expected: Vec<_> = queries.filter(|query| !query.is_empty()).collect();
+    // The first comment is that of the file.
+    expected[0] = expected[0].split_once("\n\n").unwrap().1;
+    expected.extend(files.iter().map(String::as_str));
+    for sql in &expected {
+        assert!(shown.contains(sql), "docs/fleet.md lacks:\n{sql}");
+    }
+    assert_eq!(shown.len(), expected.len());
+}

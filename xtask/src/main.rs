@@ -3,8 +3,10 @@
 
 mod bench;
 mod build;
+mod chart;
 mod debian;
 mod dist;
+mod fleet;
 mod fuzz;
 mod linker;
 mod lint;
@@ -12,6 +14,7 @@ mod packages;
 mod peers;
 mod proc_stat;
 mod process;
+mod python;
 mod repeat;
 mod run;
 mod scale;
@@ -53,6 +56,7 @@ enum Command {
     Setup(setup::Args),
     Build(build::Args),
     Dist(dist::Args),
+    Chart(chart::Args),
     Run(run::Args),
     Lint(lint::Args),
     Test(test::Args),
@@ -61,6 +65,7 @@ enum Command {
     Bench(bench::Args),
     Soak(soak::Args),
     Scale(scale::Args),
+    Fleet(fleet::Args),
     Vm(vm::Args),
 }
 
@@ -69,6 +74,7 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::main(&args),
         Command::Build(args) => build::main(&args),
         Command::Dist(args) => dist::main(&args),
+        Command::Chart(args) => chart::main(&args),
         Command::Run(args) => run::main(args),
         Command::Lint(args) => lint::main(&args),
         Command::Test(args) => test::main(&args),
@@ -77,6 +83,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::main(&args),
         Command::Soak(args) => soak::main(&args),
         Command::Scale(args) => scale::main(&args),
+        Command::Fleet(args) => fleet::main(&args),
         Command::Vm(args) => vm::main(&args),
     };
     match result {

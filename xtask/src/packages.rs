@@ -20,7 +20,7 @@ impl Needed {
     }
 }
 
-const NEEDED: [Needed; 15] = [
+const NEEDED: [Needed; 17] = [
     Needed {
         program: "ip",
         package: "iproute2",
@@ -37,6 +37,12 @@ const NEEDED: [Needed; 15] = [
         package: "python3",
         why: "OpenSSL under asyncio, and a program that opens a library long after its start",
     },
+    Needed {
+        program: "/usr/lib/python3/dist-packages/pip/__init__.py",
+        package: "python3-pip",
+        why: "installs what renders the Helm chart",
+    },
+    Needed { program: "runc", package: "runc", why: "runs the chart's container" },
     Needed { program: "node", package: "nodejs", why: "OpenSSL inside a program" },
     Needed { program: "go", package: "golang-go", why: "Go's own TLS" },
     Needed { program: "javac", package: "default-jdk-headless", why: "Java's own TLS" },

@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     debian::Suite,
     process::{self, step},
+    python,
     target::Target,
     workspace::Workspace,
 };
@@ -40,6 +41,9 @@ const GO: [(&str, &str, &str); 3] =
 pub(crate) fn ensure(workspace: &Workspace) -> Result<()> {
     let folder = workspace.tools().join("peers");
     ensure_for(workspace, &folder, None)?;
+    for packages in [python::CHART, python::DUCKDB] {
+        packages.ensure(workspace)?;
+    }
     build_c(workspace, &folder.join("coroutines"))
 }
 

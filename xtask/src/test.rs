@@ -65,6 +65,18 @@ pub(crate) struct Args {
     no_root: bool,
 }
 
+/// Runs those of one integration test that need root, and nothing else.
+pub(crate) fn alone(test: &str, filter: &str) -> Result<()> {
+    let workspace = Workspace::locate()?;
+    let ready = setup::ensure(&workspace)?;
+    packages::ensure()?;
+    peers::ensure(&workspace)?;
+    let object = build::ebpf(&workspace, &ready)?;
+    let binary = build::both(&workspace, &ready, Profile::Release)?;
+    let tests = Tests { workspace: &workspace, object, binary, filter: Some(filter) };
+    tests.as_root(&[test.to_owned()], &Root::for_tests()).map(drop)
+}
+
 pub(crate) fn main(args: &Args) -> Result<()> {
     let workspace = Workspace::locate()?;
     let ready = setup::ensure(&workspace)?;

@@ -26,10 +26,10 @@ use crate::{
 const PASSWORD: &str = "correct horse: battery";
 
 /// A folder with an authority, and certificates that it issues.
-struct Certificates(TempDir);
+pub(crate) struct Certificates(TempDir);
 
 impl Certificates {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let made = Self(tempfile::tempdir().unwrap());
         made.authority("ca");
         made.issue("server", "ca", "subjectAltName=IP:127.0.0.1");
@@ -54,7 +54,7 @@ impl Certificates {
         assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 

@@ -31,7 +31,7 @@ fn documented(part: &str) -> String {
 }
 
 /// OpenSSL 3.5 between its own client and server.
-fn post_quantum() -> PathBuf {
+pub(crate) fn post_quantum() -> PathBuf {
     let tools = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).with_file_name("tools");
     let home = tools.join("peers/openssl-3.5");
     assert!(home.exists(), "there is no {}: run through `cargo xtask test`", home.display());

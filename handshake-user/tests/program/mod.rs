@@ -65,11 +65,15 @@ pub(crate) fn program(arguments: &[&str]) -> Command {
 /// Makes the process die with the thread that starts it, and hides the settings of the test's environment
 /// from it.
 fn isolate(command: &mut Command) {
-    for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HANDSHAKE_")) {
+    for (name, _) in env::vars_os().filter(|(name, _)| is_setting(&name.to_string_lossy())) {
         command.env_remove(name);
     }
     // SAFETY: between fork and exec only one system call is made.
     unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+}
+
+fn is_setting(name: &str) -> bool {
+    name.starts_with("HANDSHAKE_") || name.starts_with("OTEL_")
 }
 
 /// Perf tracepoints need tracefs, which not every host has mounted: the program gets a mount of its own, in a

@@ -53,7 +53,7 @@ impl TlsServer {
     /// Looked up, not tried: an attempt would be an opening.
     fn listens(&self) -> bool {
         let listening = format!("0100007F:{:04X} 00000000:0000 0A", self.address.port());
-        fs::read_to_string("/proc/net/tcp").unwrap().contains(&listening)
+        fs::read_to_string("/proc/thread-self/net/tcp").unwrap().contains(&listening)
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -69,7 +69,7 @@ impl Drop for TlsServer {
 }
 
 /// A key, and a certificate of its own signature.
-fn certificate(folder: &Path, days: i32) -> (PathBuf, PathBuf) {
+pub(crate) fn certificate(folder: &Path, days: i32) -> (PathBuf, PathBuf) {
     let [key, request, certificate] =
         ["key.pem", "request.pem", "certificate.pem"].map(|name| folder.join(name));
     let mut command = Command::new("openssl");

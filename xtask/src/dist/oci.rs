@@ -42,7 +42,7 @@ pub(super) fn image(binary: &Path, target: Target, version: &str, date: &str, ar
         },
     });
     let mut manifest = layout.add_json(&manifest, manifest_type)?;
-    manifest["annotations"] = json!({"org.opencontainers.image.ref.name": version});
+    manifest["annotations"] = json!({"org.opencontainers.image.ref.name": format!("handshake:{version}")});
     manifest["platform"] = json!({"os": "linux", "architecture": target.debian()});
     layout.write(
         "index.json",

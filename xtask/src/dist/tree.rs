@@ -12,10 +12,11 @@ use super::{files, gzip, subfolders};
 use crate::workspace::Workspace;
 
 /// Folders whose files are installed, and where. Of the documents, the README refers to them.
-const FOLDERS: [(&str, &str); 4] = [
+const FOLDERS: [(&str, &str); 5] = [
     ("packaging/systemd", "usr/lib/systemd/system"),
     ("packaging/prometheus", "usr/share/handshake/prometheus"),
     ("packaging/grafana", "usr/share/handshake/grafana"),
+    ("packaging/fleet", "usr/share/handshake/fleet"),
     ("docs", "usr/share/doc/handshake/docs"),
 ];
 

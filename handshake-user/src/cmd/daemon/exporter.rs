@@ -29,6 +29,7 @@ use crate::{
         ring::{self, Fill},
     },
     logging,
+    otlp::{self, TraceExporter},
     recording::{Folder, NoLookBack, Recorder, Target, Written},
     redact::Redactor,
     settings::{PageFor, ProbeSettings, Switch},
@@ -57,6 +58,7 @@ struct State {
     redactor: Redactor,
     metrics: Metrics,
     recorder: Option<Recorder>,
+    traces: Option<TraceExporter>,
     lately: Lately,
     live: Option<Live>,
     /// When the event loop last had a turn.
@@ -103,6 +105,7 @@ impl Exporter {
                 redactor,
                 metrics,
                 recorder: None,
+                traces: None,
                 lately: Lately::new(now()),
                 live: None,
                 turn: Instant::now(),
@@ -144,6 +147,15 @@ impl Exporter {
         let recorder = Recorder::start(target).context("cannot start a thread that writes records")?;
         state.metrics.fill_from_records();
         state.recorder = Some(recorder);
+        Ok(())
+    }
+
+    /// Begins to export connections as traces.
+    pub(super) fn export_traces(&self, target: otlp::Target) -> Result<()> {
+        let mut state = self.lock();
+        let traces = TraceExporter::start(target, state.config.otlp_sampling);
+        state.traces = Some(traces.context("cannot start a thread that exports connections")?);
+        state.metrics.fill_from_records();
         Ok(())
     }
 
@@ -225,12 +237,16 @@ impl Exporter {
         if let Err(error) = state.advance() {
             tracing::warn!(%error, "cannot read the last totals");
         }
-        let (live, recorder) = (state.live.take(), state.recorder.take());
+        let (live, recorder, traces) = (state.live.take(), state.recorder.take(), state.traces.take());
         // Detaching takes long, and pages are served meanwhile.
         drop(state);
         drop(live);
         if let Some((_, Some(error))) = recorder.map(Recorder::finish) {
             tracing::warn!(%error, "not all records were written");
+        }
+        let lost = traces.map_or(0, TraceExporter::finish);
+        if lost > 0 {
+            tracing::warn!("{lost} spans were not exported before the end");
         }
     }
 
@@ -256,7 +272,7 @@ fn give_memory_back() {
 
 impl State {
     fn drain(&mut self) -> bool {
-        let Self { redactor, metrics, recorder, lately, live, .. } = self;
+        let Self { redactor, metrics, recorder, traces, lately, live, .. } = self;
         let Some(Live { tracer, ring, ring_bytes, fill, joiner, look, host }) = live else { return false };
         if let Some(fill) = fill {
             metrics.ring(fill.waiting(), *ring_bytes);
@@ -281,17 +297,22 @@ impl State {
         if look.is_none() {
             *look = tracer.take_look();
         }
-        let is_recording = recorder.is_some();
+        let is_recording = recorder.is_some() || traces.is_some();
         if is_recording {
             host.refresh_clock();
         }
         let mut context =
             MetricsContext { cgroups: metrics.needs_cgroups() || is_recording, is_recording, host };
         let mut report = |event: ConnectionEvent| {
+            // By its true addresses.
+            let is_own = traces.as_ref().is_some_and(|traces| traces.is_own(&event));
             let event = redactor.event(event);
             metrics.observe(&event);
             if let Some(recorder) = recorder {
                 recorder.record(&event);
+            }
+            if let Some(traces) = traces.as_mut().filter(|_| !is_own) {
+                traces.take(&event);
             }
             lately.take(event, moment);
         };
@@ -311,6 +332,9 @@ impl State {
         if let Some(recorder) = recorder {
             recorder.turn();
         }
+        if let Some(traces) = traces {
+            traces.turn();
+        }
         if lately.wants_sample(moment)
             && let Ok(totals) = tracer.probes.totals()
         {
@@ -322,6 +346,9 @@ impl State {
     fn advance(&mut self) -> Result<()> {
         if let Some(recorder) = &self.recorder {
             self.metrics.records(recorder.counts());
+        }
+        if let Some(traces) = &self.traces {
+            self.metrics.traces(&traces.counts());
         }
         if let Some(live) = &self.live {
             let probes = &live.tracer.probes;

@@ -35,10 +35,10 @@ use crate::{
     config::Config,
     exporter::http::{self, Web},
     kernel::{probe::Kernel, ring},
-    logging, privileges,
+    logging, otlp, privileges,
     settings::{ProbeSettings, Switch},
     tracer::Tracer,
-    untrusted::say,
+    untrusted::{Untrusted, say},
 };
 
 /// Serves until SIGTERM or SIGINT, or only checks the settings.
@@ -50,6 +50,7 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
         Sources { file: args.config, exporter: args.exporter, redact: args.redact, probes: args.probes };
     let config = sources.read()?;
     let web = Arc::new(Web::new(config.web_config.as_deref())?);
+    let traces = otlp::Target::new(config.otlp_endpoint.as_ref(), |name| std::env::var(name).ok())?;
     if args.check_config {
         // The metrics too, which the settings describe. Nothing is bound or attached.
         Exporter::new(config)?;
@@ -60,7 +61,8 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
     // Until now, these signals end the program.
     let hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     let look_back = signal(SignalKind::user_defined1()).context("cannot wait for SIGUSR1")?;
-    let needed = needed(&config);
+    let all_records = config.records.is_some() || traces.is_some();
+    let needed = needed(&config, all_records);
     let listener = match http::inherited()? {
         Some(listener) => listener,
         None => http::listen(config.listen)?,
@@ -69,11 +71,18 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
     let mut stop = std::pin::pin!(stop_signal()?);
 
     // Where the kernel side fills histograms, connections without TLS have no records.
-    let bounds = if config.records.is_some() { Bounds::NONE } else { config.metrics.bounds() };
+    let bounds = if all_records { Bounds::NONE } else { config.metrics.bounds() };
     let probes = config.probes.clone();
     let wants_histograms = bounds != Bounds::NONE;
     let exporter = Arc::new(Exporter::new(config)?);
     exporter.record()?;
+    if let Some(target) = traces {
+        say(format_args!(
+            "handshake: connections are exported to {}",
+            Untrusted::from(target.endpoint.to_string())
+        ));
+        exporter.export_traces(target)?;
+    }
     let (stop_server, server_stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(http::serve(listener, Arc::clone(&exporter), Arc::clone(&web), async {
         drop(server_stopped.await);
@@ -135,12 +144,12 @@ fn stop_signal() -> Result<impl Future<Output = ()>> {
 }
 
 /// The capabilities that are needed once everything is attached, by this thread and all that it starts then.
-fn needed(config: &Config) -> CapabilitySet {
+fn needed(config: &Config, all_records: bool) -> CapabilitySet {
     let libraries = match config.probes.tls_libraries {
         Switch::On => privileges::LIBRARIES,
         Switch::Off => privileges::MINISOCKETS,
     };
-    let wants_names = !config.metrics.labels.is_empty() || config.records.is_some();
+    let wants_names = !config.metrics.labels.is_empty() || all_records;
     let cgroups = if wants_names { privileges::CGROUPS } else { CapabilitySet::empty() };
     libraries | cgroups
 }

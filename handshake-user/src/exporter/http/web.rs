@@ -24,7 +24,7 @@ use serde::Deserialize;
 use tokio_rustls::TlsAcceptor;
 
 use super::auth::Users;
-use crate::{bounded, untrusted::say};
+use crate::{bounded, cryptography::is_cpu_supported, untrusted::say};
 
 /// How often the files are looked at while clients connect.
 const PACE: Duration = Duration::from_secs(1);
@@ -338,20 +338,6 @@ fn certificates(name: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> 
     let chain = chain.map_err(|error| anyhow!("tls_server_config.{name}: {error}"))?;
     ensure!(!chain.is_empty(), "tls_server_config.{name}: no certificate in PEM");
     Ok(chain)
-}
-
-/// Without these instructions the cryptography would panic (graviola's `verify_cpu_features`).
-fn is_cpu_supported() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::is_x86_feature_detected as has;
-        has!("aes") && has!("pclmulqdq") && has!("bmi1") && has!("adx") && has!("avx") && has!("avx2")
-    }
-    #[cfg(target_arch = "aarch64")]
-    {
-        use std::arch::is_aarch64_feature_detected as has;
-        has!("neon") && has!("aes") && has!("pmull") && has!("sha2")
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,11 @@ use std::time::{Duration, Instant, SystemTime};
 use prometheus::{CounterVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::counting::catch_up;
-use crate::{kernel::probe::RunTime, recording::Counts};
+use crate::{
+    kernel::probe::RunTime,
+    otlp::{self, Loss},
+    recording::Counts,
+};
 
 /// The span of the ring's peak is one to two of these: longer than the usual scrape interval.
 const SPAN: Duration = Duration::from_mins(1);
@@ -20,6 +24,7 @@ pub(super) struct Itself {
     peak: Peak,
     inspections: IntGauge,
     records: [IntCounter; 4],
+    traces: Traces,
     reloads: [IntCounter; 2],
     reloaded: IntGauge,
     reloaded_at: IntGauge,
@@ -97,6 +102,7 @@ impl Itself {
                 dropped.with_label_values(&["queue_full"]),
                 dropped.with_label_values(&["disk"]),
             ],
+            traces: Traces::new(registry)?,
             reloads: ["success", "failure"].map(|result| reloads.with_label_values(&[result])),
             reloaded: gauge(
                 "handshake_config_last_reload_successful",
@@ -144,6 +150,19 @@ impl Itself {
         }
     }
 
+    /// Takes what became of the connections that are exported.
+    pub(super) fn traces(&self, counts: &otlp::Counts) {
+        let otlp::Counts { sampled, left_out, exported, dropped } = *counts;
+        let Traces { connections, exported: taken, dropped: lost } = &self.traces;
+        for (counter, now) in connections.iter().zip([sampled, left_out]) {
+            catch_up(counter, now);
+        }
+        catch_up(taken, exported);
+        for (counter, now) in lost.iter().zip(dropped) {
+            catch_up(counter, now);
+        }
+    }
+
     /// Counts an attempt to read the configuration anew.
     pub(super) fn reloaded(&self, is_success: bool) {
         self.reloads[usize::from(!is_success)].inc();
@@ -159,6 +178,41 @@ impl Itself {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.reloaded_at.set(now.as_secs().try_into().unwrap_or(i64::MAX));
         self.reloaded.set(1);
+    }
+}
+
+/// The export of connections to a collector.
+struct Traces {
+    connections: [IntCounter; 2],
+    exported: IntCounter,
+    dropped: [IntCounter; Loss::ALL.len()],
+}
+
+impl Traces {
+    fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let connections = IntCounterVec::new(
+            Opts::new(
+                "handshake_otlp_connections_total",
+                "Connections that ended while traces are exported, by whether theirs is.",
+            ),
+            &["sampled"],
+        )?;
+        let exported = IntCounter::new(
+            "handshake_otlp_spans_exported_total",
+            "Spans that the collector has confirmed to have taken.",
+        )?;
+        let dropped = IntCounterVec::new(
+            Opts::new("handshake_otlp_spans_dropped_total", "Spans that were not exported, by reason."),
+            &["reason"],
+        )?;
+        registry.register(Box::new(connections.clone()))?;
+        registry.register(Box::new(exported.clone()))?;
+        registry.register(Box::new(dropped.clone()))?;
+        Ok(Self {
+            connections: ["true", "false"].map(|sampled| connections.with_label_values(&[sampled])),
+            exported,
+            dropped: Loss::ALL.map(|loss| dropped.with_label_values(&[loss.as_str()])),
+        })
     }
 }
 

@@ -44,6 +44,7 @@ use crate::{
     event::{ConnectionEvent, Open},
     join::merge::Fact,
     kernel::probe::{Histograms, RunTime, WireCoverage},
+    otlp,
     recording::Counts,
     tls::library::skipped::Reason,
 };
@@ -212,6 +213,11 @@ impl Metrics {
     /// Takes what became of the records that are written to files.
     pub fn records(&self, counts: Counts) {
         self.itself.records(counts);
+    }
+
+    /// Takes what became of the connections that are exported as traces.
+    pub fn traces(&self, counts: &otlp::Counts) {
+        self.itself.traces(counts);
     }
 
     /// Counts an attempt to read the configuration anew.

@@ -163,7 +163,7 @@ impl TraceExporter {
         })
     }
 
-    /// Whether the event is of one of the exporter's own connections; to be asked before anything is redacted.
+    /// Whether the event is of one of the exporter's own connections; to be asked before it is redacted.
     #[must_use]
     pub fn is_own(&self, event: &ConnectionEvent) -> bool {
         self.own.has(event)

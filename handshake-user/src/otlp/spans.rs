@@ -412,6 +412,8 @@ mod tests {
             Flight, Unseen,
             testing::{RTT_US, closed, opened, us, waited, with_tls},
         },
+        redact::Redactor,
+        settings::RedactSettings,
     };
 
     fn named<'s>(spans: &'s [Span], name: &str) -> &'s Span {
@@ -458,6 +460,32 @@ mod tests {
         event.tls.as_mut().unwrap().flights =
             Some(vec![flight(Role::Client, RTT_US + 100), flight(Role::Server, 2 * RTT_US + 100)]);
         event
+    }
+
+    #[test]
+    fn spans_have_nothing_that_was_redacted() {
+        let redact = "addr=prefix,sni=drop,comm=drop,cgroup=drop,host=drop".parse().unwrap();
+        let redactor = Redactor::new(&RedactSettings { redact, ..RedactSettings::default() }).unwrap();
+        let said = |event| format!("{:?}", request(&[(event, String::new())], &Common::default()));
+        let (whole, redacted) = (said(with_all()), said(redactor.event(with_all())));
+        for secret in [
+            "10.0.0.1\"",
+            "10.0.0.2",
+            "curl",
+            "example.org",
+            "web1",
+            "0d4c",
+            "kubepods",
+            "web.service",
+            "c0\"",
+            "f00\"",
+        ] {
+            assert!(whole.contains(secret) && !redacted.contains(secret), "{secret}: {redacted}");
+        }
+        assert!(
+            redacted.contains("\"10.0.0.0/24\"") && redacted.contains("\"unknown_service\""),
+            "{redacted}"
+        );
     }
 
     #[test]

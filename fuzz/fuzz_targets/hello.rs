@@ -1,7 +1,8 @@
-//! Fuzzes the record layer and the parsers of both hellos with arbitrary bytes as the beginning of a stream.
+//! Fuzzes the record layer and the parsers of both hellos and of a certificate with arbitrary bytes as the
+//! beginning of a stream.
 #![no_main]
 
-use handshake::tls::wire::{ClientHello, Piece, ServerHello, message};
+use handshake::tls::wire::{Certificate, ClientHello, Piece, ServerHello, message};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -20,6 +21,12 @@ fuzz_target!(|data: &[u8]| {
         if let Some(hello) = ClientHello::parse(bytes) {
             assert!(hello.shares().count() <= bytes.len() && hello.session_id.len() <= 32);
             let _ = hello.protocols.map(|protocols| protocols.iter().count());
+        }
+        if let Some(Certificate { not_after, .. }) = Certificate::parse(bytes) {
+            // It can be written, and less of it says nothing else.
+            assert!(!humantime::format_rfc3339_seconds(not_after).to_string().is_empty());
+            let half = Certificate::parse(&bytes[..bytes.len() / 2]);
+            assert!(half.is_none_or(|half| half.not_after == not_after));
         }
         let _ = ServerHello::parse(bytes).map(|hello| (hello.is_hello_retry(), hello.tls_version()));
     }

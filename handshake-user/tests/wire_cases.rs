@@ -153,6 +153,107 @@ fn in_records(packets: &[Packet], from: Role, lengths: &[usize]) -> Vec<Packet> 
     all
 }
 
+/// The plaintext messages of a server's first flight in records of so many bytes, the last one shorter.
+fn recut(packets: &[Packet], length: usize) -> Vec<Packet> {
+    let at = packets.iter().position(|packet| packet.from == Role::Server).unwrap();
+    let messages = records(&packets[at]).iter().map(|record| &record[5..]).collect::<Vec<_>>().concat();
+    let record = |part: &[u8]| {
+        let [high, low] = u16::try_from(part.len()).unwrap().to_be_bytes();
+        [&[22, 3, 3, high, low], part].concat()
+    };
+    let payload: Vec<u8> = messages.chunks(length).flat_map(record).collect();
+    let place = |before: u32| {
+        (before + u32::try_from(payload.len()).unwrap())
+            .strict_sub(u32::try_from(packets[at].payload.len()).unwrap())
+    };
+    let mut all = packets.to_vec();
+    for packet in &mut all[at + 1..] {
+        match packet.from {
+            Role::Client => packet.ack = place(packet.ack),
+            Role::Server => packet.seq = place(packet.seq),
+        }
+    }
+    all[at].payload = payload;
+    all
+}
+
+fn in_one_record(packets: &[Packet]) -> Vec<Packet> {
+    recut(packets, usize::from(u16::MAX))
+}
+
+#[test]
+fn certificate_is_told_in_a_record_of_its_own_and_in_one_with_the_hello() {
+    let certificate = |packets: &[Packet]| {
+        let facts = Role::ALL.iter().map(|&local| {
+            seen(packets, local).judge(|verdict, _| {
+                let key = verdict.certificate.and_then(|certificate| certificate.key);
+                (verdict.class, key.map(|key| (key.kind, key.bits)))
+            })
+        });
+        let facts: Vec<_> = facts.collect();
+        assert_eq!(facts[0], facts[1], "both ends");
+        facts[0]
+    };
+    let full = Some(TlsClass::Full);
+    let rsa = Some(("rsa", Some(2048)));
+    let packets = flights("tls12_full");
+    assert_eq!(certificate(&packets), (full, rsa));
+    let merged = in_one_record(&packets);
+    assert_eq!(certificate(&merged), (full, rsa));
+    assert_eq!(certificate(&handshakes::bytewise(&merged)), (full, rsa));
+    assert_eq!(certificate(&flights("tls12_ticket")).1, None, "a resumed session has none");
+    assert_eq!(certificate(&flights("tls13_full")), (full, None), "encrypted");
+}
+
+#[test]
+fn messages_in_many_records_give_the_same_key_exchange_or_none() {
+    for name in ["tls12_full", "tls12_false_start", "tls12_client_cert"] {
+        let packets = flights(name);
+        let of = |packets: &[Packet]| {
+            seen(packets, Role::Client).judge(|verdict, _| (verdict.class, verdict.group, verdict.signature))
+        };
+        let (class, group, scheme) = of(&packets);
+        for length in 1..1500 {
+            let recut = recut(&packets, length);
+            let one_each: Vec<Packet> = recut
+                .iter()
+                .flat_map(|packet| {
+                    let mut from = 0;
+                    let parts = records(packet).into_iter().map(|record| {
+                        from += record.len();
+                        packet.part(from - record.len(), from)
+                    });
+                    parts.collect::<Vec<_>>()
+                })
+                .collect();
+            for packets in [recut, one_each] {
+                let (seen_class, seen_group, seen_scheme) = of(&packets);
+                let is_same = |seen: Option<u16>, truth| seen.is_none_or(|_| seen == truth);
+                assert!(is_same(seen_group, group) && is_same(seen_scheme, scheme), "{name} {length}");
+                assert!(seen_class.is_none() || seen_class == class, "{name} {length}");
+            }
+        }
+    }
+}
+
+#[test]
+fn certificate_that_was_not_seen_in_order_is_unknown_unless_it_comes_again() {
+    let packets = flights("tls12_full");
+    let flight = &packets[1];
+    let hello = records(flight)[0].len();
+    let is_told = |between: &[Packet]| {
+        let mut changed = packets.clone();
+        changed.splice(1..2, between.iter().cloned());
+        seen(&changed, Role::Client).judge(|verdict, _| verdict.certificate.is_some())
+    };
+    let parts = [(0, hello + 40), (hello + 40, hello + 80), (hello + 80, flight.payload.len())]
+        .map(|(from, to)| flight.part(from, to));
+    let [first, second, third] = parts.clone();
+    assert!(is_told(&parts));
+    assert!(!is_told(&[first.clone(), third.clone()]), "a segment that was never seen");
+    assert!(is_told(&[first.clone(), third.clone(), second, third]), "and one that came later");
+}
+
 #[test]
 fn hellos_in_records_of_any_length_are_put_together() {
     for from in [Role::Client, Role::Server] {

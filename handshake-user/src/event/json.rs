@@ -1,6 +1,9 @@
 //! How times, durations and the schema version are written in JSON.
 
-use std::time::Duration;
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime},
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -89,17 +92,36 @@ pub(super) mod whole_micros {
 
 /// Wall time: RFC 3339, UTC, microseconds.
 pub(super) mod rfc3339 {
-    use std::{borrow::Cow, time::SystemTime};
+    use std::time::SystemTime;
 
-    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+    use serde::{Deserializer, Serializer};
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+        super::read_rfc3339(deserializer)
+    }
 
     pub(crate) fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&humantime::format_rfc3339_micros(*time))
     }
+}
+
+/// The same, to the second.
+pub(super) mod rfc3339_seconds {
+    use std::time::SystemTime;
+
+    use serde::{Deserializer, Serializer};
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
-        let text = Cow::<str>::deserialize(deserializer)?;
-        humantime::parse_rfc3339(&text)
-            .map_err(|error| D::Error::custom(format_args!("time is not RFC 3339 in UTC: {error}")))
+        super::read_rfc3339(deserializer)
     }
+
+    pub(crate) fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_rfc3339_seconds(*time))
+    }
+}
+
+fn read_rfc3339<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+    let text = Cow::<str>::deserialize(deserializer)?;
+    humantime::parse_rfc3339(&text)
+        .map_err(|error| D::Error::custom(format_args!("time is not RFC 3339 in UTC: {error}")))
 }

@@ -18,7 +18,7 @@ use handshake_common::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::json::{optional_micros, rfc3339, whole_micros};
+use self::json::{optional_micros, rfc3339, rfc3339_seconds, whole_micros};
 pub use self::{
     address::{Address, NoAddress},
     id::ConnectionId,
@@ -235,9 +235,16 @@ pub struct Tls {
     /// Application protocol that was chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpn: Option<Untrusted>,
-    /// IANA's name of the group of the key exchange, or its number if that is not in our table. TLS 1.3 only.
+    /// IANA's name of the group of the key exchange, or its number if that is not in our table.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<Untrusted>,
+    /// TLS 1.2: IANA's name of the scheme with which the server signed its key exchange, or its number if
+    /// that is not in our table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Untrusted>,
+    /// TLS 1.2 and before: the server's own certificate, which a full handshake shows in the clear.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<Box<Certificate>>,
     /// Application protocols that the client offered, in its order; empty if it has none to offer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpn_offered: Option<Vec<Untrusted>>,
@@ -276,6 +283,28 @@ pub struct Tls {
     /// What came, or left, at least 35 ms later than the network explains; empty if nothing did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stalls: Option<Vec<Stall>>,
+}
+
+/// What the beginning of a certificate says (RFC 5280 §4.1). Nothing of it was verified.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Certificate {
+    /// The last second in which it is valid.
+    #[serde(with = "rfc3339_seconds")]
+    #[schemars(with = "String")]
+    pub not_after: SystemTime,
+    /// The type of its key: rsa, `rsa_pss`, ecdsa, ed25519, ed448, dsa, `ml_dsa_44`, `ml_dsa_65` or
+    /// `ml_dsa_87`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_type: Option<Untrusted>,
+    /// The length of the modulus of RSA, bits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_bits: Option<u16>,
+    /// The named curve of ECDSA.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub curve: Option<Untrusted>,
+    /// What its issuer signed it with, by the name in the standard, such as ecdsa-with-SHA256.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Untrusted>,
 }
 
 /// What one end of a TLS handshake sent until bytes of the other one passed: a flight, with the data that it

@@ -103,6 +103,8 @@ pub(crate) fn with_tls(role: Role, version: TlsVersion, class: TlsClass) -> Conn
             sni: Some("example.org".into()),
             alpn: Some("h2".into()),
             group: (version == TlsVersion::Tls13).then(|| "X25519MLKEM768".into()),
+            signature: None,
+            certificate: None,
             alpn_offered: Some(vec!["h2".into(), "http/1.1".into()]),
             ech_offered: Some(false),
             alert: None,

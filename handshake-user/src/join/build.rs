@@ -20,11 +20,11 @@ use super::{
 };
 use crate::{
     event::{
-        Close, ConnectionEvent, ConnectionId, Endpoint, Flight, Open, Process, SchemaVersion, Setup, Stall,
-        Tls, Unseen,
+        Certificate, Close, ConnectionEvent, ConnectionId, Endpoint, Flight, Open, Process, SchemaVersion,
+        Setup, Stall, Tls, Unseen,
     },
     host::Context,
-    tls::wire::{cipher, group},
+    tls::wire::{self, cipher, group, signature},
     untrusted::Untrusted,
 };
 
@@ -133,6 +133,8 @@ fn tls_of(tls: &TlsView, connection: Option<&Connection>) -> Tls {
         sni: tls.sni.as_deref().map(Untrusted::from),
         alpn: tls.alpn.as_deref().map(Untrusted::from),
         group: tls.group.map(|group| group_name(group).into()),
+        signature: tls.signature.map(|scheme| signature_name(scheme).into()),
+        certificate: tls.certificate.map(|certificate| Box::new(certificate_of(&certificate))),
         alpn_offered: tls
             .alpn_offered
             .as_ref()
@@ -200,6 +202,21 @@ fn cipher_name(suite: u16) -> String {
 
 fn group_name(number: u16) -> String {
     group::name(number).map_or_else(|| format!("0x{number:04X}"), str::to_owned)
+}
+
+fn signature_name(scheme: u16) -> String {
+    signature::name(scheme).map_or_else(|| format!("0x{scheme:04X}"), str::to_owned)
+}
+
+fn certificate_of(certificate: &wire::Certificate) -> Certificate {
+    let key = certificate.key;
+    Certificate {
+        not_after: certificate.not_after,
+        key_type: key.map(|key| key.kind.into()),
+        key_bits: key.and_then(|key| key.bits),
+        curve: key.and_then(|key| key.curve).map(Untrusted::from),
+        signature: certificate.signature.map(Untrusted::from),
+    }
 }
 
 fn endpoint(family: Option<Family>, bytes: [u8; 16], port: u16) -> Endpoint {

@@ -134,9 +134,11 @@ pub(crate) fn size(record: &ConnectionEvent) -> usize {
     });
     let tls = tls.iter().flat_map(|tls| {
         let offered = tls.alpn_offered.iter().flatten().map(Some);
-        [&tls.cipher, &tls.sni, &tls.alpn, &tls.group, &tls.alert, &tls.error]
-            .map(Option::as_ref)
+        let certificate = tls.certificate.iter().flat_map(|it| [&it.key_type, &it.curve, &it.signature]);
+        [&tls.cipher, &tls.sni, &tls.alpn, &tls.group, &tls.signature, &tls.alert, &tls.error]
             .into_iter()
+            .chain(certificate)
+            .map(Option::as_ref)
             .chain(offered)
     });
     let texts = process.chain(tls).chain(host).flatten().map(|text| text.raw().len());
@@ -150,7 +152,8 @@ pub(crate) fn size(record: &ConnectionEvent) -> usize {
         record.tls.iter().filter_map(|tls| tls.alpn_offered.as_ref()).map(|names| size_of_val(&**names));
     let flights = record.tls.iter().filter_map(|tls| tls.flights.as_ref()).map(|all| size_of_val(&**all));
     let stalls = record.tls.iter().filter_map(|tls| tls.stalls.as_ref()).map(|all| size_of_val(&**all));
-    let passed: usize = flights.chain(stalls).sum();
+    let certificate = record.tls.iter().filter_map(|tls| tls.certificate.as_deref()).map(size_of_val);
+    let passed: usize = flights.chain(stalls).chain(certificate).sum();
     size_of::<ConnectionEvent>() + ids + texts.sum::<usize>() + offered.sum::<usize>() + passed
 }
 

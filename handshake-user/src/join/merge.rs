@@ -66,6 +66,8 @@ pub fn merge(library: TlsView, wire: TlsView) -> (TlsView, Vec<Fact>) {
         sni: library.sni.or(wire.sni),
         alpn: library.alpn.or(wire.alpn),
         group: library.group.or(wire.group),
+        signature: library.signature.or(wire.signature),
+        certificate: library.certificate.or(wire.certificate),
         alpn_offered: library.alpn_offered.or(wire.alpn_offered),
         ech_offered: library.ech_offered.or(wire.ech_offered),
         alert: library.alert.or(wire.alert),

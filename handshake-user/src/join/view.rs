@@ -13,7 +13,7 @@ use handshake_common::{
 use super::failure;
 use crate::tls::{
     handshake_path::HandshakePath,
-    wire::{Verdict, alert},
+    wire::{Certificate, Verdict, alert},
 };
 
 /// What is known of a handshake; `None` is unknown. Times are CLOCK_MONOTONIC, nanoseconds.
@@ -47,6 +47,10 @@ pub struct TlsView {
     pub alpn: Option<String>,
     /// Group of the key exchange, as IANA numbers it.
     pub group: Option<u16>,
+    /// What the server signed its key exchange with (TLS 1.2), as IANA numbers it.
+    pub signature: Option<u16>,
+    /// The server's certificate (TLS 1.2 and before).
+    pub certificate: Option<Certificate>,
     /// Application protocols that the client offered, in its order, without those that have other bytes than
     /// printable ASCII (GREASE).
     pub alpn_offered: Option<Vec<String>>,
@@ -98,6 +102,8 @@ impl TlsView {
             sni: None,
             alpn: session::alpn(raw).filter(|_| agreed).and_then(printable),
             group: None,
+            signature: None,
+            certificate: None,
             alpn_offered: None,
             ech_offered: None,
             alert,
@@ -136,6 +142,8 @@ impl TlsView {
             sni: verdict.sni.map(str::to_owned),
             alpn: verdict.alpn.and_then(printable),
             group: verdict.group,
+            signature: verdict.signature,
+            certificate: verdict.certificate,
             alpn_offered: offered,
             ech_offered: verdict.encrypted_hello_offered,
             alert: alert.and_then(|alert| alert::name(alert.description)),

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::thread::CapabilitySet;
 use thiserror::Error;
 use tokio::sync::oneshot;
 
@@ -22,6 +23,7 @@ use super::{
 };
 use crate::{
     event::ConnectionEvent,
+    privileges,
     untrusted::{self, Untrusted, say},
 };
 
@@ -157,9 +159,11 @@ impl Recorder {
         let (queue, messages) = sync_channel(QUEUE);
         let shared = Arc::<Shared>::default();
         let its = Arc::clone(&shared);
-        let thread = thread::Builder::new()
-            .name("recorder".to_owned())
-            .spawn(move || work(target, &messages, &its))?;
+        let thread = thread::Builder::new().name("recorder".to_owned()).spawn(move || {
+            // Root writes into folders of others.
+            privileges::keep(CapabilitySet::DAC_OVERRIDE);
+            work(target, &messages, &its);
+        })?;
         Ok(Self { batch: Batch::default(), queue, shared, thread })
     }
 

@@ -69,7 +69,8 @@ pub fn html(report: &Report) -> String {
                 Escaped(&ladder::how(record))
             );
             if let Some(tls) = &record.tls {
-                let _ = writeln!(page, "<p>{}</p>", Escaped(&ladder::tls_facts(tls).join(" · ")));
+                let _ =
+                    writeln!(page, "<p>{}</p>", Escaped(&ladder::tls_facts(tls, record.time).join(" · ")));
             }
             for saving in ladder::savings(record) {
                 let _ = writeln!(page, "<p>{}</p>", Escaped(&saving));

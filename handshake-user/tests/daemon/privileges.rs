@@ -131,8 +131,11 @@ fn without_tls_libraries_three_capabilities_are_left() {
     assert_eq!(held(daemon.pid()), ["CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_BPF"]);
     drop(daemon);
 
-    // The thread that exports traces begins before the others give theirs up.
-    for names in [["--label", "cgroup"], ["--otlp-endpoint", "http://127.0.0.1:1"]] {
+    // The threads that export and write begin before the others give theirs up.
+    let records = tempfile::tempdir().unwrap();
+    fs::set_permissions(records.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let records = ["--records", records.path().to_str().unwrap()];
+    for names in [["--label", "cgroup"], ["--otlp-endpoint", "http://127.0.0.1:1"], records] {
         let (daemon, _folder) = as_in_the_unit(&[&["--tls-libraries", "off"], &names[..]].concat());
         daemon.scrape();
         let left = ["CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_BPF"];

@@ -3,7 +3,8 @@
 
 use std::{fs, path::PathBuf};
 
-use handshake::tls::wire::{Buffers, Hellos, Piece, Verdict, cipher, group, verdict};
+use handshake::tls::wire::certificate::{Certificate, PublicKey};
+use handshake::tls::wire::{Buffers, Hellos, Piece, Verdict, cipher, group, signature, verdict};
 use handshake_common::{
     IntoBytes as _, Role,
     tls::wire::{self, Direction, Next, Segment, Wire},
@@ -188,11 +189,25 @@ impl Watched {
     }
 }
 
-/// What is expected of cut packets: the curve of a ServerKeyExchange is unknown where its first bytes are in
-/// two, and is never another.
+/// What is expected of cut packets: the curve of a ServerKeyExchange and what it is signed with are unknown
+/// where their bytes are in two, and are never others.
 pub(crate) fn with_cuts(whole: &str, found: &str) -> String {
-    let is_left_out = whole.contains(" 1.2 ") && !found.contains(" group=");
-    whole.split(' ').filter(|word| !is_left_out || !word.starts_with("group=")).collect::<Vec<_>>().join(" ")
+    let is_old = whole.contains(" 1.2 ");
+    let is_left_out = |word: &str| {
+        is_old
+            && ["group=", "signature="]
+                .iter()
+                .any(|fact| word.starts_with(fact) && !found.contains(&format!(" {fact}")))
+    };
+    whole.split(' ').filter(|word| !is_left_out(word)).collect::<Vec<_>>().join(" ")
+}
+
+fn certificate(certificate: &Certificate) -> String {
+    let Certificate { not_after, key, signature } = *certificate;
+    let PublicKey { kind, bits, curve } = key.expect("its key is behind its dates");
+    let size = bits.map_or_else(|| curve.unwrap_or_default().to_owned(), |bits| bits.to_string());
+    let not_after = humantime::format_rfc3339_seconds(not_after);
+    format!("{kind}:{size}:{not_after}:{}", signature.unwrap_or("?"))
 }
 
 /// A verdict in one line, with the times at its end.
@@ -207,6 +222,8 @@ pub(crate) fn summary(verdict: &Verdict<'_>) -> String {
     };
     add("cipher=", verdict.cipher.map(|suite| cipher::name(suite).unwrap_or("?").to_owned()));
     add("group=", verdict.group.map(|group| group::name(group).unwrap_or("?").to_owned()));
+    add("signature=", verdict.signature.map(|scheme| signature::name(scheme).unwrap_or("?").to_owned()));
+    add("certificate=", verdict.certificate.map(|it| certificate(&it)));
     add("sni=", verdict.sni.map(str::to_owned));
     add("alpn=", verdict.alpn.map(|name| String::from_utf8_lossy(name).into_owned()));
     add(

@@ -30,7 +30,8 @@ bitflags! {
         /// The Finished message of TLS 1.2 or before: the first handshake record behind ChangeCipherSpec.
         const FINISHED = 1 << 3;
         /// A plaintext handshake record that is no hello. From a client: its certificate or key exchange,
-        /// which only a full handshake of TLS 1.2 or before has (RFC 5246 §7.3).
+        /// which only a full handshake of TLS 1.2 or before has (RFC 5246 §7.3). From a server also a message
+        /// behind the ServerHello in the same record.
         const EXCHANGED = 1 << 4;
         /// Client: application data behind its own Finished. Server: an encrypted record of the length of an
         /// alert.
@@ -135,8 +136,11 @@ pub struct Wire {
     /// The named curve of a ServerKeyExchange that begins a record (RFC 8422 §5.4); 0: not seen. Only the
     /// cipher suite tells whether its bytes mean that.
     pub curve: u16,
+    /// The two bytes behind the public key of that ServerKeyExchange: in TLS 1.2 what it is signed with (RFC
+    /// 5246 §7.4.3); 0: not seen.
+    pub signature: u16,
     /// Keeps the size a multiple of 8.
-    pub reserved: u32,
+    pub reserved: u16,
 }
 
 /// Size of a [`Wire`], bytes.

@@ -30,6 +30,10 @@ const MAX_FLIGHT: u8 = 6;
 const LEAST_HELLO: u32 = 38;
 /// The greatest plausible length of a hello, bytes.
 const MAX_HELLO: u32 = 1 << 16;
+/// The bytes of a server's flight of TLS 1.2 or before that go to user space behind its hello: the beginning
+/// of its certificate, which has the dates and the key in its first half. With the hello they are no more
+/// than a client's.
+pub const FLIGHT: u32 = 512;
 
 /// Follows one packet. All of a connection's packets with payload go through here until the handshake is
 /// over; during [`Next::FollowAll`], so do those without.
@@ -73,7 +77,18 @@ pub fn track(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> Pack
     } else {
         Next::Follow
     };
-    hello_bytes(wire.stream(side), segment.seq, length, side, next)
+    let behind = flight_bytes(wire, side);
+    hello_bytes(wire.stream(side), segment.seq, length, side, behind, next)
+}
+
+/// How many bytes behind its hello are wanted of this side, too: of a server the header of the next message,
+/// and more if that is in plaintext. Without a branch.
+#[inline(always)]
+fn flight_bytes(wire: &mut Wire, side: Role) -> u32 {
+    let bits = u32::from(wire.stream(side).seen.bits() & StreamFlags::EXCHANGED.bits());
+    let is_plain = black_box(bits) >> StreamFlags::EXCHANGED.bits().trailing_zeros();
+    let is_other = black_box(u32::from(side.code() ^ Role::Server.code()));
+    (HEADER + MESSAGE_HEADER + FLIGHT * is_plain) * (is_other.wrapping_sub(1) >> 31)
 }
 
 /// Whether a packet without payload may be informative: it may show where the server's stream begins, that
@@ -103,7 +118,7 @@ fn begin(wire: &mut Wire, segment: &Segment, length: u32) {
     wire.server = Stream::default();
     pass::begin(wire, segment, length);
     wire.packets = 0;
-    wire.curve = 0;
+    (wire.curve, wire.signature) = (0, 0);
     wire.ending = Ending::Going as u8;
     wire.role = role.code();
     wire.hello_ns = segment.now_ns;
@@ -148,12 +163,20 @@ const fn hello_whole(wire: &mut Wire, end: u32, at: u32) {
     }
 }
 
-/// Which bytes of the packet belong to the newest hello of its direction.
+/// Which bytes of the packet belong to the newest hello of its direction, or to so many bytes behind it.
 #[inline(always)]
-const fn hello_bytes(stream: &Stream, seq: u32, length: u32, sender: Role, next: Next) -> PacketAction {
+const fn hello_bytes(
+    stream: &Stream,
+    seq: u32,
+    length: u32,
+    sender: Role,
+    behind: u32,
+    next: Next,
+) -> PacketAction {
     let end = seq.wrapping_add(length);
+    let wanted = stream.hello_to.wrapping_add(behind);
     let from = if is_before(seq, stream.hello_from) { stream.hello_from } else { seq };
-    let to = if is_before(end, stream.hello_to) { end } else { stream.hello_to };
+    let to = if is_before(end, wanted) { end } else { wanted };
     let there = stream.hello_from != stream.hello_to && is_before(from, to);
     let copy_offset = from.wrapping_sub(seq);
     let copy_length = to.wrapping_sub(from);
@@ -209,21 +232,29 @@ fn records(wire: &mut Wire, side: Role, segment: &Segment, payload: &impl Payloa
 }
 
 /// The curve of a server's key exchange (TLS 1.2 and before) that begins a record, `begin` bytes into this
-/// packet, if that has its first bytes. Without branches: each would multiply what the verifier follows.
+/// packet, and what it is signed with, if the packet has those bytes. Without branches: each would multiply
+/// what the verifier follows.
 #[expect(clippy::cast_possible_truncation, reason = "all bits are equal")]
 #[inline(always)]
 fn key_exchange(wire: &mut Wire, side: Role, payload: &impl Payload, head: Head, begin: u32) {
     /// `ECCurveType` (RFC 8422 §5.4).
     const NAMED_CURVE: u8 = 3;
-    let mut parameters = [0; 3];
-    payload.load(begin.wrapping_add(HEADER + MESSAGE_HEADER), &mut parameters);
-    let difference = (head.first ^ handshake::SERVER_KEY_EXCHANGE)
-        | (parameters[0] ^ NAMED_CURVE)
-        | (side.code() ^ Role::Server.code());
+    let at = begin.wrapping_add(HEADER + MESSAGE_HEADER);
+    // The type of curve, the curve, and the length of the public key behind it.
+    let (mut parameters, mut signature) = ([0; 4], [0; 2]);
+    payload.load(at, &mut parameters);
+    payload.load(at.wrapping_add(4 + u32::from(black_box(parameters[3]))), &mut signature);
+    // What goes on in another record has a header inside.
+    let is_cut = u32::from(head.length).wrapping_sub(MESSAGE_HEADER + head.message) >> 31;
+    let difference = u32::from(head.first ^ handshake::SERVER_KEY_EXCHANGE)
+        | u32::from(parameters[0] ^ NAMED_CURVE)
+        | u32::from(side.code() ^ Role::Server.code())
+        | is_cut;
     // All ones if there is none; the compiler would make branches of a comparison.
-    let is_it = (black_box(u32::from(difference)).wrapping_sub(1) >> 8) as u16;
+    let is_it = (black_box(difference).wrapping_sub(1) >> 8) as u16;
     let is_it = black_box(is_it);
     wire.curve = (wire.curve & !is_it) | (u16::from_be_bytes([parameters[1], parameters[2]]) & is_it);
+    wire.signature = (wire.signature & !is_it) | (u16::from_be_bytes(signature) & is_it);
 }
 
 /// A record header continues in the next packet. It may be that of a hello, so its bytes must not be lost.
@@ -363,6 +394,14 @@ const fn hello_header(stream: &mut Stream, head: Head, begin: u32) -> bool {
     message >= LEAST_HELLO && message < MAX_HELLO
 }
 
+/// [`StreamFlags::EXCHANGED`] if the record with a server's hello has more behind it. Without a branch.
+#[inline(always)]
+fn is_longer(stream: &Stream, side: Role) -> StreamFlags {
+    let is_other = black_box(u32::from(side.code() ^ Role::Server.code()));
+    let is_more = black_box(stream.hello_to.wrapping_sub(stream.next)) & is_other.wrapping_sub(1);
+    StreamFlags::from_bits_retain((is_more >> 31) as u8 * StreamFlags::EXCHANGED.bits())
+}
+
 /// A record of handshake messages; false if it cannot be.
 #[inline(always)]
 fn handshake_record(
@@ -403,6 +442,8 @@ fn handshake_record(
             return false;
         }
         stream.hello_count += 1;
+        let has_more = is_longer(stream, side);
+        stream.seen.insert(has_more);
         wire.note(at, head.length, content::HANDSHAKE, from, head.first);
         return true;
     }

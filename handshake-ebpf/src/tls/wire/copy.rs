@@ -15,9 +15,10 @@ use super::{
 };
 use crate::{emit, maps::RECORDS};
 
-/// Bytes for a typical ServerHello.
-const SERVER_HELLO: u32 = 128;
-/// Bytes for a typical ClientHello without post-quantum key shares.
+/// Bytes for a typical ServerHello and the header of what follows it.
+const SERVER_HELLO: u32 = 144;
+/// Bytes for a typical ClientHello without post-quantum key shares, or for a ServerHello of TLS 1.2 and the
+/// beginning of the certificate behind it.
 const CLIENT_HELLO: u32 = 640;
 
 /// A raw record with room for some bytes. The verifier must know its size, and unused bytes should not fill

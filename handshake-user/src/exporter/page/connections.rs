@@ -46,7 +46,11 @@ fn ladders(page: &mut String, id: &str, title: &str, none: &str, records: &[Arc<
             Escaped(&ladder::how(record))
         );
         if let Some(tls) = &record.tls {
-            let _ = writeln!(page, "<p class=\"soft\">{}</p>", Escaped(&ladder::tls_facts(tls).join(" · ")));
+            let _ = writeln!(
+                page,
+                "<p class=\"soft\">{}</p>",
+                Escaped(&ladder::tls_facts(tls, record.time).join(" · "))
+            );
         }
         for saving in ladder::savings(record) {
             let _ = writeln!(page, "<p class=\"soft\">{}</p>", Escaped(&saving));

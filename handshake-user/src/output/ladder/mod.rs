@@ -11,13 +11,16 @@ mod svg;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{fmt::Write as _, time::Duration};
+use std::{
+    fmt::Write as _,
+    time::{Duration, SystemTime},
+};
 
 use handshake_common::{Outcome, Role, TlsOutcome};
 
 use super::text::{columns, duration, endpoint, wrap};
 use crate::{
-    event::{ConnectionEvent, Tls},
+    event::{Certificate, ConnectionEvent, Tls},
     join::advice::{self, Advice},
     untrusted::{Untrusted, escape},
 };
@@ -108,7 +111,8 @@ fn header(record: &ConnectionEvent) -> String {
     };
     if let Some(tls) = &record.tls {
         // No line ends inside of a fact.
-        let whole: Vec<_> = tls_facts(tls).iter().map(|fact| fact.replace(' ', "\u{a0}")).collect();
+        let whole: Vec<_> =
+            tls_facts(tls, record.time).iter().map(|fact| fact.replace(' ', "\u{a0}")).collect();
         let facts = wrap(&whole.join("\u{a0}· "), WIDTH - 4, 4).replace('\u{a0}', " ");
         let _ = writeln!(text, "    {facts}");
     }
@@ -176,9 +180,9 @@ pub fn how(record: &ConnectionEvent) -> String {
     said.join(" · ")
 }
 
-/// What is known of the TLS handshake, in a few words each.
+/// What is known of the TLS handshake at that time, in a few words each.
 #[must_use]
-pub fn tls_facts(tls: &Tls) -> Vec<String> {
+pub fn tls_facts(tls: &Tls, time: SystemTime) -> Vec<String> {
     let mut facts = Vec::new();
     facts.push(
         tls.version.map_or_else(|| "TLS, version unknown".to_owned(), |version| format!("TLS {version}")),
@@ -197,10 +201,31 @@ pub fn tls_facts(tls: &Tls) -> Vec<String> {
     }
     facts.extend(tls.cipher.as_ref().map(name));
     facts.extend(tls.group.as_ref().map(name));
+    facts.extend(tls.signature.as_ref().map(|scheme| format!("signed with {}", name(scheme))));
+    facts.extend(tls.certificate.as_ref().map(|certificate| certificate_fact(certificate, time)));
     facts.extend(tls.sni.as_ref().map(|sni| format!("sni {}", name(sni))));
     facts.extend(tls.alpn.as_ref().map(|alpn| format!("alpn {}", name(alpn))));
     facts.extend(tls.library.map(|library| library.as_str().to_owned()));
     facts
+}
+
+/// The key of a certificate and until when it is valid; in days where it ends soon, or has ended.
+fn certificate_fact(certificate: &Certificate, time: SystemTime) -> String {
+    /// Time enough to renew it.
+    const SOON: u64 = 14;
+    let Certificate { not_after, key_type, key_bits, curve, .. } = certificate;
+    let days = |time: Duration| time.as_secs() / 86_400;
+    let date = humantime::format_rfc3339_seconds(*not_after).to_string();
+    let date = date.split('T').next().unwrap_or_default();
+    let until = match not_after.duration_since(time).map(days) {
+        Ok(left @ 0..=SOON) => format!("ends in {left} {} ({date})", if left == 1 { "day" } else { "days" }),
+        Ok(_) => format!("until {date}"),
+        Err(_) => format!("EXPIRED on {date}"),
+    };
+    let bits = key_bits.map(|bits| format!(" {bits}")).unwrap_or_default();
+    let curve = curve.as_ref().map(|curve| format!(" {}", name(curve))).unwrap_or_default();
+    let key = key_type.as_ref().map(|kind| format!("{}{bits}{curve} ", name(kind))).unwrap_or_default();
+    format!("{key}certificate {until}")
 }
 
 /// An untrusted name, cut if it is too long.

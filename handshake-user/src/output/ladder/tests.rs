@@ -1,6 +1,9 @@
 //! What connections of every kind look like, and that no record is too strange to be drawn.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{
+    fmt::Write as _,
+    time::{Duration, SystemTime},
+};
 
 use handshake_common::{
     CloseStyle, FastOpen, FastOpenReason, FinalAck, Initiator, Library, Outcome, Role, Stage, TimeWaitEnd,
@@ -8,7 +11,7 @@ use handshake_common::{
 };
 use proptest::prelude::*;
 
-use super::{MAX_NAME, draw, draw_rest, svg};
+use super::{MAX_NAME, draw, draw_rest, svg, tls_facts};
 use crate::{
     cgroup::Names,
     event::{
@@ -16,8 +19,8 @@ use crate::{
         testing::{RTT_US, closed, opened, us, waited, with_tls},
     },
     event::{
-        Close, ConnectionEvent, Endpoint, Flight, ListenQueue, Open, Process, Setup, Stall, StallCause, Tls,
-        Unseen,
+        Certificate, Close, ConnectionEvent, Endpoint, Flight, ListenQueue, Open, Process, Setup, Stall,
+        StallCause, Tls, Unseen,
     },
     join::advice,
     output::{table::Table, text::columns},
@@ -535,6 +538,36 @@ fn any_stalls() -> impl Strategy<Value = Vec<Stall>> {
     prop::collection::vec(stall, 0..4)
 }
 
+#[test]
+fn certificate_that_ends_soon_says_in_how_many_days() {
+    let record = with_tls(Role::Client, TlsVersion::Tls12, TlsClass::Full);
+    let day = Duration::from_hours(24);
+    let certificate = |not_after, key_type: Option<&str>, key_bits, curve: Option<&str>| {
+        let mut tls = record.tls.clone().unwrap();
+        let (key_type, curve) = (key_type.map(Untrusted::from), curve.map(Untrusted::from));
+        let certificate = Certificate { not_after, key_type, key_bits, curve, signature: None };
+        (tls.signature, tls.certificate) = (Some("rsa_pkcs1_sha256".into()), Some(Box::new(certificate)));
+        let facts = tls_facts(&tls, record.time).join(" · ");
+        let at = facts.find("signed with rsa_pkcs1_sha256 · ").unwrap();
+        facts[at..].split(" · ").nth(1).unwrap().to_owned()
+    };
+    let rsa = |not_after| certificate(not_after, Some("rsa"), Some(2048), None);
+    assert_eq!(rsa(record.time + 15 * day), "rsa 2048 certificate until 2026-02-15");
+    assert_eq!(
+        rsa(record.time + 15 * day - Duration::from_secs(1)),
+        "rsa 2048 certificate ends in 14 days (2026-02-15)"
+    );
+    assert_eq!(rsa(record.time + day), "rsa 2048 certificate ends in 1 day (2026-02-01)");
+    assert_eq!(rsa(record.time), "rsa 2048 certificate ends in 0 days (2026-01-31)");
+    assert_eq!(rsa(record.time - day), "rsa 2048 certificate EXPIRED on 2026-01-30");
+    let later = record.time + 100 * day;
+    assert_eq!(
+        certificate(later, Some("ecdsa"), None, Some("secp256r1")),
+        "ecdsa secp256r1 certificate until 2026-05-11"
+    );
+    assert_eq!(certificate(later, None, None, None), "certificate until 2026-05-11");
+}
+
 prop_compose! {
     fn any_tls()(
         outcome in word(TlsOutcome::ALL), times in (micros(), micros(), micros(), micros()),
@@ -543,12 +576,20 @@ prop_compose! {
         round_trips: Option<u8>, hello_retry: bool, includes_hello_wait: bool, hello_in_syn: Option<bool>,
         roles in (word(Role::ALL), word(Role::ALL)), flights in prop::option::of(any_flights().boxed()),
         stalls in prop::option::of(any_stalls().boxed()),
+        certificate in (
+            prop::option::of((0_u64..=253_402_300_799, any::<Option<u16>>()).boxed()),
+            prop::option::of(any::<String>().prop_map(Untrusted::from).boxed()),
+        ),
     ) -> Tls {
         Tls {
             outcome, start: times.0, duration: times.1, compute: times.2, held: times.3, version, class,
             cipher: text.clone(), sni: text.clone(), alpn: text.clone(), alert: text.clone(),
             group: text.clone(), alpn_offered: text.clone().map(|name| vec![name]), ech_offered: hello_in_syn, error: text,
-            role: roles.0, alert_from: roles.1, hello_in_syn,
+            role: roles.0, alert_from: roles.1, hello_in_syn, signature: certificate.1.clone(),
+            certificate: certificate.0.map(|(seconds, key_bits)| Box::new(Certificate {
+                not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds), key_type: certificate.1.clone(),
+                key_bits, curve: certificate.1.clone(), signature: certificate.1,
+            })),
             library, source: TlsSource::Wire, round_trips, hello_retry, includes_hello_wait, flights, stalls,
         }
     }

@@ -2,6 +2,7 @@
 //! kernel side copied, and [`verdict()`] interprets them together with the kernel side's log of records.
 
 pub mod alert;
+pub mod certificate;
 pub mod cipher;
 pub mod client_hello;
 mod extensions;
@@ -9,8 +10,10 @@ pub mod group;
 pub mod message;
 mod reader;
 pub mod server_hello;
+pub mod signature;
 pub mod verdict;
 
+pub use certificate::Certificate;
 pub use client_hello::ClientHello;
 pub use extensions::Protocols;
 pub use message::{Buffers, Hellos, Piece};

@@ -10,7 +10,7 @@ use handshake_common::{
     },
 };
 
-use super::{Protocols, cipher, message::Hellos};
+use super::{Certificate, Protocols, cipher, message::Hellos};
 use crate::tls::handshake_path::HandshakePath;
 
 /// The padding that Java adds to encrypted TLS 1.3 handshake messages, in bytes.
@@ -54,6 +54,10 @@ pub struct Verdict<'a> {
     pub random: Option<[u8; 32]>,
     /// The group of the key exchange; see [`super::group::name`].
     pub group: Option<u16>,
+    /// TLS 1.2: what the server signed its key exchange with; see [`super::signature::name`].
+    pub signature: Option<u16>,
+    /// TLS 1.2 and before: the beginning of the server's certificate.
+    pub certificate: Option<Certificate>,
     /// When the ClientHello's first byte first passed.
     pub hello_ns: u64,
     /// When the ClientHello's last byte passed.
@@ -130,6 +134,8 @@ pub fn verdict<'a>(wire: &Wire, hellos: &Hellos<'a>) -> Verdict<'a> {
         alert: alert(wire),
         random: client.map(|hello| hello.random),
         group: evidence.group(),
+        signature: evidence.signature(),
+        certificate: evidence.certificate(),
         hello_ns: wire.hello_ns,
         hello_whole_ns: wire.moment(wire.whole_at),
         hello_again_ns: wire.moment(wire.again_at),
@@ -266,6 +272,17 @@ impl<'w, 'a> Evidence<'w, 'a> {
             _ if self.doubtful || !cipher::has_signed_curve(hello.cipher) => None,
             _ => Some(self.wire.curve).filter(|curve| *curve != 0),
         }
+    }
+
+    /// The older versions leave no choice (RFC 4346 §7.4.3): nothing says with what they sign.
+    fn signature(&self) -> Option<u16> {
+        let is_there = self.version? == TlsVersion::Tls12 && self.group().is_some();
+        Some(self.wire.signature).filter(|scheme| is_there && *scheme != 0)
+    }
+
+    fn certificate(&self) -> Option<Certificate> {
+        let is_readable = !self.doubtful && self.version? < TlsVersion::Tls13;
+        self.hellos.certificate.filter(|_| is_readable)
     }
 
     /// Whether EndOfEarlyData came right before the Finished. Returns `None` if there was no Finished, or its

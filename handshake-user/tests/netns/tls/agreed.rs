@@ -1,11 +1,14 @@
 //! What the two ends agreed on besides version and cipher suite, compared with what the programs print.
 
-use std::process::{Command, Output};
+use std::{
+    path::PathBuf,
+    process::{Command, Output},
+};
 
 use tempfile::TempDir;
 
 use super::{
-    certificate::{Certificate, NAME},
+    certificate::{Certificate, NAME, not_after},
     programs::{Running, await_probes, run, run_for, server_address, tool},
 };
 use crate::{
@@ -187,6 +190,92 @@ fn group_of_tls_1_2_is_that_which_openssl_prints() {
         assert!(printed(&text, "Server Temp Key:").is_none_or(|key| key.starts_with("DH")), "{text}");
         for side in [Side::Client, Side::Server] {
             ends.tls(side).assert_unknown("tls.group");
+        }
+    }
+}
+
+/// A certificate of its own in a folder.
+struct Made {
+    _folder: TempDir,
+    key: PathBuf,
+    chain: PathBuf,
+}
+
+/// Makes a certificate of 9 days with this kind of key.
+#[track_caller]
+fn certificate(arguments: &[&str]) -> Made {
+    let folder = TempDir::new().unwrap();
+    let [key, chain] = ["key", "chain"].map(|name| folder.path().join(name));
+    let mut command = Command::new("openssl");
+    command.args(["req", "-x509", "-nodes", "-subj", "/C=XX/O=An organisation/CN=example.org", "-days", "9"]);
+    let made = command.args(arguments).arg("-keyout").arg(&key).arg("-out").arg(&chain).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    Made { _folder: folder, key, chain }
+}
+
+#[test]
+fn signature_and_certificate_before_tls_1_3_are_those_which_openssl_prints() {
+    let rsa = certificate(&["-newkey", "rsa:3072"]);
+    let p384 = certificate(&["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-384", "-sha384"]);
+    let ed25519 = certificate(&["-newkey", "ed25519"]);
+    let of_rsa = ("rsa", Some(3072), None, "sha256WithRSAEncryption");
+    let of_p384 = ("ecdsa", None, Some("secp384r1"), "ecdsa-with-SHA384");
+    let of_ed25519 = ("ed25519", None, None, "id-Ed25519");
+    let pss = &["-sigalgs", "rsa_pss_rsae_sha384"][..];
+    for (made, version, arguments, printed_as, signature, facts) in [
+        (
+            &rsa,
+            "1.2",
+            &["-sigalgs", "RSA+SHA512"][..],
+            Some(["SHA512", "RSA"]),
+            Some("rsa_pkcs1_sha512"),
+            of_rsa,
+        ),
+        (&rsa, "1.2", pss, Some(["SHA384", "RSA-PSS"]), Some("rsa_pss_rsae_sha384"), of_rsa),
+        // Nothing is signed.
+        (&rsa, "1.2", &["-cipher", "AES128-SHA256"], None, None, of_rsa),
+        // The versions before have one signature for each type of key, which no message names.
+        (&rsa, "1.1", &["-cipher", "ALL:@SECLEVEL=0"], None, None, of_rsa),
+        (
+            &p384,
+            "1.2",
+            &["-sigalgs", "ECDSA+SHA512"],
+            Some(["SHA512", "ECDSA"]),
+            Some("ecdsa_secp521r1_sha512"),
+            of_p384,
+        ),
+        (&ed25519, "1.2", &[], None, Some("ed25519"), of_ed25519),
+        (&ed25519, "1.3", &[], None, None, of_ed25519),
+    ] {
+        let case = Case::new();
+        let address = server_address(&case.bed);
+        let mut command = case.bed.command(Side::Server, "openssl");
+        command.args(["s_server", "-quiet", "-www", "-cipher", "ALL:@SECLEVEL=0", "-accept"]);
+        command.arg(address.to_string()).arg(format!("-tls{}", version.replace('.', "_")));
+        command.arg("-key").arg(&made.key).arg("-cert").arg(&made.chain);
+        let _server = Running::start(&case.bed, address, command);
+        let (text, ends) = connect(&case, openssl_client(&case, arguments));
+        if let Some([digest, algorithm]) = printed_as {
+            assert_eq!(printed(&text, "Peer signing digest:"), Some(digest), "{text}");
+            assert_eq!(printed(&text, "Peer signature type:"), Some(algorithm), "{text}");
+        }
+        for side in [Side::Client, Side::Server] {
+            let tls = ends.tls(side);
+            tls.assert_is("tls.version", version);
+            match signature {
+                Some(signature) => tls.assert_is("tls.signature", signature),
+                None => tls.assert_unknown("tls.signature"),
+            }
+            if version == "1.3" {
+                tls.assert_unknown("tls.certificate");
+                continue;
+            }
+            let (kind, bits, curve, signed) = facts;
+            tls.assert_is("tls.certificate.not_after", &not_after(&made.chain));
+            tls.assert_is("tls.certificate.key_type", kind);
+            assert_eq!(tls.number("tls.certificate.key_bits"), bits, "{tls}");
+            assert_eq!(tls.text("tls.certificate.curve"), curve, "{tls}");
+            tls.assert_is("tls.certificate.signature", signed);
         }
     }
 }

@@ -37,6 +37,11 @@ impl Certificate {
         this
     }
 
+    /// Until when it is valid, by OpenSSL.
+    pub(crate) fn not_after(&self) -> String {
+        not_after(&self.chain)
+    }
+
     fn within(folder: &Path) -> Self {
         let [key, chain, pair, store] =
             ["key.pem", "chain.pem", "pair.pem", "store.p12"].map(|name| folder.join(name));
@@ -64,6 +69,15 @@ impl Certificate {
         command.args(["pkcs12", "-export", "-passout", "pass:handshake", "-in"]).arg(pair).arg("-out");
         run(command.arg(store));
     }
+}
+
+/// Until when the certificate in this file is valid, by OpenSSL, as records say it.
+pub(crate) fn not_after(file: &Path) -> String {
+    let mut command = Command::new("openssl");
+    let out = command.args(["x509", "-noout", "-enddate", "-dateopt", "iso_8601", "-in"]).arg(file).output();
+    let text = String::from_utf8(out.unwrap().stdout).unwrap();
+    let date = text.trim().strip_prefix("notAfter=").unwrap_or_else(|| panic!("no date in {text:?}"));
+    date.replace(' ', "T")
 }
 
 fn run(command: &mut Command) {

@@ -82,11 +82,34 @@ fn group_name(group: u16) -> &'static str {
     }
 }
 
-/// The group of a server's key exchange that begins a record (RFC 8422 §5.4): `ECParameters` come first.
-pub(crate) fn exchanged_group(record: &[u8]) -> Option<&'static str> {
+/// The group of a server's key exchange of TLS 1.2 that begins a record, and what it is signed with (RFC 8422
+/// §5.4): `ECParameters` come first, then the public key.
+pub(crate) fn exchanged(record: &[u8]) -> Option<(&'static str, &'static str)> {
     match *record {
-        [SERVER_KEY_EXCHANGE, _, _, _, 3, high, low, ..] => Some(group_name(u16::from_be_bytes([high, low]))),
+        [SERVER_KEY_EXCHANGE, _, _, _, 3, high, low, ref rest @ ..] => {
+            let (&[hash, algorithm], _) = skip(rest, 1)?.split_first_chunk()?;
+            Some((group_name(u16::from_be_bytes([high, low])), signature_name(hash, algorithm)))
+        }
         _ => None,
+    }
+}
+
+/// A hash and a signature algorithm (RFC 5246 §7.4.1.4.1), by IANA's name of that scheme. RSASSA-PSS came
+/// later, with a number for both (RFC 8446 §4.2.3).
+fn signature_name(hash: u8, algorithm: u8) -> &'static str {
+    const RSA: u8 = 1;
+    const ECDSA: u8 = 3;
+    const SHA256: u8 = 4;
+    match (hash, algorithm) {
+        (SHA256, RSA) => "rsa_pkcs1_sha256",
+        (SHA256, ECDSA) => "ecdsa_secp256r1_sha256",
+        (5, ECDSA) => "ecdsa_secp384r1_sha384",
+        (6, RSA) => "rsa_pkcs1_sha512",
+        (6, ECDSA) => "ecdsa_secp521r1_sha512",
+        (8, 4) => "rsa_pss_rsae_sha256",
+        (8, 5) => "rsa_pss_rsae_sha384",
+        (8, 7) => "ed25519",
+        other => panic!("signature {other:?} has no name in this test"),
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{
+    certificate::Certificate,
     programs::{Account, Library, Peers, server_address},
     row::Row,
     settings::Settings,
@@ -159,6 +160,11 @@ fn check_end(ends: &Ends, side: Side, library: Option<Library>, truth: &Witness)
         Some(group) => tls.assert_is("tls.group", group),
         None => tls.assert_unknown("tls.group"),
     }
+    match truth.signature {
+        Some(signature) => tls.assert_is("tls.signature", signature),
+        None => tls.assert_unknown("tls.signature"),
+    }
+    check_certificate(tls, row);
     tls.assert_unknown("tls.alert");
     if let Some(library) = library {
         tls.assert_is("tls.library", library.name());
@@ -192,6 +198,19 @@ fn check_end(ends: &Ends, side: Side, library: Option<Library>, truth: &Witness)
     check_consistent(ends, side);
     check_flights(tls, side, truth);
     tls.assert_is("tls.source", if library.is_some() { "both" } else { "wire" });
+}
+
+/// Checks `tls.certificate`: only a full handshake before TLS 1.3 shows it.
+#[track_caller]
+fn check_certificate(tls: &Record, row: Row) {
+    if !matches!(row, Row::Tls12Full | Row::Tls12FalseStart) {
+        return tls.assert_unknown("tls.certificate");
+    }
+    tls.assert_is("tls.certificate.not_after", &Certificate::shared().not_after());
+    tls.assert_is("tls.certificate.key_type", "ecdsa");
+    tls.assert_is("tls.certificate.curve", "secp256r1");
+    tls.assert_unknown("tls.certificate.key_bits");
+    tls.assert_is("tls.certificate.signature", "ecdsa-with-SHA256");
 }
 
 /// Checks `tls.compute_us`. OpenSSL makes a hello that early data follows in a call that sends nothing: if

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    hello::{CERTIFICATE, Hello, SERVER_HELLO, exchanged_group},
+    hello::{self, CERTIFICATE, Hello, SERVER_HELLO},
     row::Row,
     wire::{self, Kind, Record},
 };
@@ -27,6 +27,8 @@ pub(crate) struct Witness {
     flights: [Vec<Flight>; 2],
     /// In which the keys were exchanged. Before TLS 1.3, if that message begins a record.
     pub(crate) group: Option<&'static str>,
+    /// What the server signed that with, before TLS 1.3; likewise.
+    pub(crate) signature: Option<&'static str>,
 }
 
 /// Who sent it; when its first and its last record passed, since the start of the opening.
@@ -89,6 +91,8 @@ impl Witness {
                 order.windows(2).filter(|pair| pair[0].from == side && pair[1].from != side).count();
             Handshake { duration: end - start, round_trips: u32::try_from(answers).unwrap() }
         };
+        let (group, signature) =
+            if is_tls13 { (answers.last().and_then(Hello::group), None) } else { exchanged(&server).unzip() };
         let syn = flow.from(Side::Client, Packet::is_syn)[0];
         let flights = |side: Side, zero: Instant, end: Instant| {
             let at = |record: &Record| if record.from == side { record.sent } else { record.got };
@@ -111,7 +115,8 @@ impl Witness {
                 flights(Side::Server, syn_ack.arrived, ending.server),
             ],
             row: ending.row,
-            group: if is_tls13 { answers.last().and_then(Hello::group) } else { exchanged(&server) },
+            group,
+            signature,
             client: seen_by(Side::Client),
             server: seen_by(Side::Server),
             setup: ending.may_send.unwrap_or(hello.sent) - syn.arrived,
@@ -188,10 +193,10 @@ impl Ending {
     }
 }
 
-/// The group of a handshake before TLS 1.3.
-fn exchanged(server: &[Record]) -> Option<&'static str> {
+/// The group of a handshake before TLS 1.3, and what the server signed it with.
+fn exchanged(server: &[Record]) -> Option<(&'static str, &'static str)> {
     let open = server.iter().take_while(|record| record.kind == Kind::Handshake);
-    open.map(|record| &record.body).find_map(|body| exchanged_group(body))
+    open.map(|record| &record.body).find_map(|body| hello::exchanged(body))
 }
 
 fn hello_of(record: &Record) -> Option<Hello> {

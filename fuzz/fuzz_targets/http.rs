@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 use handshake::{
     exporter::{http::Pages, metrics::Format},
     fuzzing::http,
+    recording::{NoLookBack, Written},
 };
 use libfuzzer_sys::fuzz_target;
 use tokio::{
@@ -31,6 +32,10 @@ impl Pages for Still {
 
     fn metrics(&self, _: Format) -> anyhow::Result<String> {
         Ok("up 1\n".to_owned())
+    }
+
+    fn look_back(&self) -> Result<Written, NoLookBack> {
+        Err(NoLookBack::NotKept)
     }
 
     fn config(&self) -> String {

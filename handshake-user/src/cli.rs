@@ -11,7 +11,7 @@ use crate::{
     aggregate::Grouping,
     filter::{self, Filter, NetNs},
     output::table::Column,
-    settings::{ExporterOptions, ProbeOptions, Switch, TlsWire},
+    settings::{ExporterOptions, ProbeOptions, RedactOptions, Switch, TlsWire},
     untrusted::Untrusted,
 };
 
@@ -71,7 +71,7 @@ pub enum Command {
     Check(CheckArgs),
     /// Draw the connections in records as ladders of their segments, and list what would save round trips.
     Explain(ExplainArgs),
-    /// Record into a compressed file, for `explain` and `report`, on this host or another.
+    /// Record into a compressed file, for `trace`, `explain` and `report`, on this host or another.
     Record(RecordArgs),
     /// Tell the story of many connections: percentiles, failures, what settings would save, the slowest.
     Report(ReportArgs),
@@ -90,12 +90,20 @@ const PID_MAX: i64 = 4_194_304;
   handshake trace --count 100 --output json > out.jsonl
   handshake trace --columns remote,result,duration,details
   handshake trace --port 443 --output ladder          each connection as a ladder, when it closes
+  handshake trace -r records/ --slower-than 100ms     records in files, of any number of hosts
 
 A filter does not match what is unknown.")]
 pub struct TraceArgs {
+    /// Read records from these files, and the files in these folders, compressed or not, instead of tracing;
+    /// - is standard input.
+    #[arg(short, long, value_name = "FILE", num_args = 1.., conflicts_with = "duration")]
+    pub read: Vec<PathBuf>,
     /// Which records to show.
     #[command(flatten)]
     pub filters: FilterOptions,
+    /// What to hide of them.
+    #[command(flatten)]
+    pub redact: RedactOptions,
     /// Default: table on a terminal, json (one object a line) otherwise.
     #[arg(long, value_enum)]
     pub output: Option<Output>,
@@ -120,6 +128,9 @@ impl TraceArgs {
         if !self.columns.is_empty() && self.output.is_some_and(|output| output != Output::Table) {
             return Some("--columns is for --output table");
         }
+        if !self.read.is_empty() {
+            return None;
+        }
         self.filters.never(&self.probes)
     }
 }
@@ -127,6 +138,12 @@ impl TraceArgs {
 /// Conditions on records, all of which must hold. A filter does not match what is unknown.
 #[derive(Clone, Debug, Default, Args)]
 pub struct FilterOptions {
+    /// Id of a connection, as records and `ss -e` have it (`sk:`); repeatable.
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    pub id: Vec<String>,
+    /// Name of the host whose record it is; repeatable.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub host: Vec<String>,
     /// Local or remote port; repeatable.
     #[arg(long, value_name = "PORT", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Vec<u16>,
@@ -193,6 +210,8 @@ impl FilterOptions {
     #[must_use]
     pub fn filter(&self) -> Filter {
         Filter {
+            ids: self.id.iter().map(|id| id.as_str().into()).collect(),
+            hosts: self.host.iter().map(|host| host.as_str().into()).collect(),
             ports: self.port.clone(),
             remotes: self.remote.clone(),
             pid: self.pid,
@@ -225,16 +244,17 @@ impl FilterOptions {
 /// The flags as [`FilterOptions::parse`] takes them; nothing for no filter.
 impl fmt::Display for FilterOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { port, remote, pid, comm, role, stage, slower_than, netns, unit, container, pod } = self;
+        let Self { id, host, port, remote, pid, comm, role, stage, slower_than, netns, unit, container, pod } =
+            self;
+        // A zero byte cannot be on a command line.
+        let quoted = |flag, name| format!("--{flag} {}", shlex::try_quote(name).unwrap_or_default());
         let named = [("comm", comm), ("unit", unit), ("container", container), ("pod", pod)];
-        let named = named.into_iter().filter_map(|(flag, name)| {
-            // A zero byte cannot be on a command line.
-            let quoted = shlex::try_quote(name.as_deref()?).unwrap_or_default();
-            Some(format!("--{flag} {quoted}"))
-        });
-        let flags = port
+        let named = named.into_iter().filter_map(|(flag, name)| Some(quoted(flag, name.as_deref()?)));
+        let flags = id
             .iter()
-            .map(|port| format!("--port {port}"))
+            .map(|id| quoted("id", id))
+            .chain(host.iter().map(|host| quoted("host", host)))
+            .chain(port.iter().map(|port| format!("--port {port}")))
             .chain(remote.iter().map(|net| format!("--remote {net}")))
             .chain(pid.map(|pid| format!("--pid {pid}")))
             .chain(named)
@@ -275,6 +295,9 @@ pub struct TopArgs {
     /// Which records to count.
     #[command(flatten)]
     pub filters: FilterOptions,
+    /// What to hide of them.
+    #[command(flatten)]
+    pub redact: RedactOptions,
     /// How to load the kernel side.
     #[command(flatten)]
     pub probes: ProbeOptions,
@@ -310,6 +333,9 @@ pub struct DaemonArgs {
     /// The server and the metrics.
     #[command(flatten)]
     pub exporter: ExporterOptions,
+    /// What to hide.
+    #[command(flatten)]
+    pub redact: RedactOptions,
     /// How to load the kernel side.
     #[command(flatten)]
     pub probes: ProbeOptions,
@@ -334,13 +360,22 @@ pub struct CheckArgs {
   handshake trace --output json > records.jsonl       one record a line
   handshake explain records.jsonl
   handshake trace --port 443 --count 30 --output json | handshake explain
+  handshake explain --id 1007 web-1/ web-2/           a connection at both ends: folders of two hosts
+  handshake explain --slower-than 1s monday.jsonl.gz
   jq -c 'select(.setup.round_trips > 1)' records.jsonl | handshake explain -
 
 docs/explain.md says how to read a ladder. Exit status: 0, or 1 if a line was not a record or a compressed file ends too early.")]
 pub struct ExplainArgs {
-    /// Records as `trace --output json` writes them, compressed or not; - is standard input.
+    /// Records as `trace --output json` writes them, compressed or not: files, and folders of files; - is
+    /// standard input.
     #[arg(value_name = "FILE", default_value = "-")]
-    pub file: PathBuf,
+    pub files: Vec<PathBuf>,
+    /// Which connections to draw: those of which a record passes.
+    #[command(flatten)]
+    pub filters: FilterOptions,
+    /// What to hide of them.
+    #[command(flatten)]
+    pub redact: RedactOptions,
 }
 
 /// `handshake record`.
@@ -368,6 +403,9 @@ pub struct RecordArgs {
     /// Which records to keep.
     #[command(flatten)]
     pub filters: FilterOptions,
+    /// What to hide of them.
+    #[command(flatten)]
+    pub redact: RedactOptions,
     /// How to load the kernel side.
     #[command(flatten)]
     pub probes: ProbeOptions,
@@ -383,11 +421,13 @@ pub struct RecordArgs {
   handshake report records.jsonl
   handshake report --html report.html monday.jsonl tuesday.jsonl
   handshake report --port 443 records.jsonl.gz        compressed by gzip or zstd
+  handshake report /var/log/handshake web-2/          the files in folders, of two hosts
   handshake report --duration 1m --json | jq .savings
 
 docs/report.md says what is in it. Exit status: 0, or 1 if a line was not a record or a compressed file ends too early.")]
 pub struct ReportArgs {
-    /// Records as `trace --output json` writes them, compressed or not; - is standard input.
+    /// Records as `trace --output json` writes them, compressed or not: files, and folders of files; - is
+    /// standard input.
     #[arg(value_name = "FILE", required_unless_present = "duration")]
     pub files: Vec<PathBuf>,
     /// Trace for this time, such as 30s, instead of reading files.
@@ -402,6 +442,9 @@ pub struct ReportArgs {
     /// Which records to count.
     #[command(flatten)]
     pub filters: FilterOptions,
+    /// What to hide of them.
+    #[command(flatten)]
+    pub redact: RedactOptions,
     /// How to load the kernel side, with --duration.
     #[command(flatten)]
     pub probes: ProbeOptions,
@@ -479,7 +522,7 @@ mod tests {
 
     #[test]
     fn typed_filters_are_the_flags() {
-        let line = "--port 443 --port 8443 --remote 10.0.0.0/8 --pid 12 --comm 'Web Content' --role client \
+        let line = "--id 1007.2 --host 'web 1' --port 443 --port 8443 --remote 10.0.0.0/8 --pid 12 --comm 'Web Content' --role client \
                     --stage tls --slower-than 1m1s500ms --netns 4026531840";
         let options = FilterOptions::parse(line).unwrap();
         assert_eq!(options.to_string(), line);

@@ -19,7 +19,10 @@ use crate::{
     bounded,
     otlp::{Endpoint, Sampling},
     recording::Limits,
-    settings::{ExporterOptions, ExporterSettings, LogLevel, PageFor, ProbeOptions, ProbeSettings},
+    settings::{
+        ExporterOptions, ExporterSettings, LogLevel, PageFor, ProbeOptions, ProbeSettings, RedactOptions,
+        RedactSettings,
+    },
 };
 
 pub use crate::{
@@ -49,6 +52,8 @@ pub struct Config {
     pub otlp_sampling: Sampling,
     /// Who may see the page `/`.
     pub page: PageFor,
+    /// What is redacted.
+    pub redact: RedactSettings,
     /// What is logged.
     pub log_level: LogLevel,
     /// All of it by its keys, as in the file.
@@ -98,8 +103,14 @@ impl Config {
     /// Settles every setting from flags and environment, the file if one is named, and the defaults.
     ///
     /// # Errors
-    /// When the file cannot be read or is not valid; the text names file, line and key.
-    pub fn new(path: Option<&Path>, exporter: ExporterOptions, probes: ProbeOptions) -> Result<Self> {
+    /// When the file cannot be read or is not valid, and when settings contradict each other; the text names
+    /// file, line and key.
+    pub fn new(
+        path: Option<&Path>,
+        exporter: ExporterOptions,
+        redact: RedactOptions,
+        probes: ProbeOptions,
+    ) -> Result<Self> {
         let file = match path {
             Some(path) => {
                 let text = bounded::read_to_string(path, MAX_FILE)
@@ -108,7 +119,9 @@ impl Config {
             }
             None => Options::default(),
         };
-        Ok(Options { exporter, probes }.or(file).settle())
+        let config = Options { exporter, redact, probes }.or(file).settle();
+        config.redact.leave(&config.metrics.labels)?;
+        Ok(config)
     }
 }
 
@@ -167,19 +180,25 @@ fn parse(text: &str, path: &Path) -> Result<Options> {
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Options {
     exporter: ExporterOptions,
+    redact: RedactOptions,
     probes: ProbeOptions,
 }
 
 impl Options {
     /// Takes from `other` what is absent here.
     fn or(self, other: Self) -> Self {
-        Self { exporter: self.exporter.or(other.exporter), probes: self.probes.or(other.probes) }
+        Self {
+            exporter: self.exporter.or(other.exporter),
+            redact: self.redact.or(other.redact),
+            probes: self.probes.or(other.probes),
+        }
     }
 
     fn settle(self) -> Config {
-        let (exporter, probes) = (self.exporter.settle(), self.probes.settle());
+        let (exporter, redact, probes) = (self.exporter.settle(), self.redact.settle(), self.probes.settle());
         // Plain values by their keys: each can be written.
         let mut in_force = toml::Table::try_from(&exporter).unwrap_or_default();
+        in_force.extend(toml::Table::try_from(&redact).unwrap_or_default());
         in_force.extend(toml::Table::try_from(&probes).unwrap_or_default());
         let ExporterSettings {
             listen,
@@ -218,13 +237,14 @@ impl Options {
             otlp_endpoint: otlp_endpoint.into_endpoint(),
             otlp_sampling: Sampling { share: otlp_sample, slow: otlp_slow.duration() },
             page,
+            redact,
             log_level,
             in_force,
         }
     }
 }
 
-/// Both groups of settings are in one table, and serde's `flatten` would lose the lines of errors.
+/// All groups of settings are in one table, and serde's `flatten` would lose the lines of errors.
 impl<'de> Deserialize<'de> for Options {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Table;
@@ -239,7 +259,7 @@ impl<'de> Deserialize<'de> for Options {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Options, A::Error> {
                 let mut options = Options::default();
                 while let Some(Key(key)) = map.next_key()? {
-                    if !options.exporter.read(&key, &mut map)? {
+                    if !options.exporter.read(&key, &mut map)? && !options.redact.read(&key, &mut map)? {
                         options.probes.read(&key, &mut map)?;
                     }
                 }
@@ -256,7 +276,7 @@ struct Key(String);
 impl<'de> Deserialize<'de> for Key {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let key = String::deserialize(deserializer)?;
-        let known = [ExporterOptions::KEYS, ProbeOptions::KEYS].concat();
+        let known = [ExporterOptions::KEYS, RedactOptions::KEYS, ProbeOptions::KEYS].concat();
         if known.contains(&key.as_str()) {
             return Ok(Self(key));
         }
@@ -278,7 +298,7 @@ mod tests {
         let text = include_str!("../../config/handshake.toml");
         assert_eq!(file(text).unwrap().settle(), Config::default());
         let table: toml::Table = text.parse().unwrap();
-        for key in [ExporterOptions::KEYS, ProbeOptions::KEYS].concat() {
+        for key in [ExporterOptions::KEYS, RedactOptions::KEYS, ProbeOptions::KEYS].concat() {
             assert!(table.contains_key(key), "{key} is missing in config/handshake.toml");
         }
     }
@@ -289,7 +309,7 @@ mod tests {
         for config in [Config::default(), file(own).unwrap().settle()] {
             let text = config.to_toml();
             assert_eq!(file(&text).unwrap().settle(), config, "{text}");
-            for key in [ExporterOptions::KEYS, ProbeOptions::KEYS].concat() {
+            for key in [ExporterOptions::KEYS, RedactOptions::KEYS, ProbeOptions::KEYS].concat() {
                 assert!(config.in_force.contains_key(key), "{key}: {text}");
             }
         }

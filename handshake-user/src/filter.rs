@@ -1,4 +1,4 @@
-//! Which records `trace` shows. Pure, except that a namespace is looked up once.
+//! Which records are shown. Pure, except that a namespace is looked up once.
 
 use std::{
     fs::File,
@@ -15,7 +15,12 @@ use handshake_common::{Role, Stage};
 use ipnet::IpNet;
 use thiserror::Error;
 
-use crate::{cgroup::Names, event::ConnectionEvent, host::NSFS_MAGIC, untrusted::Untrusted};
+use crate::{
+    cgroup::Names,
+    event::{ConnectionEvent, ConnectionId},
+    host::NSFS_MAGIC,
+    untrusted::Untrusted,
+};
 
 /// Why a text names no network namespace.
 #[derive(Debug, Error)]
@@ -94,6 +99,8 @@ pub fn note_on_comm(comm: &str) -> Option<String> {
 /// All conditions must hold; a condition on an unknown value does not.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
+    pub(crate) ids: Vec<ConnectionId>,
+    pub(crate) hosts: Vec<Untrusted>,
     pub(crate) ports: Vec<u16>,
     pub(crate) remotes: Vec<IpNet>,
     pub(crate) pid: Option<u32>,
@@ -112,18 +119,39 @@ impl Filter {
     /// Whether to show the record.
     #[must_use]
     pub fn passes(&self, record: &ConnectionEvent) -> bool {
-        let Self { ports, remotes, pid, comm, role, stage, slower_than, netns, unit, container, pod } = self;
+        let Self {
+            ids,
+            hosts,
+            ports,
+            remotes,
+            pid,
+            comm,
+            role,
+            stage,
+            slower_than,
+            netns,
+            unit,
+            container,
+            pod,
+        } = self;
         let process = record.process.as_ref();
         let names = process.map(|process| &process.names);
         let is = |wanted: &Option<Untrusted>, name: fn(&Names) -> &Option<Untrusted>| {
             wanted.is_none() || names.is_some_and(|names| name(names) == wanted)
         };
         let mut ends = [record.local, record.remote].into_iter().flatten();
-        (ports.is_empty() || ends.any(|end| ports.contains(&end.port)))
+        (ids.is_empty() || ids.contains(&record.id))
+            && (hosts.is_empty() || record.host.as_ref().is_some_and(|host| hosts.contains(host)))
+            && (ports.is_empty() || ends.any(|end| ports.contains(&end.port)))
             && (remotes.is_empty()
-                || record.remote.is_some_and(|end| remotes.iter().any(|net| net.contains(&end.addr))))
+                || record
+                    .remote
+                    .and_then(|end| end.addr)
+                    .is_some_and(|addr| remotes.iter().any(|net| addr.is_in(net))))
             && pid.is_none_or(|pid| process.is_some_and(|process| process.pid == pid))
-            && comm.as_ref().is_none_or(|comm| process.is_some_and(|process| process.comm == *comm))
+            && comm
+                .as_ref()
+                .is_none_or(|comm| process.is_some_and(|process| process.comm.as_ref() == Some(comm)))
             && role.is_none_or(|role| record.role == Some(role))
             && stage.is_none_or(|stage| record.stage == stage)
             && slower_than.is_none_or(|least| record.duration().is_some_and(|took| took >= least))
@@ -147,6 +175,7 @@ mod tests {
     fn record() -> ConnectionEvent {
         let mut record = event(&client());
         let (container_id, pod_uid) = (Some("1f2e".into()), Some("8d7c".into()));
+        record.host = Some("web-1".into());
         record.process.as_mut().unwrap().names =
             Names { unit: Some("web.service".into()), container_id, pod_uid };
         record
@@ -161,6 +190,14 @@ mod tests {
     fn each_condition_can_hold_and_fail() {
         let net = |text: &str| vec![text.parse().unwrap()];
         let both = [
+            (
+                Filter { ids: vec!["1".into(), record().id], ..Filter::default() },
+                Filter { ids: vec!["1".into()], ..Filter::default() },
+            ),
+            (
+                Filter { hosts: vec!["web-1".into()], ..Filter::default() },
+                Filter { hosts: vec!["web".into()], ..Filter::default() },
+            ),
             (
                 Filter { ports: vec![443], ..Filter::default() },
                 Filter { ports: vec![80], ..Filter::default() },
@@ -212,7 +249,8 @@ mod tests {
     #[test]
     fn unknown_value_does_not_pass() {
         let mut unknown = record();
-        unknown.process = None;
+        (unknown.process, unknown.host) = (None, None);
+        assert!(!Filter { hosts: vec!["web-1".into()], ..Filter::default() }.passes(&unknown));
         assert!(!Filter { pid: Some(1234), ..Filter::default() }.passes(&unknown));
         assert!(!Filter { container: Some("".into()), ..Filter::default() }.passes(&unknown));
         unknown.open.as_mut().unwrap().duration = None;

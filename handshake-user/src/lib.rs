@@ -28,6 +28,8 @@ pub mod otlp;
 pub mod output;
 pub mod privileges;
 pub mod recording;
+pub mod redact;
+pub mod redaction;
 pub mod report;
 pub mod settings;
 #[cfg(test)]

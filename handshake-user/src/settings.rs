@@ -7,7 +7,7 @@ use std::{
     convert::Infallible,
     fmt::{self, Display},
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
 };
@@ -20,6 +20,7 @@ use thiserror::Error;
 use crate::{
     buckets::Buckets,
     otlp::{OptionalEndpoint, Share},
+    redaction::Redaction,
 };
 
 /// Defines a group of settings. Each has its help text, how clap reads it, its name (which is also its key in
@@ -198,6 +199,22 @@ settings! {
         /// What is logged to standard error; -v and `RUST_LOG` override it.
         #[arg(long, value_enum, value_name = "LEVEL", env = "HANDSHAKE_LOG_LEVEL")]
         log_level: LogLevel = LogLevel::Warn, parsed as LogLevel;
+    }
+}
+
+settings! {
+    /// What one source says of what is redacted; the same for every command that shows or writes records.
+    RedactOptions,
+    /// What is redacted.
+    RedactSettings {
+        /// What to redact: addr, sni, comm, cgroup (with unit, container and pod), host, each by hash or
+        /// drop, addr also by prefix, such as addr=prefix,sni=hash.
+        #[arg(long, value_name = "FIELD=WAY,…", env = "HANDSHAKE_REDACT", help_heading = "Privacy")]
+        redact: Redaction = Redaction::default(), parsed as Redaction;
+
+        /// The file with the key of the hashes, at least 16 bytes.
+        #[arg(long, value_name = "FILE", env = "HANDSHAKE_REDACT_KEY", help_heading = "Privacy")]
+        redact_key: OptionalPath = OptionalPath::default(), parsed as OptionalPath;
     }
 }
 
@@ -388,6 +405,12 @@ impl Display for TlsWire {
 pub struct OptionalPath(Option<PathBuf>);
 
 impl OptionalPath {
+    /// The path.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.0.as_deref()
+    }
+
     /// The path.
     #[must_use]
     pub fn into_path(self) -> Option<PathBuf> {

@@ -93,7 +93,9 @@ fn usage_errors_exit_with_2_and_name_the_cause() {
         (&["trace", "--output", "stairs"], "ladder"),
         (&["check", "--yaml"], "--yaml"),
         (&["explain", "--depth", "3"], "--depth"),
-        (&["explain", "one.jsonl", "two.jsonl"], "two.jsonl"),
+        (&["explain", "--redact", "comm=prefix"], "only addresses"),
+        (&["trace", "-r"], "--read"),
+        (&["trace", "-r", "a", "--duration", "1s"], "--duration"),
         (&["trace", "--pid", "0"], "--pid"),
         (&["trace", "--netns", "/proc/self/ns/mnt"], "no network namespace"),
         (&["trace", "--stage", "tls", "--tls-wire", "off", "--tls-libraries", "off"], "--tls-wire on"),
@@ -286,9 +288,180 @@ fn compressed_bomb_is_an_error() {
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(
-        said.starts_with("handshake: cannot read standard input: a bomb: ") && said.lines().count() == 1,
+        said.starts_with("handshake: standard input, line ")
+            && said.contains(": a bomb: ")
+            && said.lines().count() == 1,
         "{said}"
     );
+}
+
+/// A folder of records of two hosts that have a connection of the same id and with the same ends.
+fn of_two_hosts() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (host, boot) in [("web-1", "b1"), ("web-2", "b2")] {
+        std::fs::create_dir(folder.path().join(host)).unwrap();
+        let names = format!("\"schema\":1,\"host\":\"{host}\",\"boot_id\":\"{boot}\"");
+        let closed = CLOSED.replace("\"schema\":1", &names);
+        let mut opened: serde_json::Value = serde_json::from_str(&closed).unwrap();
+        opened["event"] = "open".into();
+        opened.as_object_mut().unwrap().retain(|key, _| key != "close" && key != "lifetime_us");
+        if host == "web-2" {
+            opened["open"]["duration_us"] = 1_050_000.into();
+        }
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        write!(gzip, "{opened}\n{closed}\n").unwrap();
+        std::fs::write(folder.path().join(host).join("a.jsonl.gz"), gzip.finish().unwrap()).unwrap();
+    }
+    std::fs::write(folder.path().join("web-2/notes.txt"), "no record\n").unwrap();
+    folder
+}
+
+/// Exit status, standard output and standard error.
+fn said(arguments: &[&str]) -> (i32, String, String) {
+    let output = handshake(arguments).output().unwrap();
+    (output.status.code().unwrap(), text(&output.stdout).to_owned(), text(&output.stderr).to_owned())
+}
+
+#[test]
+fn records_of_several_hosts_are_told_apart_and_the_hosts_named() {
+    let folder = of_two_hosts();
+    let path = folder.path().to_str().unwrap();
+    let (status, drawn, err) = said(&["explain", path]);
+    assert_eq!((status, &*err), (0, ""));
+    for once in ["\nhost web-1\ncurl/1234 ", "\nhost web-2\ncurl/1234 "] {
+        assert_eq!(drawn.matches(once).count(), 1, "{drawn}");
+    }
+    let (status, report, _) = said(&["report", path]);
+    assert!(status == 0 && report.contains("2 connections, 4 records"), "{report}");
+    assert!(report.contains("\nhost web-1\ncurl/1234") && report.contains("HOST "), "{report}");
+    let (_, report, _) = said(&["report", "--json", path]);
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let host = |name: &str| serde_json::json!({"host": name, "records": 2, "connections": 1});
+    assert_eq!(report["hosts"], serde_json::json!([host("web-1"), host("web-2")]));
+
+    // One host needs no name.
+    let one = folder.path().join("web-1").to_str().unwrap().to_owned();
+    let (_, drawn, _) = said(&["explain", &one]);
+    assert!(drawn.contains("curl/1234") && !drawn.contains("host web-1"), "{drawn}");
+    let (status, report, _) = said(&["report", "--host", "web-2", path]);
+    assert!(
+        status == 0 && report.contains("1 connection, 2 records") && !report.contains("HOST"),
+        "{report}"
+    );
+}
+
+#[test]
+fn trace_reads_files_in_every_form_and_with_every_filter() {
+    let folder = of_two_hosts();
+    let path = folder.path().to_str().unwrap();
+    let output = unprivileged(&["trace", "-r", "/dev/null"]);
+    assert_eq!(output.status.code(), Some(0), "it needs no root: {}", text(&output.stderr));
+
+    let (status, json, err) = said(&["trace", "-r", path]);
+    assert_eq!(status, 0, "{err}");
+    let events: Vec<serde_json::Value> =
+        json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let names: Vec<_> = events.iter().map(|event| (&event["host"], &event["event"])).collect();
+    let expected = [("web-1", "open"), ("web-1", "close"), ("web-2", "open"), ("web-2", "close")];
+    assert!(names.iter().zip(expected).all(|(a, b)| *a == (&b.0.into(), &b.1.into())), "{names:?}");
+    assert!(err.contains("four_segments by local"), "the summary: {err}");
+
+    let (_, table, err) = said(&["trace", "-r", path, "--output", "table"]);
+    let lines: Vec<_> = table.lines().take(5).collect();
+    assert!(lines[0].starts_with("TIME         HOST "), "{table}");
+    let hosts: Vec<_> = lines[1..].iter().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+    assert_eq!((hosts, &*err), (vec!["web-1", "web-1", "web-2", "web-2"], ""));
+    let one = folder.path().join("web-1/a.jsonl.gz").to_str().unwrap().to_owned();
+    assert!(said(&["trace", "-r", &one, "--output", "table"]).1.starts_with("TIME         STAGE"));
+    // Standard input begins with one host, and has another.
+    let mut child = handshake(&["trace", "-r", "-", "--output", "table"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(json.as_bytes()).unwrap();
+    let table = child.wait_with_output().unwrap().stdout;
+    let headings: Vec<_> = text(&table).lines().filter(|line| line.starts_with("TIME ")).collect();
+    assert!(headings.len() == 2 && headings[1].contains("HOST"), "{}", text(&table));
+
+    // A ladder is whole, whichever of its records passes.
+    for form in [&["explain", path][..], &["trace", "--output", "ladder", "-r", path]] {
+        let (status, drawn, err) = said(&[form, &["--slower-than", "1s", "--stage", "open"]].concat());
+        assert_eq!((status, &*err), (0, ""));
+        assert_eq!((drawn.matches("host web-2").count(), drawn.matches("web-1").count()), (1, 0), "{drawn}");
+        assert!(drawn.contains("FIN+ACK") || drawn.contains("FIN ─"), "with its close: {drawn}");
+    }
+    for (filter, records) in [
+        (&["--id", "1007"][..], 4),
+        (&["--id", "1,1007"], 4),
+        (&["--id", "1"], 0),
+        (&["--id", "1007", "--host", "web-1"], 2),
+        (&["--slower-than", "1s"], 1),
+        (
+            &["--port", "443", "--comm", "curl", "--pid", "1234", "--remote", "10.0.0.2", "--role", "client"],
+            4,
+        ),
+        (&["--comm", "wget"], 0),
+        (&["--count", "3"], 3),
+    ] {
+        let (status, json, err) = said(&[&["trace", "-r", path], filter].concat());
+        assert_eq!((status, json.lines().count()), (0, records), "{filter:?}: {err}");
+    }
+    let (status, _, err) = said(&["trace", "-r", folder.path().join("web-2/notes.txt").to_str().unwrap()]);
+    assert!(status == 1 && err.contains("notes.txt, line 1: not a record"), "{err}");
+    std::fs::create_dir(folder.path().join("empty")).unwrap();
+    let (status, _, err) = said(&["trace", "-r", folder.path().join("empty").to_str().unwrap()]);
+    assert!(status == 1 && err.contains("no files of records"), "{err}");
+}
+
+#[test]
+fn damaged_file_does_not_hide_those_after_it() {
+    let folder = of_two_hosts();
+    let damaged = folder.path().join("web-1/a.jsonl.gz");
+    let mut bytes = std::fs::read(&damaged).unwrap();
+    *bytes.iter_mut().nth_back(4).unwrap() ^= 1;
+    std::fs::write(&damaged, bytes).unwrap();
+    let (status, report, err) = said(&["report", "--json", folder.path().to_str().unwrap()]);
+    assert!(status == 1 && err.contains("web-1/a.jsonl.gz, line 3: damaged gzip data"), "{err}");
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!((&report["records"], &report["cut_off"]), (&4.into(), &1.into()), "{report}");
+}
+
+#[test]
+fn records_are_redacted_as_they_are_read() {
+    let folder = of_two_hosts();
+    let key = folder.path().join("key");
+    std::fs::write(&key, "0123456789abcdef\n").unwrap();
+    let (path, key) = (folder.path().to_str().unwrap(), key.to_str().unwrap());
+    let redacted = ["--redact", "addr=hash,comm=drop,host=hash", "--redact-key", key];
+    // The filter is on the true values.
+    let (status, json, err) = said(&[&["trace", "-r", path, "--remote", "10.0.0.2"], &redacted[..]].concat());
+    assert_eq!((status, json.lines().count()), (0, 4), "{err}");
+    for forbidden in ["10.0.0.", "curl", "web-", "\"b1\""] {
+        assert!(!json.contains(forbidden) && !err.contains(forbidden), "{forbidden}: {json}");
+    }
+    // What comes out can be read again, and still has two hosts.
+    let file = folder.path().join("redacted.jsonl");
+    std::fs::write(&file, &json).unwrap();
+    let (status, drawn, _) = said(&["explain", file.to_str().unwrap()]);
+    assert_eq!((status, drawn.matches("\n?/1234 ipv4-").count()), (0, 2), "{drawn}");
+    for form in [
+        &["explain", path][..],
+        &["report", path],
+        &["report", "--json", path],
+        &["report", "--html", "-", path],
+    ] {
+        let (status, out, err) = said(&[form, &redacted[..]].concat());
+        assert_eq!(status, 0, "{err}");
+        for forbidden in ["10.0.0.", "curl", "web-"] {
+            assert!(!out.contains(forbidden), "{forbidden}: {out}");
+        }
+    }
+    let (status, out, err) = said(&["explain", path, "--redact", "addr=hash"]);
+    assert!(status == 1 && out.is_empty() && err.contains("a hash needs a key"), "{err}");
+    let (status, out, err) =
+        said(&["daemon", "--check-config", "--redact", "comm=drop", "--label", "process"]);
+    assert!(status == 1 && out.is_empty() && err.contains("the label process"), "{err}");
 }
 
 #[test]
@@ -357,7 +530,11 @@ fn untrusted_arguments_do_not_control_the_terminal() {
     for (arguments, status) in [
         (&["explain", there][..], 1),
         (&["explain", missing], 1),
-        (&["explain", there, there], 2),
+        (&["explain", there, there], 1),
+        (&["trace", "-r", there], 1),
+        (&["trace", "-r", missing], 1),
+        (&["explain", "--redact", HOSTILE], 2),
+        (&["explain", "--redact", "sni=hash", "--redact-key", missing], 1),
         (&[HOSTILE], 2),
         (&["trace", "--netns", missing], 2),
         (&["trace", "--role", HOSTILE], 2),

@@ -23,6 +23,8 @@ mod privileges;
 mod program;
 #[path = "daemon/records.rs"]
 mod records;
+#[path = "daemon/redact.rs"]
+mod redact;
 #[path = "daemon/reload.rs"]
 mod reload;
 #[path = "daemon/shutdown.rs"]

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use clap::ValueEnum;
-use handshake_common::{Family, Role};
+use handshake_common::Role;
 use ipnet::IpNet;
 
 use crate::{event::ConnectionEvent, untrusted::Untrusted};
@@ -68,9 +68,14 @@ impl Group {
     #[must_use]
     pub fn of(event: &ConnectionEvent, grouping: Grouping, networks: (u8, u8)) -> Self {
         let what = match grouping {
-            Grouping::Process => What::Process(event.process.as_ref().map(|process| kept(&process.comm))),
+            Grouping::Process => {
+                What::Process(event.process.as_ref().and_then(|process| process.comm.as_ref()).map(kept))
+            }
             Grouping::Service => service(event),
-            Grouping::Network => What::Network(network(event, networks)),
+            Grouping::Network => {
+                let addr = event.remote.and_then(|end| end.addr);
+                What::Network(addr.and_then(|addr| addr.network(networks)))
+            }
         };
         Self { what, role: event.role }
     }
@@ -112,14 +117,6 @@ fn service(event: &ConnectionEvent) -> What {
     let sni = event.tls.as_ref().and_then(|tls| tls.sni.as_ref());
     let name = sni.filter(|_| event.role == Some(Role::Client)).map(lower);
     What::Service { name, port: end.map(|end| end.port) }
-}
-
-fn network(event: &ConnectionEvent, (ipv4, ipv6): (u8, u8)) -> Option<IpNet> {
-    let prefix = match event.family? {
-        Family::Ipv4 => ipv4,
-        Family::Ipv6 => ipv6,
-    };
-    IpNet::new(event.remote?.addr, prefix).ok().map(|network| network.trunc())
 }
 
 fn lower(name: &Untrusted) -> Untrusted {

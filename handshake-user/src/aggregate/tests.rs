@@ -27,7 +27,7 @@ fn at(seconds: u64) -> Duration {
 
 fn named(mut event: ConnectionEvent, id: u64, comm: Option<&str>) -> Arc<ConnectionEvent> {
     event.id = ConnectionId::of_socket(id, 0);
-    event.process = comm.map(|comm| Process { comm: comm.into(), ..event.process.unwrap() });
+    event.process = comm.map(|comm| Process { comm: Some(comm.into()), ..event.process.unwrap() });
     Arc::new(event)
 }
 
@@ -184,7 +184,7 @@ fn latest_connections_are_bounded_and_whole() {
     assert_eq!(ids(latest), ["0", "2", "4"]);
     assert!(latest.iter().nth(2).unwrap().close.is_some());
     let mut large = opened(Role::Client);
-    large.process.as_mut().unwrap().comm = "x".repeat(1 << 20).as_str().into();
+    large.process.as_mut().unwrap().comm = Some("x".repeat(1 << 20).as_str().into());
     all.take(&Arc::new(large), at(2));
     assert_eq!(ids(&all.all().latest), ["0", "2", "4"], "counted, but not kept");
     assert_eq!(all.groups().last().unwrap().0.what.to_string().len(), 255, "a name is cut");

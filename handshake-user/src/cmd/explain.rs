@@ -1,7 +1,8 @@
-//! `handshake explain`: records out of a file or standard input, each connection as a ladder.
+//! `handshake explain`: records out of files or standard input, each connection as a ladder.
 
 use std::{
-    io::{self, BufRead, BufWriter, Write},
+    io::{self, BufWriter, Write},
+    ops::ControlFlow,
     process::ExitCode,
 };
 
@@ -11,76 +12,61 @@ use crate::{
     cli::ExplainArgs,
     cmd::{
         decompress::decompressed,
-        records::{self, BadLine, Records, complaint},
+        records::{self, Hosts, Inputs},
     },
     event::ConnectionEvent,
     join::journal::ConnectionJournal,
     output::{ladder, savings::Savings},
+    redact::Gate,
     untrusted::{Untrusted, say},
 };
 
-/// Draws every connection of the records. A line that is no record is reported on standard error with its
+/// Draws the connections of the records. A line that is no record is reported on standard error with its
 /// number, and the exit status is 1.
 ///
 /// # Errors
 /// When the input cannot be read or the output cannot be written.
 pub fn run(args: &ExplainArgs) -> Result<ExitCode> {
-    let (name, mut input) = records::open(&args.file)?;
-    let mut out = Drawing::new(BufWriter::new(io::stdout().lock()));
-    let mut bad = 0_u64;
-    let result = draw_all(&mut *input, &mut out, |line, error| {
-        bad += 1;
-        say(complaint(&name, line, error));
-    });
-    match result {
-        Err(Failure::Read(error)) => return Err(error).with_context(|| format!("cannot read {name}")),
+    args.filters.notes().iter().for_each(say);
+    let gate = Gate::new(args.filters.filter(), &args.redact)?;
+    let inputs = Inputs::find(&args.files)?;
+    let hosts = Hosts::new(inputs.are_of_several_hosts());
+    let mut drawing = Drawing::new(BufWriter::new(io::stdout().lock()), hosts);
+    let mut outcome = Ok(());
+    let missing = inputs.read(|record| {
+        outcome = drawing.take(gate.weigh(record));
+        Ok(if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    })?;
+    match outcome.and_then(|()| drawing.finish()) {
         // The reader, such as `head`, has had enough.
-        Err(Failure::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
-        Err(Failure::Write(error)) => return Err(error).context("cannot write to standard output"),
-        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        other => other.context("cannot write to standard output")?,
     }
-    Ok(if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if missing.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The ladders of these records, and the complaints about lines that are none.
 pub(crate) fn to_text(records: &[u8]) -> (String, Vec<String>) {
-    let (mut out, mut said) = (Drawing::new(Vec::new()), Vec::new());
-    let tell_bad = |line, error: &BadLine| said.push(complaint("records", line, error));
-    let result = decompressed(Box::new(records))
-        .map_err(Failure::Read)
-        .and_then(|mut records| draw_all(&mut records, &mut out, tell_bad));
-    match result {
-        Ok(()) => {}
-        Err(Failure::Read(error)) => said.push(format!("handshake: {}", Untrusted::from(error.to_string()))),
-        Err(Failure::Write(_)) => unreachable!("memory can be written"),
+    let (mut drawing, mut said) = (Drawing::new(Vec::new(), Hosts::default()), Vec::new());
+    let mut draw = || {
+        let mut input = decompressed(Box::new(records))?;
+        let take = |record| {
+            drawing.take((record, true))?;
+            Ok(ControlFlow::Continue(()))
+        };
+        let _ = records::read("records", &mut *input, take, |line| said.push(line))?;
+        anyhow::Ok(drawing.finish()?)
+    };
+    if let Err(error) = draw() {
+        said.push(format!("handshake: {}", Untrusted::from(error.to_string())));
     }
-    (String::from_utf8_lossy(&out.out).into_owned(), said)
-}
-
-/// Which side of the program failed.
-enum Failure {
-    Read(io::Error),
-    Write(io::Error),
-}
-
-fn draw_all(
-    input: &mut dyn BufRead,
-    out: &mut Drawing<impl Write>,
-    mut tell_bad: impl FnMut(u64, &BadLine),
-) -> Result<(), Failure> {
-    let mut records = Records::new(input);
-    while let Some((line, record)) = records.next().map_err(Failure::Read)? {
-        match record {
-            Ok(record) => out.take(record).map_err(Failure::Write)?,
-            Err(error) => tell_bad(line, &error),
-        }
-    }
-    out.finish().map_err(Failure::Write)
+    (String::from_utf8_lossy(&drawing.out).into_owned(), said)
 }
 
 /// Ladders as their connections end, and the settings that would save most at the end.
 struct Drawing<W> {
     out: W,
+    hosts: Hosts,
     journal: ConnectionJournal,
     savings: Savings,
     begun: bool,
@@ -88,17 +74,20 @@ struct Drawing<W> {
 
 impl<W: Write> Drawing<W> {
     /// On this output.
-    fn new(out: W) -> Self {
+    fn new(out: W, hosts: Hosts) -> Self {
         Self {
             out,
+            hosts,
             journal: ConnectionJournal::awaiting_time_wait(),
             savings: Savings::default(),
             begun: false,
         }
     }
 
-    fn take(&mut self, record: ConnectionEvent) -> io::Result<()> {
-        match self.journal.take(record) {
+    /// A record, and whether its connection is to be drawn because of it.
+    fn take(&mut self, (record, wanted): (ConnectionEvent, bool)) -> io::Result<()> {
+        self.hosts.add(&record);
+        match self.journal.take_if(record, wanted) {
             Some(whole) => self.draw(&whole),
             None => Ok(()),
         }
@@ -110,7 +99,11 @@ impl<W: Write> Drawing<W> {
             self.out.write_all(ladder::legend().as_bytes())?;
         }
         self.savings.add(record);
-        write!(self.out, "\n{}", ladder::draw(record))
+        writeln!(self.out)?;
+        if self.hosts.are_several() {
+            writeln!(self.out, "{}", ladder::host(record))?;
+        }
+        self.out.write_all(ladder::draw(record).as_bytes())
     }
 
     fn finish(&mut self) -> io::Result<()> {

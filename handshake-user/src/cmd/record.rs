@@ -20,6 +20,7 @@ use super::live::{Attached, Losses, Turns, lost};
 use crate::{
     cli::RecordArgs,
     recording::{Counts, Folder, Limits, Recorder, Target, name_of_now},
+    redact::Gate,
     untrusted::{Untrusted, say},
 };
 
@@ -37,6 +38,7 @@ const PROGRESS: Duration = Duration::from_secs(1);
 /// When the file exists or cannot be written, the probes cannot be attached or the command cannot be started.
 pub async fn run(args: RecordArgs) -> Result<ExitCode> {
     args.filters.notes().iter().for_each(say);
+    let gate = Gate::new(args.filters.filter(), &args.redact)?;
     let (target, place) = target(&args)?;
     let recorder = Recorder::start(target).context("cannot start a thread that writes the records")?;
     // Until now, SIGUSR1 ends the program.
@@ -46,13 +48,14 @@ pub async fn run(args: RecordArgs) -> Result<ExitCode> {
     let mut live = attached.follow()?;
     let mut workload =
         args.command.split_first().map(|(name, rest)| Workload::start(name, rest)).transpose()?;
-    let mut session = Session { recorder, filter: args.filters.filter(), progress: Progress::default() };
+    let mut session = Session { recorder, gate, progress: Progress::default() };
     let mut status = None;
     loop {
         let last = tokio::select! {
             last = turns.next(&live) => last,
             Some(()) = look_back.recv(), if args.keep.is_some() => {
-                session.recorder.write_look_back();
+                // The thread that writes says what becomes of it.
+                drop(session.recorder.write_look_back());
                 continue;
             }
         };
@@ -61,7 +64,7 @@ pub async fn run(args: RecordArgs) -> Result<ExitCode> {
         }
         let last = last || status.is_some();
         live.turn(last, |event| {
-            if session.filter.passes(&event) {
+            if let Some(event) = session.gate.pass(event) {
                 session.recorder.record(&event);
             }
             ControlFlow::Continue(())
@@ -110,7 +113,7 @@ fn unwritable(path: &Path, error: io::Error) -> anyhow::Error {
 
 struct Session {
     recorder: Recorder,
-    filter: crate::filter::Filter,
+    gate: Gate,
     progress: Progress,
 }
 
@@ -119,7 +122,7 @@ impl Session {
     fn finish(self, keeps: bool, place: &str, losses: Losses) -> Result<()> {
         let Self { mut recorder, mut progress, .. } = self;
         if keeps {
-            recorder.write_look_back();
+            drop(recorder.write_look_back());
         }
         let (counts, error) = recorder.finish();
         progress.end();

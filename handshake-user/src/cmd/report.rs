@@ -13,54 +13,43 @@ use anyhow::{Context as _, Result};
 
 use super::{
     live::{Attached, Turns},
-    records::{self, BadLine, Records, complaint},
+    records::Inputs,
 };
 use crate::{
     cli::ReportArgs,
-    report::{Collector, Report, html::html, text::text},
+    redact::Gate,
+    report::{Collector, Missing, Report, html::html, text::text},
     untrusted::{self, Untrusted, say},
 };
 
-/// Reports on files, or for a duration. A line that is no record, or that its compressed file ends in, is
+/// Reports on files, or for a duration. A line that is no record, or from which on a file cannot be read, is
 /// reported on standard error with its number, and the exit status is 1.
 ///
 /// # Errors
 /// When an input cannot be read, the probes cannot be attached or the output cannot be written.
 pub async fn run(args: ReportArgs) -> Result<ExitCode> {
     args.filters.notes().iter().for_each(say);
+    let gate = Gate::new(args.filters.filter(), &args.redact)?;
     let report = match args.duration {
-        Some(duration) => trace(&args, duration).await?,
-        None => read(&args)?,
+        Some(duration) => trace(&args, &gate, duration).await?,
+        None => read(&args, &gate)?,
     };
     write(&args, &report)?;
     Ok(if report.bad_lines + report.cut_off == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn read(args: &ReportArgs) -> Result<Report> {
-    let filter = args.filters.filter();
+fn read(args: &ReportArgs, gate: &Gate) -> Result<Report> {
     let mut collector = Collector::default();
-    for file in &args.files {
-        let (name, mut input) = records::open(file)?;
-        let mut records = Records::new(&mut *input);
-        while let Some((line, record)) = records.next().with_context(|| format!("cannot read {name}"))? {
-            match record {
-                Ok(record) if filter.passes(&record) => collector.take(record),
-                Ok(_) => {}
-                Err(error) => {
-                    match error {
-                        BadLine::CutOff => collector.cut_off(),
-                        BadLine::TooLong | BadLine::NotARecord(_) => collector.bad_line(),
-                    }
-                    say(complaint(&name, line, &error));
-                }
-            }
+    let missing = Inputs::find(&args.files)?.read(|record| {
+        if let Some(record) = gate.pass(record) {
+            collector.take(record);
         }
-    }
-    Ok(collector.finish(0))
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(collector.finish(Missing { bad_lines: missing.lines, cut_off: missing.cut_off, lost: 0 }))
 }
 
-async fn trace(args: &ReportArgs, duration: Duration) -> Result<Report> {
-    let filter = args.filters.filter();
+async fn trace(args: &ReportArgs, gate: &Gate, duration: Duration) -> Result<Report> {
     let mut collector = Collector::default();
     let attached = Attached::new(&args.probes)?;
     let mut turns = Turns::new(Some(duration))?;
@@ -68,7 +57,7 @@ async fn trace(args: &ReportArgs, duration: Duration) -> Result<Report> {
     loop {
         let last = turns.next(&live).await;
         live.turn(last, |event| {
-            if filter.passes(&event) {
+            if let Some(event) = gate.pass(event) {
                 collector.take(event);
             }
             ControlFlow::Continue(())
@@ -77,7 +66,7 @@ async fn trace(args: &ReportArgs, duration: Duration) -> Result<Report> {
             break;
         }
     }
-    Ok(collector.finish(live.losses()?.records))
+    Ok(collector.finish(Missing { lost: live.losses()?.records, ..Missing::default() }))
 }
 
 fn write(args: &ReportArgs, report: &Report) -> Result<()> {

@@ -1,4 +1,4 @@
-//! `handshake trace`: records as they come, and a summary at the end.
+//! `handshake trace`: records as they come, or those in files, and a summary at the end.
 
 use std::{
     fmt::Write as _,
@@ -12,9 +12,11 @@ use handshake_common::Stage;
 
 use crate::{
     cli::{Output, TraceArgs},
-    cmd::live::{Attached, Losses, Turns, lost},
+    cmd::{
+        live::{Attached, Losses, Turns, lost},
+        records::{Hosts, Inputs},
+    },
     event::ConnectionEvent,
-    filter::Filter,
     join::journal::ConnectionJournal,
     output::{
         ladder,
@@ -22,17 +24,41 @@ use crate::{
         summary::Summary,
         table::{Column, Table},
     },
+    redact::Gate,
     untrusted::{self, say},
 };
 
 /// Traces until the duration or the count is reached, a signal arrives, or the reader of standard output is
-/// gone.
+/// gone; or reads files to their end. A line in them that is no record is reported on standard error, and the
+/// exit status is 1.
 ///
 /// # Errors
-/// When the probes cannot be attached or the output cannot be written.
+/// When the probes cannot be attached, the files cannot be read or the output cannot be written.
 pub async fn run(args: TraceArgs) -> Result<ExitCode> {
-    let mut session = Session::new(&args);
     args.filters.notes().iter().for_each(say);
+    let gate = Gate::new(args.filters.filter(), &args.redact)?;
+    if args.read.is_empty() { trace(&args, gate).await } else { read(&args, gate) }
+}
+
+fn read(args: &TraceArgs, gate: Gate) -> Result<ExitCode> {
+    let inputs = Inputs::find(&args.read)?;
+    let mut session = Session::new(args, gate, Hosts::new(inputs.are_of_several_hosts()));
+    let mut outcome = session.begin();
+    let missing = inputs.read(|event| {
+        if outcome.is_err() {
+            return Ok(ControlFlow::Break(()));
+        }
+        Ok(session.report(event, &mut outcome))
+    })?;
+    match outcome.and_then(|()| session.finish(Losses::default())) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        other => other.context("cannot write the records to standard output")?,
+    }
+    Ok(if missing.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn trace(args: &TraceArgs, gate: Gate) -> Result<ExitCode> {
+    let mut session = Session::new(args, gate, Hosts::default());
     let attached = Attached::new(&args.probes)?;
     let mut turns = Turns::new(args.duration)?;
     let mut live = attached.follow()?;
@@ -59,17 +85,23 @@ pub async fn run(args: TraceArgs) -> Result<ExitCode> {
 }
 
 /// The table for standard output as it is now. Colours only on a terminal, and unless the user has opted out.
-fn table(columns: &[Column]) -> Table {
+fn table(columns: &[Column], hosts: &Hosts) -> Table {
     let width = rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col));
     let is_terminal = io::stdout().is_terminal();
     let colours = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty());
     // Some terminals do not know their width.
-    Table::new(columns, width.filter(|&width| is_terminal && width > 0), colours)
+    let width = width.filter(|&width| is_terminal && width > 0);
+    if hosts.are_several() {
+        Table::of_hosts(columns, width, colours)
+    } else {
+        Table::new(columns, width, colours)
+    }
 }
 
 /// One session's output.
 struct Session {
-    filter: Filter,
+    gate: Gate,
+    hosts: Hosts,
     output: Output,
     columns: Vec<Column>,
     table: Table,
@@ -81,13 +113,14 @@ struct Session {
 }
 
 impl Session {
-    fn new(args: &TraceArgs) -> Self {
+    fn new(args: &TraceArgs, gate: Gate, hosts: Hosts) -> Self {
         let default = if io::stdout().is_terminal() { Output::Table } else { Output::Json };
         Self {
-            filter: args.filters.filter(),
+            gate,
             output: args.output.unwrap_or(default),
             columns: args.columns.clone(),
-            table: table(&args.columns),
+            table: table(&args.columns, &hosts),
+            hosts,
             left: args.count,
             summary: Summary::default(),
             journal: ConnectionJournal::default(),
@@ -105,10 +138,10 @@ impl Session {
         self.out.flush()
     }
 
-    /// The terminal may have another width by now.
+    /// The terminal may have another width by now, or hosts have to be told apart.
     fn fit(&mut self) -> io::Result<()> {
         if self.output == Output::Table {
-            let table = table(&self.columns);
+            let table = table(&self.columns, &self.hosts);
             if table != self.table {
                 self.table = table;
                 writeln!(self.out, "{}", self.table.heading())?;
@@ -123,26 +156,40 @@ impl Session {
 
     /// Breaks if no further event is wanted.
     fn report(&mut self, event: ConnectionEvent, outcome: &mut io::Result<()>) -> ControlFlow<()> {
-        if !self.is_full() && outcome.is_ok() && self.filter.passes(&event) {
-            self.summary.add(&event);
-            if let Some(left) = &mut self.left {
-                *left -= 1;
+        if !self.is_full() && outcome.is_ok() {
+            // A ladder is of all records of its connection, once one of them passes.
+            let weighed = match self.output {
+                Output::Ladder => Some(self.gate.weigh(event)),
+                Output::Table | Output::Json => self.gate.pass(event).map(|event| (event, true)),
+            };
+            if let Some((event, passes)) = weighed {
+                *outcome = self.take(event, passes);
             }
-            *outcome = self.write(event);
         }
         if self.is_full() || outcome.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    fn write(&mut self, event: ConnectionEvent) -> io::Result<()> {
+    fn take(&mut self, event: ConnectionEvent, passes: bool) -> io::Result<()> {
+        if passes {
+            self.summary.add(&event);
+            self.left = self.left.map(|left| left - 1);
+        }
+        let had_several = self.hosts.are_several();
+        self.hosts.add(&event);
         match self.output {
-            Output::Table => writeln!(self.out, "{}", self.table.line(&event))?,
             Output::Ladder => {}
+            Output::Table => {
+                if self.hosts.are_several() != had_several {
+                    self.fit()?;
+                }
+                writeln!(self.out, "{}", self.table.line(&event))?;
+            }
             Output::Json => {
                 // `handshake explain` shows them as ladders.
                 return writeln!(self.out, "{}", untrusted::json(serde_json::to_string(&event)?));
             }
         }
-        self.journal.take(event).map_or(Ok(()), |whole| self.end(&whole))
+        self.journal.take_if(event, passes).map_or(Ok(()), |whole| self.end(&whole))
     }
 
     /// A connection that will have no further record.
@@ -152,11 +199,15 @@ impl Session {
         if !is_rest {
             self.savings.add(whole);
         }
-        match self.output {
-            Output::Ladder if is_rest => write!(self.out, "\n{}", ladder::draw_rest(whole)),
-            Output::Ladder => write!(self.out, "\n{}", ladder::draw(whole)),
-            _ => Ok(()),
+        if self.output != Output::Ladder {
+            return Ok(());
         }
+        writeln!(self.out)?;
+        if self.hosts.are_several() {
+            writeln!(self.out, "{}", ladder::host(whole))?;
+        }
+        let drawn = if is_rest { ladder::draw_rest(whole) } else { ladder::draw(whole) };
+        self.out.write_all(drawn.as_bytes())
     }
 
     /// The summary follows the table or the ladders; with JSON it goes to standard error, so that the output

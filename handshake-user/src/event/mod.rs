@@ -1,6 +1,7 @@
 //! What is known of a connection when one of its stages ends: one typed value, which metrics, table, ladder,
 //! JSON and advice read, and nothing else. Its serialised form is the published record (docs/json-schema.md).
 
+mod address;
 mod id;
 mod json;
 #[cfg(test)]
@@ -8,10 +9,7 @@ mod schema;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use std::{
-    net::IpAddr,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use handshake_common::{
     CloseStyle, Family, FastOpen, FastOpenReason, FinalAck, Initiator, Library, Outcome, ProcessBy, Role,
@@ -22,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use self::json::{optional_micros, rfc3339, rfc3339_seconds, whole_micros};
 pub use self::{
+    address::{Address, NoAddress},
     id::ConnectionId,
     json::{SCHEMA, SchemaVersion, micros},
 };
@@ -95,8 +94,9 @@ pub struct ConnectionEvent {
 /// An address and a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Endpoint {
-    /// IPv4 or IPv6.
-    pub addr: IpAddr,
+    /// IPv4 or IPv6; redacted: its network, or `ipv4-` or `ipv6-` and a hash, or absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addr: Option<Address>,
     /// 0 only if the TCP handshake failed before a port was chosen.
     pub port: u16,
 }
@@ -109,8 +109,9 @@ pub struct Process {
     pub by: Option<ProcessBy>,
     /// In the initial pid namespace.
     pub pid: u32,
-    /// Its name, at most 15 bytes.
-    pub comm: Untrusted,
+    /// Its name, at most 15 bytes; redacted: `hash-` and a hash, or absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comm: Option<Untrusted>,
     /// Path in the cgroup v2 hierarchy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<Untrusted>,

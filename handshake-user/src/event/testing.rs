@@ -21,7 +21,7 @@ pub(crate) const RTT_US: u64 = 50_200;
 
 /// An opening over a link of 50 ms.
 pub(crate) fn opened(role: Role) -> ConnectionEvent {
-    let end = |text: &str, port| Endpoint { addr: text.parse().unwrap(), port };
+    let end = |text: &str, port| Endpoint { addr: text.parse().ok(), port };
     let (client, server) = (end("10.0.0.1", 51000), end("10.0.0.2", 443));
     let (by, comm, local, remote) = match role {
         Role::Client => (ProcessBy::Connect, "curl", client, server),
@@ -42,7 +42,7 @@ pub(crate) fn opened(role: Role) -> ConnectionEvent {
         process: Some(Process {
             by: Some(by),
             pid: 1234,
-            comm: comm.into(),
+            comm: Some(comm.into()),
             cgroup: None,
             names: Names::default(),
         }),

@@ -226,7 +226,7 @@ fn endpoint(family: Option<Family>, bytes: [u8; 16], port: u16) -> Endpoint {
         let [a, b, c, d, ..] = bytes;
         IpAddr::V4(Ipv4Addr::new(a, b, c, d))
     };
-    Endpoint { addr, port }
+    Endpoint { addr: Some(addr.into()), port }
 }
 
 fn process(raw: &Connection, context: &mut impl Context) -> Option<Process> {
@@ -235,7 +235,7 @@ fn process(raw: &Connection, context: &mut impl Context) -> Option<Process> {
         // The earliest moment that is known: a process that had begun by then has been the same since.
         let began_ns = if raw.syn_ns == 0 { raw.open_ns } else { raw.syn_ns };
         let names = context.names(cgroup.as_ref(), raw.pid, began_ns);
-        Process { by: Some(by), pid: raw.pid, comm: comm(&raw.comm), cgroup, names }
+        Process { by: Some(by), pid: raw.pid, comm: Some(comm(&raw.comm)), cgroup, names }
     })
 }
 

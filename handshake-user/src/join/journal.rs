@@ -1,11 +1,13 @@
 //! Keeps the records of each connection until it ends, so that each is shown once, with everything known of
 //! it.
 
+use std::hash::{DefaultHasher, Hash, Hasher as _};
+
 use handshake_common::{Outcome, Stage};
 
 use crate::{
     bounded_map::BoundedMap,
-    event::{Close, ConnectionEvent, ConnectionId, Endpoint},
+    event::{Close, ConnectionEvent, ConnectionId, Endpoint, Process},
 };
 
 /// Connections kept until they close, a record of some hundred bytes each. The oldest are evicted.
@@ -13,17 +15,32 @@ const MAX_CONNECTIONS: usize = 65_536;
 /// Bytes of those records. Only records that this program did not write can reach it.
 const MAX_BYTES: usize = 256 << 20;
 
-/// Identifies a connection; the endpoints distinguish records of different hosts.
-pub(crate) type Identity = (ConnectionId, Option<Endpoint>, Option<Endpoint>);
+/// Identifies a connection. Ids are of one boot of one host; the ends tell hosts apart that records do not
+/// name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Identity {
+    id: ConnectionId,
+    ends: [Option<Endpoint>; 2],
+    /// Of the host and its boot: there are few of them, and many connections.
+    boot: u64,
+}
 
 /// Connections that have not ended yet, in the order in which they began.
 #[derive(Debug)]
 pub struct ConnectionJournal {
-    open: BoundedMap<Identity, ConnectionEvent>,
+    open: BoundedMap<Identity, Entry>,
     /// Whether a connection ends with TIME_WAIT, where it enters it, rather than with its socket.
     awaits_time_wait: bool,
     bytes: usize,
     evicted: u64,
+}
+
+/// What is known of a connection so far.
+#[derive(Debug)]
+struct Entry {
+    record: ConnectionEvent,
+    /// Whether any of its records was wanted.
+    wanted: bool,
 }
 
 impl Default for ConnectionJournal {
@@ -42,8 +59,14 @@ impl ConnectionJournal {
 
     /// Takes a record. Returns the complete one if it is the last of its connection.
     pub fn take(&mut self, record: ConnectionEvent) -> Option<ConnectionEvent> {
+        self.take_if(record, true)
+    }
+
+    /// The same, but of a connection of which no record is wanted nothing is returned.
+    pub fn take_if(&mut self, record: ConnectionEvent, wanted: bool) -> Option<ConnectionEvent> {
         let key = identity(&record);
-        if let Some(earlier) = self.open.get_mut(&key) {
+        if let Some(Entry { record: earlier, wanted: is_wanted }) = self.open.get_mut(&key) {
+            *is_wanted |= wanted;
             self.bytes -= size(earlier);
             // The entry stays where it is, so that the order is that of the beginnings.
             *earlier = filled(record, earlier);
@@ -55,20 +78,20 @@ impl ConnectionJournal {
             return None;
         }
         if is_last(&record, self.awaits_time_wait) {
-            return Some(record);
+            return wanted.then_some(record);
         }
         self.bytes += size(&record);
-        let evicted = self.open.insert(key, record);
+        let evicted = self.open.insert(key, Entry { record, wanted });
         self.limit(evicted);
         None
     }
 
     /// Accounts for an evicted record, and evicts more until the rest is within [`MAX_BYTES`].
-    fn limit(&mut self, mut evicted: Option<(Identity, ConnectionEvent)>) {
+    fn limit(&mut self, mut evicted: Option<(Identity, Entry)>) {
         loop {
-            if let Some((_, oldest)) = evicted {
-                self.bytes -= size(&oldest);
-                self.evicted += 1;
+            if let Some((_, Entry { record, wanted })) = evicted {
+                self.bytes -= size(&record);
+                self.evicted += u64::from(wanted);
             }
             if self.bytes <= MAX_BYTES {
                 return;
@@ -78,15 +101,15 @@ impl ConnectionJournal {
     }
 
     fn remove(&mut self, key: &Identity) -> Option<ConnectionEvent> {
-        let last = self.open.remove(key)?;
-        self.bytes -= size(&last);
-        Some(last)
+        let Entry { record, wanted } = self.open.remove(key)?;
+        self.bytes -= size(&record);
+        wanted.then_some(record)
     }
 
     /// Returns the connections that did not close, in the order in which they began.
     pub fn finish(&mut self) -> impl Iterator<Item = ConnectionEvent> + use<> {
         self.bytes = 0;
-        self.open.drain().map(|(_, record)| record)
+        self.open.drain().filter(|(_, entry)| entry.wanted).map(|(_, entry)| entry.record)
     }
 
     /// How many were evicted because the journal was full. If they close, their close record is all there is.
@@ -97,13 +120,18 @@ impl ConnectionJournal {
 }
 
 pub(crate) fn identity(record: &ConnectionEvent) -> Identity {
-    (record.id.clone(), record.local, record.remote)
+    let mut boot = DefaultHasher::new();
+    (&record.host, &record.boot_id).hash(&mut boot);
+    Identity { id: record.id.clone(), ends: [record.local, record.remote], boot: boot.finish() }
 }
 
 /// Bytes that a kept record takes; its id is stored twice.
 pub(crate) fn size(record: &ConnectionEvent) -> usize {
-    let ConnectionEvent { id, process, tls, close, .. } = record;
-    let process = process.iter().flat_map(|process| [Some(&process.comm), process.cgroup.as_ref()]);
+    let ConnectionEvent { host, boot_id, id, process, tls, close, .. } = record;
+    let host = [host, boot_id].map(Option::as_ref);
+    let process = process.iter().flat_map(|Process { comm, cgroup, names, .. }| {
+        [comm, cgroup, &names.unit, &names.container_id, &names.pod_uid].map(Option::as_ref)
+    });
     let tls = tls.iter().flat_map(|tls| {
         let offered = tls.alpn_offered.iter().flatten().map(Some);
         let certificate = tls.certificate.iter().flat_map(|it| [&it.key_type, &it.curve, &it.signature]);
@@ -113,7 +141,7 @@ pub(crate) fn size(record: &ConnectionEvent) -> usize {
             .map(Option::as_ref)
             .chain(offered)
     });
-    let texts = process.chain(tls).flatten().map(|text| text.raw().len());
+    let texts = process.chain(tls).chain(host).flatten().map(|text| text.raw().len());
     let ids = 2 * id.heap_size()
         + close
             .iter()
@@ -232,8 +260,31 @@ mod tests {
             role: Some(Role::Server),
             ..here.clone()
         };
-        assert_eq!((whole.take(here), whole.take(there)), (None, None));
-        assert_eq!(whole.finish().count(), 2);
+        let of_boot = |host: &str, boot_id: &str| ConnectionEvent {
+            host: Some(host.into()),
+            boot_id: Some(boot_id.into()),
+            ..here.clone()
+        };
+        let all = [of_boot("a", "1"), of_boot("b", "1"), of_boot("a", "2"), here.clone(), there];
+        assert!(all.into_iter().all(|record| whole.take(record).is_none()));
+        assert_eq!(whole.finish().count(), 5);
+    }
+
+    #[test]
+    fn connection_is_returned_whole_if_any_of_its_records_is_wanted() {
+        for wanted in [[false, true, false], [false, false, false]] {
+            let mut whole = ConnectionJournal::default();
+            let tls = with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Full);
+            let mut end = closed(Role::Client);
+            end.tls = None;
+            assert_eq!(whole.take_if(opened(Role::Client), wanted[0]), None);
+            assert_eq!(whole.take_if(tls.clone(), wanted[1]), None);
+            let told = whole.take_if(end, wanted[2]).and_then(|told| told.tls);
+            assert_eq!(told, tls.tls.filter(|_| wanted[1]));
+        }
+        let mut whole = ConnectionJournal::default();
+        whole.take_if(opened(Role::Client), false);
+        assert_eq!((whole.take_if(closed(Role::Server), false), whole.finish().count()), (None, 0));
     }
 
     #[test]
@@ -251,12 +302,12 @@ mod tests {
         let long = "a".repeat(1 << 20);
         for id in 0..300 {
             let mut record = ConnectionEvent { id: format!("{id}").as_str().into(), ..opened(Role::Client) };
-            record.process.as_mut().unwrap().comm = long.as_str().into();
+            record.process.as_mut().unwrap().comm = Some(long.as_str().into());
             whole.take(record.clone());
             // Filled in, it counts once.
             whole.take(record);
         }
-        assert_eq!(whole.bytes, whole.open.iter().map(|(_, record)| size(record)).sum::<usize>());
+        assert_eq!(whole.bytes, whole.open.iter().map(|(_, entry)| size(&entry.record)).sum::<usize>());
         assert!(whole.bytes <= MAX_BYTES);
         assert_eq!(whole.open.len() as u64 + whole.evicted(), 300);
         assert!(whole.evicted() > 40, "{}", whole.evicted());

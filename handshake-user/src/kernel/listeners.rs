@@ -25,7 +25,7 @@ use handshake_common::{
 use super::iterator;
 use crate::{
     bounded_map::BoundedMap,
-    event::{ConnectionEvent, ListenQueue},
+    event::{Address, ConnectionEvent, ListenQueue},
     host,
 };
 
@@ -181,15 +181,16 @@ impl Listeners {
         let (Some(local), Some(remote), Some(netns)) = (event.local, event.remote, event.netns) else {
             return;
         };
+        let Some(addr) = remote.addr.and_then(Address::ip) else { return };
         // Of a connection between two addresses it is not known whether both are of this host.
-        if !remote.addr.to_canonical().is_loopback() && remote.addr != local.addr {
+        if !addr.to_canonical().is_loopback() && remote.addr != local.addr {
             return;
         }
         if self.read.as_ref().is_none_or(|(read, _)| read.elapsed() > FRESH) {
             self.read = self.queues().ok().map(|queues| (Instant::now(), queues));
         }
         let queues = self.read.as_ref().map_or(&[][..], |(_, queues)| queues);
-        open.listener = queue_of(queues, netns, remote.addr, remote.port);
+        open.listener = queue_of(queues, netns, addr, remote.port);
     }
 }
 

@@ -163,6 +163,12 @@ impl TraceExporter {
         })
     }
 
+    /// Whether the event is of one of the exporter's own connections; to be asked before it is redacted.
+    #[must_use]
+    pub fn is_own(&self, event: &ConnectionEvent) -> bool {
+        self.own.has(event)
+    }
+
     /// Takes a record. Never waits.
     pub fn take(&mut self, event: &ConnectionEvent) {
         if spans::count(event) == 0 || self.own.has(event) {

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     bounded_map::BoundedMap,
-    event::{ConnectionEvent, ConnectionId, Endpoint},
+    event::{Address, ConnectionEvent, ConnectionId, Endpoint},
 };
 
 /// As many are remembered: the record of a close comes at once, that of TIME_WAIT up to 70 s later.
@@ -63,7 +63,7 @@ impl OwnConnections {
 }
 
 const fn endpoint(address: SocketAddr) -> Endpoint {
-    Endpoint { addr: address.ip(), port: address.port() }
+    Endpoint { addr: Some(Address::Ip(address.ip())), port: address.port() }
 }
 
 #[cfg(test)]

@@ -47,7 +47,7 @@ pub(super) fn request(records: &[(ConnectionEvent, String)], common: &Common) ->
     let mut resource_spans: Vec<ResourceSpans> = Vec::new();
     for (event, state) in records {
         let process = event.process.as_ref();
-        let key = process.map(|process| (process.pid, process.comm.raw(), process.cgroup.as_ref()));
+        let key = process.map(|process| (process.pid, process.comm.as_ref(), process.cgroup.as_ref()));
         let at = *by_process.entry(key).or_insert_with(|| {
             resource_spans.push(ResourceSpans {
                 resource: Some(Resource { attributes: resource(event, common), ..Resource::default() }),
@@ -243,13 +243,13 @@ fn fail(span: &mut Span, kind: &str, words: &str) {
 /// Of the process, and of the host.
 fn resource(event: &ConnectionEvent, common: &Common) -> Vec<KeyValue> {
     let process = event.process.as_ref();
-    let comm = process.map_or("unknown_service", |process| process.comm.raw());
-    let mut attributes =
-        vec![text("service.name", common.service.as_deref().unwrap_or(comm)), text("os.type", "linux")];
+    let comm = process.and_then(|process| process.comm.as_ref()).map(Untrusted::raw);
+    let service = common.service.as_deref().or(comm).unwrap_or("unknown_service");
+    let mut attributes = vec![text("service.name", service), text("os.type", "linux")];
     let mut known = |key, value: Option<&str>| attributes.extend(value.map(|value| text(key, value)));
     known("host.name", event.host.as_ref().map(Untrusted::raw));
     if let Some(process) = process {
-        known("handshake.process.comm", Some(process.comm.raw()));
+        known("handshake.process.comm", comm);
         let cgroup = process.cgroup.as_ref().map(|cgroup| format!("0::{}", cgroup.raw()));
         known("process.linux.cgroup", cgroup.as_deref());
         known("handshake.process.unit", process.names.unit.as_ref().map(Untrusted::raw));
@@ -274,8 +274,9 @@ fn of_whole(event: &ConnectionEvent) -> Vec<KeyValue> {
     let by = process.as_ref().and_then(|process| process.by);
     attributes.extend(by.map(|by| text("handshake.process.by", by.as_str())));
     let end = |[address, port]: [&str; 2], end: &Endpoint, name: Option<&str>| {
-        let at = end.addr.to_string();
-        [text(address, name.unwrap_or(&at)), number(port, i64::from(end.port))]
+        let at = name.map(str::to_owned).or_else(|| end.addr.map(|addr| addr.to_string()));
+        let address = at.map(|at| text(address, &at));
+        address.into_iter().chain([number(port, i64::from(end.port))])
     };
     attributes.extend(
         local.iter().flat_map(|local| end(["network.local.address", "network.local.port"], local, None)),
@@ -411,6 +412,8 @@ mod tests {
             Flight, Unseen,
             testing::{RTT_US, closed, opened, us, waited, with_tls},
         },
+        redact::Redactor,
+        settings::RedactSettings,
     };
 
     fn named<'s>(spans: &'s [Span], name: &str) -> &'s Span {
@@ -457,6 +460,32 @@ mod tests {
         event.tls.as_mut().unwrap().flights =
             Some(vec![flight(Role::Client, RTT_US + 100), flight(Role::Server, 2 * RTT_US + 100)]);
         event
+    }
+
+    #[test]
+    fn spans_have_nothing_that_was_redacted() {
+        let redact = "addr=prefix,sni=drop,comm=drop,cgroup=drop,host=drop".parse().unwrap();
+        let redactor = Redactor::new(&RedactSettings { redact, ..RedactSettings::default() }).unwrap();
+        let said = |event| format!("{:?}", request(&[(event, String::new())], &Common::default()));
+        let (whole, redacted) = (said(with_all()), said(redactor.event(with_all())));
+        for secret in [
+            "10.0.0.1\"",
+            "10.0.0.2",
+            "curl",
+            "example.org",
+            "web1",
+            "0d4c",
+            "kubepods",
+            "web.service",
+            "c0\"",
+            "f00\"",
+        ] {
+            assert!(whole.contains(secret) && !redacted.contains(secret), "{secret}: {redacted}");
+        }
+        assert!(
+            redacted.contains("\"10.0.0.0/24\"") && redacted.contains("\"unknown_service\""),
+            "{redacted}"
+        );
     }
 
     #[test]

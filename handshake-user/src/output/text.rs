@@ -19,13 +19,16 @@ pub fn duration(time: Option<Duration>) -> String {
     }
 }
 
-/// An address and its port.
+/// An address and its port. `?` is unknown.
 #[must_use]
 pub fn endpoint(end: Endpoint) -> String {
-    if end.addr.is_ipv6() {
-        format!("[{}]:{}", end.addr, end.port)
-    } else {
-        format!("{}:{}", end.addr, end.port)
+    let Endpoint { addr, port } = end;
+    match addr {
+        Some(addr) => match addr.to_string() {
+            text if text.contains(':') => format!("[{text}]:{port}"),
+            text => format!("{text}:{port}"),
+        },
+        None => format!("?:{port}"),
     }
 }
 

@@ -10,5 +10,5 @@ mod recorder;
 
 pub use self::{
     folder::{Folder, Limits, name_of_now},
-    recorder::{Counts, Recorder, Target},
+    recorder::{Counts, NoLookBack, Recorder, Target, Written},
 };

@@ -13,6 +13,8 @@ use std::{
 };
 
 use rustix::thread::CapabilitySet;
+use thiserror::Error;
+use tokio::sync::oneshot;
 
 use super::{
     file::{Encoding, RecordFile},
@@ -80,11 +82,11 @@ impl Target {
         Ok(bytes)
     }
 
-    /// Writes what is in memory. Returns where, or `None` if everything is in files anyway.
-    fn write_look_back(&mut self) -> io::Result<Option<PathBuf>> {
+    /// Writes what is in memory. Returns where.
+    fn write_look_back(&mut self) -> io::Result<PathBuf> {
         match &mut self.0 {
-            Kind::File(..) | Kind::Folder(_) => Ok(None),
-            Kind::LookBack(look_back, folder) => folder.write(look_back.parts(Instant::now())).map(Some),
+            Kind::File(..) | Kind::Folder(_) => Err(io::Error::other(NoLookBack::NotKept)),
+            Kind::LookBack(look_back, folder) => folder.write(look_back.parts(Instant::now())),
         }
     }
 }
@@ -122,7 +124,21 @@ struct Batch {
 #[derive(Debug)]
 enum Message {
     Batch(Batch),
-    WriteLookBack,
+    WriteLookBack(oneshot::Sender<io::Result<PathBuf>>),
+}
+
+/// The file that the records of the last while are in, once they are. Whoever does not want to know drops it.
+pub type Written = oneshot::Receiver<io::Result<PathBuf>>;
+
+/// Why the records of the last while are not written to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum NoLookBack {
+    /// They are not kept in memory.
+    #[error("set `records` and `look_back` to keep the records of the last while")]
+    NotKept,
+    /// Too much waits for the disk.
+    #[error("the disk does not keep up")]
+    Busy,
 }
 
 /// Takes events, and passes them on to the thread that writes.
@@ -171,10 +187,15 @@ impl Recorder {
         }
     }
 
-    /// Asks for what is in memory to be written to a file. Returns whether that will be done.
-    pub fn write_look_back(&mut self) -> bool {
+    /// Asks for what is in memory to be written to a file.
+    ///
+    /// # Errors
+    /// When that is not possible now.
+    pub fn write_look_back(&mut self) -> Result<Written, NoLookBack> {
         self.send();
-        self.queue.try_send(Message::WriteLookBack).is_ok()
+        let (tell, written) = oneshot::channel();
+        self.queue.try_send(Message::WriteLookBack(tell)).map_err(|_| NoLookBack::Busy)?;
+        Ok(written)
     }
 
     /// What became of the records so far.
@@ -239,11 +260,18 @@ fn work(mut target: Target, messages: &Receiver<Message>, shared: &Shared) {
                     Err(error)
                 }
             },
-            Message::WriteLookBack => target.write_look_back().map(|path| {
-                if let Some(path) = path {
+            Message::WriteLookBack(tell) => match target.write_look_back() {
+                Ok(path) => {
                     say(format_args!("handshake: wrote {}", Untrusted::from(&*path)));
+                    // Not everybody waits for it.
+                    let _ = tell.send(Ok(path));
+                    Ok(())
                 }
-            }),
+                Err(error) => {
+                    let _ = tell.send(Err(io::Error::new(error.kind(), error.to_string())));
+                    Err(error)
+                }
+            },
         };
         let Err(error) = result else { continue };
         if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
@@ -348,11 +376,12 @@ mod tests {
         let mut recorder = Recorder::start(target).unwrap();
         record(&mut recorder, 1..100);
         assert!(files().is_empty());
-        assert!(recorder.write_look_back());
+        let written = recorder.write_look_back().unwrap();
         let (counts, error) = recorder.finish();
         assert!(error.is_none(), "{error:?}");
         assert_eq!(counts.written, 99);
         let [file] = &files()[..] else { panic!("{:?}", files()) };
+        assert_eq!(&written.blocking_recv().unwrap().unwrap(), file);
         assert_eq!(numbers(&fs::read(file).unwrap()).len(), 99);
     }
 

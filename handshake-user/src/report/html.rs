@@ -60,9 +60,11 @@ pub fn html(report: &Report) -> String {
         }
         page.push_str("</p>\n");
         for record in &report.slowest {
+            let host = if report.hosts.len() > 1 { ladder::host(record) + " · " } else { String::new() };
             let _ = writeln!(
                 page,
-                "<figure><figcaption><strong>{}</strong> {}",
+                "<figure><figcaption>{}<strong>{}</strong> {}",
+                Escaped(&host),
                 Escaped(&ladder::who(record)),
                 Escaped(&ladder::how(record))
             );

@@ -47,7 +47,7 @@ pub struct Report {
     pub records: u64,
     /// Lines that are no records.
     pub bad_lines: u64,
-    /// Files whose compressed data ended too early: what followed is missing.
+    /// Files whose compressed data ends too early or is damaged: what follows is missing.
     pub cut_off: u64,
     /// Connections that those records tell of.
     pub connections: u64,
@@ -56,6 +56,8 @@ pub struct Report {
     pub forgotten: u64,
     /// Records that a live session lost.
     pub lost: u64,
+    /// Whose records they are, by the names of the hosts.
+    pub hosts: Vec<HostRecords>,
     /// The time of the earliest record, by the wall clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
@@ -75,6 +77,17 @@ pub struct Report {
     /// The connections whose setup (or opening, where that is all that is known) took longest, the slowest
     /// first.
     pub slowest: Vec<ConnectionEvent>,
+}
+
+/// What was read of a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HostRecords {
+    /// Its name; `?` for records that name none.
+    pub host: String,
+    /// Its records.
+    pub records: u64,
+    /// Connections that those tell of.
+    pub connections: u64,
 }
 
 /// What happened to the connections of a service.
@@ -161,12 +174,23 @@ pub struct Negotiated {
     pub count: u64,
 }
 
+/// What is known to be missing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Missing {
+    /// Lines that are no records.
+    pub bad_lines: u64,
+    /// Files of which the rest is missing.
+    pub cut_off: u64,
+    /// Records that a live session lost.
+    pub lost: u64,
+}
+
 /// Takes records and makes a report of them.
 #[derive(Debug)]
 pub struct Collector {
     records: u64,
-    bad_lines: u64,
-    cut_off: u64,
+    /// Records and connections of each host.
+    hosts: BTreeMap<String, (u64, u64)>,
     connections: u64,
     period: Option<(SystemTime, SystemTime)>,
     summary: Summary,
@@ -183,8 +207,7 @@ impl Default for Collector {
     fn default() -> Self {
         Self {
             records: 0,
-            bad_lines: 0,
-            cut_off: 0,
+            hosts: BTreeMap::new(),
             connections: 0,
             period: None,
             summary: Summary::default(),
@@ -206,6 +229,7 @@ impl Collector {
         let (from, to) = self.period.unwrap_or((record.time, record.time));
         self.period = Some((from.min(record.time), to.max(record.time)));
         self.summary.add(&record);
+        self.host(&record).0 += 1;
         let record = Arc::new(record);
         self.services.take(&record, Duration::ZERO);
         if let Some(whole) = self.journal.take(Arc::unwrap_or_clone(record)) {
@@ -213,19 +237,9 @@ impl Collector {
         }
     }
 
-    /// Counts a line that is no record.
-    pub fn bad_line(&mut self) {
-        self.bad_lines += 1;
-    }
-
-    /// Counts a file whose compressed data ended too early.
-    pub fn cut_off(&mut self) {
-        self.cut_off += 1;
-    }
-
-    /// The report, if `lost` records never came.
+    /// The report.
     #[must_use]
-    pub fn finish(mut self, lost: u64) -> Report {
+    pub fn finish(mut self, missing: Missing) -> Report {
         for whole in self.journal.finish() {
             self.end(whole);
         }
@@ -233,11 +247,12 @@ impl Collector {
         Report {
             schema: SCHEMA,
             records: self.records,
-            bad_lines: self.bad_lines,
-            cut_off: self.cut_off,
+            bad_lines: missing.bad_lines,
+            cut_off: missing.cut_off,
             connections: self.connections,
             forgotten: self.journal.evicted(),
-            lost,
+            lost: missing.lost,
+            hosts: hosts(self.hosts),
             from: self.period.map(|(from, _)| time(from)),
             to: self.period.map(|(_, to)| time(to)),
             stages: self.summary.rows().collect(),
@@ -249,9 +264,17 @@ impl Collector {
         }
     }
 
+    /// The counts of the host whose record it is.
+    fn host(&mut self, record: &ConnectionEvent) -> &mut (u64, u64) {
+        let host = record.host.as_ref().map_or_else(|| "?".to_owned(), name);
+        let fits = self.hosts.len() < MAX_ROWS || self.hosts.contains_key(&host);
+        self.hosts.entry(if fits { host } else { OTHER.to_owned() }).or_default()
+    }
+
     /// Takes a connection that will have no further record.
     fn end(&mut self, whole: ConnectionEvent) {
         self.connections += 1;
+        self.host(&whole).1 += 1;
         self.savings.add(&whole);
         self.summary.add_setup(&whole);
         let role = whole.role.map_or("?", |role| role.as_str());
@@ -312,6 +335,11 @@ fn why(tls: &Tls) -> String {
 /// An untrusted name, cut if it is too long.
 fn name(text: &Untrusted) -> String {
     format!("{text:.MAX_NAME$}")
+}
+
+fn hosts(counts: BTreeMap<String, (u64, u64)>) -> Vec<HostRecords> {
+    let rows = counts.into_iter();
+    rows.map(|(host, (records, connections))| HostRecords { host, records, connections }).collect()
 }
 
 fn services(aggregate: &Aggregate) -> Vec<Service> {

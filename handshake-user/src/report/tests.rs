@@ -14,7 +14,7 @@ fn report(records: impl IntoIterator<Item = ConnectionEvent>) -> Report {
         record.id = ConnectionId::of_socket(id, 0);
         collector.take(record);
     }
-    collector.finish(0)
+    collector.finish(Missing::default())
 }
 
 fn few() -> Vec<ConnectionEvent> {
@@ -69,7 +69,7 @@ fn stages_of_a_connection_are_one_connection() {
         record.id = ConnectionId::of_socket(1, 0);
         collector.take(record);
     }
-    let report = collector.finish(0);
+    let report = collector.finish(Missing::default());
     assert_eq!((report.records, report.connections), (2, 1));
     let counts: Vec<_> = report.stages.iter().map(|row| (row.stage.as_str(), row.count)).collect();
     assert_eq!(counts, [("open", 1), ("close", 1), ("setup", 1)]);
@@ -111,7 +111,7 @@ fn rows_are_bounded() {
 fn markup_of_strangers_is_shown_not_obeyed() {
     const EVIL: &str = "<script>alert('\"&')</script>\u{202e}";
     let mut record = with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Full);
-    record.process.as_mut().unwrap().comm = EVIL.into();
+    record.process.as_mut().unwrap().comm = Some(EVIL.into());
     let tls = record.tls.as_mut().unwrap();
     (tls.sni, tls.cipher, tls.alpn) = (Some(EVIL.into()), Some(EVIL.into()), Some(EVIL.into()));
     let mut failed = record.clone();

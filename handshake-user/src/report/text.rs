@@ -38,6 +38,9 @@ pub fn text(report: &Report) -> String {
     if !report.slowest.is_empty() {
         let _ = write!(text, "\n{SLOWEST}\n\n{}", ladder::legend());
         for record in &report.slowest {
+            if report.hosts.len() > 1 {
+                let _ = write!(text, "\n{}", ladder::host(record));
+            }
             let _ = write!(text, "\n{}", ladder::draw(record));
         }
     }
@@ -71,7 +74,7 @@ pub(super) fn heading(report: &Report) -> Vec<String> {
         }
     };
     note(report.bad_lines, "lines that are not records");
-    note(report.cut_off, "files in part: their compressed data ends too early");
+    note(report.cut_off, "files in part: their compressed data ends too early or is damaged");
     note(report.lost, "records that were lost: the ring was full (a larger --ring-kib helps)");
     note(report.forgotten, "connections that stayed open: more than can be remembered");
     lines
@@ -88,8 +91,21 @@ fn many(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-pub(super) fn sections(report: &Report) -> [Section; 4] {
-    [services(report), stages(report), failures(report), inventory(report)]
+pub(super) fn sections(report: &Report) -> [Section; 5] {
+    [hosts(report), services(report), stages(report), failures(report), inventory(report)]
+}
+
+/// Without rows for a single host.
+fn hosts(report: &Report) -> Section {
+    let rows = report.hosts.iter().filter(|_| report.hosts.len() > 1);
+    let rows =
+        rows.map(|row| cells([row.host.clone(), row.connections.to_string(), row.records.to_string()]));
+    Section {
+        title: "Hosts",
+        head: head(&["host", "connections", "records"]),
+        words: 1,
+        rows: rows.collect(),
+    }
 }
 
 fn services(report: &Report) -> Section {

@@ -30,13 +30,13 @@ fn page(address: &str) -> (u16, String) {
 }
 
 /// curl by another name, which becomes that of the process.
-struct Client {
+pub(crate) struct Client {
     program: PathBuf,
     _folder: TempDir,
 }
 
 impl Client {
-    fn named(name: &str) -> Self {
+    pub(crate) fn named(name: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join(name);
         let search = std::env::var_os("PATH").unwrap();
@@ -46,13 +46,13 @@ impl Client {
         Self { program, _folder: folder }
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(&self.program);
         command.args(["-sS", "--noproxy", "*", "--max-time", "10"]).args(arguments).output().unwrap()
     }
 
     /// Asks a server whose certificate has expired. The second witness: curl itself says why it refused.
-    fn refuse(&self, server: &TlsServer) {
+    pub(crate) fn refuse(&self, server: &TlsServer) {
         let port = server.address.port();
         let certificate = path(&server.certificate);
         let refused = self.run(&[
@@ -73,7 +73,7 @@ fn path(path: &Path) -> &str {
 
 /// The page, as soon as it meets the condition.
 #[track_caller]
-fn page_until(address: &str, enough: impl Fn(&str) -> bool) -> String {
+pub(crate) fn page_until(address: &str, enough: impl Fn(&str) -> bool) -> String {
     let deadline = Instant::now() + patience(Duration::from_secs(30));
     loop {
         let (status, shown) = page(address);
@@ -161,7 +161,7 @@ fn page_is_for_this_host_unless_the_setting_shows_it_to_all() {
 }
 
 /// The address from which this host would reach others: a peer that connects to it has it as well.
-fn own_address() -> IpAddr {
+pub(crate) fn own_address() -> IpAddr {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     socket.connect("192.0.2.1:9").expect("this host has a route");
     let own = socket.local_addr().unwrap().ip();

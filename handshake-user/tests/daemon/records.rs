@@ -6,6 +6,7 @@ use std::{
     io::{self, ErrorKind, Read as _},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -20,13 +21,14 @@ use serde_json::Value;
 
 use crate::{
     close, connect, listen,
+    page::own_address,
     program::{Daemon, Running, Said, Scrape, TRACING, command, program, send},
 };
 
 /// How long a record may take to the disk.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     files
@@ -57,7 +59,7 @@ fn whole(records: &[Value]) -> [usize; 4] {
 }
 
 #[track_caller]
-fn wait_for(what: &str, mut enough: impl FnMut() -> bool) {
+pub(crate) fn wait_for(what: &str, mut enough: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !enough() {
         assert!(begin.elapsed() < PATIENCE, "not in time: {what}");
@@ -115,6 +117,63 @@ fn look_back_is_written_at_sigusr1_and_not_before() {
     let [file] = &files(folder.path())[..] else { panic!("{:?}", files(folder.path())) };
     assert!(daemon.said().contains(file.to_str().unwrap()), "{}", daemon.said());
     assert_eq!(whole(&records(file, "127.77.41.1")), [6; 4]);
+}
+
+/// Asks for a look back, as curl does: status and answer.
+fn look_back(address: &str, arguments: &[&str]) -> (u16, String) {
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--noproxy", "*", "--max-time", "20", "-w", "\n%{http_code}", "-X", "POST"]);
+    let output = curl.args(arguments).arg(format!("http://{address}/look-back")).output().unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    let (answer, status) = said.trim_end().rsplit_once('\n').unwrap();
+    (status.parse().unwrap(), answer.trim_end().to_owned())
+}
+
+#[test]
+fn look_back_is_written_on_request_of_this_host_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let daemon =
+        Daemon::spawn(&mut command(&["--listen", "0.0.0.0:0", "--records", path, "--look-back", "1h"]));
+    let port = daemon.address.rsplit_once(':').unwrap().1;
+    let (listener, at, _) = listen("127.77.46.1");
+    for _ in 0..5 {
+        close(connect(&listener, at));
+    }
+    daemon.scrape_until(|scrape| scrape.sum("handshake_events_total", &["stage=\"close\""]) >= 10.0);
+    let (status, said) = look_back(&format!("{}:{port}", own_address()), &[]);
+    assert!(status == 403 && said.contains("for programs of this host"), "{said}");
+    let local = format!("127.0.0.1:{port}");
+    let (status, said) = look_back(&local, &["-H", "Origin: http://example.org"]);
+    assert!(status == 403 && files(folder.path()).is_empty(), "{said}");
+
+    // What was read from the ring just now comes along.
+    let (status, named) = look_back(&local, &[]);
+    assert_eq!(status, 200, "{named}");
+    let [file] = &files(folder.path())[..] else { panic!("{:?}", files(folder.path())) };
+    assert_eq!(named, file.to_str().unwrap());
+    assert_eq!(whole(&records(file, "127.77.46.1")), [5; 4]);
+    let (status, said) = look_back(&local, &[]);
+    assert!(status == 429 && said.contains("one was written just now"), "{said}");
+    assert_eq!(files(folder.path()).len(), 1);
+}
+
+#[test]
+fn look_back_that_is_not_kept_or_needs_a_password_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let web = folder.path().join("web.yml");
+    fs::write(&web, format!("basic_auth_users:\n  a: {}\n", bcrypt::hash("b", 4).unwrap())).unwrap();
+    let into = folder.path().join("records");
+    let (into, web) = (into.to_str().unwrap(), web.to_str().unwrap());
+    let daemon =
+        Daemon::spawn(&mut command(&["--listen", "0.0.0.0:0", "--records", into, "--web-config", web]));
+    let port = daemon.address.rsplit_once(':').unwrap().1;
+    assert_eq!(look_back(&format!("127.0.0.1:{port}"), &[]).0, 401);
+    let elsewhere = format!("{}:{port}", own_address());
+    assert_eq!(look_back(&elsewhere, &["-u", "a:c"]).0, 401);
+    // Whoever has the password may ask from anywhere.
+    let (status, said) = look_back(&elsewhere, &["-u", "a:b"]);
+    assert!(status == 409 && said.contains("set `records` and `look_back`"), "{said}");
 }
 
 #[test]

@@ -30,7 +30,8 @@ use crate::{
     },
     logging,
     otlp::{self, TraceExporter},
-    recording::{Folder, Recorder, Target},
+    recording::{Folder, NoLookBack, Recorder, Target, Written},
+    redact::Redactor,
     settings::{PageFor, ProbeSettings, Switch},
     tracer::Tracer,
     untrusted::{Untrusted, say},
@@ -54,6 +55,7 @@ pub(super) struct Exporter {
 struct State {
     /// The one in force.
     config: Config,
+    redactor: Redactor,
     metrics: Metrics,
     recorder: Option<Recorder>,
     traces: Option<TraceExporter>,
@@ -90,6 +92,7 @@ impl Live {
 impl Exporter {
     /// Every metric, before anything is attached.
     pub(super) fn new(config: Config) -> Result<Self> {
+        let redactor = Redactor::new(&config.redact)?;
         let metrics = Metrics::new(&config.metrics)?;
         metrics.watch_process()?;
         metrics.configured();
@@ -99,6 +102,7 @@ impl Exporter {
         Ok(Self {
             state: Mutex::new(State {
                 config,
+                redactor,
                 metrics,
                 recorder: None,
                 traces: None,
@@ -157,12 +161,9 @@ impl Exporter {
 
     /// SIGUSR1: writes the records that are in memory to a file.
     pub(super) fn write_look_back(&self) {
-        let said = match self.lock().recorder.as_mut().map(Recorder::write_look_back) {
-            Some(true) => return,
-            Some(false) => "the disk does not keep up",
-            None => "set `records` and `look_back` to keep the records of the last while",
-        };
-        say(format_args!("handshake: no records written: {said}"));
+        if let Err(reason) = self.look_back() {
+            say(format_args!("handshake: no records written: {reason}"));
+        }
     }
 
     /// The probes are attached: from now on, records are read.
@@ -271,7 +272,7 @@ fn give_memory_back() {
 
 impl State {
     fn drain(&mut self) -> bool {
-        let Self { metrics, recorder, traces, lately, live, .. } = self;
+        let Self { redactor, metrics, recorder, traces, lately, live, .. } = self;
         let Some(Live { tracer, ring, ring_bytes, fill, joiner, look, host }) = live else { return false };
         if let Some(fill) = fill {
             metrics.ring(fill.waiting(), *ring_bytes);
@@ -303,11 +304,14 @@ impl State {
         let mut context =
             MetricsContext { cgroups: metrics.needs_cgroups() || is_recording, is_recording, host };
         let mut report = |event: ConnectionEvent| {
+            // By its true addresses.
+            let is_own = traces.as_ref().is_some_and(|traces| traces.is_own(&event));
+            let event = redactor.event(event);
             metrics.observe(&event);
             if let Some(recorder) = recorder {
                 recorder.record(&event);
             }
-            if let Some(traces) = traces {
+            if let Some(traces) = traces.as_mut().filter(|_| !is_own) {
                 traces.take(&event);
             }
             lately.take(event, moment);
@@ -451,7 +455,7 @@ impl Pages for Exporter {
         state.advance()?;
         let facts = Facts {
             now: SystemTime::now(),
-            host: state.live.as_ref().and_then(|live| live.host.host()),
+            host: state.redactor.host(state.live.as_ref().and_then(|live| live.host.host())),
             trouble,
             attached: state.attached(),
             families: state.metrics.gather(),
@@ -460,6 +464,14 @@ impl Pages for Exporter {
         // Records are read while it is drawn.
         drop(state);
         Ok(page::html(&facts))
+    }
+
+    fn look_back(&self) -> Result<Written, NoLookBack> {
+        let mut state = self.lock();
+        state.drain();
+        let State { config, recorder, .. } = &mut *state;
+        let is_kept = config.records.as_ref().is_some_and(|records| records.look_back.is_some());
+        recorder.as_mut().filter(|_| is_kept).ok_or(NoLookBack::NotKept)?.write_look_back()
     }
 
     fn config(&self) -> String {

@@ -46,7 +46,8 @@ use crate::{
 /// # Errors
 /// When the settings are not valid, the address is not available or the probes cannot be attached.
 pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
-    let sources = Sources { file: args.config, exporter: args.exporter, probes: args.probes };
+    let sources =
+        Sources { file: args.config, exporter: args.exporter, redact: args.redact, probes: args.probes };
     let config = sources.read()?;
     let web = Arc::new(Web::new(config.web_config.as_deref())?);
     let traces = otlp::Target::new(config.otlp_endpoint.as_ref(), |name| std::env::var(name).ok())?;

@@ -10,7 +10,7 @@ use super::{exporter::Exporter, service::notify};
 use crate::{
     config::Config,
     exporter::http::Web,
-    settings::{ExporterOptions, ProbeOptions},
+    settings::{ExporterOptions, ProbeOptions, RedactOptions},
     untrusted::say,
 };
 
@@ -19,13 +19,15 @@ use crate::{
 pub(super) struct Sources {
     pub(super) file: Option<PathBuf>,
     pub(super) exporter: ExporterOptions,
+    pub(super) redact: RedactOptions,
     pub(super) probes: ProbeOptions,
 }
 
 impl Sources {
     /// Reads them.
     pub(super) fn read(&self) -> Result<Config> {
-        Config::new(self.file.as_deref(), self.exporter.clone(), self.probes.clone())
+        let Self { file, exporter, redact, probes } = self.clone();
+        Config::new(file.as_deref(), exporter, redact, probes)
     }
 }
 

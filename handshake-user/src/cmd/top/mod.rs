@@ -34,6 +34,7 @@ use crate::{
     filter::Filter,
     host,
     kernel::ring,
+    redact::Gate,
     stderr,
     untrusted::say,
 };
@@ -53,21 +54,28 @@ pub async fn run(args: TopArgs) -> Result<ExitCode> {
         );
     }
     args.filters.notes().iter().for_each(say);
+    let gate = Gate::new(args.filters.filter(), &args.redact)?;
     let attached = Attached::new(&args.probes)?;
     // Not earlier: until the probes are attached, signals end the program at once.
     let mut signals = Signals::new().context("cannot wait for signals")?;
     let mut live = attached.follow()?;
     let mut screen = Screen::open().context("cannot set up the terminal")?;
-    let shown = show(&args, &mut live, &mut screen, &mut signals).await;
+    let shown = show(&args, gate, &mut live, &mut screen, &mut signals).await;
     // Before the kernel takes its time to detach the uprobes.
     drop(screen);
     drop(live);
     shown.map(|()| ExitCode::SUCCESS)
 }
 
-async fn show(args: &TopArgs, live: &mut Live, screen: &mut Screen, signals: &mut Signals) -> Result<()> {
+async fn show(
+    args: &TopArgs,
+    gate: Gate,
+    live: &mut Live,
+    screen: &mut Screen,
+    signals: &mut Signals,
+) -> Result<()> {
     let mut view = View::new(args.by, args.filters.to_string());
-    let mut session = Session::new(args.filters.filter(), Span::of(args.window));
+    let mut session = Session::new(gate, Span::of(args.window));
     let palette = Palette::of_environment();
     let mut ticks = interval(ring::LIVE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -107,7 +115,7 @@ async fn show(args: &TopArgs, live: &mut Live, screen: &mut Screen, signals: &mu
                 Action::Quit => return Ok(()),
                 Action::Stop => screen.stop().context("cannot give the terminal back")?,
                 Action::Pause => session.pause(&view),
-                Action::Filter(filter) => session.begin(filter, now),
+                Action::Filter(filter) => session.begin(*filter, now),
             }
         }
         if drawn.is_none_or(|drawn| now.saturating_sub(drawn) >= REFRESH) {
@@ -127,7 +135,7 @@ fn monotonic() -> Duration {
 
 /// What was counted, and since when.
 struct Session {
-    filter: Filter,
+    gate: Gate,
     span: Span,
     /// One for each grouping, so that each has seen everything.
     counted: [Aggregate; Grouping::ALL.len()],
@@ -137,9 +145,9 @@ struct Session {
 }
 
 impl Session {
-    fn new(filter: Filter, span: Span) -> Self {
+    fn new(gate: Gate, span: Span) -> Self {
         let now = monotonic();
-        Self { filter, span, counted: Self::nothing(span, now), losses: Losses::default(), paused: None }
+        Self { gate, span, counted: Self::nothing(span, now), losses: Losses::default(), paused: None }
     }
 
     fn nothing(span: Span, now: Duration) -> [Aggregate; Grouping::ALL.len()] {
@@ -148,7 +156,7 @@ impl Session {
     }
 
     fn take(&mut self, event: ConnectionEvent, now: Duration) {
-        if self.filter.passes(&event) {
+        if let Some(event) = self.gate.pass(event) {
             let event = Arc::new(event);
             self.counted.iter_mut().for_each(|aggregate| aggregate.take(&event, now));
         }
@@ -156,7 +164,7 @@ impl Session {
 
     /// Begins to count anew, with another filter.
     fn begin(&mut self, filter: Filter, now: Duration) {
-        self.filter = filter;
+        self.gate.set_filter(filter);
         self.counted = Self::nothing(self.span, now);
         self.paused = None;
     }

@@ -46,7 +46,7 @@ fn host(grouping: Grouping) -> Aggregate {
     let mut refused = opened(Role::Client);
     refused.open.as_mut().unwrap().outcome = Some(Outcome::Refused);
     refused.process =
-        Some(Process { by: None, pid: 7, comm: HOSTILE.into(), cgroup: None, names: Names::default() });
+        Some(Process { by: None, pid: 7, comm: Some(HOSTILE.into()), cgroup: None, names: Names::default() });
     take(7, refused, 6);
     let mut late = opened(Role::Client);
     late.open.as_mut().unwrap().syn_retransmits = 1;
@@ -59,8 +59,13 @@ fn host(grouping: Grouping) -> Aggregate {
         take(u64::from(at) + 10, reset, at);
     }
     let mut other = opened(Role::Client);
-    other.process =
-        Some(Process { by: None, pid: 8, comm: "服务器".into(), cgroup: None, names: Names::default() });
+    other.process = Some(Process {
+        by: None,
+        pid: 8,
+        comm: Some("服务器".into()),
+        cgroup: None,
+        names: Names::default(),
+    });
     take(20, other, 9);
     all.advance(110 * SECOND);
     all
@@ -304,7 +309,7 @@ proptest! {
     ) {
         let mut all = host(Grouping::Process);
         let mut named = with_tls(Role::Client, TlsVersion::Tls13, TlsClass::HelloRetry);
-        named.process.as_mut().unwrap().comm = name.as_str().into();
+        named.process.as_mut().unwrap().comm = Some(name.as_str().into());
         named.tls.as_mut().unwrap().sni = Some(name.into());
         all.take(&Arc::new(named), 110 * SECOND);
         let data = Data { said: Some(HOSTILE.to_owned()), ..data(&all) };

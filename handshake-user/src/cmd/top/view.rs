@@ -36,7 +36,7 @@ pub(super) enum Action {
     /// [`View::is_paused`] has changed.
     Pause,
     /// Count anew, with this filter.
-    Filter(Filter),
+    Filter(Box<Filter>),
 }
 
 /// Which connections are listed.
@@ -223,7 +223,7 @@ impl View {
                     self.input = None;
                     self.paused = false;
                     (self.place, self.row, self.connection) = (Place::Groups, None, None);
-                    return Action::Filter(options.filter());
+                    return Action::Filter(Box::new(options.filter()));
                 }
                 Err(why) => input.error = Some(why),
             },

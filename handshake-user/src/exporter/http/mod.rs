@@ -1,9 +1,10 @@
-//! The daemon's HTTP server: six pages, GET and HEAD, HTTP/1.
+//! The daemon's HTTP server: six pages, GET and HEAD, and one request that does something; HTTP/1.
 
 mod activity;
 mod auth;
 mod body;
 mod connections;
+mod look_back;
 mod negotiation;
 mod rendering;
 mod stream;
@@ -46,10 +47,11 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 pub use self::web::Web;
 use self::{
-    activity::Activity, auth::Verdict, body::Body, connections::Connections, negotiation::Variant,
-    rendering::Renderings, stream::Stream,
+    activity::Activity, auth::Verdict, body::Body, connections::Connections, look_back::LookBacks,
+    negotiation::Variant, rendering::Renderings, stream::Stream,
 };
 use super::{metrics::Format, page::policy};
+use crate::recording::{NoLookBack, Written};
 
 /// Connections that may await `accept()`, if `net.core.somaxconn` allows.
 const BACKLOG: u32 = 4096;
@@ -85,6 +87,11 @@ pub trait Pages: Send + Sync + 'static {
     fn page(&self) -> Result<String>;
     /// Whether peers on other hosts may see it.
     fn shows_page_to_all(&self) -> bool;
+    /// Has the records of the last while written to a file.
+    ///
+    /// # Errors
+    /// Why not.
+    fn look_back(&self) -> Result<Written, NoLookBack>;
     /// The configuration in force, as a file.
     fn config(&self) -> String;
     /// Whether the event loop lives.
@@ -203,6 +210,7 @@ pub async fn serve<P: Pages>(
             Ok((tcp, _)) if !matches!(tcp.take_error(), Ok(None)) => {}
             Ok((tcp, peer)) => {
                 let is_local = peer.ip().to_canonical().is_loopback();
+                let peer = Peer { is_local, is_certified: false };
                 let tls = site.web.settings().tls.clone();
                 let activity = if tls.is_some() { Activity::handshaking() } else { Activity::new() };
                 let activity = Arc::new(activity);
@@ -211,11 +219,14 @@ pub async fn serve<P: Pages>(
                 let its = Arc::clone(&activity);
                 let task = tokio::spawn(async move {
                     let ended = match tls {
-                        None => watcher.watch(conversation(TokioIo::new(stream), site, its, is_local)).await,
+                        None => watcher.watch(conversation(TokioIo::new(stream), site, its, peer)).await,
                         Some(tls) => {
                             let Some(stream) = handshake(tls, stream).await else { return };
                             its.handshaken();
-                            watcher.watch(conversation(TokioIo::new(stream), site, its, is_local)).await
+                            // One that was not verified would have failed the handshake.
+                            let is_certified = stream.get_ref().1.peer_certificates().is_some();
+                            let peer = Peer { is_certified, ..peer };
+                            watcher.watch(conversation(TokioIo::new(stream), site, its, peer)).await
                         }
                     };
                     if let Err(error) = ended {
@@ -285,14 +296,15 @@ pub async fn converse<P: Pages>(
     pages: Arc<P>,
 ) -> hyper::Result<()> {
     let site = Site::new(pages, Arc::new(Web::default()));
-    conversation(TokioIo::new(io), Arc::new(site), Arc::new(Activity::new()), true).await
+    let peer = Peer { is_local: true, is_certified: false };
+    conversation(TokioIo::new(io), Arc::new(site), Arc::new(Activity::new()), peer).await
 }
 
 fn conversation<I, P>(
     io: I,
     site: Arc<Site<P>>,
     activity: Arc<Activity>,
-    is_local: bool,
+    peer: Peer,
 ) -> impl GracefulConnection<Error = hyper::Error, Output = hyper::Result<()>>
 where
     I: rt::Read + rt::Write + Unpin + 'static,
@@ -301,7 +313,7 @@ where
     let service = service_fn(move |request| {
         activity.requested();
         let (site, activity) = (Arc::clone(&site), Arc::clone(&activity));
-        async move { Ok::<_, Infallible>(site.respond(&request, &activity, is_local).await) }
+        async move { Ok::<_, Infallible>(site.respond(&request, &activity, peer).await) }
     });
     http1::Builder::new()
         // A client that sends a request and a FIN still wants the response.
@@ -311,16 +323,32 @@ where
         .serve_connection(io, service)
 }
 
+/// Who sends the requests of a connection.
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    /// It is on this host.
+    is_local: bool,
+    /// It has shown a client certificate, which was verified.
+    is_certified: bool,
+}
+
 struct Site<P> {
     pages: Arc<P>,
     web: Arc<Web>,
     renderings: Renderings,
     drawings: Renderings,
+    look_backs: LookBacks,
 }
 
 impl<P: Pages> Site<P> {
     fn new(pages: Arc<P>, web: Arc<Web>) -> Self {
-        Self { pages, web, renderings: Renderings::default(), drawings: Renderings::default() }
+        Self {
+            pages,
+            web,
+            renderings: Renderings::default(),
+            drawings: Renderings::default(),
+            look_backs: LookBacks::default(),
+        }
     }
 
     /// The response to a request. For HEAD, the HTTP layer omits the body.
@@ -328,7 +356,7 @@ impl<P: Pages> Site<P> {
         &self,
         request: &Request<B>,
         activity: &Arc<Activity>,
-        is_local: bool,
+        peer: Peer,
     ) -> Response<Body> {
         let page = |status, kind, text: String| page(status, kind, Body::page(text, activity));
         let web = self.web.settings();
@@ -345,13 +373,21 @@ impl<P: Pages> Site<P> {
         } else if request.version() == Version::HTTP_11 && request.headers().get_all(HOST).iter().count() != 1
         {
             page(StatusCode::BAD_REQUEST, TEXT, "one Host header is required\n".to_owned())
+        } else if request.uri().path() == look_back::PATH {
+            let is_allowed =
+                web.users.is_some() || peer.is_certified || peer.is_local && names_loopback(request);
+            let (status, text, header) =
+                self.look_backs.respond(request, is_allowed, || self.pages.look_back()).await;
+            let mut response = page(status, TEXT, text);
+            response.headers_mut().extend(header);
+            response
         } else if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut refusal = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET and HEAD only\n".to_owned());
             refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             refusal
         } else {
             match request.uri().path() {
-                "/" if self.pages.shows_page_to_all() || is_local && names_loopback(request) => {
+                "/" if self.pages.shows_page_to_all() || peer.is_local && names_loopback(request) => {
                     self.page(activity).await
                 }
                 "/" => page(StatusCode::FORBIDDEN, TEXT, FORBIDDEN.to_owned()),
@@ -478,6 +514,12 @@ mod tests {
             Ok("up 1\n".to_owned())
         }
 
+        fn look_back(&self) -> Result<Written, NoLookBack> {
+            let (tell, written) = oneshot::channel();
+            tell.send(Ok("/records/a.jsonl.gz".into())).unwrap();
+            Ok(written)
+        }
+
         fn config(&self) -> String {
             "listen = \"127.0.0.1:9966\"\n".to_owned()
         }
@@ -554,6 +596,25 @@ mod tests {
         ] {
             assert!(answer.contains(&header), "{answer}");
         }
+    }
+
+    #[tokio::test]
+    async fn look_back_is_for_programs_of_this_host_and_not_for_browsers() {
+        let post = |headers: &str| format!("POST /look-back HTTP/1.1\r\n{headers}Content-Length: 0\r\n\r\n");
+        for (headers, expected) in [
+            ("Host: localhost:9966\r\n", 200),
+            ("Host: [::1]\r\n", 200),
+            ("Host: example.org\r\n", 403),
+            ("Host: localhost\r\nOrigin: http://localhost:9966\r\n", 403),
+            ("Host: localhost\r\nOrigin: null\r\n", 403),
+            ("Host: localhost\r\nSec-Fetch-Site: cross-site\r\n", 403),
+        ] {
+            let answer = response_to(post(headers).as_bytes()).await;
+            assert_eq!(answer[9..12].parse(), Ok(expected), "{headers}: {answer}");
+            assert_eq!(answer.ends_with("\r\n\r\n/records/a.jsonl.gz\n"), expected == 200, "{answer}");
+        }
+        let refusal = response_to(b"GET /look-back HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        assert!(refusal.starts_with("HTTP/1.1 405 ") && refusal.contains("allow: POST\r\n"), "{refusal}");
     }
 
     #[tokio::test]

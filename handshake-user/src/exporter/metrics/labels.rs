@@ -1,6 +1,6 @@
 //! Labels on demand. Their values are unbounded, so the number of label sets is limited.
 
-use handshake_common::{Family, Role};
+use handshake_common::Role;
 use ipnet::IpNet;
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
@@ -132,13 +132,16 @@ impl Labels {
         let mut key = Key::default();
         for label in &self.wanted {
             match label {
-                Label::Process => key.comm = process.map(|process| process.comm.clone()),
+                Label::Process => key.comm = process.and_then(|process| process.comm.clone()),
                 Label::LocalPort => {
                     key.role = event.counted_role();
                     let server = event.local.filter(|_| key.role == Some(Role::Server));
                     key.port = server.map(|end| end.port);
                 }
-                Label::RemoteNet => key.network = network(event, self.remote_net),
+                Label::RemoteNet => {
+                    let addr = event.remote.and_then(|end| end.addr);
+                    key.network = addr.and_then(|addr| addr.network(self.remote_net));
+                }
                 Label::Cgroup => key.cgroup = process.and_then(|process| process.cgroup.clone()),
                 Label::Sni => key.sni = Sni::of(event.tls.as_ref()),
                 Label::Unit => key.unit = Name::of(process, |names| &names.unit),
@@ -184,19 +187,11 @@ pub(super) fn shown(value: &Untrusted) -> String {
     format!("{value:.MAX_LEN$}")
 }
 
-fn network(event: &ConnectionEvent, (ipv4, ipv6): (u8, u8)) -> Option<IpNet> {
-    let prefix = match event.family? {
-        Family::Ipv4 => ipv4,
-        Family::Ipv6 => ipv6,
-    };
-    IpNet::new(event.remote?.addr, prefix).ok().map(|network| network.trunc())
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::Ipv6Addr;
 
-    use handshake_common::{Connection, tls::library::session::Session};
+    use handshake_common::{Connection, Family, tls::library::session::Session};
 
     use super::*;
     use crate::{

@@ -40,7 +40,7 @@ fn facts(all_records: bool, events: Vec<ConnectionEvent>) -> Facts {
 /// A handshake of a client, by a process of this name, which failed.
 fn failed(comm: &str) -> ConnectionEvent {
     let mut event = testing::with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Full);
-    event.process.as_mut().unwrap().comm = comm.into();
+    event.process.as_mut().unwrap().comm = Some(comm.into());
     (event.tls.as_mut().unwrap().outcome, event.setup) = (Some(TlsOutcome::Failed), None);
     event
 }

@@ -119,12 +119,18 @@ fn header(record: &ConnectionEvent) -> String {
     text
 }
 
+/// Which host's record it is: a line for above a ladder, where there are several hosts.
+#[must_use]
+pub fn host(record: &ConnectionEvent) -> String {
+    format!("host {}", record.host.as_ref().map_or_else(|| "?".to_owned(), name))
+}
+
 /// Who speaks with whom.
 #[must_use]
 pub fn who(record: &ConnectionEvent) -> String {
     let process = record.process.as_ref().map_or_else(
         || "process unknown".to_owned(),
-        |process| format!("{}/{}", name(&process.comm), process.pid),
+        |process| format!("{}/{}", process.comm.as_ref().map_or_else(|| "?".to_owned(), name), process.pid),
     );
     let ends = match (record.local, record.remote) {
         (Some(local), Some(remote)) => {

@@ -390,8 +390,8 @@ fn closings() {
 fn ends_of_ipv6_on_this_very_host() {
     insta::assert_snapshot!(edited(closed(Role::Client), |record| {
         let addr = "2001:db8:1234:5678:9abc:def0:1234:5678".parse().unwrap();
-        record.local = Some(Endpoint { addr, port: 51000 });
-        record.remote = Some(Endpoint { addr, port: 8443 });
+        record.local = Some(Endpoint { addr: Some(addr), port: 51000 });
+        record.remote = Some(Endpoint { addr: Some(addr), port: 8443 });
         let open = open(record);
         (open.duration, open.rtt) = (us(34), us(34));
         record.setup = Some(Setup { round_trips: Some(1), duration: us(34), excess_us: Some(0) });
@@ -409,7 +409,7 @@ fn a_connection_from_before() {
 #[test]
 fn names_cannot_drive_the_terminal() {
     let ladder = edited(with_tls(Role::Client, TlsVersion::Tls13, TlsClass::Full), |record| {
-        record.process.as_mut().unwrap().comm = "\x1b[31mred".into();
+        record.process.as_mut().unwrap().comm = Some("\x1b[31mred".into());
         let tls = tls(record);
         (tls.sni, tls.alpn) = (Some("\u{202e}gro.elpmaxe".repeat(99).into()), Some("\n".into()));
         (tls.outcome, tls.error) = (Some(TlsOutcome::Failed), Some("\r".into()));
@@ -630,7 +630,7 @@ prop_compose! {
             stage, role, preexisting, open, tls, close, lifetime,
             local: template.local.filter(|_| joined),
             remote: template.remote.filter(|_| joined),
-            process: Some(Process { by: None, pid: 1, comm, cgroup: None, names: Names::default() }),
+            process: Some(Process { by: None, pid: 1, comm: Some(comm), cgroup: None, names: Names::default() }),
             setup: setup.map(|(round_trips, duration, excess_us)| Setup { round_trips, duration, excess_us }),
             ..template
         }

@@ -9,6 +9,8 @@ use crate::output::text::columns;
 pub enum Column {
     /// When the stage ended, UTC.
     Time,
+    /// Name of the host; by itself only where there are several.
+    Host,
     /// open, tls or close.
     Stage,
     /// Client or server, of the TCP connection.
@@ -30,10 +32,11 @@ pub enum Column {
 }
 
 /// The order in which columns are added while there is room.
-const BY_IMPORTANCE: [Column; 10] = [
+const BY_IMPORTANCE: [Column; 11] = [
     Column::Result,
     Column::Duration,
     Column::Remote,
+    Column::Host,
     Column::Stage,
     Column::Process,
     Column::Time,
@@ -45,8 +48,9 @@ const BY_IMPORTANCE: [Column; 10] = [
 
 /// Which columns grow, and to which width, while there is room: first come the names, then the rest of the
 /// details.
-const GROWTH: [(Column, usize); 7] = [
+const GROWTH: [(Column, usize); 8] = [
     (Column::Details, 40),
+    (Column::Host, 24),
     (Column::Result, 19),
     (Column::Process, 20),
     (Column::Details, 80),
@@ -60,6 +64,7 @@ impl Column {
     pub(super) const fn heading(self) -> &'static str {
         match self {
             Self::Time => "TIME",
+            Self::Host => "HOST",
             Self::Stage => "STAGE",
             Self::Role => "ROLE",
             Self::Process => "PROCESS",
@@ -85,7 +90,7 @@ impl Column {
     /// The least width that is of use.
     const fn least(self) -> usize {
         match self {
-            Self::Time => 12,
+            Self::Time | Self::Host => 12,
             Self::Stage => 5,
             Self::Role => 6,
             Self::Process | Self::Result => 14,
@@ -98,7 +103,7 @@ impl Column {
     /// The usual width where there is room for everything.
     const fn full(self) -> usize {
         match self {
-            Self::Process => 20,
+            Self::Process | Self::Host => 20,
             Self::Result => 19,
             Self::Details => usize::MAX,
             other => other.least(),
@@ -107,15 +112,17 @@ impl Column {
 }
 
 /// The columns with their widths. Without a width there is room for everything.
-pub(super) fn layout(chosen: &[Column], width: Option<usize>) -> Vec<(Column, usize)> {
-    let wanted = if chosen.is_empty() { Column::value_variants() } else { chosen };
+pub(super) fn layout(chosen: &[Column], width: Option<usize>, has_hosts: bool) -> Vec<(Column, usize)> {
+    let usual = |column: &&Column| has_hosts || **column != Column::Host;
+    let usual = Column::value_variants().iter().filter(usual).copied();
+    let wanted = if chosen.is_empty() { usual.collect() } else { chosen.to_vec() };
     let Some(width) = width else { return wanted.iter().map(|&column| (column, column.full())).collect() };
     let needed = |columns: &[(Column, usize)]| columns.iter().map(|(_, wide)| wide + 1).sum::<usize>();
     let all = wanted.iter().map(|&column| (column, column.least()));
     let mut columns: Vec<_> = if chosen.is_empty() {
         let mut room = width + 1;
         let mut fitting = Vec::new();
-        for column in BY_IMPORTANCE {
+        for column in BY_IMPORTANCE.into_iter().filter(|column| wanted.contains(column)) {
             let Some(left) = room.checked_sub(column.least() + 1) else { break };
             room = left;
             fitting.push(column);
@@ -163,7 +170,7 @@ mod tests {
     use super::*;
 
     fn shown(width: usize) -> Vec<&'static str> {
-        layout(&[], Some(width)).into_iter().map(|(column, _)| column.heading()).collect()
+        layout(&[], Some(width), false).into_iter().map(|(column, _)| column.heading()).collect()
     }
 
     #[test]
@@ -174,12 +181,14 @@ mod tests {
         assert_eq!(shown(200).len(), 10);
         assert_eq!(shown(14), ["RESULT"]);
         assert_eq!(shown(1), [""; 0]);
+        let with_hosts = layout(&[], Some(80), true);
+        assert!(with_hosts.iter().any(|(column, _)| *column == Column::Host), "{with_hosts:?}");
     }
 
     #[test]
     fn columns_fill_the_terminal_and_no_more() {
         for width in 14..400 {
-            let needed: usize = layout(&[], Some(width)).iter().map(|(_, wide)| wide + 1).sum();
+            let needed: usize = layout(&[], Some(width), false).iter().map(|(_, wide)| wide + 1).sum();
             assert!(needed <= width + 1, "{width}");
             assert!(width < 118 || needed == width + 1, "{width}: the details take the rest");
         }

@@ -12,6 +12,7 @@ use super::text::{columns, duration, endpoint, pad};
 use crate::{
     event::{ConnectionEvent, Open, Tls},
     join::advice::{self, Setting},
+    untrusted::Untrusted,
 };
 
 /// How the lines are made.
@@ -49,7 +50,13 @@ impl Table {
     /// they are.
     #[must_use]
     pub fn new(chosen: &[Column], width: Option<usize>, colours: bool) -> Self {
-        Self { columns: layout(chosen, width), width: width.unwrap_or(usize::MAX), colours }
+        Self { columns: layout(chosen, width, false), width: width.unwrap_or(usize::MAX), colours }
+    }
+
+    /// The same for records of several hosts, which lines name unless other columns were chosen.
+    #[must_use]
+    pub fn of_hosts(chosen: &[Column], width: Option<usize>, colours: bool) -> Self {
+        Self { columns: layout(chosen, width, true), width: width.unwrap_or(usize::MAX), colours }
     }
 
     /// The heading above the lines.
@@ -113,15 +120,19 @@ fn cell(record: &ConnectionEvent, column: Column) -> String {
             let time = humantime::format_rfc3339_millis(record.time).to_string();
             time.split('T').nth(1).map_or_else(String::new, |time| time.trim_end_matches('Z').to_owned())
         }
+        Column::Host => record.host.as_ref().map_or_else(|| "?".to_owned(), Untrusted::to_string),
         // The word of the records is wider than the others.
         Column::Stage => {
             if record.stage == Stage::TimeWait { "wait" } else { record.stage.as_str() }.to_owned()
         }
         Column::Role => record.role.map_or("?", |role| role.as_str()).to_owned(),
-        Column::Process => record
-            .process
-            .as_ref()
-            .map_or_else(|| "-".to_owned(), |process| format!("{}/{}", process.comm, process.pid)),
+        Column::Process => record.process.as_ref().map_or_else(
+            || "-".to_owned(),
+            |process| {
+                let comm = process.comm.as_ref().map_or_else(|| "?".to_owned(), Untrusted::to_string);
+                format!("{comm}/{}", process.pid)
+            },
+        ),
         Column::Local => record.local.map_or_else(|| "?".to_owned(), endpoint),
         Column::Remote => record.remote.map_or_else(|| "?".to_owned(), endpoint),
         Column::Result => result(record).to_owned(),
@@ -268,8 +279,8 @@ mod tests {
     #[test]
     fn one_record_is_one_line_on_any_terminal() {
         let mut long = handshake();
-        long.process.as_mut().unwrap().comm = "a服务with-a-long-name".into();
-        long.remote.as_mut().unwrap().addr = "2001:db8:1111:2222:3333:4444:5555:6666".parse().unwrap();
+        long.process.as_mut().unwrap().comm = Some("a服务with-a-long-name".into());
+        long.remote.as_mut().unwrap().addr = "2001:db8:1111:2222:3333:4444:5555:6666".parse().ok();
         let records = [long, handshake(), event(&closed_with_unseen_fin()), event(&client())];
         let mut all = String::new();
         for width in [80, 100, 120, 200] {

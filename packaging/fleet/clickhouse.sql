@@ -31,7 +31,13 @@ CREATE TABLE IF NOT EXISTS handshake.records
         duration_us Nullable(UInt64), held_us Nullable(UInt64), compute_us Nullable(UInt64),
         version LowCardinality(Nullable(String)), class LowCardinality(Nullable(String)),
         cipher LowCardinality(Nullable(String)), sni LowCardinality(Nullable(String)),
-        alpn LowCardinality(Nullable(String)), group LowCardinality(Nullable(String)), alpn_offered Array(String),
+        alpn LowCardinality(Nullable(String)), group LowCardinality(Nullable(String)),
+        signature LowCardinality(Nullable(String)),
+        -- A text, because certificates end after the last time that ClickHouse knows.
+        certificate Tuple(
+            not_after Nullable(String), key_type LowCardinality(Nullable(String)), key_bits Nullable(UInt16),
+            curve LowCardinality(Nullable(String)), signature LowCardinality(Nullable(String))),
+        alpn_offered Array(String),
         ech_offered Nullable(Bool), alert LowCardinality(Nullable(String)),
         alert_from LowCardinality(Nullable(String)), error Nullable(String), library LowCardinality(Nullable(String)),
         source LowCardinality(Nullable(String)), round_trips Nullable(UInt8), hello_retry Nullable(Bool),

@@ -15,6 +15,8 @@ SELECT * FROM read_json('{files}', format = 'newline_delimited', columns = {
         listener STRUCT(accept_queue UINTEGER, accept_queue_limit UINTEGER, drops UINTEGER))',
     tls: 'STRUCT("role" VARCHAR, outcome VARCHAR, start_us UBIGINT, duration_us UBIGINT, held_us UBIGINT,
         compute_us UBIGINT, version VARCHAR, class VARCHAR, cipher VARCHAR, sni VARCHAR, alpn VARCHAR, "group" VARCHAR,
+        signature VARCHAR, certificate STRUCT(not_after VARCHAR, key_type VARCHAR, key_bits USMALLINT, curve VARCHAR,
+            signature VARCHAR),
         alpn_offered VARCHAR[], ech_offered BOOLEAN, alert VARCHAR, alert_from VARCHAR, error VARCHAR, library VARCHAR,
         source VARCHAR, round_trips UTINYINT, hello_retry BOOLEAN, hello_in_syn BOOLEAN, includes_hello_wait BOOLEAN,
         flights STRUCT("from" VARCHAR, first_us UBIGINT, last_us UBIGINT)[],

@@ -5,6 +5,7 @@ use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -35,9 +36,12 @@ pub(crate) struct Bundle {
 impl Bundle {
     /// One for the container `id` of this pod, in these namespaces.
     pub(crate) fn new(pod: &str, id: &str, namespaces: &[&str]) -> Self {
+        // Tests that run at once have pods of the same name, and the runtime kills all of a cgroup.
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
         let cgroup = format!(
-            "handshake_kubelet_{}.slice/kubepods.slice/kubepods-pod{}.slice/cri-containerd-{id}.scope",
+            "handshake_kubelet_{}_{}.slice/kubepods.slice/kubepods-pod{}.slice/cri-containerd-{id}.scope",
             std::process::id(),
+            NUMBER.fetch_add(1, Ordering::Relaxed),
             pod.replace('-', "_")
         );
         let mount = |destination: &str, kind: &str, options: &[&str]| json!({"destination": destination, "type": kind, "source": kind, "options": options});

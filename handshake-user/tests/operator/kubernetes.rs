@@ -5,6 +5,7 @@ use std::{
     fs,
     path::PathBuf,
     process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -38,8 +39,12 @@ fn manifests_are_what_the_chart_renders_and_are_valid() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&said));
 }
 
+/// Of the tests with containers one runs at a time: their workloads have the same names.
+static ALONE: Mutex<()> = Mutex::new(());
+
 #[test]
 fn container_of_the_chart_sees_names_and_covers_the_processes_of_another_pod() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let daemon = Pod::read("packaging/kubernetes/handshake.yaml").run(&["container_id", "pod_uid"]);
     assert_eq!(daemon.get("/readyz").0, 200);
     daemon.assert_confined(&[WIRE, LIBRARIES].concat());
@@ -66,6 +71,7 @@ fn container_of_the_chart_sees_names_and_covers_the_processes_of_another_pod() {
 
 #[test]
 fn container_with_the_wire_alone_needs_three_capabilities() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let daemon = Pod::read("packaging/kubernetes/handshake-wire-only.yaml").run(&[]);
     daemon.assert_confined(WIRE);
     let workload = Workload::start();

@@ -56,8 +56,8 @@ fn late_fin_and_reuse_of_its_ends_are_counted() {
     thread::sleep(APP_WAIT);
     drop(server);
     let fin = scrape_until(&daemon, |scrape| late_fins(scrape) > late_fins(&before));
-    assert!(reused(&fin) == reused(&before), "nothing has taken the ends yet");
 
+    // Other connections of this host may take the ends of older ones, too.
     let again = connect_from(from, at);
     let _server = listener.accept().unwrap();
     scrape_until(&daemon, |scrape| reused(scrape) > reused(&fin));

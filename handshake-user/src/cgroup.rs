@@ -227,7 +227,7 @@ mod tests {
             "//",
             "/system.slice",
             "/user.slice/user-1000.slice",
-            "/process_api/caaa89455a1dc49a63ac5a484ff24fef",
+            "/sandbox/caaa89455a1dc49a63ac5a484ff24fef",
             "/podUID",
             "/slices/podUID",
             "/kubepods/podshort",

@@ -6,7 +6,7 @@
 use std::{
     ffi::OsString,
     io::{self, BufRead as _, BufReader, Write as _},
-    process::{Command, ExitStatus, Stdio},
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -45,23 +45,6 @@ fn print(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
-/// What became of the tests of an executable.
-struct Outcome {
-    status: ExitStatus,
-    failed: Vec<Failure>,
-}
-
-impl Outcome {
-    /// # Errors
-    /// If it has failed: with the panic of each test.
-    fn result(&self) -> Result<()> {
-        if self.status.success() {
-            return Ok(());
-        }
-        bail!("the tests with root failed ({}){}", self.status, told(&self.failed))
-    }
-}
-
 /// The failures, each on lines of its own.
 fn told<'a>(failed: impl IntoIterator<Item = &'a Failure>) -> String {
     failed.into_iter().fold(String::new(), |text, Failure { test, message, .. }| {
@@ -69,7 +52,12 @@ fn told<'a>(failed: impl IntoIterator<Item = &'a Failure>) -> String {
     })
 }
 
-fn first_run(mut first: Command, arguments: &[OsString], show: impl Fn(&str)) -> Result<Outcome> {
+fn run_and_show(
+    command: impl Fn() -> Result<Command>,
+    arguments: &[OsString],
+    show: impl Fn(&str),
+) -> Result<Vec<String>> {
+    let mut first = command()?;
     let mut child = first
         .args(arguments)
         .stdout(Stdio::piped())
@@ -84,19 +72,13 @@ fn first_run(mut first: Command, arguments: &[OsString], show: impl Fn(&str)) ->
         }
     }
     let status = child.wait().context("waiting for the tests")?;
-    Ok(Outcome { status, failed: report.failed })
-}
-
-fn run_and_show(
-    command: impl Fn() -> Result<Command>,
-    arguments: &[OsString],
-    show: impl Fn(&str),
-) -> Result<Vec<String>> {
-    let outcome = first_run(command()?, arguments, show)?;
-    let Outcome { status, failed } = &outcome;
+    if status.success() {
+        return Ok(Vec::new());
+    }
+    let failed = &report.failed;
     // With another status it has not run all tests, or has found something after them.
     if status.code() != Some(FAILURES) || failed.is_empty() || failed.len() > MAX_REPEATED {
-        return outcome.result().map(|()| Vec::new());
+        bail!("the tests with root failed ({status}){}", told(failed));
     }
     if failed.iter().any(|failure| failure.excuse().is_none()) {
         let real = failed.iter().filter(|failure| failure.excuse().is_none());

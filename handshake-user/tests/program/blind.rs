@@ -16,7 +16,6 @@ use rustix::{
     fd::OwnedFd,
     io,
     mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen},
-    time::{ClockId, clock_gettime},
 };
 
 /// Begins the line that tells it; `cargo xtask test` looks for it.
@@ -38,17 +37,18 @@ thread_local! {
     static BEGAN: OnceCell<Duration> = const { OnceCell::new() };
 }
 
+/// Tracing of this process's own; `None` where the kernel has none.
+static INSTANCE: OnceLock<Option<PathBuf>> = OnceLock::new();
+
 /// From now on, a panic of this thread tells of such moments since the first call.
 pub(crate) fn watch() {
-    static INSTANCE: OnceLock<Option<PathBuf>> = OnceLock::new();
     BEGAN.with(|began| {
         began.get_or_init(now);
     });
     INSTANCE.get_or_init(|| {
         let instance =
             instance().inspect_err(|error| eprintln!("no tracing of this kernel: {error}")).ok()?;
-        let default = panic::take_hook();
-        let of_hook = instance.clone();
+        let (default, of_hook) = (panic::take_hook(), instance.clone());
         panic::set_hook(Box::new(move |panic| {
             default(panic);
             let began = BEGAN.with(|began| began.get().copied());
@@ -56,24 +56,20 @@ pub(crate) fn watch() {
                 println!("{TOLD}{events}");
             }
         }));
-        INSTANCE_AT_EXIT.set(instance.clone()).ok()?;
         // SAFETY: the function takes and returns nothing, and does not unwind.
         unsafe { libc::atexit(remove) };
         Some(instance)
     });
 }
 
-static INSTANCE_AT_EXIT: OnceLock<PathBuf> = OnceLock::new();
-
 extern "C" fn remove() {
-    if let Some(instance) = INSTANCE_AT_EXIT.get() {
+    if let Some(Some(instance)) = INSTANCE.get() {
         let _ = fs::remove_dir(instance);
     }
 }
 
 fn now() -> Duration {
-    let now = clock_gettime(ClockId::Monotonic);
-    Duration::new(now.tv_sec.cast_unsigned(), u32::try_from(now.tv_nsec).unwrap())
+    Duration::from_nanos(handshake::host::monotonic_ns())
 }
 
 /// Tracing of its own, which ends with this process.

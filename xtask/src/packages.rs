@@ -57,12 +57,13 @@ const NEEDED: [Needed; 17] = [
     Needed { program: "setpriv", package: "util-linux", why: "PostgreSQL does not run as root" },
 ];
 
-/// What the TLS part of the benchmark starts.
-const BENCH: [Needed; 4] = [
+/// What the benchmark starts.
+const BENCH: [Needed; 5] = [
     Needed { program: "ip", package: "iproute2", why: "a network namespace" },
     Needed { program: "nginx", package: "nginx-light", why: "the server" },
     Needed { program: "openssl", package: "openssl", why: "a certificate, and `s_time`: resumed handshakes" },
     Needed { program: "ab", package: "apache2-utils", why: "full handshakes, and their latency" },
+    Needed { program: "wrk", package: "wrk", why: "connections for HTTP" },
 ];
 
 /// What building the fuzz targets needs besides Rust.
@@ -90,9 +91,9 @@ pub(crate) fn ensure() -> Result<()> {
     ensure_for("the tests with root", &NEEDED)
 }
 
-/// The same for the TLS loads of the benchmark.
+/// The same for the benchmark.
 pub(crate) fn ensure_for_bench() -> Result<()> {
-    ensure_for("the TLS loads of the benchmark", &BENCH)
+    ensure_for("the benchmark", &BENCH)
 }
 
 /// The same for the fuzz targets.

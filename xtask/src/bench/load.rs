@@ -1,4 +1,5 @@
-//! Connection churn on loopback: request, response, close, as fast as the machine can.
+//! Connection churn on loopback: request, response, close, as fast as the machine can. Its own threads, which
+//! do nothing else, or a real server and client (http.rs).
 
 use std::{
     io::{Read as _, Write as _},
@@ -18,25 +19,45 @@ use anyhow::{Context as _, Result, bail, ensure};
 /// Pairs of one client and one server thread.
 const PAIRS: u8 = 2;
 
-/// The load, in a network namespace of its own. Ends when dropped.
-pub(super) struct Load {
+/// Something that makes connections all the time.
+pub(super) trait Load {
+    /// How many it has made so far.
+    ///
+    /// # Errors
+    /// If it has ended.
+    fn connections(&self) -> Result<u64>;
+
+    /// Lets it run for `time`; returns the connections made, and their number per second.
+    fn rate_over(&self, time: Duration) -> Result<(u64, f64)> {
+        let (before, begin) = (self.connections()?, Instant::now());
+        thread::sleep(time);
+        let made = self.connections()?.saturating_sub(before);
+        let elapsed = begin.elapsed().as_secs_f64();
+        ensure!(made > 0, "the load made no connection in {time:?}");
+        #[expect(clippy::cast_precision_loss, reason = "a count of seconds' worth of connections")]
+        Ok((made, made as f64 / elapsed))
+    }
+}
+
+/// The load of threads, in a network namespace of its own. Ends when dropped.
+pub(super) struct Churn {
     stop: Arc<AtomicBool>,
     connections: Arc<AtomicU64>,
     workers: Vec<JoinHandle<Result<()>>>,
 }
 
-impl Load {
+impl Churn {
     /// Makes the namespace and starts the churn in it.
     pub(super) fn start() -> Result<Self> {
         let (ready, started) = mpsc::channel();
-        let mut load = Self {
+        let mut churn = Self {
             stop: Arc::new(AtomicBool::new(false)),
             connections: Arc::new(AtomicU64::new(0)),
             workers: Vec::new(),
         };
         // The namespace exists as long as threads are in it.
-        let (stop, connections) = (load.stop.clone(), load.connections.clone());
-        load.workers.push(thread::spawn(move || {
+        let (stop, connections) = (churn.stop.clone(), churn.connections.clone());
+        churn.workers.push(thread::spawn(move || {
             let made = make_namespace();
             let ok = made.is_ok();
             ready.send(made).ok();
@@ -68,22 +89,17 @@ impl Load {
             Ok(())
         }));
         started.recv().context("the load's thread died")??;
-        Ok(load)
-    }
-
-    /// Lets the churn run for `time`; returns connections per second.
-    pub(super) fn rate_over(&self, time: Duration) -> Result<(u64, f64)> {
-        let (before, begin) = (self.connections.load(Ordering::Relaxed), Instant::now());
-        thread::sleep(time);
-        let made = self.connections.load(Ordering::Relaxed) - before;
-        let elapsed = begin.elapsed().as_secs_f64();
-        ensure!(made > 0, "the load made no connection in {time:?}");
-        #[expect(clippy::cast_precision_loss, reason = "a count of seconds' worth of connections")]
-        Ok((made, made as f64 / elapsed))
+        Ok(churn)
     }
 }
 
-impl Drop for Load {
+impl Load for Churn {
+    fn connections(&self) -> Result<u64> {
+        Ok(self.connections.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Churn {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for worker in self.workers.drain(..) {

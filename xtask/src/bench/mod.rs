@@ -2,8 +2,10 @@
 
 mod bulk;
 mod cpu;
+mod http;
 pub(crate) mod load;
 mod measure;
+mod nginx;
 mod others;
 mod ratio;
 pub(crate) mod subject;
@@ -14,7 +16,7 @@ use std::{fs, time::Duration};
 
 use anyhow::{Result, ensure};
 
-use self::measure::Plan;
+use self::{http::Http, load::Churn, measure::Plan};
 use crate::{
     build, packages, process, setup,
     workspace::{Profile, Workspace},
@@ -25,6 +27,8 @@ use crate::{
 enum Kind {
     /// TCP connections: a request, a response and a close
     Tcp,
+    /// The same between nginx and wrk, with HTTP's `Connection: close`
+    Http,
     /// TLS handshakes, full and resumed, between nginx and clients
     Tls,
     /// Bulk transfer over one connection
@@ -33,12 +37,12 @@ enum Kind {
 
 /// Measure what handshake costs a host that makes connections, TLS handshakes or transfers as fast as it can
 ///
-/// Runs each load in a network namespace of its own: without the program, with `handshake daemon`, and (TCP
-/// only) with `handshake trace`, in turn, and compares within each round. Needs root.
+/// Runs each load in a network namespace of its own: without the program, with `handshake daemon`, and (without
+/// TLS) with `handshake trace`, in turn, and compares within each round. Needs root.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  sudo -E cargo xtask bench\n  \
         sudo -E cargo xtask bench --rounds 11 --seconds 5\n  \
-        sudo -E cargo xtask bench --load tls\n  sudo -E cargo xtask bench --load tcp --cpu --peers\n  \
+        sudo -E cargo xtask bench --load tls\n  sudo -E cargo xtask bench --load http --cpu --peers\n  \
         sudo -E cargo xtask bench -- --attach tracepoint\n\n\
         Quote the ratios, not the rates, which depend on the machine. Of each ratio the quartiles of the\n\
         rounds are shown, and between which values its true median lies with a probability of 95 %.\n\
@@ -53,10 +57,10 @@ pub(crate) struct Args {
     /// The length of one measurement, in seconds
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
-    /// Also sample what the CPUs do (TCP and TLS), with `perf`
+    /// Also sample what the CPUs do (all but bulk), with `perf`
     #[arg(long)]
     cpu: bool,
-    /// Also measure other programs that follow TCP connections, those that are installed and run here:
+    /// Also measure other programs that follow TCP connections (without TLS), those that are installed and run here:
     /// tcpstates, tcplife, tcpconnlat and tcprtt of libbpf-tools, bpftrace
     #[arg(long)]
     peers: bool,
@@ -70,7 +74,7 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     let workspace = Workspace::locate()?;
     let ready = setup::ensure(&workspace)?;
     let is_wanted = |kind| args.load.is_none_or(|only| only == kind);
-    if is_wanted(Kind::Tls) {
+    if is_wanted(Kind::Tls) || is_wanted(Kind::Http) {
         packages::ensure_for_bench()?;
     }
     if args.cpu {
@@ -85,10 +89,19 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         window: Duration::from_secs(args.seconds),
         samples_cpu: args.cpu,
     };
-    let tcp = if is_wanted(Kind::Tcp) { tcp::measure(&plan, &others)? } else { String::new() };
+    let tcp = if is_wanted(Kind::Tcp) {
+        tcp::measure(&plan, "TCP", &Churn::start()?, &others)?
+    } else {
+        String::new()
+    };
+    let http = if is_wanted(Kind::Http) {
+        tcp::measure(&plan, "HTTP", &Http::start()?, &others)?
+    } else {
+        String::new()
+    };
     let tls = if is_wanted(Kind::Tls) { tls::measure(&plan)? } else { String::new() };
     let bulk = if is_wanted(Kind::Bulk) { bulk::measure(&plan)? } else { String::new() };
-    print!("{}\n{tcp}{tls}{bulk}", machine());
+    println!("{}\n{tcp}{http}{tls}{bulk}", machine());
     Ok(())
 }
 

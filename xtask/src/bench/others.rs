@@ -1,12 +1,17 @@
 //! `--peers`: other programs that follow TCP connections by eBPF, under the same load.
 
 use std::{
+    os::unix::process::CommandExt as _,
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
+use rustix::{
+    mount::{MountFlags, MountPropagationFlags, mount, mount_change},
+    thread::UnshareFlags,
+};
 
 use super::subject::dies_with_its_parent;
 use crate::process;
@@ -64,18 +69,34 @@ impl Other {
         let mut command = Command::new(program);
         command.args(self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         dies_with_its_parent(&mut command);
+        sees_tracefs(&mut command);
         let mut child = command.spawn().context("it cannot be started")?;
         let until = Instant::now() + STARTUP;
         while Instant::now() < until {
             if let Some(status) = child.try_wait().context("cannot wait for it")? {
-                bail!(
-                    "it ends at once ({status}): this kernel lacks what it hooks, or tracefs is not mounted"
-                );
+                bail!("it ends at once ({status}): this kernel lacks what it hooks");
             }
             thread::sleep(Duration::from_millis(50));
         }
         Ok(Running(child))
     }
+}
+
+/// They look for tracepoints in tracefs, which not every host has mounted: each gets a mount of its own, in a
+/// mount namespace that ends with it.
+fn sees_tracefs(command: &mut Command) {
+    let mount_it = || {
+        // SAFETY: unshare(2) of the mount namespace; the child has a single thread, and no memory changes.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
+        mount_change(c"/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
+        match mount(c"tracefs", c"/sys/kernel/tracing", c"tracefs", MountFlags::empty(), None) {
+            // It is mounted already.
+            Err(rustix::io::Errno::BUSY) => Ok(()),
+            mounted => Ok(mounted?),
+        }
+    };
+    // SAFETY: between fork and exec only system calls are made, with strings that are there already.
+    unsafe { command.pre_exec(mount_it) };
 }
 
 impl Running {

@@ -1,4 +1,4 @@
-//! The TCP load: without the program, with the daemon and with a trace, and with other programs.
+//! The loads without TLS: without the program, with the daemon and with a trace, and with other programs.
 
 use std::{fmt::Write as _, thread};
 
@@ -26,26 +26,30 @@ struct Sample {
 }
 
 /// Measures each in turn, round after round.
-pub(super) fn measure(plan: &Plan<'_>, others: &[&Other]) -> Result<String> {
-    let load = Load::start()?;
+pub(super) fn measure(plan: &Plan<'_>, name: &str, load: &dyn Load, others: &[&Other]) -> Result<String> {
     load.rate_over(plan.window)?;
     let own = BenchMode::ALL.iter().map(|mode| mode.name());
     let names: Vec<_> = own.chain(others.iter().map(|other| other.name)).collect();
     let mut rounds: Vec<Vec<Sample>> = Vec::new();
     for round in 1..=plan.rounds {
-        step(format!("round {round} of {}: {}, {:?} each", plan.rounds, names.join(", "), plan.window));
-        let own = BenchMode::ALL.into_iter().map(|mode| sample(&load, plan, mode));
+        step(format!(
+            "{name}, round {round} of {}: {}, {:?} each",
+            plan.rounds,
+            names.join(", "),
+            plan.window
+        ));
+        let own = BenchMode::ALL.into_iter().map(|mode| sample(load, plan, mode));
         rounds.push(
-            own.chain(others.iter().map(|other| sample_other(&load, plan, other))).collect::<Result<_>>()?,
+            own.chain(others.iter().map(|other| sample_other(load, plan, other))).collect::<Result<_>>()?,
         );
     }
-    let shares = cpu_shares(plan, "TCP", |sample| sample())?;
+    let shares = cpu_shares(plan, name, |sample| sample())?;
     step("kernel time, with the kernel's own statistics on");
     let kernel = kernel_time(plan, "connection", || Ok(load.rate_over(plan.window)?.0))?;
-    Ok(format!("{}{shares}{kernel}", table(&names, &rounds)))
+    Ok(format!("{}{shares}{kernel}", table(name, &names, &rounds)))
 }
 
-fn sample(load: &Load, plan: &Plan<'_>, mode: BenchMode) -> Result<Sample> {
+fn sample(load: &dyn Load, plan: &Plan<'_>, mode: BenchMode) -> Result<Sample> {
     let Some((arguments, ready)) = mode.command() else {
         thread::sleep(SETTLE);
         let (connections, rate) = load.rate_over(plan.window)?;
@@ -59,17 +63,16 @@ fn sample(load: &Load, plan: &Plan<'_>, mode: BenchMode) -> Result<Sample> {
     Ok(Sample { rate, connections, user_seconds, lost })
 }
 
-fn sample_other(load: &Load, plan: &Plan<'_>, other: &Other) -> Result<Sample> {
+fn sample_other(load: &dyn Load, plan: &Plan<'_>, other: &Other) -> Result<Sample> {
     let running = other.start()?;
     let (connections, rate) = load.rate_over(plan.window)?;
     running.stop();
     Ok(Sample { rate, connections, ..Sample::default() })
 }
 
-fn table(names: &[&str], rounds: &[Vec<Sample>]) -> String {
+fn table(name: &str, names: &[&str], rounds: &[Vec<Sample>]) -> String {
     let mut text = format!(
-        "{:<14} {:>9} {:>9} {:>9}  {}  {:>18}  {}\n",
-        "",
+        "\n{name:<14} {:>9} {:>9} {:>9}  {}  {:>18}  {}\n",
         "conn/s",
         "min",
         "max",
@@ -77,7 +80,7 @@ fn table(names: &[&str], rounds: &[Vec<Sample>]) -> String {
         "user s / 100k conn",
         "lost"
     );
-    for (index, name) in names.iter().enumerate() {
+    for (index, mode) in names.iter().enumerate() {
         let rates = sorted(rounds.iter().map(|round| round[index].rate));
         let ratio = Ratio::of(rounds.iter().map(|round| round[index].rate / round[0].rate));
         let connections: u64 = rounds.iter().map(|round| round[index].connections).sum();
@@ -96,7 +99,7 @@ fn table(names: &[&str], rounds: &[Vec<Sample>]) -> String {
         let (least, most) = (least.copied().unwrap_or(0.0), most.copied().unwrap_or(0.0));
         let _ = writeln!(
             text,
-            "{name:<14} {rate:>9.0} {least:>9.0} {most:>9.0}  {ratio}  {per_100k:>18}  {lost}"
+            "{mode:<14} {rate:>9.0} {least:>9.0} {most:>9.0}  {ratio}  {per_100k:>18}  {lost}"
         );
     }
     text

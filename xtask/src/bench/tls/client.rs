@@ -8,8 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::server::ADDRESS;
-use crate::{proc_stat::CpuTimes, process};
+use crate::{bench::nginx::ADDRESS, proc_stat::CpuTimes, process};
 
 /// Handshakes of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,20 +2,17 @@
 //! daemon. Both ends use the system's OpenSSL, so each handshake is seen twice.
 
 mod client;
-mod server;
 
 use std::{fmt::Write as _, thread, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 
-use self::{
-    client::{Done, Kind},
-    server::Server,
-};
+use self::client::{Done, Kind};
 use super::{
     cpu::Shares,
     load,
     measure::{BenchMode, Plan, SETTLE, cpu_shares, kernel_time},
+    nginx::Server,
     ratio::Ratio,
 };
 use crate::{

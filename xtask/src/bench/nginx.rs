@@ -1,8 +1,8 @@
-//! nginx with TLS, in the network namespace of the thread that starts it.
+//! nginx with and without TLS, in the network namespace of the thread that starts it.
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
@@ -13,8 +13,9 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::process;
 
-/// The namespace is new: every port is free.
-pub(super) const ADDRESS: SocketAddr = SocketAddr::V4(std::net::SocketAddrV4::new(Ipv4Addr::LOCALHOST, 4433));
+/// Of TLS. The namespace is new: every port is free.
+pub(super) const ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 4433));
+pub(super) const PLAIN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8080));
 /// How often it is tried whether it is up, and the pause in between.
 const TRIES: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(50);
@@ -89,6 +90,7 @@ fn configuration() -> String {
          events {{ worker_connections 1024; }}\n\
          http {{ access_log off; {folders}\
          ssl_certificate certificate.pem; ssl_certificate_key key.pem; ssl_protocols TLSv1.2 TLSv1.3;\n\
-         server {{ listen {ADDRESS} ssl backlog=4096; location / {{ return 204; }} }} }}\n"
+         server {{ listen {ADDRESS} ssl backlog=4096; listen {PLAIN} backlog=4096; \
+         location / {{ return 204; }} }} }}\n"
     )
 }

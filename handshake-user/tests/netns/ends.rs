@@ -2,6 +2,8 @@
 
 use std::process;
 
+use serde_json::Value;
+
 use crate::{record::Record, testbed::packet::Side};
 
 /// How many `open` and `close` records each end should report.
@@ -72,13 +74,7 @@ impl Ends {
     pub(crate) fn check_consistent(&self, side: Side) {
         let (open, close) = (self.open(side), self.close(side));
         assert_eq!(open.id(), close.id(), "the id differs between records");
-        let section = |record: &Record| {
-            let mut section = record.get("open").cloned();
-            // Known once it is accepted.
-            section.as_mut().and_then(|section| section.as_object_mut()?.remove("accept_wait_us"));
-            section
-        };
-        assert_eq!(section(open), section(close), "the `open` section differs between records");
+        assert_eq!(opening(open), opening(close), "the `open` section differs between records");
         open.assert_unknown("open.accept_wait_us");
         open.assert_unknown("close");
         // Each end of these scenarios belongs to a single process; a server's opening names the one that
@@ -127,4 +123,11 @@ pub(crate) fn check(record: &Record, side: Side) {
     record.assert_one_of_or_unknown("role", &[role]);
     let local = record.end("local").unwrap();
     record.assert_is("family", if local.is_ipv4() { "ipv4" } else { "ipv6" });
+}
+
+/// The `open` section without what is known only once the connection is accepted.
+pub(crate) fn opening(record: &Record) -> Option<Value> {
+    let mut section = record.get("open").cloned();
+    section.as_mut().and_then(|section| section.as_object_mut()?.remove("accept_wait_us"));
+    section
 }

@@ -41,7 +41,13 @@ impl Kernel {
         let folder = folder.join("kernels").join(target.arch());
         fs::create_dir_all(&folder)
             .with_context(|| format!("cannot create {}: is the disk full?", folder.display()))?;
-        if version != NEWEST {
+        // Which one that was when it was downloaded.
+        let marked = folder.join(NEWEST);
+        if version == NEWEST {
+            if let Ok(release) = fs::read_to_string(&marked) {
+                return Ok(Self::kept(&folder, &release));
+            }
+        } else {
             let kept: Vec<_> = fs::read_dir(&folder)?
                 .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
                 .filter(|release| folder.join(release).join("modules.cpio").exists())
@@ -64,6 +70,9 @@ impl Kernel {
         if !kernel.modules.exists() {
             step(format!("vm: downloading the kernel {release} for {} (40 MB)", target.arch()));
             kernel.unpack(&suite, &names)?;
+        }
+        if version == NEWEST {
+            fs::write(&marked, release).with_context(|| format!("cannot write {}", marked.display()))?;
         }
         fs::remove_dir_all(&downloads).ok();
         Ok(kernel)

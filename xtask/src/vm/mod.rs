@@ -10,9 +10,15 @@ mod report;
 mod root;
 pub(crate) mod systemd;
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::Duration,
+};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use self::{
     built::Built,
@@ -45,8 +51,11 @@ const MATRIX: [(Target, &str); 7] = [
 /// Those that CI boots: an old one, a new one, and the other processor.
 const CI: [(Target, &str); 3] = [MATRIX[0], MATRIX[4], MATRIX[6]];
 
+/// How many machines run at once. Each has 2 GiB of memory; emulated on one of two CPUs, tests take a third of it.
+const AT_ONCE: usize = 3;
+
 /// How long one machine may run, and one of CI.
-const LIMIT: Duration = Duration::from_mins(40);
+const LIMIT: Duration = Duration::from_hours(1);
 const CI_LIMIT: Duration = Duration::from_mins(5);
 
 /// Run the tests on Debian's kernels, in virtual machines
@@ -106,6 +115,19 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     judge(&rows)
 }
 
+/// Downloads what [`of_ci`] needs.
+pub(crate) fn prepare_for_ci(workspace: &Workspace, ready: &Ready) -> Result<()> {
+    packages::ensure_for_vm()?;
+    let folder = workspace.target.join("machines");
+    for (target, version) in CI {
+        target.ensure(&ready.toolchain)?;
+        Built::peers(workspace, target)?;
+        root::programs(target, &folder)?;
+        Kernel::fetch(version, target, &folder)?;
+    }
+    Ok(())
+}
+
 /// A few of the tests on a few of the kernels, within minutes.
 fn of_ci(workspace: &Workspace, ready: &Ready) -> Result<()> {
     judge(&run(workspace, ready, &CI, &Plan::of_ci, "", CI_LIMIT)?)
@@ -119,7 +141,14 @@ fn judge(rows: &[Row]) -> Result<()> {
     Ok(())
 }
 
-/// Boots every machine, one after the other.
+/// A machine, and what it runs.
+struct Prepared {
+    release: String,
+    plan: Plan,
+    machine: Machine,
+}
+
+/// Boots every machine, a few at a time: their tests mostly wait.
 fn run(
     workspace: &Workspace,
     ready: &Ready,
@@ -131,7 +160,7 @@ fn run(
     packages::ensure_for_vm()?;
     let folder = workspace.target.join("machines");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let mut rows = Vec::new();
+    let mut prepared: Vec<Prepared> = Vec::new();
     for target in [Target::X86_64, Target::Aarch64] {
         let kernels: Vec<_> = machines.iter().filter(|(of, _)| *of == target).collect();
         if kernels.is_empty() {
@@ -141,21 +170,43 @@ fn run(
         let programs = root::programs(target, &folder)?;
         for (_, version) in kernels {
             let kernel = Kernel::fetch(version, target, &folder)?;
+            let name = format!("{}-{}", target.arch(), kernel.release);
+            if prepared.iter().any(|other| other.name() == name) {
+                step(format!("vm: {version} would be {name} once more"));
+                continue;
+            }
             let plan = plan(&kernel.release);
             let machine = Machine {
                 target,
-                kernel: &kernel.image,
-                parameters,
-                initramfs: &folder.join(format!("{}-{}.initramfs", target.arch(), kernel.release)),
-                log: folder.join(format!("{}-{}.log", target.arch(), kernel.release)),
+                kernel: kernel.image,
+                parameters: parameters.to_owned(),
+                initramfs: folder.join(format!("{name}.initramfs")),
+                log: folder.join(format!("{name}.log")),
                 limit,
             };
             assemble(workspace, &built, &plan, &machine, &[&kernel.modules, &programs])?;
-            let output = boot(&kernel.release, &machine)?;
-            rows.extend(plan.rows(&kernel.release, target, &output));
+            prepared.push(Prepared { release: kernel.release, plan, machine });
         }
     }
-    Ok(rows)
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        let mut done = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(prepared) = prepared.get(index) else { return Ok(done) };
+            done.push((index, prepared.boot()?));
+        }
+    };
+    let done = thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(worker)).collect();
+        workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap_or_else(|_| bail!("a thread of a machine panicked")))
+            .collect::<Result<Vec<_>>>()
+    })?;
+    let mut done: Vec<_> = done.into_iter().flatten().collect();
+    done.sort_by_key(|(index, _)| *index);
+    Ok(done.into_iter().flat_map(|(_, rows)| rows).collect())
 }
 
 /// Writes the root of a machine.
@@ -163,7 +214,7 @@ fn assemble(
     workspace: &Workspace,
     built: &Built,
     plan: &Plan,
-    machine: &Machine<'_>,
+    machine: &Machine,
     kept: &[&Path],
 ) -> Result<()> {
     let package = workspace.root.join("handshake-user");
@@ -174,22 +225,29 @@ fn assemble(
         folders: &[workspace.target.join(machine.target.triple()).join("tmp")],
         plan: &plan.script(built, &package),
     };
-    root::assemble(&own, kept, machine.initramfs)
+    root::assemble(&own, kept, &machine.initramfs)
 }
 
-/// Runs the machine to its end. One that does not end by itself is reported, and what it said counts.
-fn boot(release: &str, machine: &Machine<'_>) -> Result<Output> {
-    step(format!("vm: {release} on {}: {}", machine.target.arch(), machine.log.display()));
-    let mut output = Output::default();
-    let ended = machine.run(|line| {
-        if line.starts_with("@@") || (line.starts_with("test ") && line.contains("FAILED")) {
-            step(format!("vm: {line}"));
-        }
-        output.read(line);
-    });
-    if let Err(err) = ended {
-        step(format!("vm: {err:#}"));
+impl Prepared {
+    fn name(&self) -> String {
+        format!("{}-{}", self.machine.target.arch(), self.release)
     }
-    fs::remove_file(machine.initramfs).context("removing the initramfs")?;
-    Ok(output)
+
+    /// Runs the machine to its end. One that does not end by itself is reported, and what it said counts.
+    fn boot(&self) -> Result<Vec<Row>> {
+        let (name, machine) = (self.name(), &self.machine);
+        step(format!("vm: {name}: booting; its console: {}", machine.log.display()));
+        let mut output = Output::default();
+        let ended = machine.run(|line| {
+            if line.starts_with("@@") || (line.starts_with("test ") && line.contains("FAILED")) {
+                step(format!("vm: {name}: {line}"));
+            }
+            output.read(line);
+        });
+        if let Err(err) = ended {
+            step(format!("vm: {name}: {err:#}"));
+        }
+        fs::remove_file(&machine.initramfs).context("removing the initramfs")?;
+        Ok(self.plan.rows(&self.release, machine.target, &output))
+    }
 }

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, BufRead as _, BufReader, Write as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
@@ -15,13 +15,13 @@ use anyhow::{Context as _, Result, bail};
 use crate::target::Target;
 
 /// A machine about to be started.
-pub(super) struct Machine<'a> {
+pub(super) struct Machine {
     pub(super) target: Target,
-    pub(super) kernel: &'a Path,
+    pub(super) kernel: PathBuf,
     /// More parameters for it.
-    pub(super) parameters: &'a str,
+    pub(super) parameters: String,
     /// The archives of its root, one behind the other in one file.
-    pub(super) initramfs: &'a Path,
+    pub(super) initramfs: PathBuf,
     /// Where its console is kept.
     pub(super) log: PathBuf,
     /// After this long it is ended.
@@ -31,7 +31,7 @@ pub(super) struct Machine<'a> {
 /// The serial console, no messages of the kernel except its last ones, and no second try.
 const PARAMETERS: &str = "quiet loglevel=1 panic=-1 mitigations=off";
 
-impl Machine<'_> {
+impl Machine {
     fn command(&self) -> Command {
         // aarch64: the pointer authentication of a real processor is what emulation is slowest at.
         let (program, machine, console) = match self.target {
@@ -43,7 +43,7 @@ impl Machine<'_> {
         let mut command = Command::new(program);
         command.args(machine).args(["-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048"]);
         command.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
-        command.arg("-kernel").arg(self.kernel).arg("-initrd").arg(self.initramfs);
+        command.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(&self.initramfs);
         command.arg("-append").arg(format!("console={console} {PARAMETERS} {}", self.parameters));
         command
     }

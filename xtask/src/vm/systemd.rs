@@ -67,13 +67,13 @@ pub(crate) fn verify(debs: [&Path; 2], target: Target, workspace: &Workspace) ->
     let name = format!("systemd-{}-{}", target.arch(), kernel.release);
     let machine = Machine {
         target,
-        parameters: "",
-        kernel: &kernel.image,
-        initramfs: &machines.join(format!("{name}.initramfs")),
+        parameters: String::new(),
+        kernel: kernel.image,
+        initramfs: machines.join(format!("{name}.initramfs")),
         log: machines.join(format!("{name}.log")),
         limit: LIMIT,
     };
-    assemble(debs, &programs, machine.initramfs)?;
+    assemble(debs, &programs, &machine.initramfs)?;
     step(format!("verify: Debian's systemd on {}: {}", kernel.release, machine.log.display()));
     let (mut failures, mut exposure, mut is_over) = (Vec::new(), None, false);
     let ended = machine.run(|line| {
@@ -87,7 +87,7 @@ pub(crate) fn verify(debs: [&Path; 2], target: Target, workspace: &Workspace) ->
             said.split_once("overall exposure level ").map(|(_, level)| level.to_owned()).or(exposure.take());
         is_over |= said == "end";
     });
-    fs::remove_file(machine.initramfs).context("removing the initramfs")?;
+    fs::remove_file(&machine.initramfs).context("removing the initramfs")?;
     ended?;
     ensure!(is_over, "the machine ended before its last check: {}", machine.log.display());
     ensure!(failures.is_empty(), "under systemd:\n  {}", failures.join("\n  "));

@@ -61,11 +61,17 @@ fn shutdown_then_close_by_the_passive_end(family: Family, first: Side) {
 
 /// More than fits into the receive buffer.
 const LARGE: usize = 60_000;
+/// With half of it, Linux 7.3 offers no window any more, whatever the receiver reads.
+const RECEIVE_BUFFER: usize = 16_384;
 
 /// The peer reads slowly, so most of the data waits in the sender's queue, with the FIN behind it.
 fn behind_unsent_data(family: Family, close: impl FnOnce(socket2::Socket) + Send) {
     let case = Case::new();
-    let pair = case.establish_with(family, |_| (), |listener| listener.set_recv_buffer_size(8192).unwrap());
+    let pair = case.establish_with(
+        family,
+        |_| (),
+        |listener| listener.set_recv_buffer_size(RECEIVE_BUFFER).unwrap(),
+    );
     let connection = pair.connection;
     let (mut client, server) = (pair.client, pair.server);
     client.write_all(&vec![0; LARGE]).unwrap();
@@ -105,7 +111,8 @@ fn half_close_behind_unsent_data(family: Family) {
 /// The same at the end that closes last.
 fn passive_fin_behind_unsent_data(family: Family) {
     let case = Case::new();
-    let pair = case.establish_with(family, |client| client.set_recv_buffer_size(8192).unwrap(), |_| ());
+    let pair =
+        case.establish_with(family, |client| client.set_recv_buffer_size(RECEIVE_BUFFER).unwrap(), |_| ());
     let connection = pair.connection;
     let (client, mut server) = (pair.client, pair.server);
     client.shutdown(Shutdown::Write).unwrap();

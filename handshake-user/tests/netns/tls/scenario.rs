@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     case::{Case, RTT, ms},
-    ends::{Ends, Expect},
+    ends::{Ends, Expect, opening},
     program::machine::{patience, tolerance},
     record::Record,
     testbed::{
@@ -262,7 +262,7 @@ pub(crate) fn flights_of(tls: &Record) -> Vec<Flight> {
 pub(crate) fn check_consistent(ends: &Ends, side: Side) {
     let (open, tls, close) = (ends.open(side), ends.tls(side), ends.close(side));
     assert_eq!([open.id(), close.id()], [tls.id(); 2], "the id differs between records");
-    assert_eq!(tls.get("open"), open.get("open"), "the `open` section differs between records");
+    assert_eq!(opening(tls), opening(open), "the `open` section differs between records");
     assert_eq!(tls.get("tls"), close.get("tls"), "the `tls` section differs between records");
     assert_eq!(tls.get("setup"), close.get("setup"), "the `setup` section differs between records");
     open.assert_unknown("tls");

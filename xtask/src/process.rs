@@ -5,7 +5,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs,
     io::{self, BufReader, IsTerminal as _},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::{Arc, atomic::AtomicBool},
@@ -98,6 +98,17 @@ pub(crate) fn executables(cargo: &mut Command, what: &str) -> Result<Vec<PathBuf
         bail!("{what} failed ({status}): see the compiler's messages above");
     }
     Ok(executables)
+}
+
+/// The kernel kills the program when the thread that starts it ends, so that an interrupted run leaves
+/// nothing behind.
+pub(crate) fn dies_with_its_parent(command: &mut Command) {
+    // SAFETY: between fork and exec only one system call is made.
+    unsafe {
+        command.pre_exec(|| {
+            Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
+        })
+    };
 }
 
 fn quoted(output: &Output) -> String {

@@ -12,8 +12,8 @@ use anyhow::{Context as _, Result, bail};
 use super::{
     load::{Load, make_namespace},
     nginx::{PLAIN, Server},
-    subject::dies_with_its_parent,
 };
+use crate::process::dies_with_its_parent;
 
 /// One thread each, many connections at a time, in a network namespace of their own. Ends when dropped.
 pub(super) struct Http {

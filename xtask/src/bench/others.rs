@@ -13,8 +13,7 @@ use rustix::{
     thread::UnshareFlags,
 };
 
-use super::subject::dies_with_its_parent;
-use crate::process;
+use crate::process::{self, dies_with_its_parent};
 
 /// A program, where it is on Debian, and the package it comes in.
 #[derive(Debug)]

@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
@@ -13,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::proc_stat::CpuTimes;
+use crate::{proc_stat::CpuTimes, process::dies_with_its_parent};
 
 /// How long attaching may take.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -126,17 +125,6 @@ impl Subject {
         self.child.wait().context("cannot wait for handshake")?;
         Ok(self.errors.join().unwrap_or_default())
     }
-}
-
-/// The kernel kills the program when the thread that starts it ends, so that an interrupted run leaves
-/// nothing behind.
-pub(crate) fn dies_with_its_parent(command: &mut Command) {
-    // SAFETY: between fork and exec only one system call is made.
-    unsafe {
-        command.pre_exec(|| {
-            Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
-        })
-    };
 }
 
 fn program_time(fdinfo: &str) -> Option<ProgramTime> {

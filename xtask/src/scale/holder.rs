@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::bench::subject::dies_with_its_parent;
+use crate::process::dies_with_its_parent;
 
 /// Ends, and with it what it holds, when dropped.
 pub(super) struct Holder(Child);

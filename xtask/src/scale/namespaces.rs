@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{Daemon, Progress, Table, check, ms};
-use crate::{bench::subject::dies_with_its_parent, process::step};
+use crate::process::{dies_with_its_parent, step};
 
 pub(super) fn measure(binary: &Path, count: u32, interrupted: &AtomicBool) -> Result<Table> {
     let mut table = Table::default();

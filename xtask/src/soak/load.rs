@@ -22,8 +22,8 @@ use fastrand::Rng;
 use rustix::net::sockopt::set_socket_linger;
 
 use crate::{
-    bench::{load::make_namespace, subject::dies_with_its_parent},
-    process,
+    bench::load::make_namespace,
+    process::{self, dies_with_its_parent},
 };
 
 /// Addresses of the connections without TLS and with it: in the networks for benchmarks (RFC 2544), so that

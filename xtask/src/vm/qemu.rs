@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::target::Target;
+use crate::{process::dies_with_its_parent, target::Target};
 
 /// A machine about to be started.
 pub(super) struct Machine {
@@ -56,6 +56,7 @@ impl Machine {
         let mut command = self.command();
         let mut log = File::create(&self.log)
             .with_context(|| format!("cannot create {}: is the disk full?", self.log.display()))?;
+        dies_with_its_parent(&mut command);
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let program = command.get_program().display();
         let mut child = Running(child.with_context(|| format!("`{program}` cannot be started"))?);

@@ -2,6 +2,7 @@
 
 mod bulk;
 mod cpu;
+mod hooks;
 mod http;
 pub(crate) mod load;
 mod measure;
@@ -38,7 +39,8 @@ enum Kind {
 /// Measure what handshake costs a host that makes connections, TLS handshakes or transfers as fast as it can
 ///
 /// Runs each load in a network namespace of its own: without the program, with `handshake daemon`, and (without
-/// TLS) with `handshake trace`, in turn, and compares within each round. Needs root.
+/// TLS) with `handshake trace` and with empty programs at the same hooks, in turn, and compares within each
+/// round. Needs root.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  sudo -E cargo xtask bench\n  \
         sudo -E cargo xtask bench --rounds 11 --seconds 5\n  \

@@ -5,6 +5,7 @@ use std::{fmt::Write as _, thread};
 use anyhow::Result;
 
 use super::{
+    hooks::{self, Hooks},
     load::Load,
     measure::{BenchMode, Plan, SETTLE, cpu_shares, kernel_time},
     others::Other,
@@ -29,7 +30,7 @@ struct Sample {
 pub(super) fn measure(plan: &Plan<'_>, name: &str, load: &dyn Load, others: &[&Other]) -> Result<String> {
     load.rate_over(plan.window)?;
     let own = BenchMode::ALL.iter().map(|mode| mode.name());
-    let names: Vec<_> = own.chain(others.iter().map(|other| other.name)).collect();
+    let names: Vec<_> = own.chain([hooks::NAME]).chain(others.iter().map(|other| other.name)).collect();
     let mut rounds: Vec<Vec<Sample>> = Vec::new();
     for round in 1..=plan.rounds {
         step(format!(
@@ -40,7 +41,9 @@ pub(super) fn measure(plan: &Plan<'_>, name: &str, load: &dyn Load, others: &[&O
         ));
         let own = BenchMode::ALL.into_iter().map(|mode| sample(load, plan, mode));
         rounds.push(
-            own.chain(others.iter().map(|other| sample_other(load, plan, other))).collect::<Result<_>>()?,
+            own.chain([sample_hooks(load, plan)])
+                .chain(others.iter().map(|other| sample_other(load, plan, other)))
+                .collect::<Result<_>>()?,
         );
     }
     let shares = cpu_shares(plan, name, |sample| sample())?;
@@ -61,6 +64,14 @@ fn sample(load: &dyn Load, plan: &Plan<'_>, mode: BenchMode) -> Result<Sample> {
     let user_seconds = Some(subject.user_seconds()? - before);
     let lost = subject.stop()?.into_iter().filter(|line| line.contains("lost")).collect();
     Ok(Sample { rate, connections, user_seconds, lost })
+}
+
+fn sample_hooks(load: &dyn Load, plan: &Plan<'_>) -> Result<Sample> {
+    let attached = Hooks::attach()?;
+    thread::sleep(SETTLE);
+    let (connections, rate) = load.rate_over(plan.window)?;
+    drop(attached);
+    Ok(Sample { rate, connections, ..Sample::default() })
 }
 
 fn sample_other(load: &dyn Load, plan: &Plan<'_>, other: &Other) -> Result<Sample> {

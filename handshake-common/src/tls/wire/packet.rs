@@ -81,6 +81,7 @@ pub struct PacketAction {
 }
 
 impl PacketAction {
-    pub(super) const WATCH: Self =
+    /// Nothing to copy, and nothing to follow.
+    pub const WATCH: Self =
         Self { next: Next::Watch, sender: Role::Client, copy_offset: 0, copy_length: 0 };
 }

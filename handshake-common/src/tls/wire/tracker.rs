@@ -20,7 +20,7 @@ use crate::vocabulary::Role;
 
 /// The most records examined in one packet: the loop's bound for the verifier. A server's whole flight has
 /// seven.
-const MAX_PER_PACKET: u32 = 12;
+pub const MAX_PER_PACKET: u32 = 12;
 /// The most packets of a handshake.
 const MAX_PACKETS: u16 = 1 << 14;
 /// The most records of a client's second flight: EndOfEarlyData or certificate and its proof, Finished, and
@@ -37,8 +37,25 @@ pub const FLIGHT: u32 = 512;
 
 /// Follows one packet. All of a connection's packets with payload go through here until the handshake is
 /// over; during [`Next::FollowAll`], so do those without.
+///
+/// The kernel side calls the three steps itself, the one in the middle as a function of its own.
 #[inline(always)]
 pub fn track(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> PacketAction {
+    if !arrive(wire, segment, payload) {
+        return PacketAction::WATCH;
+    }
+    for _ in 0..MAX_PER_PACKET {
+        if !next_record(wire, segment, payload) {
+            break;
+        }
+    }
+    depart(wire, segment, payload.len())
+}
+
+/// The first step: what the packet itself says. False if no handshake has begun, and none begins here: then
+/// there are no further steps, but [`PacketAction::WATCH`].
+#[inline(always)]
+pub fn arrive(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> bool {
     let length = payload.len();
     // A few bytes may only look like the beginning of a hello: then a complete one starts over.
     let begins =
@@ -46,29 +63,72 @@ pub fn track(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> Pack
     if begins {
         begin(wire, segment, length);
     } else if wire.role == 0 {
-        return PacketAction::WATCH;
+        return false;
     }
-    let local_client = wire.role == Role::Client.code();
-    let sent = matches!(segment.direction, Direction::Sent);
-    let side = if local_client == sent { Role::Client } else { Role::Server };
+    let side = side(wire, segment);
     let at = wire.ticks(segment.now_ns);
     wire.packets = wire.packets.saturating_add(1);
     if matches!(side, Role::Client) {
         acknowledged(wire, segment.seq, segment.ack, at);
         repeated(wire, segment.seq, length, at);
     }
-    if wire.is(Ending::Going) {
-        records(wire, side, segment, payload, at);
+    let stream = wire.stream(side);
+    if !stream.seen.contains(StreamFlags::SYNCED) {
+        stream.next = segment.seq;
+        stream.seen.insert(StreamFlags::SYNCED);
     }
-    if wire.is(Ending::Going) && wire.packets > MAX_PACKETS {
-        wire.ending = Ending::Exhausted as u8;
+    true
+}
+
+/// The second step, at most [`MAX_PER_PACKET`] times: the next record that begins in this packet. False if it
+/// was the last.
+#[inline(always)]
+pub fn next_record(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> bool {
+    let side = side(wire, segment);
+    let (seq, length) = (segment.seq, payload.len());
+    let is_going = wire.is(Ending::Going);
+    let stream = wire.stream(side);
+    let offset = stream.next.wrapping_sub(seq);
+    if !is_going || is_before(stream.next, seq) || offset >= length {
+        return false;
+    }
+    let begin = stream.next.wrapping_sub(u32::from(stream.have));
+    if !head(stream, payload, offset) {
+        stream.next = seq.wrapping_add(length);
+        half_a_header(wire, side, begin);
+        return false;
+    }
+    let Some(head) = Head::parse(&stream.head) else {
+        wire.ending = Ending::Malformed as u8;
+        return false;
+    };
+    stream.have = 0;
+    stream.next = begin.wrapping_add(HEADER + u32::from(head.length));
+    let at = wire.ticks(segment.now_ns);
+    record(wire, side, segment, payload, head, begin, at);
+    wire.is(Ending::Going)
+}
+
+/// The last step: what is due after a packet with so many bytes of payload.
+#[inline(always)]
+pub fn depart(wire: &mut Wire, segment: &Segment, length: u32) -> PacketAction {
+    let side = side(wire, segment);
+    let end = segment.seq.wrapping_add(length);
+    if wire.is(Ending::Going) {
+        let stream = wire.stream(side);
+        if is_before(stream.next, end) {
+            passed(stream, end, length);
+        }
+        if wire.packets > MAX_PACKETS {
+            wire.ending = Ending::Exhausted as u8;
+        }
     }
     if wire.client.hello_count == 0 && !wire.is(Ending::Going) {
         wire.role = 0;
         return PacketAction::WATCH;
     }
     if matches!(side, Role::Client) {
-        hello_whole(wire, segment.seq.wrapping_add(length), at);
+        hello_whole(wire, end, wire.ticks(segment.now_ns));
     }
     let next = if !wire.is(Ending::Going) {
         Next::Publish
@@ -79,6 +139,14 @@ pub fn track(wire: &mut Wire, segment: &Segment, payload: &impl Payload) -> Pack
     };
     let behind = flight_bytes(wire, side);
     hello_bytes(wire.stream(side), segment.seq, length, side, behind, next)
+}
+
+/// Who has sent it.
+#[inline(always)]
+const fn side(wire: &Wire, segment: &Segment) -> Role {
+    let local_client = wire.role == Role::Client.code();
+    let sent = matches!(segment.direction, Direction::Sent);
+    if local_client == sent { Role::Client } else { Role::Server }
 }
 
 /// How many bytes behind its hello are wanted of this side, too: of a server the header of the next message,
@@ -187,50 +255,6 @@ const fn hello_bytes(
     }
 }
 
-/// Goes through the records that begin in this packet.
-#[inline(always)]
-fn records(wire: &mut Wire, side: Role, segment: &Segment, payload: &impl Payload, at: u32) {
-    let length = payload.len();
-    let seq = segment.seq;
-    let stream = wire.stream(side);
-    if !stream.seen.contains(StreamFlags::SYNCED) {
-        stream.next = seq;
-        stream.seen.insert(StreamFlags::SYNCED);
-    }
-    if is_before(stream.next, seq) {
-        passed(stream, seq, length);
-        return;
-    }
-    let mut offset = stream.next.wrapping_sub(seq);
-    for _ in 0..MAX_PER_PACKET {
-        if offset >= length {
-            return;
-        }
-        let stream = wire.stream(side);
-        let begin = seq.wrapping_add(offset).wrapping_sub(u32::from(stream.have));
-        if !head(stream, payload, offset) {
-            stream.next = seq.wrapping_add(length);
-            half_a_header(wire, side, begin);
-            return;
-        }
-        let Some(head) = Head::parse(&stream.head) else {
-            wire.ending = Ending::Malformed as u8;
-            return;
-        };
-        stream.have = 0;
-        stream.next = begin.wrapping_add(HEADER + u32::from(head.length));
-        offset = stream.next.wrapping_sub(seq);
-        record(wire, side, segment, payload, head, begin, at);
-        if !wire.is(Ending::Going) {
-            return;
-        }
-    }
-    let stream = wire.stream(side);
-    if offset < length {
-        passed(stream, seq, length);
-    }
-}
-
 /// The curve of a server's key exchange (TLS 1.2 and before) that begins a record, `begin` bytes into this
 /// packet, and what it is signed with, if the packet has those bytes. Without branches: each would multiply
 /// what the verifier follows.
@@ -274,10 +298,9 @@ const fn half_a_header(wire: &mut Wire, side: Role, begin: u32) {
     }
 }
 
-/// A packet passed by before the bytes that the tracker waits for.
+/// A packet passed by, up to `end`, before the bytes that the tracker waits for.
 #[inline(always)]
-fn passed(stream: &mut Stream, seq: u32, length: u32) {
-    let end = seq.wrapping_add(length);
+fn passed(stream: &mut Stream, end: u32, length: u32) {
     if length != 0 && (!stream.seen.contains(StreamFlags::AHEAD) || is_before(stream.ahead, end)) {
         stream.ahead = end;
         stream.seen.insert(StreamFlags::AHEAD);

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use handshake_common::{
     Connection, Kind, Phase, WirePhase,
     tcp::{Sock as _, states},
-    tls::wire::{self, Direction, Next, Segment, WireHandshake, begins_hello, proxy_header},
+    tls::wire::{self, Direction, Next, PacketAction, Segment, WireHandshake, begins_hello, proxy_header},
     totals::{self, DropReason},
 };
 
@@ -203,9 +203,11 @@ fn step(
     sock: &KernelSock<Filtered>,
     direction: Direction,
     packet: Packet,
-    watched: &mut FlowState,
+    flow: *mut FlowState,
     ends: &Endpoints,
 ) {
+    // SAFETY: the map's own value, which the kernel keeps while the program runs; the flow is entered.
+    let watched = unsafe { &mut *flow };
     let packet = watched.packet(packet);
     // SAFETY: no arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
@@ -218,7 +220,18 @@ fn step(
     let packet = watched.packet(packet);
     let payload = packet.payload(skb);
     let segment = Segment { direction, seq: packet.seq, ack: packet.ack, now_ns };
-    let due = wire::track(&mut watched.wire, &segment, &payload);
+    watched.now_ns = now_ns;
+    let has_begun = wire::arrive(&mut watched.wire, &segment, &payload);
+    if has_begun {
+        records(skb, ends);
+    }
+    // SAFETY: as above. Anew, because the records were followed by another pointer to it.
+    let watched = unsafe { &mut *flow };
+    let due = if has_begun {
+        wire::depart(&mut watched.wire, &segment, packet.length)
+    } else {
+        PacketAction::WATCH
+    };
     watched.set_due(Step::of(&due));
     if packet.syn == 1 && watched.wire.whole_at != 0 {
         watched.hello_in_syn = 1;
@@ -249,6 +262,47 @@ fn step(
     } else {
         wires::want(ends, watched, !due.is(Next::Follow), now_ns);
     }
+}
+
+/// Goes through the TLS records of a packet whose flow is entered.
+#[inline(always)]
+fn records(skb: *mut __sk_buff, ends: &Endpoints) {
+    // SAFETY: arrays of 16 bytes are two numbers.
+    let [local, remote]: [[u64; 2]; 2] = unsafe { core::mem::transmute([ends.local, ends.remote]) };
+    let ports = u32::from(ends.local_port) | u32::from(ends.remote_port) << 16;
+    // SAFETY: the program's own context, which has room for twenty bytes of the program's. A function takes
+    // five arguments, and these are more.
+    unsafe {
+        (&raw mut (*skb).cb[0]).write_volatile(ends.netns);
+        (&raw mut (*skb).cb[1]).write_volatile(ports);
+    }
+    for _ in 0..wire::MAX_PER_PACKET {
+        if tls_record(skb, local[0], local[1], remote[0], remote[1]) == 0 {
+            return;
+        }
+    }
+}
+
+/// The next TLS record of a packet; 0 if it was the last. A function of its own, with the context and numbers
+/// for arguments: the verifier looks at it once, and not once for each record of a packet. Pointers to maps'
+/// values it may have from 5.12 on alone, so that it looks the flow up again.
+#[expect(clippy::cast_possible_truncation, reason = "two ports in a number")]
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn tls_record(skb: *mut __sk_buff, local: u64, local_2: u64, remote: u64, remote_2: u64) -> u32 {
+    // SAFETY: the program's own context; see `records`. Volatile: the verifier wants the loads as they are.
+    let (netns, ports) =
+        unsafe { ((&raw const (*skb).cb[0]).read_volatile(), (&raw const (*skb).cb[1]).read_volatile()) };
+    // SAFETY: two numbers are arrays of 16 bytes.
+    let [local, remote] = unsafe { core::mem::transmute([[local, local_2], [remote, remote_2]]) };
+    let (local_port, remote_port) = (ports as u16, (ports >> 16) as u16);
+    let Some(watched) = wires::find(&Endpoints { local, remote, netns, local_port, remote_port }) else {
+        return 0;
+    };
+    let packet = watched.stored();
+    let segment =
+        Segment { direction: direction(skb), seq: packet.seq, ack: packet.ack, now_ns: watched.now_ns };
+    u32::from(wire::next_record(&mut watched.wire, &segment, &packet.payload(skb)))
 }
 
 /// Sends the record of the handshake.

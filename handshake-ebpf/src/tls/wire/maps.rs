@@ -31,6 +31,8 @@ pub(crate) struct FlowState {
     /// here, so the many paths into and out of the tracker become one; otherwise they multiply.
     packet: Packet,
     due: Step,
+    /// When the current packet passed.
+    pub(crate) now_ns: u64,
 }
 
 /// What is due after a packet: [`PacketAction`] in numbers.
@@ -64,8 +66,8 @@ impl FlowState {
         // SAFETY: the map's own value. Volatile: it must really be written and read.
         unsafe {
             (&raw mut self.packet).write_volatile(packet);
-            (&raw const self.packet).read_volatile()
         }
+        self.stored()
     }
 
     /// Stores the action while inside.
@@ -73,6 +75,13 @@ impl FlowState {
     pub(crate) fn set_due(&mut self, due: Step) {
         // SAFETY: the map's own value. Volatile: it must really be written.
         unsafe { (&raw mut self.due).write_volatile(due) };
+    }
+
+    /// The packet that was stored last.
+    #[inline(always)]
+    pub(crate) fn stored(&self) -> Packet {
+        // SAFETY: the map's own value. Volatile: it must really be read.
+        unsafe { (&raw const self.packet).read_volatile() }
     }
 
     /// The action due after the packet.

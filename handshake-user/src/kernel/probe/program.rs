@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},
     thread,
+    time::Instant,
 };
 
 use aya::{Btf, Ebpf, maps::ProgramArray, programs::Program};
@@ -78,7 +79,9 @@ pub(super) fn load_all(ebpf: &mut Ebpf, jobs: Vec<Job>, btf: &Btf) -> Outcomes {
     let next = || todo.lock().unwrap_or_else(PoisonError::into_inner).pop();
     let work = || {
         while let Some((job, program)) = next() {
+            let begun = Instant::now();
             let loaded = job.load(program, btf);
+            tracing::debug!(program = job.name, took = ?begun.elapsed(), loaded = loaded.is_ok(), "verified");
             outcomes.lock().unwrap_or_else(PoisonError::into_inner).insert(job.name, loaded);
         }
     };

@@ -7,8 +7,7 @@ pub const MAP: &str = "LISTENERS";
 /// How many listening sockets are known at most; connections to further ones name no process.
 pub const MAX: usize = 8192;
 /// [`Queue::state`] of a socket that listens.
-#[expect(clippy::cast_possible_truncation, reason = "states are small numbers")]
-pub const LISTEN: u16 = super::states::LISTEN as u16;
+pub const LISTEN: u64 = super::states::LISTEN as u64;
 
 /// A listening socket and the process that listens on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -52,11 +51,28 @@ pub struct Holder {
     pub pid: u32,
     /// Not 0: it was forked and runs the program of its parent still (`PF_FORKNOEXEC`).
     pub is_forked: u32,
+    /// How full the socket's queue is.
+    pub backlog: Backlog,
+}
+
+/// A listening socket's queue of connections that wait for `accept()`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Backlog {
+    /// `sk_ack_backlog`: connections that are established and wait for `accept()`.
+    pub length: u32,
+    /// `sk_max_ack_backlog`: the backlog of `listen()`, limited by net.core.somaxconn. The kernel lets one
+    /// more wait.
+    pub limit: u32,
+    /// `sk_drops`: packets that the socket has dropped, at 32 bits.
+    pub drops: u32,
+    /// Whether this kernel has all three numbers.
+    pub is_known: u32,
 }
 
 impl Holder {
     /// Bytes of one record.
-    pub const SIZE: u32 = 48;
+    pub const SIZE: u32 = 64;
     /// Name of the iterator program in the eBPF object.
     pub const PROGRAM: &str = "listener_holders";
     /// The kernel's kind of iterator.
@@ -77,22 +93,15 @@ pub struct Queue {
     pub key: u64,
     /// What is known of it.
     pub listener: Listener,
-    /// `sk_ack_backlog`: connections that are established and wait for `accept()`.
-    pub length: u32,
-    /// `sk_max_ack_backlog`: the backlog of `listen()`, limited by net.core.somaxconn. The kernel lets one
-    /// more wait.
-    pub limit: u32,
-    /// `sk_drops`: packets that the socket has dropped since this entry was made, at 32 bits.
-    pub drops: u32,
-    /// `skc_state`; anything but LISTEN: the socket has gone.
-    pub state: u16,
-    /// Whether this kernel has all three numbers.
-    pub is_known: u16,
+    /// See [`Backlog`].
+    pub backlog: Backlog,
+    /// `skc_state`; anything but [`LISTEN`]: the socket has gone.
+    pub state: u64,
 }
 
 impl Queue {
     /// Bytes of one record.
-    pub const SIZE: u32 = 88;
+    pub const SIZE: u32 = 96;
     /// Name of the iterator program in the eBPF object.
     pub const PROGRAM: &str = "listener_queues";
     /// The kernel's kind of iterator.
@@ -107,7 +116,13 @@ impl Queue {
     /// Whether the kernel refuses further connections (`sk_acceptq_is_full`).
     #[must_use]
     pub const fn is_full(&self) -> bool {
-        self.length > self.limit
+        self.backlog.length > self.backlog.limit
+    }
+
+    /// Packets that the socket has dropped since its entry was made.
+    #[must_use]
+    pub const fn drops(&self) -> u32 {
+        self.backlog.drops.wrapping_sub(self.listener.drops)
     }
 }
 

@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::bpf_seq_write;
 use handshake_common::{
     layout::ABSENT,
     tcp::{
-        listener::{Holder, Listener, Queue},
+        listener::{Backlog, Holder, Listener, Queue},
         states,
     },
 };
@@ -85,12 +85,36 @@ pub(crate) unsafe extern "C" fn listener_holders(ctx: *const TaskFile) -> i32 {
             comm: found.comm,
             pid: found.pid,
             is_forked: Direct::read::<u32>(leader, layout!(task_flags)) & PF_FORKNOEXEC,
+            backlog: backlog(sk),
         };
         listener::add(record.key, &found);
         // When the buffer is full the kernel asks again for this file.
         let _ = bpf_seq_write((*(*ctx).meta).seq, (&raw const record).cast_mut().cast(), Holder::SIZE);
     }
     0
+}
+
+/// How full the queue of a listening socket is.
+///
+/// # Safety
+/// `sk` is a pointer of the kernel's or null.
+#[inline(always)]
+unsafe fn backlog(sk: *const c_void) -> Backlog {
+    if layout!(sk_ack_backlog) == ABSENT
+        || layout!(sk_max_ack_backlog) == ABSENT
+        || layout!(sk_drops) == ABSENT
+    {
+        return Backlog::default();
+    }
+    // SAFETY: Probed catches every fault.
+    unsafe {
+        Backlog {
+            length: Probed::read(sk, layout!(sk_ack_backlog)),
+            limit: Probed::read(sk, layout!(sk_max_ack_backlog)),
+            drops: Probed::read(sk, layout!(sk_drops)),
+            is_known: 1,
+        }
+    }
 }
 
 /// The TCP socket that listens for a socket of Multipath TCP; any other as it is.
@@ -136,22 +160,10 @@ pub(crate) unsafe extern "C" fn listener_queues(ctx: *const MapElem) -> i32 {
         let mut record = Queue {
             key,
             listener: Listener::default(),
-            length: 0,
-            limit: 0,
-            drops: 0,
-            state: u16::from(Probed::read::<u8>(sk, layout!(skc_state))),
-            is_known: 0,
+            backlog: backlog(sk),
+            state: u64::from(Probed::read::<u8>(sk, layout!(skc_state))),
         };
         word_copy::copy(value, &raw mut record.listener);
-        if layout!(sk_ack_backlog) != ABSENT
-            && layout!(sk_max_ack_backlog) != ABSENT
-            && layout!(sk_drops) != ABSENT
-        {
-            record.length = Probed::read(sk, layout!(sk_ack_backlog));
-            record.limit = Probed::read(sk, layout!(sk_max_ack_backlog));
-            record.drops = Probed::read::<u32>(sk, layout!(sk_drops)).wrapping_sub(record.listener.drops);
-            record.is_known = 1;
-        }
         let _ = bpf_seq_write((*(*ctx).meta).seq, (&raw const record).cast_mut().cast(), Queue::SIZE);
     }
     0

@@ -52,7 +52,8 @@ pub struct Listeners {
     table: maps::HashMap<MapData, u64, Listener>,
     table_fd: OwnedFd,
     holders: OwnedFd,
-    queues: OwnedFd,
+    /// `None` where the kernel does not let the table be iterated over: then the open files tell.
+    queues: Option<OwnedFd>,
     /// The program that closed the last connection to a port, by namespace and port, where it has another
     /// name than the one that listens.
     served: BoundedMap<(u32, u16), Comm>,
@@ -71,7 +72,9 @@ impl Listeners {
     /// same.
     pub fn load(ebpf: &mut Ebpf, btf: &Btf) -> anyhow::Result<Self> {
         let holders = iterator::load(ebpf, Holder::PROGRAM, Holder::ITERATOR, btf)?;
-        let queues = iterator::load(ebpf, Queue::PROGRAM, Queue::ITERATOR, btf)?;
+        let queues = iterator::load(ebpf, Queue::PROGRAM, Queue::ITERATOR, btf)
+            .inspect_err(|error| tracing::debug!(%error, "queues are read with the open files"))
+            .ok();
         let Some(Map::HashMap(table)) = ebpf.take_map(listener::MAP) else {
             anyhow::bail!("the eBPF object lacks the map")
         };
@@ -124,18 +127,8 @@ impl Listeners {
 
     fn look(&mut self) -> io::Result<()> {
         let begun_ns = host::monotonic_ns();
-        let mut holders: HashMap<u64, Vec<Holder>> = HashMap::new();
-        let mut left = MAX_HOLDERS;
-        iterator::each(self.holders.as_fd(), 0, Holder::SIZE, |bytes| {
-            if let Some(holder) = Holder::from_bytes(bytes).filter(|_| left > 0) {
-                left -= 1;
-                holders.entry(holder.key).or_default().push(holder);
-            }
-        })?;
-        if left == 0 {
-            return Err(io::Error::other("more processes listen than can be remembered"));
-        }
-        for Queue { key, listener, state, .. } in self.queues()? {
+        let holders = self.holders()?;
+        for Queue { key, listener, state, .. } in self.queues_by(&holders)? {
             let all = holders.get(&key).map_or(&[][..], Vec::as_slice);
             // One that began meanwhile was missed by the iteration.
             if state == LISTEN && all.is_empty() && listener.since_ns >= begun_ns {
@@ -160,14 +153,49 @@ impl Listeners {
         Ok(())
     }
 
+    /// Every process that has a listening socket open, by the socket.
+    fn holders(&self) -> io::Result<HashMap<u64, Vec<Holder>>> {
+        let mut holders: HashMap<u64, Vec<Holder>> = HashMap::new();
+        let mut left = MAX_HOLDERS;
+        iterator::each(self.holders.as_fd(), 0, Holder::SIZE, |bytes| {
+            if let Some(holder) = Holder::from_bytes(bytes).filter(|_| left > 0) {
+                left -= 1;
+                holders.entry(holder.key).or_default().push(holder);
+            }
+        })?;
+        if left == 0 {
+            return Err(io::Error::other("more processes listen than can be remembered"));
+        }
+        Ok(holders)
+    }
+
     /// Every listening socket and its queue, as it is now.
     ///
     /// # Errors
     /// If the kernel ends the iteration early.
     pub fn queues(&self) -> io::Result<Vec<Queue>> {
+        match &self.queues {
+            Some(queues) => self.iterate(queues),
+            None => self.queues_by(&self.holders()?),
+        }
+    }
+
+    /// The same; where the table cannot be iterated over, those that a process has open.
+    fn queues_by(&self, holders: &HashMap<u64, Vec<Holder>>) -> io::Result<Vec<Queue>> {
+        if let Some(queues) = &self.queues {
+            return self.iterate(queues);
+        }
+        let queue = |(&key, all): (&u64, &Vec<Holder>)| {
+            let listener = self.table.get(&key, 0).ok()?;
+            Some(Queue { key, listener, backlog: all.first()?.backlog, state: LISTEN })
+        };
+        Ok(holders.iter().filter_map(queue).collect())
+    }
+
+    fn iterate(&self, program: &OwnedFd) -> io::Result<Vec<Queue>> {
         let mut queues = Vec::new();
         let map = self.table_fd.as_raw_fd().cast_unsigned();
-        iterator::each(self.queues.as_fd(), map, Queue::SIZE, |bytes| {
+        iterator::each(program.as_fd(), map, Queue::SIZE, |bytes| {
             queues.extend(Queue::from_bytes(bytes));
         })?;
         Ok(queues)
@@ -246,14 +274,14 @@ fn queue_of(queues: &[Queue], netns: u32, addr: IpAddr, port: u16) -> Option<Lis
         }
     };
     let best = queues.iter().map(|queue| score(&queue.listener)).max().filter(|&best| best > 0)?;
-    let group = queues
-        .iter()
-        .filter(|queue| queue.state == LISTEN && queue.is_known != 0 && score(&queue.listener) == best);
+    let group = queues.iter().filter(|queue| {
+        queue.state == LISTEN && queue.backlog.is_known != 0 && score(&queue.listener) == best
+    });
     group
         .map(|queue| ListenQueue {
-            accept_queue: queue.length,
-            accept_queue_limit: queue.limit,
-            drops: queue.drops,
+            accept_queue: queue.backlog.length,
+            accept_queue_limit: queue.backlog.limit,
+            drops: queue.drops(),
         })
         .reduce(|sum, one| ListenQueue {
             accept_queue: sum.accept_queue.saturating_add(one.accept_queue),
@@ -275,6 +303,8 @@ fn bound(listener: &Listener) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use handshake_common::tcp::listener::Backlog;
+
     use super::*;
 
     fn comm(name: &str) -> Comm {
@@ -326,7 +356,8 @@ mod tests {
         bytes[..4].copy_from_slice(&[a, b, c, d]);
         let listener =
             Listener { netns: 1, port: 80, family: family.code(), local: bytes, ..Listener::default() };
-        Queue { listener, length, limit: 10, drops: 1, state: LISTEN, is_known: 1, ..Queue::default() }
+        let backlog = Backlog { length, limit: 10, drops: 1, is_known: 1 };
+        Queue { listener, backlog, state: LISTEN, ..Queue::default() }
     }
 
     #[test]

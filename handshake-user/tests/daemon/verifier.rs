@@ -8,7 +8,7 @@ use aya::programs::loaded_programs;
 use crate::program::{Daemon, command, mount_tracefs};
 
 /// The most instructions for the large programs, by their names as the kernel cuts them, and for the rest.
-const LIMITS: [(&str, u32); 3] = [("inet_sock_set_s", 200_000), ("tls_wire", 400_000), ("", 30_000)];
+const LIMITS: [(&str, u32); 3] = [("inet_sock_set_s", 200_000), ("tls_wire", 170_000), ("", 30_000)];
 
 fn verified(daemon: &Daemon) -> BTreeMap<String, u32> {
     let files = fs::read_dir(format!("/proc/{}/fdinfo", daemon.pid())).unwrap().flatten();

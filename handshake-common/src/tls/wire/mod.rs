@@ -20,6 +20,4 @@ pub use pass::pass;
 pub use raw::{HelloFragment, WireHandshake};
 pub use record::{Record, RecordFlags};
 pub use state::{Ending, Wire};
-pub use tracker::{
-    MAX_PER_PACKET, arrive, closed, depart, is_refused, may_be_refused, next_record, track,
-};
+pub use tracker::{MAX_PER_PACKET, arrive, closed, depart, is_refused, may_be_refused, next_record, track};

@@ -82,6 +82,5 @@ pub struct PacketAction {
 
 impl PacketAction {
     /// Nothing to copy, and nothing to follow.
-    pub const WATCH: Self =
-        Self { next: Next::Watch, sender: Role::Client, copy_offset: 0, copy_length: 0 };
+    pub const WATCH: Self = Self { next: Next::Watch, sender: Role::Client, copy_offset: 0, copy_length: 0 };
 }

@@ -65,18 +65,18 @@ impl Listening {
     pub(super) fn set(&mut self, queues: &[Queue]) {
         self.clear();
         let mut now = HashMap::with_capacity(queues.len());
-        for queue in queues.iter().filter(|queue| queue.state == LISTEN && queue.is_known != 0) {
+        for queue in queues.iter().filter(|queue| queue.state == LISTEN && queue.backlog.is_known != 0) {
             let port = self.label(queue.listener.port);
             let add = |family: &IntGaugeVec, count: u32| {
                 family.with_label_values(&[port.as_str()]).add(i64::from(count));
             };
-            add(&self.waiting, queue.length);
-            add(&self.limit, queue.limit);
+            add(&self.waiting, queue.backlog.length);
+            add(&self.limit, queue.backlog.limit);
             add(&self.full, u32::from(queue.is_full()));
             let socket = (queue.key, queue.listener.since_ns);
-            let dropped = queue.drops.wrapping_sub(self.seen.get(&socket).copied().unwrap_or(0));
+            let dropped = queue.drops().wrapping_sub(self.seen.get(&socket).copied().unwrap_or(0));
             self.drops.with_label_values(&[port.as_str()]).inc_by(u64::from(dropped));
-            now.insert(socket, queue.drops);
+            now.insert(socket, queue.drops());
         }
         self.seen = now;
     }
@@ -92,14 +92,15 @@ impl Listening {
 
 #[cfg(test)]
 mod tests {
-    use handshake_common::tcp::listener::Listener;
+    use handshake_common::tcp::listener::{Backlog, Listener};
     use prometheus::TextEncoder;
 
     use super::*;
 
     fn queue(key: u64, port: u16, length: u32, drops: u32) -> Queue {
         let listener = Listener { port, ..Listener::default() };
-        Queue { key, listener, length, limit: 10, drops, state: LISTEN, is_known: 1 }
+        let backlog = Backlog { length, limit: 10, drops, is_known: 1 };
+        Queue { key, listener, backlog, state: LISTEN }
     }
 
     fn said(readings: &[&[Queue]]) -> Vec<String> {

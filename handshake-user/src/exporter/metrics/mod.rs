@@ -38,7 +38,10 @@ use self::{
     timing::Timing,
     tls::Handshakes,
 };
-pub use self::{exposition::Format, gauge::Census};
+pub use self::{
+    exposition::{Format, unit},
+    gauge::Census,
+};
 use crate::{
     config::{self, Label, Purpose},
     event::{ConnectionEvent, Open},
@@ -218,6 +221,11 @@ impl Metrics {
     /// Takes what became of the connections that are exported as traces.
     pub fn traces(&self, counts: &otlp::Counts) {
         self.itself.traces(counts);
+    }
+
+    /// Takes what became of the exports of the metrics themselves.
+    pub fn exports(&self, fates: &otlp::Fates) {
+        self.itself.exports(fates);
     }
 
     /// Counts an attempt to read the configuration anew.

@@ -82,6 +82,8 @@ pub struct Counts {
     pub sampled: u64,
     /// Connections that were not.
     pub left_out: u64,
+    /// Spans of those that were chosen.
+    pub spans: u64,
     /// Spans that the collector has taken.
     pub exported: u64,
     /// Spans that it has not, in the order of [`Loss::ALL`].
@@ -113,6 +115,7 @@ pub struct TraceExporter {
     batches: mpsc::Sender<Vec<Chosen>>,
     sampled: u64,
     left_out: u64,
+    spans: u64,
     shared: Arc<Shared>,
     thread: JoinHandle<()>,
 }
@@ -136,6 +139,7 @@ impl TraceExporter {
             batches,
             sampled: 0,
             left_out: 0,
+            spans: 0,
             shared,
             thread,
         })
@@ -149,7 +153,8 @@ impl TraceExporter {
 
     /// Takes a record that is none of its own connections'. Never waits.
     pub fn take(&mut self, event: &ConnectionEvent) {
-        if spans::count(event) == 0 {
+        let spans = spans::count(event);
+        if spans == 0 {
             return;
         }
         let state = self.sampling.keeps(event);
@@ -157,6 +162,7 @@ impl TraceExporter {
             *(if state.is_some() { &mut self.sampled } else { &mut self.left_out }) += 1;
         }
         let Some(state) = state else { return };
+        self.spans += spans;
         self.batch.push((event.clone(), state));
         self.since.get_or_insert_with(Instant::now);
         if self.batch.len() >= BATCH {
@@ -174,10 +180,11 @@ impl TraceExporter {
     /// What became of the connections so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let Self { sampled, left_out, shared, .. } = self;
+        let Self { sampled, left_out, spans, shared, .. } = self;
         Counts {
             sampled: *sampled,
             left_out: *left_out,
+            spans: *spans,
             exported: shared.exported.load(Relaxed),
             dropped: shared.dropped.each_ref().map(|spans| spans.load(Relaxed)),
         }

@@ -162,7 +162,7 @@ impl Itself {
 
     /// Takes what became of the connections that are exported.
     pub(super) fn traces(&self, counts: &otlp::Counts) {
-        let otlp::Counts { sampled, left_out, exported, dropped } = *counts;
+        let otlp::Counts { sampled, left_out, exported, dropped, .. } = *counts;
         let Traces { connections, exported: taken, dropped: lost } = &self.traces;
         for (counter, now) in connections.iter().zip([sampled, left_out]) {
             catch_up(counter, now);

@@ -1,7 +1,7 @@
 //! The daemons of a fleet as a collector sees them: `otlp-fleet URL FOLDER RATE`.
 //!
-//! FOLDER has a file of records for each host, as packaging/fleet/simulate.py makes them. Each host exports its
-//! connections as its daemon would, by an exporter, a thread and a connection of its own. RATE: connections a
+//! FOLDER has a file of records for each host, as packaging/fleet/simulate.py makes them. Each host exports
+//! its connections as its daemon would, by an exporter, a thread and a connection of its own. RATE: connections a
 //! second of each host, all hosts at once; or 0: as fast as the collector takes them, a few hosts at a time.
 
 use std::{
@@ -123,7 +123,9 @@ fn at_rate(files: &[PathBuf], collector: &Endpoint, rate: u64) -> Result<Sum> {
         sleep(TICK);
     }
     let mut sum = Sum::default();
-    hosts.into_iter().for_each(|host| sum.add(host));
+    for host in hosts {
+        sum.add(host);
+    }
     Ok(sum)
 }
 

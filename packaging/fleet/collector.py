@@ -12,6 +12,7 @@ import http.server
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 import tempfile
@@ -137,6 +138,9 @@ def free_ports(count):
 
 def main(rotel, sender, folder, rate):
     hosts = len(list(pathlib.Path(folder).iterdir()))
+    # Of each host a file and a connection are open, at both ends.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with tempfile.TemporaryDirectory(dir=pathlib.Path(folder).parent) as place:
         engine = Engine(place)
         server = serve(engine)

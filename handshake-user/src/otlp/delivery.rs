@@ -1,4 +1,5 @@
-//! Attempts to deliver a request, the pauses between them, what is said of trouble, and the thread of all that.
+//! Attempts to deliver a request, the pauses between them, what is said of trouble, and the thread of all
+//! that.
 
 use std::{
     fmt::Display,

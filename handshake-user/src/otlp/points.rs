@@ -1,5 +1,5 @@
-//! The metrics of `/metrics` as OTLP has them, by OpenTelemetry's "Prometheus and OpenMetrics Compatibility".
-//! Pure. docs/otlp.md says what becomes of what.
+//! The metrics of `/metrics` as OTLP has them, by "Prometheus and `OpenMetrics` Compatibility" of
+//! OpenTelemetry's specification. Pure. docs/otlp.md says what becomes of what.
 
 use std::time::SystemTime;
 
@@ -15,7 +15,7 @@ use opentelemetry_proto::tonic::{
 use prometheus::proto::{self, MetricFamily, MetricType};
 
 use super::attributes::{Common, SCHEMA_URL, nanos, scope, text};
-use crate::{exporter::metrics, untrusted::Untrusted};
+use crate::{unit::unit, untrusted::Untrusted};
 
 /// The metrics at a moment.
 #[derive(Clone, Debug)]
@@ -89,7 +89,7 @@ impl Span {
                 ("gauge", Data::Gauge(self.gauge(family)))
             }
         };
-        let unit = match metrics::unit(family) {
+        let unit = match unit(family) {
             Some("seconds") => "s",
             Some("bytes") => "By",
             _ => "",

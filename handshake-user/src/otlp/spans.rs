@@ -433,7 +433,7 @@ mod tests {
         let tls = event.tls.as_mut().unwrap();
         tls.flights = Some(vec![flight(Role::Client, RTT_US + 100), flight(Role::Server, 2 * RTT_US + 100)]);
         tls.certificate = Some(Box::new(Certificate {
-            not_after: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+            not_after: UNIX_EPOCH + Duration::from_hours(500_000),
             key_type: Some("rsa".into()),
             key_bits: Some(2048),
             curve: None,

@@ -128,7 +128,7 @@ impl Targets {
                 || signals.contains(&signal),
                 |list| list.split(',').any(|exporter| exporter.trim().eq_ignore_ascii_case("otlp")),
             );
-            if is_wanted && !is_off { Target::new(signal, endpoint, &variable) } else { Ok(None) }
+            if is_wanted && !is_off { Target::new(signal, endpoint, variable) } else { Ok(None) }
         };
         let metrics = target(Signal::Metrics, "OTEL_METRICS_EXPORTER")?;
         let interval = variable(INTERVAL_VARIABLE).filter(|_| metrics.is_some());

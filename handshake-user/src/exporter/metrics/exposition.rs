@@ -7,6 +7,8 @@ use prometheus::{
     proto::{LabelPair, Metric, MetricFamily, MetricType},
 };
 
+use crate::unit::{base, unit};
+
 /// A text format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -38,24 +40,6 @@ pub(super) fn render(families: &[MetricFamily], format: Format) -> prometheus::R
             text.push_str("# EOF\n");
             Ok(text)
         }
-    }
-}
-
-/// The units that names here end in.
-const UNITS: [&str; 2] = ["seconds", "bytes"];
-
-/// The unit that the name of a family ends in.
-#[must_use]
-pub fn unit(family: &MetricFamily) -> Option<&'static str> {
-    let name = base(family);
-    UNITS.into_iter().find(|unit| name.ends_with(&format!("_{unit}")))
-}
-
-/// The suffix belongs to the samples of a counter, not to its family.
-fn base(family: &MetricFamily) -> &str {
-    match family.name().strip_suffix("_total") {
-        Some(name) if family.get_field_type() == MetricType::COUNTER => name,
-        _ => family.name(),
     }
 }
 

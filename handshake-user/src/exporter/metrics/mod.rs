@@ -38,10 +38,7 @@ use self::{
     timing::Timing,
     tls::Handshakes,
 };
-pub use self::{
-    exposition::{Format, unit},
-    gauge::Census,
-};
+pub use self::{exposition::Format, gauge::Census};
 use crate::{
     config::{self, Label, Purpose},
     event::{ConnectionEvent, Open},

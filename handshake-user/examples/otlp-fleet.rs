@@ -1,8 +1,9 @@
 //! The daemons of a fleet as a collector sees them: `otlp-fleet URL FOLDER RATE`.
 //!
 //! FOLDER has a file of records for each host, as packaging/fleet/simulate.py makes them. Each host exports
-//! its connections as its daemon would, by an exporter, a thread and a connection of its own. RATE: connections a
-//! second of each host, all hosts at once; or 0: as fast as the collector takes them, a few hosts at a time.
+//! its connections as its daemon would, by an exporter, a thread and a connection of its own. RATE:
+//! connections a second of each host, all hosts at once; or 0: as fast as the collector takes them, a few
+//! hosts at a time.
 
 use std::{
     env,

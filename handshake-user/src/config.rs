@@ -17,7 +17,7 @@ use serde::{
 
 use crate::{
     bounded,
-    otlp::{Endpoint, Sampling},
+    otlp::{Endpoint, Sampling, Signal},
     recording::Limits,
     settings::{
         ExporterOptions, ExporterSettings, LogLevel, PageFor, ProbeOptions, ProbeSettings, RedactOptions,
@@ -46,9 +46,11 @@ pub struct Config {
     pub web_config: Option<PathBuf>,
     /// Where records go. `None`: nowhere.
     pub records: Option<Records>,
-    /// The collector to which connections are exported, if the configuration names one.
+    /// The collector to which connections and metrics are exported, if the configuration names one.
     pub otlp_endpoint: Option<Endpoint>,
-    /// Which of them.
+    /// Which of the two.
+    pub otlp_signals: Vec<Signal>,
+    /// Which of the connections.
     pub otlp_sampling: Sampling,
     /// Who may see the page `/`.
     pub page: PageFor,
@@ -213,6 +215,7 @@ impl Options {
             records_age,
             look_back,
             otlp_endpoint,
+            otlp_signals,
             otlp_sample,
             otlp_slow,
             page,
@@ -235,6 +238,7 @@ impl Options {
             web_config: web_config.into_path(),
             records,
             otlp_endpoint: otlp_endpoint.into_endpoint(),
+            otlp_signals: otlp_signals.into_vec(),
             otlp_sampling: Sampling { share: otlp_sample, slow: otlp_slow.duration() },
             page,
             redact,

@@ -37,6 +37,7 @@ mod skip_test;
 pub mod stderr;
 pub mod tls;
 pub mod tracer;
+mod unit;
 pub mod untrusted;
 
 use std::process::ExitCode;

@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use crate::{
     buckets::Buckets,
-    otlp::{OptionalEndpoint, Share},
+    otlp::{OptionalEndpoint, Share, Signal, Signals},
     redaction::Redaction,
 };
 
@@ -182,6 +182,16 @@ settings! {
         /// `http://127.0.0.1:4318`; `OTEL_EXPORTER_OTLP_ENDPOINT` and the like are read as well.
         #[arg(long, value_name = "URL", env = "HANDSHAKE_OTLP_ENDPOINT")]
         otlp_endpoint: OptionalEndpoint = OptionalEndpoint::default(), parsed as OptionalEndpoint;
+
+        /// What is exported to it: traces (connections), metrics (those of /metrics), or both; repeatable.
+        #[arg(
+            long = "otlp-signal",
+            value_enum,
+            value_name = "traces|metrics",
+            value_delimiter = ',',
+            env = "HANDSHAKE_OTLP_SIGNALS"
+        )]
+        otlp_signals: Signals = vec![Signal::Traces], parsed as Vec<Signal>;
 
         /// Share of the connections that are exported, 0 to 1; those that failed or were slow always are.
         #[arg(long, value_name = "SHARE", env = "HANDSHAKE_OTLP_SAMPLE")]

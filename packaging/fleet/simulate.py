@@ -1,6 +1,6 @@
 """Makes a day of many hosts out of the records of one, and measures what the engines do with it.
 
-    simulate.py duckdb|clickhouse RECORDED HOSTS CONNECTIONS FOLDER
+    simulate.py duckdb|clickhouse|none RECORDED HOSTS CONNECTIONS FOLDER
 
 Every connection is one of the recorded ones, with all its records: on another host, at another time of the day, with
 another port, peer and process, and with durations up to a fifth longer or shorter. Half of them have TLS. FOLDER gets
@@ -103,6 +103,8 @@ def main(engine, file, hosts, count, folder):
     print(f"{count} connections of {len(files)} hosts: {records} records, "
           f"{plain / records:.0f} bytes each, {packed / records:.0f} compressed")
 
+    if engine == "none":
+        return
     begin = time.monotonic()
     asked = {"duckdb": ask.DuckDb, "clickhouse": ask.ClickHouse}[engine](f"{folder}/*.jsonl.gz")
     took = time.monotonic() - begin

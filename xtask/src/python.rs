@@ -48,6 +48,13 @@ pub(crate) const CLICKHOUSE: Packages = Packages {
     purpose: "it answers queries over records (180 MB, and 530 MB unpacked)",
 };
 
+/// The collector that traces of a simulated fleet pass through.
+pub(crate) const COLLECTOR: Packages = Packages {
+    name: "collector",
+    list: "packaging/fleet/requirements-collector.txt",
+    purpose: "it passes on traces (10 MB)",
+};
+
 impl Packages {
     /// Installs them unless they are there. Returns their folder.
     pub(crate) fn ensure(&self, workspace: &Workspace) -> Result<PathBuf> {
@@ -123,7 +130,7 @@ mod tests {
     #[test]
     fn every_package_has_one_version() {
         let root = Workspace::locate().unwrap().root;
-        for packages in [CHART, DUCKDB, CLICKHOUSE] {
+        for packages in [CHART, DUCKDB, CLICKHOUSE, COLLECTOR] {
             let list = fs::read_to_string(root.join(packages.list)).unwrap();
             let lines = list.lines().filter(|line| !line.starts_with('#'));
             assert!(lines.clone().count() > 0 && lines.clone().all(|line| line.contains("==")), "{list}");

@@ -45,7 +45,7 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("handshake/", env!("
 /// What a collector answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// It took the spans, all but so many.
+    /// It took the spans or data points, all but so many.
     Taken { rejected: u64, message: Option<Untrusted> },
     /// It says that it took them, but not in the way of OTLP: it may be no collector.
     Unconfirmed,
@@ -193,7 +193,8 @@ where
     Ok(sender)
 }
 
-/// What an answer means (OTLP 1.10, "OTLP/HTTP Response"). `body`: `None` if it was not read to its end.
+/// What an answer means (OTLP 1.10, "OTLP/HTTP Response"). `body`: `None` if it was not read to its end. That
+/// to metrics has the same fields by other names.
 fn answer(status: StatusCode, headers: &HeaderMap, body: Option<&[u8]>, now: SystemTime) -> Answer {
     match status {
         _ if status.is_success() => {
@@ -231,7 +232,10 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 mod tests {
     use std::time::UNIX_EPOCH;
 
-    use opentelemetry_proto::tonic::collector::trace::v1::ExportTracePartialSuccess;
+    use opentelemetry_proto::tonic::collector::{
+        metrics::v1::{ExportMetricsPartialSuccess, ExportMetricsServiceResponse},
+        trace::v1::ExportTracePartialSuccess,
+    };
 
     use super::*;
 
@@ -256,6 +260,10 @@ mod tests {
         };
         assert_eq!(partly(7, "full"), Answer::Taken { rejected: 7, message: Some("full".into()) });
         assert_eq!(partly(-7, ""), all, "fewer than none");
+        let partial =
+            ExportMetricsPartialSuccess { rejected_data_points: 7, error_message: "full".to_owned() };
+        let response = ExportMetricsServiceResponse { partial_success: Some(partial) };
+        assert_eq!(said(200, &[], Some(&response.encode_to_vec())), partly(7, "full"));
         for status in [301, 400, 401, 404, 413, 500] {
             assert!(matches!(said(status, &[], Some(b"")), Answer::Refused(_)), "{status}");
         }

@@ -35,10 +35,9 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// The URL for traces below this one.
-    #[must_use]
-    pub fn for_traces(mut self) -> Self {
-        self.path = format!("{}/v1/traces", self.path.trim_end_matches('/'));
+    /// The URL below this one at which collectors take a signal, `traces` or `metrics`.
+    pub(super) fn of_signal(mut self, name: &str) -> Self {
+        self.path = format!("{}/v1/{name}", self.path.trim_end_matches('/'));
         self
     }
 
@@ -151,7 +150,7 @@ mod tests {
         ] {
             let endpoint: Endpoint = text.parse().unwrap();
             assert_eq!(endpoint.to_string().parse(), Ok(endpoint.clone()));
-            assert_eq!(endpoint.for_traces().to_string(), traces);
+            assert_eq!(endpoint.of_signal("traces").to_string(), traces);
         }
         assert_eq!("http://[::1]:4318".parse::<Endpoint>().unwrap().host, "::1");
     }

@@ -2,13 +2,13 @@
 
 use std::{
     collections::HashMap,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use handshake_common::{CloseStyle, Outcome, Role, Stage, TlsClass, TlsOutcome, TlsVersion};
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest,
-    common::v1::{AnyValue, ArrayValue, InstrumentationScope, KeyValue, any_value},
+    common::v1::{AnyValue, ArrayValue, KeyValue, any_value},
     resource::v1::Resource,
     trace::v1::{
         ResourceSpans, ScopeSpans, Span, Status,
@@ -19,27 +19,19 @@ use opentelemetry_proto::tonic::{
 use serde::Serialize;
 use serde_json::Value;
 
-use super::ids::{Ids, Part};
+use super::{
+    attributes::{Common, SCHEMA_URL, attribute, flag, nanos, number, scope, text},
+    ids::{Ids, Part},
+};
 use crate::{
     event::{ConnectionEvent, Endpoint, Tls},
     untrusted::Untrusted,
 };
 
-/// The semantic conventions that the names of attributes are from.
-const SCHEMA_URL: &str = "https://opentelemetry.io/schemas/1.42.0";
 /// Sampled, the trace's id is random (W3C Trace Context Level 2), and the parent is known not to be remote.
 const FLAGS: u32 = 0x1 | 0x2 | 0x100;
 /// `error.type` for a reason that has no name.
 const OTHER: &str = "_OTHER";
-
-/// What an operator says of everything that is exported.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Common {
-    /// Name of the service in place of the process.
-    pub(super) service: Option<String>,
-    /// Attributes of the resource.
-    pub(super) attributes: Vec<(String, String)>,
-}
 
 /// The request that exports these records, each with its `tracestate`.
 pub(super) fn request(records: &[(ConnectionEvent, String)], common: &Common) -> ExportTraceServiceRequest {
@@ -52,11 +44,7 @@ pub(super) fn request(records: &[(ConnectionEvent, String)], common: &Common) ->
             resource_spans.push(ResourceSpans {
                 resource: Some(Resource { attributes: resource(event, common), ..Resource::default() }),
                 scope_spans: vec![ScopeSpans {
-                    scope: Some(InstrumentationScope {
-                        name: "handshake".to_owned(),
-                        version: env!("CARGO_PKG_VERSION").to_owned(),
-                        ..InstrumentationScope::default()
-                    }),
+                    scope: Some(scope()),
                     spans: Vec::new(),
                     schema_url: SCHEMA_URL.to_owned(),
                 }],
@@ -257,9 +245,7 @@ fn resource(event: &ConnectionEvent, common: &Common) -> Vec<KeyValue> {
         known("k8s.pod.uid", process.names.pod_uid.as_ref().map(Untrusted::raw));
         attributes.push(number("process.pid", i64::from(process.pid)));
     }
-    let given = common.attributes.iter().map(|(key, value)| text(key, value));
-    let given: Vec<_> = given.filter(|one| attributes.iter().all(|known| known.key != one.key)).collect();
-    attributes.extend(given);
+    common.add_to(&mut attributes);
     attributes
 }
 
@@ -320,7 +306,14 @@ fn of_tls(tls: &Tls) -> Vec<KeyValue> {
     };
     attributes.extend(resumed.map(|resumed| flag("tls.resumed", resumed)));
     // The name is the server's address.
-    attributes.extend(flattened("handshake.tls", tls, &["version", "cipher", "alpn", "sni"]));
+    let mut own = flattened("handshake.tls", tls, &["version", "cipher", "alpn", "sni"]);
+    for one in &mut own {
+        // Of what the conventions say of a certificate, the only thing that is known.
+        if one.key == "handshake.tls.certificate.not_after" {
+            "tls.server.not_after".clone_into(&mut one.key);
+        }
+    }
+    attributes.extend(own);
     attributes
 }
 
@@ -378,30 +371,10 @@ fn any(value: Value) -> Option<any_value::Value> {
     })
 }
 
-fn attribute(key: &str, value: any_value::Value) -> KeyValue {
-    KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }), ..KeyValue::default() }
-}
-
-fn text(key: &str, value: &str) -> KeyValue {
-    attribute(key, any_value::Value::StringValue(value.to_owned()))
-}
-
-fn number(key: &str, value: i64) -> KeyValue {
-    attribute(key, any_value::Value::IntValue(value))
-}
-
-fn flag(key: &str, value: bool) -> KeyValue {
-    attribute(key, any_value::Value::BoolValue(value))
-}
-
-/// Since 1970; 2554 is beyond what fits.
-fn nanos(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use handshake_common::TimeWaitEnd;
     use opentelemetry_semantic_conventions::{self as semconv, attribute};
 
@@ -409,7 +382,7 @@ mod tests {
     use crate::{
         cgroup::Names,
         event::{
-            Flight, Unseen,
+            Certificate, Flight, Unseen,
             testing::{RTT_US, closed, opened, us, waited, with_tls},
         },
         redact::Redactor,
@@ -457,8 +430,15 @@ mod tests {
             pod_uid: Some("f00".into()),
         };
         let flight = |from, first| Flight { from, first: us(first).unwrap(), last: us(first).unwrap() };
-        event.tls.as_mut().unwrap().flights =
-            Some(vec![flight(Role::Client, RTT_US + 100), flight(Role::Server, 2 * RTT_US + 100)]);
+        let tls = event.tls.as_mut().unwrap();
+        tls.flights = Some(vec![flight(Role::Client, RTT_US + 100), flight(Role::Server, 2 * RTT_US + 100)]);
+        tls.certificate = Some(Box::new(Certificate {
+            not_after: UNIX_EPOCH + Duration::from_hours(500_000),
+            key_type: Some("rsa".into()),
+            key_bits: Some(2048),
+            curve: None,
+            signature: None,
+        }));
         event
     }
 
@@ -529,6 +509,7 @@ mod tests {
             TLS_NEXT_PROTOCOL,
             TLS_ESTABLISHED,
             TLS_RESUMED,
+            TLS_SERVER_NOT_AFTER,
             SERVICE_NAME,
             OS_TYPE,
             HOST_NAME,
@@ -557,6 +538,9 @@ mod tests {
         assert_eq!(text(SERVICE_NAME), "curl");
         assert_eq!(text("handshake.open.final_ack"), "bare");
         assert_eq!(text("handshake.tls.group"), "X25519MLKEM768");
+        assert_eq!(text(TLS_SERVER_NOT_AFTER), "2027-01-15T08:00:00Z");
+        assert_eq!(text("handshake.tls.certificate.key_type"), "rsa");
+        assert!(all.iter().all(|one| one.key != "handshake.tls.certificate.not_after"));
         let took = value(&named(&whole, "TCP close").attributes, "handshake.close.ack_wait_us");
         assert_eq!(took, Some(&any_value::Value::IntValue(50_300)));
         let offered = value(&named(&whole, "TLS handshake").attributes, "handshake.tls.alpn_offered");

@@ -1,24 +1,153 @@
-//! Where traces go, and how: the setting, and OpenTelemetry's variables.
+//! What is exported, where to, and how: the settings, and OpenTelemetry's variables.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    fmt::{self, Display},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use clap::ValueEnum;
 use hyper::header::{HeaderName, HeaderValue};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
 };
+use serde::{Deserialize, Serialize};
 use tokio_rustls::TlsConnector;
 
-use super::{endpoint::Endpoint, spans::Common};
+use super::{attributes::Common, endpoint::Endpoint};
 use crate::{bounded, cryptography::is_cpu_supported};
 
 /// How long an attempt may take, unless a variable says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How often metrics are exported, unless a variable says otherwise.
+const INTERVAL: Duration = Duration::from_mins(1);
+const INTERVAL_VARIABLE: &str = "OTEL_METRIC_EXPORT_INTERVAL";
+/// Each export costs as much as a scrape.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 /// Largest file of certificates, bytes.
 const MAX_FILE: u64 = 1 << 20;
 
-/// Where traces go, and how.
+/// What is exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Signal {
+    /// Every connection, as a trace.
+    Traces,
+    /// The metrics that `/metrics` has.
+    Metrics,
+}
+
+impl Signal {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Traces, Self::Metrics];
+
+    /// Its name in settings, and in URLs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Traces => "traces",
+            Self::Metrics => "metrics",
+        }
+    }
+
+    /// What is exported by it, in words.
+    #[must_use]
+    pub const fn subject(self) -> &'static str {
+        match self {
+            Self::Traces => "connections",
+            Self::Metrics => "metrics",
+        }
+    }
+
+    /// What its requests consist of.
+    pub(super) const fn items(self) -> &'static str {
+        match self {
+            Self::Traces => "spans",
+            Self::Metrics => "data points",
+        }
+    }
+}
+
+/// The signals to export: each once, in the order of [`Signal::ALL`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Signals(Vec<Signal>);
+
+impl Signals {
+    /// The signals.
+    #[must_use]
+    pub fn into_vec(self) -> Vec<Signal> {
+        self.0
+    }
+}
+
+impl From<Vec<Signal>> for Signals {
+    fn from(wanted: Vec<Signal>) -> Self {
+        Self(Signal::ALL.into_iter().filter(|signal| wanted.contains(signal)).collect())
+    }
+}
+
+impl Display for Signals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("none");
+        }
+        f.write_str(&self.0.iter().map(|signal| signal.as_str()).collect::<Vec<_>>().join(","))
+    }
+}
+
+/// What is exported, and where to.
+pub struct Targets {
+    /// Where connections go. `None`: nowhere.
+    pub traces: Option<Target>,
+    /// Where metrics go. `None`: nowhere.
+    pub metrics: Option<Target>,
+    /// How often.
+    pub interval: Duration,
+}
+
+impl Targets {
+    /// What the settings and the variables say together.
+    ///
+    /// # Errors
+    /// When one of the variables has no valid value, or a file of certificates cannot be read.
+    pub fn new(
+        endpoint: Option<&Endpoint>,
+        signals: &[Signal],
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self> {
+        let variable = |name: &str| {
+            let value = variable(name).map(|value| value.trim().to_owned());
+            value.filter(|value| !value.is_empty())
+        };
+        let is_off = variable("OTEL_SDK_DISABLED").is_some_and(|is| is.eq_ignore_ascii_case("true"));
+        let target = |signal: Signal, exporters| {
+            let is_wanted = variable(exporters).map_or_else(
+                || signals.contains(&signal),
+                |list| list.split(',').any(|exporter| exporter.trim().eq_ignore_ascii_case("otlp")),
+            );
+            if is_wanted && !is_off { Target::new(signal, endpoint, variable) } else { Ok(None) }
+        };
+        let metrics = target(Signal::Metrics, "OTEL_METRICS_EXPORTER")?;
+        let interval = variable(INTERVAL_VARIABLE).filter(|_| metrics.is_some());
+        let interval = interval.map(|ms| milliseconds(&ms, SHORTEST_INTERVAL).context(INTERVAL_VARIABLE));
+        Ok(Self {
+            traces: target(Signal::Traces, "OTEL_TRACES_EXPORTER")?,
+            metrics,
+            interval: interval.transpose()?.unwrap_or(INTERVAL),
+        })
+    }
+
+    /// Those that there are.
+    pub fn each(&self) -> impl Iterator<Item = (Signal, &Target)> {
+        let (traces, metrics) = (self.traces.iter(), self.metrics.iter());
+        traces.map(|it| (Signal::Traces, it)).chain(metrics.map(|it| (Signal::Metrics, it)))
+    }
+}
+
+/// Where a signal goes, and how.
 pub struct Target {
     /// The URL of the requests.
     pub endpoint: Endpoint,
@@ -32,52 +161,60 @@ pub struct Target {
 }
 
 impl Target {
-    /// What the setting and the variables say together; the setting takes precedence. `None`: nothing is
-    /// exported.
-    ///
-    /// # Errors
-    /// When one of the variables has no valid value, or a file of certificates cannot be read.
-    pub fn new(
+    /// The setting takes precedence over the variables. `None`: there is no endpoint.
+    fn new(
+        signal: Signal,
         setting: Option<&Endpoint>,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Option<Self>> {
-        let variable = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
-        let of_traces = |name: &'static str| {
-            let own = format!("OTEL_EXPORTER_OTLP_TRACES_{name}");
-            let all = format!("OTEL_EXPORTER_OTLP_{name}");
-            [own, all].into_iter().find_map(|name| variable(&name).map(|value| (name, value)))
+        let signal_name = signal.as_str().to_uppercase();
+        let own = |name: &str| format!("OTEL_EXPORTER_OTLP_{signal_name}_{name}");
+        let of_signal = |name: &str| {
+            let names = [own(name), format!("OTEL_EXPORTER_OTLP_{name}")];
+            names.into_iter().find_map(|name| variable(&name).map(|value| (name, value)))
         };
-        let is = |name, value: &str| variable(name).is_some_and(|is| is.trim().eq_ignore_ascii_case(value));
-        if is("OTEL_SDK_DISABLED", "true") || is("OTEL_TRACES_EXPORTER", "none") {
-            return Ok(None);
-        }
-        let endpoint = match (setting, of_traces("ENDPOINT")) {
-            (Some(setting), _) => setting.clone().for_traces(),
+        let endpoint = match (setting, of_signal("ENDPOINT")) {
+            (Some(setting), _) => setting.clone().of_signal(signal.as_str()),
             (None, None) => return Ok(None),
             (None, Some((name, url))) => {
-                let endpoint: Endpoint = url.trim().parse().with_context(|| name.clone())?;
-                // The variable for traces alone names the whole URL.
-                if name.contains("TRACES") { endpoint } else { endpoint.for_traces() }
+                let endpoint: Endpoint = url.parse().with_context(|| name.clone())?;
+                // The variable for a signal alone names the whole URL.
+                if name == own("ENDPOINT") { endpoint } else { endpoint.of_signal(signal.as_str()) }
             }
         };
-        if let Some((name, protocol)) = of_traces("PROTOCOL") {
+        if let Some((name, protocol)) = of_signal("PROTOCOL") {
             ensure!(
-                protocol.trim() == "http/protobuf",
+                protocol == "http/protobuf",
                 "{name}: {protocol} is not spoken here, only http/protobuf (port 4318 of a collector)"
             );
         }
-        let headers = of_traces("HEADERS").map(|(name, list)| headers(&list).context(name)).transpose()?;
-        let timeout = of_traces("TIMEOUT").map(|(name, ms)| milliseconds(&ms).context(name)).transpose()?;
-        let compression = of_traces("COMPRESSION");
-        let compresses = match compression.as_ref().map(|(name, how)| (name, how.trim())) {
+        if signal == Signal::Metrics {
+            for (name, only) in [
+                ("TEMPORALITY_PREFERENCE", "cumulative"),
+                ("DEFAULT_HISTOGRAM_AGGREGATION", "explicit_bucket_histogram"),
+            ] {
+                let asked = variable(&own(name)).unwrap_or_else(|| only.to_owned());
+                ensure!(
+                    asked.eq_ignore_ascii_case(only),
+                    "{}: {asked} is not to be had here, only {only}",
+                    own(name)
+                );
+            }
+        }
+        let headers = of_signal("HEADERS").map(|(name, list)| headers(&list).context(name)).transpose()?;
+        let timeout = of_signal("TIMEOUT")
+            .map(|(name, ms)| milliseconds(&ms, Duration::from_millis(1)).context(name))
+            .transpose()?;
+        let compression = of_signal("COMPRESSION");
+        let compresses = match compression.as_ref().map(|(name, how)| (name, how.as_str())) {
             None | Some((_, "gzip")) => true,
             Some((_, "none")) => false,
             Some((name, how)) => bail!("{name}: {how} is neither gzip nor none"),
         };
         let tls = if endpoint.is_tls {
-            let file = |name| of_traces(name).map(|(variable, path)| (variable, path.trim().to_owned()));
-            let identity = file("CLIENT_CERTIFICATE").zip(file("CLIENT_KEY"));
-            Some((connector(file("CERTIFICATE").as_ref(), identity.as_ref())?, server_name(&endpoint)?))
+            let identity = of_signal("CLIENT_CERTIFICATE").zip(of_signal("CLIENT_KEY"));
+            let connector = connector(of_signal("CERTIFICATE").as_ref(), identity.as_ref())?;
+            Some((connector, server_name(&endpoint)?))
         } else {
             None
         };
@@ -99,9 +236,13 @@ impl Target {
     }
 }
 
-fn milliseconds(text: &str) -> Result<Duration> {
-    let time = Duration::from_millis(text.trim().parse().context("not a whole number of milliseconds")?);
-    ensure!(!time.is_zero() && time <= Duration::from_hours(1), "not between 1 ms and an hour");
+fn milliseconds(text: &str, least: Duration) -> Result<Duration> {
+    let time = Duration::from_millis(text.parse().context("not a whole number of milliseconds")?);
+    ensure!(
+        time >= least && time <= Duration::from_hours(1),
+        "not between {} ms and an hour",
+        least.as_millis()
+    );
     Ok(time)
 }
 
@@ -198,15 +339,26 @@ fn certificates(file: &File) -> Result<Vec<CertificateDer<'static>>> {
 mod tests {
     use super::*;
 
-    fn target(setting: Option<&str>, variables: &[(&str, &str)]) -> Result<Option<Target>> {
+    fn targets(setting: Option<&str>, signals: &[Signal], variables: &[(&str, &str)]) -> Result<Targets> {
         let setting = setting.map(|url| url.parse::<Endpoint>().unwrap());
-        Target::new(setting.as_ref(), |wanted| {
+        Targets::new(setting.as_ref(), signals, |wanted| {
             variables.iter().find(|(name, _)| *name == wanted).map(|(_, value)| (*value).to_owned())
         })
     }
 
+    fn target(setting: Option<&str>, variables: &[(&str, &str)]) -> Result<Option<Target>> {
+        Ok(targets(setting, &[Signal::Traces], variables)?.traces)
+    }
+
     fn url(setting: Option<&str>, variables: &[(&str, &str)]) -> Option<String> {
         target(setting, variables).unwrap().map(|target| target.endpoint.to_string())
+    }
+
+    /// The URLs of traces and metrics.
+    fn urls(signals: &[Signal], variables: &[(&str, &str)]) -> [Option<String>; 2] {
+        let Targets { traces, metrics, .. } =
+            targets(None, signals, &[&[ALL][..], variables].concat()).unwrap();
+        [traces, metrics].map(|target| target.map(|target| target.endpoint.to_string()))
     }
 
     const ALL: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://all:4318");
@@ -223,6 +375,29 @@ mod tests {
         for off in [("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_EXPORTER", "none")] {
             assert_eq!(url(Some(set), &[ALL, off]), None);
         }
+    }
+
+    #[test]
+    fn variables_take_precedence_in_what_is_exported() {
+        let (traces, metrics) = ("http://all:4318/v1/traces", "http://all:4318/v1/metrics");
+        let some = |url: &str| Some(url.to_owned());
+        assert_eq!(urls(&[Signal::Traces], &[]), [some(traces), None]);
+        assert_eq!(urls(&Signal::ALL, &[]), [some(traces), some(metrics)]);
+        assert_eq!(urls(&[], &[]), [None, None]);
+        let none = ("OTEL_TRACES_EXPORTER", "none");
+        for list in ["otlp", "prometheus, OTLP"] {
+            let asked = ("OTEL_METRICS_EXPORTER", list);
+            assert_eq!(urls(&[Signal::Traces], &[asked, none]), [None, some(metrics)]);
+        }
+        for list in ["none", "prometheus"] {
+            assert_eq!(urls(&Signal::ALL, &[("OTEL_METRICS_EXPORTER", list)]), [some(traces), None]);
+        }
+        let own = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://metrics:1/in");
+        assert_eq!(urls(&Signal::ALL, &[own]), [some(traces), some("http://metrics:1/in")]);
+        assert_eq!(urls(&Signal::ALL, &[("OTEL_SDK_DISABLED", "true")]), [None, None]);
+        let interval = ("OTEL_METRIC_EXPORT_INTERVAL", "1500");
+        let every = |variables| targets(None, &Signal::ALL, variables).unwrap().interval.as_millis();
+        assert_eq!([every(&[ALL]), every(&[ALL, interval])], [60_000, 1500]);
     }
 
     #[test]
@@ -262,8 +437,12 @@ mod tests {
             ("OTEL_EXPORTER_OTLP_HEADERS", "a=secret%0A"),
             ("OTEL_RESOURCE_ATTRIBUTES", "a=%F"),
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector:4318"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "10"),
+            ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta"),
+            ("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "soon"),
         ] {
-            let error = target(None, &[ALL, (name, value)]).err().map(|error| format!("{error:#}")).unwrap();
+            let error = targets(None, &Signal::ALL, &[ALL, (name, value)]).err();
+            let error = error.map(|error| format!("{error:#}")).unwrap();
             assert!(error.starts_with(name) && !error.contains("secret"), "{error}");
         }
         let missing = ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nonexistent/ca.pem");

@@ -135,8 +135,9 @@ fn without_tls_libraries_three_capabilities_are_left() {
     let records = tempfile::tempdir().unwrap();
     fs::set_permissions(records.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let records = ["--records", records.path().to_str().unwrap()];
-    for names in [["--label", "cgroup"], ["--otlp-endpoint", "http://127.0.0.1:1"], records] {
-        let (daemon, _folder) = as_in_the_unit(&[&["--tls-libraries", "off"], &names[..]].concat());
+    let both = ["--otlp-endpoint", "http://127.0.0.1:1", "--otlp-signal", "traces,metrics"];
+    for names in [&["--label", "cgroup"][..], &both, &records] {
+        let (daemon, _folder) = as_in_the_unit(&[&["--tls-libraries", "off"], names].concat());
         daemon.scrape();
         let left = ["CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_BPF"];
         assert_eq!(held(daemon.pid()), left, "{names:?}");

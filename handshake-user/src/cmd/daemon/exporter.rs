@@ -29,7 +29,7 @@ use crate::{
         ring::{self, Fill},
     },
     logging,
-    otlp::{self, TraceExporter},
+    otlp::{Exporters, MetricExporter, Snapshot, Targets, TraceExporter},
     recording::{Folder, NoLookBack, Recorder, Target, Written},
     redact::Redactor,
     settings::{PageFor, ProbeSettings, Switch},
@@ -58,7 +58,7 @@ struct State {
     redactor: Redactor,
     metrics: Metrics,
     recorder: Option<Recorder>,
-    traces: Option<TraceExporter>,
+    otlp: Exporters,
     lately: Lately,
     live: Option<Live>,
     /// When the event loop last had a turn.
@@ -105,7 +105,7 @@ impl Exporter {
                 redactor,
                 metrics,
                 recorder: None,
-                traces: None,
+                otlp: Exporters::default(),
                 lately: Lately::new(now()),
                 live: None,
                 turn: Instant::now(),
@@ -150,13 +150,26 @@ impl Exporter {
         Ok(())
     }
 
-    /// Begins to export connections as traces.
-    pub(super) fn export_traces(&self, target: otlp::Target) -> Result<()> {
+    /// Begins to export connections as traces, and metrics.
+    pub(super) fn export(&self, targets: Targets) -> Result<()> {
         let mut state = self.lock();
-        let traces = TraceExporter::start(target, state.config.otlp_sampling);
-        state.traces = Some(traces.context("cannot start a thread that exports connections")?);
-        state.metrics.fill_from_records();
+        let otlp = Exporters::start(targets, state.config.otlp_sampling);
+        state.otlp = otlp.context("cannot start a thread that exports to a collector")?;
+        if state.otlp.traces.is_some() {
+            state.metrics.fill_from_records();
+        }
         Ok(())
+    }
+
+    /// Exports the metrics of now.
+    pub(super) fn export_metrics(&self) {
+        let mut state = self.lock();
+        state.drain_for_scrape();
+        if let Err(error) = state.advance() {
+            tracing::warn!("metrics are not exported: {error:#}");
+            return;
+        }
+        state.export_metrics();
     }
 
     /// SIGUSR1: writes the records that are in memory to a file.
@@ -237,7 +250,9 @@ impl Exporter {
         if let Err(error) = state.advance() {
             tracing::warn!(%error, "cannot read the last totals");
         }
-        let (live, recorder, traces) = (state.live.take(), state.recorder.take(), state.traces.take());
+        state.export_metrics();
+        let (live, recorder) = (state.live.take(), state.recorder.take());
+        let Exporters { traces, metrics } = std::mem::take(&mut state.otlp);
         // Detaching takes long, and pages are served meanwhile.
         drop(state);
         drop(live);
@@ -247,6 +262,9 @@ impl Exporter {
         let lost = traces.map_or(0, TraceExporter::finish);
         if lost > 0 {
             tracing::warn!("{lost} spans were not exported before the end");
+        }
+        if metrics.is_some_and(MetricExporter::finish) {
+            tracing::warn!("the last metrics were not exported before the end");
         }
     }
 
@@ -272,7 +290,7 @@ fn give_memory_back() {
 
 impl State {
     fn drain(&mut self) -> bool {
-        let Self { redactor, metrics, recorder, traces, lately, live, .. } = self;
+        let Self { redactor, metrics, recorder, otlp: Exporters { traces, .. }, lately, live, .. } = self;
         let Some(Live { tracer, ring, ring_bytes, fill, joiner, look, host }) = live else { return false };
         if let Some(fill) = fill {
             metrics.ring(fill.waiting(), *ring_bytes);
@@ -343,12 +361,38 @@ impl State {
         turn.more
     }
 
+    fn drain_for_scrape(&mut self) {
+        for _ in 0..SCRAPE_TURNS {
+            if !self.drain() {
+                break;
+            }
+        }
+    }
+
+    /// Exports the metrics as they are, if they are to be exported.
+    fn export_metrics(&self) {
+        let Some(exporter) = &self.otlp.metrics else { return };
+        exporter.take(Snapshot {
+            families: self.metrics.gather(),
+            time: SystemTime::now(),
+            host: self.host(),
+        });
+    }
+
+    /// The name of the host, unless it is redacted away.
+    fn host(&self) -> Option<Untrusted> {
+        self.redactor.host(self.live.as_ref().and_then(|live| live.host.host()))
+    }
+
     fn advance(&mut self) -> Result<()> {
         if let Some(recorder) = &self.recorder {
             self.metrics.records(recorder.counts());
         }
-        if let Some(traces) = &self.traces {
+        if let Some(traces) = &self.otlp.traces {
             self.metrics.traces(&traces.counts());
+        }
+        if let Some(metrics) = &self.otlp.metrics {
+            self.metrics.exports(&metrics.fates());
         }
         if let Some(live) = &self.live {
             let probes = &live.tracer.probes;
@@ -435,11 +479,7 @@ impl Context for MetricsContext<'_> {
 impl Pages for Exporter {
     fn metrics(&self, format: Format) -> Result<String> {
         let mut state = self.lock();
-        for _ in 0..SCRAPE_TURNS {
-            if !state.drain() {
-                break;
-            }
-        }
+        state.drain_for_scrape();
         state.advance()?;
         Ok(state.metrics.render(format)?)
     }
@@ -455,7 +495,7 @@ impl Pages for Exporter {
         state.advance()?;
         let facts = Facts {
             now: SystemTime::now(),
-            host: state.redactor.host(state.live.as_ref().and_then(|live| live.host.host())),
+            host: state.host(),
             trouble,
             attached: state.attached(),
             families: state.metrics.gather(),

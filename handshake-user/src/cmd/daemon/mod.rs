@@ -7,6 +7,7 @@ mod reload;
 mod service;
 
 use std::{
+    env,
     future::{Future, pending},
     io::{self, Write as _},
     process::ExitCode,
@@ -22,7 +23,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
     task::{spawn_blocking, yield_now},
-    time::{Instant, Interval, interval, sleep_until, timeout},
+    time::{Instant, Interval, MissedTickBehavior, interval, interval_at, sleep_until, timeout},
 };
 
 use self::{
@@ -35,7 +36,9 @@ use crate::{
     config::Config,
     exporter::http::{self, Web},
     kernel::{probe::Kernel, ring},
-    logging, otlp, privileges,
+    logging,
+    otlp::Targets,
+    privileges,
     settings::{ProbeSettings, Switch},
     tracer::Tracer,
     untrusted::{Untrusted, say},
@@ -50,7 +53,8 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
         Sources { file: args.config, exporter: args.exporter, redact: args.redact, probes: args.probes };
     let config = sources.read()?;
     let web = Arc::new(Web::new(config.web_config.as_deref())?);
-    let traces = otlp::Target::new(config.otlp_endpoint.as_ref(), |name| std::env::var(name).ok())?;
+    let targets =
+        Targets::new(config.otlp_endpoint.as_ref(), &config.otlp_signals, |name| env::var(name).ok())?;
     if args.check_config {
         // The metrics too, which the settings describe. Nothing is bound or attached.
         Exporter::new(config)?;
@@ -61,7 +65,7 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
     // Until now, these signals end the program.
     let hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     let look_back = signal(SignalKind::user_defined1()).context("cannot wait for SIGUSR1")?;
-    let all_records = config.records.is_some() || traces.is_some();
+    let all_records = config.records.is_some() || targets.traces.is_some();
     let needed = needed(&config, all_records);
     let listener = match http::inherited()? {
         Some(listener) => listener,
@@ -76,13 +80,12 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
     let wants_histograms = bounds != Bounds::NONE;
     let exporter = Arc::new(Exporter::new(config)?);
     exporter.record()?;
-    if let Some(target) = traces {
-        say(format_args!(
-            "handshake: connections are exported to {}",
-            Untrusted::from(target.endpoint.to_string())
-        ));
-        exporter.export_traces(target)?;
+    let pushes = targets.metrics.is_some().then_some(targets.interval);
+    for (signal, target) in targets.each() {
+        let (what, url) = (signal.subject(), Untrusted::from(target.endpoint.to_string()));
+        say(format_args!("handshake: {what} are exported to {url}"));
     }
+    exporter.export(targets)?;
     let (stop_server, server_stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(http::serve(listener, Arc::clone(&exporter), Arc::clone(&web), async {
         drop(server_stopped.await);
@@ -118,7 +121,7 @@ pub async fn run(args: DaemonArgs) -> Result<ExitCode> {
         eprintln!("handshake: listening on {scheme}://{address}/metrics");
         notify(&[NotifyState::Ready]);
         tokio::select! {
-            () = work(&exporter, &web, &sources, hangup, look_back) => {}
+            () = work(&exporter, &web, &sources, hangup, look_back, pushes) => {}
             () = stop => {}
         }
     }
@@ -189,9 +192,21 @@ fn in_thread<T: Send + 'static>(
 }
 
 /// Drains the ring for ever: a batch at a time, so that scrapes come in between; sooner again while it fills
-/// fast. Reads the configuration anew at each SIGHUP.
-async fn work(exporter: &Exporter, web: &Web, sources: &Sources, mut hangup: Signal, mut look_back: Signal) {
+/// fast. Reads the configuration anew at each SIGHUP, and exports metrics at each of `pushes`.
+async fn work(
+    exporter: &Exporter,
+    web: &Web,
+    sources: &Sources,
+    mut hangup: Signal,
+    mut look_back: Signal,
+    pushes: Option<Duration>,
+) {
     let mut next = Instant::now();
+    let mut pushes = pushes.map(|period| {
+        let mut pushes = interval_at(next + period, period);
+        pushes.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        pushes
+    });
     let mut watchdog = sd_notify::watchdog_enabled().map(|limit| interval(limit / 2));
     loop {
         tokio::select! {
@@ -205,14 +220,15 @@ async fn work(exporter: &Exporter, web: &Web, sources: &Sources, mut hangup: Sig
             }
             Some(()) = hangup.recv() => reload(sources, exporter, web),
             Some(()) = look_back.recv() => exporter.write_look_back(),
+            () = due(&mut pushes) => exporter.export_metrics(),
             () = due(&mut watchdog) => notify(&[NotifyState::Watchdog]),
         }
     }
 }
 
-/// Completes at half the interval of the service manager's watchdog; never if it has none.
-async fn due(watchdog: &mut Option<Interval>) {
-    match watchdog {
+/// Completes at the next tick; never without any.
+async fn due(ticks: &mut Option<Interval>) {
+    match ticks {
         Some(ticks) => drop(ticks.tick().await),
         None => pending().await,
     }

@@ -7,6 +7,8 @@ use prometheus::{
     proto::{LabelPair, Metric, MetricFamily, MetricType},
 };
 
+use crate::unit::{base, unit};
+
 /// A text format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -41,16 +43,8 @@ pub(super) fn render(families: &[MetricFamily], format: Format) -> prometheus::R
     }
 }
 
-/// The units that names here end in.
-const UNITS: [&str; 2] = ["seconds", "bytes"];
-
 fn write_family(out: &mut String, family: &MetricFamily) -> fmt::Result {
-    let is_counter = family.get_field_type() == MetricType::COUNTER;
-    // The suffix belongs to the samples of a counter, not to its family.
-    let name = match family.name().strip_suffix("_total") {
-        Some(name) if is_counter => name,
-        _ => family.name(),
-    };
+    let name = base(family);
     let kind = match family.get_field_type() {
         MetricType::COUNTER => "counter",
         MetricType::GAUGE => "gauge",
@@ -59,7 +53,7 @@ fn write_family(out: &mut String, family: &MetricFamily) -> fmt::Result {
         MetricType::SUMMARY | MetricType::UNTYPED => "unknown",
     };
     writeln!(out, "# TYPE {name} {kind}")?;
-    if let Some(unit) = UNITS.iter().find(|unit| name.ends_with(&format!("_{unit}"))) {
+    if let Some(unit) = unit(family) {
         writeln!(out, "# UNIT {name} {unit}")?;
     }
     write!(out, "# HELP {name} ")?;

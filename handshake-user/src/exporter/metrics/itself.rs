@@ -8,7 +8,7 @@ use prometheus::{CounterVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, O
 use super::counting::catch_up;
 use crate::{
     kernel::probe::RunTime,
-    otlp::{self, Loss},
+    otlp::{self, Fate, Loss},
     recording::Counts,
 };
 
@@ -25,6 +25,7 @@ pub(super) struct Itself {
     inspections: IntGauge,
     records: [IntCounter; 4],
     traces: Traces,
+    exports: [IntCounter; Fate::ALL.len()],
     reloads: [IntCounter; 2],
     reloaded: IntGauge,
     reloaded_at: IntGauge,
@@ -76,6 +77,14 @@ impl Itself {
             ),
             &["reason"],
         )?;
+        let exports = IntCounterVec::new(
+            Opts::new(
+                "handshake_otlp_metric_exports_total",
+                "Exports of these metrics to a collector, by what became of them.",
+            ),
+            &["result"],
+        )?;
+        registry.register(Box::new(exports.clone()))?;
         registry.register(Box::new(dropped.clone()))?;
         registry.register(Box::new(run_seconds.clone()))?;
         registry.register(Box::new(runs.clone()))?;
@@ -103,6 +112,7 @@ impl Itself {
                 dropped.with_label_values(&["disk"]),
             ],
             traces: Traces::new(registry)?,
+            exports: Fate::ALL.map(|fate| exports.with_label_values(&[fate.as_str()])),
             reloads: ["success", "failure"].map(|result| reloads.with_label_values(&[result])),
             reloaded: gauge(
                 "handshake_config_last_reload_successful",
@@ -152,7 +162,7 @@ impl Itself {
 
     /// Takes what became of the connections that are exported.
     pub(super) fn traces(&self, counts: &otlp::Counts) {
-        let otlp::Counts { sampled, left_out, exported, dropped } = *counts;
+        let otlp::Counts { sampled, left_out, exported, dropped, .. } = *counts;
         let Traces { connections, exported: taken, dropped: lost } = &self.traces;
         for (counter, now) in connections.iter().zip([sampled, left_out]) {
             catch_up(counter, now);
@@ -160,6 +170,13 @@ impl Itself {
         catch_up(taken, exported);
         for (counter, now) in lost.iter().zip(dropped) {
             catch_up(counter, now);
+        }
+    }
+
+    /// Takes what became of the exports of the metrics.
+    pub(super) fn exports(&self, fates: &otlp::Fates) {
+        for (counter, now) in self.exports.iter().zip(fates) {
+            catch_up(counter, *now);
         }
     }
 

@@ -220,6 +220,11 @@ impl Metrics {
         self.itself.traces(counts);
     }
 
+    /// Takes what became of the exports of the metrics themselves.
+    pub fn exports(&self, fates: &otlp::Fates) {
+        self.itself.exports(fates);
+    }
+
     /// Counts an attempt to read the configuration anew.
     pub fn reloaded(&self, is_success: bool) {
         self.itself.reloaded(is_success);

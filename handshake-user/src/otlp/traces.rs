@@ -1,4 +1,4 @@
-//! From records to a collector, through a thread of its own.
+//! From records to a collector as traces, through a thread of its own.
 
 use std::{
     cell::Cell,
@@ -7,29 +7,26 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use flate2::{Compression, write::GzEncoder};
 use hyper::body::Bytes;
-use prost::Message as _;
-use rustix::thread::CapabilitySet;
 use tokio::{
-    runtime,
     sync::mpsc,
     time::{sleep, timeout},
 };
 
 use super::{
-    client::{Answer, Client},
+    attributes::Common,
+    delivery::{self, Attempt, Delivery, FAREWELL},
     own::OwnConnections,
     queue::{Queue, Request},
     sampling::Sampling,
-    spans::{self, Common},
-    target::Target,
+    spans,
+    target::{Signal, Target},
 };
-use crate::{event::ConnectionEvent, privileges, untrusted::Untrusted};
+use crate::event::ConnectionEvent;
 
 /// Records of one request.
 const BATCH: usize = 512;
@@ -39,15 +36,8 @@ const WAIT: Duration = Duration::from_secs(1);
 const BATCHES: usize = 48;
 /// Bytes of requests that wait to be sent.
 const QUEUE: usize = 16 << 20;
-/// Before the second attempt. It doubles with each, up to the limit; half of it is chance.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A request that nobody took for this long is dropped, lest it be what the collector chokes on.
 const PATIENCE: Duration = Duration::from_mins(5);
-/// How long what waits is still sent at the end.
-const FAREWELL: Duration = Duration::from_secs(2);
-/// How often trouble is reported.
-const SAY_AGAIN: Duration = Duration::from_mins(1);
 
 /// Why spans were not exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +82,8 @@ pub struct Counts {
     pub sampled: u64,
     /// Connections that were not.
     pub left_out: u64,
+    /// Spans of those that were chosen.
+    pub spans: u64,
     /// Spans that the collector has taken.
     pub exported: u64,
     /// Spans that it has not, in the order of [`Loss::ALL`].
@@ -123,6 +115,7 @@ pub struct TraceExporter {
     batches: mpsc::Sender<Vec<Chosen>>,
     sampled: u64,
     left_out: u64,
+    spans: u64,
     shared: Arc<Shared>,
     thread: JoinHandle<()>,
 }
@@ -132,24 +125,12 @@ impl TraceExporter {
     ///
     /// # Errors
     /// When that is not possible.
-    pub fn start(target: Target, sampling: Sampling) -> io::Result<Self> {
+    pub(super) fn start(target: Target, sampling: Sampling, own: Arc<OwnConnections>) -> io::Result<Self> {
         let (batches, records) = mpsc::channel(BATCHES);
         let shared = Arc::<Shared>::default();
-        let own = Arc::<OwnConnections>::default();
-        // One thread for names, which may wait long for an answer.
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(1)
-            .thread_name("otlp-names")
-            .build()?;
         let (its, common, compresses) = (Arc::clone(&shared), target.common.clone(), target.compresses);
-        let client = Client::new(target, Arc::clone(&own));
-        let thread = thread::Builder::new().name("otlp".to_owned()).spawn(move || {
-            privileges::keep(CapabilitySet::empty());
-            runtime.block_on(work(client, records, common, compresses, &its));
-            // The thread that asks for names may still wait.
-            runtime.shutdown_background();
-        })?;
+        let delivery = Delivery::new(Signal::Traces, target, Arc::clone(&own));
+        let thread = delivery::start("otlp", move || work(delivery, records, common, compresses, its))?;
         Ok(Self {
             sampling,
             own,
@@ -158,6 +139,7 @@ impl TraceExporter {
             batches,
             sampled: 0,
             left_out: 0,
+            spans: 0,
             shared,
             thread,
         })
@@ -171,7 +153,8 @@ impl TraceExporter {
 
     /// Takes a record that is none of its own connections'. Never waits.
     pub fn take(&mut self, event: &ConnectionEvent) {
-        if spans::count(event) == 0 {
+        let spans = spans::count(event);
+        if spans == 0 {
             return;
         }
         let state = self.sampling.keeps(event);
@@ -179,6 +162,7 @@ impl TraceExporter {
             *(if state.is_some() { &mut self.sampled } else { &mut self.left_out }) += 1;
         }
         let Some(state) = state else { return };
+        self.spans += spans;
         self.batch.push((event.clone(), state));
         self.since.get_or_insert_with(Instant::now);
         if self.batch.len() >= BATCH {
@@ -196,10 +180,11 @@ impl TraceExporter {
     /// What became of the connections so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let Self { sampled, left_out, shared, .. } = self;
+        let Self { sampled, left_out, spans, shared, .. } = self;
         Counts {
             sampled: *sampled,
             left_out: *left_out,
+            spans: *spans,
             exported: shared.exported.load(Relaxed),
             dropped: shared.dropped.each_ref().map(|spans| spans.load(Relaxed)),
         }
@@ -227,11 +212,11 @@ impl TraceExporter {
 
 /// Makes requests of batches and sends them, until there are no more batches and a little longer.
 async fn work(
-    mut client: Client,
+    mut delivery: Delivery,
     mut batches: mpsc::Receiver<Vec<Chosen>>,
     common: Common,
     compresses: bool,
-    shared: &Shared,
+    shared: Arc<Shared>,
 ) {
     let queue = Queue::new(QUEUE);
     let make = async {
@@ -240,7 +225,7 @@ async fn work(
                 continue;
             }
             let spans = batch.iter().map(|(event, _)| spans::count(event)).sum();
-            let body = body(&batch, &common, compresses);
+            let body = delivery::body(&spans::request(&batch, &common), compresses);
             shared.dropped(Loss::QueueFull, queue.push(Request { body, spans }));
         }
         queue.close();
@@ -248,10 +233,9 @@ async fn work(
     // What is being sent.
     let at_hand = Cell::new(0);
     let mut send = std::pin::pin!(async {
-        let mut log = Log::default();
         while let Some(Request { body, spans }) = queue.pop().await {
             at_hand.set(spans);
-            let (taken, lost) = deliver(&mut client, &body, spans, &mut log).await;
+            let (taken, lost) = deliver(&mut delivery, &body, spans).await;
             at_hand.set(0);
             shared.exported.fetch_add(taken, Relaxed);
             if let Some(loss) = lost {
@@ -267,75 +251,22 @@ async fn work(
     shared.dropped(Loss::Ended, queue.spans() + at_hand.get());
 }
 
-fn body(batch: &[Chosen], common: &Common, compresses: bool) -> Bytes {
-    let request = spans::request(batch, common);
-    if !compresses {
-        return request.encode_to_vec().into();
-    }
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    // Into memory it can always be written.
-    let _ = io::Write::write_all(&mut encoder, &request.encode_to_vec());
-    encoder.finish().unwrap_or_default().into()
-}
-
 /// Sends a request until somebody takes it, or for long enough. Returns how many of its spans were taken, and
 /// what became of the others.
-async fn deliver(client: &mut Client, body: &Bytes, spans: u64, log: &mut Log) -> (u64, Option<Loss>) {
+async fn deliver(delivery: &mut Delivery, body: &Bytes, spans: u64) -> (u64, Option<Loss>) {
     let begin = tokio::time::Instant::now();
-    let mut pause = FIRST_PAUSE;
     loop {
-        let asked = match client.post(body).await {
-            Ok(Answer::Taken { rejected, message }) => {
-                let rejected = rejected.min(spans);
-                if rejected > 0 || message.is_some() {
-                    let message = message.unwrap_or_default();
-                    log.say(&format_args!(
-                        "the collector rejected {rejected} of {spans} spans: {message:.200}"
-                    ));
-                }
+        match delivery.attempt(body, spans).await {
+            Attempt::Taken { rejected } => {
                 return (spans - rejected, (rejected > 0).then_some(Loss::Rejected));
             }
-            Ok(Answer::Unconfirmed) => {
-                log.say(&"the endpoint does not answer as a collector does: is it one?");
-                return (0, Some(Loss::Unconfirmed));
+            Attempt::Refused => return (0, Some(Loss::Refused)),
+            Attempt::Unconfirmed => return (0, Some(Loss::Unconfirmed)),
+            Attempt::Again(wait) if begin.elapsed() + wait > PATIENCE => {
+                delivery.given_up();
+                return (0, Some(Loss::Expired));
             }
-            Ok(Answer::Refused(status)) => {
-                log.say(&format_args!("the collector refused them: {status}"));
-                return (0, Some(Loss::Refused));
-            }
-            Ok(Answer::Later(status, asked)) => {
-                log.say(&format_args!("the collector cannot take them now: {status}"));
-                asked
-            }
-            Err(trouble) => {
-                log.say(&Untrusted::from(trouble.to_string()));
-                None
-            }
-        };
-        let wait = next_pause(pause, fastrand::f64()).max(asked.unwrap_or_default());
-        if begin.elapsed() + wait > PATIENCE {
-            return (0, Some(Loss::Expired));
-        }
-        sleep(wait).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
-    }
-}
-
-/// Half of it for certain, and the other half by chance, 0 to 1: collectors of many hosts are not to be asked
-/// by all at once.
-fn next_pause(pause: Duration, chance: f64) -> Duration {
-    pause / 2 + (pause / 2).mul_f64(chance)
-}
-
-/// Reports trouble now and then.
-#[derive(Default)]
-struct Log(Option<Instant>);
-
-impl Log {
-    fn say(&mut self, what: &dyn std::fmt::Display) {
-        if self.0.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
-            self.0 = Some(Instant::now());
-            tracing::warn!("connections are not exported: {what}");
+            Attempt::Again(wait) => sleep(wait).await,
         }
     }
 }
@@ -343,13 +274,6 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pause_is_half_certain_and_half_chance() {
-        let pause = Duration::from_secs(8);
-        let pauses = [0.0, 0.5, 1.0].map(|chance| next_pause(pause, chance).as_secs());
-        assert_eq!(pauses, [4, 6, 8]);
-    }
 
     #[test]
     fn losses_are_counted_each_in_its_place() {

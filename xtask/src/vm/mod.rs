@@ -82,6 +82,9 @@ pub(crate) struct Args {
     /// Every kernel of docs/compatibility.md, whose table is then written anew
     #[arg(long, conflicts_with_all = ["kernel", "arch", "append", "filters"])]
     all: bool,
+    /// Write the kernel's rows into the table of docs/compatibility.md
+    #[arg(long, conflicts_with_all = ["all", "ci", "append", "filters"])]
+    table: bool,
     /// A few of the tests on an old and a new kernel and on aarch64, some minutes each
     #[arg(long, conflicts_with_all = ["kernel", "arch", "append", "filters", "all"])]
     ci: bool,
@@ -109,8 +112,8 @@ pub(crate) fn main(args: &Args) -> Result<()> {
     };
     let plan = |kernel: &str| Plan::new(kernel, &args.filters);
     let rows = run(&workspace, &ready, &machines, &plan, &args.append, LIMIT)?;
-    if args.all {
-        report::write(&workspace.root.join("docs/compatibility.md"), &rows)?;
+    if args.all || args.table {
+        report::write(&workspace.root.join("docs/compatibility.md"), &rows, args.all)?;
     }
     judge(&rows)
 }

@@ -5,11 +5,13 @@ use std::{collections::BTreeSet, fmt, fs, path::Path};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::output::Section;
+use super::{kernel::numbers, output::Section};
 
 /// The lines between which the table stands.
 const BEGIN: &str = "<!-- cargo xtask vm --all: begin -->\n";
 const END: &str = "<!-- cargo xtask vm --all: end -->\n";
+/// Names of the columns, and the line below them.
+const HEAD_LINES: usize = 2;
 
 /// One kernel in one attach mode.
 #[derive(Debug)]
@@ -101,18 +103,35 @@ pub(super) fn table(rows: &[Row]) -> String {
     table
 }
 
-/// Writes the table into the page.
-pub(super) fn write(page: &Path, rows: &[Row]) -> Result<()> {
+/// Writes the rows into the table of the page: those of other kernels stay, unless `is_all`.
+pub(super) fn write(page: &Path, rows: &[Row], is_all: bool) -> Result<()> {
     let text = fs::read_to_string(page).with_context(|| format!("cannot read {}", page.display()))?;
-    let text = replaced(&text, &table(rows))
+    let text = replaced(&text, &table(rows), is_all)
         .with_context(|| format!("{} has lost the marks around the table", page.display()))?;
     fs::write(page, text).with_context(|| format!("cannot write {}", page.display()))
 }
 
-fn replaced(text: &str, table: &str) -> Option<String> {
+/// What a row is about: architecture, kernel and attach mode, in the order of the table.
+fn subject(line: &str) -> (&str, Vec<u32>, &str) {
+    let mut cells = line.split('|').skip(1).map(str::trim);
+    let (release, arch, mode) = (cells.next(), cells.next(), cells.next());
+    (arch.unwrap_or_default(), numbers(release.unwrap_or_default()), mode.unwrap_or_default())
+}
+
+fn replaced(text: &str, table: &str, is_all: bool) -> Option<String> {
     let (before, rest) = text.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}{table}{END}{after}"))
+    let (old, after) = rest.split_once(END)?;
+    let mut lines = table.split_inclusive('\n');
+    let head: String = lines.by_ref().take(HEAD_LINES).collect();
+    let new: Vec<_> = lines.collect();
+    let is_new = |line: &&str| new.iter().any(|new| subject(new) == subject(line));
+    let kept = old.split_inclusive('\n').skip(HEAD_LINES).filter(|line| !is_all && !is_new(line));
+    let mut rows: Vec<_> = kept.chain(new.iter().copied()).collect();
+    rows.sort_by(|a, b| {
+        let ((arch_a, release_a, mode_a), (arch_b, release_b, mode_b)) = (subject(a), subject(b));
+        arch_b.cmp(arch_a).then(release_a.cmp(&release_b)).then(mode_a.cmp(mode_b))
+    });
+    Some(format!("{before}{BEGIN}{head}{}{END}{after}", rows.concat()))
 }
 
 #[cfg(test)]
@@ -159,9 +178,16 @@ mod tests {
     }
 
     #[test]
-    fn table_is_replaced_between_its_marks() {
-        let page = format!("before\n{BEGIN}old\n{END}after\n");
-        assert_eq!(replaced(&page, "new\n").unwrap(), format!("before\n{BEGIN}new\n{END}after\n"));
-        assert_eq!(replaced("no marks", "new\n"), None);
+    fn rows_are_replaced_between_the_marks() {
+        let page = |rows: &str| format!("before\n{BEGIN}head\n---\n{rows}{END}after\n");
+        let old = "| 5.10.0 | x86_64 | `tp_btf` | 1 |\n| 6.1.0 | x86_64 | `tp_btf` | 1 |\n";
+        let new = "head\n---\n| 6.1.0 | x86_64 | `tp_btf` | 2 |\n| 6.1.0 | aarch64 | `tp_btf` | 2 |\n";
+        let merged = "| 5.10.0 | x86_64 | `tp_btf` | 1 |\n| 6.1.0 | x86_64 | `tp_btf` | 2 |\n\
+                      | 6.1.0 | aarch64 | `tp_btf` | 2 |\n";
+        assert_eq!(replaced(&page(old), new, false).unwrap(), page(merged));
+        let all = "| 6.1.0 | x86_64 | `tp_btf` | 2 |\n| 6.1.0 | aarch64 | `tp_btf` | 2 |\n";
+        assert_eq!(replaced(&page(old), new, true).unwrap(), page(all));
+        assert_eq!(replaced(&format!("before\n{BEGIN}{END}after\n"), new, false).unwrap(), page(all));
+        assert_eq!(replaced("no marks", new, true), None);
     }
 }

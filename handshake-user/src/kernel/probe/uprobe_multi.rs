@@ -14,7 +14,7 @@ use std::{
         unix::ffi::OsStrExt as _,
     },
     path::Path,
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use aya::{
@@ -117,14 +117,29 @@ impl UprobeLinks {
         };
         let program = object.programs.get(name).ok_or("the eBPF object lacks the program")?;
         let function = object.functions.get(&program.function_key()).ok_or("the program has no code")?;
-        let load = || load(name, &program.license, &function.instructions);
-        let program = load_program(load).map_err(|error| error.to_string())?;
-        if self.programs.is_empty() && !has_links(program.as_fd()) {
-            return Err("this kernel has none (Linux 6.6)".to_owned());
+        if self.programs.is_empty() {
+            // Not with a real one: the kernel lets an array of programs, which these have for a stack of their
+            // own, belong to one type of attachment from the first program on.
+            let empty = load_program(|| load("empty", &program.license, &EMPTY[..]));
+            if !has_links(empty.map_err(|error| error.to_string())?.as_fd()) {
+                return Err("this kernel has none (Linux 6.6)".to_owned());
+            }
         }
-        Ok(program)
+        load_program(|| load(name, &program.license, &function.instructions))
+            .map_err(|error| error.to_string())
     }
 }
+
+/// `r0 = 0` and `exit`.
+static EMPTY: LazyLock<[bpf_insn; 2]> = LazyLock::new(|| {
+    [0xb7, 0x95].map(|code| bpf_insn {
+        code,
+        _bitfield_align_1: [],
+        _bitfield_1: bpf_insn::new_bitfield_1(0, 0),
+        off: 0,
+        imm: 0,
+    })
+});
 
 /// A map's descriptor and definition. Returns `None` for kinds that the object does not have.
 const fn data(map: &Map) -> Option<&MapData> {

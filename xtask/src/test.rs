@@ -48,8 +48,8 @@ const DAEMON: &str = "daemon";
 
 /// Run all tests: lints, tests without root, then the tests in network namespaces as root
 ///
-/// Behind the last ones, in the time that they leave, runs `cargo xtask fuzz`; with CI=true in the environment
-/// also `cargo xtask vm --ci`.
+/// Behind the last ones, in the time that they leave, runs `cargo xtask fuzz`; with CI=true in the
+/// environment also `cargo xtask vm --ci`.
 ///
 /// As a user it builds everything as that user, and runs only the finished tests that need root through sudo.
 /// Without a way to become root it runs the rest and reports what it skipped; with CI=true in the
@@ -261,8 +261,8 @@ impl Tests<'_> {
         units.and(examples)
     }
 
-    /// The tests with root, and behind them what needs none. Returns the tests that passed only when repeated,
-    /// and what of the rest failed.
+    /// The tests with root, and behind them what needs none. Returns the tests that passed only when
+    /// repeated, and what of the rest failed.
     fn all_as_root(&self, ready: &Ready, tests: &[String], way: &Root) -> Result<(Vec<String>, Vec<String>)> {
         packages::ensure()?;
         peers::ensure(self.workspace)?;

@@ -38,9 +38,9 @@ enum Kind {
 
 /// Measure what handshake costs a host that makes connections, TLS handshakes or transfers as fast as it can
 ///
-/// Runs each load in a network namespace of its own: without the program, with `handshake daemon`, and (without
-/// TLS) with `handshake trace` and with empty programs at the same hooks, in turn, and compares within each
-/// round. Needs root.
+/// Runs each load in a network namespace of its own: without the program, with `handshake daemon`, and
+/// (without TLS) with `handshake trace` and with empty programs at the same hooks, in turn, and compares
+/// within each round. Needs root.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  sudo -E cargo xtask bench\n  \
         sudo -E cargo xtask bench --rounds 11 --seconds 5\n  \
@@ -62,8 +62,8 @@ pub(crate) struct Args {
     /// Also sample what the CPUs do (all but bulk), with `perf`
     #[arg(long)]
     cpu: bool,
-    /// Also measure other programs that follow TCP connections (without TLS), those that are installed and run here:
-    /// tcpstates, tcplife, tcpconnlat and tcprtt of libbpf-tools, bpftrace
+    /// Also measure other programs that follow TCP connections (without TLS), those that are installed and
+    /// run here: tcpstates, tcplife, tcpconnlat and tcprtt of libbpf-tools, bpftrace
     #[arg(long)]
     peers: bool,
     /// More arguments for the program under measurement, such as `--tls-wire off`

@@ -51,7 +51,7 @@ const MATRIX: [(Target, &str); 7] = [
 /// Those that CI boots: an old one, a new one, and the other processor.
 const CI: [(Target, &str); 3] = [MATRIX[0], MATRIX[4], MATRIX[6]];
 
-/// How many machines run at once. Each has 2 GiB of memory; emulated on one of two CPUs, tests take a third of it.
+/// How many machines run at once. Each has 2 GiB of memory; its tests take a third of a CPU.
 const AT_ONCE: usize = 3;
 
 /// How long one machine may run, and one of CI: that takes two to five minutes, but behind other tests.

@@ -294,7 +294,9 @@ extern "C" fn tls_record(skb: *mut __sk_buff, local: u64, local_2: u64, remote: 
     let (netns, ports) =
         unsafe { ((&raw const (*skb).cb[0]).read_volatile(), (&raw const (*skb).cb[1]).read_volatile()) };
     // SAFETY: two numbers are arrays of 16 bytes.
-    let [local, remote] = unsafe { core::mem::transmute([[local, local_2], [remote, remote_2]]) };
+    let [local, remote] = unsafe {
+        core::mem::transmute::<[[u64; 2]; 2], [[u8; 16]; 2]>([[local, local_2], [remote, remote_2]])
+    };
     let (local_port, remote_port) = (ports as u16, (ports >> 16) as u16);
     let Some(watched) = wires::find(&Endpoints { local, remote, netns, local_port, remote_port }) else {
         return 0;

@@ -15,9 +15,9 @@ pub(crate) use follow::{established, socket_closed};
 /// Lets the packet pass.
 const PASS: i32 = 1;
 
-/// Attached to both directions: one program, because the verifier takes most of the start for it. Inlined into
-/// what the macro makes of it: each function on the way to the last takes 32 bytes of the stack or more, and
-/// there are 512.
+/// Attached to both directions: one program, because the verifier takes most of the start for it. Inlined
+/// into what the macro makes of it: each function on the way to the last takes 32 bytes of the stack or more,
+/// and there are 512.
 #[cgroup_skb]
 #[inline(always)]
 pub(crate) fn tls_wire(ctx: SkBuffContext) -> i32 {

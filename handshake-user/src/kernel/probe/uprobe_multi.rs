@@ -118,8 +118,8 @@ impl UprobeLinks {
         let program = object.programs.get(name).ok_or("the eBPF object lacks the program")?;
         let function = object.functions.get(&program.function_key()).ok_or("the program has no code")?;
         if self.programs.is_empty() {
-            // Not with a real one: from the first program on, the array of programs that all of these refer to
-            // belongs to one type of attachment.
+            // Not with a real one: from the first program on, the array of programs that all of these refer
+            // to belongs to one type of attachment.
             let empty = load_program(|| load("empty", &program.license, &EMPTY[..]));
             if !has_links(empty.map_err(|error| error.to_string())?.as_fd()) {
                 return Err("this kernel has none (Linux 6.6)".to_owned());

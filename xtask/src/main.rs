@@ -1,7 +1,6 @@
 //! `cargo xtask`: the commands of this workspace, one file each.
 #![warn(clippy::unwrap_used)]
 
-mod behind;
 mod bench;
 mod build;
 mod chart;

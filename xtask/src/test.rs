@@ -10,12 +10,9 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
-    behind::Behind,
     build, fuzz, lint, packages, peers,
     process::{self, Root, step},
-    repeat,
-    setup::{self, Ready},
-    vm,
+    repeat, setup,
     workspace::{Profile, Workspace},
 };
 
@@ -37,9 +34,6 @@ const ROOT: &[&str] = &[
     "top",
     "hostile_files",
 ];
-/// What runs behind them: commands of xtask.
-const FUZZ: &[&str] = &["fuzz"];
-const VM: &[&str] = &["vm", "--ci"];
 /// Tests on network namespaces: the only ones that compare times.
 const NETNS: &str = "netns";
 /// Tests of the daemon, one after the other: its counts are of the whole host, and some make crowds of
@@ -47,9 +41,6 @@ const NETNS: &str = "netns";
 const DAEMON: &str = "daemon";
 
 /// Run all tests: lints, tests without root, then the tests in network namespaces as root
-///
-/// Behind the last ones, in the time that they leave, runs `cargo xtask fuzz`; with CI=true in the
-/// environment also `cargo xtask vm --ci`.
 ///
 /// As a user it builds everything as that user, and runs only the finished tests that need root through sudo.
 /// Without a way to become root it runs the rest and reports what it skipped; with CI=true in the
@@ -107,32 +98,37 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         failures.push("tests without root".to_owned());
     }
 
-    let way = if args.no_root { Err("--no-root") } else { root_for_tests() };
-    let skipped = match way {
-        _ if root.is_empty() => None,
-        Err(why) => Some(why),
-        Ok(way) => {
-            step("test: in network namespaces, as root");
-            match tests.all_as_root(&ready, &root, &way) {
-                Ok((names, failed)) => {
-                    repeated = names;
-                    failures.extend(failed);
-                }
-                Err(err) => {
-                    step(format!("{err:#}"));
-                    failures.push("tests with root".to_owned());
-                }
-            }
-            None
-        }
-    };
-    if skipped.is_some() && args.filter.is_none() {
+    if args.filter.is_none() {
         step("test: hostile input");
         if let Err(err) = fuzz::all(&workspace, &ready) {
             step(format!("{err:#}"));
             failures.push("fuzz".to_owned());
         }
     }
+
+    let skipped = if root.is_empty() {
+        None
+    } else if args.no_root {
+        Some("--no-root")
+    } else {
+        match Root::for_tests() {
+            Root::Impossible => Some("this is not root, and sudo is missing or needs a password"),
+            way => {
+                step("test: in network namespaces, as root");
+                let result = packages::ensure()
+                    .and_then(|()| peers::ensure(&workspace))
+                    .and_then(|()| tests.as_root(&root, &way));
+                match result {
+                    Ok(names) => repeated = names,
+                    Err(err) => {
+                        step(format!("{err:#}"));
+                        failures.push("tests with root".to_owned());
+                    }
+                }
+                None
+            }
+        }
+    };
 
     let (line, passed) = summary(&failures, &repeated, &root, skipped, process::is_ci());
     if !passed {
@@ -202,14 +198,6 @@ const PERF: Pass = Pass {
     ],
 };
 
-/// The way to become root, or why there is none.
-fn root_for_tests() -> Result<Root, &'static str> {
-    match Root::for_tests() {
-        Root::Impossible => Err("this is not root, and sudo is missing or needs a password"),
-        way => Ok(way),
-    }
-}
-
 /// The names of the integration tests: those without root, and those with.
 fn split(workspace: &Workspace) -> (Vec<String>, Vec<String>) {
     let of_package = |package: &cargo_metadata::Package| {
@@ -261,34 +249,8 @@ impl Tests<'_> {
         units.and(examples)
     }
 
-    /// The tests with root, and behind them what needs none. Returns the tests that passed only when
-    /// repeated, and what of the rest failed.
-    fn all_as_root(&self, ready: &Ready, tests: &[String], way: &Root) -> Result<(Vec<String>, Vec<String>)> {
-        packages::ensure()?;
-        peers::ensure(self.workspace)?;
-        let executables = self.build_for_root(tests)?;
-        let mut behind = Vec::new();
-        if self.filter.is_none() {
-            behind.push(FUZZ);
-            if process::is_ci() {
-                // Connections of this host are what the tests count: nothing is downloaded behind them.
-                vm::prepare_for_ci(self.workspace, ready)?;
-                behind.push(VM);
-            }
-        }
-        let behind = Behind::start(self.workspace, behind);
-        let repeated = self.run_all_as_root(&executables, way);
-        let failed = behind.finish();
-        Ok((repeated?, failed))
-    }
-
     /// Builds as the calling user, runs as root. Returns the tests that passed only when repeated.
     fn as_root(&self, tests: &[String], way: &Root) -> Result<Vec<String>> {
-        self.run_all_as_root(&self.build_for_root(tests)?, way)
-    }
-
-    /// The executables of these tests, in the order of [`ROOT`].
-    fn build_for_root(&self, tests: &[String]) -> Result<Vec<PathBuf>> {
         // Programs that the tests start.
         process::run(
             process::cargo(self.workspace).args(["build", "--package", PACKAGE, "--examples"]),
@@ -311,10 +273,6 @@ impl Tests<'_> {
             tests.len(),
             tests.join(", ")
         );
-        Ok(found)
-    }
-
-    fn run_all_as_root(&self, found: &[PathBuf], way: &Root) -> Result<Vec<String>> {
         let own = Pass { attach: None, filters: &[] };
         let passes = if self.filter.is_none() { vec![own, PERF] } else { vec![own] };
         let mut failed = Vec::new();

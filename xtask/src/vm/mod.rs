@@ -54,7 +54,7 @@ const CI: [(Target, &str); 3] = [MATRIX[0], MATRIX[4], MATRIX[6]];
 /// How many machines run at once. Each has 2 GiB of memory; its tests take a third of a CPU.
 const AT_ONCE: usize = 3;
 
-/// How long one machine may run, and one of CI: that takes two to five minutes, but behind other tests.
+/// How long one machine may run, and one of `--ci`: that takes two to five minutes on a quiet machine.
 const LIMIT: Duration = Duration::from_hours(1);
 const CI_LIMIT: Duration = Duration::from_mins(20);
 
@@ -116,19 +116,6 @@ pub(crate) fn main(args: &Args) -> Result<()> {
         report::write(&workspace.root.join("docs/compatibility.md"), &rows, args.all)?;
     }
     judge(&rows)
-}
-
-/// Downloads what [`of_ci`] needs.
-pub(crate) fn prepare_for_ci(workspace: &Workspace, ready: &Ready) -> Result<()> {
-    packages::ensure_for_vm()?;
-    let folder = workspace.target.join("machines");
-    for (target, version) in CI {
-        target.ensure(&ready.toolchain)?;
-        Built::peers(workspace, target)?;
-        root::programs(target, &folder)?;
-        Kernel::fetch(version, target, &folder)?;
-    }
-    Ok(())
 }
 
 /// A few of the tests on a few of the kernels, within minutes.

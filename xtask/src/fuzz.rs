@@ -1,19 +1,17 @@
 //! `cargo xtask fuzz`: hostile input for every parser of untrusted bytes (fuzz/).
 
 use std::{
-    collections::VecDeque,
     fmt::Write as _,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{Mutex, PoisonError},
     thread,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
-    build, packages,
+    at_once, build, packages,
     process::{self, step},
     setup::{self, Ready},
     tools::{self, Tool},
@@ -163,23 +161,7 @@ impl<'w> Fuzzers<'w> {
         let jobs = jobs.min(targets.len());
         let about = targets.len().div_ceil(jobs) * seconds as usize;
         step(format!("fuzz: {} at {seconds} s each, {jobs} at a time: about {about} s", targets.join(", ")));
-        let waiting: Mutex<VecDeque<&String>> = Mutex::new(targets.iter().collect());
-        let done: Mutex<Vec<Outcome>> = Mutex::default();
-        let work = || -> Result<()> {
-            loop {
-                let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-                let Some(target) = next else { return Ok(()) };
-                let outcome = self.one(target, seconds)?;
-                done.lock().unwrap_or_else(PoisonError::into_inner).push(outcome);
-            }
-        };
-        thread::scope(|scope| {
-            let workers: Vec<_> = (0..jobs).map(|_| scope.spawn(work)).collect();
-            workers.into_iter().try_for_each(|worker| {
-                worker.join().unwrap_or_else(|_| bail!("a thread that waits for a target has panicked"))
-            })
-        })?;
-        let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut done = at_once::work(targets, jobs, |target| self.one(target, seconds))?;
         done.sort_by(|one, other| one.target.cmp(&other.target));
         print!("{}", table(&done));
         let failed: Vec<_> = done.iter().filter_map(Outcome::complaint).collect();

@@ -1,6 +1,7 @@
 //! `cargo xtask`: the commands of this workspace, one file each.
 #![warn(clippy::unwrap_used)]
 
+mod at_once;
 mod bench;
 mod build;
 mod chart;

@@ -36,13 +36,6 @@ pub(super) struct Built {
 }
 
 impl Built {
-    /// The programs of others, downloaded and built once.
-    pub(super) fn peers(workspace: &Workspace, target: Target) -> Result<PathBuf> {
-        let peers = workspace.target.join(target.triple()).join("tools/peers");
-        peers::ensure_for(workspace, &peers, Some(target))?;
-        Ok(peers)
-    }
-
     pub(super) fn make(workspace: &Workspace, ready: &Ready, target: Target) -> Result<Self> {
         target.ensure(&ready.toolchain)?;
         let object = build::ebpf_for(workspace, ready, target.arch())?;
@@ -67,7 +60,8 @@ impl Built {
             };
             built.iter().find(is).cloned().with_context(|| format!("cargo has not built {name}"))
         };
-        let peers = Self::peers(workspace, target)?;
+        let peers = workspace.target.join(target.triple()).join("tools/peers");
+        peers::ensure_for(workspace, &peers, Some(target))?;
         Ok(Self {
             binary: named("handshake")?,
             netns: named("netns")?,

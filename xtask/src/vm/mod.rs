@@ -10,15 +10,9 @@ mod report;
 mod root;
 pub(crate) mod systemd;
 
-use std::{
-    fs,
-    path::Path,
-    sync::atomic::{AtomicUsize, Ordering},
-    thread,
-    time::Duration,
-};
+use std::{fs, path::Path, time::Duration};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use self::{
     built::Built,
@@ -30,7 +24,7 @@ use self::{
     root::Own,
 };
 use crate::{
-    packages,
+    at_once, packages,
     process::step,
     setup::{self, Ready},
     target::Target,
@@ -133,6 +127,8 @@ fn judge(rows: &[Row]) -> Result<()> {
 
 /// A machine, and what it runs.
 struct Prepared {
+    /// Processor and kernel.
+    name: String,
     release: String,
     plan: Plan,
     machine: Machine,
@@ -161,7 +157,7 @@ fn run(
         for (_, version) in kernels {
             let kernel = Kernel::fetch(version, target, &folder)?;
             let name = format!("{}-{}", target.arch(), kernel.release);
-            if prepared.iter().any(|other| other.name() == name) {
+            if prepared.iter().any(|other| other.name == name) {
                 step(format!("vm: {version} would be {name} once more"));
                 continue;
             }
@@ -175,28 +171,10 @@ fn run(
                 limit,
             };
             assemble(workspace, &built, &plan, &machine, &[&kernel.modules, &programs])?;
-            prepared.push(Prepared { release: kernel.release, plan, machine });
+            prepared.push(Prepared { name, release: kernel.release, plan, machine });
         }
     }
-    let next = AtomicUsize::new(0);
-    let worker = || {
-        let mut done = Vec::new();
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(prepared) = prepared.get(index) else { return Ok(done) };
-            done.push((index, prepared.boot()?));
-        }
-    };
-    let done = thread::scope(|scope| {
-        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(worker)).collect();
-        workers
-            .into_iter()
-            .map(|worker| worker.join().unwrap_or_else(|_| bail!("a thread of a machine panicked")))
-            .collect::<Result<Vec<_>>>()
-    })?;
-    let mut done: Vec<_> = done.into_iter().flatten().collect();
-    done.sort_by_key(|(index, _)| *index);
-    Ok(done.into_iter().flat_map(|(_, rows)| rows).collect())
+    Ok(at_once::work(&prepared, AT_ONCE, Prepared::boot)?.concat())
 }
 
 /// Writes the root of a machine.
@@ -219,13 +197,9 @@ fn assemble(
 }
 
 impl Prepared {
-    fn name(&self) -> String {
-        format!("{}-{}", self.machine.target.arch(), self.release)
-    }
-
     /// Runs the machine to its end. One that does not end by itself is reported, and what it said counts.
     fn boot(&self) -> Result<Vec<Row>> {
-        let (name, machine) = (self.name(), &self.machine);
+        let Self { name, release, plan, machine } = self;
         step(format!("vm: {name}: booting; its console: {}", machine.log.display()));
         let mut output = Output::default();
         let ended = machine.run(|line| {
@@ -238,6 +212,6 @@ impl Prepared {
             step(format!("vm: {name}: {err:#}"));
         }
         fs::remove_file(&machine.initramfs).context("removing the initramfs")?;
-        Ok(self.plan.rows(&self.release, machine.target, &output))
+        Ok(plan.rows(release, machine.target, &output))
     }
 }

@@ -14,7 +14,7 @@ const END: &str = "<!-- cargo xtask vm --all: end -->\n";
 const HEAD_LINES: usize = 2;
 
 /// One kernel in one attach mode.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Row {
     pub(super) release: String,
     pub(super) arch: &'static str,

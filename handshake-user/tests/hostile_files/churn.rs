@@ -109,7 +109,7 @@ fn scrapes_are_served_while_a_hundred_libraries_are_replaced() {
     let (signs, longest) = manager.stop();
     println!("watchdog fed {signs} times, at the latest after {longest:?}");
     assert!(serving.slowest < Duration::from_millis(100), "{:?}", serving.slowest);
-    assert!(signs > 2 && longest < WATCHDOG_EVERY * 3 / 2, "{signs} signs of life, {longest:?} without one");
+    assert!(signs > 0 && longest < WATCHDOG_EVERY * 3 / 2, "{signs} signs of life, {longest:?} without one");
     assert!(serving.threads <= 8, "{} threads", serving.threads);
     daemon.abandon();
 }

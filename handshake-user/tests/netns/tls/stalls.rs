@@ -52,9 +52,13 @@ fn stalls(tls: &Record) -> Vec<Told> {
 #[track_caller]
 fn assert_stalls(tls: &Record, expected: &[(&str, Option<&str>, Duration)]) {
     let told = stalls(tls);
-    let what = |(end, cause, _): &Told| (end.clone(), cause.clone());
-    let expected_what = expected.iter().map(|(end, cause, _)| ((*end).to_owned(), cause.map(str::to_owned)));
-    assert_eq!(told.iter().map(what).collect::<Vec<_>>(), expected_what.collect::<Vec<_>>(), "in {tls}");
+    let what: Vec<_> = told.iter().map(|(end, cause, _)| (&**end, cause.as_deref())).collect();
+    let expected_what: Vec<_> = expected.iter().map(|&(end, cause, _)| (end, cause)).collect();
+    // A busy machine stalls an end by itself.
+    let mut others = what.iter();
+    let has_all = expected_what.iter().all(|expected| others.any(|told| told == expected));
+    assert_time!(!has_all || what.len() == expected_what.len(), "stalls besides {expected_what:?} in {tls}");
+    assert_eq!(what, expected_what, "in {tls}");
     for ((.., duration), (end, cause, truth)) in told.iter().zip(expected) {
         assert_time!(
             duration.abs_diff(*truth) <= tolerance(TOLERANCE),

@@ -115,9 +115,9 @@ fn parts(
 /// The linker's stub for an imported function, which jumps through the pointer at `slot`.
 fn is_stub(elf: &Elf<'_>, address: u64, slot: u64) -> bool {
     /// The maximum length, for all architectures and linkers.
-    const MAX_INSTRUCTION: usize = 16;
-    let code = elf.code(address, MAX_INSTRUCTION).unwrap_or_default();
-    decode::through_pointer(code, address, slot).next().is_some()
+    const MAX_STUB: usize = 20;
+    let code = elf.code(address, MAX_STUB).unwrap_or_default();
+    decode::is_stub(elf.machine, code, address, slot)
 }
 
 fn target(operation: Operation) -> Option<u64> {
@@ -153,6 +153,15 @@ mod tests {
         // cbz w0, 1f; ret; 1: ret
         let code = [0x3400_0040_u32, 0xd65f_03c0, 0xd65f_03c0].map(u32::to_le_bytes).concat();
         assert_eq!(found(sample::AARCH64, &[&code]), Some(vec![plain(4), plain(8)]));
+    }
+
+    #[test]
+    fn signed_return_address_hides_no_exit() {
+        // paciasp; cbz w0, 1f; autiasp; ret; 1: autiasp; ret
+        let code = [0xd503_233f_u32, 0x3400_0060, 0xd503_23bf, 0xd65f_03c0, 0xd503_23bf, 0xd65f_03c0];
+        let exits = found(sample::AARCH64, &[&code.map(u32::to_le_bytes).concat()]);
+        let plain = |at| (at, Base::STACK_POINTER, RAX);
+        assert_eq!(exits, Some(vec![plain(12), plain(20)]));
     }
 
     /// `push %rbx; sub %fs:0x28,%rax; jne far; mov %ebx,%eax; pop %rbx; ret`

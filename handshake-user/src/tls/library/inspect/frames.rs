@@ -3,7 +3,7 @@
 
 use gimli::{
     AArch64, BaseAddresses, CfaRule, EhFrame, EhFrameOffset, EndianSlice, Error, FrameDescriptionEntry,
-    LittleEndian, UnwindContext, UnwindSection as _, X86_64,
+    LittleEndian, UnwindContext, UnwindSection as _, Vendor, X86_64,
 };
 use handshake_common::tls::library::target::Base;
 
@@ -46,7 +46,11 @@ impl<'a> Frames<'a> {
     pub(super) fn of(elf: &Elf<'a>) -> Option<Self> {
         let Section { address, range } = elf.section(".eh_frame")?;
         let bytes = elf.image.bytes(range.start, usize::try_from(range.end - range.start).ok()?)?;
-        let section = EhFrame::new(bytes, LittleEndian);
+        let mut section = EhFrame::new(bytes, LittleEndian);
+        if elf.machine == Machine::Aarch64 {
+            // Where a return address is signed (`paciasp`), an instruction of the table says so.
+            section.set_vendor(Vendor::AArch64);
+        }
         let bases = BaseAddresses::default().set_eh_frame(address);
         Some(Self { bytes, section, bases, machine: elf.machine })
     }

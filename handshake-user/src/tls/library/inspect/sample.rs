@@ -38,7 +38,7 @@ pub(crate) fn file(machine: u16, functions: &[(&str, &[u8])]) -> Vec<u8> {
         symbols.extend((code.len() as u64).to_le_bytes());
         names.extend_from_slice(name.as_bytes());
         names.push(0);
-        frames.extend(frame(frames.len(), at, code.len() as u64));
+        frames.extend(frame(frames.len(), at, code.len() as u64, signing(machine, code)));
     }
     frames.extend([0; 4]);
     body.resize(body.len().next_multiple_of(8), 0xcc);
@@ -89,9 +89,16 @@ fn common_frame(machine: u16) -> Vec<u8> {
 }
 
 /// A function's entry, to be placed at `place`.
-fn frame(place: usize, address: u64, size: u64) -> Vec<u8> {
+fn frame(place: usize, address: u64, size: u64, changes: &[u8]) -> Vec<u8> {
     let to_common = u32::try_from(place + 4).unwrap().to_le_bytes();
-    sized(&[to_common.as_slice(), &address.to_le_bytes(), &size.to_le_bytes()].concat())
+    sized(&[to_common.as_slice(), &address.to_le_bytes(), &size.to_le_bytes(), changes].concat())
+}
+
+/// How the frame changes where the return address is signed by the first instruction (`paciasp`).
+fn signing(machine: u16, code: &[u8]) -> &'static [u8] {
+    const SIGN: [u8; 4] = 0xd503_233f_u32.to_le_bytes();
+    // DW_CFA_advance_loc 4 · DW_CFA_AARCH64_negate_ra_state
+    if machine == AARCH64 && code.starts_with(&SIGN) { &[0x44, 0x2d] } else { &[] }
 }
 
 fn sized(entry: &[u8]) -> Vec<u8> {

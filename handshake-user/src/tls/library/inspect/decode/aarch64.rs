@@ -13,6 +13,25 @@ pub(super) fn decode(code: &[u8], address: u64) -> Option<(Operation, u64)> {
     Some((operation(word, address), address.checked_add(4)?))
 }
 
+/// The slot with the address to which the linker's stub at `address` jumps, for a function in another file:
+/// `adrp x16, …; ldr x17, [x16, …]; add x16, x16, …; br x17`, with a landing pad before them or not.
+pub(super) fn stub(code: &[u8], address: u64) -> Option<u64> {
+    let (mut page, mut slot) = (None, None);
+    for (word, at) in code.as_chunks().0.iter().zip((address..).step_by(4)) {
+        match operation(u32::from_le_bytes(*word), at) {
+            Operation::Constant { to, value } => page = Some((to, value)),
+            Operation::Load { base, by, width: 8, .. } => {
+                slot =
+                    page.filter(|&(register, _)| register == base).map(|(_, at)| at.wrapping_add_signed(by));
+            }
+            Operation::Leap { .. } => return slot,
+            Operation::Nothing | Operation::Add { .. } => {}
+            _ => return None,
+        }
+    }
+    None
+}
+
 /// `bits` bits of the word from bit `from` on.
 const fn part(word: u32, from: u32, bits: u32) -> u32 {
     word >> from & ((1 << bits) - 1)
@@ -44,8 +63,11 @@ fn operation(word: u32, address: u64) -> Operation {
     if is(0x7e00_0000, 0x3600_0000) {
         return Operation::Branch { target: ahead(5, 14) }; // tbz, tbnz
     }
-    if is(0xfc00_0000, 0x9400_0000) || is(0xffff_fc1f, 0xd63f_0000) {
-        return Operation::Call { target: None }; // bl, blr
+    if is(0xfc00_0000, 0x9400_0000) {
+        return Operation::Call { target: Some(ahead(0, 26)) }; // bl
+    }
+    if is(0xffff_fc1f, 0xd63f_0000) {
+        return Operation::Call { target: None }; // blr
     }
     if is(0xffff_fc1f, 0xd65f_0000) || is(0xffff_fbff, 0xd65f_0bff) {
         return Operation::Return; // ret, retaa, retab
@@ -88,7 +110,9 @@ fn vector(word: u32) -> Option<Operation> {
 fn memory(word: u32) -> Option<Operation> {
     let is = |mask, value| word & mask == value;
     let width = 1 << part(word, 30, 2);
-    let by = if is(0x3b00_0000, 0x3900_0000) {
+    let by = if is(0x3fff_fc00, 0x08df_fc00) {
+        return Some(Operation::Load { to: Some(register(word, 0)), base: register(word, 5), by: 0, width }); // ldar
+    } else if is(0x3b00_0000, 0x3900_0000) {
         i64::from(part(word, 10, 12)) * i64::from(width)
     } else if is(0x3b20_0c00, 0x3800_0000) {
         signed(word, 12, 9)
@@ -124,6 +148,9 @@ fn arithmetic(word: u32, address: u64) -> Option<Operation> {
         let by = if part(word, 30, 1) == 1 { -by } else { by };
         return is_64.then_some(Operation::Add { to, from: register(word, 5), by });
     }
+    if let Some(index) = index(word) {
+        return Some(index);
+    }
     if is(0x7fe0_ffe0, 0x2a00_03e0) {
         let from = register(word, 16);
         return Some(match (u32::from(from), is_64) {
@@ -144,6 +171,28 @@ fn arithmetic(word: u32, address: u64) -> Option<Operation> {
             address.wrapping_add_signed(by)
         };
         return Some(Operation::Constant { to, value });
+    }
+    None
+}
+
+/// Additions of a register, and shifts, of 64 bits.
+fn index(word: u32) -> Option<Operation> {
+    let is = |mask, value| word & mask == value;
+    let (to, from) = (register(word, 0), register(word, 5));
+    if is(0xffe0_0000, 0x8b00_0000) {
+        let scale = u8::try_from(1_u64 << part(word, 10, 6)).ok()?;
+        return Some(Operation::Index { to, base: from, index: register(word, 16), scale, by: 0 }); // add, lsl
+    }
+    if is(0xffe0_c000, 0x8b20_4000) {
+        let scale = 1_u8 << part(word, 10, 3);
+        return Some(Operation::Index { to, base: from, index: register(word, 16), scale, by: 0 }); // add, uxtw
+    }
+    if is(0xffc0_0000, 0xd340_0000) {
+        let (rotation, last) = (part(word, 16, 6), part(word, 10, 6));
+        // lsl, or ubfiz of at least 32 bits: the number itself, and so many times more.
+        let shift = (last < rotation && last >= 31).then(|| 64 - rotation)?;
+        let scale = u8::try_from((1_u64 << shift) - 1).ok()?;
+        return Some(Operation::Index { to, base: from, index: from, scale, by: 0 });
     }
     None
 }

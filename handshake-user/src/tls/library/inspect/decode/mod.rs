@@ -25,6 +25,15 @@ pub(super) const fn result(machine: Machine) -> Register {
     }
 }
 
+/// Whether this is the linker's stub for an imported function, which jumps through the pointer at `slot`.
+#[must_use]
+pub(super) fn is_stub(machine: Machine, code: &[u8], address: u64, slot: u64) -> bool {
+    match machine {
+        Machine::X86_64 => through_pointer(code, address, slot).next().is_some(),
+        Machine::Aarch64 => aarch64::stub(code, address) == Some(slot),
+    }
+}
+
 /// An instruction on every path to a return (the last of these instructions) that is much cheaper to probe,
 /// and the register that holds the result there.
 #[must_use]
@@ -125,6 +134,17 @@ mod tests {
         let trace = trace_with(&elf, symbol(code.len()), Some(10));
         assert_eq!(trace.returned, [Path::direct(0x98 + 240, 8)]);
         assert_eq!(traced(sample::X86_64, &code).returned, []);
+        // ubfiz x3, x1, #1, #32; add x1, x3, w1, uxtw; add x1, x0, x1, lsl #3; ldr x0, [x1, #152]; ret
+        let code = [0xd37f_7c23_u32, 0x8b21_4061, 0x8b01_0c01, 0xf940_4c20, 0xd65f_03c0];
+        let code = code.map(u32::to_le_bytes).concat();
+        let file = sample::file(sample::AARCH64, &[("f", &code)]);
+        let image = Image::new(&file);
+        let trace = trace_with(&Elf::parse(&image).unwrap(), symbol(code.len()), Some(10));
+        assert_eq!(trace.returned, [Path::direct(0x98 + 240, 8)]);
+        assert_eq!(traced(sample::AARCH64, &code).returned, []);
+        // mov w1, #10; bl 1f; 1: ret
+        let code = [0x5280_0141_u32, 0x9400_0001, 0xd65f_03c0].map(u32::to_le_bytes).concat();
+        assert_eq!(traced(sample::AARCH64, &code).calls, [(sample::address(0) + 8, 10)]);
         // mov $10,%esi; call 1f; 1: mov (%rsp),%rdx; mov 0x30(%rdx),%eax; mov 0x28(%rdx),%rdx; ret
         let code = [
             0xbe, 10, 0, 0, 0, 0xe8, 0, 0, 0, 0, 0x48, 0x8b, 0x14, 0x24, 0x8b, 0x42, 0x30, 0x48, 0x8b, 0x52,
@@ -180,6 +200,20 @@ mod tests {
         other = code;
         other[9..].copy_from_slice(&[0x89, 0xd8]); // mov %ebx,%eax: would be stepped over, too
         assert_eq!(behind_null_test(&other, 0x1000), 0x1000);
+    }
+
+    #[test]
+    fn stub_of_an_imported_function_is_recognized() {
+        // bti c; adrp x16, +0x205000; ldr x17, [x16, #3328]; add x16, x16, #3328; br x17
+        let code = [0xd503_245f_u32, 0xb000_1030, 0xf946_8211, 0x9134_0210, 0xd61f_0220];
+        let bytes = |code: &[u32]| code.iter().copied().flat_map(u32::to_le_bytes).collect::<Vec<_>>();
+        let slot = |code: &[u32]| aarch64::stub(&bytes(code), 0x3_9840);
+        assert_eq!(slot(&code), Some(0x23_ed00));
+        assert_eq!(slot(&code[1..]), Some(0x23_ed00));
+        assert!(is_stub(Machine::Aarch64, &bytes(&code), 0x3_9840, 0x23_ed00));
+        assert!(!is_stub(Machine::Aarch64, &bytes(&code), 0x3_9840, 0x23_ed08));
+        assert_eq!(slot(&code[..4]), None, "it does not jump");
+        assert_eq!(slot(&[code[1], 0xf946_8231, code[4]]), None, "ldr x17, [x17, #3328]: another base");
     }
 
     #[test]

@@ -66,3 +66,19 @@ pub(crate) enum Operation {
     /// Nothing is known about what follows.
     Stop,
 }
+
+impl Operation {
+    /// The registers that it changes, one bit each.
+    pub(crate) const fn written(self) -> u32 {
+        match self {
+            Self::Add { to, .. }
+            | Self::Index { to, .. }
+            | Self::Constant { to, .. }
+            | Self::Load { to: Some(to), .. }
+            | Self::Narrow { to, .. } => 1 << to,
+            Self::Forget { registers } => registers,
+            Self::Call { .. } => u32::MAX,
+            _ => 0,
+        }
+    }
+}

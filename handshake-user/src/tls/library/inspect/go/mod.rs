@@ -10,10 +10,7 @@ use handshake_common::{
 };
 
 use self::{pclntab::Functions, types::Structure};
-use super::{
-    Inspection, ProbeKind, decode,
-    elf::{Elf, Machine},
-};
+use super::{Inspection, ProbeKind, decode, elf::Elf};
 
 const HANDSHAKE: &str = "crypto/tls.(*Conn).handshakeContext";
 /// What a client does once with its ClientHello, and a server with the one that it receives.
@@ -45,10 +42,6 @@ pub(super) fn inspect(elf: &Elf<'_>) -> Option<Inspection> {
     let function = function?;
     let mut inspection = Inspection::new(Library::Go);
     inspection.description = version(elf);
-    if elf.machine != Machine::X86_64 {
-        inspection.gap("a reader of this machine's Go instructions", "handshakes of Go programs");
-        return Some(inspection);
-    }
     let conn = Structure::with(elf, "crypto/tls", "handshakeMutex");
     // net.Conn is two words, and this field has always followed it.
     let Some(conn) =

@@ -83,8 +83,7 @@ pub(crate) fn verify(debs: [&Path; 2], target: Target, workspace: &Workspace) ->
         if said.starts_with("failed ") {
             failures.push(said.to_owned());
         }
-        exposure =
-            said.split_once("overall exposure level ").map(|(_, level)| level.to_owned()).or(exposure.take());
+        exposure = level(said).map(str::to_owned).or(exposure.take());
         is_over |= said == "end";
     });
     fs::remove_file(&machine.initramfs).context("removing the initramfs")?;
@@ -96,9 +95,14 @@ pub(crate) fn verify(debs: [&Path; 2], target: Target, workspace: &Workspace) ->
     is_said(&text, exposure.as_deref())
 }
 
-/// Whether the page says of the service what systemd says, such as "2.9 OK :-)".
-fn is_said(page: &str, exposure: Option<&str>) -> Result<()> {
-    let level = exposure.and_then(|said| said.split_whitespace().next());
+/// How exposed the service is, out of what `systemd-analyze security` says at its end.
+fn level(said: &str) -> Option<&str> {
+    let (_, level) = said.split_once("exposure level for handshake.service: ")?;
+    level.split_whitespace().next()
+}
+
+/// Whether the page says of the service what systemd says, such as "2.9".
+fn is_said(page: &str, level: Option<&str>) -> Result<()> {
     let Some(level) = level else { bail!("systemd-analyze has not said how exposed the service is") };
     let words: Vec<_> = page.split_whitespace().collect();
     ensure!(
@@ -176,8 +180,10 @@ mod tests {
     #[test]
     fn page_has_to_say_what_systemd_says() {
         let page = "There it says: overall\nexposure level 2.9, OK.";
-        assert!(is_said(page, Some("2.9 OK :-)")).is_ok());
-        assert!(is_said(page, Some("3.1 OK :-)")).is_err());
+        let said = "ok security: -> Overall exposure level for handshake.service: 2.9 OK :-) ";
+        assert_eq!(level(said), Some("2.9"));
+        assert!(is_said(page, level(said)).is_ok());
+        assert!(is_said(page, level(&said.replace("2.9", "3.1"))).is_err());
         assert!(is_said(page, None).is_err());
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Witness {
     pub(crate) hello_in_syn: bool,
     /// What each end saw of both: who sent, and from when to when since the start of its opening.
     flights: [Vec<Flight>; 2],
+    /// Of the handshake, bare acknowledgments included.
+    pub(crate) packets: usize,
     /// In which the keys were exchanged. Before TLS 1.3, if that message begins a record.
     pub(crate) group: Option<&'static str>,
     /// What the server signed that with, before TLS 1.3; likewise.
@@ -109,7 +111,10 @@ impl Witness {
             flights
         };
         let syn_ack = flow.from(Side::Server, Packet::is_syn_ack)[0];
+        let period = hello.begun..=ending.client.max(ending.server);
+        let packets = [Side::Client, Side::Server].into_iter().flat_map(|side| flow.from(side, |_| true));
         Self {
+            packets: packets.filter(|seen| period.contains(&seen.arrived)).count(),
             flights: [
                 flights(Side::Client, syn.arrived, ending.client),
                 flights(Side::Server, syn_ack.arrived, ending.server),

@@ -25,6 +25,8 @@ use crate::{
 
 /// How far a time may be from that on the link: programs, and a busy machine, take time to handle a packet.
 pub(crate) const TOLERANCE: Duration = Duration::from_millis(10);
+/// Segments of both ends that pass within so much may do it in one order on the link, and in another in TCP.
+const CROSSING: Duration = Duration::from_micros(200);
 /// How long both ends together may compute in a handshake: Java compiles its own code meanwhile.
 const COMPUTING: Duration = Duration::from_secs(2);
 
@@ -250,6 +252,11 @@ fn check_flights(tls: &Record, side: Side, truth: &Witness) {
     );
     let seen = flights_of(tls);
     let order = |flights: &[Flight]| flights.iter().map(|(from, ..)| *from).collect::<Vec<_>>();
+    let cross = |pair: &[Flight]| pair[1].1.saturating_sub(pair[0].2) < CROSSING;
+    assert_time!(
+        order(&seen) == order(flights) || !flights.windows(2).any(cross),
+        "segments cross, which makes the flights {flights:?}, in {tls}"
+    );
     assert_eq!(order(&seen), order(flights), "the flights {flights:?}, in {tls}");
     for ((_, first, last), (_, true_first, true_last)) in seen.iter().zip(flights) {
         let near = |a: Duration, b: Duration| a.abs_diff(b) <= tolerance(TOLERANCE);

@@ -244,12 +244,11 @@ fn is_before_6_3() -> bool {
 #[track_caller]
 fn check_flights(tls: &Record, side: Side, truth: &Witness) {
     let Some(flights) = truth.flights(side) else { return };
-    // A slow program's packets are each a burst, of which the kernel side keeps so many.
-    assert_time!(
-        tls.get("tls.flights").is_some() || truth.packets <= MAX_BURSTS,
-        "the flights of {} packets are unknown in {tls}",
-        truth.packets
-    );
+    // A slow program's packets are each a burst, of which the kernel side keeps so many: Java, which sends each
+    // message of TLS 1.2 by itself, sometimes makes more.
+    if tls.get("tls.flights").is_none() && truth.packets > MAX_BURSTS {
+        return tls.assert_unknown("tls.stalls");
+    }
     let seen = flights_of(tls);
     let order = |flights: &[Flight]| flights.iter().map(|(from, ..)| *from).collect::<Vec<_>>();
     let cross = |pair: &[Flight]| pair[1].1.saturating_sub(pair[0].2) < CROSSING;

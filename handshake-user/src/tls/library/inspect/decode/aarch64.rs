@@ -111,7 +111,7 @@ fn memory(word: u32) -> Option<Operation> {
     let is = |mask, value| word & mask == value;
     let width = 1 << part(word, 30, 2);
     let by = if is(0x3fff_fc00, 0x08df_fc00) {
-        return Some(Operation::Load { to: Some(register(word, 0)), base: register(word, 5), by: 0, width }); // ldar
+        0 // ldar
     } else if is(0x3b00_0000, 0x3900_0000) {
         i64::from(part(word, 10, 12)) * i64::from(width)
     } else if is(0x3b20_0c00, 0x3800_0000) {

@@ -126,13 +126,13 @@ fn aarch64(elf: &Elf<'_>, function: Function, complete: u16) -> Option<Vec<Step>
         let is_test = matches!(operation, Operation::Load { base, by, .. }
             if behind(base, by) == Some(i64::from(complete)));
         let computed = match operation {
-            Operation::Add { to, from, by } => Some((to, behind(from, by))),
+            Operation::Add { from, by, .. } => behind(from, by),
             _ => None,
         };
         let written = operation.written();
         for (register, offset) in offsets.iter_mut().enumerate() {
             if written & 1 << register != 0 {
-                *offset = computed.and_then(|(_, offset)| offset);
+                *offset = computed;
             }
         }
         steps.push(Step { address: at, flow, is_test, keeps_receiver: written & 1 == 0 });

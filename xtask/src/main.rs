@@ -2,6 +2,7 @@
 #![warn(clippy::unwrap_used)]
 
 mod at_once;
+mod behind;
 mod bench;
 mod build;
 mod chart;

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
+    behind::Behind,
     build, fuzz, lint, packages, peers,
     process::{self, Root, step},
     repeat, setup,
@@ -51,7 +52,7 @@ const DAEMON: &str = "daemon";
 /// per CPU, at most 3: each has a network of its own and mostly waits). If the only panics of a test with
 /// root are comparisons of times, or the machine's kernel ran no program when something happened, it is
 /// repeated alone; it must then pass twice, and the last line names it. With CI=true only ten tests per run
-/// may be repeated.
+/// may be repeated, and `cargo xtask vm --ci` runs behind the last tests.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask test\n  \
@@ -273,6 +274,7 @@ impl Tests<'_> {
             tests.len(),
             tests.join(", ")
         );
+        let mut machines = None;
         let own = Pass { attach: None, filters: &[] };
         let passes = if self.filter.is_none() { vec![own, PERF] } else { vec![own] };
         let mut failed = Vec::new();
@@ -288,6 +290,10 @@ impl Tests<'_> {
                 continue;
             }
             let over = pass.attach.map_or_else(String::new, |attach| format!(" over {attach}"));
+            // Beside tests that compare times, building for them fails one in sixty.
+            if machines.is_none() && !is_netns && self.filter.is_none() && process::is_ci() {
+                machines = Some(Behind::start(self.workspace, &["vm", "--ci"])?);
+            }
             step(format!("running {}{over}", executable.display()));
             match self.run_as_root(executable, pass, way, threads) {
                 Ok(names) => repeated.extend(names.into_iter().map(|test| format!("{test}{over}"))),
@@ -296,6 +302,11 @@ impl Tests<'_> {
                     failed.push(format!("{name}{over}: {err:#}"));
                 }
             }
+        }
+        if let Some(machines) = machines
+            && let Err(err) = machines.finish()
+        {
+            failed.push(format!("{err:#}"));
         }
         if !failed.is_empty() {
             bail!("failed as root:\n{}", failed.join("\n"));

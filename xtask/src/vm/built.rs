@@ -36,8 +36,8 @@ pub(super) struct Built {
 }
 
 impl Built {
+    /// The standard library of the target must be there.
     pub(super) fn make(workspace: &Workspace, ready: &Ready, target: Target) -> Result<Self> {
-        target.ensure(&ready.toolchain)?;
         let object = build::ebpf_for(workspace, ready, target.arch())?;
         let cargo = |arguments: &[&str]| {
             let mut cargo = process::cargo(workspace);

@@ -10,7 +10,11 @@ mod report;
 mod root;
 pub(crate) mod systemd;
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -134,6 +138,35 @@ struct Prepared {
     machine: Machine,
 }
 
+/// What the machines of one processor need of others.
+struct Fetched {
+    target: Target,
+    /// The archive with Debian's programs.
+    programs: PathBuf,
+    kernels: Vec<Kernel>,
+}
+
+/// Downloads everything at once, before anything is built.
+fn fetch(ready: &Ready, machines: &[(Target, &str)], folder: &Path) -> Result<Vec<Fetched>> {
+    packages::ensure_for_vm()?;
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let targets = [Target::X86_64, Target::Aarch64].into_iter();
+    let wanted = targets.filter(|target| machines.iter().any(|(of, _)| of == target));
+    wanted
+        .map(|target| {
+            target.ensure(&ready.toolchain)?;
+            let versions = machines.iter().filter(|(of, _)| *of == target);
+            Ok(Fetched {
+                target,
+                programs: root::programs(target, folder)?,
+                kernels: versions
+                    .map(|(_, version)| Kernel::fetch(version, target, folder))
+                    .collect::<Result<_>>()?,
+            })
+        })
+        .collect()
+}
+
 /// Boots every machine, a few at a time: their tests mostly wait.
 fn run(
     workspace: &Workspace,
@@ -143,22 +176,15 @@ fn run(
     parameters: &str,
     limit: Duration,
 ) -> Result<Vec<Row>> {
-    packages::ensure_for_vm()?;
     let folder = workspace.target.join("machines");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let fetched = fetch(ready, machines, &folder)?;
     let mut prepared: Vec<Prepared> = Vec::new();
-    for target in [Target::X86_64, Target::Aarch64] {
-        let kernels: Vec<_> = machines.iter().filter(|(of, _)| *of == target).collect();
-        if kernels.is_empty() {
-            continue;
-        }
+    for Fetched { target, programs, kernels } in fetched {
         let built = Built::make(workspace, ready, target)?;
-        let programs = root::programs(target, &folder)?;
-        for (_, version) in kernels {
-            let kernel = Kernel::fetch(version, target, &folder)?;
+        for kernel in kernels {
             let name = format!("{}-{}", target.arch(), kernel.release);
             if prepared.iter().any(|other| other.name == name) {
-                step(format!("vm: {version} would be {name} once more"));
+                step(format!("vm: there is one more name for {name}: it runs once"));
                 continue;
             }
             let plan = plan(&kernel.release);

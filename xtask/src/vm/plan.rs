@@ -78,6 +78,9 @@ const CI: &[&str] = &[
 ];
 const CI_DISCOVERY: &[&str] = &["later_program_is_found_and_reported"];
 
+/// The kernel's iterator over the mappings of one process (6.1).
+const ITERATOR: &[&str] = &["mappings::"];
+
 /// Soft interrupts inside the program on changes of state.
 const DAEMON: &[&str] = &["interrupted::"];
 
@@ -110,15 +113,10 @@ impl Plan {
 
     /// What CI runs: one attach mode, and a few of the tests.
     pub(super) fn of_ci(release: &str) -> Self {
-        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        let all = Self::new(release, &[]);
-        Self {
-            modes: vec![MODES[0]],
-            netns: owned(CI),
-            discover: owned(CI_DISCOVERY),
-            daemon: Vec::new(),
-            ..all
-        }
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let iterator = if numbers(release) >= vec![6, 1] { ITERATOR } else { &[] };
+        let discover = owned(&[CI_DISCOVERY, iterator].concat());
+        Self { modes: vec![MODES[0]], netns: owned(CI), discover, ..Self::new(release, &[]) }
     }
 
     /// The commands behind init.sh.
@@ -147,13 +145,11 @@ impl Plan {
             quoted(&built.discover),
             self.discover.join(" ")
         ));
-        if !self.daemon.is_empty() {
-            line(format_args!(
-                "run daemon {SECONDS} {} --test-threads 1 --nocapture {}",
-                quoted(&built.daemon),
-                self.daemon.join(" ")
-            ));
-        }
+        line(format_args!(
+            "run daemon {SECONDS} {} --test-threads 1 --nocapture {}",
+            quoted(&built.daemon),
+            self.daemon.join(" ")
+        ));
         script
     }
 
@@ -170,9 +166,7 @@ impl Plan {
                 let mut failed = failures(netns, &format!("netns over {mode}"));
                 if mode == &MODES[0] {
                     failed.extend(failures(discover, "discover"));
-                    if !self.daemon.is_empty() {
-                        failed.extend(failures(output.section("daemon"), "daemon"));
-                    }
+                    failed.extend(failures(output.section("daemon"), "daemon"));
                 }
                 Row {
                     release: release.to_owned(),

@@ -52,6 +52,9 @@ const OURS: [(&str, &[&str]); 7] = [
     ("other helpers", &["bpf_", "__bpf_", "copy_from_kernel_nofault", "copy_from_user_nofault"]),
 ];
 
+/// The names of the program's threads, none of which begins another.
+const THREADS: [&str; 5] = ["handshake", "libraries", "minisockets", "recorder", "tokio-rt-worker"];
+
 /// Says what is missing.
 pub(super) fn ensure_perf() -> Result<()> {
     ensure!(
@@ -131,37 +134,45 @@ impl Shares {
         groups
     }
 
+    /// The share of the program's own threads.
+    fn of_process(&self) -> f64 {
+        THREADS.iter().fold(0.0, |sum, name| sum + self.of_program(name))
+    }
+
     fn of_program(&self, name: &str) -> f64 {
         self.programs.iter().filter(|(program, _)| program.starts_with(name)).map(|(_, share)| share).sum()
     }
 }
 
-/// What the program adds: the shares with it beside those without.
-pub(super) fn table(load: &str, without: &Shares, with: &Shares) -> String {
-    let mut text =
-        format!("\n{:<44} {:>8} {:>8}\n", format!("share of the CPUs, {load}, %"), "without", "daemon");
-    let mut line = |name: &str, without: f64, with: f64| {
-        let _ = writeln!(text, "{name:<44} {:>8.2} {:>8.2}", without * 100.0, with * 100.0);
-    };
-    let mut sum = (0.0, 0.0);
-    for ((name, before), (_, after)) in without.of_ebpf().into_iter().zip(with.of_ebpf()) {
-        line(name, before, after);
-        sum = (sum.0 + before, sum.1 + after);
+/// What each adds, beside the shares without: name and shares, that of the program last.
+pub(super) fn table(load: &str, columns: &[(&str, Shares)]) -> String {
+    let mut text = format!("\n{:<44}", format!("share of the CPUs, {load}, %"));
+    for (name, _) in columns {
+        let _ = write!(text, " {name:>11}");
     }
-    // Its threads have names of their own, none of which begins so.
-    let own = ["handshake", "libraries", "tokio-rt-worker"]
-        .map(|name| (without.of_program(name), with.of_program(name)));
-    let own = own.iter().fold((0.0, 0.0), |sum, own| (sum.0 + own.0, sum.1 + own.1));
-    line("its process", own.0, own.1);
-    line("all that it adds", sum.0 + own.0, sum.1 + own.1);
+    let mut line = |name: &str, shares: &dyn Fn(&Shares) -> f64| {
+        let _ = write!(text, "\n{name:<44}");
+        for (_, column) in columns {
+            let _ = write!(text, " {:>11.2}", shares(column) * 100.0);
+        }
+    };
+    for (group, (name, _)) in OURS.iter().enumerate() {
+        line(name, &|shares| shares.of_ebpf()[group].1);
+    }
+    line("its process", &Shares::of_process);
+    line("all that it adds", &|shares| {
+        shares.of_ebpf().iter().map(|(_, share)| share).sum::<f64>() + shares.of_process()
+    });
+    let last = columns.last().map(|(_, shares)| &shares.kernel);
     let mut programs: Vec<_> =
-        with.kernel.iter().filter(|(symbol, _)| symbol.starts_with("bpf_prog_")).collect();
+        last.into_iter().flatten().filter(|(symbol, _)| symbol.starts_with("bpf_prog_")).collect();
     programs.sort_by(|a, b| b.1.total_cmp(a.1));
-    for (symbol, share) in programs.into_iter().take(8) {
+    for (symbol, _) in programs.into_iter().take(8) {
         // `bpf_prog_TAG_NAME`.
         let name = symbol.splitn(4, '_').last().unwrap_or(symbol);
-        line(&format!("  {name}"), without.kernel.get(symbol).copied().unwrap_or(0.0), *share);
+        line(&format!("  {name}"), &|shares| shares.kernel.get(symbol).copied().unwrap_or(0.0));
     }
+    text.push('\n');
     text
 }
 
@@ -180,7 +191,13 @@ mod tests {
         assert_eq!(shares.kernel.len(), 3, "addresses of user space are no kernel symbols");
         let groups = shares.of_ebpf();
         assert!(groups[..2].iter().all(|(_, share)| (share - 0.25).abs() < 1e-9), "{groups:?}");
-        assert!(table("TCP", &Shares::default(), &shares).contains("  tls_wire"));
+        let table = table("TCP", &[("without", Shares::default()), ("daemon", shares)]);
+        let line = |name: &str| table.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        assert!(
+            table.starts_with("\nshare of the CPUs, TCP, %") && table.contains("  without      daemon\n")
+        );
+        assert_eq!(line("  tls_wire"), Some("0.00       25.00"));
+        assert_eq!(line("all that it adds"), Some("0.00       75.00"));
         assert_eq!(Shares::parse(""), None);
     }
 }

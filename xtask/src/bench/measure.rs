@@ -4,7 +4,11 @@ use std::{fs, path::Path, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{cpu, subject::Subject};
+use super::{
+    cpu,
+    hooks::{self, Hooks},
+    subject::Subject,
+};
 use crate::process::step;
 
 /// The kernel's switch for run times of eBPF programs.
@@ -37,10 +41,12 @@ impl Plan<'_> {
     }
 }
 
-/// What the program adds to what the CPUs do under a load, if that was asked for.
+/// What the program adds to what the CPUs do under a load, if that was asked for; `with_hooks`: and what
+/// empty programs do at the hooks that every connection passes.
 pub(super) fn cpu_shares(
     plan: &Plan<'_>,
     load: &str,
+    with_hooks: bool,
     mut under_load: impl FnMut(&mut dyn FnMut() -> Result<cpu::Shares>) -> Result<cpu::Shares>,
 ) -> Result<String> {
     if !plan.samples_cpu {
@@ -49,12 +55,17 @@ pub(super) fn cpu_shares(
     step("what the CPUs do, by sampling");
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
     let mut sample = || cpu::sample(plan.window, folder.path());
-    let without = under_load(&mut sample)?;
+    let mut columns = vec![("without", under_load(&mut sample)?)];
+    if with_hooks {
+        let _hooks = Hooks::attach()?;
+        thread::sleep(SETTLE);
+        columns.push((hooks::NAME, under_load(&mut sample)?));
+    }
     let (arguments, ready) = BenchMode::Daemon.command().context("the daemon has a command")?;
     let subject = plan.start(arguments, ready)?;
-    let with = under_load(&mut sample)?;
+    columns.push(("daemon", under_load(&mut sample)?));
     subject.stop()?;
-    Ok(cpu::table(load, &without, &with))
+    Ok(cpu::table(load, &columns))
 }
 
 /// What is compared.

@@ -46,7 +46,7 @@ pub(super) fn measure(plan: &Plan<'_>, name: &str, load: &dyn Load, others: &[&O
                 .collect::<Result<_>>()?,
         );
     }
-    let shares = cpu_shares(plan, name, |sample| sample())?;
+    let shares = cpu_shares(plan, name, true, |sample| sample())?;
     step("kernel time, with the kernel's own statistics on");
     let kernel = kernel_time(plan, "connection", || Ok(load.rate_over(plan.window)?.0))?;
     Ok(format!("{}{shares}{kernel}", table(name, &names, &rounds)))

@@ -74,7 +74,8 @@ fn one_kind(server: &Server, kind: Kind, plan: &Plan<'_>) -> Result<String> {
             [BenchMode::Without, BenchMode::Daemon].map(|mode| sample(server, kind, plan, mode));
         pairs.push([without?, daemon?]);
     }
-    let shares = cpu_shares(plan, &format!("TLS {}", kind.name()), |sample| under(kind, plan, sample))?;
+    let shares =
+        cpu_shares(plan, &format!("TLS {}", kind.name()), false, |sample| under(kind, plan, sample))?;
     step("kernel time, with the kernel's own statistics on");
     let kernel = kernel_time(plan, "handshake", || Ok(kind.run(plan.window)?.handshakes))?;
     Ok(format!("{}{shares}{kernel}", table(kind, &pairs)))

@@ -116,6 +116,8 @@ layout! {
         task_self_exec_id: "task_struct" "self_exec_id",
         task_comm: "task_struct" "comm",
         task_nvcsw: "task_struct" "nvcsw",
+        task_exec_runtime: "task_struct" "se.sum_exec_runtime",
+        task_run_delay: "task_struct" "sched_info.run_delay",
         task_files: "task_struct" "files",
         task_cgroups: "task_struct" "cgroups",
         css_set_cgroup: "css_set" "dfl_cgrp",

@@ -46,6 +46,9 @@ impl ConnectionEvent {
     fn goes(&mut self, old: u32, new: u32, at: u64, sock: &Socket) -> &mut Self {
         let due = state::transition(&mut self.connection, sock, old, new, at * MS);
         self.count(due);
+        let once = self.connection;
+        let again = state::transition(&mut self.connection, sock, old, new, (at + 1) * MS);
+        assert_eq!((again, self.connection), (DueRecords::empty(), once), "{old} to {new} handled twice");
         self
     }
 

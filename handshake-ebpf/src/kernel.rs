@@ -13,7 +13,9 @@ use aya_ebpf::{
         },
     },
 };
-use handshake_common::{Connection, ConnectionFlags, Family, layout::ABSENT, tcp::Sock};
+use handshake_common::{
+    Connection, ConnectionFlags, Family, layout::ABSENT, tcp::Sock, tls::library::session::Activity,
+};
 
 pub(crate) use crate::memory::{Direct, Memory, Probed, constant, layout};
 use crate::{
@@ -26,14 +28,34 @@ pub(crate) trait Access {
     type Memory: Memory;
     /// A number unique to this socket.
     fn cookie(sk: *const c_void) -> u64;
+    /// Whether that is the same number each time.
+    #[inline(always)]
+    fn has_cookies() -> bool {
+        false
+    }
     /// The address of a socket as a mere number, for functions of their own, which take no typed pointer.
     fn address(sk: *const c_void) -> u64;
     /// The current task.
     fn process() -> Process;
-    /// How often the current task has gone to sleep (`nvcsw`).
-    fn sleeps() -> u64;
+    /// What the current task has done so far.
+    fn activity() -> Activity;
     /// The identity of the current task.
     fn task() -> Task;
+}
+
+/// What a task has done so far.
+///
+/// # Safety
+/// `task` is one that `M` can read.
+#[inline(always)]
+unsafe fn activity<M: Memory>(task: *const c_void) -> Activity {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let ran: u64 = M::read(task, layout!(task_exec_runtime));
+        let delayed: u64 =
+            if layout!(task_run_delay) == ABSENT { 0 } else { M::read(task, layout!(task_run_delay)) };
+        Activity::new(M::read(task, layout!(task_nvcsw)), ran.wrapping_add(delayed))
+    }
 }
 
 /// BTF-typed programs.
@@ -48,6 +70,11 @@ impl Access for Typed {
         }
         // SAFETY: a BTF-typed socket.
         unsafe { bpf_get_socket_cookie(sk.cast_mut()) }
+    }
+
+    #[inline(always)]
+    fn has_cookies() -> bool {
+        layout!(has_tracing_helpers) != 0
     }
 
     #[inline(always)]
@@ -66,12 +93,12 @@ impl Access for Typed {
     }
 
     #[inline(always)]
-    fn sleeps() -> u64 {
+    fn activity() -> Activity {
         if layout!(has_tracing_helpers) == 0 {
-            return Untyped::sleeps();
+            return Untyped::activity();
         }
         // SAFETY: the helper returns the current task, BTF-typed.
-        unsafe { Direct::read(bpf_get_current_task_btf() as *const c_void, layout!(task_nvcsw)) }
+        unsafe { activity::<Direct>(bpf_get_current_task_btf() as *const c_void) }
     }
 
     #[inline(always)]
@@ -106,9 +133,9 @@ impl Access for Untyped {
     }
 
     #[inline(always)]
-    fn sleeps() -> u64 {
+    fn activity() -> Activity {
         // SAFETY: the helper returns the current task.
-        unsafe { Probed::read(bpf_get_current_task() as *const c_void, layout!(task_nvcsw)) }
+        unsafe { activity::<Probed>(bpf_get_current_task() as *const c_void) }
     }
 
     #[inline(always)]
@@ -139,8 +166,8 @@ impl Access for Filtered {
     }
 
     #[inline(always)]
-    fn sleeps() -> u64 {
-        Untyped::sleeps()
+    fn activity() -> Activity {
+        Untyped::activity()
     }
 
     #[inline(always)]

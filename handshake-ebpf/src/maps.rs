@@ -38,9 +38,57 @@ pub(crate) static HISTOGRAMS: PerCpuArray<Histogram, { histograms::SERIES }> = P
 #[btf_map]
 pub(crate) static HANDLED: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
 
+/// A change of state that no entry shows to have been handled, by its socket's address, until
+/// `inet_sock_set_state_nested` has seen the same change. The oldest entries are evicted.
+#[btf_map]
+static UNSHOWN: LruHashMap<u64, u64, 1024> = LruHashMap::new();
+
+/// Notes that this change, [socket, states], was handled, and that no entry shows it.
+#[inline(always)]
+pub(crate) fn note_unshown([sk, states]: [u64; 2]) {
+    // If that fails, the change may be handled twice.
+    let _ = UNSHOWN.insert(sk, states, u64::from(BPF_ANY));
+}
+
+/// Whether this change was noted. Forgets it: the socket's next connection may begin with the same one.
+#[inline(always)]
+pub(crate) fn is_noted([sk, states]: [u64; 2]) -> bool {
+    // SAFETY: copied at once; what is evicted meanwhile is of another socket.
+    let Some(noted) = (unsafe { UNSHOWN.get(sk) }).copied() else { return false };
+    // It may have been evicted.
+    let _ = UNSHOWN.remove(sk);
+    noted == states
+}
+
 /// Whether a connection has ever not fitted in the table.
 #[btf_map]
-pub(crate) static FULL: Array<u32, 1> = Array::new();
+static FULL: Array<u32, 1> = Array::new();
+
+/// A connection does not fit in the table.
+#[inline(always)]
+pub(crate) fn mark_full() {
+    if let Some(full) = FULL.get_ptr_mut(0) {
+        // SAFETY: the map's own value; everybody writes the same.
+        unsafe { full.write_volatile(1) };
+    }
+}
+
+/// Whether a connection has ever not fitted in the table.
+#[inline(always)]
+pub(crate) fn has_been_full() -> bool {
+    FULL.get(0).is_some_and(|&full| full != 0)
+}
+
+/// Whether everything is attached, as user space says. Until then the end of a socket is not seen, and the
+/// next one at its address would be taken for it.
+#[btf_map]
+static ATTACHED: Array<u32, 1> = Array::new();
+
+/// Whether connections are followed from their beginning to their end by now.
+#[inline(always)]
+pub(crate) fn everything_is_attached() -> bool {
+    ATTACHED.get(0).is_some_and(|&attached| attached != 0)
+}
 
 /// The two ends of a connection.
 #[derive(Clone, Copy, Default)]

@@ -14,6 +14,9 @@ pub const LIBRARIES: CapabilitySet = MINISOCKETS
     .union(CapabilitySet::DAC_READ_SEARCH)
     .union(CapabilitySet::CHECKPOINT_RESTORE);
 
+/// Looking at the open files of all processes takes no capability but that of asking the kernel to.
+pub const OPEN_FILES: CapabilitySet = CapabilitySet::BPF;
+
 /// Opening cgroups by their ids (`open_by_handle_at`), to name them.
 pub const CGROUPS: CapabilitySet = CapabilitySet::DAC_READ_SEARCH;
 

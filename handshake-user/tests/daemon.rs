@@ -31,6 +31,8 @@ mod reload;
 mod shutdown;
 #[path = "daemon/socket.rs"]
 mod socket;
+#[path = "daemon/start.rs"]
+mod start;
 #[path = "daemon/time_wait.rs"]
 mod time_wait;
 #[path = "daemon/tracepoint.rs"]

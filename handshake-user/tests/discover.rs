@@ -3,6 +3,10 @@
 //!
 //! Needs root: run through `cargo xtask test`.
 
+#[path = "program/child_guard.rs"]
+mod child_guard;
+#[path = "discover/mappings.rs"]
+mod mappings;
 #[path = "discover/process.rs"]
 mod process;
 
@@ -11,6 +15,7 @@ use std::{
     fs,
     os::unix::{ffi::OsStringExt as _, fs::MetadataExt as _},
     path::{Path, PathBuf},
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -135,7 +140,10 @@ fn library(folder: &TempDir, name: &str) -> PathBuf {
 }
 
 fn copy(from: &Path, to: &Path) -> PathBuf {
-    fs::copy(from, to).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+    // By a process of its own: the kernel runs no file that is open for writing (ETXTBSY), and what this
+    // process has open is for a moment also in a child of another test.
+    let copied = Command::new("cp").arg(from).arg(to).status().unwrap();
+    assert!(copied.success(), "{}", from.display());
     to.to_owned()
 }
 
@@ -232,6 +240,20 @@ fn check_later_program(discovery: Discovery) {
     assert_eq!(search.of(&file)[1].pid, Some(again.pid()));
 }
 
+/// Any user can map a program as if it were a library without a library's name.
+#[test]
+fn program_that_was_mapped_before_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = copy(Path::new("/bin/sleep"), &folder.path().join("mapped-before"));
+    let file = fs::metadata(&path).unwrap();
+    let _mapped = mappings::map(&fs::File::open(&path).unwrap());
+    let mut search = Search::start();
+    assert!(search.of(&file).is_empty(), "it is no program yet");
+    let program = Process::start(&path, None);
+    search.until("it is found", |search| !search.of(&file).is_empty());
+    assert_eq!(search.of(&file)[0].pid, Some(program.pid()));
+}
+
 #[test]
 fn later_program_is_found_and_reported_unused_after_its_last_process() {
     check_later_program(Discovery::new(iterator(), SWEEP));
@@ -255,7 +277,7 @@ fn short_lived_program_is_found_by_its_path() {
     let path = copy(Path::new("/bin/true"), &folder.path().join("short"));
     let file = fs::metadata(&path).unwrap();
     let mut search = Search::start();
-    assert!(std::process::Command::new(&path).status().unwrap().success());
+    assert!(Command::new(&path).status().unwrap().success());
     search.until("it is found", |search| !search.of(&file).is_empty());
     assert_eq!(search.of(&file)[0].pid, None);
 }
@@ -271,7 +293,7 @@ fn short_lived_programs_are_found_whenever_they_end() {
     let mut search = Search::start();
     let runs = thread::spawn(move || {
         for path in paths {
-            assert!(std::process::Command::new(path).status().unwrap().success());
+            assert!(Command::new(path).status().unwrap().success());
         }
     });
     while !runs.is_finished() {
@@ -414,7 +436,7 @@ fn short_lived_processes_do_not_slow_the_search() {
     let mut longest = Duration::ZERO;
     while begin.elapsed() < Duration::from_secs(3) {
         for _ in 0..20 {
-            assert!(std::process::Command::new("/bin/true").status().unwrap().success());
+            assert!(Command::new("/bin/true").status().unwrap().success());
         }
         let one = Instant::now();
         search.poll();

@@ -12,7 +12,7 @@ mod load;
 mod program;
 
 use std::{
-    env,
+    env, fmt,
     sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -174,10 +174,9 @@ fn attack(arguments: &[&str], still: Option<Duration>) {
         match right(&last) {
             Ok(()) => break last,
             Err(wrong) => {
-                let recursion = last.rise(&first, LOST, &["recursion"]);
                 assert!(
                     Instant::now() < deadline,
-                    "daemon, least, most of the reference: {wrong}; recursion {recursion:?}"
+                    "daemon, least, most of the reference: {wrong}\n  at first: {first}\n  at last: {last}"
                 );
             }
         }
@@ -213,6 +212,20 @@ fn attack(arguments: &[&str], still: Option<Duration>) {
         "{arguments:?}: {all} ends, {unrelated} unrelated, state_full {state_full}, ring_full {}",
         rise(LOST, &["ring_full"])
     );
+}
+
+impl fmt::Display for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, scrape) in
+            [("reference", &self.before), ("daemon", &self.daemon), ("reference", &self.after)]
+        {
+            write!(f, "\n  {name}:")?;
+            for metric in [GAUGE, OPENS, CLOSES, LOST] {
+                f.write_str(&scrape.series(metric))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Snapshot {

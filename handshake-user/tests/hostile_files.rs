@@ -7,6 +7,8 @@
 mod churn;
 #[path = "hostile_files/descriptors.rs"]
 mod descriptors;
+#[path = "hostile_files/fuse.rs"]
+mod fuse;
 #[path = "hostile_files/mappings.rs"]
 mod mappings;
 #[path = "hostile_files/odd.rs"]
@@ -18,6 +20,8 @@ mod proper;
 mod serving;
 #[path = "hostile_files/silent.rs"]
 mod silent;
+#[path = "hostile_files/stuck.rs"]
+mod stuck;
 #[path = "hostile_files/truncation.rs"]
 mod truncation;
 #[path = "hostile_files/untrusted.rs"]

@@ -76,12 +76,12 @@ pub const fn is_followed(old: u32) -> bool {
 
 /// A socket of which nothing is known yet leaves `old`, which is a state that [`is_followed`].
 #[inline(always)]
-pub fn adopt(connection: &mut Connection, old: u32) {
+pub const fn adopt(connection: &mut Connection, old: u32) {
     if old == states::SYN_RECV {
         connection.role = Role::Server.code();
         return;
     }
-    connection.flags.insert(ConnectionFlags::PREEXISTING);
+    connection.flags = connection.flags.union(ConnectionFlags::PREEXISTING);
     if old == states::SYN_SENT {
         connection.role = Role::Client.code();
         return;
@@ -97,10 +97,11 @@ pub fn adopt(connection: &mut Connection, old: u32) {
     });
 }
 
-/// `sock:inet_sock_set_state` with `old != new`, for every step but the first of a client.
+/// `sock:inet_sock_set_state` with `old != new`, for every step but the first of a client. The same step once
+/// more, which the kernel side cannot always rule out, changes nothing.
 #[inline(always)]
 pub fn transition(connection: &mut Connection, sock: &impl Sock, old: u32, new: u32, now: u64) -> DueRecords {
-    if connection.is(Phase::Done) {
+    if connection.is(Phase::Done) || is_repeated(connection, new) {
         return DueRecords::empty();
     }
     match new {
@@ -139,6 +140,18 @@ pub fn transition(connection: &mut Connection, sock: &impl Sock, old: u32, new: 
         }
         states::CLOSE => closed(connection, sock, old, now),
         _ => DueRecords::empty(),
+    }
+}
+
+/// Whether the connection shows that it has reached this state before. ESTABLISHED is seen in its phase.
+#[inline(always)]
+fn is_repeated(connection: &Connection, new: u32) -> bool {
+    match new {
+        states::FIN_WAIT1 | states::LAST_ACK => connection.our_close_ns != 0,
+        states::FIN_WAIT2 => connection.fin_acked_ns != 0,
+        states::CLOSE_WAIT | states::CLOSING => connection.peer_fin_ns != 0,
+        states::CLOSE => connection.is(Phase::Ending),
+        _ => false,
     }
 }
 

@@ -2,12 +2,14 @@
 
 use core::mem::MaybeUninit;
 
-use handshake_common::{Connection, ConnectionFlags, connection, tcp::state};
+use handshake_common::{
+    Connection, ConnectionFlags, connection,
+    tcp::{state, states},
+};
 
 use crate::{
     kernel::{Access, KernelSock},
-    maps::{self, FULL},
-    word_copy,
+    maps, word_copy,
 };
 
 /// Adopts an unknown socket: most existed before the program started, or the table was full when they were
@@ -33,23 +35,35 @@ pub(crate) fn adopt_now<'a, A: Access>(sock: &KernelSock<A>) -> Option<&'a mut C
     Some(connection)
 }
 
-/// The same for a program without enough stack for a connection.
+/// A connection of which only its state is known, by that state: for [`adopt_unlocked`].
+static BY_STATE: [Connection; states::CLOSING as usize + 1] = {
+    let mut by_state = [zerocopy::transmute!([0_u8; connection::SIZE]); _];
+    let mut old = 0;
+    while old <= states::CLOSING {
+        if state::is_followed(old) {
+            state::adopt(&mut by_state[old as usize], old);
+        }
+        old += 1;
+    }
+    by_state
+};
+
+/// The same for a packet, which is filtered without the socket's lock, by a program without enough stack for
+/// a connection. Another CPU may change the socket's state at any moment: the entry says from its first
+/// moment what is known.
 #[inline(always)]
-pub(crate) fn adopt_in_place<'a, A: Access>(sock: &KernelSock<A>, id: u64) -> Option<&'a mut Connection> {
-    static NEW: Connection = zerocopy::transmute!([0_u8; connection::SIZE]);
+pub(crate) fn adopt_unlocked<'a, A: Access>(sock: &KernelSock<A>, id: u64) -> Option<&'a mut Connection> {
     let old = sock.state();
     if !state::is_followed(old) {
         return None;
     }
-    maps::keep_new(sock.pointer(), &NEW);
+    maps::keep_new(sock.pointer(), BY_STATE.get(old as usize)?);
     let connection = maps::find(sock.pointer())?;
-    // Packets are filtered without the socket's lock: another CPU may have started to follow this connection
-    // in the meantime, and knows more about it.
+    // Another CPU has started to follow this connection in the meantime, and knows more about it.
     if connection.id != 0 {
         return Some(connection);
     }
     connection.id = id;
-    state::adopt(connection, old);
     mark_maybe_unfollowed(connection);
     sock.identify(connection);
     Some(connection)
@@ -71,7 +85,7 @@ pub(super) fn newly_followed<'a, A: Access>(
 /// Once the table has been full, a connection that is not followed may be newer than the program.
 #[inline(always)]
 fn mark_maybe_unfollowed(connection: &mut Connection) {
-    if connection.flags.contains(ConnectionFlags::PREEXISTING) && FULL.get(0).is_some_and(|&full| full != 0) {
+    if connection.flags.contains(ConnectionFlags::PREEXISTING) && maps::has_been_full() {
         connection.flags.insert(ConnectionFlags::MAYBE_UNFOLLOWED);
     }
 }

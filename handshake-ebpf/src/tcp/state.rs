@@ -24,7 +24,7 @@ use super::{
 use crate::{
     emit,
     kernel::{Access, KernelSock, Typed, Untyped},
-    maps::{self, Endpoints, FULL, HANDLED, SYNACKS},
+    maps::{self, Endpoints, HANDLED, SYNACKS},
     stack,
     tls::{library::call, wire},
     word_copy,
@@ -38,16 +38,20 @@ static SET_STATE: ProgramArray<1> = ProgramArray::new();
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     stack::of_the_task_with(&ctx, &SET_STATE);
-    set_state::<Typed>(ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    let is_shown = set_state::<Typed>(ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    let change = change(&ctx);
+    if !is_shown {
+        maps::note_unshown(change);
+    }
     // Last: what interrupts until here leaves its own.
     if let Some(handled) = HANDLED.get_ptr_mut(0) {
         // SAFETY: the map's own value of this CPU. Volatile: it is for the reentrant program.
-        unsafe { handled.write_volatile(change(&ctx)) };
+        unsafe { handled.write_volatile(change) };
     }
     0
 }
 
-/// A change of state, for [`HANDLED`].
+/// A change of state: the socket, and from which state to which.
 #[inline(always)]
 fn change(ctx: &BtfTracePointContext) -> [u64; 2] {
     let (sk, old, new): (u64, u32, u32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
@@ -57,14 +61,18 @@ fn change(ctx: &BtfTracePointContext) -> [u64; 2] {
 /// The reentrant program. The kernel skips a program that already runs on this CPU: when a soft interrupt
 /// arrives while a `connect()` or `close()` is being handled, the state changes of all its packets would be
 /// lost. This program runs after the first one, and when that has not handled the change, it enters its code;
-/// it has none of its own, because the verifier would check that once more. A change that is handled twice
-/// (an interrupt came between the two programs) has no effect the second time: the socket's lock is held all
-/// the while.
+/// it has none of its own, because the verifier would check that once more. When an interrupt comes between
+/// the two programs, a change is handled twice, under the same lock of the socket: the entry of its
+/// connection shows that it was. Where none does, it is noted.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn inet_sock_set_state_nested(ctx: BtfTracePointContext) -> i32 {
     let Some(handled) = HANDLED.get_ptr_mut(0) else { return 0 };
+    let change = change(&ctx);
+    if (maps::has_been_full() || !Typed::has_cookies()) && maps::is_noted(change) {
+        return 0;
+    }
     // SAFETY: the map's own value of this CPU. Volatile: it is the first program that writes it.
-    let ([sk, states], [now_sk, now_states]) = (unsafe { handled.read_volatile() }, change(&ctx));
+    let ([sk, states], [now_sk, now_states]) = (unsafe { handled.read_volatile() }, change);
     // One after the other: the verifier refuses the arithmetic with pointers that would compare them at once.
     if black_box(sk != now_sk) || states != now_states {
         emit::count(totals::NESTED);
@@ -90,24 +98,24 @@ pub(crate) fn inet_sock_set_state_perf(ctx: TracePointContext) -> u32 {
     0
 }
 
+/// Returns false if no entry shows that this change was handled: the table has no room for the connection, or
+/// the entry cannot tell it from another connection of this socket.
 #[inline(always)]
-fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
+fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) -> bool {
     // With old == new nothing happened. SYN_SENT → SYN_RECV: both ends dial.
     if old == new || (new == states::SYN_RECV && old != states::LISTEN) {
-        return;
+        return true;
     }
     // A server's socket is read when it is ESTABLISHED: at SYN_RECV not even its addresses are set.
     if old == states::LISTEN || new == states::LISTEN {
-        return listener::changed::<A>(sk, old, new);
+        listener::changed::<A>(sk, old, new);
+        return true;
     }
-    let Some(sock) = KernelSock::<A>::new(sk) else { return };
+    let Some(sock) = KernelSock::<A>::new(sk) else { return true };
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
     if old == states::CLOSE {
-        if new == states::SYN_SENT {
-            connecting(&sock, now);
-        }
-        return;
+        return new != states::SYN_SENT || (connecting(&sock, now) && A::has_cookies());
     }
     let connection = match maps::find(sk) {
         // A new socket at the address of one whose end was missed: a connection that leaves SYN_RECV is only
@@ -122,11 +130,16 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
             found
         }
         Some(found) => found,
-        None if old == states::SYN_RECV && new == states::ESTABLISHED => return accepted(&sock, now),
-        None => match adopt(&sock, old) {
-            Some(adopted) => adopted,
-            None => return pass(&sock, old, new, now),
-        },
+        None if old == states::SYN_RECV && new == states::ESTABLISHED => {
+            return accepted(&sock, now) && A::has_cookies();
+        }
+        None => {
+            let Some(adopted) = adopt(&sock, old) else {
+                pass(&sock, old, new, now);
+                return false;
+            };
+            adopted
+        }
     };
     if !connection.tls_session.is_none() && matches!(new, states::FIN_WAIT1 | states::LAST_ACK) {
         // The program gives up on a handshake in progress.
@@ -153,37 +166,41 @@ fn set_state<A: Access>(sk: *const c_void, old: u32, new: u32) {
     if new == states::ESTABLISHED {
         find_wire(connection);
     }
+    true
 }
 
-/// `connect()`: the only place where a client's process is certain from the start.
+/// `connect()`: the only place where a client's process is certain from the start. Returns false if the table
+/// has no room.
 #[inline(always)]
-fn connecting<A: Access>(sock: &KernelSock<A>, now: u64) {
+fn connecting<A: Access>(sock: &KernelSock<A>, now: u64) -> bool {
     if let Some(found) = maps::find(sock.pointer()) {
         // On a preemptible kernel the reentrant program may see a step that the first one has already
         // handled: this socket is still in the same state.
         if found.is(Phase::Opening) && found.id == A::cookie(sock.pointer()) {
-            return;
+            return true;
         }
         renew(found, sock);
         state::begin_client(found, now);
         note_connector::<A>(found);
         emit::count(totals::begun(Some(Role::Client)));
-        return;
+        return true;
     }
     let mut space = MaybeUninit::uninit();
     let connection = fresh(&mut space, sock);
     state::begin_client(connection, now);
     note_connector::<A>(connection);
     emit::count(totals::begun(Some(Role::Client)));
-    if !keep(sock, connection) {
+    let is_kept = keep(sock, connection);
+    if !is_kept {
         emit::count(totals::UNKEPT);
     }
+    is_kept
 }
 
 /// A server's new connection. The entry is written once, after its record was sent: cheaper than updating in
-/// place.
+/// place. Returns false if the table has no room.
 #[inline(always)]
-fn accepted<A: Access>(sock: &KernelSock<A>, now: u64) {
+fn accepted<A: Access>(sock: &KernelSock<A>, now: u64) -> bool {
     let mut space = MaybeUninit::uninit();
     let connection = fresh(&mut space, sock);
     state::adopt(connection, states::SYN_RECV);
@@ -192,9 +209,11 @@ fn accepted<A: Access>(sock: &KernelSock<A>, now: u64) {
     find_synack(connection, sock);
     emit::publish_opening(connection, sock);
     find_wire(connection);
-    if !keep(sock, connection) {
+    let is_kept = keep(sock, connection);
+    if !is_kept {
         emit::count(totals::unfollowed(Some(Role::Server)));
     }
+    is_kept
 }
 
 /// One step of a connection that does not fit in the table: whatever the step alone shows is counted and
@@ -204,6 +223,7 @@ fn pass<A: Access>(sock: &KernelSock<A>, old: u32, new: u32, now: u64) {
     if !state::is_followed(old) {
         return;
     }
+    maps::mark_full();
     if state::skips_established(old, new) {
         emit::count(totals::opens(Some(Role::Server), None, None));
         emit::count(totals::unfollowed(None));
@@ -244,10 +264,7 @@ fn keep<A: Access>(sock: &KernelSock<A>, connection: &Connection) -> bool {
 #[inline(always)]
 fn no_room<A: Access>(sock: &KernelSock<A>) {
     emit::count(totals::lost(DropReason::StateFull));
-    if let Some(full) = FULL.get_ptr_mut(0) {
-        // SAFETY: the map's own value; everybody writes the same.
-        unsafe { full.write_volatile(1) };
-    }
+    maps::mark_full();
     debug!((), "no room for connection {:x}", A::cookie(sock.pointer()));
 }
 

@@ -23,10 +23,10 @@ pub mod time_wait;
 pub mod view;
 
 use handshake_common::{
-    Connection, ConnectionFlags, Stage, TlsSource, WirePhase,
+    Connection, ConnectionFlags, Library, Stage, TlsSource, WirePhase,
     tcp::open,
     tls::{
-        library::session::{self, LibraryHandshake},
+        library::session::{self, LibraryHandshake, Session},
         wire::WireHandshake,
     },
 };
@@ -200,8 +200,15 @@ impl Joiner {
         if session::is_datagram(session) {
             return;
         }
-        let tls = TlsView::of_library(session);
+        let mut tls = TlsView::of_library(session);
         let has_socket = connection.id != 0;
+        if may_have_begun_before(&connection, session) {
+            if self.wire == WireCoverage::All {
+                // Otherwise its ClientHello would have been seen.
+                return;
+            }
+            tls.doubt_beginning();
+        }
         connection.take_owner(&Connection {
             pid: session.pid,
             comm: session.comm,
@@ -383,6 +390,14 @@ impl Joiner {
             time_waits.had_tls(connection, tls);
         }
     }
+}
+
+/// Whether the handshake may have been under way, or over, when its library was first probed: the connection
+/// is older, no ClientHello was seen on it, and only OpenSSL's own state tells which call is the first.
+fn may_have_begun_before(connection: &Connection, session: &Session) -> bool {
+    connection.flags.contains(ConnectionFlags::PREEXISTING)
+        && connection.wire_is(WirePhase::Idle)
+        && session::library(session) != Some(Library::OpenSsl)
 }
 
 /// The setup, once nothing more can come to it.

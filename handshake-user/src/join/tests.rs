@@ -1,5 +1,5 @@
 use handshake_common::{
-    Kind, Role, TlsOutcome,
+    Kind, Library, Role, TlsOutcome,
     tls::{
         library::{
             key::Key,
@@ -120,6 +120,24 @@ fn datagrams_are_no_connection() {
         events_of(&mut Joiner::new(WireCoverage::None), &[RawRecord::LibraryHandshake(raw)], u64::MAX).len(),
         1
     );
+}
+
+#[test]
+fn handshake_that_may_have_begun_before_the_program_is_not_timed() {
+    let old = Connection { flags: ConnectionFlags::PREEXISTING, ..client() };
+    let event = |connection, library: Library, wire| {
+        let mut raw = handshake(connection);
+        raw.session.library = library.code();
+        let mut joiner = Joiner::new(wire);
+        let events = events_of(&mut joiner, &[RawRecord::LibraryHandshake(raw)], u64::MAX);
+        events.into_iter().next().map(|event| event.tls.unwrap().duration.is_some())
+    };
+    assert_eq!(event(client(), Library::GnuTls, WireCoverage::All), Some(true));
+    assert_eq!(event(old, Library::GnuTls, WireCoverage::All), None, "no ClientHello was seen");
+    assert_eq!(event(old, Library::GnuTls, WireCoverage::None), Some(false), "nor could it be");
+    assert_eq!(event(old, Library::OpenSsl, WireCoverage::All), Some(true), "its own state tells");
+    let seen = Connection { wire: WirePhase::Reported as u8, ..old };
+    assert_eq!(event(seen, Library::GnuTls, WireCoverage::All), Some(true));
 }
 
 #[test]

@@ -164,6 +164,12 @@ impl TlsView {
         (self.ended_ns, self.may_send_ns) = (None, None);
     }
 
+    /// The first calls of the library may have been missed.
+    pub(super) fn doubt_beginning(&mut self) {
+        (self.start_ns, self.compute) = (None, None);
+        self.includes_hello_wait = false;
+    }
+
     /// ClientHello → complete, failed or abandoned; whole microseconds.
     #[must_use]
     pub fn duration(&self) -> Option<Duration> {

@@ -5,6 +5,7 @@ use std::{
     fs::File,
     io::{self, Read as _},
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -21,6 +22,10 @@ const BPF_TRACE_ITER: u32 = 28;
 /// The most bytes that the kernel returns from one read.
 pub const CHUNK: usize = 32 << 10;
 
+/// How long the kernel may work on one iteration. A large host takes a second; a process that changes as fast
+/// as it is looked at, or starts others as fast, has no end.
+pub const LIMIT: Duration = Duration::from_secs(10);
+
 /// Loads a program of the object as an iterator of this kind.
 ///
 /// # Errors
@@ -32,15 +37,22 @@ pub fn load(ebpf: &mut Ebpf, name: &str, kind: &str, btf: &Btf) -> anyhow::Resul
     Ok(program.fd()?.as_fd().try_clone_to_owned()?)
 }
 
-/// Runs an iteration over `scope` (see [`open`]) to its end, and hands out its records, each of this size.
+/// Runs an iteration over `scope` (see [`open`]) to its end, in `limit` at most, and hands out its records,
+/// each of this size.
 ///
 /// # Errors
-/// If the kernel refuses, or ends it early.
-pub fn each(program: BorrowedFd<'_>, scope: u32, size: u32, mut take: impl FnMut(&[u8])) -> io::Result<()> {
-    let mut file = open(program, scope)?;
+/// If the kernel refuses, or ends it early, or does not end it in time.
+pub fn each(
+    program: BorrowedFd<'_>,
+    scope: u32,
+    size: u32,
+    limit: Duration,
+    mut take: impl FnMut(&[u8]),
+) -> io::Result<()> {
+    let mut iteration = Iteration { left: limit, ..open(program, scope)? };
     let mut chunk = vec![0; CHUNK];
     loop {
-        let bytes = read(&mut file, &mut chunk)?;
+        let bytes = iteration.read(&mut chunk)?;
         if bytes.is_empty() {
             return Ok(());
         }
@@ -54,7 +66,7 @@ pub fn each(program: BorrowedFd<'_>, scope: u32, size: u32, mut take: impl FnMut
 ///
 /// # Errors
 /// If the kernel refuses.
-pub fn open(program: BorrowedFd<'_>, scope: u32) -> io::Result<File> {
+pub fn open(program: BorrowedFd<'_>, scope: u32) -> io::Result<Iteration> {
     /// `union bpf_iter_link_info`: `task.tid` (one thread stands for all of its process) or `map.map_fd`.
     #[repr(C)]
     struct Info {
@@ -87,19 +99,71 @@ pub fn open(program: BorrowedFd<'_>, scope: u32) -> io::Result<File> {
     // SAFETY: `info` outlives the call and has the length given.
     let link = unsafe { bpf(BPF_LINK_CREATE, &create) }?;
     // SAFETY: a link and no flags; no pointers.
-    unsafe { bpf(BPF_ITER_CREATE, &[link.as_raw_fd().cast_unsigned(), 0]) }.map(File::from)
+    let file = unsafe { bpf(BPF_ITER_CREATE, &[link.as_raw_fd().cast_unsigned(), 0]) }.map(File::from)?;
+    Ok(Iteration { file, left: LIMIT })
 }
 
-/// The next records of an iteration, at most [`CHUNK`] bytes; none at its end.
-///
-/// # Errors
-/// If the kernel ends it early.
-pub fn read<'c>(file: &mut File, chunk: &'c mut [u8]) -> io::Result<&'c [u8]> {
-    loop {
-        match file.read(chunk) {
-            // After a million objects without a record, the kernel wants to be asked again.
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            length => return Ok(&chunk[..length?]),
+/// An iteration that has begun.
+#[derive(Debug)]
+pub struct Iteration {
+    file: File,
+    /// Of its limit.
+    left: Duration,
+}
+
+impl Iteration {
+    /// The next records, at most [`CHUNK`] bytes; none at its end.
+    ///
+    /// # Errors
+    /// If the kernel ends it early, or has not ended it in time.
+    pub fn read<'c>(&mut self, chunk: &'c mut [u8]) -> io::Result<&'c [u8]> {
+        loop {
+            let begin = Instant::now();
+            let read = self.file.read(chunk);
+            self.left = self.left.saturating_sub(begin.elapsed());
+            match read {
+                Ok(0) => return Ok(&[]),
+                _ if self.left.is_zero() => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "the kernel's iteration does not end in time: this host is too large, or a process keeps it going",
+                    ));
+                }
+                // After a million objects without a record, the kernel wants to be asked again.
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                length => return Ok(&chunk[..length?]),
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn iteration_without_an_end_is_given_up() {
+        let file = File::open("/dev/zero").unwrap();
+        let mut iteration = Iteration { file, left: Duration::from_millis(20) };
+        let mut chunk = vec![0; CHUNK];
+        let begin = Instant::now();
+        let error = loop {
+            match iteration.read(&mut chunk) {
+                Ok(bytes) => assert_eq!(bytes.len(), CHUNK),
+                Err(error) => break error,
+            }
+            assert!(begin.elapsed() < Duration::from_secs(10), "it goes on");
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn kernel_that_wants_to_be_asked_again_for_ever_is_given_up() {
+        let (end, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        end.set_nonblocking(true).unwrap();
+        let file = File::from(OwnedFd::from(end));
+        let mut iteration = Iteration { file, left: Duration::from_millis(20) };
+        assert_eq!(iteration.read(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -6,7 +6,6 @@
 //! that ended (daemons that listen first and fork then), sockets that were passed on (socket activation).
 
 use std::{
-    collections::HashMap,
     io,
     net::{IpAddr, Ipv6Addr},
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
@@ -22,11 +21,13 @@ use handshake_common::{
     tcp::listener::{self, Holder, LISTEN, Listener, Queue},
 };
 
-use super::iterator;
+use super::{
+    iterator,
+    open_files::{Holders, Look, OpenFiles},
+};
 use crate::{
     bounded_map::BoundedMap,
     event::{Address, ConnectionEvent, ListenQueue},
-    host,
 };
 
 /// A look at the open files takes some milliseconds on a large host: at most this share of the time is spent
@@ -36,8 +37,6 @@ const SHARE: u32 = 1000;
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 /// A port that another program serves than before is a reason to look this many times sooner.
 const SOONER: u32 = 10;
-/// More processes with a listening socket than are looked at.
-const MAX_HOLDERS: usize = 1 << 16;
 /// Ports of which it is remembered which program serves them. The oldest are evicted.
 const MAX_SERVED: usize = 1024;
 /// How fresh the queues are that the records of one turn show.
@@ -51,7 +50,9 @@ type Comm = [u8; 16];
 pub struct Listeners {
     table: maps::HashMap<MapData, u64, Listener>,
     table_fd: OwnedFd,
-    holders: OwnedFd,
+    open_files: OpenFiles,
+    /// A look was asked for and has not come yet.
+    is_looking: bool,
     /// `None` where the kernel does not let the table be iterated over: then the open files tell.
     queues: Option<OwnedFd>,
     /// The program that closed the last connection to a port, by namespace and port, where it has another
@@ -68,10 +69,10 @@ impl Listeners {
     /// Loads the iterators and looks for the first time.
     ///
     /// # Errors
-    /// If the kernel cannot run the iterators. Sockets that begin to listen from now on are known all the
-    /// same.
+    /// If the kernel cannot run the iterators, or no thread can be started. Sockets that begin to listen from
+    /// now on are known all the same.
     pub fn load(ebpf: &mut Ebpf, btf: &Btf) -> anyhow::Result<Self> {
-        let holders = iterator::load(ebpf, Holder::PROGRAM, Holder::ITERATOR, btf)?;
+        let open_files = OpenFiles::start(ebpf, btf)?;
         let queues = iterator::load(ebpf, Queue::PROGRAM, Queue::ITERATOR, btf)
             .inspect_err(|error| tracing::debug!(%error, "queues are read with the open files"))
             .ok();
@@ -82,14 +83,19 @@ impl Listeners {
         let mut this = Self {
             table_fd,
             table: Map::HashMap(table).try_into()?,
-            holders,
+            open_files,
+            is_looking: false,
             queues,
             served: BoundedMap::new(MAX_SERVED),
             next_look: Instant::now(),
             pause: PAUSE.0,
             read: None,
         };
-        this.look()?;
+        this.ask();
+        // One that takes longer is used when it comes.
+        if let Ok(look) = this.open_files.first() {
+            this.looked(look)?;
+        }
         Ok(this)
     }
 
@@ -110,28 +116,36 @@ impl Listeners {
         }
     }
 
-    /// Looks again when it is time.
+    /// Uses what a look showed, and asks for another when it is time.
     pub fn turn(&mut self) {
-        if Instant::now() < self.next_look {
-            return;
-        }
-        let before = host::thread_time();
-        if let Err(error) = self.look() {
+        if let Some(look) = self.open_files.take()
+            && let Err(error) = self.looked(look)
+        {
             tracing::debug!(%error, "cannot look at the listening sockets");
         }
-        // Not the time that passed: on a busy host that is mostly the time of others.
-        let took = host::thread_time().saturating_sub(before);
-        self.pause = pause(took);
-        self.next_look = Instant::now() + self.pause;
+        if !self.is_looking && Instant::now() >= self.next_look {
+            self.ask();
+        }
     }
 
-    fn look(&mut self) -> io::Result<()> {
-        let begun_ns = host::monotonic_ns();
-        let holders = self.holders()?;
-        for Queue { key, listener, state, .. } in self.queues_by(&holders)? {
+    fn ask(&mut self) {
+        self.is_looking = true;
+        self.open_files.ask();
+    }
+
+    fn looked(&mut self, look: Look) -> io::Result<()> {
+        self.is_looking = false;
+        self.pause = pause(look.took);
+        self.next_look = Instant::now() + self.pause;
+        let holders = look.holders?;
+        let queues = match &self.queues {
+            Some(program) => self.iterate(program)?,
+            None => self.held(&holders),
+        };
+        for Queue { key, listener, state, .. } in queues {
             let all = holders.get(&key).map_or(&[][..], Vec::as_slice);
             // One that began meanwhile was missed by the iteration.
-            if state == LISTEN && all.is_empty() && listener.since_ns >= begun_ns {
+            if state == LISTEN && all.is_empty() && listener.since_ns >= look.began_ns {
                 continue;
             }
             // By now another socket may have this address: what was found out is not about that one.
@@ -153,49 +167,31 @@ impl Listeners {
         Ok(())
     }
 
-    /// Every process that has a listening socket open, by the socket.
-    fn holders(&self) -> io::Result<HashMap<u64, Vec<Holder>>> {
-        let mut holders: HashMap<u64, Vec<Holder>> = HashMap::new();
-        let mut left = MAX_HOLDERS;
-        iterator::each(self.holders.as_fd(), 0, Holder::SIZE, |bytes| {
-            if let Some(holder) = Holder::from_bytes(bytes).filter(|_| left > 0) {
-                left -= 1;
-                holders.entry(holder.key).or_default().push(holder);
-            }
-        })?;
-        if left == 0 {
-            return Err(io::Error::other("more processes listen than can be remembered"));
-        }
-        Ok(holders)
-    }
-
-    /// Every listening socket and its queue, as it is now.
+    /// Every listening socket and its queue, as it is now; where the table cannot be iterated over, those
+    /// that a process has open.
     ///
     /// # Errors
     /// If the kernel ends the iteration early.
     pub fn queues(&self) -> io::Result<Vec<Queue>> {
         match &self.queues {
-            Some(queues) => self.iterate(queues),
-            None => self.queues_by(&self.holders()?),
+            Some(program) => self.iterate(program),
+            None => Ok(self.held(&self.open_files.look()?)),
         }
     }
 
-    /// The same; where the table cannot be iterated over, those that a process has open.
-    fn queues_by(&self, holders: &HashMap<u64, Vec<Holder>>) -> io::Result<Vec<Queue>> {
-        if let Some(queues) = &self.queues {
-            return self.iterate(queues);
-        }
+    /// The queues of the sockets that these processes have open.
+    fn held(&self, holders: &Holders) -> Vec<Queue> {
         let queue = |(&key, all): (&u64, &Vec<Holder>)| {
             let listener = self.table.get(&key, 0).ok()?;
             Some(Queue { key, listener, backlog: all.first()?.backlog, state: LISTEN })
         };
-        Ok(holders.iter().filter_map(queue).collect())
+        holders.iter().filter_map(queue).collect()
     }
 
     fn iterate(&self, program: &OwnedFd) -> io::Result<Vec<Queue>> {
         let mut queues = Vec::new();
         let map = self.table_fd.as_raw_fd().cast_unsigned();
-        iterator::each(program.as_fd(), map, Queue::SIZE, |bytes| {
+        iterator::each(program.as_fd(), map, Queue::SIZE, iterator::LIMIT, |bytes| {
             queues.extend(Queue::from_bytes(bytes));
         })?;
         Ok(queues)

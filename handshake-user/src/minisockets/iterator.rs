@@ -32,7 +32,7 @@ pub(super) fn clocks(program: BorrowedFd<'_>, clocks: &mut Vec<(u64, u64)>) -> i
 }
 
 fn each(program: BorrowedFd<'_>, mut take: impl FnMut(Minisocket)) -> io::Result<()> {
-    iterator::each(program, 0, SIZE, |bytes| {
+    iterator::each(program, 0, SIZE, iterator::LIMIT, |bytes| {
         if let Some(minisocket) = Minisocket::from_bytes(bytes) {
             take(minisocket);
         }

@@ -1,8 +1,9 @@
-//! Work on files whose file system may never answer: its server is gone, or it is a program of an untrusted
-//! user.
+//! Work that may never end: on files whose file system does not answer, because its server is gone or is a
+//! program of an untrusted user; on processes that hold their own mappings locked, because they wait for such
+//! a file system (`mmap_lock`).
 //!
-//! A thread that waits for such a file cannot be interrupted. It is left behind and replaced, and until it
-//! returns, nothing more is asked of that file system. Closing is such work, too: a network or FUSE file
+//! A thread that waits so cannot be interrupted. It is left behind and replaced, and until it returns,
+//! nothing more is asked of that file system or process. Closing is such work, too: a network or FUSE file
 //! system is asked to flush on every `close(2)`.
 
 use std::{
@@ -20,10 +21,14 @@ use thiserror::Error;
 
 use crate::privileges;
 
-/// The limit for one piece of work. An inspection that makes progress ends itself before that.
-const TIMEOUT: Duration = Duration::from_secs(15);
-/// Threads left behind at the same time; beyond that, nothing is read at all.
-const MAX_STUCK: usize = 4;
+/// The limit for one piece of work on a file. An inspection that makes progress ends itself before that.
+const FILE_TIMEOUT: Duration = Duration::from_secs(15);
+/// The limit for one piece of work on a process.
+const PROCESS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Threads left behind at the same time on account of file systems; beyond that, nothing is read at all.
+const MAX_STUCK_FILE_SYSTEMS: usize = 4;
+/// The same on account of processes, of which there can be more.
+const MAX_STUCK_PROCESSES: usize = 16;
 
 /// Why a piece of work has no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -79,12 +84,14 @@ struct Thread {
     handle: JoinHandle<()>,
 }
 
-/// The thread that does the work, and those left behind, each with the file system that did not answer.
+/// The thread that does the work, and those left behind, each with the file system (`st_dev`) or process that
+/// did not answer.
 pub struct Reader {
     current: Option<Thread>,
     stuck: Vec<(u64, JoinHandle<()>)>,
     discarded: Arc<Discarded>,
     timeout: Duration,
+    max_stuck: usize,
 }
 
 impl std::fmt::Debug for Reader {
@@ -93,25 +100,42 @@ impl std::fmt::Debug for Reader {
     }
 }
 
-impl Default for Reader {
-    fn default() -> Self {
-        Self { current: None, stuck: Vec::new(), discarded: Arc::default(), timeout: TIMEOUT }
-    }
-}
-
 impl Reader {
-    /// Does a piece of work on a file of this file system (`st_dev`).
+    /// For work on files.
+    #[must_use]
+    pub fn of_files() -> Self {
+        Self::new(FILE_TIMEOUT, MAX_STUCK_FILE_SYSTEMS)
+    }
+
+    /// For work on processes.
+    #[must_use]
+    pub fn of_processes() -> Self {
+        Self::new(PROCESS_TIMEOUT, MAX_STUCK_PROCESSES)
+    }
+
+    fn new(timeout: Duration, max_stuck: usize) -> Self {
+        Self { current: None, stuck: Vec::new(), discarded: Arc::default(), timeout, max_stuck }
+    }
+
+    /// Whether work that took too long has not ended yet.
+    pub fn is_stuck(&mut self) -> bool {
+        self.stuck.retain(|(_, thread)| !thread.is_finished());
+        !self.stuck.is_empty()
+    }
+
+    /// Does a piece of work on a file of this file system, or on this process.
     ///
     /// # Errors
-    /// [`ReadError::Timeout`] if it takes too long, or earlier work on that file system still does;
+    /// [`ReadError::Timeout`] if it takes too long, or earlier work on the same still does;
     /// [`ReadError::Failed`] if it panics, or no thread can be started.
     pub fn run<T: Send + 'static>(
         &mut self,
-        device: u64,
+        of: u64,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, ReadError> {
-        self.stuck.retain(|(_, thread)| !thread.is_finished());
-        if self.stuck.len() >= MAX_STUCK || self.stuck.iter().any(|(stuck, _)| *stuck == device) {
+        if self.is_stuck()
+            && (self.stuck.len() >= self.max_stuck || self.stuck.iter().any(|(stuck, _)| *stuck == of))
+        {
             return Err(ReadError::Timeout);
         }
         let thread = match self.current.take() {
@@ -129,7 +153,7 @@ impl Reader {
                 Ok(result)
             }
             Err(RecvTimeoutError::Timeout) => {
-                self.stuck.push((device, thread.handle));
+                self.stuck.push((of, thread.handle));
                 Err(ReadError::Timeout)
             }
             Err(RecvTimeoutError::Disconnected) => Err(ReadError::Failed),
@@ -184,7 +208,7 @@ mod tests {
 
     #[test]
     fn silent_file_system_does_not_block_others() {
-        let mut reader = Reader { timeout: Duration::from_millis(50), ..Reader::default() };
+        let mut reader = Reader::new(Duration::from_millis(50), 4);
         assert_eq!(reader.run(1, || 7), Ok(7));
         let (answer, question) = mpsc::channel::<()>();
         assert_eq!(reader.run(1, move || question.recv().is_ok()), Err(ReadError::Timeout));
@@ -200,8 +224,8 @@ mod tests {
 
     #[test]
     fn stuck_threads_are_bounded() {
-        let mut reader = Reader { timeout: Duration::from_millis(10), ..Reader::default() };
-        let answers: Vec<_> = (0..MAX_STUCK as u64)
+        let mut reader = Reader::new(Duration::from_millis(10), 4);
+        let answers: Vec<_> = (0..4)
             .map(|device| {
                 let (answer, question) = mpsc::channel::<()>();
                 assert_eq!(reader.run(device, move || question.recv().is_ok()), Err(ReadError::Timeout));
@@ -215,7 +239,7 @@ mod tests {
 
     #[test]
     fn panic_is_an_error() {
-        let mut reader = Reader::default();
+        let mut reader = Reader::of_files();
         let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(|_| ()));
         assert_eq!(reader.run(1, || panic!("on purpose")), Err::<(), _>(ReadError::Failed));
@@ -232,7 +256,7 @@ mod tests {
 
     #[test]
     fn dropped_file_is_closed_only_when_its_file_system_answers() {
-        let mut reader = Reader { timeout: Duration::from_millis(50), ..Reader::default() };
+        let mut reader = Reader::new(Duration::from_millis(50), 4);
         let (end, other) = std::io::pipe().unwrap();
         let file = reader.adopt(1, File::from(OwnedFd::from(other)));
         let (answer, question) = mpsc::channel::<()>();
@@ -252,7 +276,7 @@ mod tests {
 
     #[test]
     fn file_outlives_the_reader() {
-        let reader = Reader::default();
+        let reader = Reader::of_files();
         let (end, other) = std::io::pipe().unwrap();
         let file = reader.adopt(1, File::from(OwnedFd::from(other)));
         drop(reader);

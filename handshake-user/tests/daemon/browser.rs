@@ -7,7 +7,7 @@ use std::{
         fd::{FromRawFd as _, OwnedFd},
         unix::process::CommandExt as _,
     },
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
     time::{Duration, Instant},
@@ -16,12 +16,11 @@ use std::{
 use nix::{
     fcntl::{FcntlArg, fcntl},
     libc,
-    sys::{prctl, signal::Signal},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::program::machine::patience;
+use crate::program::{child_guard::ChildGuard, machine::patience};
 
 /// Names of the program; some distributions have no package of this name.
 const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
@@ -32,7 +31,8 @@ const ANSWERS: i32 = 4;
 
 /// A browser with one page.
 pub(crate) struct Browser {
-    child: Child,
+    /// Its other processes end with it.
+    _child: ChildGuard,
     commands: PipeWriter,
     messages: Receiver<Value>,
     last: u64,
@@ -74,7 +74,6 @@ impl Browser {
         // SAFETY: between fork and exec only system calls are made, on descriptors that are open.
         unsafe {
             command.pre_exec(move || {
-                prctl::set_pdeathsig(Signal::SIGKILL)?;
                 for (from, to) in [(reads, COMMANDS), (writes, ANSWERS)] {
                     if libc::dup2(from, to) < 0 {
                         return Err(std::io::Error::last_os_error());
@@ -83,7 +82,7 @@ impl Browser {
                 Ok(())
             });
         }
-        let child = command.spawn().unwrap();
+        let child = ChildGuard::start(&mut command);
         for descriptor in [reads, writes] {
             // SAFETY: it was made above, and nobody else has it.
             drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
@@ -102,7 +101,7 @@ impl Browser {
             }
         });
         let mut browser = Self {
-            child,
+            _child: child,
             commands: to,
             messages,
             last: 0,
@@ -185,13 +184,5 @@ impl Browser {
             }
             self.call("Input.dispatchKeyEvent", &event);
         }
-    }
-}
-
-impl Drop for Browser {
-    fn drop(&mut self) {
-        // It may have ended already; its other processes end with it.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

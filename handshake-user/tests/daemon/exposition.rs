@@ -5,14 +5,14 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpListener,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use flate2::read::GzDecoder;
 
-use crate::program::{Daemon, Scrape};
+use crate::program::{Daemon, Scrape, child_guard::ChildGuard};
 
 const OPENMETRICS: &str = "Accept: application/openmetrics-text; version=1.0.0, text/plain; q=0.5\r\n";
 const GZIP: &str = "Accept-Encoding: gzip\r\n";
@@ -127,7 +127,7 @@ fn prometheus_reads_openmetrics() {
 
 /// A real one, with a short interval.
 pub(crate) struct Prometheus {
-    child: Child,
+    _child: ChildGuard,
     address: String,
 }
 
@@ -144,8 +144,7 @@ impl Prometheus {
         command.arg(format!("--config.file={}", file.display()));
         command.arg(format!("--storage.tsdb.path={}", folder.join("data").display()));
         command.arg(format!("--web.listen-address={address}")).arg("--log.level=error");
-        let child = command.stdout(Stdio::null()).spawn().expect("Debian's package prometheus has it");
-        Self { child, address }
+        Self { _child: ChildGuard::start(command.stdout(Stdio::null())), address }
     }
 
     /// The value of a query that has one series, as soon as it has.
@@ -170,12 +169,5 @@ impl Prometheus {
         let curl = ["-s", "--max-time", "5", "--data-urlencode"];
         let output = Command::new("curl").args(curl).arg(format!("query={query}")).arg(url).output().unwrap();
         serde_json::from_slice(&output.stdout).ok()
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

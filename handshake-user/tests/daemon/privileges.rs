@@ -5,14 +5,15 @@ use std::{
     fs,
     net::TcpListener,
     os::unix::fs::PermissionsExt as _,
-    process::{Child, Command, Stdio},
+    path::Path,
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
 
-use crate::program::{Daemon, command};
+use crate::program::{Daemon, child_guard::ChildGuard, command, copy_program};
 
 const UNIT: &str = include_str!("../../../packaging/systemd/handshake.service");
 
@@ -42,7 +43,7 @@ fn as_in_the_unit(arguments: &[&str]) -> (Daemon, TempDir) {
     fs::set_permissions(folder.path(), everybody()).unwrap();
     let program = folder.path().join("handshake");
     let root = command(&[&["--listen", "127.0.0.1:0"], arguments].concat());
-    fs::copy(root.get_program(), &program).unwrap();
+    copy_program(Path::new(root.get_program()), &program);
     fs::set_permissions(&program, everybody()).unwrap();
 
     let mut setpriv = Command::new("setpriv");
@@ -79,27 +80,15 @@ fn covered(daemon: &Daemon) -> f64 {
 }
 
 /// A server with its own copy of libssl.
-struct Server(Child);
-
-impl Server {
-    fn start(folder: &TempDir) -> Self {
-        let openssl =
-            fs::read_dir("/usr/lib").unwrap().flatten().map(|entry| entry.path().join("libssl.so.3"));
-        let libssl = openssl.into_iter().find(|path| path.is_file()).expect("no libssl.so.3 below /usr/lib");
-        fs::copy(libssl, folder.path().join("libssl.so.3")).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut server = Command::new("openssl");
-        server.args(["s_server", "-nocert", "-quiet", "-accept", &format!("127.0.0.1:{port}")]);
-        server.env("LD_LIBRARY_PATH", folder.path()).stdin(Stdio::piped());
-        Self(server.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn server(folder: &TempDir) -> ChildGuard {
+    let openssl = fs::read_dir("/usr/lib").unwrap().flatten().map(|entry| entry.path().join("libssl.so.3"));
+    let libssl = openssl.into_iter().find(|path| path.is_file()).expect("no libssl.so.3 below /usr/lib");
+    fs::copy(libssl, folder.path().join("libssl.so.3")).unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut server = Command::new("openssl");
+    server.args(["s_server", "-nocert", "-quiet", "-accept", &format!("127.0.0.1:{port}")]);
+    server.env("LD_LIBRARY_PATH", folder.path()).stdin(Stdio::piped());
+    ChildGuard::start(server.stdout(Stdio::null()).stderr(Stdio::null()))
 }
 
 #[test]
@@ -114,7 +103,7 @@ fn capabilities_of_the_unit_suffice_and_those_of_the_start_are_given_up() {
     assert_eq!(held(daemon.pid()), all_but_packets);
 
     // What is left suffices for libraries of other users that come into use later.
-    let server = Server::start(&folder);
+    let server = server(&folder);
     let begin = Instant::now();
     while covered(&daemon) < before + 1.0 {
         assert!(begin.elapsed() < Duration::from_mins(1), "a library that came later is not probed");

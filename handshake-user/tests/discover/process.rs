@@ -5,7 +5,7 @@ use std::{
     io::Write as _,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -13,8 +13,9 @@ use std::{
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
-    sys::{prctl, signal::Signal},
 };
+
+use crate::child_guard::ChildGuard;
 
 /// A duration longer than any test.
 const SLEEP: &str = "300";
@@ -29,7 +30,7 @@ pub(crate) struct Overlay<'a> {
     pub(crate) at: &'a Path,
 }
 
-pub(crate) struct Process(Child);
+pub(crate) struct Process(ChildGuard);
 
 impl Process {
     /// Starts a `sleep`. Returns when the library is loaded into it.
@@ -108,9 +109,7 @@ impl Process {
     }
 
     fn spawn(command: &mut Command) -> Self {
-        // SAFETY: between fork and exec only one system call is made.
-        unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
-        Self(command.spawn().unwrap())
+        Self(ChildGuard::start(command))
     }
 
     pub(crate) fn say(&mut self, line: &str) {
@@ -119,13 +118,5 @@ impl Process {
 
     pub(crate) fn pid(&self) -> u32 {
         self.0.id()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }

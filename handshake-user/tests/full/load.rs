@@ -6,18 +6,16 @@ use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::{fd::AsFd as _, unix::process::CommandExt as _},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::{ChildStdin, ChildStdout, Command, Stdio},
 };
 
 use nix::{
     sched::{self, CloneFlags},
-    sys::{
-        prctl,
-        signal::Signal,
-        socket::{self, Backlog},
-    },
+    sys::socket::{self, Backlog},
 };
 use rustix::process::{Resource, getrlimit, setrlimit};
+
+use crate::program::child_guard::ChildGuard;
 
 /// Connections, each with two ends on this host.
 pub(crate) const PAIRS: f64 = 12_000.0;
@@ -88,7 +86,7 @@ impl Load {
 }
 
 struct Part {
-    child: Child,
+    child: ChildGuard,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
 }
@@ -99,9 +97,7 @@ impl Part {
         command.args(["--exact", "load::part", "--ignored", "--nocapture"]).env(PART, part);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         prepare(&mut command);
-        // SAFETY: between fork and exec only a system call is made.
-        unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
-        let mut child = command.spawn().unwrap();
+        let mut child = ChildGuard::start(&mut command);
         let stdin = child.stdin.take().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         Self { child, stdin, stdout }
@@ -123,14 +119,6 @@ impl Part {
 
     fn expect(&mut self, word: &str) {
         assert_eq!(self.hear(), word);
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -1,4 +1,5 @@
-//! A process with as many mappings as the kernel allows, which keeps creating new ones.
+//! Processes with many mappings: as many as the kernel allows, with new ones all the time, and with more than
+//! the kernel tells of at once.
 
 use std::{
     path::PathBuf,
@@ -56,7 +57,24 @@ fn process_with_65_000_mappings_hides_no_library() {
     assert!(serving.slowest < Duration::from_millis(100), "{:?}", serving.slowest);
 }
 
-/// The same without the iterator, through `/proc/PID/maps`.
+/// More mappings than the kernel's iterator tells of at once, of a process that is looked at again and again
+/// because it maps unknown files, and does nothing else meanwhile.
+#[test]
+fn process_with_2_000_mappings_hides_no_library() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&LABEL);
+    let mut serving = Serving::new(&daemon);
+    let mut untrusted = UntrustedProcess::start();
+    let kept = copies(&installed("libgnutls.so.30"), 1, folder.path(), "libgnutls-kept").remove(0);
+    untrusted.map(&vec![kept; 2000]);
+    untrusted.map(&copies(&installed("libgnutls.so.30"), 3, folder.path(), "libgnutls-other"));
+    Proper::start().is_seen(&mut serving, Duration::from_secs(20));
+    let peak = daemon.status("VmHWM:") >> 10;
+    assert!(peak < 150, "{peak} MB");
+}
+
+/// The same as the first without the iterator, through `/proc/PID/maps`.
 #[test]
 fn process_with_65_000_mappings_hides_no_library_without_the_iterator() {
     let _alone = alone();

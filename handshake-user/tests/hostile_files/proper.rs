@@ -4,16 +4,17 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 
-use nix::sys::{prctl, signal::Signal};
 use tempfile::TempDir;
 
-use crate::{program::Daemon, serving::Serving};
+use crate::{
+    program::{Daemon, child_guard::ChildGuard, copy_program},
+    serving::Serving,
+};
 
 /// The name of its process.
 const NAME: &str = "proper-client";
@@ -22,7 +23,7 @@ pub(crate) const LABEL: [&str; 2] = ["--label", "process"];
 
 pub(crate) struct Proper {
     folder: TempDir,
-    server: Child,
+    _server: ChildGuard,
     at: String,
 }
 
@@ -32,7 +33,7 @@ impl Proper {
         for name in ["libssl.so.3", "libcrypto.so.3"] {
             fs::copy(installed(name), folder.path().join(name)).unwrap();
         }
-        fs::copy("/usr/bin/openssl", folder.path().join(NAME)).unwrap();
+        copy_program(Path::new("/usr/bin/openssl"), &folder.path().join(NAME));
         let (key, certificate) = (folder.path().join("key"), folder.path().join("certificate"));
         let made = Command::new("openssl")
             .args(
@@ -46,12 +47,10 @@ impl Proper {
         let mut server = Command::new("openssl");
         server.args(["s_server", "-accept", "127.0.0.1:0", "-www", "-key"]);
         server.args([&*key, Path::new("-cert"), &certificate]).stdout(Stdio::piped()).stderr(Stdio::null());
-        // SAFETY: between fork and exec only one system call is made.
-        unsafe { server.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
-        let mut server = server.spawn().unwrap();
+        let mut server = ChildGuard::start(&mut server);
         let mut lines = BufReader::new(server.stdout.take().unwrap()).lines().map_while(Result::ok);
         let at = lines.find_map(|line| Some(line.strip_prefix("ACCEPT ")?.to_owned())).unwrap();
-        Self { folder, server, at }
+        Self { folder, _server: server, at }
     }
 
     /// Repeats handshakes until the daemon has seen one in the library.
@@ -71,14 +70,6 @@ impl Proper {
             std::thread::sleep(Duration::from_millis(200));
             count(daemon) > before
         });
-    }
-}
-
-impl Drop for Proper {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.server.kill();
-        let _ = self.server.wait();
     }
 }
 

@@ -2,12 +2,11 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{ChildStdout, Command, Stdio},
 };
 
-use nix::sys::{prctl, signal::Signal};
+use crate::program::child_guard::ChildGuard;
 
 const SCRIPT: &str = r#"
 import mmap, sys
@@ -25,7 +24,7 @@ for line in sys.stdin:
 "#;
 
 pub(crate) struct UntrustedProcess {
-    child: Child,
+    child: ChildGuard,
     said: BufReader<ChildStdout>,
 }
 
@@ -38,9 +37,7 @@ impl UntrustedProcess {
     pub(crate) fn python(script: &str, arguments: &[&Path]) -> Self {
         let mut command = Command::new("/usr/bin/python3");
         command.args(["-c", script]).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
-        // SAFETY: between fork and exec only one system call is made.
-        unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
-        let mut child = command.spawn().unwrap();
+        let mut child = ChildGuard::start(&mut command);
         let said = BufReader::new(child.stdout.take().unwrap());
         Self { child, said }
     }
@@ -64,15 +61,13 @@ impl UntrustedProcess {
 
     /// Waits until it prints a line.
     pub(crate) fn wait(&mut self) {
+        self.line();
+    }
+
+    /// The next line that it prints.
+    pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         assert_ne!(self.said.read_line(&mut line).unwrap(), 0, "the untrusted process has ended");
-    }
-}
-
-impl Drop for UntrustedProcess {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        line
     }
 }

@@ -5,16 +5,17 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpListener,
-    os::unix::{ffi::OsStrExt as _, process::CommandExt as _},
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{ChildStdout, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
 };
 
 use handshake::host;
-use nix::sys::{prctl, signal::Signal};
 use tempfile::TempDir;
+
+use crate::program::child_guard::ChildGuard;
 
 /// A directory name that clears the screen, sets a title and forges a line of `check`.
 pub(crate) const FOLDER: &[u8] = b"a\x1b[2J\x1b]0;x\x07\n  ok  /usr/lib/forged";
@@ -39,7 +40,7 @@ for line in sys.stdin:
 "#;
 
 pub(crate) struct HostileProcess {
-    child: Child,
+    child: ChildGuard,
     heard: BufReader<ChildStdout>,
     folder: TempDir,
     cgroup: PathBuf,
@@ -65,9 +66,7 @@ impl HostileProcess {
 
         let mut command = Command::new("python3");
         command.args(["-c", SCRIPT, &hex(comm)]).arg(&library).stdin(Stdio::piped()).stdout(Stdio::piped());
-        // SAFETY: between fork and exec only one system call is made.
-        unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
-        let mut child = command.spawn().unwrap();
+        let mut child = ChildGuard::start(&mut command);
         fs::write(cgroup.join("cgroup.procs"), child.id().to_string()).unwrap();
         let heard = BufReader::new(child.stdout.take().unwrap());
         let mut hostile = Self { child, heard, folder, cgroup };

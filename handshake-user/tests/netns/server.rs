@@ -2,38 +2,28 @@
 
 use std::{
     fs,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use crate::{
     case::pause,
-    program::machine::patience,
+    program::{child_guard::ChildGuard, machine::patience},
     testbed::{Testbed, packet::Side},
 };
 
 /// A server program, killed when dropped.
-pub(crate) struct Server(Child);
+pub(crate) struct Server(ChildGuard);
 
 impl Server {
     /// Keeps its standard input open, because some programs end with it.
     #[track_caller]
     pub(crate) fn start(mut command: Command) -> Self {
-        let program = command.get_program().to_string_lossy().into_owned();
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
-        Self(child.unwrap_or_else(|error| panic!("{program}, which this test needs: {error}")))
+        Self(ChildGuard::start(command.stdin(Stdio::piped()).stdout(Stdio::null())))
     }
 
     pub(crate) fn pid(&self) -> u32 {
         self.0.id()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

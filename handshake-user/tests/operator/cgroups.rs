@@ -4,24 +4,20 @@ use std::{
     fs,
     io::{BufRead as _, BufReader},
     net::{TcpListener, TcpStream},
-    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     thread,
     time::Duration,
 };
 
 use handshake::host;
 use nix::{
-    sys::{
-        prctl,
-        signal::{self, Signal},
-    },
+    sys::signal::{self, Signal},
     unistd::Pid,
 };
 use serde_json::{Value, json};
 
-use crate::program::{Daemon, Scrape, Trace};
+use crate::program::{Daemon, Scrape, Trace, child_guard::ChildGuard};
 
 const ID: &str = "3f4e5d6c7b8a99887766554433221100ffeeddccbbaa99887766554433221100";
 /// Of the test of labels: the daemon sees the other tests too.
@@ -43,7 +39,7 @@ impl Cgroup {
     }
 
     /// A shell that enters it and connects; it is gone at once, or waits for the end of its standard input.
-    fn client(&self, port: u16, waits: bool) -> Child {
+    fn client(&self, port: u16, waits: bool) -> ChildGuard {
         let script = format!(
             "echo $$ >'{}/cgroup.procs' && exec 3<>/dev/tcp/127.0.0.1/{port}{}",
             self.folder.display(),
@@ -51,9 +47,7 @@ impl Cgroup {
         );
         let mut command = Command::new("bash");
         command.args(["-c", &script]).stdin(Stdio::piped());
-        // SAFETY: between fork and exec only one system call is made.
-        unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
-        command.spawn().unwrap()
+        ChildGuard::start(&mut command)
     }
 
     fn run(&self, port: u16) -> u32 {
@@ -233,9 +227,7 @@ fn names_in_cgroup_v1_are_those_of_a_process_that_lives() {
     let script =
         format!("echo $$ >'{}/cgroup.procs' && exec /usr/bin/python3 -c '{SERVER}'", cgroup.folder.display());
     server.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    // SAFETY: between fork and exec only one system call is made.
-    unsafe { server.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
-    let mut server = server.spawn().unwrap();
+    let mut server = ChildGuard::start(&mut server);
     let mut port = String::new();
     BufReader::new(server.stdout.take().unwrap()).read_line(&mut port).unwrap();
     let trace = Trace::start(&["--port", port.trim(), "--role", "server", "--output", "json"], None);

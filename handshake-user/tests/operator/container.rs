@@ -17,6 +17,8 @@ use nix::sys::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::program::copy_program;
+
 /// How long a container may take to start, to answer and to end.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 /// What runtimes hide of /proc and /sys, and what nobody may write there.
@@ -93,7 +95,7 @@ impl Bundle {
     fn add(&self, file: &Path, to: &str) {
         let to = self.root().join(to);
         fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::copy(file, to).unwrap();
+        copy_program(file, &to);
     }
 
     /// Mounts a folder of the host, `ro` or `rw`.

@@ -7,16 +7,16 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use nix::sys::{prctl, signal::Signal};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::program::child_guard::ChildGuard;
 
 /// What is five minutes or an hour in the rules.
 pub(crate) const WINDOW: Duration = Duration::from_secs(8);
@@ -29,7 +29,7 @@ pub(crate) fn file(path: &str) -> PathBuf {
 }
 
 pub(crate) struct Prometheus {
-    child: Child,
+    _child: ChildGuard,
     folder: TempDir,
     address: String,
 }
@@ -53,10 +53,7 @@ impl Prometheus {
         command.arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()));
         command.args([&format!("--web.listen-address={address}"), "--log.level=warn"]);
         command.stdin(Stdio::null());
-        // SAFETY: between fork and exec only one system call is made.
-        unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
-        let child = command.spawn().expect("prometheus, which this test needs");
-        let prometheus = Self { child, folder, address };
+        let prometheus = Self { _child: ChildGuard::start(&mut command), folder, address };
         let deadline = Instant::now() + START;
         while prometheus.get("/-/ready").is_none_or(|(status, _)| status != 200) {
             assert!(Instant::now() < deadline, "Prometheus is not ready");
@@ -113,13 +110,6 @@ impl Prometheus {
         let groups = data["groups"].as_array().unwrap().iter();
         let rules = groups.flat_map(|group| group["rules"].as_array().unwrap());
         rules.filter(|rule| rule["health"] != "ok").cloned().collect()
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

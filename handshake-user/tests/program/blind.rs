@@ -28,8 +28,8 @@ const EVENTS: [&str; 5] = [
     "tcp/tcp_send_reset",
     "tcp/tcp_receive_reset",
 ];
-/// Of each CPU: some ten thousand events.
-const BUFFER_KIB: &str = "2048";
+/// Of each CPU: three times what the test with most events, `full`, fills.
+const BUFFER_KIB: &str = "65536";
 const PREFIX: &str = "handshake-test-";
 
 thread_local! {
@@ -51,9 +51,13 @@ pub(crate) fn watch() {
         let (default, of_hook) = (panic::take_hook(), instance.clone());
         panic::set_hook(Box::new(move |panic| {
             default(panic);
-            let began = BEGAN.with(|began| began.get().copied());
-            if let Some(events) = began.and_then(|began| missed(&of_hook, began)) {
+            let Some(began) = BEGAN.with(|began| began.get().copied()) else { return };
+            if let Some(events) = missed(&of_hook, began) {
                 println!("{TOLD}{events}");
+            } else if has_overrun(&of_hook) {
+                println!(
+                    "whether the kernel was blind is unknown: its tracing has dropped the oldest events"
+                );
             }
         }));
         // SAFETY: the function takes and returns nothing, and does not unwind.
@@ -62,13 +66,20 @@ pub(crate) fn watch() {
     });
 }
 
+/// Whether there was such a moment since `began`, or may have been.
+pub(crate) fn was_since(began: Duration) -> bool {
+    let Some(Some(instance)) = INSTANCE.get() else { return false };
+    missed(instance, began).is_some() || has_overrun(instance)
+}
+
 extern "C" fn remove() {
     if let Some(Some(instance)) = INSTANCE.get() {
         let _ = fs::remove_dir(instance);
     }
 }
 
-fn now() -> Duration {
+/// The time of the kernel's tracing.
+pub(crate) fn now() -> Duration {
     Duration::from_nanos(handshake::host::monotonic_ns())
 }
 
@@ -114,6 +125,14 @@ fn missed(instance: &Path, began: Duration) -> Option<String> {
         "{} events of TCP came while init ran, for which it runs no program: {first} …",
         events.len()
     ))
+}
+
+/// Whether more happened than the buffers hold.
+fn has_overrun(instance: &Path) -> bool {
+    let Ok(cpus) = fs::read_dir(instance.join("per_cpu")) else { return false };
+    cpus.flatten().filter_map(|cpu| fs::read_to_string(cpu.path().join("stats")).ok()).any(|stats| {
+        stats.lines().any(|line| line.strip_prefix("overrun: ").is_some_and(|count| count.trim() != "0"))
+    })
 }
 
 /// `COMM-PID [CPU] FLAGS SECONDS: EVENT: …`: the thread, the time, and the event.

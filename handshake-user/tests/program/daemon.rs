@@ -114,7 +114,12 @@ impl Daemon {
     /// The first scrape for which `enough` holds, or the last before the timeout: the caller's assertions
     /// then show its values.
     pub(crate) fn scrape_until(&self, enough: impl Fn(&Scrape) -> bool) -> Scrape {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        self.scrape_within(Duration::from_secs(10), enough)
+    }
+
+    /// The same with this timeout.
+    pub(crate) fn scrape_within(&self, timeout: Duration, enough: impl Fn(&Scrape) -> bool) -> Scrape {
+        let deadline = Instant::now() + timeout;
         loop {
             let scrape = self.scrape();
             if enough(&scrape) || Instant::now() > deadline {
@@ -173,6 +178,13 @@ impl Scrape {
             (series.to_owned(), value.parse().expect("a value is a number"))
         };
         Self(samples.map(sample).collect())
+    }
+
+    /// The series of a metric that are not zero, for the message of a failure.
+    pub(crate) fn series(&self, name: &str) -> String {
+        let of_metric = |series: &str| series.split('{').next() == Some(name);
+        let samples = self.0.iter().filter(|(series, value)| of_metric(series) && **value != 0.0);
+        samples.fold(String::new(), |text, (series, value)| format!("{text}\n    {series} {value}"))
     }
 
     /// The sum over the series of a metric that have all these labels, such as `role="client"`.

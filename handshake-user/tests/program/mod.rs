@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "no suite uses all of it")]
 
 pub(crate) mod blind;
+pub(crate) mod child_guard;
 mod daemon;
 pub(crate) mod machine;
 pub(crate) mod tls_server;
@@ -10,9 +11,8 @@ pub(crate) mod tls_server;
 use std::{
     env, fs,
     io::{BufRead as _, BufReader, Read},
-    os::unix::process::CommandExt as _,
-    path::PathBuf,
-    process::{Child, Command, ExitStatus, Stdio},
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{self, RecvTimeoutError},
@@ -25,16 +25,16 @@ use nix::{
     errno::Errno,
     mount::{MsFlags, mount},
     sched::{self, CloneFlags},
-    sys::{
-        prctl,
-        signal::{self, Signal},
-    },
+    sys::signal::{self, Signal},
     unistd::Pid,
 };
 
 #[allow(unused_imports, reason = "not every suite needs the daemon")]
 pub(crate) use self::daemon::{Daemon, Scrape, command};
-use self::machine::patience;
+use self::{
+    child_guard::{ChildGuard, die_with_the_starter},
+    machine::patience,
+};
 
 /// How long the start may take: the kernel verifies the programs, which is slow on a small machine.
 const START: Duration = Duration::from_mins(1);
@@ -68,12 +68,18 @@ fn isolate(command: &mut Command) {
     for (name, _) in env::vars_os().filter(|(name, _)| is_setting(&name.to_string_lossy())) {
         command.env_remove(name);
     }
-    // SAFETY: between fork and exec only one system call is made.
-    unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
+    die_with_the_starter(command);
 }
 
 fn is_setting(name: &str) -> bool {
     name.starts_with("HANDSHAKE_") || name.starts_with("OTEL_")
+}
+
+/// Copies a program that is going to be run. By a process of its own: the kernel runs no file that is open
+/// for writing (`ETXTBSY`), and what this process has open is for a moment also in a child of another test.
+pub(crate) fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg(from).arg(to).status().unwrap();
+    assert!(copied.success(), "cannot copy {} to {}", from.display(), to.display());
 }
 
 /// Perf tracepoints need tracefs, which not every host has mounted: the program gets a mount of its own, in a
@@ -96,7 +102,7 @@ pub(crate) fn send(pid: u32, signal: Signal) {
 
 /// A running program, whose output is passed on line by line. Dropping it kills it.
 pub(crate) struct Running {
-    child: Child,
+    child: ChildGuard,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -111,7 +117,8 @@ impl Running {
     ) -> Result<Self, String> {
         blind::watch();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
+        let child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
+        let mut child = ChildGuard::of(child);
         let (send, lines) = mpsc::channel();
         let mut send = Some(send);
         let err = move |line: &[u8]| {
@@ -175,14 +182,6 @@ impl Running {
     pub(crate) fn abandon(mut self) {
         self.child.kill().unwrap();
         std::mem::forget(self);
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -3,21 +3,20 @@
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use nix::sys::{prctl, signal::Signal};
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use super::send;
+use super::{child_guard::ChildGuard, send};
 
 /// A server that answers requests of HTTP. It dies with the thread that starts it.
 pub(crate) struct TlsServer {
-    child: Child,
+    child: ChildGuard,
     pub(crate) address: SocketAddr,
     pub(crate) certificate: PathBuf,
     _folder: TempDir,
@@ -38,9 +37,7 @@ impl TlsServer {
         command.args(["s_server", "-quiet", "-www", "-accept", &address.to_string()]).args(settings);
         command.arg("-key").arg(key).arg("-cert").arg(&certificate);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        // SAFETY: between fork and exec only one system call is made.
-        unsafe { command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?)) };
-        let child = command.spawn().expect("openssl, which this test needs");
+        let child = ChildGuard::start(&mut command);
         let server = Self { child, address, certificate, _folder: folder };
         let deadline = Instant::now() + Duration::from_secs(10);
         while !server.listens() {
@@ -58,13 +55,6 @@ impl TlsServer {
 
     pub(crate) fn signal(&self, signal: Signal) {
         send(self.child.id(), signal);
-    }
-}
-
-impl Drop for TlsServer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -75,6 +75,35 @@ pub enum Progress {
     Over = 1,
 }
 
+/// What a thread has done so far, in one word: how often it has gone to sleep, in the lower 16 bits, and for
+/// how long it has run or waited for a CPU, above them in units of 1024 ns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(transparent)]
+pub struct Activity(u64);
+
+impl Activity {
+    /// `sleeps` as the kernel counts them (`nvcsw`), `ran_ns` as of the thread's last switch or tick.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(sleeps: u64, ran_ns: u64) -> Self {
+        Self(((ran_ns >> 10) << 16) | (sleeps & 0xffff))
+    }
+
+    /// Whether it has gone to sleep since then.
+    #[inline(always)]
+    #[must_use]
+    pub const fn has_slept_since(self, before: Self) -> bool {
+        (self.0 ^ before.0) & 0xffff != 0
+    }
+
+    /// For how long it has run or waited for a CPU since then, nanoseconds; a tick (1 to 10 ms) off at most.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ran_ns_since(self, before: Self) -> u64 {
+        ((self.0 >> 16).wrapping_sub(before.0 >> 16) << 10) & (u64::MAX >> 6)
+    }
+}
+
 /// One handshake of one session object. Times are CLOCK_MONOTONIC in nanoseconds; 0 is not seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -87,14 +116,14 @@ pub struct Session {
     pub ended_ns: u64,
     /// The last event inside the call in progress; 0 outside calls.
     pub mark_ns: u64,
-    /// Time inside calls since the ClientHello, less what they slept waiting for the peer.
+    /// Time inside calls since the ClientHello, less what they slept.
     pub compute_ns: u64,
     /// Address of the session object in its process.
     pub object: u64,
     /// Kernel address of the socket.
     pub sk: u64,
-    /// How often the calling thread had gone to sleep by `mark_ns`.
-    pub sleeps: u64,
+    /// What the calling thread had done by `mark_ns`.
+    pub activity: Activity,
     /// cgroup v2 id of the process.
     pub cgroup: u64,
     /// Name of the process, NUL-padded.
@@ -163,9 +192,9 @@ pub const fn id(session: &Session) -> u64 {
 }
 
 impl Session {
-    /// A call of the library begins; `sleeps` is how often its thread has gone to sleep so far.
+    /// A call of the library begins.
     #[inline(always)]
-    pub fn enter(&mut self, now: u64, sleeps: u64) {
+    pub fn enter(&mut self, now: u64, activity: Activity) {
         if self.begun_ns == 0 {
             self.begun_ns = now;
         }
@@ -175,24 +204,38 @@ impl Session {
         }
         self.calls = self.calls.wrapping_add(1);
         self.mark_ns = now;
-        self.sleeps = sleeps;
+        self.activity = activity;
     }
 
     /// Time inside a call has passed. If the thread slept meanwhile, it waited for the peer: libraries
     /// compute right after receiving and right before sending, not before going to sleep.
     #[inline(always)]
-    pub fn advance(&mut self, now: u64, sleeps: u64) {
-        if self.mark_ns != 0 && sleeps == self.sleeps {
+    pub fn advance(&mut self, now: u64, activity: Activity) {
+        if self.mark_ns != 0 && !activity.has_slept_since(self.activity) {
             self.compute_ns = self.compute_ns.wrapping_add(now.wrapping_sub(self.mark_ns));
         }
         self.mark_ns = now;
-        self.sleeps = sleeps;
+        self.activity = activity;
+    }
+
+    /// The same for what ends with something sent. If the thread slept meanwhile, it was not for the peer but
+    /// for a lock, the disk, or in a callback of the program; the rest it computed.
+    #[inline(always)]
+    fn answer(&mut self, now: u64, activity: Activity) {
+        if self.mark_ns != 0 && activity.has_slept_since(self.activity) {
+            let (passed, ran) = (now.wrapping_sub(self.mark_ns), activity.ran_ns_since(self.activity));
+            self.compute_ns = self.compute_ns.wrapping_add(if ran < passed { ran } else { passed });
+        }
+        self.advance(now, activity);
     }
 
     /// Bytes were sent or received inside a call.
     #[inline(always)]
-    pub fn transferred(&mut self, flow: Flow, bytes: u32, now: u64, sleeps: u64) {
-        self.advance(now, sleeps);
+    pub fn transferred(&mut self, flow: Flow, bytes: u32, now: u64, activity: Activity) {
+        match flow {
+            Flow::Sent => self.answer(now, activity),
+            Flow::Received => self.advance(now, activity),
+        }
         if self.hello_ns == 0 {
             let server = self.role == Role::Server.code();
             // If a client's first call sends nothing, its hello is sent elsewhere: by OpenSSL with early
@@ -226,11 +269,14 @@ impl Session {
 
     /// A call returns.
     #[inline(always)]
-    pub fn leave(&mut self, now: u64, sleeps: u64) {
-        if self.mark_ns != 0 && sleeps != self.sleeps && !self.flags.contains(SessionFlags::FLIGHTS_SEEN) {
+    pub fn leave(&mut self, now: u64, activity: Activity) {
+        if self.mark_ns != 0
+            && activity.has_slept_since(self.activity)
+            && !self.flags.contains(SessionFlags::FLIGHTS_SEEN)
+        {
             self.flags.insert(SessionFlags::COMPUTE_UNKNOWN);
         }
-        self.advance(now, sleeps);
+        self.advance(now, activity);
         self.mark_ns = 0;
     }
 
@@ -411,6 +457,11 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
+    /// A thread that has gone to sleep so often.
+    fn slept(sleeps: u64) -> Activity {
+        Activity::new(sleeps, 0)
+    }
+
     fn completed(role: Role, flags: SessionFlags, version: u16) -> Session {
         let mut session = Session { role: role.code(), version, ..Session::default() };
         session.flags = flags | SessionFlags::STATE_READ | SessionFlags::VERSION_READ;
@@ -421,15 +472,15 @@ mod tests {
     /// A blocking client: everything in one call, which sleeps while the peer answers.
     fn blocking_client(flights: u64) -> Session {
         let mut session = completed(Role::Client, SessionFlags::default(), 0x0304);
-        session.enter(MS, 0);
+        session.enter(MS, slept(0));
         for flight in 0..flights {
-            session.transferred(Flow::Sent, 300, (2 + 52 * flight) * MS, flight);
+            session.transferred(Flow::Sent, 300, (2 + 52 * flight) * MS, slept(flight));
             // A flight may come in pieces.
-            session.transferred(Flow::Received, 500, (52 + 52 * flight) * MS, flight + 1);
-            session.transferred(Flow::Received, 500, (52 + 52 * flight) * MS, flight + 1);
+            session.transferred(Flow::Received, 500, (52 + 52 * flight) * MS, slept(flight + 1));
+            session.transferred(Flow::Received, 500, (52 + 52 * flight) * MS, slept(flight + 1));
         }
-        session.transferred(Flow::Sent, 80, (2 + 52 * flights) * MS, flights);
-        session.leave((3 + 52 * flights) * MS, flights);
+        session.transferred(Flow::Sent, 80, (2 + 52 * flights) * MS, slept(flights));
+        session.leave((3 + 52 * flights) * MS, slept(flights));
         session.end(TlsOutcome::Completed, (3 + 52 * flights) * MS);
         session
     }
@@ -441,6 +492,24 @@ mod tests {
         assert_eq!(compute_us(&session), Some(3_000));
     }
 
+    /// A server that receives a ClientHello, sleeps meanwhile, and answers after 150 ms.
+    fn answered(ran_ns: u64) -> Option<u64> {
+        let mut session = completed(Role::Server, SessionFlags::default(), 0x0304);
+        let before = 0xffff_ffff_ffff * 1024;
+        session.enter(MS, Activity::new(0xffff, before));
+        session.transferred(Flow::Received, 300, 2 * MS, Activity::new(0xffff, before));
+        session.transferred(Flow::Sent, 900, 152 * MS, Activity::new(0x1_0000, before + ran_ns));
+        session.leave(152 * MS, Activity::new(0x1_0000, before + ran_ns));
+        compute_us(&session)
+    }
+
+    #[test]
+    fn sleep_before_an_answer_is_not_for_the_peer() {
+        assert_eq!(answered(148 * MS), Some(147_999), "it computed, and slept for 2 ms");
+        assert_eq!(answered(1024), Some(1), "it slept in a callback");
+        assert_eq!(answered(200 * MS), Some(150_000), "the kernel had not yet counted what it ran before");
+    }
+
     #[test]
     fn hello_retry_request_is_recognised_by_the_flights() {
         assert_eq!(class(&blocking_client(1)), Some(TlsClass::Full));
@@ -450,11 +519,11 @@ mod tests {
     #[test]
     fn data_sent_in_a_later_call_is_not_the_hello() {
         let mut session = completed(Role::Client, SessionFlags::default(), 0x0304);
-        session.enter(MS, 0);
-        session.leave(2 * MS, 0);
-        session.enter(52 * MS, 1);
-        session.transferred(Flow::Sent, 100, 53 * MS, 1);
-        session.leave(54 * MS, 1);
+        session.enter(MS, slept(0));
+        session.leave(2 * MS, slept(0));
+        session.enter(52 * MS, slept(1));
+        session.transferred(Flow::Sent, 100, 53 * MS, slept(1));
+        session.leave(54 * MS, slept(1));
         session.end(TlsOutcome::Completed, 54 * MS);
         assert_eq!(duration_us(&session), Some(53_000));
         assert_eq!(hello_retry(&session), None);
@@ -463,11 +532,11 @@ mod tests {
     #[test]
     fn dummy_change_cipher_spec_is_not_a_flight() {
         let mut session = completed(Role::Client, SessionFlags::default(), 0x0304);
-        session.enter(MS, 0);
+        session.enter(MS, slept(0));
         for (flow, bytes) in
             [(Flow::Sent, 300), (Flow::Received, 127), (Flow::Sent, 6), (Flow::Received, 900)]
         {
-            session.transferred(flow, bytes, 2 * MS, 0);
+            session.transferred(flow, bytes, 2 * MS, slept(0));
         }
         assert_eq!(hello_retry(&session), Some(false));
     }
@@ -475,21 +544,21 @@ mod tests {
     #[test]
     fn tickets_after_the_finished_are_not_a_round_trip() {
         let mut session = completed(Role::Server, SessionFlags::default(), 0x0304);
-        session.enter(MS, 0);
+        session.enter(MS, slept(0));
         for flow in [Flow::Received, Flow::Sent, Flow::Received, Flow::Sent] {
-            session.transferred(flow, 500, 2 * MS, 0);
+            session.transferred(flow, 500, 2 * MS, slept(0));
         }
         assert_eq!(hello_retry(&session), Some(false));
         assert_eq!(session.hello_ns, 2 * MS);
-        session.transferred(Flow::Received, 80, 3 * MS, 0);
+        session.transferred(Flow::Received, 80, 3 * MS, slept(0));
         assert_eq!(hello_retry(&session), Some(true));
     }
 
     #[test]
     fn unmeasured_sleep_makes_the_compute_time_unknown() {
         let mut session = completed(Role::Server, SessionFlags::default(), 0x0304);
-        session.enter(MS, 0);
-        session.leave(60 * MS, 3);
+        session.enter(MS, slept(0));
+        session.leave(60 * MS, slept(3));
         assert_eq!(compute_us(&session), None);
         assert_eq!(class(&session), None, "there may have been a HelloRetryRequest");
         assert!(includes_hello_wait(&session));
@@ -513,11 +582,11 @@ mod tests {
     #[test]
     fn call_without_a_return_makes_facts_unknown() {
         let mut session = completed(Role::Client, SessionFlags::default(), 0x0304);
-        session.enter(MS, 0);
-        session.transferred(Flow::Sent, 300, 2 * MS, 0);
-        session.enter(50 * MS, 4);
-        session.transferred(Flow::Received, 500, 52 * MS, 4);
-        session.leave(53 * MS, 4);
+        session.enter(MS, slept(0));
+        session.transferred(Flow::Sent, 300, 2 * MS, slept(0));
+        session.enter(50 * MS, slept(4));
+        session.transferred(Flow::Received, 500, 52 * MS, slept(4));
+        session.leave(53 * MS, slept(4));
         session.end(TlsOutcome::Completed, 53 * MS);
         assert_eq!((class(&session), compute_us(&session)), (None, None));
     }
@@ -532,12 +601,12 @@ mod tests {
     #[test]
     fn sleep_before_the_hello_is_ignored() {
         let mut session = completed(Role::Server, SessionFlags::default(), 0x0303);
-        session.enter(MS, 0);
-        session.leave(3 * MS, 1);
+        session.enter(MS, slept(0));
+        session.leave(3 * MS, slept(1));
         assert_eq!(compute_us(&session), None);
-        session.enter(50 * MS, 1);
-        session.transferred(Flow::Received, 300, 51 * MS, 1);
-        session.leave(53 * MS, 1);
+        session.enter(50 * MS, slept(1));
+        session.transferred(Flow::Received, 300, 51 * MS, slept(1));
+        session.leave(53 * MS, slept(1));
         assert_eq!(compute_us(&session), Some(2000));
     }
 
@@ -553,10 +622,10 @@ mod tests {
 
         // Nor is anything later.
         let mut session = completed(Role::Client, SessionFlags::default(), 0x0304);
-        session.enter(MS, 0);
+        session.enter(MS, slept(0));
         session.mark_uncertain();
-        session.transferred(Flow::Sent, 300, 2 * MS, 0);
-        session.transferred(Flow::Received, 500, 52 * MS, 1);
+        session.transferred(Flow::Sent, 300, 2 * MS, slept(0));
+        session.transferred(Flow::Received, 500, 52 * MS, slept(1));
         assert_eq!(class(&session), None);
 
         session.end(TlsOutcome::Completed, 0);

@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::vocabulary::Role;
 
 /// How many bursts of a handshake are kept.
-pub const MAX_BURSTS: usize = 16;
+pub const MAX_BURSTS: usize = 32;
 /// The unit of [`Burst::size`], as a power of two of bytes.
 pub(super) const SIZE_BITS: u32 = 6;
 

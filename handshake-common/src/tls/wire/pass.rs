@@ -175,9 +175,10 @@ mod tests {
 
     #[test]
     fn too_many_bursts_are_not_told() {
-        let packets: Vec<_> =
-            (0..=16_u32).map(|index| (Role::Client, u64::from(index) * 10, index, 1, 1, false)).collect();
-        assert_eq!(passed(&packets[..16]).bursts().map(<[Burst]>::len), Some(16));
+        let packets: Vec<_> = (0..=low_32(MAX_BURSTS as u64))
+            .map(|index| (Role::Client, u64::from(index) * 10, index, 1, 1, false))
+            .collect();
+        assert_eq!(passed(&packets[..MAX_BURSTS]).bursts().map(<[Burst]>::len), Some(MAX_BURSTS));
         assert_eq!(passed(&packets).bursts(), None);
     }
 }

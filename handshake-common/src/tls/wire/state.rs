@@ -146,7 +146,7 @@ pub struct Wire {
 /// Size of a [`Wire`], bytes.
 pub const SIZE: usize = size_of::<Wire>();
 
-const _: () = assert!(SIZE == 384, "no padding, and both sides know the size");
+const _: () = assert!(SIZE == 512, "no padding, and both sides know the size");
 const _: () = assert!(size_of::<Stream>() == 40 && size_of::<Record>() == 8);
 
 impl Wire {

@@ -12,7 +12,7 @@ use handshake_common::{
     Connection, Library, Role, TlsOutcome,
     tls::library::{
         key::Key,
-        session::{Session, SessionFlags},
+        session::{Activity, Session, SessionFlags},
         target::{Base, COOKIE_CLIENT, COOKIE_SERVER, Target},
     },
 };
@@ -184,11 +184,13 @@ pub(crate) fn enter(hit: &Hit, target: &Target, begins: bool, role: u8) {
         Some(known) => Some(known),
         // Started before the program, or already over: it cannot be timed.
         None if !begins => return,
+        // Libraries are probed before TCP is: which connection this is would be a guess.
+        None if !maps::everything_is_attached() => return,
         None => None,
     };
-    let sleeps = Typed::sleeps();
+    let activity = Typed::activity();
     if let Some(session) = known {
-        session.enter(hit.now, sleeps);
+        session.enter(hit.now, activity);
         session.thread = hit.thread;
     } else {
         let role = if hit.cookie & COOKIE_SERVER != 0 {
@@ -198,7 +200,7 @@ pub(crate) fn enter(hit: &Hit, target: &Target, begins: bool, role: u8) {
         } else {
             role
         };
-        begin(&key, hit, target, role, sleeps);
+        begin(&key, hit, target, role, activity);
     }
     let call = Call { session: key, cookie: hit.cookie, sp: hit.sp };
     if let Some(old) = CALLS.get_ptr_mut(hit.caller) {
@@ -215,13 +217,13 @@ pub(crate) fn enter(hit: &Hit, target: &Target, begins: bool, role: u8) {
 }
 
 #[inline(always)]
-fn begin(key: &Key, hit: &Hit, target: &Target, role: u8, sleeps: u64) {
+fn begin(key: &Key, hit: &Hit, target: &Target, role: u8, activity: Activity) {
     let mut fresh = MaybeUninit::<Session>::uninit();
     // SAFETY: a session is plain integers, for which zeros are valid.
     let session = unsafe { word_copy::zeroed(&mut fresh) };
     (session.object, session.library, session.role) = (hit.object, target.library, role);
     Typed::process().name(&mut session.pid, &mut session.comm, &mut session.cgroup);
-    session.enter(hit.now, sleeps);
+    session.enter(hit.now, activity);
     session.thread = hit.thread;
     // An LRU map evicts. SAFETY: key and value have the sizes of the map's definition; the plain helper
     // spares a copy on the stack.
@@ -262,7 +264,7 @@ pub(crate) fn leave<'a>(hit: &Hit) -> Option<(Key, &'a mut Session, &'static Tar
     if !was_seen {
         session.mark_uncertain();
     }
-    session.leave(hit.now, Typed::sleeps());
+    session.leave(hit.now, Typed::activity());
     fd::find(&key, session, target);
     Some((key, session, target))
 }

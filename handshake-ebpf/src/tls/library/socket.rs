@@ -92,5 +92,5 @@ fn transferred<A: Access>(sk: *const c_void, bytes: i32, flags: i32, flow: Flow)
     }
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    session.transferred(flow, bytes.cast_unsigned(), now, A::sleeps());
+    session.transferred(flow, bytes.cast_unsigned(), now, A::activity());
 }

@@ -23,7 +23,7 @@ use crate::{
     emit,
     kernel::{Access, Filtered, KernelSock, constant},
     maps::{self, Endpoints, RECORDS},
-    tcp::adopt::adopt_in_place,
+    tcp::adopt::adopt_unlocked,
     word_copy,
 };
 
@@ -193,7 +193,7 @@ fn connection<'a>(skb: *mut __sk_buff, sock: &KernelSock<Filtered>) -> Option<&'
         return Some(found);
     }
     // SAFETY: the program's own context.
-    adopt_in_place(sock, unsafe { bpf_get_socket_cookie(skb.cast()) })
+    adopt_unlocked(sock, unsafe { bpf_get_socket_cookie(skb.cast()) })
 }
 
 /// One packet of a handshake.

@@ -26,6 +26,7 @@ const OPTIONAL: &[&str] = &[
     "sk_ack_backlog",
     "sk_max_ack_backlog",
     "sk_drops",
+    "task_run_delay",
     "task_cgroups",
     "css_set_cgroup",
     "cgroup_node",

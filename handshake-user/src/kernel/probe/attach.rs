@@ -9,7 +9,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, MapData, MapError, PerCpuArray, RingBuf},
     programs::Program,
 };
 use aya_log::EbpfLogger;
@@ -286,9 +286,20 @@ impl Attempt {
         let prepared = prepare(&mut ebpf, links, &programs);
 
         let functions = function::attach(&mut ebpf, kernel, self.mode, &arities);
-        for attached in hooks.iter_mut().filter(|attached| attached.missing.is_none()) {
-            attached.missing = program::attach(&mut ebpf, attached.hook, self.mode).err();
-        }
+        // The table has them in the order of a connection's life. From its end to its beginning: what is
+        // followed is followed to its end, and of what is seen to begin nothing is missed.
+        let attach = |ebpf: &mut Ebpf, attached: &mut Attached| {
+            if attached.missing.is_none() {
+                attached.missing = program::attach(ebpf, attached.hook, self.mode).err();
+            }
+        };
+        hooks.iter_mut().skip(1).rev().for_each(|attached| attach(&mut ebpf, attached));
+        let mut view = WireView::default();
+        let wire = wire.map(|loaded| {
+            let attached = loaded.and_then(|()| wire::attach(&mut ebpf, settings.tls_wire));
+            Attached { hook: &TLS_WIRE, missing: attached.map(|attached| view = attached).err() }
+        });
+        hooks.iter_mut().take(1).for_each(|attached| attach(&mut ebpf, attached));
         // After the first one: it looks what that has done.
         let nested = nested.map(|loaded| loaded.and_then(|()| program::attach_nested(&mut ebpf)));
         // Without it, only the events that it would have seen are lost, and those are counted.
@@ -297,12 +308,8 @@ impl Attempt {
             tracing::warn!(%reason, "cannot attach {name}: some changes of state will be missed");
         }
         check_required(&mut hooks)?;
-        let mut view = WireView::default();
-        if let Some(loaded) = wire {
-            let attached = loaded.and_then(|()| wire::attach(&mut ebpf, settings.tls_wire));
-            let missing = attached.map(|attached| view = attached).err();
-            hooks.push(Attached { hook: &TLS_WIRE, missing });
-        }
+        hooks.extend(wire);
+        say_everything_is_attached(&mut ebpf)?;
         let ring = ebpf.take_map("RECORDS").and_then(|map| RingBuf::try_from(map).ok());
         let totals = ebpf.take_map("TOTALS").and_then(|map| PerCpuArray::try_from(map).ok());
         let histograms = (bounds.number > 0)
@@ -361,6 +368,13 @@ impl Attempt {
         let kernel_log = (log_level > 0).then(|| EbpfLogger::init(&mut ebpf)).transpose();
         Ok((ebpf, links, kernel_log.map_err(|error| LoadError::Log(error.to_string()))?))
     }
+}
+
+/// From now on the probes of libraries follow handshakes.
+fn say_everything_is_attached(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    let map = ebpf.map_mut("ATTACHED").ok_or(LoadError::NoMaps)?;
+    let said = Array::<_, u32>::try_from(map).and_then(|mut map| map.set(0, 1, 0));
+    said.map_err(|_| LoadError::NoMaps)
 }
 
 /// Fails on the first required hook that is missing.

@@ -45,7 +45,7 @@ macro_rules! fields {
 const SOCK_LENGTH: &[PerfField] =
     fields!("SOCK_LENGTH_SK" = "sk", "SOCK_LENGTH_RET" = "ret", "SOCK_LENGTH_FLAGS" = "flags");
 
-/// Every hook, in the order of a connection's life.
+/// Every hook, in the order of a connection's life: they are attached in the reverse order.
 pub const HOOKS: &[Hook] = &[
     Hook {
         name: "inet_sock_set_state",

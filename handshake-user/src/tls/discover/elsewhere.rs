@@ -4,13 +4,15 @@
 
 use std::{
     collections::HashSet,
-    fs::{self, File},
-    os::unix::fs::MetadataExt as _,
+    fs,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use super::{open, watch::NewMapping};
+use super::{
+    open::{self, Opened},
+    watch::NewMapping,
+};
 
 /// The most namespaces in which a path is tried, the oldest processes' first: nobody can crowd those out.
 const MAX_NAMESPACES: usize = 512;
@@ -61,20 +63,18 @@ fn members() -> Vec<u32> {
     pids.into_iter().filter(is_new).take(MAX_NAMESPACES).collect()
 }
 
-/// Opens what may be the mapped file, in the root directories of these processes, and returns the owner of
-/// each. Whether it is the one is for [`super::source::MappingSource::identify_as`] to say.
-pub(super) fn candidates(mapping: &NewMapping, processes: &[u32]) -> Vec<(File, u32)> {
+/// Opens what may be the mapped file, in the root directories of these processes. Whether it is the one is
+/// for [`super::source::MappingSource::identify_as`] to say.
+pub(super) fn candidates(mapping: &NewMapping, processes: &[u32]) -> Vec<Opened> {
     let roots = processes.iter().map(|pid| PathBuf::from(format!("/proc/{pid}/root")));
     roots.filter_map(|root| candidate(mapping, &root)).take(MAX_FILES).collect()
 }
 
 /// The same in the root directory of this process.
-pub(super) fn here(mapping: &NewMapping) -> Vec<(File, u32)> {
+pub(super) fn here(mapping: &NewMapping) -> Vec<Opened> {
     candidate(mapping, Path::new("/")).into_iter().collect()
 }
 
-fn candidate(mapping: &NewMapping, root: &Path) -> Option<(File, u32)> {
-    let (file, owner) = open::below(root, &mapping.path).ok()?;
-    let number = file.metadata().ok()?.ino();
-    mapping.alias.has_number(number).then_some((file, owner))
+fn candidate(mapping: &NewMapping, root: &Path) -> Option<Opened> {
+    open::below(root, &mapping.path).ok().filter(|opened| mapping.alias.has_number(opened.stat.number))
 }

@@ -22,6 +22,8 @@ pub(super) struct Ledger {
 struct Entry {
     /// Its owner, if it was reported as found; otherwise the file is of no interest.
     reported: Option<u32>,
+    /// It is of no interest because no library has its name. It may still be a program.
+    is_set_aside: bool,
     /// The sweep in which it was last seen.
     seen: u64,
     /// Its processes, each with the sweep in which it was last seen. Empty unless it was reported.
@@ -66,7 +68,19 @@ impl Ledger {
     /// Remembers a new file, with its owner if it is reported as found.
     pub(super) fn add(&mut self, id: FileId, reported: Option<u32>, pid: Option<u32>) {
         let users = pid.filter(|_| reported.is_some()).map(|pid| (pid, self.sweep)).into_iter().collect();
-        self.files.insert(id, Entry { reported, seen: self.sweep, users });
+        self.files.insert(id, Entry { reported, is_set_aside: false, seen: self.sweep, users });
+    }
+
+    /// Remembers a new file that is of no interest unless it is a program: anybody can map one as a library.
+    pub(super) fn set_aside(&mut self, id: FileId) {
+        let entry = Entry { reported: None, is_set_aside: true, seen: self.sweep, users: BTreeMap::new() };
+        self.files.insert(id, entry);
+    }
+
+    /// Whether the file was set aside.
+    #[must_use]
+    pub(super) fn is_set_aside(&self, id: FileId) -> bool {
+        self.files.get(&id).is_some_and(|entry| entry.is_set_aside)
     }
 
     /// Forgets a file. Returns whether it was reported as found.
@@ -77,6 +91,11 @@ impl Ledger {
     /// Begins a sweep.
     pub(super) fn begin_sweep(&mut self) {
         self.sweep += 1;
+    }
+
+    /// Ends a sweep that has not shown all processes: nothing is concluded from what it did not show.
+    pub(super) const fn abandon_sweep(&mut self) {
+        self.sweep -= 1;
     }
 
     /// Ends a sweep over all processes. Returns the reported files that are no longer used. A file must be
@@ -125,6 +144,23 @@ mod tests {
         assert!(!ledger.knows(LIBRARY));
         ledger.begin_sweep();
         assert!(ledger.end_sweep(&nothing).is_empty());
+    }
+
+    #[test]
+    fn sweep_that_did_not_show_all_processes_takes_nothing_away() {
+        let nothing = HashSet::new();
+        let mut ledger = Ledger::default();
+        ledger.begin_sweep();
+        ledger.add(LIBRARY, Some(0), Some(7));
+        assert!(ledger.end_sweep(&nothing).is_empty());
+        for _ in 0..5 {
+            ledger.begin_sweep();
+            ledger.abandon_sweep();
+        }
+        ledger.begin_sweep();
+        assert!(ledger.end_sweep(&nothing).is_empty(), "missing from one sweep");
+        ledger.begin_sweep();
+        assert_eq!(ledger.end_sweep(&nothing), [LIBRARY]);
     }
 
     #[test]

@@ -23,12 +23,14 @@ use std::{
     fs::File,
     io,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use self::{
     elsewhere::Namespaces,
     ledger::Ledger,
+    open::Opened,
     source::{MappingSource, Sweep},
     standard_paths::StandardPaths,
     watch::{Alias, NewMapping, Watch},
@@ -53,6 +55,12 @@ const SLICE: Duration = Duration::from_millis(5);
 const MAX_WAITING: usize = 4096;
 /// Stands for the file systems of other mount namespaces, for the reader.
 const ELSEWHERE: u64 = u64::MAX;
+/// Stand for all processes and for some, for the reader of processes.
+const ALL: u64 = u64::MAX;
+const SOME: u64 = u64::MAX - 1;
+/// Processes that are asked for their mappings at once: a thread that waits for another loses milliseconds on
+/// a busy host.
+const AT_ONCE: usize = 64;
 
 /// A path that resolves to exactly this file while it is open, also for uprobes.
 #[must_use]
@@ -77,7 +85,7 @@ pub enum DiscoveryEvent {
 /// The search.
 #[derive(Debug)]
 pub struct Discovery {
-    source: MappingSource,
+    source: Arc<MappingSource>,
     watch: Option<Watch>,
     shortfalls: Vec<String>,
     ledger: Ledger,
@@ -91,6 +99,9 @@ pub struct Discovery {
     /// with each sweep.
     lost: HashSet<Alias>,
     reader: Reader,
+    processes: Reader,
+    /// The last sweep has not shown all processes, because one of them did not answer.
+    one_by_one: bool,
     /// The most files to report in this poll.
     room: usize,
     sweep: Option<Sweep>,
@@ -129,7 +140,7 @@ impl Discovery {
         });
         let every = if watch.is_ok() { every } else { every.min(SWEEP_UNWATCHED) };
         Self {
-            source,
+            source: Arc::new(source),
             watch: watch.ok(),
             shortfalls,
             ledger: Ledger::default(),
@@ -138,7 +149,9 @@ impl Discovery {
             waiting: VecDeque::new(),
             namespaces: Namespaces::default(),
             lost: HashSet::new(),
-            reader: Reader::default(),
+            reader: Reader::of_files(),
+            processes: Reader::of_processes(),
+            one_by_one: false,
             room: 0,
             sweep: None,
             every,
@@ -198,6 +211,13 @@ impl Discovery {
         &mut self.reader
     }
 
+    /// Whether a process does not answer when it is asked for its mappings. The kernel would wait for it to
+    /// place or remove a probe in a file that it has mapped (`register_for_each_vma`), and which those are is
+    /// not known.
+    pub fn is_stuck(&mut self) -> bool {
+        self.processes.is_stuck()
+    }
+
     /// Whether every file that was in use at the start has been reported.
     #[must_use]
     pub fn is_settled(&self) -> bool {
@@ -247,23 +267,30 @@ impl Discovery {
 
     /// Examines the processes that have mapped an unknown file.
     fn follow(&mut self, end: Instant, events: &mut Vec<DiscoveryEvent>) {
-        let mut process: Option<(u32, Vec<Mapped>)> = None;
+        let mut asked: HashMap<u32, Vec<Mapped>> = HashMap::new();
+        let mut looked = HashSet::new();
+        let mut end = end;
         while Instant::now() < end
             && let Some(mapping) = self.waiting.pop_front()
         {
-            if self.aliases.get(&mapping.alias).is_some_and(|id| self.ledger.note(*id, mapping.pid)) {
+            if self.is_known(&mapping) {
                 continue;
             }
-            let (_, mapped) = match process.take() {
-                Some(same) if same.0 == mapping.pid => process.insert(same),
-                _ => {
-                    let mapped = self.source.of(mapping.pid);
-                    for mapped in &mapped {
-                        self.look(mapped, events);
-                    }
-                    process.insert((mapping.pid, mapped))
+            if !asked.contains_key(&mapping.pid) {
+                let is_first = asked.is_empty();
+                asked = self.mapped_by_each(&self.next_processes(mapping.pid));
+                looked.clear();
+                // The wait for another thread uses up the slice on a busy host.
+                if is_first {
+                    end = end.max(Instant::now() + SLICE);
                 }
-            };
+            }
+            let mapped = asked.get(&mapping.pid).map_or(&[][..], Vec::as_slice);
+            if looked.insert(mapping.pid) {
+                for mapped in mapped {
+                    self.look(mapped, events);
+                }
+            }
             let id = mapped.iter().find(|mapped| mapped.range.contains(&mapping.at)).map(|mapped| mapped.id);
             // The process may have ended before or during the look; the next one that maps the same file
             // should not be missed.
@@ -274,14 +301,34 @@ impl Discovery {
         }
     }
 
+    /// Whether the file is known; the process is noted as a user of it then.
+    fn is_known(&mut self, mapping: &NewMapping) -> bool {
+        self.aliases.get(&mapping.alias).is_some_and(|id| self.ledger.note(*id, mapping.pid))
+    }
+
+    /// This process and those that wait to be examined next.
+    fn next_processes(&self, first: u32) -> Vec<u32> {
+        let mut pids = vec![first];
+        for mapping in &self.waiting {
+            let is_unknown = !self.aliases.get(&mapping.alias).is_some_and(|id| self.ledger.knows(*id));
+            if is_unknown && !pids.contains(&mapping.pid) {
+                pids.push(mapping.pid);
+            }
+            if pids.len() >= AT_ONCE {
+                break;
+            }
+        }
+        pids
+    }
+
     fn begin_sweep(&mut self, now: Instant, events: &mut Vec<DiscoveryEvent>) {
         self.began = Some(now);
         (self.again, self.missed) = (false, 0);
         self.ledger.begin_sweep();
         for change in self.standard_paths.look(standard_paths::standard()) {
-            let Ok((file, owner)) = open::regular(&change.path) else { continue };
+            let Ok(Opened { file, owner, stat }) = open::regular(&change.path) else { continue };
             let file = self.reader.adopt(change.fingerprint.device(), file);
-            let Some(id) = self.source.identify(&file) else { continue };
+            let Some(id) = self.source.identify(&file, stat) else { continue };
             if !self.has_room(events) {
                 break;
             }
@@ -294,24 +341,88 @@ impl Discovery {
                 self.offer(Found { id, file, owner, shown, pid: None }, events);
             }
         }
-        match self.source.sweep() {
-            Ok(sweep) => self.sweep = Some(sweep),
+        match self.source.sweep(self.one_by_one) {
+            Ok(sweep) => {
+                self.one_by_one = false;
+                self.sweep = Some(sweep);
+            }
             Err(error) => tracing::warn!(%error, "cannot list the mappings of this host"),
         }
     }
 
+    /// The executable mappings of a process; none if it does not answer.
+    fn mapped_by(&mut self, pid: u32) -> Vec<Mapped> {
+        let source = Arc::clone(&self.source);
+        self.processes.run(pid.into(), move || source.of(pid)).unwrap_or_else(|_| {
+            self.one_by_one = true;
+            self.missed += 1;
+            Vec::new()
+        })
+    }
+
+    /// The same of several processes.
+    fn mapped_by_each(&mut self, pids: &[u32]) -> HashMap<u32, Vec<Mapped>> {
+        let (source, some) = (Arc::clone(&self.source), pids.to_vec());
+        let each = move || some.into_iter().map(|pid| (pid, source.of(pid))).collect();
+        // Whichever it is that does not answer.
+        self.processes
+            .run(SOME, each)
+            .unwrap_or_else(|_| pids.iter().map(|&pid| (pid, self.mapped_by(pid))).collect())
+    }
+
+    /// The path of a mapped file.
+    fn path_of(&mut self, mapped: &Mapped) -> io::Result<PathBuf> {
+        // The process has just been asked for its mappings, and this happens often.
+        if !self.processes.is_stuck() {
+            return open::path_of(mapped);
+        }
+        let of_process = mapped.clone();
+        let path = self.processes.run(mapped.pid.into(), move || open::path_of(&of_process));
+        path.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// The next portion of the current sweep. Returns `None` at the end, and if the sweep fails.
+    fn next_portion(&mut self) -> Option<Vec<Mapped>> {
+        let mut all = match self.sweep.take()? {
+            Sweep::Each(mut pids) => {
+                let some: Vec<_> = pids.by_ref().take(AT_ONCE).collect();
+                if some.is_empty() {
+                    return None;
+                }
+                self.sweep = Some(Sweep::Each(pids));
+                return Some(self.mapped_by_each(&some).into_values().flatten().collect());
+            }
+            Sweep::All(all) => all,
+        };
+        match self.processes.run(ALL, move || (vma_iterator::next(&mut all), all)) {
+            Ok((Ok(portion), all)) => {
+                self.sweep = Some(Sweep::All(all));
+                return portion;
+            }
+            Ok((Err(error), _)) => tracing::warn!(%error, "the pass over the mappings of this host failed"),
+            Err(_) => tracing::debug!("a process does not answer"),
+        }
+        // The rest is for the next sweep.
+        (self.one_by_one, self.again) = (true, true);
+        None
+    }
+
     /// Examines the next portion of the current sweep.
     fn advance_sweep(&mut self, events: &mut Vec<DiscoveryEvent>) {
-        if let Some(portion) = self.sweep.as_mut().and_then(Sweep::next) {
+        if let Some(portion) = self.next_portion() {
             for mapped in &portion {
                 self.look(mapped, events);
             }
             return;
         }
         self.sweep = None;
-        events.extend(
-            self.ledger.end_sweep(&self.standard_paths.standing()).into_iter().map(DiscoveryEvent::Unused),
-        );
+        if self.one_by_one {
+            // What was not shown may be in use.
+            self.ledger.abandon_sweep();
+        } else {
+            let unused = self.ledger.end_sweep(&self.standard_paths.standing());
+            events.extend(unused.into_iter().map(DiscoveryEvent::Unused));
+        }
         self.aliases.clear();
         self.lost.clear();
         self.overlooked = self.missed;
@@ -319,10 +430,12 @@ impl Discovery {
     }
 
     fn look(&mut self, mapped: &Mapped, events: &mut Vec<DiscoveryEvent>) {
-        if self.ledger.note(mapped.id, mapped.pid) || !self.has_room(events) {
+        let is_known =
+            self.ledger.note(mapped.id, mapped.pid) && !(mapped.main && self.ledger.is_set_aside(mapped.id));
+        if is_known || !self.has_room(events) {
             return;
         }
-        let shown = match open::path_of(mapped) {
+        let shown = match self.path_of(mapped) {
             Ok(shown) => shown,
             Err(error) => {
                 self.missed += usize::from(error.kind() != io::ErrorKind::NotFound);
@@ -330,15 +443,15 @@ impl Discovery {
             }
         };
         if !mapped.main && !names::is_library(&shown) {
-            self.ledger.add(mapped.id, None, None);
+            self.ledger.set_aside(mapped.id);
             return;
         }
         let opened = {
             let (mapped, shown) = (mapped.clone(), shown.clone());
             self.reader.run(mapped.id.dev, move || open::mapped(&mapped, &shown))
         };
-        let (file, owner) = match opened {
-            Ok(Ok((file, owner))) => (self.reader.adopt(mapped.id.dev, file), owner),
+        let (file, owner, stat) = match opened {
+            Ok(Ok(Opened { file, owner, stat })) => (self.reader.adopt(mapped.id.dev, file), owner, stat),
             Err(refusal) => {
                 if refusal == ReadError::Timeout {
                     self.ledger.add(mapped.id, None, None);
@@ -353,8 +466,7 @@ impl Discovery {
             }
         };
         // The process may have mapped another file there in the meantime.
-        if matches!(self.source, MappingSource::Iterator(_)) && self.source.identify(&file) != Some(mapped.id)
-        {
+        if !self.source.is_same(&file, stat, mapped) {
             self.missed += 1;
             return;
         }
@@ -404,15 +516,15 @@ impl Discovery {
     fn open_as(
         &mut self,
         device: u64,
-        open: impl FnOnce() -> Vec<(File, u32)> + Send + 'static,
+        open: impl FnOnce() -> Vec<Opened> + Send + 'static,
         alias: Alias,
     ) -> Option<(FileId, UntrustedFile, u32)> {
         let opened = self.reader.run(device, open).unwrap_or_default();
-        let files: Vec<_> =
-            opened.into_iter().map(|(file, owner)| (self.reader.adopt(device, file), owner)).collect();
+        let adopt = |Opened { file, owner, stat }| (self.reader.adopt(device, file), owner, stat);
+        let files: Vec<_> = opened.into_iter().map(adopt).collect();
         files
             .into_iter()
-            .find_map(|(file, owner)| Some((self.source.identify_as(&file, alias)?, file, owner)))
+            .find_map(|(file, owner, stat)| Some((self.source.identify_as(&file, stat, alias)?, file, owner)))
     }
 
     /// Whether one more file can be reported. If not, a later sweep will find it again.

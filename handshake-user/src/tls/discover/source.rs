@@ -10,9 +10,11 @@ use memmap2::MmapOptions;
 use super::{
     file::{FileId, Mapped},
     maps,
-    vma_iterator::{self, VmaIterator},
+    open::Stat,
+    vma_iterator::VmaIterator,
     watch::Alias,
 };
+use crate::kernel::iterator::Iteration;
 
 /// Where mappings are read from.
 #[derive(Debug)]
@@ -26,10 +28,10 @@ pub(super) enum MappingSource {
 /// One pass over all processes, in portions.
 #[derive(Debug)]
 pub(super) enum Sweep {
-    /// From the iterator: a portion is the result of one read.
-    Iterator(File),
-    /// From `/proc`: a portion is one process.
-    Maps(vec::IntoIter<u32>),
+    /// All at once from the iterator: a portion is the result of one read.
+    All(Iteration),
+    /// One after the other.
+    Each(vec::IntoIter<u32>),
 }
 
 impl MappingSource {
@@ -45,34 +47,53 @@ impl MappingSource {
         }
     }
 
-    /// Begins a pass over all processes.
+    /// Begins a pass over all processes, `one_by_one` if the iterator must not stop at one that does not
+    /// answer.
     ///
     /// # Errors
     /// If the kernel refuses the iteration, or `/proc` is not mounted.
-    pub(super) fn sweep(&self) -> std::io::Result<Sweep> {
+    pub(super) fn sweep(&self, one_by_one: bool) -> std::io::Result<Sweep> {
+        if let Self::Iterator(iterator) = self
+            && !one_by_one
+        {
+            return iterator.all().map(Sweep::All);
+        }
+        let pids = fs::read_dir("/proc")?.flatten();
+        let pids: Vec<u32> = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+        Ok(Sweep::Each(pids.into_iter()))
+    }
+
+    /// Whether an open file is the one that this mapping shows.
+    #[must_use]
+    pub(super) fn is_same(&self, file: &File, stat: Stat, mapped: &Mapped) -> bool {
         match self {
-            Self::Iterator(iterator) => iterator.all().map(Sweep::Iterator),
-            Self::Maps => {
-                let pids = fs::read_dir("/proc")?.flatten();
-                let pids: Vec<u32> =
-                    pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-                Ok(Sweep::Maps(pids.into_iter()))
+            Self::Iterator(_) if stat.is_served => {
+                (stat.device, stat.number) == (mapped.id.dev, mapped.id.ino)
             }
+            Self::Iterator(_) => self.identify(file, stat) == Some(mapped.id),
+            Self::Maps => true,
         }
     }
 
     /// The identity of an open file, as mappings show it: it is mapped into this process and looked up there.
-    /// No other interface shows the file below an overlay.
+    /// No other interface shows the file below an overlay. `None` also if it must not be mapped.
     #[must_use]
-    pub(super) fn identify(&self, file: &File) -> Option<FileId> {
-        Self::with_mapping(file, |start| at(start, self.of(std::process::id())))
+    pub(super) fn identify(&self, file: &File, stat: Stat) -> Option<FileId> {
+        Self::with_mapping(file, stat, |start| at(start, self.of(std::process::id())))
     }
 
     /// The identity of an open file if it is the one that the kernel told of by this name.
     #[must_use]
-    pub(super) fn identify_as(&self, file: &File, alias: Alias) -> Option<FileId> {
+    pub(super) fn identify_as(&self, file: &File, stat: Stat, alias: Alias) -> Option<FileId> {
+        if stat.is_served {
+            let id = match self {
+                Self::Iterator(_) => alias.id(),
+                Self::Maps => FileId { generation: 0, ..alias.id() },
+            };
+            return ((stat.device, stat.number) == (id.dev, id.ino)).then_some(id);
+        }
         let own = std::process::id();
-        Self::with_mapping(file, |start| {
+        Self::with_mapping(file, stat, |start| {
             // Shows what the kernel tells of mappings, below an overlay as well.
             let shown = at(start, maps::of(own))?;
             let id = match self {
@@ -83,8 +104,11 @@ impl MappingSource {
         })
     }
 
-    /// Passes on the address at which the file is mapped for a moment.
-    fn with_mapping<T>(file: &File, look: impl FnOnce(u64) -> Option<T>) -> Option<T> {
+    /// Passes on the address at which the file is mapped for a moment, unless it must not be.
+    fn with_mapping<T>(file: &File, stat: Stat, look: impl FnOnce(u64) -> Option<T>) -> Option<T> {
+        if stat.is_served {
+            return None;
+        }
         // SAFETY: only the address of the mapping is used. Its byte is never read, written or run, nor does
         // the kernel do so for us (no MAP_POPULATE, no mlockall), so no page is ever read from the file,
         // which may be truncated or not answer.
@@ -96,17 +120,4 @@ impl MappingSource {
 /// The file that is mapped at this address.
 fn at(start: u64, mapped: Vec<Mapped>) -> Option<FileId> {
     mapped.into_iter().find(|own| own.range.start == start).map(|own| own.id)
-}
-
-impl Sweep {
-    /// The next portion. Returns `None` at the end, and if the pass fails.
-    pub(super) fn next(&mut self) -> Option<Vec<Mapped>> {
-        match self {
-            Self::Iterator(file) => vma_iterator::next(file).unwrap_or_else(|error| {
-                tracing::warn!(%error, "the pass over the mappings of this host failed");
-                None
-            }),
-            Self::Maps(pids) => pids.next().map(maps::of),
-        }
-    }
 }

@@ -2,7 +2,6 @@
 //! `handshake-ebpf/src/tls/discover.rs`: it shows the inode of every mapped file, also below an overlay.
 
 use std::{
-    fs::File,
     io,
     os::fd::{AsFd as _, OwnedFd},
 };
@@ -15,7 +14,14 @@ use handshake_common::tls::discover::{self, Mapping};
 use thiserror::Error;
 
 use super::file::{FileId, Mapped};
-use crate::kernel::{iterator, probe};
+use crate::kernel::{
+    iterator::{self, Iteration},
+    probe,
+};
+
+/// More executable mappings of one process than are looked at: it may have 65 530 mappings, if the host does
+/// not allow more.
+const MAX_MAPPINGS: usize = 1 << 17;
 
 /// Why the iterator cannot be used. `/proc/PID/maps` is read instead, which shows the inode below an overlay.
 #[derive(Debug, Error)]
@@ -62,39 +68,58 @@ impl VmaIterator {
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn all(&self) -> io::Result<File> {
+    pub fn all(&self) -> io::Result<Iteration> {
         self.open(0)
     }
 
-    /// The executable mappings of a process; none if it has ended.
+    /// The executable mappings of a process by their addresses, each once; none if it has ended.
     ///
     /// # Errors
     /// If the kernel refuses.
     pub fn of(&self, pid: u32) -> io::Result<Vec<Mapped>> {
-        let mut file = match self.open(pid) {
+        let mut iteration = match self.open(pid) {
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(Vec::new()),
-            file => file?,
+            iteration => iteration?,
         };
         let mut mapped = Vec::new();
-        while let Some(more) = next(&mut file)? {
-            mapped.extend(more);
+        while let Some(more) = next(&mut iteration)? {
+            if !add_further(&mut mapped, more) {
+                break;
+            }
         }
         Ok(mapped)
     }
 
     /// An iteration over the process `pid`, 0 for all.
-    fn open(&self, pid: u32) -> io::Result<File> {
+    fn open(&self, pid: u32) -> io::Result<Iteration> {
         iterator::open(self.program.as_fd(), pid)
     }
+}
+
+/// Adds the mappings behind those that are known. Returns whether there were any.
+///
+/// Asked after the end of an iteration over one process, the kernel goes back to where it last let go of the
+/// process: because its buffer was full, or because the process waited to change its mappings
+/// (`task_vma_seq_get_next`). It would tell of the rest for ever. In the middle of an iteration it tells
+/// again of a mapping that has grown meanwhile.
+fn add_further(mapped: &mut Vec<Mapped>, more: Vec<Mapped>) -> bool {
+    let before = mapped.len();
+    for one in more {
+        let is_further = |last: &Mapped| last.pid != one.pid || last.range.end <= one.range.start;
+        if mapped.last().is_none_or(is_further) {
+            mapped.push(one);
+        }
+    }
+    (before + 1..=MAX_MAPPINGS).contains(&mapped.len())
 }
 
 /// The next records of an iteration. Returns `Ok(None)` at its end.
 ///
 /// # Errors
-/// If the kernel ends it early.
-pub(super) fn next(file: &mut File) -> io::Result<Option<Vec<Mapped>>> {
+/// If the kernel ends it early, or has not ended it in time.
+pub(super) fn next(iteration: &mut Iteration) -> io::Result<Option<Vec<Mapped>>> {
     let mut chunk = vec![0; iterator::CHUNK];
-    let bytes = iterator::read(file, &mut chunk)?;
+    let bytes = iteration.read(&mut chunk)?;
     let records = bytes.chunks(discover::SIZE as usize).filter_map(Mapping::from_bytes);
     Ok((!bytes.is_empty()).then(|| records.map(|record| Mapped::from(&record)).collect()))
 }

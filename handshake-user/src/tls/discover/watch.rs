@@ -39,6 +39,14 @@ impl Alias {
         self.ino == ino
     }
 
+    /// The identity of the file, if none is below it.
+    #[must_use]
+    pub(crate) fn id(self) -> FileId {
+        // `i_generation` has 32 bits.
+        let generation = u32::try_from(self.generation).unwrap_or(0);
+        FileId { dev: self.device(), ino: self.ino, generation }
+    }
+
     /// Whether it names this file, which `/proc/PID/maps` shows as `shown`.
     #[must_use]
     pub(crate) fn is(self, shown: FileId, id: FileId) -> bool {

@@ -66,7 +66,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         fs::write(&path, "content").unwrap();
-        let handle = Handle::new(Reader::default().adopt(0, File::open(&path).unwrap())).unwrap();
+        let handle = Handle::new(Reader::of_files().adopt(0, File::open(&path).unwrap())).unwrap();
         assert!(!handle.is_changed() && !handle.is_deleted());
         let other_name = folder.path().join("other");
         fs::hard_link(&path, &other_name).unwrap();

@@ -112,6 +112,8 @@ pub struct Libraries {
     checked: Option<Instant>,
     /// When a failure to attach was last logged.
     failed: Option<Instant>,
+    /// When it was last logged that probing is held up.
+    held_up: Option<Instant>,
     changed: bool,
 }
 
@@ -140,6 +142,7 @@ impl Libraries {
             logged: HashMap::new(),
             checked: None,
             failed: None,
+            held_up: None,
             changed: true,
         })
     }
@@ -159,11 +162,29 @@ impl Libraries {
         }
         self.check_files(now);
         self.retry(now);
+        if self.is_held_up(now) {
+            return false;
+        }
         if let Some(found) = self.queue.pop() {
             self.inspect(ebpf, found, now);
         }
         self.attacher.detach_one();
         !self.queue.is_empty() || self.attacher.is_detaching()
+    }
+
+    /// Whether no probe must be placed or removed, because the kernel would wait for a process that does not
+    /// answer, and this thread with it.
+    fn is_held_up(&mut self, now: Instant) -> bool {
+        let is_stuck = self.discovery.is_stuck();
+        if is_stuck && self.held_up.is_none_or(|logged| now.saturating_duration_since(logged) >= LOG_EVERY) {
+            self.held_up = Some(now);
+            tracing::warn!(
+                "a process does not let its mappings be read, as if it waited for a file system that is gone: until it \
+                 does, no TLS library is probed that is not yet, because the kernel would wait for it (ps hangs, too; \
+                 a process in state D, and its wait channel in /proc/PID/task/*/stack, show which)"
+            );
+        }
+        is_stuck
     }
 
     /// How many files await their inspection.
@@ -209,6 +230,10 @@ impl Libraries {
     pub fn settle(&mut self, ebpf: &mut Ebpf, until: Instant) {
         while (!self.discovery.is_settled() || !self.queue.is_empty()) && Instant::now() < until {
             self.turn(ebpf);
+            // It may be so for long.
+            if self.discovery.is_settled() && self.discovery.is_stuck() {
+                break;
+            }
         }
     }
 

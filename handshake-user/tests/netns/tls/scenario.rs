@@ -244,8 +244,7 @@ fn is_before_6_3() -> bool {
 #[track_caller]
 fn check_flights(tls: &Record, side: Side, truth: &Witness) {
     let Some(flights) = truth.flights(side) else { return };
-    // A slow program's packets are each a burst, of which the kernel side keeps so many: Java, which sends
-    // each message of TLS 1.2 by itself, sometimes makes more.
+    // A slow program's packets are each a burst, of which the kernel side keeps so many.
     if tls.get("tls.flights").is_none() && truth.packets > MAX_BURSTS {
         return tls.assert_unknown("tls.stalls");
     }

@@ -212,6 +212,29 @@ fn server_whose_library_computes_its_answer() {
     );
 }
 
+/// A sleep for a lock or a page of the disk is not one for the peer.
+#[test]
+fn server_whose_library_sleeps_for_a_moment_while_it_computes() {
+    let (ends, took) = slow_server("computing-and-sleeping");
+    if let Some(computed) = ends.tls(Side::Server).micros("tls.compute_us") {
+        assert!((ms(140)..took + ms(5)).contains(&computed), "{computed:?} of {took:?}");
+    }
+    assert_slow(&(ends, took), "computing", &["the server computed", "less computing for a handshake here"]);
+}
+
+#[test]
+fn server_whose_program_sleeps_in_a_callback_of_its_library() {
+    let (ends, took) = slow_server("sleeping");
+    if let Some(computed) = ends.tls(Side::Server).micros("tls.compute_us") {
+        assert!(computed < ms(15), "{computed:?}");
+    }
+    assert_slow(
+        &(ends, took),
+        "waiting",
+        &["the server's program waited", "a program here that answers at once"],
+    );
+}
+
 /// The first segment with data of this side is lost. Returns both ends, and after how long it was sent again.
 fn lost(side: Side) -> (Ends, Duration) {
     let case = Case::new();

@@ -4,7 +4,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Output, Stdio},
+    process::{ChildStdin, Command, Output, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
     time::{Duration, Instant},
@@ -15,7 +15,10 @@ use tempfile::TempDir;
 use super::settings::Settings;
 use crate::{
     case::pause,
-    program::machine::{patience, probes_libraries},
+    program::{
+        child_guard::ChildGuard,
+        machine::{patience, probes_libraries},
+    },
     server::{Server, await_listener},
     testbed::{Testbed, packet::Side},
     tracer::Tracer,
@@ -181,7 +184,7 @@ fn arguments(role: &str, address: SocketAddr, settings: Settings) -> Vec<String>
 
 /// A client that connects once for every line it reads, and writes a line about the result.
 pub(crate) struct Driven {
-    child: Child,
+    child: ChildGuard,
     stdin: ChildStdin,
     lines: Receiver<String>,
 }
@@ -189,10 +192,8 @@ pub(crate) struct Driven {
 impl Driven {
     #[track_caller]
     fn start(mut command: Command) -> Self {
-        let program = command.get_program().to_string_lossy().into_owned();
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        let mut child =
-            command.spawn().unwrap_or_else(|error| panic!("{program}, which this test needs: {error}"));
+        let mut child = ChildGuard::start(&mut command);
         let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         let (send, lines) = mpsc::channel();
         // It ends with the program.
@@ -225,14 +226,6 @@ impl Client for Driven {
 
     fn driven(&mut self) -> Option<&mut Driven> {
         Some(self)
-    }
-}
-
-impl Drop for Driven {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -37,14 +37,17 @@ impl Namespaces {
         self.members.clone()
     }
 
-    /// Lists them again, unless that was done a moment ago. Returns whether it was done.
-    pub(super) fn look(&mut self, now: Instant) -> bool {
-        if self.looked.is_some_and(|looked| now.saturating_duration_since(looked) < PAUSE) {
-            return false;
+    /// Lists them again, unless that was done a moment ago.
+    pub(super) fn look(&mut self, now: Instant) {
+        if self.looked.is_none_or(|looked| now.saturating_duration_since(looked) >= PAUSE) {
+            self.looked = Some(now);
+            self.members = members();
         }
-        self.looked = Some(now);
-        self.members = members();
-        true
+    }
+
+    /// Whether they are those of this moment, or of a later one.
+    pub(super) fn are_of(&self, moment: Instant) -> bool {
+        self.looked.is_some_and(|looked| looked >= moment)
     }
 }
 

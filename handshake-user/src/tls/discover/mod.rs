@@ -53,6 +53,9 @@ const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 const SLICE: Duration = Duration::from_millis(5);
 /// New mappings that wait to be examined. The next sweep finds what does not fit.
 const MAX_WAITING: usize = 4096;
+/// Files that wait for the next look for namespaces. The next run of their programs leads to those that do not
+/// fit.
+const MAX_SOUGHT: usize = 64;
 /// Stands for the file systems of other mount namespaces, for the reader.
 const ELSEWHERE: u64 = u64::MAX;
 /// Stand for all processes and for some, for the reader of processes.
@@ -95,8 +98,10 @@ pub struct Discovery {
     aliases: HashMap<Alias, FileId>,
     waiting: VecDeque<NewMapping>,
     namespaces: Namespaces,
-    /// Files that are at their paths in none of the namespaces: at most one for each pass over them. Cleared
-    /// with each sweep.
+    /// Mappings of ended processes whose files were in none of the namespaces at that time: theirs may be newer
+    /// than the last look for namespaces.
+    sought: VecDeque<(Instant, NewMapping)>,
+    /// Files that are at their paths in none of the namespaces. Cleared with each sweep.
     lost: HashSet<Alias>,
     reader: Reader,
     processes: Reader,
@@ -148,6 +153,7 @@ impl Discovery {
             aliases: HashMap::new(),
             waiting: VecDeque::new(),
             namespaces: Namespaces::default(),
+            sought: VecDeque::new(),
             lost: HashSet::new(),
             reader: Reader::of_files(),
             processes: Reader::of_processes(),
@@ -175,6 +181,7 @@ impl Discovery {
         self.reader.close_discarded();
         self.listen();
         self.follow(end, &mut events);
+        self.seek(end, &mut events);
         let due = self.began.is_none_or(|began| {
             now.saturating_duration_since(began) >= if self.again { SWEEP_PAUSE } else { self.every }
         });
@@ -484,17 +491,45 @@ impl Discovery {
             let mapping = mapping.clone();
             move || elsewhere::here(&mapping)
         };
-        let mut found = self.open_as(device, open, mapping.alias);
-        if found.is_none() {
-            found = self.look_elsewhere(mapping);
+        let found = self.open_as(device, open, mapping.alias).or_else(|| self.look_elsewhere(mapping));
+        let is_sought = || self.sought.iter().any(|(_, sought)| sought.alias == mapping.alias);
+        if found.is_none() && self.sought.len() < MAX_SOUGHT && !is_sought() {
+            self.sought.push_back((Instant::now(), mapping.clone()));
         }
-        if found.is_none() && self.namespaces.look(Instant::now()) {
-            found = self.look_elsewhere(mapping);
-            if found.is_none() {
-                self.lost.insert(mapping.alias);
+        self.take(mapping, found?, events)
+    }
+
+    /// Looks in the namespaces of now for files that were in none of those that were known.
+    fn seek(&mut self, end: Instant, events: &mut Vec<DiscoveryEvent>) {
+        if self.sought.is_empty() {
+            return;
+        }
+        self.namespaces.look(Instant::now());
+        // At least one in each poll: new mappings could use up every slice.
+        while self.has_room(events)
+            && let Some((_, mapping)) = self.sought.pop_front_if(|(since, _)| self.namespaces.are_of(*since))
+        {
+            if self.is_known(&mapping) {
+                continue;
+            }
+            let found = self.look_elsewhere(&mapping);
+            match found.and_then(|found| self.take(&mapping, found, events)) {
+                Some(id) => _ = self.aliases.insert(mapping.alias, id),
+                None => _ = self.lost.insert(mapping.alias),
+            }
+            if Instant::now() >= end {
+                break;
             }
         }
-        let (id, file, owner) = found?;
+    }
+
+    /// Reports the file of this mapping, unless it is known. Returns its identity if it is known now.
+    fn take(
+        &mut self,
+        mapping: &NewMapping,
+        (id, file, owner): (FileId, UntrustedFile, u32),
+        events: &mut Vec<DiscoveryEvent>,
+    ) -> Option<FileId> {
         if !self.ledger.note(id, mapping.pid) {
             self.offer(Found { id, file, owner, shown: mapping.path.clone(), pid: None }, events);
         }

@@ -53,8 +53,8 @@ const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 const SLICE: Duration = Duration::from_millis(5);
 /// New mappings that wait to be examined. The next sweep finds what does not fit.
 const MAX_WAITING: usize = 4096;
-/// Files that wait for the next look for namespaces. The next run of their programs leads to those that do not
-/// fit.
+/// Files that wait for the next look for namespaces. The next run of their programs leads to those that do
+/// not fit.
 const MAX_SOUGHT: usize = 64;
 /// Stands for the file systems of other mount namespaces, for the reader.
 const ELSEWHERE: u64 = u64::MAX;
@@ -98,8 +98,8 @@ pub struct Discovery {
     aliases: HashMap<Alias, FileId>,
     waiting: VecDeque<NewMapping>,
     namespaces: Namespaces,
-    /// Mappings of ended processes whose files were in none of the namespaces at that time: theirs may be newer
-    /// than the last look for namespaces.
+    /// Mappings of ended processes whose files were in none of the namespaces at that time: theirs may be
+    /// newer than the last look for namespaces.
     sought: VecDeque<(Instant, NewMapping)>,
     /// Files that are at their paths in none of the namespaces. Cleared with each sweep.
     lost: HashSet<Alias>,

@@ -226,8 +226,8 @@ fn ends_taken(family: Family, first: Side) {
 fn time_that_runs_out(family: Family) {
     let case = Case::new();
     let pair = case.establish(family);
-    // On a connection that has carried no data the kernel delays ACKs by no more than a tick: the ladder would
-    // have three segments or four.
+    // On a connection that has carried no data the kernel delays ACKs by no more than a tick: the ladder
+    // would have three segments or four.
     pair.talk();
     let connection = half_closed(pair, Side::Client);
     let flow = case.flow(connection);

@@ -97,11 +97,14 @@ pub(super) struct Plan {
     daemon: Vec<String>,
 }
 
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|&name| name.to_owned()).collect()
+}
+
 impl Plan {
     /// All tests for this kernel, or those whose names contain one of the filters.
     pub(super) fn new(release: &str, filters: &[String]) -> Self {
         let has_cookies = numbers(release) >= vec![5, 15];
-        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let (netns, discover, daemon) = if filters.is_empty() {
             let alone = if has_cookies { LIBRARIES_ALONE } else { &[] };
             (owned(&[TCP, LIBRARIES, alone, WIRE].concat()), owned(DISCOVERY), owned(DAEMON))
@@ -113,7 +116,6 @@ impl Plan {
 
     /// What CI runs: one attach mode, and a few of the tests.
     pub(super) fn of_ci(release: &str) -> Self {
-        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let iterator = if numbers(release) >= vec![6, 1] { ITERATOR } else { &[] };
         let discover = owned(&[CI_DISCOVERY, iterator].concat());
         Self { modes: vec![MODES[0]], netns: owned(CI), discover, ..Self::new(release, &[]) }

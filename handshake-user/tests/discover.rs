@@ -258,6 +258,24 @@ fn program_that_was_mapped_before_is_found() {
 }
 
 #[test]
+fn short_lived_program_that_another_has_mapped_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = program(&folder, "mapped-meanwhile");
+    let file = fs::metadata(&path).unwrap();
+    let mut search = Search::start();
+    let mut python = Process::python(
+        "import mmap; file = open(input()); \
+mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ | mmap.PROT_EXEC); input()",
+    );
+    python.say(path.to_str().unwrap());
+    search.for_a_while();
+    assert!(search.of(&file).is_empty(), "it is no program yet");
+    Command::new(&path).arg("0").status().unwrap();
+    search.until("it is found", |search| !search.of(&file).is_empty());
+    assert_eq!(search.of(&file)[0].pid, None);
+}
+
+#[test]
 fn later_program_is_found_and_reported_unused_after_its_last_process() {
     check_later_program(Discovery::new(iterator(), SWEEP));
 }

@@ -258,9 +258,7 @@ impl Discovery {
         let mut overflow = false;
         let lost = watch.listen(|mapping| {
             // This process maps files to identify them.
-            if mapping.pid == own
-                || aliases.get(&mapping.alias).is_some_and(|id| ledger.note(*id, mapping.pid))
-            {
+            if mapping.pid == own || is_known(aliases, ledger, &mapping) {
                 return;
             }
             if waiting.len() < MAX_WAITING {
@@ -280,7 +278,7 @@ impl Discovery {
         while Instant::now() < end
             && let Some(mapping) = self.waiting.pop_front()
         {
-            if self.is_known(&mapping) {
+            if is_known(&self.aliases, &mut self.ledger, &mapping) {
                 continue;
             }
             if !asked.contains_key(&mapping.pid) {
@@ -306,11 +304,6 @@ impl Discovery {
                 self.aliases.insert(mapping.alias, id);
             }
         }
-    }
-
-    /// Whether the file is known; the process is noted as a user of it then.
-    fn is_known(&mut self, mapping: &NewMapping) -> bool {
-        self.aliases.get(&mapping.alias).is_some_and(|id| self.ledger.note(*id, mapping.pid))
     }
 
     /// This process and those that wait to be examined next.
@@ -509,7 +502,7 @@ impl Discovery {
         while self.has_room(events)
             && let Some((_, mapping)) = self.sought.pop_front_if(|(since, _)| self.namespaces.are_of(*since))
         {
-            if self.is_known(&mapping) {
+            if is_known(&self.aliases, &mut self.ledger, &mapping) {
                 continue;
             }
             let found = self.look_elsewhere(&mapping);
@@ -530,7 +523,8 @@ impl Discovery {
         (id, file, owner): (FileId, UntrustedFile, u32),
         events: &mut Vec<DiscoveryEvent>,
     ) -> Option<FileId> {
-        if !self.ledger.note(id, mapping.pid) {
+        // By its name it is a program, or it would not have been looked for.
+        if !self.ledger.note(id, mapping.pid) || self.ledger.is_set_aside(id) {
             self.offer(Found { id, file, owner, shown: mapping.path.clone(), pid: None }, events);
         }
         self.ledger.knows(id).then_some(id)
@@ -581,6 +575,14 @@ impl Discovery {
         self.ledger.add(found.id, Some(found.owner), found.pid);
         events.push(DiscoveryEvent::Found(found));
     }
+}
+
+/// Whether the file is known; the process is noted as a user of it then. One that was set aside may be the
+/// program of this process.
+fn is_known(aliases: &HashMap<Alias, FileId>, ledger: &mut Ledger, mapping: &NewMapping) -> bool {
+    aliases.get(&mapping.alias).is_some_and(|&id| {
+        ledger.note(id, mapping.pid) && !(ledger.is_set_aside(id) && names::is_program(&mapping.path))
+    })
 }
 
 #[cfg(test)]

@@ -170,17 +170,14 @@ fn update(ladder: Ladder, drawn: &str) {
 }
 
 /// Words and shape must be the same, times roughly: what the programs took is in them, and the tests of each
-/// number compare it with the link. TIME_WAIT ends by a timer that is coarser the longer it runs.
+/// number compare it with the link. TIME_WAIT ends by a timer that is coarser the longer it runs. Words and
+/// shape depend on times, too: on a busy machine a segment may be late, or a FIN follow its ACK.
 #[track_caller]
 fn compare(ladder: Ladder, page: &str, drawn: &str) {
     let ((words, times), (drawn_words, drawn_times)) = (normal(page), normal(drawn));
     assert_time!(
-        words == drawn_words || in_time(&words) != in_time(&drawn_words),
-        "{ladder:?}: another segment is late:\n{page}\n{drawn}"
-    );
-    assert_eq!(
-        words, drawn_words,
-        "{ladder:?}: UPDATE_HANDSHAKES=1 would write this into docs/handshakes.md:\n{drawn}"
+        words == drawn_words,
+        "{ladder:?}: UPDATE_HANDSHAKES=1 would write this into docs/handshakes.md:\n{drawn}\ninstead of\n{page}"
     );
     for (time, drawn_time) in times.iter().zip(&drawn_times) {
         let most = tolerance(RTT).max(*time / 20);
@@ -199,11 +196,6 @@ fn normal(ladder: &str) -> (Vec<String>, Vec<Duration>) {
     let lines = std::iter::once(head.join(" ")).chain(rungs.into_iter().map(str::to_owned));
     let lines = lines.map(|line| without_times(&line, &mut times)).collect();
     (lines, times)
-}
-
-/// The lines without the remark that a segment is late: on a busy machine any may be.
-fn in_time(lines: &[String]) -> Vec<&str> {
-    lines.iter().map(|line| line.strip_suffix(" TIME late").unwrap_or(line)).collect()
 }
 
 fn without_times(line: &str, times: &mut Vec<Duration>) -> String {
@@ -246,7 +238,4 @@ fn comparison_finds_another_word_another_arrow_and_a_time_that_became_known() {
     for (from, to) in [("SYN+ACK", "RST"), ("──▶", "─▶"), ("~50.2", "50.2"), ("~50.2 ms", "?")] {
         assert_ne!(normal(&LADDER.replace(from, to)).0, words, "{from} → {to}");
     }
-    let (late, _) = normal(&LADDER.replace("SYN+ACK", "SYN+ACK  45.3 ms late"));
-    assert_ne!(late, words);
-    assert_eq!(in_time(&late), in_time(&words));
 }

@@ -60,7 +60,7 @@ fn three_segments(family: Family, first: Side) {
     let flow = case.flow(connection);
     let fin = flow.from(first, Packet::is_fin)[0].packet.end();
     let answers = flow.from(first.other(), |packet| packet.acknowledges(fin));
-    assert!(
+    assert_time!(
         answers[0].packet.is_fin(),
         "the scenario did not happen: the FIN was acknowledged by a segment of its own"
     );

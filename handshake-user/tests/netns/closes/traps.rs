@@ -33,7 +33,7 @@ fn acknowledged_late(family: Family, first: Side) {
     drop(active);
     let flow = case.flow(connection);
     let truth = truth::ack_wait(&flow, first);
-    assert!(truth > RTT + ms(10), "the scenario did not happen: the ACK came after {truth:?}");
+    assert_time!(truth > RTT + ms(10), "the scenario did not happen: the ACK came after {truth:?}");
 
     let ends = case.ends(connection, Expect::BOTH);
     super::check_active(&ends, &flow, first, "four_segments");
@@ -85,7 +85,7 @@ fn behind_unsent_data(family: Family, close: impl FnOnce(socket2::Socket) + Send
     });
     let flow = case.flow(connection);
     let late = flow.sent(Side::Client, Packet::is_fin) - start;
-    assert!(late > ms(400), "the scenario did not happen: the FIN left after {late:?}");
+    assert_time!(late > ms(400), "the scenario did not happen: the FIN left after {late:?}");
 
     let ends = case.ends(connection, Expect::BOTH);
     let close = ends.close(Side::Client);
@@ -124,7 +124,7 @@ fn passive_fin_behind_unsent_data(family: Family) {
     drop(client);
     let flow = case.flow(connection);
     let late = truth::passive_app_wait(&flow, Side::Server);
-    assert!(late > ms(400), "the scenario did not happen: the FIN left after {late:?}");
+    assert_time!(late > ms(400), "the scenario did not happen: the FIN left after {late:?}");
 
     let ends = case.ends(connection, Expect::BOTH);
     super::check_active(&ends, &flow, Side::Client, "four_segments");

@@ -76,7 +76,7 @@ fn carried_by_data_of_a_blocked_write(family: Family) {
 fn check_carried_by_data(case: &Case, pair: Pair) {
     let connection = pair.finish();
     let flow = case.flow(connection);
-    assert!(completing_packet_has_data(&flow), "the scenario did not happen");
+    assert_time!(completing_packet_has_data(&flow), "the scenario did not happen");
 
     let ends = case.ends(connection, Expect::BOTH);
     let (client, server) = (ends.open(Side::Client), ends.open(Side::Server));
@@ -100,7 +100,7 @@ fn delayed_until_there_is_data(family: Family) {
     write(&mut client);
     let connection = Pair::accepted(client, &listener).finish();
     let flow = case.flow(connection);
-    assert!(completing_packet_has_data(&flow), "the scenario did not happen");
+    assert_time!(completing_packet_has_data(&flow), "the scenario did not happen");
 
     let ends = case.ends(connection, Expect::BOTH);
     let (client, server) = (ends.open(Side::Client), ends.open(Side::Server));
@@ -120,8 +120,8 @@ fn delayed_and_bare(family: Family) {
     client.connect(&address.into()).unwrap();
     let connection = Pair::accepted(client, &listener).finish_after(400);
     let flow = case.flow(connection);
-    assert!(!completing_packet_has_data(&flow), "the scenario did not happen");
-    assert!(truth::server_open(&flow) > RTT * 2, "the scenario did not happen");
+    assert_time!(!completing_packet_has_data(&flow), "the scenario did not happen");
+    assert_time!(truth::server_open(&flow) > RTT * 2, "the scenario did not happen");
 
     let ends = case.ends(connection, Expect::BOTH);
     let (client, server) = (ends.open(Side::Client), ends.open(Side::Server));
@@ -142,7 +142,7 @@ fn lost_and_replaced_by_data(family: Family) {
     write(&mut client);
     let connection = Pair::accepted(client, &listener).finish();
     let flow = case.flow(connection);
-    assert!(truth::server_open(&flow) > RTT * 3, "the scenario did not happen");
+    assert_time!(truth::server_open(&flow) > RTT * 3, "the scenario did not happen");
 
     let ends = case.ends(connection, Expect::BOTH);
     let (client, server) = (ends.open(Side::Client), ends.open(Side::Server));
@@ -172,7 +172,7 @@ fn ignored_by_deferred_accept(family: Family) {
     let connection = pair.finish();
     let flow = case.flow(connection);
     let truth = truth::server_open_by(&flow, Packet::has_data);
-    assert!(truth > RTT * 5, "the scenario did not happen");
+    assert_time!(truth > RTT * 5, "the scenario did not happen");
 
     let ends = case.ends(connection, Expect::BOTH);
     let (client, server) = (ends.open(Side::Client), ends.open(Side::Server));

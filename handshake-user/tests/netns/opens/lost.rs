@@ -22,7 +22,7 @@ fn lossy(family: Family, count: usize, from: Side, matches: fn(&Packet) -> bool)
     case.bed.fault(faults::drop_first(count, from, matches));
     let connection = case.establish(family).finish();
     let flow = case.flow(connection);
-    assert!(truth::client_open(&flow) > ms(1000), "the scenario did not happen");
+    assert_time!(truth::client_open(&flow) > ms(1000), "the scenario did not happen");
     (case.ends(connection, Expect::BOTH), flow)
 }
 
